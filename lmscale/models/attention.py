@@ -1,0 +1,41 @@
+"""Causal softmax attention, by the kernel that the platform is best at."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def causal_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, implementation: str = "xla"
+) -> jax.Array:
+    """Softmax attention in which position t sees positions up to t.
+
+    Args:
+      query, key, value: [batch, time, n_head, d_head].
+      implementation: "xla" computes all scores; "cudnn" is the flash kernel of NVIDIA GPUs and
+        needs bfloat16 inputs. There is no silent fall-back from one to the other.
+
+    Returns:
+      [batch, time, n_head, d_head] in the dtype of the inputs; softmax in float32.
+    """
+    if implementation == "cudnn":
+        return jax.nn.dot_product_attention(
+            query, key, value, is_causal=True, implementation="cudnn"
+        )
+    if implementation != "xla":
+        raise ValueError(f"attention must be xla or cudnn, not {implementation!r}")
+    n_time, d_head = query.shape[-3], query.shape[-1]
+    scores = jnp.einsum(
+        "bqhd,bkhd->bhqk",
+        query * jnp.asarray(1 / math.sqrt(d_head), query.dtype),
+        key,
+        preferred_element_type=jnp.float32,
+    )
+    # An additive mask: on CPU it fuses where a select does not (measured 2x on short contexts).
+    position = jnp.arange(n_time)
+    mask = jnp.where(position[:, None] >= position[None, :], 0.0, -1e30)
+    weights = jax.nn.softmax(scores + mask, axis=-1).astype(query.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, value)

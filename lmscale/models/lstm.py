@@ -1,0 +1,181 @@
+"""The LSTM of Kaplan et al. 2020, Fig. 7: embedding, LSTM layers, projection, tied head.
+
+Two bias vectors a layer, as in cuDNN, so that the parameter counts are the paper's own. The paper
+gives no initialisation; here each kernel is N(0, 1/fan-in), the recurrent ones orthogonal, and the
+forget gate's bias is 1 (Jozefowicz et al. 2015). The state is zero at the start of every sequence.
+
+Dropout, where asked for, falls on the inputs of every layer and of the head, never on the
+recurrence.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lmscale.models.layers import Embedding, Linear, dropout, fold
+from lmscale.spec import LSTMSpec
+
+#: Gates in the order of cuDNN and torch.
+GATES = ("input", "forget", "cell", "output")
+
+
+class LSTMLayer(nnx.Module):
+    """One layer: inputs [batch, time, d_in] -> hidden states [batch, time, d_hidden]."""
+
+    def __init__(self, d_in: int, d_hidden: int, rngs: nnx.Rngs, *, dtype):
+        self.input_kernel = nnx.Param(
+            jax.random.normal(rngs.params(), (d_in, 4, d_hidden)) / math.sqrt(d_in)
+        )
+        orthogonal = jax.nn.initializers.orthogonal(column_axis=-1)
+        keys = jax.random.split(rngs.params(), 4)
+        self.recurrent_kernel = nnx.Param(
+            jnp.stack([orthogonal(key, (d_hidden, d_hidden)) for key in keys], axis=1)
+        )
+        forget = jnp.zeros((4, d_hidden)).at[GATES.index("forget")].set(1.0)
+        self.input_bias = nnx.Param(forget)
+        self.recurrent_bias = nnx.Param(jnp.zeros((4, d_hidden)))
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        # The input projection of all time steps is one matmul outside the recurrence.
+        gates = jnp.tensordot(x.astype(self.dtype), self.input_kernel[...].astype(self.dtype), 1)
+        gates = gates + (self.input_bias[...] + self.recurrent_bias[...]).astype(self.dtype)
+        hidden = recurrence(
+            jnp.swapaxes(gates, 0, 1), self.recurrent_kernel[...].astype(self.dtype)
+        )
+        return jnp.swapaxes(hidden, 0, 1)
+
+
+class LSTM(nnx.Module):
+    """See `lmscale.spec.LSTMSpec`. The first layer reads the embedding; the others are stacked."""
+
+    def __init__(
+        self, spec: LSTMSpec, rngs: nnx.Rngs, *, dtype: str = "float32", unroll: bool = False
+    ):
+        dtype = jnp.dtype(dtype)
+        self.spec = spec
+        self.unroll = unroll
+        self.embed = Embedding(spec.vocab_size, spec.d_embed, rngs, std=0.02, dtype=dtype)
+        self.first = LSTMLayer(spec.d_embed, spec.d_hidden, rngs, dtype=dtype)
+
+        @nnx.split_rngs(splits=spec.n_layer - 1)
+        @nnx.vmap(in_axes=(0,), out_axes=0)
+        def stack(rngs: nnx.Rngs) -> LSTMLayer:
+            return LSTMLayer(spec.d_hidden, spec.d_hidden, rngs, dtype=dtype)
+
+        self.rest = stack(rngs) if spec.n_layer > 1 else None
+        d_out = spec.d_embed if spec.projection else spec.d_hidden
+        self.projection = (
+            Linear(
+                (spec.d_hidden,),
+                (spec.d_embed,),
+                rngs,
+                std=1 / math.sqrt(spec.d_hidden),
+                bias=True,
+                dtype=dtype,
+            )
+            if spec.projection
+            else None
+        )
+        self.head = (
+            None
+            if spec.tied_head
+            else Linear((d_out,), (spec.vocab_size,), rngs, std=0.02, bias=False, dtype=dtype)
+        )
+
+    def __call__(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
+        """tokens int32 [batch, time] -> float32 logits [batch, time, vocab]."""
+        spec = self.spec
+        # sqrt(d_embed) brings the small tied embedding to the scale that a layer's input wants.
+        x = self.embed(tokens) * math.sqrt(spec.d_embed)
+        x = self.first(dropout(x, spec.dropout, fold(dropout_key, 0)))
+        if self.rest is not None:
+            graphdef, state = nnx.split(self.rest)
+
+            def one_layer(x, xs):
+                layer_state, layer = xs
+                x = dropout(x, spec.dropout, fold(dropout_key, layer))
+                return nnx.merge(graphdef, layer_state)(x), None
+
+            n_rest = spec.n_layer - 1
+            layers = jnp.arange(1, spec.n_layer)
+            unroll = n_rest if self.unroll else 1
+            x = jax.lax.scan(one_layer, x, (state, layers), unroll=unroll)[0]
+        x = dropout(x, spec.dropout, fold(dropout_key, spec.n_layer))
+        if self.projection is not None:
+            x = self.projection(x)
+        return self.embed.attend(x) if self.head is None else self.head(x).astype(jnp.float32)
+
+
+@jax.custom_vjp
+def recurrence(gates: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The LSTM recurrence (Hochreiter & Schmidhuber 1997, with a forget gate).
+
+    i, f, o = sigmoid, g = tanh of gates_t + h_{t-1} kernel;  c_t = f c_{t-1} + i g;  h_t = o tanh c_t
+
+    Args:
+      gates: input projections with biases, [time, batch, 4, d_hidden], gates in the order `GATES`.
+      kernel: recurrent weights [d_hidden, 4, d_hidden].
+
+    Returns:
+      Hidden states [time, batch, d_hidden]. The cell state is kept in float32.
+
+    The derivative is written by hand so that the kernel's gradient is one matmul over all time
+    steps after the backward scan, not one small matmul added up inside it.
+    """
+    return _recurrence_forward(gates, kernel)[0]
+
+
+def _recurrence_forward(gates, kernel):
+    n_batch, d_hidden = gates.shape[1], gates.shape[3]
+
+    def step(carry, gates_t):
+        h, c = carry
+        z = (gates_t + jnp.tensordot(h, kernel, 1)).astype(jnp.float32)
+        i, f, o = (jax.nn.sigmoid(z[:, GATES.index(g)]) for g in ("input", "forget", "output"))
+        g = jnp.tanh(z[:, GATES.index("cell")])
+        c = f * c + i * g
+        h = (o * jnp.tanh(c)).astype(gates.dtype)
+        return (h, c), (h, c, jnp.stack([i, f, g, o], axis=1).astype(gates.dtype))
+
+    zeros = jnp.zeros((n_batch, d_hidden), jnp.float32)
+    _, (hidden, cell, activated) = jax.lax.scan(step, (zeros.astype(gates.dtype), zeros), gates)
+    return hidden, (hidden, cell, activated, kernel)
+
+
+def _recurrence_backward(saved, d_hidden_states):
+    hidden, cell, activated, kernel = saved
+    earlier = lambda x: jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])  # noqa: E731
+
+    def step(carry, xs):
+        dh, dc = carry
+        dh_out, c, c_before, gates_t = xs
+        i, f, g, o = jnp.moveaxis(gates_t.astype(jnp.float32), 1, 0)
+        dh = dh + dh_out.astype(jnp.float32)
+        tanh_c = jnp.tanh(c)
+        dc = dc + dh * o * (1 - tanh_c**2)
+        dz = jnp.stack(
+            [
+                dc * g * i * (1 - i),
+                dc * c_before * f * (1 - f),
+                dc * i * (1 - g**2),
+                dh * tanh_c * o * (1 - o),
+            ],
+            axis=1,
+        ).astype(kernel.dtype)
+        dh = jnp.tensordot(dz, kernel, ((1, 2), (1, 2))).astype(jnp.float32)
+        return (dh, dc * f), dz
+
+    zeros = jnp.zeros(cell.shape[1:], jnp.float32)
+    _, dz = jax.lax.scan(
+        step, (zeros, zeros), (d_hidden_states, cell, earlier(cell), activated), reverse=True
+    )
+    d_kernel = jnp.tensordot(earlier(hidden), dz, ((0, 1), (0, 1)))
+    return dz, d_kernel.astype(kernel.dtype)
+
+
+recurrence.defvjp(_recurrence_forward, _recurrence_backward)

@@ -1,0 +1,193 @@
+"""Decoder-only Transformer in the parameters of Kaplan et al. 2020, and its recurrent form.
+
+GPT-2's block and initialisation: pre-normalisation, learned absolute positions, GELU, weights from
+N(0, 0.02) with the two residual projections of each block scaled down by sqrt(2 * depth), positions
+from N(0, 0.01), biases zero. With `reuse` the same blocks are applied several times (the Universal
+Transformer of Dehghani et al. 2018, without halting).
+
+Dropout, where asked for, falls on the embedding and on both residual branches.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lmscale.models.attention import causal_attention
+from lmscale.models.layers import Embedding, LayerNorm, Linear, dropout, fold
+from lmscale.spec import TransformerSpec
+
+_STD = 0.02
+
+
+class Attention(nnx.Module):
+    def __init__(self, spec: TransformerSpec, rngs: nnx.Rngs, *, dtype, implementation: str):
+        heads = (spec.n_head, spec.d_attn // spec.n_head)
+        self.qkv = Linear(
+            (spec.d_model,), (3, *heads), rngs, std=_STD, bias=spec.bias, dtype=dtype
+        )
+        self.out = Linear(
+            heads,
+            (spec.d_model,),
+            rngs,
+            std=_STD / math.sqrt(2 * spec.depth),
+            bias=spec.bias,
+            dtype=dtype,
+        )
+        self.implementation = implementation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        query, key, value = jnp.moveaxis(self.qkv(x), 2, 0)
+        return self.out(causal_attention(query, key, value, self.implementation))
+
+
+class FeedForward(nnx.Module):
+    def __init__(self, spec: TransformerSpec, rngs: nnx.Rngs, *, dtype):
+        self.up = Linear(
+            (spec.d_model,), (spec.d_ff,), rngs, std=_STD, bias=spec.bias, dtype=dtype
+        )
+        self.down = Linear(
+            (spec.d_ff,),
+            (spec.d_model,),
+            rngs,
+            std=_STD / math.sqrt(2 * spec.depth),
+            bias=spec.bias,
+            dtype=dtype,
+        )
+        self.activation = spec.activation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.up(x)
+        # GPT-2 uses the tanh form of GELU.
+        x = jax.nn.gelu(x, approximate=True) if self.activation == "gelu" else jax.nn.relu(x)
+        return self.down(x)
+
+
+class Block(nnx.Module):
+    """Attention, then feed-forward, each with its residual and layer normalisation."""
+
+    def __init__(self, spec: TransformerSpec, rngs: nnx.Rngs, *, dtype, attention: str):
+        self.norm_attention = LayerNorm(spec.d_model, bias=spec.bias, dtype=dtype)
+        self.attention = Attention(spec, rngs, dtype=dtype, implementation=attention)
+        self.norm_feed_forward = LayerNorm(spec.d_model, bias=spec.bias, dtype=dtype)
+        self.feed_forward = FeedForward(spec, rngs, dtype=dtype)
+        self.pre_norm = spec.norm == "pre"
+        self.rate = spec.dropout
+
+    def __call__(self, x: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+        branches = (
+            (self.norm_attention, self.attention),
+            (self.norm_feed_forward, self.feed_forward),
+        )
+        for i, (norm, layer) in enumerate(branches):
+            key = fold(dropout_key, i)
+            if self.pre_norm:
+                x = x + dropout(layer(norm(x)), self.rate, key)
+            else:
+                x = norm(x + dropout(layer(x), self.rate, key))
+        return x
+
+
+class Transformer(nnx.Module):
+    """See `lmscale.spec.TransformerSpec` for the switches."""
+
+    def __init__(
+        self,
+        spec: TransformerSpec,
+        rngs: nnx.Rngs,
+        *,
+        dtype: str = "float32",
+        unroll: bool = False,
+        attention: str = "xla",
+    ):
+        dtype = jnp.dtype(dtype)
+        self.spec = spec
+        self.unroll = unroll
+        self.dtype = dtype
+        self.embed = Embedding(spec.vocab_size, spec.d_model, rngs, std=_STD, dtype=dtype)
+        self.position = nnx.Param(
+            0.01 * jax.random.normal(rngs.params(), (spec.n_ctx, spec.d_model))
+        )
+
+        @nnx.split_rngs(splits=spec.n_layer)
+        @nnx.vmap(in_axes=(0,), out_axes=0)
+        def stack(rngs: nnx.Rngs) -> Block:
+            return Block(spec, rngs, dtype=dtype, attention=attention)
+
+        self.blocks = stack(rngs)
+        self.norm_final = (
+            LayerNorm(spec.d_model, bias=spec.bias, dtype=dtype) if spec.norm == "pre" else None
+        )
+        self.head = (
+            None
+            if spec.tied_head
+            else Linear(
+                (spec.d_model,), (spec.vocab_size,), rngs, std=_STD, bias=False, dtype=dtype
+            )
+        )
+
+    def __call__(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
+        """tokens int32 [batch, time <= n_ctx] -> float32 logits [batch, time, vocab]."""
+        spec = self.spec
+        n_time = tokens.shape[1]
+        x = self.embed(tokens) + self.position[...][:n_time].astype(self.dtype)
+        x = dropout(x, spec.dropout, fold(dropout_key, 0))
+        x = self._apply_blocks(x, fold(dropout_key, 1))
+        if self.norm_final is not None:
+            x = self.norm_final(x)
+        return self.embed.attend(x) if self.head is None else self.head(x).astype(jnp.float32)
+
+    def _apply_blocks(self, x: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+        """All `spec.depth` applications of the blocks, in the order that the spec asks for."""
+        spec = self.spec
+        graphdef, state = nnx.split(self.blocks)
+        layers = jnp.arange(spec.n_layer)
+
+        def apply(x, layer_state, layer, step):
+            block = nnx.merge(graphdef, layer_state)
+            return block(x, fold(dropout_key, step * spec.n_layer + layer))
+
+        def signal(x, step):
+            if spec.step_signal == "none":
+                return x
+            return x + step_signal(x.shape[1], spec.d_model, step).astype(x.dtype)
+
+        def scan(body, x, xs, length):
+            return jax.lax.scan(body, x, xs, length=length, unroll=length if self.unroll else 1)[0]
+
+        steps = jnp.arange(spec.reuse)
+        if spec.reuse_order == "stack":
+
+            def one_pass(x, step):
+                def one_layer(x, xs):
+                    return apply(x, *xs, step), None
+
+                return scan(one_layer, signal(x, step), (state, layers), spec.n_layer), None
+
+            # One pass needs no loop around it.
+            return one_pass(x, 0)[0] if spec.reuse == 1 else scan(one_pass, x, steps, spec.reuse)
+
+        def one_layer(x, xs):
+            def again(x, step):
+                return apply(signal(x, step), *xs, step), None
+
+            return scan(again, x, steps, spec.reuse), None
+
+        return scan(one_layer, x, (state, layers), spec.n_layer)
+
+
+def step_signal(n_time: int, d_model: int, step: jax.Array | int) -> jax.Array:
+    """The Universal Transformer's coordinate signal, float32 [time, d_model].
+
+    P[i, 2j] = sin(i / 10000^(2j/d)) + sin(step / 10000^(2j/d)), cosines at 2j + 1
+    (Dehghani et al. 2018, section 2.1).
+    """
+    channel = jnp.arange(d_model)
+    rate = 10000.0 ** (-(2 * (channel // 2)) / d_model)
+    phase = jnp.where(channel % 2 == 0, 0.0, jnp.pi / 2)
+    place = jnp.arange(n_time)[:, None] * rate + phase
+    time = jnp.asarray(step) * rate + phase
+    return jnp.sin(place) + jnp.sin(time)
