@@ -1,0 +1,71 @@
+"""Partition rules: one table from parameter paths to the mesh axes their dimensions lie on.
+
+FSDP splits a dimension of every large matrix over `data`, tensor parallelism another over `model`
+(Megatron's pattern: columns first, rows after). A dimension that the axis does not divide stays
+whole. Optimizer moments have their parameter's path as a suffix of their own, so the same table
+places them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+#: (pattern searched at the end of the path, mesh axis of each dimension). First match wins; what
+#: matches nothing is replicated. Stacked layers have their layer dimension first.
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"embed/embedding$", ("model", "data")),
+    (r"(^|/)position$", (None, "data")),
+    (r"head/kernel$", ("data", "model")),
+    # Transformer blocks: [layer, d_model, 3, n_head, d_head] and [layer, n_head, d_head, d_model].
+    (r"qkv/kernel$", (None, "data", None, "model", None)),
+    (r"qkv/bias$", (None, None, "model", None)),
+    (r"attention/out/kernel$", (None, "model", None, "data")),
+    (r"up/kernel$", (None, "data", "model")),
+    (r"up/bias$", (None, "model")),
+    (r"down/kernel$", (None, "model", "data")),
+    # LSTM: [d_in, 4, d_hidden]; the layers after the first are stacked.
+    (r"first/(input|recurrent)_kernel$", ("data", None, "model")),
+    (r"first/(input|recurrent)_bias$", (None, "model")),
+    (r"rest/(input|recurrent)_kernel$", (None, "data", None, "model")),
+    (r"rest/(input|recurrent)_bias$", (None, None, "model")),
+    (r"projection/kernel$", ("model", "data")),
+)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A pytree path as "blocks/attention/qkv/kernel"."""
+    return "/".join(
+        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
+    )
+
+
+def run_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """Where one run's array of this path and shape lies: no run axis."""
+    for pattern, axes in RULES:
+        if re.search(pattern, name) and len(axes) == len(shape):
+            fits = (
+                axis if axis and size % mesh.shape[axis] == 0 else None
+                for axis, size in zip(axes, shape, strict=True)
+            )
+            return PartitionSpec(*fits)
+    return PartitionSpec()
+
+
+def run_shardings(tree: Any, mesh: Mesh, *, packed: bool) -> Any:
+    """Shardings for every array of one run's state, or of a pack's with its leading run axis.
+
+    Args:
+      tree: pytree of one run's arrays (or their shapes), without a run axis.
+      mesh: with axes run, data, model.
+      packed: prepend the run axis.
+    """
+
+    def sharding(path, leaf):
+        spec = run_spec(path_name(path), leaf.shape, mesh)
+        return NamedSharding(mesh, PartitionSpec("run", *spec) if packed else spec)
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)

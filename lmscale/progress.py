@@ -1,0 +1,71 @@
+"""Progress with an ETA for long work: a bar on a terminal, plain log lines elsewhere.
+
+Everything goes to standard error, so that standard output stays free for results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+#: Seconds between two log lines where there is no terminal.
+LOG_SECONDS = 15.0
+
+
+class Tracker:
+    """What the work reports to: how much is done, and a line about what is going on."""
+
+    def __init__(self, title: str, total: float, bar: Progress | None):
+        self.title, self.total, self.done = title, total, 0.0
+        self._bar = bar
+        self._task = bar.add_task(title, total=total, note="") if bar else None
+        self._start = self._logged = time.monotonic()
+
+    def update(self, advance: float = 0.0, note: str = "") -> None:
+        """Adds `advance` to what is done; `note` says what is going on."""
+        self.done = min(self.total, self.done + advance)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, note=note)
+            return
+        now = time.monotonic()
+        if now - self._logged >= LOG_SECONDS:
+            self._logged = now
+            self.log(f"{self._line(now)} {note}".rstrip())
+
+    def log(self, message: str) -> None:
+        """A line that stays."""
+        if self._bar is not None:
+            self._bar.console.print(message, highlight=False, markup=False)
+        else:
+            print(message, file=sys.stderr, flush=True)
+
+    def _line(self, now: float) -> str:
+        elapsed = now - self._start
+        share = self.done / self.total if self.total else 1.0
+        left = f", about {elapsed * (1 - share) / share:.0f} s left" if share > 0 else ""
+        return f"{self.title}: {share:.0%} after {elapsed:.0f} s{left}"
+
+
+@contextlib.contextmanager
+def progress(title: str, total: float) -> Iterator[Tracker]:
+    """A tracker for work of size `total`, shown while the context lasts."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Tracker(title, total, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", style="dim"),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield Tracker(title, total, bar)

@@ -1,0 +1,60 @@
+"""Checkpoints of single runs, through Orbax.
+
+A checkpoint belongs to a run: it holds one run's arrays without a run axis, and a few plain values
+beside them, so any pack on any mesh can take it up.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orbax.checkpoint as ocp
+from etils import epath
+
+
+class Checkpoints:
+    """The checkpoints of one run. Saving returns as soon as the arrays are copied."""
+
+    def __init__(self, folder: epath.PathLike):
+        self._manager = ocp.CheckpointManager(
+            epath.Path(folder),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=1, create=True, cleanup_tmp_directories=True
+            ),
+        )
+
+    def latest(self) -> int | None:
+        """The step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
+        """Saves a pytree of arrays and a JSON-ready dictionary; the older checkpoint then goes."""
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra)
+            ),
+            force=True,
+        )
+
+    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        """The state and the extra values saved at `step`.
+
+        Args:
+          step: one that `latest` returned.
+          like: pytree of ShapeDtypeStruct with the shardings to restore to.
+        """
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(like), extra=ocp.args.JsonRestore()
+            ),
+        )
+        return restored["state"], restored["extra"]
+
+    def wait(self) -> None:
+        """Returns when everything saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()

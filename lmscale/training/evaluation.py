@@ -1,0 +1,110 @@
+"""Evaluation sets: windows on the host, losses by position, bits per byte."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from lmscale.data import Corpus
+from lmscale.data.loader import evaluation_windows
+from lmscale.spec import EvalSpec, RunSpec, SpecError
+from lmscale.training.step import Program
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """One evaluation set, cut and padded for a program.
+
+    `windows` int32 [n, eval_batch, n_ctx + 1] and `weights` float32 [n, eval_batch], 0 where a
+    window is padding. `bytes_per_token` is exact for the targets of these windows.
+    """
+
+    name: str
+    windows: np.ndarray
+    weights: np.ndarray
+    bytes_per_token: float
+
+
+def load_eval_set(
+    spec: EvalSpec, corpus: Corpus, n_ctx: int, vocab_size: int, eval_batch: int
+) -> EvalSet:
+    """Reads an evaluation set.
+
+    Raises:
+      SpecError: when the corpus has changed, has another vocabulary or too little text.
+    """
+    if corpus.fingerprint != spec.fingerprint:
+        raise SpecError(
+            f"evaluation set {spec.name!r} was declared on {spec.corpus} with fingerprint "
+            f"{spec.fingerprint}, but the corpus here has {corpus.fingerprint}"
+        )
+    if corpus.vocab_size != vocab_size:
+        raise SpecError(
+            f"evaluation set {spec.name!r} has a vocabulary of {corpus.vocab_size}, the model one "
+            f"of {vocab_size}: build it with the tokeniser of the training corpus"
+        )
+    windows = evaluation_windows(corpus, spec.split, n_ctx, spec.tokens)
+    if len(windows) == 0:
+        raise SpecError(
+            f"the {spec.split} split of {spec.corpus} has fewer than {n_ctx + 1} tokens, too few "
+            f"for evaluation set {spec.name!r}"
+        )
+    targets = windows[:, 1:]
+    bytes_per_token = float(corpus.token_bytes[targets].sum(dtype=np.int64)) / targets.size
+    n = -(-len(windows) // eval_batch) * eval_batch
+    weights = np.zeros(n, np.float32)
+    weights[: len(windows)] = 1.0
+    padded = np.zeros((n, n_ctx + 1), np.int32)
+    padded[: len(windows)] = windows
+    return EvalSet(
+        spec.name,
+        padded.reshape(-1, eval_batch, n_ctx + 1),
+        weights.reshape(-1, eval_batch),
+        bytes_per_token,
+    )
+
+
+class Evaluator:
+    """Evaluates the runs of a pack; the sets are read once."""
+
+    def __init__(self, program: Program, open_corpus: Callable[[EvalSpec], Corpus]):
+        self._program = program
+        self._open_corpus = open_corpus
+        self._sets: dict[EvalSpec, EvalSet] = {}
+
+    def check(self, spec: RunSpec) -> None:
+        """Reads the sets of a run, so that what is wrong with them shows before it trains."""
+        for evaluation in spec.evals:
+            self._set(evaluation)
+
+    def __call__(self, state: Any, slot: int, spec: RunSpec) -> dict[str, dict[str, Any]]:
+        """{set: {"loss", "bits_per_byte", "by_position"}}: nats per token, bits, nats [n_ctx]."""
+        losses = {}
+        for evaluation in spec.evals:
+            data = self._set(evaluation)
+            by_position = self._program.evaluate(state, data.windows, data.weights)
+            by_position = np.asarray(jax.device_get(by_position))[slot].astype(np.float64)
+            loss = float(by_position.mean())
+            losses[evaluation.name] = {
+                "loss": loss,
+                "bits_per_byte": loss / math.log(2) / data.bytes_per_token,
+                "by_position": [float(np.float32(x)) for x in by_position],
+            }
+        return losses
+
+    def _set(self, spec: EvalSpec) -> EvalSet:
+        if spec not in self._sets:
+            model = self._program.key.model
+            self._sets[spec] = load_eval_set(
+                spec,
+                self._open_corpus(spec),
+                model.n_ctx,
+                model.vocab_size,
+                self._program.eval_batch,
+            )
+        return self._sets[spec]

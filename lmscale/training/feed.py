@@ -1,0 +1,80 @@
+"""Batches for the slots of a pack, as indices into tokens on the device or as windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lmscale.data import Corpus
+from lmscale.data.loader import batch_indices, gather, n_sequences, sequence_order
+from lmscale.spec import RunSpec, SpecError
+
+#: Share of a device's memory that the training tokens may take before they stay on the host.
+DEVICE_SHARE = 0.2
+
+
+class Feed:
+    """The training tokens of one corpus, served to packs.
+
+    With the tokens on the device only indices travel; otherwise the windows themselves do. The
+    batches are the same, because both come from the same indices.
+    """
+
+    def __init__(self, corpus: Corpus, mesh: Mesh, *, on_device: bool | None = None):
+        self.corpus = corpus
+        self._tokens = corpus.tokens("train")
+        if on_device is None:
+            on_device = _fits_on_device(self._tokens, mesh)
+        self._on_device = None
+        if on_device:
+            self._on_device = jax.device_put(
+                np.asarray(self._tokens), NamedSharding(mesh, PartitionSpec())
+            )
+
+    def order(self, spec: RunSpec):
+        """The endless order of a run's batches: a pure function of its seed and the step."""
+        n_tokens = len(self._tokens)
+        subset = spec.data.subset_tokens
+        if subset is not None and subset > n_tokens:
+            raise SpecError(
+                f"DataSpec.subset_tokens is {subset:,}, but {spec.data.corpus} has {n_tokens:,} "
+                "training tokens"
+            )
+        n = n_sequences(min(n_tokens, subset or n_tokens), spec.model.n_ctx)
+        if n < 1:
+            raise SpecError(
+                f"{spec.data.corpus} has {n_tokens:,} training tokens, fewer than one sequence of "
+                f"n_ctx = {spec.model.n_ctx}"
+            )
+        return sequence_order(n, spec.batch_size, spec.seed)
+
+    def chunk(
+        self, runs: Sequence[tuple[RunSpec, Any, int] | None], n_steps: int, chunk_steps: int
+    ) -> dict[str, Any]:
+        """The `data` argument of `Program.train`.
+
+        Args:
+          runs: for every slot its (spec, order, first step), or None for a slot without a run.
+          n_steps: batches to serve; the rest of the chunk is zeros.
+          chunk_steps: length of the program's chunk.
+        """
+        spec = next(run[0] for run in runs if run is not None)
+        indices = np.zeros((chunk_steps, len(runs), spec.batch_size), np.int32)
+        for slot, run in enumerate(runs):
+            if run is not None:
+                _, order, step = run
+                indices[:n_steps, slot] = batch_indices(order, step, n_steps)
+        if self._on_device is not None:
+            return {"corpus": self._on_device, "indices": indices}
+        return {"windows": gather(self._tokens, indices, spec.model.n_ctx)}
+
+
+def _fits_on_device(tokens: np.ndarray, mesh: Mesh) -> bool:
+    device = mesh.devices.flat[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    # Windows start at int32 offsets.
+    return len(tokens) < 2**31 and (limit is None or tokens.nbytes < DEVICE_SHARE * limit)

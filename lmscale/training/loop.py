@@ -1,0 +1,353 @@
+"""The loop: trains the runs of a pack, slot by slot, until none is left.
+
+A pack has R slots. Every slot holds one run at its own step; when a run ends, the next one of the
+queue takes its slot, in the same compiled program. The host knows every slot's step without asking
+the device, so nothing waits for a number: losses are read one dispatch behind.
+
+What a dispatch holds never changes a result. It runs as many steps as no slot has an event within
+(an evaluation, the end), and a run's steps are the same however they are cut.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from lmscale import flops
+from lmscale.spec import RunSpec
+from lmscale.training.checkpoint import Checkpoints
+from lmscale.training.evaluation import Evaluator
+from lmscale.training.feed import Feed
+from lmscale.training.run_folder import RunFolder
+from lmscale.training.step import Program, State, hyperparameters
+
+#: The training loss of a result is the mean over this last share of the steps (Porian et al. 2024).
+SMOOTHED_SHARE = 0.05
+
+
+def log_interval(steps: int) -> int:
+    """Steps between two records of metrics.jsonl: about 200 records a run."""
+    return max(1, steps // 200)
+
+
+class Preempted(Exception):
+    """Training stopped because it was asked to; every run's state is saved."""
+
+
+@dataclass
+class _Slot:
+    """A run in its slot, and what the host knows of it."""
+
+    index: int
+    folder: RunFolder
+    checkpoints: Checkpoints
+    order: Any
+    step: int
+    seconds: float
+    started: float = field(default_factory=time.monotonic)
+    #: (loss, grad_norm, lr) of the steps since the last record.
+    window: list[tuple[float, float, float]] = field(default_factory=list)
+    last_record: float = field(default_factory=time.monotonic)
+    saved_step: int = -1
+    ended: bool = False
+
+    @property
+    def spec(self) -> RunSpec:
+        return self.folder.spec
+
+    def next_event(self) -> int:
+        """The next step at which this run evaluates or ends."""
+        every = self.spec.eval_every
+        if every is None:
+            return self.spec.steps
+        return min(self.spec.steps, (self.step // every + 1) * every)
+
+    def trained_seconds(self) -> float:
+        return self.seconds + time.monotonic() - self.started
+
+
+def train_pack(
+    program: Program,
+    folders: Sequence[RunFolder],
+    feed: Feed,
+    evaluator: Evaluator,
+    *,
+    checkpoint_seconds: float = 60.0,
+    on_progress: Callable[[float, str], None] = lambda flops, note: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Trains every run to its end, taking up checkpoints where there are any.
+
+    Args:
+      program: built for the key that all runs share.
+      folders: the runs; they enter the slots in this order.
+      feed: their training tokens.
+      evaluator: their evaluation sets.
+      checkpoint_seconds: at most this much work is lost to a kill.
+      on_progress: called with the training FLOPs (exact convention) done since the last call, and
+        a note; work that a checkpoint had already counts when its run enters a slot.
+      stop: asked between dispatches; when it says so, everything is saved and `Preempted` raised.
+
+    Raises:
+      Preempted: see `stop`.
+    """
+    pack = _Pack(program, feed, evaluator, on_progress)
+    queue = list(folders)
+    last_save = time.monotonic()
+    try:
+        while True:
+            pack.fill(queue)
+            slots = pack.slots()
+            if not slots:
+                return
+            events = [slot.next_event() for slot in slots]
+            n_steps = min(
+                program.chunk_steps,
+                *(event - slot.step for slot, event in zip(slots, events, strict=True)),
+            )
+            # A run that was killed after its last step has nothing left to train.
+            if n_steps:
+                pack.dispatch(n_steps)
+            for slot, event in zip(slots, events, strict=True):
+                if slot.step == event:
+                    pack.event(slot)
+            if stop():
+                pack.save("preempted")
+                raise Preempted
+            if time.monotonic() - last_save >= checkpoint_seconds:
+                pack.save("running")
+                last_save = time.monotonic()
+    finally:
+        pack.close()
+
+
+class _Pack:
+    """The device state of a pack and the slots' bookkeeping."""
+
+    def __init__(self, program: Program, feed: Feed, evaluator: Evaluator, on_progress: Callable):
+        self._program = program
+        self._feed = feed
+        self._evaluate = evaluator
+        self._on_progress = on_progress
+        self._state: State = program.empty()
+        self._slots: list[_Slot | None] = [None] * program.n_slots
+        self._hyper = None
+        #: The last dispatch: its metrics, still on the device, [(slot, step before)] and its steps.
+        self._unread: tuple[dict[str, Any], list[tuple[_Slot, int]], int] | None = None
+
+    def slots(self) -> list[_Slot]:
+        return [slot for slot in self._slots if slot is not None]
+
+    def fill(self, queue: list[RunFolder]) -> None:
+        """Puts the next runs of the queue into free slots."""
+        fresh = []
+        for index in range(len(self._slots)):
+            while self._slots[index] is None and queue:
+                slot = self._enter(index, queue.pop(0))
+                self._slots[index] = slot
+                if slot.step == 0:
+                    fresh.append(slot)
+        if fresh:
+            seeds, mask = np.zeros(len(self._slots), np.int32), np.zeros(len(self._slots), bool)
+            for slot in fresh:
+                seeds[slot.index], mask[slot.index] = slot.spec.seed, True
+            self._state = self._program.reset(self._state, seeds, mask)
+
+    def _enter(self, index: int, folder: RunFolder) -> _Slot:
+        spec = folder.spec
+        folder.create()
+        self._evaluate.check(spec)
+        checkpoints = Checkpoints(folder.checkpoints)
+        step, seconds, window = checkpoints.latest() or 0, folder.status()["seconds"], []
+        if step:
+            one, extra = checkpoints.restore(step, self._program.abstract_run)
+            self._state = self._program.put(self._state, np.int32(index), one)
+            window = [tuple(row) for row in extra["window"]]
+            self._on_progress(step * _flops_per_step(spec), folder.path.name)
+        folder.cut_metrics(step)
+        folder.write_status("running", step=step, seconds=seconds)
+        self._hyper = None
+        return _Slot(
+            index=index,
+            folder=folder,
+            checkpoints=checkpoints,
+            order=self._feed.order(spec),
+            step=step,
+            seconds=seconds,
+            window=window,
+            saved_step=step,
+        )
+
+    def dispatch(self, n_steps: int) -> None:
+        """Queues `n_steps` steps of every slot, then reads the numbers of the dispatch before."""
+        active = np.array([slot is not None for slot in self._slots])
+        runs = [slot and (slot.spec, slot.order, slot.step) for slot in self._slots]
+        data = self._feed.chunk(runs, n_steps, self._program.chunk_steps)
+        self._state, metrics = self._program.train(
+            self._state, self._hyperparameters(), data, np.int32(n_steps), active
+        )
+        self._read()
+        self._unread = (metrics, [(slot, slot.step) for slot in self.slots()], n_steps)
+        for slot in self.slots():
+            slot.step += n_steps
+            self._on_progress(n_steps * _flops_per_step(slot.spec), slot.folder.path.name)
+
+    def _hyperparameters(self) -> dict[str, np.ndarray]:
+        if self._hyper is None:
+            some = next(slot for slot in self._slots if slot is not None)
+            rows = [hyperparameters((slot or some).spec) for slot in self._slots]
+            self._hyper = {
+                name: np.array(
+                    [row[name] for row in rows],
+                    np.int32 if isinstance(rows[0][name], int) else np.float32,
+                )
+                for name in rows[0]
+            }
+        return self._hyper
+
+    def _read(self) -> None:
+        """Waits for the metrics of the last dispatch and writes their records."""
+        if self._unread is None:
+            return
+        metrics, slots, n_steps = self._unread
+        self._unread = None
+        metrics = {name: np.asarray(values)[:n_steps] for name, values in metrics.items()}
+        for slot, before in slots:
+            columns = [metrics[k][:, slot.index].tolist() for k in ("loss", "grad_norm", "lr")]
+            self._record(slot, before, list(zip(*columns, strict=True)))
+
+    def _record(self, slot: _Slot, before: int, rows: list[tuple[float, float, float]]) -> None:
+        """Adds the numbers of consecutive steps; a run whose loss is not finite ends here."""
+        spec, records = slot.spec, []
+        every = log_interval(spec.steps)
+        for step, row in enumerate(rows, before + 1):
+            if not math.isfinite(row[0]):
+                slot.folder.append_metrics(records)
+                self._end_diverged(slot, step, row[0])
+                return
+            slot.window.append(row)
+            if step % every == 0 or step == spec.steps:
+                records.append(self._summary(slot, step))
+                slot.window = []
+        slot.folder.append_metrics(records)
+
+    def _summary(self, slot: _Slot, step: int) -> dict[str, Any]:
+        spec, n = slot.spec, len(slot.window)
+        now = time.monotonic()
+        seconds, slot.last_record = max(now - slot.last_record, 1e-9), now
+        return {
+            **_place(spec, step),
+            "loss": math.fsum(row[0] for row in slot.window) / n,
+            "grad_norm": math.fsum(row[1] for row in slot.window) / n,
+            "lr": slot.window[-1][2],
+            "steps_averaged": n,
+            "tokens_per_second": n * spec.batch_tokens / seconds,
+        }
+
+    def event(self, slot: _Slot) -> None:
+        """Evaluates a run, and ends it after its last step."""
+        self._read()
+        if slot.ended:
+            return
+        # A run killed between its last checkpoint and its result has been evaluated already.
+        if not any("eval" in r and r["step"] == slot.step for r in slot.folder.metrics()):
+            losses = self._evaluate(self._state, slot.index, slot.spec)
+            slot.folder.append_metrics([{**_place(slot.spec, slot.step), "eval": losses}])
+        if slot.step < slot.spec.steps:
+            return
+        self._checkpoint(slot)
+        slot.checkpoints.wait()
+        self._end(slot, "done", None)
+
+    def _checkpoint(self, slot: _Slot) -> None:
+        if slot.saved_step != slot.step:
+            one = self._program.take(self._state, np.int32(slot.index))
+            slot.checkpoints.save(slot.step, one, {"window": slot.window})
+            slot.saved_step = slot.step
+
+    def _end_diverged(self, slot: _Slot, step: int, loss: float) -> None:
+        self._on_progress(
+            (slot.spec.steps - slot.step) * _flops_per_step(slot.spec), slot.folder.path.name
+        )
+        slot.step = step
+        self._end(slot, "diverged", f"the training loss is {loss} at step {step}")
+
+    def _end(self, slot: _Slot, status: str, reason: str | None) -> None:
+        device = self._program.mesh.devices.flat[0].device_kind
+        slot.folder.write_result(result(slot.folder, status, reason, device))
+        slot.folder.write_status(
+            status, step=slot.step, seconds=slot.trained_seconds(), reason=reason
+        )
+        slot.checkpoints.close()
+        slot.ended = True
+        self._slots[slot.index] = None
+        self._hyper = None
+
+    def save(self, status: str) -> None:
+        """Saves every run where it stands."""
+        self._read()
+        for slot in self.slots():
+            self._checkpoint(slot)
+        for slot in self.slots():
+            if status == "preempted":
+                slot.checkpoints.wait()
+            slot.folder.write_status(status, step=slot.step, seconds=slot.trained_seconds())
+
+    def close(self) -> None:
+        for slot in self.slots():
+            slot.checkpoints.close()
+
+
+def result(folder: RunFolder, status: str, reason: str | None, device: str) -> dict[str, Any]:
+    """The content of result.json: everything about a run that does not depend on the clock."""
+    spec, records = folder.spec, folder.metrics()
+    trained = [record for record in records if "loss" in record]
+    evaluations = [record for record in records if "eval" in record]
+    done = status == "done"
+    final = evaluations[-1]["eval"] if done and evaluations else {}
+    return {
+        "run": folder.path.name,
+        "status": status,
+        "reason": reason,
+        "params": {c: flops.n_params(spec.model, c) for c in flops.CONVENTIONS},
+        "tokens": spec.n_tokens,
+        "steps": spec.steps,
+        "flops": {c: flops.training_flops(spec, c) for c in flops.CONVENTIONS},
+        "operations": {
+            name: dataclasses.asdict(operation)
+            for name, operation in flops.operations(spec.model).items()
+        },
+        "train_loss": _smoothed(trained, spec.steps) if done else None,
+        "losses": {name: values["loss"] for name, values in final.items()},
+        "bits_per_byte": {name: values["bits_per_byte"] for name, values in final.items()},
+        "loss_by_position": {name: values["by_position"] for name, values in final.items()},
+        "evaluations": evaluations,
+        "device": device,
+    }
+
+
+def _place(spec: RunSpec, step: int) -> dict[str, Any]:
+    """How far a run is: the start of every record."""
+    return {
+        "step": step,
+        "tokens": step * spec.batch_tokens,
+        "flops": step * _flops_per_step(spec),
+    }
+
+
+def _smoothed(records: list[dict[str, Any]], steps: int) -> float:
+    last = [r for r in records if r["step"] > (1 - SMOOTHED_SHARE) * steps] or records[-1:]
+    total = sum(r["steps_averaged"] for r in last)
+    return math.fsum(r["loss"] * r["steps_averaged"] for r in last) / total
+
+
+def _flops_per_step(spec: RunSpec) -> float:
+    return flops.training_flops(spec, "exact") / spec.steps

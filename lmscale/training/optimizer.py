@@ -1,0 +1,59 @@
+"""Optimizers from optax whose constants are traced arrays, so that one program serves a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import optax
+
+from lmscale.parallel.partition import path_name
+from lmscale.spec import RunSpec
+
+#: Parameters that weight decay applies to, by the last part of their path: matrices, not biases,
+#: norms or positions.
+_DECAYED = ("kernel", "embedding", "input_kernel", "recurrent_kernel")
+
+
+def optimizer_hyperparameters(spec: RunSpec) -> dict[str, float]:
+    """The numbers that `make_optimizer` needs of a run."""
+    optimizer = spec.optimizer
+    return {
+        "beta1": optimizer.beta1,
+        "beta2": optimizer.beta2,
+        "eps": optimizer.eps,
+        "weight_decay": optimizer.weight_decay,
+        "grad_clip": float("inf") if optimizer.grad_clip is None else optimizer.grad_clip,
+    }
+
+
+def make_optimizer(
+    name: str, learning_rate: jax.Array, hyper: Mapping[str, jax.Array]
+) -> optax.GradientTransformation:
+    """Clipping, then `name`, then decoupled weight decay, then the learning rate.
+
+    The transformation's state does not depend on the hyperparameters, so it may be rebuilt with
+    other values at every step.
+
+    Args:
+      name: "adam", "adamw" or "adafactor" (factored second moments, updates clipped to root mean
+        square 1, no momentum, no relative step size; Shazeer & Stern 2018).
+      learning_rate: of this step.
+      hyper: see `optimizer_hyperparameters`.
+    """
+    if name == "adafactor":
+        scale = optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
+    else:
+        scale = optax.scale_by_adam(b1=hyper["beta1"], b2=hyper["beta2"], eps=hyper["eps"])
+    return optax.chain(
+        optax.clip_by_global_norm(hyper["grad_clip"]),
+        scale,
+        optax.add_decayed_weights(hyper["weight_decay"], mask=_decay_mask),
+        optax.scale(-learning_rate),
+    )
+
+
+def _decay_mask(params):
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path_name(path).rsplit("/", 1)[-1] in _DECAYED, params
+    )

@@ -1,0 +1,118 @@
+"""The folder of one run: spec.json, status.json, metrics.jsonl, result.json, checkpoints/.
+
+Whatever is read back after a kill is either whole or absent: small files are replaced atomically,
+and the log of metrics, which grows by appending, is cut back to the checkpoint on resume.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+from etils import epath
+
+from lmscale.spec import RunSpec
+
+STATUSES = ("pending", "running", "done", "diverged", "out_of_memory", "failed", "preempted")
+
+
+class RunFolder:
+    """Reads and writes one run's files. `path` may be remote (gs://)."""
+
+    def __init__(self, path: epath.PathLike, spec: RunSpec):
+        self.path = epath.Path(path)
+        self.spec = spec
+
+    @classmethod
+    def open(cls, path: epath.PathLike) -> RunFolder:
+        """The folder of a run that has been created before."""
+        path = epath.Path(path)
+        return cls(path, RunSpec.from_json((path / "spec.json").read_text()))
+
+    def create(self) -> None:
+        """Makes the folder and writes spec.json, unless they are there."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / "spec.json").exists():
+            write_atomically(self.path / "spec.json", self.spec.to_json() + "\n")
+
+    @property
+    def checkpoints(self) -> epath.Path:
+        return self.path / "checkpoints"
+
+    def status(self) -> dict[str, Any]:
+        """status.json; a run that has not been started is pending."""
+        return read_json(self.path / "status.json") or {
+            "status": "pending",
+            "reason": None,
+            "step": 0,
+            "steps": self.spec.steps,
+            "seconds": 0.0,
+        }
+
+    def write_status(self, status: str, *, step: int, seconds: float, reason: str | None = None):
+        """Replaces status.json; `seconds` is the time trained so far, over all sittings."""
+        if status not in STATUSES:
+            raise ValueError(f"status must be one of {', '.join(STATUSES)}, not {status!r}")
+        values = {
+            "status": status,
+            "reason": reason,
+            "step": step,
+            "steps": self.spec.steps,
+            "seconds": round(seconds, 3),
+            "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        write_json(self.path / "status.json", values)
+
+    def result(self) -> dict[str, Any] | None:
+        """result.json, or None for a run that has not ended."""
+        return read_json(self.path / "result.json")
+
+    def write_result(self, values: dict[str, Any]) -> None:
+        write_json(self.path / "result.json", values)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl; a last line that a kill cut short is left out."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        lines = path.read_text().split("\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def append_metrics(self, records: list[dict[str, Any]]) -> None:
+        if not records:
+            return
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(text)
+
+    def cut_metrics(self, step: int) -> None:
+        """Drops the records after `step`, which training will write again."""
+        kept = [record for record in self.metrics() if record["step"] <= step]
+        text = "".join(json.dumps(record) + "\n" for record in kept)
+        write_atomically(self.path / "metrics.jsonl", text)
+
+
+def read_json(path: epath.Path) -> Any:
+    """The parsed file, or None if there is none."""
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def write_json(path: epath.Path, values: Any) -> None:
+    write_atomically(path, json.dumps(values, indent=1) + "\n")
+
+
+def write_atomically(path: epath.Path, text: str) -> None:
+    """Replaces a file so that a reader, or a kill, sees the old one or the new one, never half."""
+    path = epath.Path(path)
+    if "://" in str(path):
+        # An object store's writes are atomic by themselves.
+        path.write_text(text)
+        return
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

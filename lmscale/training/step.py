@@ -1,0 +1,260 @@
+"""The packed train step: written for one run, lifted over the run axis, several steps a dispatch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lmscale.data.loader import gather_on_device
+from lmscale.models import build_model
+from lmscale.parallel.partition import run_shardings
+from lmscale.spec import ModelSpec, RunSpec
+from lmscale.training.loss import token_losses
+from lmscale.training.optimizer import make_optimizer, optimizer_hyperparameters
+from lmscale.training.schedule import learning_rate, schedule_hyperparameters
+
+#: A pytree of one run's {"params", "opt", "step"}; a pack's has a leading run axis everywhere.
+State = Any
+
+
+@dataclass(frozen=True)
+class ProgramKey:
+    """What must agree for runs to train in one program; all else about a run is a traced number."""
+
+    model: ModelSpec
+    optimizer: str
+    compute_dtype: str
+    batch_size: int
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> ProgramKey:
+        return cls(spec.model, spec.optimizer.name, spec.compute_dtype, spec.batch_size)
+
+
+def hyperparameters(spec: RunSpec) -> dict[str, float | int]:
+    """Everything numeric that may differ between the runs of a pack."""
+    return {
+        "seed": spec.seed,
+        **schedule_hyperparameters(spec),
+        **optimizer_hyperparameters(spec),
+    }
+
+
+@dataclass(frozen=True)
+class Program:
+    """The compiled functions that train a pack of `n_slots` runs on a mesh.
+
+    reset(state, seeds [R], mask [R]) -> state with the masked slots freshly initialised
+    train(state, hyper, data, n_steps, active [R]) -> state, {"loss", "grad_norm", "lr"} each
+      [chunk_steps, R], of which the first n_steps rows are filled. `data` is {"corpus" [T],
+      "indices" [chunk_steps, R, B]} or {"windows" [chunk_steps, R, B, n_ctx + 1]}. Slots that are
+      not active keep their state.
+    evaluate(state, windows [n, eval_batch, n_ctx + 1], weights [n, eval_batch]) -> mean loss by
+      position [R, n_ctx]; a weight of 0 marks padding
+    take(state, slot) -> one run's state;  put(state, slot, one) -> state
+    """
+
+    key: ProgramKey
+    n_slots: int
+    chunk_steps: int
+    eval_batch: int
+    mesh: Mesh
+    abstract_run: State
+    reset: Callable
+    train: Callable
+    evaluate: Callable
+    take: Callable
+    put: Callable
+    empty: Callable[[], State]
+
+
+def build_program(
+    key: ProgramKey,
+    *,
+    n_slots: int,
+    mesh: Mesh,
+    chunk_steps: int,
+    micro_batch: int | None = None,
+    attention: str = "xla",
+) -> Program:
+    """Builds (and compiles at first use) the program for one kind of run.
+
+    Args:
+      key: what the runs have in common.
+      n_slots: R, runs trained side by side; a multiple of the mesh's run axis.
+      mesh: axes run, data, model.
+      chunk_steps: most optimizer steps a dispatch.
+      micro_batch: sequences per gradient accumulation step (all of the batch when None); must
+        divide the batch size. It changes a result only by rounding.
+      attention: see `lmscale.models.build_model`.
+    """
+    micro_batch = key.batch_size if micro_batch is None else micro_batch
+    if key.batch_size % micro_batch:
+        raise ValueError(f"micro_batch {micro_batch} must divide batch_size {key.batch_size}")
+    n_accumulate = key.batch_size // micro_batch
+
+    def build(rngs: nnx.Rngs):
+        return build_model(key.model, rngs, dtype=key.compute_dtype, attention=attention)
+
+    graphdef = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(params=0))))[0]
+
+    def init(seed: jax.Array) -> State:
+        params = nnx.to_pure_dict(nnx.split(build(nnx.Rngs(params=jax.random.key(seed))))[1])
+        # The optimizer's state does not depend on its hyperparameters.
+        hyper = {"grad_clip": 1.0, "beta1": 0.9, "beta2": 0.9, "eps": 1e-8, "weight_decay": 0.0}
+        opt = make_optimizer(key.optimizer, jnp.float32(0), hyper).init(params)
+        return {"params": params, "opt": opt, "step": jnp.int32(0)}
+
+    def mean_loss(params, windows: jax.Array, dropout_key) -> jax.Array:
+        logits = nnx.merge(graphdef, params)(windows[:, :-1], dropout_key=dropout_key)
+        return token_losses(logits, windows[:, 1:]).mean()
+
+    def gradient(params, windows: jax.Array, dropout_key):
+        if n_accumulate == 1:
+            return jax.value_and_grad(mean_loss)(params, windows, dropout_key)
+        # Strided pieces, so that a batch that is split over devices stays where it is.
+        pieces = windows.reshape(micro_batch, n_accumulate, -1).swapaxes(0, 1)
+
+        def piece(total, xs):
+            windows, index = xs
+            piece_key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
+            return jax.tree.map(
+                jnp.add, total, jax.value_and_grad(mean_loss)(params, windows, piece_key)
+            ), None
+
+        zero = jax.tree.map(jnp.zeros_like, (jnp.float32(0), params))
+        total = jax.lax.scan(piece, zero, (pieces, jnp.arange(n_accumulate)))[0]
+        return jax.tree.map(lambda x: x / n_accumulate, total)
+
+    def train_one(state: State, hyper, windows: jax.Array, active: jax.Array):
+        dropout_key = None
+        if key.model.dropout > 0:
+            # Another stream than the one that initialises the parameters.
+            stream = jax.random.fold_in(jax.random.key(hyper["seed"]), 1)
+            dropout_key = jax.random.fold_in(stream, state["step"])
+        loss, grads = gradient(state["params"], windows, dropout_key)
+        lr = learning_rate(state["step"], hyper)
+        optimizer = make_optimizer(key.optimizer, lr, hyper)
+        updates, opt = optimizer.update(grads, state["opt"], state["params"])
+        new = {
+            "params": optax.apply_updates(state["params"], updates),
+            "opt": opt,
+            "step": state["step"] + 1,
+        }
+        new = jax.tree.map(lambda a, b: jnp.where(active, a, b), new, state)
+        return new, {"loss": loss, "grad_norm": optax.global_norm(grads), "lr": lr}
+
+    packed_step = jax.vmap(train_one, spmd_axis_name="run")
+
+    def train(state: State, hyper, data, n_steps: jax.Array, active: jax.Array):
+        buffers = {
+            name: jnp.zeros((chunk_steps, n_slots), jnp.float32)
+            for name in ("loss", "grad_norm", "lr")
+        }
+
+        def body(i, carry):
+            state, buffers = carry
+            if "windows" in data:
+                windows = data["windows"][i]
+            else:
+                windows = gather_on_device(data["corpus"], data["indices"][i], key.model.n_ctx)
+            state, metrics = packed_step(state, hyper, windows, active)
+            return state, {name: buffers[name].at[i].set(metrics[name]) for name in buffers}
+
+        return jax.lax.fori_loop(0, n_steps, body, (state, buffers))
+
+    eval_batch = max(1, min(64, 16_384 // key.model.n_ctx))
+    eval_batch = -(-eval_batch // mesh.shape["data"]) * mesh.shape["data"]
+
+    def evaluate(state: State, windows: jax.Array, weights: jax.Array) -> jax.Array:
+        def one(params):
+            def piece(total, xs):
+                windows, weights = xs
+                logits = nnx.merge(graphdef, params)(windows[:, :-1])
+                losses = token_losses(logits, windows[:, 1:])
+                return total + jnp.einsum("bt,b->t", losses, weights), None
+
+            total = jax.lax.scan(piece, jnp.zeros(key.model.n_ctx), (windows, weights))[0]
+            return total / weights.sum()
+
+        return jax.vmap(one, spmd_axis_name="run")(state["params"])
+
+    def reset(state: State, seeds: jax.Array, mask: jax.Array) -> State:
+        fresh = jax.vmap(init, spmd_axis_name="run")(seeds)
+
+        def choose(new, old):
+            return jnp.where(mask.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        return jax.tree.map(choose, fresh, state)
+
+    def put(state: State, slot: jax.Array, one: State) -> State:
+        return jax.tree.map(lambda x, y: x.at[slot].set(y), state, one)
+
+    def take(state: State, slot: jax.Array) -> State:
+        return jax.tree.map(lambda x: x[slot], state)
+
+    abstract = jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.int32))
+    packed = run_shardings(abstract, mesh, packed=True)
+    single = run_shardings(abstract, mesh, packed=False)
+    whole, by_run = NamedSharding(mesh, P()), NamedSharding(mesh, P("run"))
+    by_step = NamedSharding(mesh, P(None, "run"))
+    by_batch = NamedSharding(mesh, P(None, "data"))
+    batches = NamedSharding(mesh, P(None, "run", "data"))
+
+    def empty() -> State:
+        zeros = jax.jit(
+            lambda: jax.tree.map(lambda x: jnp.zeros((n_slots, *x.shape), x.dtype), abstract),
+            out_shardings=packed,
+        )
+        return zeros()
+
+    def train_jit(data_sharding):
+        return jax.jit(
+            train,
+            in_shardings=(packed, by_run, data_sharding, whole, by_run),
+            out_shardings=(packed, by_step),
+            donate_argnums=0,
+        )
+
+    trainers = {
+        "windows": train_jit({"windows": batches}),
+        "corpus": train_jit({"corpus": whole, "indices": batches}),
+    }
+
+    def dispatch(state, hyper, data, n_steps, active):
+        return trainers["windows" if "windows" in data else "corpus"](
+            state, hyper, data, n_steps, active
+        )
+
+    return Program(
+        key=key,
+        n_slots=n_slots,
+        chunk_steps=chunk_steps,
+        eval_batch=eval_batch,
+        mesh=mesh,
+        abstract_run=jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, single
+        ),
+        reset=jax.jit(
+            reset, in_shardings=(packed, by_run, by_run), out_shardings=packed, donate_argnums=0
+        ),
+        train=dispatch,
+        evaluate=jax.jit(
+            evaluate,
+            in_shardings=(packed, by_batch, by_batch),
+            out_shardings=by_run,
+        ),
+        take=jax.jit(take, in_shardings=(packed, whole), out_shardings=single),
+        put=jax.jit(
+            put, in_shardings=(packed, whole, single), out_shardings=packed, donate_argnums=0
+        ),
+        empty=empty,
+    )
