@@ -1,0 +1,252 @@
+"""Power laws in one variable, with or without an offset.
+
+    L = (x_c / x)^alpha                  Kaplan et al. 2020, eqs. 1.1-1.3
+    L = L_inf + (x_c / x)^alpha          Henighan et al. 2020; Hoffmann et al. 2022 at one variable
+
+x is params, tokens or flops (or any other column), and the parameters carry its letter:
+alpha_N, N_c; alpha_D, D_c; alpha_C, C_c.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from lmscale.laws.result import FitError, FitResult, intervals_of
+from lmscale.laws.solve import draw_weights, multi_start
+from lmscale.laws.table import Runs, Table
+
+__all__ = ["SYMBOLS", "fit_power", "power_law"]
+
+#: The letter that a column has in the papers.
+SYMBOLS = {
+    "params": "N",
+    "tokens": "D",
+    "flops": "C",
+    "unique_tokens": "U",
+    "steps": "S",
+    "batch_tokens": "B",
+    "position": "T",
+}
+
+
+def power_law(x: Any, alpha: Any, x_c: Any, offset: Any = 0.0) -> Any:
+    """offset + (x_c / x)^alpha."""
+    return offset + (x_c / x) ** alpha
+
+
+def fit_power(
+    table: Any,
+    *,
+    x: str | None = None,
+    offset: bool = False,
+    bootstrap: int = 1000,
+    delta: float | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+    columns: Any = None,
+) -> FitResult:
+    """Loss as a power law of one column, fitted to the logarithm of the loss.
+
+    Args:
+      x: the column; by default the only one of params, tokens and flops that the table has, or
+        that `columns` names.
+      offset: add an irreducible loss L_inf >= 0.
+      delta: Huber's delta on log loss; None is least squares.
+      bootstrap: draws over runs.
+
+    Returns:
+      parameters alpha_X and X_c (and L_inf); `details["curve"]` holds x, the fitted loss and its
+      band for a plot.
+    """
+    table = Table.read(table, columns)
+    if x is None:
+        table.require("loss")
+        have = [name for name in ("params", "tokens", "flops") if name in table.numbers]
+        named = [name for name in have if name in table.mapped]
+        have = named if len(named) == 1 else have
+        if len(have) != 1:
+            raise FitError(
+                f"a power law is in one variable; say which with x={'|'.join(have) or 'params'}"
+            )
+        (x,) = have
+    if x not in SYMBOLS:
+        raise FitError(f"x must be one of {', '.join(SYMBOLS)}, not {x!r}")
+    runs = table.runs(x, "loss", least=3 + offset, vary=(x,))
+    symbol = SYMBOLS[x]
+    names = (f"alpha_{symbol}", f"{symbol}_c", *(("L_inf",) if offset else ()))
+    log_x, log_y = np.log(runs[x]), np.log(runs["loss"])
+    weights = runs["weight"] if "weight" in runs else np.ones(len(runs))
+    rng = np.random.default_rng(seed)
+    counts = _draws_that_vary(log_x, bootstrap, 2 + offset, rng)
+    if offset or delta is not None:
+        values, draws, objective, converged, notes = _curved(
+            log_x, log_y, weights, counts, offset, delta
+        )
+    else:
+        values, draws, objective = _straight(log_x, log_y, weights, counts)
+        converged, notes = True, []
+    parameters = dict(zip(names, values, strict=True))
+    drawn = dict(zip(names, draws, strict=True)) if bootstrap else {}
+    warnings = [*runs.warnings, *notes]
+    if parameters[names[0]] <= 0:
+        warnings.append(f"the loss does not fall with {x}: alpha is {parameters[names[0]]:.3g}")
+    if math.log10(runs[x].max() / runs[x].min()) < 1:
+        warnings.append(
+            f"{x} spans a factor of {runs[x].max() / runs[x].min():.3g}, less than ten: "
+            f"the exponent is loosely held"
+        )
+    model = functools.partial(_predict, column=x, names=names)
+    observed = runs["loss"]
+    predicted = model(parameters, **{x: runs[x]})
+    result = FitResult(
+        law="power",
+        parameters=parameters,
+        intervals=intervals_of(drawn, level),
+        interval_method="bootstrap over runs" if bootstrap else "none",
+        level=level,
+        objective=objective,
+        objective_name=_objective_name(delta),
+        converged=converged,
+        n_used=len(runs),
+        dropped=runs.dropped,
+        warnings=tuple(warnings),
+        residuals={
+            "row": runs.row,
+            x: runs[x],
+            "observed": observed,
+            "predicted": predicted,
+            "residual": np.log(observed / predicted),
+        },
+        ranges={x: (float(runs[x].min()), float(runs[x].max()))},
+        draws=drawn,
+        details={"x": x, "offset": offset},
+        model=model,
+    )
+    return result.with_details(curve=_curve(result, runs, x))
+
+
+def _objective_name(delta: float | None) -> str:
+    if delta is None:
+        return "half the sum of squared residuals of log loss"
+    return f"sum of Huber's function of the residuals of log loss, delta {delta:g}"
+
+
+def _predict(parameters: Any, *, column: str, names: tuple[str, ...], **columns: Any) -> Any:
+    if column not in columns:
+        raise FitError(f"this power law is in {column}; give {column}=...")
+    alpha, x_c, *rest = (parameters[name] for name in names)
+    return power_law(columns[column], alpha, x_c, rest[0] if rest else 0.0)
+
+
+def _draws_that_vary(
+    log_x: np.ndarray, n_draws: int, least: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Bootstrap counts with at least `least` distinct x in every draw."""
+    n = len(log_x)
+    distinct, where = np.unique(log_x, return_inverse=True)
+    member = np.eye(len(distinct))[where]
+    counts = draw_weights(n, n_draws, rng)
+    for _ in range(50):
+        poor = ((counts @ member) > 0).sum(axis=1) < min(least + 1, len(distinct))
+        if not poor.any():
+            break
+        counts[poor] = draw_weights(n, int(poor.sum()), rng)
+    return counts
+
+
+def _straight(
+    log_x: np.ndarray, log_y: np.ndarray, weights: np.ndarray, counts: np.ndarray
+) -> tuple[list[float], list[np.ndarray], float]:
+    """Straight line in log-log, for the runs and for every draw: closed form."""
+    w = np.concatenate([np.ones((1, len(log_x))), counts]) * weights
+    total = w.sum(axis=1)
+    x_mean, y_mean = w @ log_x / total, w @ log_y / total
+    dx = log_x - x_mean[:, None]
+    slope = (w * dx * (log_y - y_mean[:, None])).sum(axis=1) / (w * dx**2).sum(axis=1)
+    alpha = -slope
+    # ln L = alpha (ln x_c - ln x)
+    with np.errstate(divide="ignore", over="ignore"):
+        x_c = np.exp(y_mean / alpha + x_mean)
+    rest = log_y - y_mean[0] - slope[0] * dx[0]
+    objective = 0.5 * float(np.sum(weights * rest**2))
+    return [float(alpha[0]), float(x_c[0])], [alpha[1:], x_c[1:]], objective
+
+
+def _offset_residual(theta: Any, data: Any) -> Any:
+    """theta = (e, a, alpha): ln(exp(e) + exp(a - alpha u)) - ln L, u = ln x less its mean."""
+    e, a, alpha = theta
+    return jnp.logaddexp(e, a - alpha * data["u"]) - data["log_y"]
+
+
+def _plain_residual(theta: Any, data: Any) -> Any:
+    a, alpha = theta
+    return a - alpha * data["u"] - data["log_y"]
+
+
+def _curved(
+    log_x: np.ndarray,
+    log_y: np.ndarray,
+    weights: np.ndarray,
+    counts: np.ndarray,
+    offset: bool,
+    delta: float | None,
+) -> tuple[list[float], list[np.ndarray], float, bool, list[str]]:
+    u = log_x - log_x.mean()
+    data = {"u": u, "log_y": log_y}
+    low, middle = float(log_y.min()), float(np.median(log_y))
+    slope = -np.polyfit(u, log_y, 1)[0]
+    alphas = np.abs(slope) * np.array([0.5, 1.0, 2.0, 4.0, 8.0]) + 1e-3
+    if offset:
+        offsets = low + np.log(np.array([1e-3, 0.3, 0.6, 0.8, 0.9, 0.97]))
+        starts = np.array(
+            [
+                [e, math.log(max(math.exp(middle) - math.exp(e), 1e-6)), alpha]
+                for e in offsets
+                for alpha in alphas
+            ]
+        )
+    else:
+        starts = np.array([[middle, alpha] for alpha in alphas])
+    best = multi_start(
+        _offset_residual if offset else _plain_residual,
+        starts,
+        data,
+        len(u),
+        delta=math.inf if delta is None else delta,
+        weights=weights,
+        draw_weights=counts if len(counts) else None,
+    )
+    shift = float(log_x.mean())
+
+    def named(theta: np.ndarray) -> list[np.ndarray]:
+        a, alpha = theta[..., -2], theta[..., -1]
+        with np.errstate(over="ignore", divide="ignore"):
+            x_c = np.exp(a / alpha + shift)
+        return [alpha, x_c, *([np.exp(theta[..., 0])] if offset else [])]
+
+    notes = []
+    if offset and math.exp(best.theta[0]) < 1e-3 * math.exp(low):
+        notes.append("the offset went to zero: these runs show no irreducible loss")
+    if best.draws_unconverged:
+        notes.append(f"{best.draws_unconverged} of {len(counts)} draws did not converge")
+    values = [float(v) for v in named(best.theta)]
+    return values, named(best.draws), best.objective, best.converged, notes
+
+
+def _curve(result: FitResult, runs: Runs, x: str) -> dict[str, np.ndarray]:
+    low, high = runs[x].min(), runs[x].max()
+    grid = np.geomspace(low / 2, high * 2, 64)
+    curve = {"x": grid, "loss": result.predict(**{x: grid})}
+    if result.draws:
+        curve["low"], curve["high"] = result.band(**{x: grid})
+    return curve
+
+
+def loss_along_frontier(flops: np.ndarray, loss: np.ndarray) -> FitResult:
+    """Loss of the compute-optimal runs against compute, with an offset where four points allow."""
+    return fit_power({"flops": flops, "loss": loss}, x="flops", offset=len(flops) >= 5, bootstrap=0)

@@ -1,0 +1,137 @@
+"""What every fit returns: a value that prints, predicts, draws and goes to JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lmscale.laws.table import DroppedRow
+
+__all__ = ["FitError", "FitResult", "interval"]
+
+
+class FitError(ValueError):
+    """A fit that cannot be done as asked; one line that says what would be right."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """One fitted law.
+
+    Attributes:
+      law: its name in `lmscale.laws.LAWS`.
+      parameters: name (as in the paper) -> value.
+      intervals: name -> (low, high) at `level`; a parameter without one has no draws.
+      interval_method: how the intervals were made, in words.
+      objective: value of what was minimised (`objective_name`), summed over the runs, never
+        averaged.
+      converged: whether the solver met its tolerance (closed forms always do).
+      n_used: runs that entered the fit.
+      exponents: counting convention -> {"N": a, "D": b} of N_opt ~ C^a, D_opt ~ C^b.
+      residuals: columns of equal length for a residual plot (row, the inputs, observed,
+        predicted, residual).
+      draws: name -> bootstrap draws, one array of one length for all parameters.
+      details: what only this law has (profiles, frontier, curves); plain values and dataclasses.
+      predict: columns -> predicted loss, with `parameters` or one draw of them.
+    """
+
+    law: str
+    parameters: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    interval_method: str = "none"
+    level: float = 0.95
+    objective: float = math.nan
+    objective_name: str = ""
+    converged: bool = True
+    n_used: int = 0
+    dropped: tuple[DroppedRow, ...] = ()
+    exponents: dict[str, dict[str, float]] = field(default_factory=dict)
+    exponent_intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    residuals: dict[str, np.ndarray] = field(default_factory=dict)
+    #: Smallest and largest value of each column that was fitted: what lies outside extrapolates.
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    draws: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    details: dict[str, Any] = field(default_factory=dict, repr=False)
+    model: Callable[..., np.ndarray] | None = field(default=None, repr=False)
+
+    def predict(self, **columns: Any) -> np.ndarray:
+        """The law's value at the given columns, e.g. `predict(params=1e9, tokens=2e10)`."""
+        if self.model is None:
+            raise FitError(f"the law {self.law} predicts no loss")
+        columns = {name: np.asarray(value, float) for name, value in columns.items()}
+        return self.model(self.parameters, **columns)
+
+    def band(self, **columns: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper edge of the prediction at `level`, from the bootstrap draws."""
+        if self.model is None or not self.draws:
+            raise FitError(f"this fit of {self.law} has no draws, so no band")
+        columns = {name: np.asarray(value, float)[..., None] for name, value in columns.items()}
+        values = self.model(self.draws, **columns)
+        return interval(values, self.level, axis=-1)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dictionary: the keys of `lmscale fit --json`, then further ones."""
+        return {
+            "law": self.law,
+            "parameters": plain(self.parameters),
+            "intervals": plain(self.intervals),
+            "objective": plain(self.objective),
+            "converged": bool(self.converged),
+            "n_used": int(self.n_used),
+            "dropped": [item.to_dict() for item in self.dropped],
+            "exponents": plain(self.exponents),
+            "warnings": list(self.warnings),
+            "exponent_intervals": plain(self.exponent_intervals),
+            "interval_method": self.interval_method,
+            "level": self.level,
+            "objective_name": self.objective_name,
+            "ranges": plain(self.ranges),
+            "residuals": plain(self.residuals),
+            "details": plain(self.details),
+        }
+
+    def with_details(self, **details: Any) -> FitResult:
+        return dataclasses.replace(self, details={**self.details, **details})
+
+
+def interval(draws: np.ndarray, level: float, axis: int = 0) -> tuple[Any, Any]:
+    """The central percentile interval of `draws` along `axis`, NaN draws left out."""
+    tail = 50.0 * (1.0 - level)
+    draws = np.asarray(draws, float)
+    if draws.shape[axis] == 0 or not np.isfinite(draws).any():
+        empty = np.full(np.delete(draws.shape, axis), np.nan)
+        return (empty[()], empty[()])
+    masked = np.where(np.isfinite(draws), draws, np.nan)
+    low, high = np.nanpercentile(masked, [tail, 100.0 - tail], axis=axis)
+    if np.ndim(low) == 0:
+        return float(low), float(high)
+    return low, high
+
+
+def intervals_of(draws: Mapping[str, np.ndarray], level: float) -> dict[str, tuple[float, float]]:
+    return {name: interval(values, level) for name, values in draws.items()}
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON takes it: numpy to Python, dataclasses to objects, not finite to null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.repr}
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return [plain(item) for item in value.tolist()]
+    if isinstance(value, (tuple, list)):
+        return [plain(item) for item in value]
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value
