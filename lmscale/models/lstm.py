@@ -149,7 +149,9 @@ def _recurrence_forward(gates, kernel):
 
 def _recurrence_backward(saved, d_hidden_states):
     hidden, cell, activated, kernel = saved
-    earlier = lambda x: jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])  # noqa: E731
+    def earlier(x):
+        return jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
+
 
     def step(carry, xs):
         dh, dc = carry

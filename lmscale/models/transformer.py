@@ -26,9 +26,7 @@ _STD = 0.02
 class Attention(nnx.Module):
     def __init__(self, spec: TransformerSpec, rngs: nnx.Rngs, *, dtype, implementation: str):
         heads = (spec.n_head, spec.d_attn // spec.n_head)
-        self.qkv = Linear(
-            (spec.d_model,), (3, *heads), rngs, std=_STD, bias=spec.bias, dtype=dtype
-        )
+        self.qkv = Linear((spec.d_model,), (3, *heads), rngs, std=_STD, bias=spec.bias, dtype=dtype)
         self.out = Linear(
             heads,
             (spec.d_model,),
@@ -46,9 +44,7 @@ class Attention(nnx.Module):
 
 class FeedForward(nnx.Module):
     def __init__(self, spec: TransformerSpec, rngs: nnx.Rngs, *, dtype):
-        self.up = Linear(
-            (spec.d_model,), (spec.d_ff,), rngs, std=_STD, bias=spec.bias, dtype=dtype
-        )
+        self.up = Linear((spec.d_model,), (spec.d_ff,), rngs, std=_STD, bias=spec.bias, dtype=dtype)
         self.down = Linear(
             (spec.d_ff,),
             (spec.d_model,),

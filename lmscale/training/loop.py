@@ -17,9 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from lmscale import flops
 from lmscale.spec import RunSpec

@@ -1,0 +1,127 @@
+"""An experiment is a declaration: a list of runs, and the analyses that read them.
+
+An experiment file holds a frozen dataclass that derives from `Experiment`, whose fields are what a
+user may override on the command line, and `SCALES`, which names its instances:
+
+    SCALES = {"cpu": IsoFLOP(...), "gpu": IsoFLOP(...), "paper": IsoFLOP(...)}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lmscale.data import Corpus
+from lmscale.spec import DataSpec, EvalSpec, RunSpec
+
+#: Package that the folder experiments/ is installed as.
+PACKAGE = "lmscale_experiments"
+
+
+class ExperimentError(ValueError):
+    """An experiment that cannot be loaded or overridden; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run and its place in the experiment.
+
+    `labels` are the columns that the analyses group by: `family` (the curve it belongs to), `budget`
+    (FLOPs), `lr_factor` (its place in a learning-rate search), and so on.
+    """
+
+    spec: RunSpec
+    labels: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Base of all experiments. A field's metadata may hold its "help"."""
+
+    #: One line, shown on the report.
+    title: ClassVar[str] = ""
+    #: Names of the analyses of `lmscale.report` that read the results, in the order of the page.
+    analyses: ClassVar[tuple[str, ...]] = ()
+
+    vocab_size: int = dataclasses.field(
+        default=4096, metadata={"help": "vocabulary of the built-in corpus (others bring theirs)"}
+    )
+    seeds: tuple[int, ...] = dataclasses.field(
+        default=(0,), metadata={"help": "every cell is trained once per seed"}
+    )
+    eval_tokens: int = dataclasses.field(
+        default=65_536, metadata={"help": "tokens of the evaluation set"}
+    )
+
+    def runs(self, corpus: Corpus) -> list[Run]:
+        """The runs, on a corpus that the user chooses."""
+        raise NotImplementedError
+
+    def data(self, corpus: Corpus, **fields: Any) -> DataSpec:
+        return DataSpec(corpus=corpus.name, fingerprint=corpus.fingerprint, **fields)
+
+    def evals(self, corpus: Corpus) -> tuple[EvalSpec, ...]:
+        """Held-out documents of the training corpus."""
+        return (
+            EvalSpec(
+                name="valid",
+                corpus=corpus.name,
+                fingerprint=corpus.fingerprint,
+                tokens=self.eval_tokens,
+            ),
+        )
+
+
+def experiment_names() -> list[str]:
+    """The experiments that come with lmscale."""
+    package = importlib.import_module(PACKAGE)
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+
+
+def load_scales(name: str) -> tuple[str, str, dict[str, Experiment]]:
+    """The experiment of a file or of a module in experiments/: its name, docstring and scales.
+
+    Raises:
+      ExperimentError: when there is none, or it declares no scales.
+    """
+    path = Path(name)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise ExperimentError(f"there is no experiment file {name}")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        short = path.stem
+    else:
+        names = experiment_names()
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
+            raise ExperimentError(f"there is no experiment {name!r}: {hint} (or give a .py file)")
+        module = importlib.import_module(f"{PACKAGE}.{name}")
+        short = name
+    scales = getattr(module, "SCALES", None)
+    if not isinstance(scales, dict) or not scales:
+        raise ExperimentError(f"{name} declares no SCALES: a dictionary of scale to experiment")
+    return short, module.__doc__ or "", scales
+
+
+def field_types(experiment: Experiment) -> dict[str, tuple[type, bool]]:
+    """For every field that can be overridden: the type of its values, and whether it is a list."""
+    hints = typing.get_type_hints(type(experiment))
+    found = {}
+    for field in dataclasses.fields(experiment):
+        hint = hints[field.name]
+        if typing.get_origin(hint) in (types.UnionType, typing.Union):
+            hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+        many = typing.get_origin(hint) is tuple
+        found[field.name] = (typing.get_args(hint)[0] if many else hint, many)
+    return found

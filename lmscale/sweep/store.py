@@ -1,0 +1,214 @@
+"""The store of one experiment: experiment.json, a folder a run, results.csv."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import platform
+import subprocess
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from etils import epath
+
+from lmscale import flops
+from lmscale.data import Corpus
+from lmscale.spec import LSTMSpec
+from lmscale.sweep.experiment import Experiment, Run
+from lmscale.training.run_folder import RunFolder, read_json, write_atomically, write_json
+
+#: Statuses that end a run for good: a result that is not trained again.
+ENDED = ("done", "diverged")
+
+
+class StoreError(ValueError):
+    """A folder that is no store, or another experiment's; the message is one line."""
+
+
+class Store:
+    """One experiment's folder. `path` may be remote (gs://)."""
+
+    def __init__(self, path: epath.PathLike):
+        self.path = epath.Path(path)
+
+    @classmethod
+    def open(cls, path: epath.PathLike) -> Store:
+        """The store in a folder.
+
+        Raises:
+          StoreError: when the folder holds no experiment.
+        """
+        store = cls(path)
+        if not (store.path / "experiment.json").exists():
+            raise StoreError(f"{path} holds no experiment.json: give the --out of a `lmscale run`")
+        return store
+
+    def declare(
+        self, name: str, scale: str, experiment: Experiment, corpus: Corpus, runs: Sequence[Run]
+    ) -> None:
+        """Writes experiment.json. A store keeps to one experiment; its grid may grow.
+
+        Raises:
+          StoreError: when the folder belongs to another experiment.
+        """
+        earlier = read_json(self.path / "experiment.json")
+        if earlier and earlier["name"] != name:
+            raise StoreError(
+                f"{self.path} holds the experiment {earlier['name']}, not {name}: choose another --out"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(
+            self.path / "experiment.json",
+            {
+                "name": name,
+                "scale": scale,
+                "title": experiment.title,
+                "analyses": list(experiment.analyses),
+                "fields": {k: v for k, v in vars(experiment).items()},
+                "corpus": {
+                    "name": corpus.name,
+                    "fingerprint": corpus.fingerprint,
+                    "vocab_size": corpus.vocab_size,
+                    "bytes_per_token": corpus.bytes_per_token("train"),
+                    "train_tokens": corpus.n_tokens("train"),
+                },
+                "runs": [{"run": run.spec.run_id, "labels": run.labels} for run in runs],
+                "versions": _versions(),
+                "git_commit": _git_commit(),
+            },
+        )
+        for run in runs:
+            self.folder(run).create()
+
+    def experiment(self) -> dict[str, Any]:
+        """experiment.json."""
+        return read_json(self.path / "experiment.json")
+
+    def folder(self, run: Run) -> RunFolder:
+        return RunFolder(self.path / "runs" / run.spec.run_id, run.spec)
+
+    def declared(self) -> Iterator[tuple[RunFolder, dict[str, Any]]]:
+        """Every declared run with its labels."""
+        for entry in self.experiment()["runs"]:
+            yield RunFolder.open(self.path / "runs" / entry["run"]), entry["labels"]
+
+    def table(self) -> pd.DataFrame:
+        """One row a run: what it is, what it cost, what it reached.
+
+        Where a learning-rate search was made, `best_lr` marks the runs of the factor with the
+        lowest mean loss over seeds in their cell; without a search it marks every run that ended
+        well.
+        """
+        rows = [_row(folder, labels) for folder, labels in self.declared()]
+        return mark_best_lr(pd.DataFrame(rows))
+
+    def write_table(self) -> pd.DataFrame:
+        """Writes results.csv from the runs' folders, and returns it."""
+        table = self.table()
+        write_atomically(self.path / "results.csv", table.to_csv(index=False))
+        return table
+
+
+def mark_best_lr(table: pd.DataFrame) -> pd.DataFrame:
+    """Adds the column `best_lr`; see `Store.table`."""
+    cell = [
+        name
+        for name in (
+            "family",
+            "budget",
+            "cell",
+            "architecture",
+            "n_layer",
+            "width",
+            "steps",
+            "batch_size",
+        )
+        if name in table
+    ]
+    losses = table["loss"].where(table["status"] == "done")
+    if "lr_factor" not in table:
+        return table.assign(best_lr=losses.notna())
+    mean = losses.groupby([table[name] for name in (*cell, "lr_factor")], dropna=False).transform(
+        "mean"
+    )
+    lowest = mean.groupby([table[name] for name in cell], dropna=False).transform("min")
+    return table.assign(best_lr=losses.notna() & (mean == lowest))
+
+
+@contextlib.contextmanager
+def only_writer(store: Store, shard: tuple[int, int]) -> Iterator[None]:
+    """Holds a store's shard, so that a second process on this machine cannot train the same runs.
+
+    Raises:
+      StoreError: when another process holds it.
+    """
+    if "://" in str(store.path):
+        yield
+        return
+    import fcntl
+
+    store.path.mkdir(parents=True, exist_ok=True)
+    index, count = shard
+    with open(Path(store.path) / f".lock-{index}-of-{count}", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StoreError(
+                f"another lmscale is already training shard {index}/{count} of {store.path}"
+            ) from error
+        yield
+
+
+def _row(folder: RunFolder, labels: dict[str, Any]) -> dict[str, Any]:
+    spec, status = folder.spec, folder.status()
+    result = folder.result() or {}
+    model = spec.model
+    losses = result.get("losses", {})
+    bits = result.get("bits_per_byte", {})
+    first = next(iter(losses), None)
+    return {
+        "run": folder.path.name,
+        "status": result.get("status", status["status"]),
+        "reason": status["reason"],
+        **labels,
+        "architecture": model.kind,
+        "n_layer": model.n_layer,
+        "width": model.d_hidden if isinstance(model, LSTMSpec) else model.d_model,
+        "n_ctx": model.n_ctx,
+        "vocab_size": model.vocab_size,
+        "batch_size": spec.batch_size,
+        "steps": spec.steps,
+        "seed": spec.seed,
+        "peak_lr": spec.optimizer.peak_lr,
+        "tokens": spec.n_tokens,
+        "n_params": flops.n_params(model, "kaplan"),
+        **{f"params_{c}": flops.n_params(model, c) for c in flops.CONVENTIONS},
+        **{f"flops_{c}": flops.training_flops(spec, c) for c in flops.CONVENTIONS},
+        "loss": losses.get(first, math.nan),
+        "bits_per_byte": bits.get(first, math.nan),
+        "train_loss": result.get("train_loss") or math.nan,
+        **{f"loss_{name}": loss for name, loss in losses.items()},
+        "seconds": status["seconds"],
+        "device": result.get("device"),
+    }
+
+
+def _versions() -> dict[str, str]:
+    names = ("lmscale", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    versions = {"python": platform.python_version()}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that lmscale runs from, if it is one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
