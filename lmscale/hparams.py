@@ -1,0 +1,148 @@
+"""Published rules for learning rate, batch and beta2, one function a rule.
+
+Every rule is a fit to somebody's sweep: it holds for that paper's optimizer, data and sizes, counts
+parameters as that paper did, and disagrees with the others by a factor of two or three where they
+overlap. So each function says which count it takes, and none corrects for another's.
+
+Units: N in parameters, D in tokens, C in FLOPs, batches in tokens, losses in nats per token.
+"""
+
+from __future__ import annotations
+
+import math
+
+__all__ = [
+    "KAPLAN_BATCH",
+    "deepseek_batch",
+    "deepseek_flops_per_token",
+    "deepseek_lr",
+    "kaplan_critical_batch",
+    "kaplan_lr",
+    "porian_batch",
+    "porian_beta2",
+    "porian_lr",
+    "steplaw_batch",
+    "steplaw_lr",
+]
+
+#: Tokens in a batch of Kaplan et al. 2020: 512 sequences of 1024.
+KAPLAN_BATCH = 2**19
+
+#: Above this N Kaplan et al. 2020 say that their rule breaks down; it reaches zero at 1.2e10.
+_KAPLAN_LR_LIMIT = 1e10
+
+#: Tokens in a sequence of Porian et al. 2024, who count batches in sequences.
+_PORIAN_N_CTX = 2048
+
+
+def kaplan_lr(n_params: float) -> float:
+    """Peak Adam learning rate, LR(N) = 0.003239 - 0.0001395 ln N (Kaplan et al. 2020, App. D.6).
+
+    The paper writes log; only the natural one gives zero near 1e10, where it says the rule fails.
+
+    Args:
+      n_params: N without embeddings.
+
+    Raises:
+      ValueError: if N exceeds 1e10, where the authors say that the rule breaks down.
+    """
+    _require_positive(n_params=n_params)
+    if n_params > _KAPLAN_LR_LIMIT:
+        raise ValueError(
+            f"kaplan_lr holds up to n_params = {_KAPLAN_LR_LIMIT:.0e} and reaches zero at 1.2e10; "
+            f"got {n_params:g}"
+        )
+    return 0.003239 - 0.0001395 * math.log(n_params)
+
+
+def kaplan_critical_batch(loss: float) -> float:
+    """Critical batch B_crit(L) = B* / L^(1/alpha_B) in tokens (Kaplan et al. 2020, eq. 5.3).
+
+    B* = 2.1e8 tokens and alpha_B = 0.21. It depends on the loss alone, not on N.
+    """
+    _require_positive(loss=loss)
+    return 2.1e8 * loss ** (-1 / 0.21)
+
+
+def deepseek_flops_per_token(n_layer: int, d_model: int, n_ctx: int) -> float:
+    """M = 72 n_layer d_model^2 + 12 n_layer d_model n_ctx (DeepSeek LLM 2024, eq. 2).
+
+    Training FLOPs per token without the vocabulary; DeepSeek's rules take C = M D.
+    """
+    _require_positive(n_layer=n_layer, d_model=d_model, n_ctx=n_ctx)
+    return 72.0 * n_layer * d_model**2 + 12.0 * n_layer * d_model * n_ctx
+
+
+def deepseek_lr(flops: float) -> float:
+    """Peak learning rate 0.3118 C^-0.1250 (DeepSeek LLM 2024, eq. 1).
+
+    Args:
+      flops: C = M D of `deepseek_flops_per_token`; fitted on 1e17 to 2e19.
+    """
+    _require_positive(flops=flops)
+    return 0.3118 * flops**-0.1250
+
+
+def deepseek_batch(flops: float) -> float:
+    """Batch 0.2920 C^0.3271 in tokens (DeepSeek LLM 2024, eq. 1).
+
+    Args:
+      flops: C = M D of `deepseek_flops_per_token`; fitted on 1e17 to 2e19.
+    """
+    _require_positive(flops=flops)
+    return 0.2920 * flops**0.3271
+
+
+def porian_lr(n_params: float) -> float:
+    """Peak learning rate 3.7 N^-0.36 at 20 tokens a parameter (Porian et al. 2024).
+
+    Args:
+      n_params: N with the head and without the input embedding; fitted up to 2.2e8.
+    """
+    _require_positive(n_params=n_params)
+    return 3.7 * n_params**-0.36
+
+
+def porian_batch(n_params: float) -> float:
+    """Batch 0.7576 N^0.703 in tokens at 20 tokens a parameter (Porian et al. 2024).
+
+    The paper's 0.00037 N^0.703 counts sequences of 2048 tokens.
+
+    Args:
+      n_params: N with the head and without the input embedding; fitted up to 2.2e8.
+    """
+    _require_positive(n_params=n_params)
+    return 0.00037 * _PORIAN_N_CTX * n_params**0.703
+
+
+def porian_beta2(batch_tokens: float) -> float:
+    """Adam's beta2: 0.99 up to 192 sequences of 2048 tokens, 0.95 above (Porian et al. 2024).
+
+    A small batch needs a longer average of the squared gradient: 0.95 was found bad at batches of
+    up to 128 sequences.
+    """
+    _require_positive(batch_tokens=batch_tokens)
+    return 0.99 if batch_tokens <= 192 * _PORIAN_N_CTX else 0.95
+
+
+def steplaw_lr(n_params: float, n_tokens: float) -> float:
+    """Peak learning rate 1.79 N^-0.713 D^0.307 (Li et al. 2025, "StepLaw").
+
+    Args:
+      n_params: N without the vocabulary.
+      n_tokens: D.
+    """
+    _require_positive(n_params=n_params, n_tokens=n_tokens)
+    return 1.79 * n_params**-0.713 * n_tokens**0.307
+
+
+def steplaw_batch(n_tokens: float) -> float:
+    """Batch 0.58 D^0.571 in tokens (Li et al. 2025, "StepLaw"). It depends on D alone."""
+    _require_positive(n_tokens=n_tokens)
+    return 0.58 * n_tokens**0.571
+
+
+def _require_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be a positive number, not {value!r}")
