@@ -14,7 +14,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
+import numbers
+import sys
 import types
 import typing
 from dataclasses import dataclass
@@ -87,6 +88,9 @@ class TransformerSpec(_Spec):
     d_model, and `n_head` to heads of about 64. With `reuse` > 1 the `n_layer` blocks are applied
     `reuse` times each: the recurrent (Universal) Transformer of Kaplan's Fig. 17, whose effective
     depth is n_layer * reuse.
+
+    Defaults are filled in when a spec is made: `dataclasses.replace(spec, d_model=...)` keeps the
+    old d_ff, d_attn and n_head unless they are replaced too (by None, for the default again).
     """
 
     kind: ClassVar[str] = "transformer"
@@ -226,7 +230,7 @@ class OptimizerSpec(_Spec):
 
     def _check(self) -> None:
         _require(
-            math.isfinite(self.peak_lr) and self.peak_lr > 0,
+            self.peak_lr > 0,
             f"OptimizerSpec.peak_lr must be a positive number, not {self.peak_lr!r}",
         )
         _fraction(self, "beta1", "beta2")
@@ -309,9 +313,7 @@ class RunSpec(_Spec):
 
     def _check(self) -> None:
         _positive(self, "batch_size", "steps")
-        _require(
-            0 <= self.seed < 2**31, f"RunSpec.seed must be in [0, 2^31), not {self.seed!r}"
-        )
+        _require(0 <= self.seed < 2**31, f"RunSpec.seed must be in [0, 2^31), not {self.seed!r}")
         if self.eval_every is not None:
             _positive(self, "eval_every")
         _require(
@@ -319,10 +321,19 @@ class RunSpec(_Spec):
             f"ScheduleSpec.warmup_steps ({self.schedule.warmup_steps}) must not exceed "
             f"RunSpec.steps ({self.steps})",
         )
-        names = [evaluation.name for evaluation in self.evals]
+        cooldown, cycle = self.schedule.cooldown_steps, self.schedule.cycle_steps
         _require(
-            len(set(names)) == len(names), f"RunSpec.evals has two sets of one name: {names}"
+            cooldown is None or self.schedule.warmup_steps + cooldown <= self.steps,
+            f"ScheduleSpec.cooldown_steps ({cooldown}) and warmup_steps "
+            f"({self.schedule.warmup_steps}) must fit in RunSpec.steps ({self.steps})",
         )
+        _require(
+            cycle is None or cycle > self.schedule.warmup_steps,
+            f"ScheduleSpec.cycle_steps ({cycle}) must exceed warmup_steps "
+            f"({self.schedule.warmup_steps})",
+        )
+        names = [evaluation.name for evaluation in self.evals]
+        _require(len(set(names)) == len(names), f"RunSpec.evals has two sets of one name: {names}")
 
     @property
     def batch_tokens(self) -> int:
@@ -370,7 +381,9 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     """`value` as the type `hint`, or a `SpecError`. Whole floats pass as ints, ints as floats."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
-        _require(value in args, f"{where} must be one of {', '.join(map(repr, args))}, not {value!r}")
+        _require(
+            value in args, f"{where} must be one of {', '.join(map(repr, args))}, not {value!r}"
+        )
         return value
     if origin in (types.UnionType, typing.Union):
         if value is None:
@@ -393,14 +406,18 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     if hint is int:
         whole = isinstance(value, float) and value.is_integer()
         _require(
-            (hasattr(value, "__index__") or whole) and not isinstance(value, bool),
+            (isinstance(value, numbers.Integral) or whole) and not isinstance(value, bool),
             f"{where} must be a whole number, not {value!r}",
         )
         return int(value)
     if hint is float:
-        number = hasattr(value, "__float__") and not isinstance(value, bool)
-        _require(number and not math.isnan(float(value)), f"{where} must be a number, not {value!r}")
-        return float(value)
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        _require(
+            number and abs(value) <= sys.float_info.max,
+            f"{where} must be a finite number, not {value!r}",
+        )
+        # Adding zero turns -0.0 into 0.0, which is equal and must hash alike.
+        return float(value) + 0.0
     _require(isinstance(value, hint), f"{where} must be a {hint.__name__}, not {value!r}")
     return value
 
@@ -423,18 +440,20 @@ def _from_plain(hint: Any, value: Any, where: str) -> Any:
         _require(isinstance(value, dict), f"{where} must be an object, not {value!r}")
         kind = value.get("kind")
         _require(
-            kind in _MODEL_KINDS,
+            isinstance(kind, str) and kind in _MODEL_KINDS,
             f"{where}.kind must be one of {', '.join(_MODEL_KINDS)}, not {kind!r}",
         )
-        rest = {name: item for name, item in value.items() if name != "kind"}
-        return _from_plain(_MODEL_KINDS[kind], rest, where)
+        return _from_plain(_MODEL_KINDS[kind], value, where)
     if isinstance(hint, type) and issubclass(hint, _Spec):
         _require(isinstance(value, dict), f"{where} must be an object, not {value!r}")
         hints = _type_hints(hint)
+        if value.get("kind") == getattr(hint, "kind", None):
+            value = {name: item for name, item in value.items() if name != "kind"}
         unknown = sorted(set(value) - set(hints))
         _require(
             not unknown,
-            f"{where} has no field {', '.join(unknown)}; its fields are {', '.join(hints)}",
+            f"{where} has no field {', '.join(map(repr, unknown))}; its fields are "
+            f"{', '.join(hints)}",
         )
         missing = [
             field.name
@@ -443,11 +462,12 @@ def _from_plain(hint: Any, value: Any, where: str) -> Any:
         ]
         _require(not missing, f"{where} lacks the field {', '.join(missing)}")
         return hint(
-            **{name: _from_plain(hints[name], item, f"{where}.{name}") for name, item in value.items()}
+            **{
+                name: _from_plain(hints[name], item, f"{where}.{name}")
+                for name, item in value.items()
+            }
         )
     if typing.get_origin(hint) is tuple and isinstance(value, list):
         item_hint = typing.get_args(hint)[0]
-        return tuple(
-            _from_plain(item_hint, item, f"{where}[{i}]") for i, item in enumerate(value)
-        )
+        return tuple(_from_plain(item_hint, item, f"{where}[{i}]") for i, item in enumerate(value))
     return value

@@ -1,8 +1,8 @@
 """The LSTM of Kaplan et al. 2020, Fig. 7: embedding, LSTM layers, projection, tied head.
 
 Two bias vectors a layer, as in cuDNN, so that the parameter counts are the paper's own. The paper
-gives no initialisation; here each kernel is N(0, 1/fan-in), the recurrent ones orthogonal, and the
-forget gate's bias is 1 (Jozefowicz et al. 2015). The state is zero at the start of every sequence.
+gives no initialisation; here each kernel is N(0, 1/fan-in) and the forget gate's bias is 1
+(Jozefowicz et al. 2015). The state is zero at the start of every sequence.
 
 Dropout, where asked for, falls on the inputs of every layer and of the head, never on the
 recurrence.
@@ -27,14 +27,12 @@ class LSTMLayer(nnx.Module):
     """One layer: inputs [batch, time, d_in] -> hidden states [batch, time, d_hidden]."""
 
     def __init__(self, d_in: int, d_hidden: int, rngs: nnx.Rngs, *, dtype):
-        self.input_kernel = nnx.Param(
-            jax.random.normal(rngs.params(), (d_in, 4, d_hidden)) / math.sqrt(d_in)
-        )
-        orthogonal = jax.nn.initializers.orthogonal(column_axis=-1)
-        keys = jax.random.split(rngs.params(), 4)
-        self.recurrent_kernel = nnx.Param(
-            jnp.stack([orthogonal(key, (d_hidden, d_hidden)) for key in keys], axis=1)
-        )
+        def kernel(fan_in: int) -> nnx.Param:
+            normal = jax.random.normal(rngs.params(), (fan_in, 4, d_hidden))
+            return nnx.Param(normal / math.sqrt(fan_in))
+
+        self.input_kernel = kernel(d_in)
+        self.recurrent_kernel = kernel(d_hidden)
         forget = jnp.zeros((4, d_hidden)).at[GATES.index("forget")].set(1.0)
         self.input_bias = nnx.Param(forget)
         self.recurrent_bias = nnx.Param(jnp.zeros((4, d_hidden)))
@@ -149,9 +147,9 @@ def _recurrence_forward(gates, kernel):
 
 def _recurrence_backward(saved, d_hidden_states):
     hidden, cell, activated, kernel = saved
+
     def earlier(x):
         return jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
-
 
     def step(carry, xs):
         dh, dc = carry

@@ -126,33 +126,20 @@ def run_memory(spec: RunSpec, micro_batch: int) -> tuple[float, float]:
 def _make_pack(runs: tuple[Run, ...], devices: Devices, n_slots: int | None) -> Pack:
     spec = runs[0].spec
     capacity = MEMORY_SHARE * devices.memory
-    one = sum(run_memory(spec, 1))
-    if one > capacity and devices.count > 1:
-        # Too large for a device: FSDP over as many as it takes.
-        data = min(devices.count, 2 ** math.ceil(math.log2(one / capacity)))
-        run_axis = 1
-        used = data
-    else:
-        run_axis, data = min(devices.count, len(runs)), 1
-        used = run_axis
-    micro_batch = _micro_batch(spec, devices, capacity / max(1, n_slots or 1) * data)
-    state, activations = run_memory(spec, micro_batch)
+    run_axis, data = _mesh(spec, len(runs), n_slots, devices, capacity)
+    per_device = 1 if n_slots is None else n_slots // run_axis
+    micro_batch = _micro_batch(spec, devices, data, capacity / per_device)
+    memory = device_memory(spec, data, micro_batch)
     if n_slots is None:
-        if devices.kind == "cpu" or data > 1:
-            # A core trains one run faster than several packed (measured), see the README.
-            n_slots = run_axis
-        else:
-            by_memory = max(1, int(capacity // (state + activations)))
-            by_work = max(1, FILLING_TOKENS // spec.batch_tokens)
-            per_device = min(by_memory, by_work, math.ceil(len(runs) / run_axis))
-            n_slots = run_axis * per_device
-    else:
-        run_axis = math.gcd(n_slots, run_axis) if data == 1 else 1
-        used = run_axis * data
+        # A core trains one run faster than several packed; an accelerator wants to be filled.
+        if devices.kind != "cpu" and data == 1:
+            by_memory = int(capacity // memory)
+            by_work = FILLING_TOKENS // spec.batch_tokens
+            per_device = max(1, min(by_memory, by_work, math.ceil(len(runs) / run_axis)))
+        n_slots = run_axis * per_device
     total = math.fsum(flops.training_flops(run.spec, "exact") for run in runs)
-    step_flops = flops.training_flops(spec, "exact") / spec.steps
-    speed = devices.peak_flops * devices.utilisation
-    chunk = DISPATCH_SECONDS * speed * used / (step_flops * n_slots)
+    speed = devices.peak_flops * devices.utilisation * run_axis * data
+    chunk = DISPATCH_SECONDS * speed * spec.steps / (flops.training_flops(spec, "exact") * n_slots)
     longest = max(run.spec.steps for run in runs)
     return Pack(
         key=ProgramKey.of(spec),
@@ -162,17 +149,44 @@ def _make_pack(runs: tuple[Run, ...], devices: Devices, n_slots: int | None) -> 
         mesh=(run_axis, data, 1),
         micro_batch=micro_batch,
         chunk_steps=max(1, min(256, longest, 2 ** round(math.log2(max(1.0, chunk))))),
-        memory=(state + activations) * n_slots / used,
+        memory=memory * per_device,
         flops=total,
-        seconds=total / (speed * used),
+        seconds=total / speed,
     )
 
 
-def _micro_batch(spec: RunSpec, devices: Devices, capacity: float) -> int:
-    """The largest divisor of the batch whose activations fit the cache (CPU) or the memory."""
-    divisors = [d for d in range(1, spec.batch_size + 1) if spec.batch_size % d == 0]
+def device_memory(spec: RunSpec, data: int, micro_batch: int) -> float:
+    """Predicted bytes that one run takes on each of the `data` devices it is split over."""
+    state, activations = run_memory(spec, micro_batch)
+    return (state + activations) / data
+
+
+def _mesh(
+    spec: RunSpec, n_runs: int, n_slots: int | None, devices: Devices, capacity: float
+) -> tuple[int, int]:
+    """The run and data axes: as many whole runs side by side as there are, each on as few devices.
+
+    Data parallelism costs an all-reduce a step and runs side by side cost nothing, so the run axis
+    comes first. What devices are left over split each run's batch, and its state (FSDP) where one
+    device could not hold it. The cores of a CPU only ever hold whole runs.
+    """
+    n_runs = n_runs if n_slots is None else n_slots
+    options = [
+        (run_axis, data)
+        for run_axis in range(1, min(n_runs, devices.count) + 1)
+        for data in range(1, 2 if devices.kind == "cpu" else devices.count // run_axis + 1)
+        if (n_slots is None or n_slots % run_axis == 0) and spec.batch_size % data == 0
+    ]
+    fitting = [o for o in options if device_memory(spec, o[1], o[1]) <= capacity]
+    # Where nothing fits, most devices a run is the best that can be tried.
+    return max(fitting, key=lambda o: (o[0] * o[1], o[0]), default=max(options, key=lambda o: o[1]))
+
+
+def _micro_batch(spec: RunSpec, devices: Devices, data: int, capacity: float) -> int:
+    """The largest piece of the batch whose activations fit the cache (CPU) or the memory."""
+    pieces = [d for d in range(data, spec.batch_size + 1, data) if spec.batch_size % d == 0]
     if devices.kind == "cpu":
-        fitting = [d for d in divisors if d * spec.model.n_ctx <= CPU_PIECE_TOKENS]
+        fitting = [d for d in pieces if d * spec.model.n_ctx <= CPU_PIECE_TOKENS]
     else:
-        fitting = [d for d in divisors if sum(run_memory(spec, d)) <= capacity]
-    return max(fitting, default=1)
+        fitting = [d for d in pieces if device_memory(spec, data, d) <= capacity]
+    return max(fitting, default=pieces[0])

@@ -1,0 +1,120 @@
+"""IsoFLOP profiles: for a fixed budget of FLOPs, which model size reaches the lowest loss?
+
+Hoffmann et al. 2022, Fig. 3 (Approach 2). For each of several budgets, models of different sizes
+are trained for as many tokens as the budget buys, each with a cosine schedule that ends with the
+run. A parabola through the losses of a budget gives its best size, and a power law through the best
+sizes gives N_opt = k C^a. The paper found a = 0.49 and D_opt = k C^0.51: double the model, double the
+data. Kaplan et al. 2020 had found 0.73.
+
+    lmscale run isoflop                       # cpu: 4 budgets x 6 sizes, minutes on two cores
+    lmscale run isoflop --scale gpu           # 5 budgets x 7 sizes, under an hour on one H100
+    lmscale plan isoflop --scale paper --device v5p:256
+
+At paper scale the budgets, shapes, context and learning rates are those of Hoffmann et al.; the
+batch is 0.5M tokens throughout, because theirs is published for the largest models only.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from lmscale import hparams
+from lmscale.flops import n_params, training_flops_per_token
+from lmscale.sweep import (
+    Experiment,
+    chinchilla_shapes,
+    isoflop_grid,
+    transformer_ladder,
+    width_rule,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IsoFLOP(Experiment):
+    title = "IsoFLOP profiles: the best model size for a budget"
+    analyses = ("isoflop", "curves")
+
+    budgets: tuple[float, ...] = field(metadata={"help": "training FLOPs of each profile"})
+    sizes: tuple[float, ...] = field(
+        metadata={"help": "non-embedding parameters of the ladder; () takes the paper's shapes"}
+    )
+    sizes_per_budget: int = field(metadata={"help": "sizes of a profile, around its best"})
+    tokens_per_param: float = field(
+        default=20.0, metadata={"help": "tokens per parameter that each profile is centred on"}
+    )
+    n_ctx: int = 128
+    batch_size: int = field(default=4, metadata={"help": "sequences"})
+    lr_factors: tuple[float, ...] = field(
+        default=(1.0,), metadata={"help": "multiples of the learning-rate rule to try per cell"}
+    )
+    compute_dtype: str = "float32"
+    convention: str = field(
+        default="standard", metadata={"help": "what counts as FLOPs: kaplan, chinchilla, standard"}
+    )
+
+    def models(self, budget, vocab_size):
+        """The shapes of the ladder whose tokens per parameter lie closest to the centre."""
+        if self.sizes:
+            ladder = transformer_ladder(self.sizes, n_ctx=self.n_ctx, vocab_size=vocab_size)
+        else:
+            ladder = chinchilla_shapes(n_ctx=self.n_ctx, vocab_size=vocab_size)
+
+        def off_centre(model):
+            tokens = budget / training_flops_per_token(model, self.convention)
+            return abs(math.log(tokens / n_params(model, "standard") / self.tokens_per_param))
+
+        return sorted(ladder, key=off_centre)[: self.sizes_per_budget]
+
+    def learning_rate(self, model, n_tokens, batch_tokens):
+        if not self.sizes:
+            # Hoffmann et al., App. D: 2e-4 for the smallest model (44M), 1.25e-4 for the largest.
+            place = math.log(n_params(model, "chinchilla") / 44e6) / math.log(16e9 / 44e6)
+            return 2e-4 * (1.25e-4 / 2e-4) ** min(1.0, max(0.0, place))
+        if self.compute_dtype == "float32":
+            return width_rule()(model, n_tokens, batch_tokens)
+        return hparams.steplaw_lr(n_params(model, "kaplan"), n_tokens)
+
+    def runs(self, corpus):
+        return isoflop_grid(
+            self.budgets,
+            lambda budget: self.models(budget, corpus.vocab_size),
+            data=self.data(corpus),
+            evals=self.evals(corpus),
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            lr_factors=self.lr_factors,
+            convention=self.convention,
+            seeds=self.seeds,
+            compute_dtype=self.compute_dtype,
+        )
+
+
+SCALES = {
+    "cpu": IsoFLOP(
+        vocab_size=1024,
+        budgets=(5e10, 1.25e11, 3.1e11, 7.8e11),
+        sizes=(768, 1.7e3, 3e3, 7e3, 12e3, 25e3, 55e3, 1e5, 2e5),
+        sizes_per_budget=6,
+        tokens_per_param=45.0,
+    ),
+    "gpu": IsoFLOP(
+        vocab_size=8192,
+        budgets=(2.5e14, 7.5e14, 2.2e15, 6.7e15, 2e16),
+        sizes=tuple(2e5 * 2**i for i in range(10)),
+        sizes_per_budget=7,
+        n_ctx=512,
+        batch_size=64,
+        compute_dtype="bfloat16",
+        eval_tokens=2**20,
+    ),
+    "paper": IsoFLOP(
+        vocab_size=32_000,
+        budgets=(6e18, 1e19, 3e19, 6e19, 1e20, 3e20, 6e20, 1e21, 3e21),
+        sizes=(),
+        sizes_per_budget=9,
+        n_ctx=2048,
+        batch_size=256,
+        compute_dtype="bfloat16",
+        convention="chinchilla",
+        eval_tokens=2**24,
+    ),
+}

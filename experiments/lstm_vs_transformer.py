@@ -1,0 +1,139 @@
+"""LSTM against Transformer: loss over model size, and over the position in the context.
+
+Kaplan et al. 2020, Fig. 7. LSTMs of one, two and four layers and Transformers are trained on the same
+tokens. The paper found that LSTMs match Transformers on the first tokens of the context but stop
+improving after fewer than 100, so that at 400 thousand parameters they are 0.19 nats behind and at
+200 million about 0.5.
+
+    lmscale run lstm_vs_transformer                  # cpu: 5 sizes x 2 architectures x 3 seeds
+    lmscale run lstm_vs_transformer --scale gpu
+    lmscale plan lstm_vs_transformer --scale paper --device v5e:256
+
+The paper publishes neither the LSTM's training recipe nor its initialisation. Here both architectures
+share one: AdamW, cosine to a tenth, and a learning rate by width, with a search around it. At paper
+scale the widths, depths, context, batch and steps are the paper's own.
+"""
+
+from dataclasses import dataclass, field
+
+from lmscale import hparams
+from lmscale.flops import n_params
+from lmscale.spec import LSTMSpec, TransformerSpec
+from lmscale.sweep import (
+    Experiment,
+    Run,
+    lstm_shape,
+    make_run,
+    product,
+    transformer_ladder,
+    width_rule,
+)
+
+#: (n_layer, d_model) of the Transformers of Kaplan et al. 2020, Fig. 7.
+PAPER_TRANSFORMERS = (
+    *((2, 48), (2, 64), (3, 96), (3, 128), (4, 128), (6, 128), (5, 160), (3, 256), (4, 256)),
+    *((6, 256), (3, 512), (6, 384), (6, 512), (8, 512), (8, 640), (6, 1024), (12, 768)),
+    *((12, 1024), (24, 1024), (36, 1280), (48, 1600)),
+)
+#: n_layer: widths of its LSTMs.
+PAPER_LSTMS = {
+    1: tuple(2**i for i in range(5, 13)),
+    2: tuple(2**i for i in range(5, 13)),
+    4: tuple(2**i for i in range(8, 12)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSTMvsTransformer(Experiment):
+    title = "LSTM against Transformer: loss over size, and over position in the context"
+    analyses = ("size", "position", "curves")
+
+    sizes: tuple[float, ...] = field(
+        metadata={"help": "non-embedding parameters; () takes the paper's shapes"}
+    )
+    lstm_layers: tuple[int, ...] = field(metadata={"help": "one curve per number of layers"})
+    d_embed: int = field(default=512, metadata={"help": "embedding width of the LSTMs"})
+    steps: int
+    n_ctx: int
+    batch_size: int = field(metadata={"help": "sequences"})
+    lr_factors: tuple[float, ...] = field(
+        default=(1.0,), metadata={"help": "multiples of the learning-rate rule to try per cell"}
+    )
+    compute_dtype: str = "float32"
+
+    def models(self, vocab_size):
+        """(family, model) for every point of the figure."""
+        shared = {"n_ctx": self.n_ctx, "vocab_size": vocab_size}
+        if not self.sizes:
+            for n_layer, d_model in PAPER_TRANSFORMERS:
+                yield "transformer", TransformerSpec(n_layer=n_layer, d_model=d_model, **shared)
+            for n_layer, widths in PAPER_LSTMS.items():
+                for width in widths:
+                    lstm = LSTMSpec(n_layer=n_layer, d_hidden=width, **shared)
+                    yield f"lstm, {n_layer} layers", lstm
+            return
+        for model in transformer_ladder(self.sizes, **shared):
+            yield "transformer", model
+        for n_layer, size in ((n, size) for n in self.lstm_layers for size in self.sizes):
+            layers = "1 layer" if n_layer == 1 else f"{n_layer} layers"
+            lstm = lstm_shape(size, n_layer=n_layer, d_embed=self.d_embed, **shared)
+            yield f"lstm, {layers}", lstm
+
+    def learning_rate(self, model, n_tokens, batch_tokens):
+        if self.compute_dtype == "float32":
+            return width_rule()(model, n_tokens, batch_tokens)
+        return hparams.kaplan_lr(n_params(model, "kaplan"))
+
+    def runs(self, corpus):
+        return [
+            Run(
+                make_run(
+                    model,
+                    steps=self.steps,
+                    data=self.data(corpus),
+                    evals=self.evals(corpus),
+                    batch_size=self.batch_size,
+                    learning_rate=self.learning_rate,
+                    compute_dtype=self.compute_dtype,
+                    **choice,
+                ),
+                {"family": family, "lr_factor": choice["lr_factor"]},
+            )
+            for family, model in self.models(corpus.vocab_size)
+            for choice in product(lr_factor=self.lr_factors, seed=self.seeds)
+        ]
+
+
+SCALES = {
+    "cpu": LSTMvsTransformer(
+        vocab_size=1024,
+        sizes=(1e4, 2.5e4, 6e4, 1.5e5),
+        lstm_layers=(1, 2),
+        d_embed=64,
+        steps=1000,
+        n_ctx=256,
+        batch_size=4,
+        seeds=(0, 1, 2),
+    ),
+    "gpu": LSTMvsTransformer(
+        vocab_size=8192,
+        sizes=(4e5, 1.6e6, 6.4e6, 2.5e7),
+        lstm_layers=(1, 2, 4),
+        steps=4000,
+        n_ctx=1024,
+        batch_size=32,
+        compute_dtype="bfloat16",
+        eval_tokens=2**20,
+        seeds=(0, 1, 2),
+    ),
+    "paper": LSTMvsTransformer(
+        vocab_size=50_257,
+        sizes=(),
+        lstm_layers=(1, 2, 4),
+        steps=250_000,
+        n_ctx=1024,
+        batch_size=512,
+        compute_dtype="bfloat16",
+        eval_tokens=2**24,
+    ),
+}

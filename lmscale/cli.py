@@ -1,0 +1,519 @@
+"""The `lmscale` command: a thin layer over the library.
+
+Exit codes: 0 success; 2 bad usage, with one line that says what was wrong and what would be right;
+1 failure; 42 preempted, everything saved (run the same command again). With --json a command prints
+one JSON object on standard output and nothing else there; all else goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+#: Exit code that means "run me again".
+PREEMPTED = 42
+
+_EPILOG = """\
+a first study, on a laptop:
+  lmscale run isoflop                        trains a grid on the Python sources of this machine
+  lmscale advise results/isoflop-cpu --compute 1e13
+on your own text:
+  lmscale data build mytext --input ~/text --vocab-size 8192
+  lmscale run isoflop --data mytext --out results/mytext
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str):
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parse(argv)
+        return args.handler(args) or 0
+    except KeyboardInterrupt:
+        print("lmscale: interrupted", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        if not isinstance(error, _usage_errors()):
+            raise
+        print(f"lmscale {argv[0]}: {error}", file=sys.stderr)
+        return 2
+
+
+def entry_point() -> None:
+    """What the installed command runs."""
+    sys.exit(main())
+
+
+def _usage_errors() -> tuple[type[Exception], ...]:
+    """The errors that tell a user what to do, of the modules that this command has loaded."""
+    names = {
+        "lmscale.spec": "SpecError",
+        "lmscale.data": "DataError",
+        "lmscale.laws": "TableError",
+        "lmscale.laws.result": "FitError",
+        "lmscale.parallel": "MeshError",
+        "lmscale.sweep.experiment": "ExperimentError",
+        "lmscale.sweep.store": "StoreError",
+        "lmscale.sweep.devices": "DeviceError",
+    }
+    return tuple(
+        getattr(sys.modules[module], name)
+        for module, name in names.items()
+        if module in sys.modules
+    )
+
+
+# --- arguments ----------------------------------------------------------------------------------
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="lmscale",
+        description="Scaling-law experiments: declare, plan, train, fit, draw, recommend.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, handler: Callable, text: str, **kwargs) -> _Parser:
+        sub = commands.add_parser(name, help=text, description=text, **kwargs)
+        sub.set_defaults(handler=handler)
+        return sub
+
+    run = command("run", _run, "Train an experiment, then fit and draw it; resumes what is there.")
+    _experiment_arguments(run, argv)
+    run.add_argument("--out", metavar="DIR", help="store of the results (results/NAME-SCALE)")
+    run.add_argument(
+        "--shard", metavar="I/N", type=_shard, default=(0, 1), help="part I of N, from 0"
+    )
+    run.add_argument("--slots", type=_positive_int, help="runs trained side by side (planned)")
+    run.add_argument(
+        "--checkpoint-seconds", type=float, default=60.0, help="at most this much is lost to a kill"
+    )
+
+    plan = command("plan", _plan, "Show packs, memory, FLOPs and hours of an experiment.")
+    _experiment_arguments(plan, argv)
+    plan.add_argument(
+        "--device", metavar="KIND[:COUNT]", help="h100:8, v5e:256, ... (this machine)"
+    )
+    plan.add_argument("--json", action="store_true")
+
+    status = command("status", _status, "Show how far a store is.")
+    status.add_argument("dir", metavar="DIR")
+    status.add_argument("--json", action="store_true")
+
+    fit = command("fit", _fit, "Fit a law to a store or to any table of runs.")
+    fit.add_argument("table", metavar="DIR|TABLE.csv")
+    fit.add_argument("--law", required=True, help="isoflop, power, parametric, ...")
+    fit.add_argument(
+        "--columns", metavar="ROLE=COL,...", help="params=COL,tokens=COL,loss=COL,flops=COL"
+    )
+    fit.add_argument("--bootstrap", metavar="K", type=_positive_int, default=1000)
+    fit.add_argument("--json", action="store_true")
+
+    report = command("report", _report, "Draw report.html, the figures and fits.json of a store.")
+    report.add_argument("dir", metavar="DIR")
+
+    data = command("data", _data_list, "Build and list corpora.")
+    actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
+    build = actions.add_parser("build", help="text -> tokeniser and token store")
+    build.set_defaults(handler=_data_build)
+    build.add_argument("name", metavar="NAME")
+    build.add_argument(
+        "--input",
+        metavar="PATH",
+        nargs="+",
+        required=True,
+        help="files, folders, globs: .txt .jsonl (also .xz .gz .zst) .parquet",
+    )
+    build.add_argument("--vocab-size", type=_positive_int, default=4096)
+    build.add_argument("--valid-fraction", type=float, default=0.01)
+    build.add_argument("--test-fraction", type=float, default=0.01)
+    build.add_argument("--text-field", default="text", help="of .jsonl and .parquet")
+    build.add_argument(
+        "--tokenizer-from",
+        metavar="CORPUS",
+        help="take this corpus's tokeniser, for evaluation sets",
+    )
+    listing = actions.add_parser("list", help="the corpora of this machine")
+    listing.add_argument("--json", action="store_true")
+    return parser.parse_args(argv)
+
+
+def _experiment_arguments(parser: _Parser, argv: list[str]) -> None:
+    """EXPERIMENT, --scale, --data, and an option for every field of the experiment named."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="a name, or a .py file")
+    parser.add_argument("--scale", default="cpu", help="cpu, gpu, paper")
+    parser.add_argument("--data", metavar="CORPUS", default="installed-python")
+    if argv[:1] != [parser.prog.split()[-1]]:
+        return
+    # A first look, to know which experiment's fields to offer.
+    look = _Parser(prog=parser.prog, add_help=False)
+    look.add_argument("experiment", nargs="?")
+    look.add_argument("--scale", default="cpu")
+    known, _ = look.parse_known_args([a for a in argv[1:] if a not in ("-h", "--help")])
+    if known.experiment is None:
+        from lmscale.sweep.experiment import experiment_names
+
+        parser.epilog = "experiments: " + ", ".join(experiment_names())
+        return
+    from lmscale.sweep.experiment import ExperimentError, field_types, load_scales
+
+    name, doc, scales = load_scales(known.experiment)
+    if known.scale not in scales:
+        raise ExperimentError(
+            f"{name} has no scale {known.scale!r}: choose from {', '.join(scales)}"
+        )
+    experiment = scales[known.scale]
+    parser.description = doc
+    parser.set_defaults(loaded=(name, experiment))
+    group = parser.add_argument_group(f"fields of {name} at scale {known.scale}")
+    helps = {field.name: field.metadata.get("help", "") for field in dataclasses.fields(experiment)}
+    for field, (kind, many) in field_types(experiment).items():
+        default = getattr(experiment, field)
+        shown = (
+            " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in default)
+            if many
+            else default
+        )
+        group.add_argument(
+            f"--{field.replace('_', '-')}",
+            dest=f"field_{field}",
+            type=_whole if kind is int else kind,
+            nargs="+" if many else None,
+            metavar=kind.__name__.upper(),
+            help=f"{helps[field]} [{shown}]".strip().replace("%", "%%"),
+        )
+
+
+def _experiment(args: argparse.Namespace) -> tuple[str, Any]:
+    """The experiment with the user's overrides."""
+    from lmscale.sweep.experiment import ExperimentError
+
+    name, experiment = args.loaded
+    changes = {
+        key.removeprefix("field_"): tuple(value) if isinstance(value, list) else value
+        for key, value in vars(args).items()
+        if key.startswith("field_") and value is not None
+    }
+    try:
+        return name, dataclasses.replace(experiment, **changes)
+    except (TypeError, ValueError) as error:
+        raise ExperimentError(str(error)) from error
+
+
+def _whole(text: str) -> int:
+    """An int, also in the notation 1e6."""
+    value = float(text)
+    if not value.is_integer():
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}")
+    return int(value)
+
+
+_whole.__name__ = "whole number"
+
+
+def _positive_int(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise argparse.ArgumentTypeError(f"must be I/N with I from 0 to N - 1, not {text!r}")
+    return int(index), int(count)
+
+
+# --- commands -----------------------------------------------------------------------------------
+
+
+def _run(args: argparse.Namespace) -> int:
+    start_jax()
+    from lmscale.report import write_report
+    from lmscale.sweep.devices import local_devices
+    from lmscale.sweep.execute import execute
+    from lmscale.sweep.plan import make_plan, shard_runs
+    from lmscale.sweep.store import Store, only_writer
+    from lmscale.training.loop import Preempted
+
+    name, experiment = _experiment(args)
+    corpus = _corpus(args.data, experiment)
+    runs = experiment.runs(corpus)
+    store = Store(args.out or Path("results") / f"{name}-{args.scale}")
+    with only_writer(store, args.shard):
+        store.declare(name, args.scale, experiment, corpus, runs)
+        plan = make_plan(shard_runs(runs, *args.shard), local_devices(), n_slots=args.slots)
+        _say(_plan_line(plan) + f" -> {store.path}")
+        stop = _stop_on_signal()
+        try:
+            execute(
+                plan,
+                store,
+                lambda corpus_name: _corpus(corpus_name, experiment),
+                checkpoint_seconds=args.checkpoint_seconds,
+                stop=stop,
+            )
+        except Preempted:
+            store.write_table()
+            _say("preempted: every run is saved; the same command goes on from here")
+            return PREEMPTED
+        table = store.write_table()
+        page = write_report(store)
+    counts = table["status"].value_counts().to_dict()
+    _say(", ".join(f"{count} {status}" for status, count in counts.items()))
+    _say(f"report: {page}")
+    return 1 if {"failed", "out_of_memory"} & set(counts) else 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    start_jax()
+    from lmscale.sweep.devices import local_devices, parse_devices
+    from lmscale.sweep.plan import make_plan
+
+    devices = parse_devices(args.device) if args.device else local_devices()
+    name, experiment = _experiment(args)
+    corpus = _corpus(args.data, experiment)
+    plan = make_plan(experiment.runs(corpus), devices)
+    epochs = max(
+        run.spec.n_tokens / (run.spec.data.subset_tokens or corpus.n_tokens("train"))
+        for pack in plan.packs
+        for run in pack.runs
+    )
+    if args.json:
+        packs = [
+            {
+                "model": pack.key.model.label,
+                "runs": len(pack.runs),
+                "slots": pack.n_slots,
+                "mesh": dict(zip(("run", "data", "model"), pack.mesh, strict=True)),
+                "micro_batch": pack.micro_batch,
+                "chunk_steps": pack.chunk_steps,
+                "memory_bytes": pack.memory,
+                "flops": pack.flops,
+                "seconds": pack.seconds,
+            }
+            for pack in plan.packs
+        ]
+        _print_json(
+            {
+                "experiment": name,
+                "scale": args.scale,
+                "device": dataclasses.asdict(plan.devices),
+                "runs": plan.n_runs,
+                "flops": plan.flops,
+                "seconds": plan.seconds,
+                "max_epochs": epochs,
+                "packs": packs,
+            }
+        )
+        return 0
+    print(
+        f"{'model':<24}{'runs':>5}{'at once':>9}{'mesh':>10}{'micro':>7}{'GB':>8}{'FLOPs':>10}{'hours':>8}"
+    )
+    for pack in plan.packs:
+        mesh = "x".join(map(str, pack.mesh))
+        print(
+            f"{pack.key.model.label:<24}{len(pack.runs):>5}{pack.n_slots:>9}{mesh:>10}"
+            f"{pack.micro_batch:>7}{pack.memory / 1e9:>8.3g}{pack.flops:>10.3g}"
+            f"{pack.seconds / 3600:>8.3g}"
+        )
+    print(_plan_line(plan))
+    print(
+        f"time assumes {plan.devices.utilisation:.0%} of {plan.devices.peak_flops:.3g} FLOP/s a device; "
+        "GB a device is an estimate from shapes; mesh is run x data x model"
+    )
+    if epochs > 4:
+        print(
+            f"the longest run passes {epochs:.0f} times over the {corpus.n_tokens('train'):,} tokens"
+        )
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from lmscale.sweep.store import Store
+
+    store = Store.open(args.dir)
+    rows = []
+    for folder, labels in store.declared():
+        status = folder.status()
+        rows.append({"run": folder.path.name, **labels, **status})
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row["status"]] = counts.get(row["status"], 0) + 1
+    if args.json:
+        _print_json({"runs": len(rows), "counts": counts, "table": rows})
+        return 0
+    print(f"{store.path}: " + ", ".join(f"{n} {status}" for status, n in counts.items()))
+    for row in rows:
+        if row["status"] not in ("done", "pending"):
+            reason = f"  {row['reason']}" if row["reason"] else ""
+            print(f"  {row['status']:<13} {row['step']:>7}/{row['steps']:<7} {row['run']}{reason}")
+    return 0
+
+
+def _fit(args: argparse.Namespace) -> int:
+    from lmscale import laws
+
+    source, columns = args.table, args.columns
+    if Path(source).is_dir():
+        from lmscale.sweep.store import Store
+
+        table = Store.open(source).table()
+        source = table[table["best_lr"]]
+        columns = columns or "params=params_standard,tokens=tokens,loss=loss,flops=flops_standard"
+    result = laws.fit(source, args.law, columns=columns, n_bootstrap=args.bootstrap)
+    if args.json:
+        print(result.to_json())
+        return 0
+    print(f"{result.law}: {result.n_used} runs, objective {result.objective:.6g}")
+    for name, value in result.parameters.items():
+        low, high = result.intervals.get(name, (float("nan"), float("nan")))
+        print(f"  {name:<12} {value:<12.6g} [{low:.6g}, {high:.6g}]")
+    for convention, exponents in result.exponents.items():
+        text = ", ".join(f"{k}_opt ~ C^{v:.3f}" for k, v in exponents.items())
+        print(f"  {convention}: {text}")
+    for row in result.dropped:
+        print(f"  dropped {row}")
+    for warning in result.warnings:
+        _say(f"warning: {warning}")
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from lmscale.report import write_report
+    from lmscale.sweep.store import Store
+
+    store = Store.open(args.dir)
+    store.write_table()
+    print(write_report(store))
+    return 0
+
+
+def _data_build(args: argparse.Namespace) -> int:
+    from lmscale.data import build_corpus
+
+    corpus = build_corpus(
+        args.name,
+        args.input,
+        vocab_size=args.vocab_size,
+        valid_fraction=args.valid_fraction,
+        test_fraction=args.test_fraction,
+        text_field=args.text_field,
+        tokenizer_from=args.tokenizer_from,
+    )
+    for split in ("train", "valid", "test"):
+        print(
+            f"{split:<6} {corpus.n_documents(split):>9,} documents {corpus.n_bytes(split):>14,} bytes "
+            f"{corpus.n_tokens(split):>13,} tokens"
+        )
+    print(f"{corpus.name}: {corpus.path}")
+    return 0
+
+
+def _data_list(args: argparse.Namespace) -> int:
+    from lmscale.data import list_corpora
+
+    corpora = list_corpora()
+    rows = [
+        {
+            "name": corpus.name,
+            "vocab_size": corpus.vocab_size,
+            "train_tokens": corpus.n_tokens("train"),
+            "bytes_per_token": round(corpus.bytes_per_token("train"), 3),
+            "fingerprint": corpus.fingerprint,
+            "path": str(corpus.path),
+        }
+        for corpus in corpora
+    ]
+    if args.json:
+        _print_json({"corpora": rows})
+        return 0
+    for row in rows:
+        print(
+            f"{row['name']:<24} vocabulary {row['vocab_size']:>6}  {row['train_tokens']:>13,} training "
+            f"tokens  {row['bytes_per_token']:.2f} bytes a token  {row['path']}"
+        )
+    if not rows:
+        print("no corpus yet; `lmscale run isoflop` builds installed-python by itself")
+    return 0
+
+
+# --- shared -------------------------------------------------------------------------------------
+
+
+def start_jax() -> None:
+    """Settings that must come before jax looks for devices.
+
+    On a CPU every core becomes a device, so that the run axis can span the cores. Compiled programs
+    are kept between processes, the small ones too.
+    """
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    cache = os.environ.get("LMSCALE_CACHE") or Path.home() / ".cache" / "lmscale"
+    jax.config.update("jax_compilation_cache_dir", str(Path(cache) / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _corpus(name: str, experiment: Any):
+    from lmscale.data import open_corpus
+
+    # Only the built-in corpus is built to order; others bring the vocabulary they were built with.
+    return open_corpus(
+        name, vocab_size=experiment.vocab_size if name == "installed-python" else None
+    )
+
+
+def _plan_line(plan: Any) -> str:
+    hours = plan.seconds / 3600
+    time = f"{hours:.1f} h" if hours >= 1 else f"{plan.seconds / 60:.1f} min"
+    return (
+        f"{plan.n_runs} runs in {len(plan.packs)} packs, {plan.flops:.3g} FLOPs, about {time} on "
+        f"{plan.devices.count} x {plan.devices.kind}"
+    )
+
+
+def _stop_on_signal() -> Callable[[], bool]:
+    """True once SIGTERM or SIGINT has come; a second SIGINT ends the process at once."""
+    asked = []
+
+    def handle(number, frame):
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+    return lambda: bool(asked)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    json.dump(values, sys.stdout)
+    print()
+
+
+if __name__ == "__main__":
+    entry_point()
