@@ -1,0 +1,180 @@
+"""The (Mis)Fitting checklist (Li et al. 2025, 2502.18969), filled in from the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lmscale.report.section import Grid, Section
+from lmscale.report.study import Study
+from lmscale.report.wording import family_name, listed, plural, power_of_ten, si
+
+__all__ = ["checklist"]
+
+_UNKNOWN = "not recorded"
+
+
+def checklist(study: Study, sections: Sequence[Section]) -> Grid:
+    """One row a question of the checklist; what the data cannot answer is said to be so."""
+    rows = [
+        *_general(study),
+        *_hypothesis(sections),
+        *_training(study),
+        *_extraction(study, sections),
+        *_fitting(sections),
+    ]
+    return Grid(
+        caption="What a reader needs to know to judge a scaling law, after the checklist of "
+        "(Mis)Fitting (Li et al. 2025).",
+        header=["group", "question", "answer"],
+        rows=rows,
+    )
+
+
+def _fits(sections: Sequence[Section]):
+    return [
+        (f"{section.name}/{key}", fit) for section in sections for key, fit in section.fits.items()
+    ]
+
+
+def _general(study: Study) -> list[list[str]]:
+    experiment = study.experiment
+    corpus = experiment.get("corpus", {})
+    commit = experiment.get("git_commit") or "no checkout"
+    version = experiment.get("versions", {}).get("lmscale", "unknown version")
+    return [
+        ["general", "domain", f"text: {corpus.get('name', _UNKNOWN)}"],
+        ["general", "training code", f"lmscale {version}, git commit {commit}"],
+        ["general", "analysis code", "lmscale.laws and lmscale.report of the same version"],
+        ["general", "checkpoints", "runs/*/checkpoints beside this page"],
+        ["general", "metric scores", "results.csv, runs/*/result.json and metrics.jsonl"],
+    ]
+
+
+def _hypothesis(sections: Sequence[Section]) -> list[list[str]]:
+    from lmscale.laws import LAWS
+
+    fits = _fits(sections)
+    used = list(dict.fromkeys(fit.law for _, fit in fits))
+    rows = []
+    for law in used:
+        parameters = {len(fit.parameters) for _, fit in fits if fit.law == law and fit.parameters}
+        many = listed(sorted(parameters)) if parameters else "no"
+        rows.append(
+            [
+                "hypothesis",
+                f"functional form: {law}",
+                f"{LAWS[law].equation} ({LAWS[law].source}); {many} fitted parameters",
+            ]
+        )
+    rows.append(["hypothesis", "purpose", "to compare exponents and predict losses in range"])
+    rows.append(["hypothesis", "separate laws", plural(len(fits), "fit")])
+    return rows
+
+
+def _training(study: Study) -> list[list[str]]:
+    table = study.table
+    if not len(table):
+        return [["training setup", "runs", "none declared"]]
+    corpus = study.experiment.get("corpus", {})
+    factors = study.tried_lr_factors()
+    seeds = sorted({int(seed) for seed in table["seed"]})
+    runs = [
+        f"{family_name(family)} {int((table['family'] == family).sum())}"
+        for family in study.families
+    ]
+    return [
+        ["training setup", "runs per law", listed(runs)],
+        [
+            "training setup",
+            "largest FLOPs, parameters, tokens",
+            f"{power_of_ten(float(table['flops_exact'].max()))} (exact), "
+            f"{si(table['params_kaplan'].max())} without embeddings, {si(table['tokens'].max())}",
+        ],
+        [
+            "training setup",
+            "data",
+            f"{corpus.get('name', _UNKNOWN)} (fingerprint {corpus.get('fingerprint', _UNKNOWN)}), "
+            f"{si(corpus.get('train_tokens', np.nan))} training tokens, vocabulary "
+            f"{corpus.get('vocab_size', _UNKNOWN)}; {_epochs(study)}",
+        ],
+        [
+            "training setup",
+            "hyperparameters",
+            f"in full in runs/*/spec.json; batch {_range(table['batch_size'])} sequences of "
+            f"{_range(table['n_ctx'])} tokens, peak learning rate {table['peak_lr'].min():.2g} to "
+            f"{table['peak_lr'].max():.2g}, "
+            + (f"best of the factors {listed(factors)}" if len(factors) > 1 else "not searched"),
+        ],
+        ["training setup", "seeds", f"{len(seeds)} ({listed(seeds)})"],
+        [
+            "training setup",
+            "counting",
+            "parameters and FLOPs per operation, read under kaplan, chinchilla, standard and exact",
+        ],
+    ]
+
+
+def _epochs(study: Study) -> str:
+    total = study.experiment.get("corpus", {}).get("train_tokens")
+    if not total:
+        return "repeats unknown"
+    epochs = float(study.table["tokens"].max()) / total
+    return "no text repeated" if epochs <= 1 else f"the longest run sees it {epochs:.1f} times"
+
+
+def _range(column) -> str:
+    low, high = column.min(), column.max()
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _extraction(study: Study, sections: Sequence[Section]) -> list[list[str]]:
+    fits = _fits(sections)
+    table, usable = study.table, study.usable
+    dropped = sum(len(fit.dropped) for _, fit in fits)
+    done = int((table["status"] == "done").sum()) if len(table) else 0
+    points = [str(fit.n_used) for _, fit in fits]
+    name = study.eval_name
+    return [
+        ["data extraction", "points per law", listed(points) or "none"],
+        [
+            "data extraction",
+            "metric",
+            f"final loss on held-out text ({name}), nats per token, after the last step"
+            if name
+            else "final loss on held-out text; none yet",
+        ],
+        ["data extraction", "transformation", "none; laws are fitted to losses as measured"],
+        [
+            "data extraction",
+            "dropped points",
+            f"{len(table) - done} of {len(table)} runs did not end well or are not finished; "
+            f"{done - len(usable)} more are not at the best learning rate of their cell; the fits "
+            f"dropped {plural(dropped, 'row')}",
+        ],
+        [
+            "data extraction",
+            "bootstrap",
+            "; ".join(dict.fromkeys(fit.interval_method for _, fit in fits)) or "none",
+        ],
+        ["data extraction", "intermediate checkpoints", "not used"],
+    ]
+
+
+def _fitting(sections: Sequence[Section]) -> list[list[str]]:
+    fits = _fits(sections)
+    objectives = "; ".join(
+        dict.fromkeys(f"{fit.law}: {fit.objective_name}" for _, fit in fits if fit.objective_name)
+    )
+    unconverged = [name for name, fit in fits if not fit.converged]
+    return [
+        ["fitting", "method", "closed form, or damped Newton from many starts, in float64"],
+        ["fitting", "objective", objectives or "none"],
+        [
+            "fitting",
+            "converged",
+            f"all but {listed(unconverged)}" if unconverged else "every fit" if fits else "no fits",
+        ],
+        ["fitting", "validation", "guards and residuals; no runs are held out"],
+    ]

@@ -1,0 +1,602 @@
+"""IsoFLOP profiles on the page: Approach 2 of Hoffmann et al. 2022, under every convention."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lmscale import laws
+from lmscale.flops import CONVENTIONS
+from lmscale.laws import FitError, FitResult, Profile, TableError
+from lmscale.report import style
+from lmscale.report.published import EXPONENTS
+from lmscale.report.restate import Restated, native_convention, restate
+from lmscale.report.section import Chart, Grid, KeyNumber, Section
+from lmscale.report.study import Study
+from lmscale.report.wording import (
+    between,
+    family_name,
+    listed,
+    number,
+    plural,
+    power_of_ten,
+    si,
+    with_interval,
+)
+
+__all__ = ["analyse"]
+
+NAME = "isoflop"
+TITLE = "IsoFLOP profiles: the best model size for a budget"
+#: Two points always lie on a line; the third is what an exponent can be wrong about.
+LEAST_BUDGETS = 3
+
+#: What N is called under each convention.
+_N_NAMES = {
+    "kaplan": "parameters without embeddings",
+    "chinchilla": "parameters with embeddings",
+    "standard": "parameters with the head",
+    "exact": "all parameters",
+}
+
+
+@dataclass(frozen=True)
+class _Family:
+    """One family's fits: convention -> fit and how its rows were made, or why there is none."""
+
+    name: str
+    runs: pd.DataFrame
+    native: str
+    fits: dict[str, FitResult]
+    restated: dict[str, Restated]
+    failures: dict[str, str]
+    windows: dict[str, dict[str, float]]
+
+    @property
+    def fit(self) -> FitResult | None:
+        return self.fits.get(self.native)
+
+    @property
+    def exponents(self) -> dict[str, float] | None:
+        return self.fit.exponents.get(self.native) if self.fit else None
+
+
+def analyse(study: Study) -> Section:
+    """Profiles and frontier of each family, and the exponent under each convention."""
+    if "budget" not in study.table or not study.table["budget"].notna().any():
+        return Section(
+            name=NAME,
+            title=TITLE,
+            finding="No profiles: the runs of this experiment carry no budget of FLOPs.",
+        )
+    families = []
+    for name in study.families:
+        if study.table["family"].eq(name).any():
+            families.append(_fit_family(study, name))
+    fitted = [family for family in families if family.fit is not None]
+    charts = [_triptych(study, family) for family in fitted]
+    if any(fit.exponents for family in families for fit in family.fits.values()):
+        charts.append(_forest(families))
+    warnings = [w for family in families for w in _warnings(study, family)]
+    return Section(
+        name=NAME,
+        title=TITLE,
+        finding=_finding(study, families),
+        conclusive=any(family.exponents for family in families),
+        details=_details(families),
+        key_numbers=[k for family in families for k in _key_numbers(family)],
+        charts=charts,
+        grids=[*_exponent_grid(families), *[_minima_grid(family) for family in fitted]],
+        fits={
+            f"{family.name}/{convention}": fit
+            for family in families
+            for convention, fit in family.fits.items()
+        },
+        warnings=warnings,
+    )
+
+
+# --- fitting ------------------------------------------------------------------------------------
+
+
+def _fit_family(study: Study, name: str) -> _Family:
+    usable = study.usable
+    runs = usable[usable["family"] == name].dropna(subset=["budget"]).reset_index(drop=True)
+    fits, restated, failures, windows = {}, {}, {}, {}
+    if not len(runs):
+        pending = study.table[study.table["family"] == name]["status"]
+        native = study.experiment.get("fields", {}).get("convention", "standard")
+        states = listed([f"{n} {status}" for status, n in pending.value_counts().items()])
+        failures[native] = f"no run has ended well yet ({states})"
+        return _Family(name, runs, native, fits, restated, failures, windows)
+    native = native_convention(runs, CONVENTIONS)
+    order = [native, *[c for c in CONVENTIONS if c != native]]
+    anchors = {
+        budget: int(group["loss"].idxmin()) for budget, group in runs.groupby("budget", sort=True)
+    }
+    for convention in order:
+        try:
+            view = restate(runs, convention, anchors)
+            table = laws.Table.read(view.rows, convention=convention)
+            fit = laws.fit(table, "isoflop")
+        except (TableError, FitError, ValueError, np.linalg.LinAlgError) as error:
+            failures[convention] = str(error)
+            continue
+        restated[convention] = view
+        fits[convention] = _without_line_through_two(fit)
+        if convention == native:
+            anchors = _best_sizes(runs, fit, anchors)
+            windows = laws.window_spread(table)
+    return _Family(name, runs, native, fits, restated, failures, windows)
+
+
+def _without_line_through_two(fit: FitResult) -> FitResult:
+    """The fit with its exponents taken away where fewer than three budgets hold them."""
+    usable = len(fit.details["frontier"]["flops"])
+    if usable >= LEAST_BUDGETS:
+        return fit
+    return dataclasses.replace(
+        fit,
+        parameters={},
+        intervals={},
+        exponents={},
+        exponent_intervals={},
+        draws={},
+        converged=False,
+        warnings=tuple(w for w in fit.warnings if "usable profile" not in w)
+        + (
+            f"no exponent: {plural(usable, 'budget')} with a usable profile, "
+            f"and a power law that can be wrong needs {LEAST_BUDGETS}",
+        ),
+    )
+
+
+def _best_sizes(runs: pd.DataFrame, fit: FitResult, lowest: dict[float, int]) -> dict[float, int]:
+    """budget -> index of the run whose size is nearest to the profile's minimum."""
+    best = dict(lowest)
+    for profile in fit.details["profiles"]:
+        if profile.ok:
+            index = profile.row - 1
+            nearest = int(index[np.argmin(np.abs(np.log(profile.params / profile.n_opt)))])
+            best[float(runs["budget"][nearest])] = nearest
+    return best
+
+
+# --- words --------------------------------------------------------------------------------------
+
+
+def _finding(study: Study, families: list[_Family]) -> str:
+    good = [family for family in families if family.exponents]
+    if not good:
+        reasons = []
+        for family in families:
+            fit = family.fit
+            why = family.failures.get(family.native) or (fit.warnings[-1] if fit else "no fit")
+            reasons.append(f"{family_name(family.name)}: {why}")
+        return f"No exponent yet. {'; '.join(reasons)}."
+    sentences = []
+    for family in good:
+        a = with_interval(
+            family.exponents["N"], _interval(family.fit, "N", family.native), "95% interval"
+        )
+        growth = 10 ** family.exponents["N"], 10 ** family.exponents["D"]
+        if not sentences:
+            sentences.append(
+                f"The best {family_name(family.name)} for a budget grows as N ∝ C^{a}: "
+                f"ten times the compute is best spent on {number(growth[0], 2)} times the "
+                f"parameters and {number(growth[1], 2)} times the tokens"
+            )
+        else:
+            sentences.append(f"for the {family_name(family.name)} the exponent is {a}")
+    return "; ".join(sentences) + "."
+
+
+def _details(families: list[_Family]) -> list[str]:
+    paragraphs = []
+    for family in families:
+        if family.exponents is None:
+            continue
+        fit, interval = family.fit, _interval(family.fit, "N", family.native)
+        holds = [
+            f"{p.source} ({p.what}) {p.value:g}"
+            for p in EXPONENTS
+            if interval and interval[0] <= p.value <= interval[1]
+        ]
+        relation = (
+            f"The interval holds {listed(holds)}."
+            if holds
+            else "The interval holds none of the published exponents."
+        )
+        d = with_interval(family.exponents["D"], _interval(fit, "D", family.native))
+        text = (
+            f"{family_name(family.name)}, counted by the {family.native} convention in which the "
+            f"budgets were set: D ∝ C^{d}. {relation}"
+        )
+        if len(family.windows) > 1:
+            values = [w["N"] for w in family.windows.values()]
+            text += (
+                f" Other ways to read the minima (parabolas over sizes within a factor of 2 up to "
+                f"all of them, and Porian's Akima spline) give exponents from "
+                f"{between((min(values), max(values)), 2)}."
+            )
+        paragraphs.append(text)
+    others = [f for f in families if any(c != f.native and f.fits[c].exponents for c in f.fits)]
+    if others:
+        paragraphs.append(
+            "Under another convention the runs of a budget no longer cost the same, so each budget "
+            "is restated as what its best size costs there, and every size's loss is read at that "
+            "cost from its own runs, interpolated between neighbouring budgets. Neighbouring "
+            "profiles then share runs, so those intervals are somewhat too narrow."
+        )
+    return paragraphs
+
+
+def _interval(fit: FitResult, symbol: str, convention: str) -> tuple[float, float] | None:
+    found = fit.exponent_intervals.get(convention, {}).get(symbol)
+    return found if found and all(math.isfinite(edge) for edge in found) else None
+
+
+def _key_numbers(family: _Family) -> list[KeyNumber]:
+    if family.exponents is None:
+        return []
+    fit = family.fit
+    numbers = []
+    for symbol in ("N", "D"):
+        interval = _interval(fit, symbol, family.native)
+        value = with_interval(family.exponents[symbol], interval)
+        numbers.append(
+            KeyNumber(
+                label=f"exponent of {symbol}_opt, {family_name(family.name)}",
+                value=value.split(" (")[0],
+                interval=between(interval) if interval else "no interval",
+            )
+        )
+    last = [profile for profile in fit.details["profiles"] if profile.ok][-1]
+    ratio, interval = _tokens_per_param(last)
+    numbers.append(
+        KeyNumber(
+            label=f"tokens per parameter at {power_of_ten(last.flops)} FLOPs, "
+            f"{family_name(family.name)}",
+            value=number(ratio),
+            interval=f"{number(interval[0], 2)} to {number(interval[1], 2)}" if interval else "",
+        )
+    )
+    return numbers
+
+
+def _tokens_per_param(profile: Profile) -> tuple[float, tuple[float, float] | None]:
+    ratio = profile.d_opt / profile.n_opt
+    draws = profile.draws[1] - profile.draws[0] if profile.draws.size else np.empty(0)
+    draws = draws[np.isfinite(draws)]
+    if len(draws) < 20:
+        return ratio, None
+    low, high = np.exp(np.percentile(draws, [2.5, 97.5]))
+    return ratio, (float(low), float(high))
+
+
+def _warnings(study: Study, family: _Family) -> list[str]:
+    name = family_name(family.name)
+    warnings = []
+    for convention, why in family.failures.items():
+        warnings.append(f"{name}, {convention}: no fit, because {why}.")
+    for convention, fit in family.fits.items():
+        for warning in fit.warnings:
+            if convention == family.native or "no exponent" in warning:
+                warnings.append(f"{name}, {convention}: {_sentence(warning)}")
+    lost = study.table[
+        (study.table["family"] == family.name)
+        & ~study.table["status"].isin(["done", "pending", "running"])
+    ]
+    if len(lost):
+        kinds = listed([f"{n} {status}" for status, n in lost["status"].value_counts().items()])
+        warnings.append(f"{name}: the profiles lack runs that did not end well ({kinds}).")
+    waiting = study.table[
+        (study.table["family"] == family.name)
+        & study.table["status"].isin(["pending", "running", "preempted"])
+    ]
+    if len(waiting):
+        warnings.append(f"{name}: {plural(len(waiting), 'run')} not finished, so this will change.")
+    warnings += [f"{name}: {text}" for text in study.lr_edge_warning(family.name)]
+    return warnings
+
+
+def _sentence(text: str) -> str:
+    text = text[0].upper() + text[1:]
+    return text if text.endswith(".") else text + "."
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def _exponent_grid(families: list[_Family]) -> list[Grid]:
+    rows = []
+    for family in families:
+        for convention in (family.native, *[c for c in CONVENTIONS if c != family.native]):
+            fit = family.fits.get(convention)
+            if fit is None and convention not in family.failures:
+                continue
+            label = convention + (" (grid)" if convention == family.native else "")
+            exponents = fit.exponents.get(convention) if fit else None
+            if exponents is None:
+                why = family.failures.get(convention) or fit.warnings[-1]
+                rows.append([family_name(family.name), label, "–", "–", "–", why])
+                continue
+            used = len(fit.details["frontier"]["flops"])
+            rows.append(
+                [
+                    family_name(family.name),
+                    label,
+                    with_interval(exponents["N"], _interval(fit, "N", convention)),
+                    with_interval(exponents["D"], _interval(fit, "D", convention)),
+                    f"{used} of {len(fit.details['profiles'])}",
+                    _how(family.restated[convention]),
+                ]
+            )
+    if not rows:
+        return []
+    return [
+        Grid(
+            caption="The exponents of N_opt ∝ C^a and D_opt ∝ C^b under each convention of counting "
+            "N and C, with 95% intervals.",
+            header=["family", "convention", "a", "b", "budgets used", "how the runs were grouped"],
+            rows=rows,
+            numeric=(2, 3, 4),
+        )
+    ]
+
+
+def _how(view: Restated) -> str:
+    if view.reach <= 1.0 and view.moved == 0.0:
+        return view.how
+    return (
+        f"{view.how}; {view.moved:.0%} of the losses were, the farthest "
+        f"{view.reach:.2g}x from its nearest run"
+    )
+
+
+def _minima_grid(family: _Family) -> Grid:
+    rows = []
+    for p in family.fit.details["profiles"]:
+        if p.ok:
+            ratio, interval = _tokens_per_param(p)
+            per = number(ratio) + (
+                f" ({number(interval[0], 2)} to {number(interval[1], 2)})" if interval else ""
+            )
+            rows.append(
+                [
+                    power_of_ten(p.flops, 3),
+                    f"{si(p.n_opt)} ({si(p.n_interval[0])} to {si(p.n_interval[1])})",
+                    f"{si(p.d_opt)} ({si(p.d_interval[0])} to {si(p.d_interval[1])})",
+                    per,
+                    with_interval(p.loss_opt, p.loss_interval),
+                    "convex, minimum inside",
+                ]
+            )
+        else:
+            rows.append([power_of_ten(p.flops, 3), "–", "–", "–", "–", f"{p.flag}: {p.reason}"])
+    return Grid(
+        caption=f"The minima of the {family_name(family.name)} profiles "
+        f"({family.native} convention), with 95% intervals.",
+        header=["C (FLOPs)", "N_opt", "D_opt (tokens)", "tokens per N", "loss (nats)", "guards"],
+        rows=rows,
+        numeric=(0, 1, 2, 3, 4),
+    )
+
+
+# --- figures ------------------------------------------------------------------------------------
+
+
+def _triptych(study: Study, family: _Family) -> Chart:
+    """Hoffmann et al. 2022, Fig. 3."""
+    fit: FitResult = family.fit
+    profiles: tuple[Profile, ...] = fit.details["profiles"]
+    colours = style.ordered_colours([p.flops for p in profiles])
+    with style.canvas(10.6, 3.9) as figure:
+        left, middle, right = figure.subplots(1, 3, width_ratios=[1.25, 1, 1])
+        handles = [_draw_profile(left, p, colours[p.flops]) for p in profiles]
+        left.set(xlabel=f"N, {_N_NAMES[family.native]}", ylabel="loss (nats per token)")
+        left.set_title("Profiles")
+        style.log_axis(left.xaxis, "count")
+        _bits_axis(study, left)
+        for axes, symbol, title in (
+            (middle, "N", "Best size"),
+            (right, "D", "Best number of tokens"),
+        ):
+            _draw_frontier(axes, fit, family.native, symbol, colours)
+            axes.set_title(title)
+        figure.legend(
+            handles,
+            [power_of_ten(p.flops) for p in profiles],
+            title="budget C (FLOPs)",
+            title_fontsize=8,
+            loc="outside upper center",
+            ncols=min(len(profiles), 9),
+            handletextpad=0.3,
+            columnspacing=1.4,
+        )
+        bad = [p for p in profiles if not p.ok]
+        caption = (
+            f"IsoFLOP profiles of the {family_name(family.name)} (Hoffmann et al. 2022, Fig. 3). "
+            f"Left: final loss over model size, one colour a budget; the parabola is fitted to the "
+            f"filled points, diamonds mark its minimum. Middle and right: the minima and the power "
+            f"law through them; bars and bands are 95% intervals ({fit.interval_method})."
+        )
+        if bad:
+            caption += (
+                f" Dashed: {plural(len(bad), 'profile')} that the power law leaves out ("
+                + "; ".join(f"{power_of_ten(p.flops)}: {p.reason}" for p in bad)
+                + ")."
+            )
+        exponents = fit.exponents.get(family.native)
+        alt = f"{len(profiles)} IsoFLOP profiles of {family_name(family.name)}"
+        if exponents:
+            alt += f"; best size grows with compute to the power {exponents['N']:.3f}"
+        return style.render(
+            figure, name=f"{NAME}-{_slug(family.name)}", caption=caption, alt=alt + "."
+        )
+
+
+def _draw_profile(axes: Any, p: Profile, colour: str) -> Any:
+    handle = axes.plot(p.params[p.used], p.loss[p.used], "o", color=colour, zorder=3)[0]
+    axes.plot(
+        p.params[~p.used], p.loss[~p.used], "o", mfc=style.PAPER, mec=colour, color=colour, zorder=3
+    )
+    if p.coefficients is not None and p.used.sum() >= 3:
+        inside = p.params[p.used]
+        grid = np.geomspace(inside.min() / 1.15, inside.max() * 1.15, 80)
+        axes.plot(grid, p.curve(grid), color=colour, linestyle="-" if p.ok else (0, (4, 2)), lw=1.3)
+    if p.ok:
+        axes.plot(p.n_opt, p.loss_opt, "D", ms=6, color=colour, mec=style.INK, mew=0.9, zorder=4)
+    else:
+        at = int(np.argmax(p.params))
+        axes.annotate(
+            p.flag,
+            (p.params[at], p.loss[at]),
+            xytext=(4, 4),
+            textcoords="offset points",
+            color=style.ALARM,
+            fontsize=7.5,
+        )
+    return handle
+
+
+def _draw_frontier(
+    axes: Any, fit: FitResult, convention: str, symbol: str, colours: dict[float, str]
+) -> None:
+    name, k = ("a", "k_N") if symbol == "N" else ("b", "k_D")
+    good = [p for p in fit.details["profiles"] if p.ok]
+    if good:
+        flops = np.array([p.flops for p in good])
+        value = np.array([p.n_opt if symbol == "N" else p.d_opt for p in good])
+        edges = np.array([p.n_interval if symbol == "N" else p.d_interval for p in good])
+        spread = max(2.0, (flops.max() / flops.min()) ** 0.15)
+        axes.set_xlim(flops.min() / spread, flops.max() * spread)
+        if fit.parameters:
+            grid = np.geomspace(flops.min() / spread, flops.max() * spread, 60)
+            line = fit.parameters[k] * grid ** fit.parameters[name]
+            axes.plot(grid, line, color=style.INK, lw=1.2)
+            if fit.draws:
+                drawn = fit.draws[k][:, None] * grid ** fit.draws[name][:, None]
+                low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+                axes.fill_between(grid, low, high, color=style.MUTED, alpha=0.22, lw=0)
+            interval = _interval(fit, symbol, convention)
+            exponent = with_interval(fit.parameters[name], interval)
+            axes.annotate(
+                f"{symbol} ∝ C^{exponent.split(' (')[0]}\n({exponent.split(' (')[1]}",
+                (0.04, 0.96),
+                xycoords="axes fraction",
+                va="top",
+                fontsize=8.5,
+                linespacing=1.4,
+            )
+        for c, v, (low, high) in zip(flops, value, edges, strict=True):
+            if math.isfinite(low) and math.isfinite(high):
+                axes.plot([c, c], [low, high], color=colours[c], lw=1.6)
+            axes.plot(c, v, "D", ms=6, color=colours[c], mec=style.INK, mew=0.9, zorder=4)
+    if not fit.parameters:
+        axes.annotate(
+            f"no exponent: {plural(len(good), 'usable profile')}",
+            (0.5, 0.5),
+            xycoords="axes fraction",
+            ha="center",
+            color=style.ALARM,
+        )
+    axes.set_xlabel("C (FLOPs)")
+    axes.set_ylabel("N_opt" if symbol == "N" else "D_opt (tokens)")
+    style.log_axis(axes.xaxis, "power")
+    style.log_axis(axes.yaxis, "count")
+
+
+def _bits_axis(study: Study, axes: Any) -> None:
+    """A second scale in bits per byte, where the tokeniser is known."""
+    bits = study.bits_per_nat
+    if bits is None:
+        return
+    other = axes.secondary_yaxis("right", functions=(lambda y: y * bits, lambda y: y / bits))
+    other.set_ylabel("bits per byte", color=style.MUTED)
+    other.spines["right"].set_visible(True)
+
+
+def _forest(families: list[_Family]) -> Chart:
+    """Our exponents under every convention above the published ones."""
+    styles = style.family_styles([family.name for family in families])
+    rows: list[tuple[str, float, tuple[float, float] | None, dict[str, Any]]] = []
+    headings: list[tuple[int, str]] = []
+    for family in families:
+        shown = [c for c in CONVENTIONS if c in family.fits and family.fits[c].exponents]
+        if not shown:
+            continue
+        headings.append((len(rows), family_name(family.name) + ", this experiment"))
+        rows.append(None)
+        for convention in shown:
+            fit = family.fits[convention]
+            native = convention == family.native
+            rows.append(
+                (
+                    convention + (" (grid)" if native else ""),
+                    fit.exponents[convention]["N"],
+                    _interval(fit, "N", convention),
+                    {**styles[family.name], "mfc": None if native else style.PAPER},
+                )
+            )
+    headings.append((len(rows), "published"))
+    rows.append(None)
+    for p in EXPONENTS:
+        look = {"color": style.MUTED, "marker": "o", "mfc": None}
+        rows.append((f"{p.source}, {p.what}", p.value, p.interval, look))
+    with style.canvas(7.6, 0.75 + 0.235 * len(rows)) as figure:
+        axes = figure.subplots()
+        axes.axvline(0.5, color=style.MUTED, lw=0.8, ls=(0, (4, 3)), zorder=0)
+        for y, row in enumerate(rows):
+            if row is None:
+                continue
+            label, value, interval, look = row
+            if interval is not None:
+                axes.plot(interval, [y, y], color=look["color"], lw=1.8, solid_capstyle="butt")
+            axes.plot(
+                value,
+                y,
+                look["marker"],
+                color=look["color"],
+                mfc=look["mfc"] or look["color"],
+                mew=1.2,
+                ms=5.5,
+            )
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_yticks(
+            [y for y, row in enumerate(rows) if row],
+            [row[0] for row in rows if row],
+        )
+        for y, text in headings:
+            axes.annotate(
+                text,
+                (0, y),
+                xycoords=("axes fraction", "data"),
+                xytext=(-6, 0),
+                textcoords="offset points",
+                ha="right",
+                va="center",
+                weight="bold",
+            )
+        axes.tick_params(axis="y", length=0)
+        axes.grid(False, axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel("exponent a of N_opt ∝ C^a")
+        return style.render(
+            figure,
+            name=f"{NAME}-exponents",
+            caption="The exponent a under every convention of counting N and C, beside published "
+            "values. Filled: the count in which the grid's budgets were set; hollow: the same runs "
+            "read under another count. Bars are 95% intervals, except Hoffmann's (80%); Kaplan et "
+            "al. give none. The dashed line is equal growth of N and D.",
+            alt="Exponents with intervals under each convention, and published exponents.",
+        )
+
+
+def _slug(family: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in family).split()).lower()

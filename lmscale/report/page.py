@@ -1,0 +1,357 @@
+"""The page: one file of HTML that needs nothing else, in light, in dark and on paper."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from string import Template
+from typing import Any
+
+import pandas as pd
+
+from lmscale.report import style
+from lmscale.report.checklist import checklist
+from lmscale.report.section import Chart, Grid, KeyNumber, Section
+from lmscale.report.study import Study
+from lmscale.report.wording import (
+    count,
+    duration,
+    family_name,
+    listed,
+    number,
+    plural,
+    power_of_ten,
+    si,
+)
+
+__all__ = ["page"]
+
+#: What each convention counts, in two lines.
+_CONVENTIONS = {
+    "kaplan": "N counts the weight matrices without embeddings and head; C = 6 N D. Neither counts "
+    "the vocabulary, which dominates small models (Kaplan et al. 2020).",
+    "chinchilla": "N counts the vocabulary's matrices too; C adds up the matrix products, attention "
+    "and vocabulary forward, times three (Hoffmann et al. 2022, App. F).",
+    "standard": "N counts the head but not the input embedding; C = 6 N D. So what is computed is "
+    "what is counted (Porian et al. 2024).",
+    "exact": "N counts every stored scalar; C counts every operation, forward and backward, as the "
+    "program computes it.",
+}
+
+
+def page(study: Study, sections: Sequence[Section]) -> str:
+    """The whole report as HTML."""
+    experiment = study.experiment
+    title = experiment.get("title") or experiment.get("name", "experiment")
+    files = resources.files("lmscale.report")
+    template = Template((files / "page.html").read_text())
+    body = "\n".join(
+        [
+            _head(study, sections, title),
+            *[_section(section) for section in sections],
+            _runs(study),
+            _made(study),
+            _anchor("checklist", "Checklist", _grid(checklist(study, sections))),
+        ]
+    )
+    return template.substitute(
+        page_title=_text(title),
+        light=style.css_colours(dark=False),
+        dark=style.css_colours(dark=True),
+        css=(files / "page.css").read_text(),
+        body=body,
+    )
+
+
+# --- pieces -------------------------------------------------------------------------------------
+
+
+def _text(value: Any) -> str:
+    """Escaped; N_opt, N ∝ C^0.5 and T^−c set with sub- and superscripts."""
+    text = str(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = text.replace('"', "&quot;")
+    text = re.sub(r"\b([A-Z])_(opt|c|min)\b", r"<i>\1</i><sub>\2</sub>", text)
+    return re.sub(r"\b([CTN])\^(−?(?:[\d.]+\d|[abcα]))", r"<i>\1</i><sup>\2</sup>", text)
+
+
+def _plain(value: Any) -> str:
+    return (
+        str(value)
+        .replace("&", "&amp;")
+        .replace("<", "&lt;")
+        .replace(">", "&gt;")
+        .replace('"', "&quot;")
+    )
+
+
+def _anchor(name: str, title: str, *content: str) -> str:
+    return (
+        f'<section id="{name}" aria-labelledby="{name}-title">\n'
+        f'<h2 id="{name}-title">{_text(title)}</h2>\n' + "\n".join(content) + "\n</section>"
+    )
+
+
+def _head(study: Study, sections: Sequence[Section], title: str) -> str:
+    experiment = study.experiment
+    lead = next((s for s in sections if s.conclusive), sections[0] if sections else None)
+    finding = lead.finding if lead else "No analysis is declared for this experiment."
+    numbers = [n for section in sections for n in section.key_numbers] + _run_numbers(study)
+    links = [(s.name, s.title) for s in sections]
+    links += [("runs", "All runs"), ("made", "How it was made"), ("checklist", "Checklist")]
+    unfinished = _unfinished(study)
+    return "\n".join(
+        [
+            "<header>",
+            f'<p class="kicker">lmscale · {_plain(experiment.get("name", ""))} · '
+            f"{_plain(experiment.get('scale', ''))} scale</p>",
+            f"<h1>{_text(title)}</h1>",
+            f'<p class="lead">{_text(finding)}</p>',
+            *([f'<ul class="warnings"><li>{_text(unfinished)}</li></ul>'] if unfinished else []),
+            '<dl class="numbers">',
+            *[_key_number(n) for n in numbers],
+            "</dl>",
+            "<nav>" + "".join(f'<a href="#{a}">{_text(b)}</a>' for a, b in links) + "</nav>",
+            "</header>",
+        ]
+    )
+
+
+def _unfinished(study: Study) -> str:
+    if not len(study.table):
+        return "This experiment declares no runs."
+    waiting = study.table[study.table["status"].isin(["pending", "running", "preempted"])]
+    if not len(waiting):
+        return ""
+    states = listed([f"{n} {status}" for status, n in waiting["status"].value_counts().items()])
+    return (
+        f"The experiment is not finished: {states} of {plural(len(study.table), 'run')}. "
+        f"What follows is drawn from the rest."
+    )
+
+
+def _run_numbers(study: Study) -> list[KeyNumber]:
+    if not len(study.table):
+        return []
+    table = study.table
+    done = table[table["status"] == "done"]
+    numbers = [
+        KeyNumber(
+            label="runs trained to the end",
+            value=count(len(done)),
+            interval=f"of {len(table):,}",
+        )
+    ]
+    if len(done):
+        best = done.loc[done["loss"].idxmin()]
+        bits = best["bits_per_byte"]
+        numbers.append(
+            KeyNumber(
+                label=f"lowest loss, {family_name(best['family'])} of {si(best['params_kaplan'])}, "
+                f"nats per token",
+                value=f"{best['loss']:.3f}",
+                interval=f"{bits:.3f} bits per byte" if math.isfinite(bits) else "",
+            )
+        )
+        numbers.append(
+            KeyNumber(
+                label="training FLOPs spent (exact)",
+                value=power_of_ten(float(done["flops_exact"].sum())),
+                interval=f"{duration(float(table['seconds'].sum()))} of runs",
+            )
+        )
+    return numbers
+
+
+def _key_number(item: KeyNumber) -> str:
+    return (
+        f'<div><dt>{_text(item.label)}</dt><dd class="value">{_plain(item.value)}</dd>'
+        f'<dd class="interval">{_plain(item.interval)}</dd></div>'
+    )
+
+
+def _section(section: Section) -> str:
+    return _anchor(
+        section.name,
+        section.title,
+        f'<p class="finding">{_text(section.finding)}</p>',
+        *[f"<p>{_text(paragraph)}</p>" for paragraph in section.details],
+        *[_figure(chart) for chart in section.charts],
+        *[_grid(grid) for grid in section.grids],
+        _warnings(section.warnings),
+    )
+
+
+def _figure(chart: Chart) -> str:
+    svg = style.inline(chart).replace(
+        "<svg", f'<svg role="img" aria-label="{_plain(chart.alt)}"', 1
+    )
+    width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg).group(1))
+    # 72 points an inch; 1.4 makes 8-point labels as large as the caption.
+    svg = svg.replace(
+        "<svg", f'<svg style="width:{min(1080, width * 1.4):.0f}px;max-width:100%"', 1
+    )
+    stem = f"figures/{chart.name}"
+    return (
+        f'<figure id="{chart.name}">\n<div class="plate">{svg}</div>\n'
+        f"<figcaption>{_text(chart.caption)} "
+        f'<span class="files"><a href="{stem}.png">PNG</a> <a href="{stem}.svg">SVG</a></span>'
+        f"</figcaption>\n</figure>"
+    )
+
+
+def _warnings(warnings: Iterable[str]) -> str:
+    unique = list(dict.fromkeys(warnings))
+    if not unique:
+        return ""
+    items = "".join(f"<li>{_text(warning)}</li>" for warning in unique)
+    return f'<ul class="warnings" aria-label="Warnings">{items}</ul>'
+
+
+def _grid(grid: Grid) -> str:
+    def cells(tag: str, row: Sequence[str]) -> str:
+        parts = []
+        for index, cell in enumerate(row):
+            kind = ' class="n"' if index in grid.numeric else ""
+            scope = ' scope="col"' if tag == "th" else ""
+            parts.append(f"<{tag}{kind}{scope}>{_text(cell)}</{tag}>")
+        return "<tr>" + "".join(parts) + "</tr>"
+
+    rows = "\n".join(cells("td", row) for row in grid.rows)
+    return (
+        f'<div class="sheet" tabindex="0" role="group"><table><caption>{_text(grid.caption)}'
+        f"</caption>\n<thead>{cells('th', grid.header)}</thead>\n<tbody>\n{rows}\n</tbody></table></div>"
+    )
+
+
+# --- runs ---------------------------------------------------------------------------------------
+
+#: heading, flush right, sort value, shown text.
+_COLUMNS = (
+    ("status", False, lambda r: r["status"], None),
+    ("family", False, lambda r: family_name(r["family"]), None),
+    ("layers × width", True, lambda r: r["width"], lambda r: f"{r['n_layer']} × {r['width']}"),
+    ("N", True, lambda r: r["params_kaplan"], lambda r: si(r["params_kaplan"])),
+    ("budget", True, lambda r: r.get("budget"), lambda r: power_of_ten(r.get("budget"), 3)),
+    ("tokens", True, lambda r: r["tokens"], lambda r: si(r["tokens"])),
+    (
+        "FLOPs (exact)",
+        True,
+        lambda r: r["flops_exact"],
+        lambda r: power_of_ten(r["flops_exact"], 3),
+    ),
+    ("peak LR", True, lambda r: r["peak_lr"], lambda r: f"{r['peak_lr']:.2g}"),
+    ("seed", True, lambda r: r["seed"], lambda r: str(r["seed"])),
+    ("loss", True, lambda r: r["loss"], lambda r: _fixed(r["loss"])),
+    ("bits/byte", True, lambda r: r["bits_per_byte"], lambda r: _fixed(r["bits_per_byte"])),
+    ("time", True, lambda r: r["seconds"], lambda r: duration(r["seconds"])),
+)
+
+
+def _fixed(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "–"
+
+
+def _runs(study: Study) -> str:
+    table = study.table
+    if not len(table):
+        return _anchor("runs", "All runs", "<p>None.</p>")
+    columns = [c for c in _COLUMNS if c[0] != "budget" or "budget" in table]
+    head = "".join(
+        f'<th scope="col"{" class=n" if right else ""}><button type="button">{name}</button></th>'
+        for name, right, _, _ in columns
+    )
+    order = ["family", *(["budget"] if "budget" in table else []), "params_kaplan", "seed"]
+    rows = [_run(row, columns) for _, row in table.sort_values(order, kind="stable").iterrows()]
+    counts = listed([f"{n} {status}" for status, n in table["status"].value_counts().items()])
+    return _anchor(
+        "runs",
+        "All runs",
+        f"<p>{plural(len(table), 'run')}: {counts}. N counts no embeddings. Grey rows were set "
+        f"aside for a better learning rate in the same cell, or have not ended well. Click a heading "
+        f"to sort.</p>",
+        '<div class="sheet tall" tabindex="0" role="group" aria-label="All runs">'
+        f'<table class="sortable"><thead><tr>{head}</tr></thead>\n<tbody>\n'
+        + "\n".join(rows)
+        + "\n</tbody></table></div>",
+    )
+
+
+def _run(row: pd.Series, columns: Sequence[tuple]) -> str:
+    cells = []
+    for name, right, value, shown in columns:
+        raw = value(row)
+        missing = raw is None or (isinstance(raw, float) and not math.isfinite(raw))
+        data = "" if missing else _plain(raw)
+        if name == "status":
+            text = f'<span class="chip {_plain(raw)}">{_plain(str(raw).replace("_", " "))}</span>'
+            if isinstance(row["reason"], str) and row["reason"]:
+                text += f' <span class="reason">{_plain(row["reason"])}</span>'
+        else:
+            text = _plain(shown(row) if shown else raw)
+        cells.append(f'<td{" class=n" if right else ""} data-value="{data}">{text}</td>')
+    aside = "" if row["best_lr"] else ' class="set-aside"'
+    return f'<tr{aside} title="{_plain(row["run"])}">' + "".join(cells) + "</tr>"
+
+
+# --- how it was made ----------------------------------------------------------------------------
+
+
+def _made(study: Study) -> str:
+    experiment = study.experiment
+    corpus = experiment.get("corpus", {})
+    command = experiment.get("command") or (
+        f"lmscale run {experiment.get('name')} --scale {experiment.get('scale')}"
+    )
+    if isinstance(command, (list, tuple)):
+        command = " ".join(command)
+    facts = [("command", f"<code>{_plain(command)}</code>")]
+    if corpus:
+        text = f"{_plain(corpus.get('name'))}, {si(corpus.get('train_tokens'))} training tokens"
+        text += f" of a vocabulary of {corpus.get('vocab_size')}"
+        if corpus.get("bytes_per_token"):
+            text += f", {number(corpus['bytes_per_token'])} bytes per token"
+        text += f", fingerprint <code>{_plain(corpus.get('fingerprint'))}</code>"
+        facts.append(("corpus", text))
+    bits = study.bits_per_nat
+    facts.append(
+        (
+            "loss",
+            "mean cross-entropy on held-out text, in nats per token"
+            + (
+                f" (set “{_plain(study.eval_name)}”; 1 nat per token is {number(bits, 4)} bits per byte)"
+                if bits
+                else ""
+            ),
+        )
+    )
+    if "device" in study.table:
+        devices = study.table["device"].dropna().value_counts()
+        if len(devices):
+            facts.append(("device", _plain(listed(list(devices.index)))))
+    versions = experiment.get("versions", {})
+    facts.append(("versions", _plain(", ".join(f"{k} {v}" for k, v in versions.items()))))
+    commit = experiment.get("git_commit")
+    facts.append(("git commit", f"<code>{_plain(commit)}</code>" if commit else "not a checkout"))
+    fields = experiment.get("fields", {})
+    if fields:
+        shown = "; ".join(f"{k} = {_field(v)}" for k, v in fields.items())
+        facts.append(("declared", _plain(shown)))
+    rows = "".join(f"<dt>{k}</dt><dd>{v}</dd>" for k, v in facts)
+    conventions = "".join(f"<dt>{k}</dt><dd>{_plain(v)}</dd>" for k, v in _CONVENTIONS.items())
+    return _anchor(
+        "made",
+        "How it was made",
+        f'<dl class="made">{rows}</dl>',
+        "<p>Four conventions of counting parameters N and training FLOPs C:</p>",
+        f'<dl class="made">{conventions}</dl>',
+    )
+
+
+def _field(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "(" + ", ".join(_field(item) for item in value) + ")"
+    if isinstance(value, float) and abs(value) >= 1e6:
+        return power_of_ten(value, 3)
+    return str(value)

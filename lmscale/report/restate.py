@@ -1,0 +1,139 @@
+"""The runs of an IsoFLOP grid read under another convention of counting FLOPs.
+
+A grid holds one count of FLOPs constant within a budget. Under another count its runs no longer share
+a budget: the small models, most of whose FLOPs are the head's, lose more than the large ones. To
+group them by their old budget would compare models at unequal compute. So each budget is restated as
+what its own best size costs under the new count, and every size's loss is read there from its own
+runs: interpolated between the neighbours below and above, about a smooth surface.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+__all__ = ["Restated", "budget_spread", "native_convention", "restate"]
+
+#: Runs whose FLOPs differ by less than this factor share a budget.
+SAME = 1.1
+#: Fewest runs that a quadratic surface with its six coefficients is fitted to.
+_LEAST_RUNS = 9
+
+
+@dataclass(frozen=True)
+class Restated:
+    """Rows params, tokens, flops, loss, budget (and seed) for a fit of profiles.
+
+    `how` says in words what was done; `moved` is the share of losses that were read between runs, and
+    `reach` the largest factor in FLOPs from a reading to its nearest run.
+    """
+
+    rows: pd.DataFrame
+    how: str
+    moved: float = 0.0
+    reach: float = 1.0
+
+
+def budget_spread(runs: pd.DataFrame, convention: str) -> float:
+    """The largest ratio of FLOPs within one budget."""
+    flops = runs.groupby("budget")[f"flops_{convention}"]
+    return float((flops.max() / flops.min()).max())
+
+
+def native_convention(runs: pd.DataFrame, conventions: tuple[str, ...]) -> str:
+    """The convention under which the runs of a budget agree best: the one the grid was made in."""
+    return min(conventions, key=lambda convention: budget_spread(runs, convention))
+
+
+def restate(runs: pd.DataFrame, convention: str, anchors: dict[float, float]) -> Restated:
+    """The runs under `convention`.
+
+    Args:
+      runs: with columns budget, params_*, flops_*, tokens, loss, n_layer, width (and seed).
+      convention: which columns to read N and C from.
+      anchors: budget -> the run index at which the budget is restated (its best size).
+
+    Raises:
+      ValueError: too few runs to say how loss varies between budgets.
+    """
+    flops = runs[f"flops_{convention}"].to_numpy(float)
+    rows = pd.DataFrame(
+        {
+            "params": runs[f"params_{convention}"].to_numpy(float),
+            "tokens": runs["tokens"].to_numpy(float),
+            "flops": flops,
+            "loss": runs["loss"].to_numpy(float),
+            "seed": runs["seed"].to_numpy(),
+        }
+    )
+    if budget_spread(runs, convention) <= SAME:
+        middle = np.exp(np.log(rows["flops"]).groupby(runs["budget"].to_numpy()).transform("mean"))
+        return Restated(rows.assign(budget=middle), "the budgets agree under this count")
+    if len(rows) < _LEAST_RUNS:
+        raise ValueError(
+            f"{len(rows)} runs, where {_LEAST_RUNS} are needed to interpolate between budgets"
+        )
+    targets = sorted({float(flops[index]) for index in anchors.values()})
+    if len(targets) < 2:
+        raise ValueError("one budget: there is nothing to interpolate between")
+    spacing = math.exp(float(np.median(np.diff(np.log(targets)))))
+    limit = math.sqrt(spacing)
+    surface = _Surface(rows)
+    shape = list(zip(runs["n_layer"], runs["width"], runs["seed"], strict=True))
+    read, moves = [], []
+    for target in targets:
+        for key in sorted(set(shape)):
+            own = rows[[item == key for item in shape]].sort_values("flops")
+            found = surface.read(own, target, limit)
+            if found is not None:
+                loss, move = found
+                per_token = float(own["flops"].iloc[0] / own["tokens"].iloc[0])
+                read.append(
+                    {
+                        "params": float(own["params"].iloc[0]),
+                        "tokens": target / per_token,
+                        "flops": target,
+                        "loss": loss,
+                        "seed": key[2],
+                        "budget": target,
+                    }
+                )
+                moves.append(move)
+    if not read:
+        raise ValueError("no size has runs on both sides of a budget")
+    moves = np.array(moves)
+    return Restated(
+        pd.DataFrame(read),
+        f"read between budgets: each size's loss interpolated between its own runs, or carried at "
+        f"most {limit:.2g}x in FLOPs along a quadratic surface in ln N and ln C",
+        moved=float(np.mean(moves > SAME)),
+        reach=float(moves.max()),
+    )
+
+
+class _Surface:
+    """ln L as a quadratic in ln N and ln C: the trend about which losses are interpolated."""
+
+    def __init__(self, rows: pd.DataFrame):
+        n, c = np.log(rows["params"].to_numpy()), np.log(rows["flops"].to_numpy())
+        self._centre = n.mean(), c.mean()
+        log_loss = np.log(rows["loss"].to_numpy())
+        self._coefficients = np.linalg.lstsq(self._design(n, c), log_loss, rcond=None)[0]
+
+    def _design(self, n: np.ndarray, c: np.ndarray) -> np.ndarray:
+        u, v = n - self._centre[0], c - self._centre[1]
+        return np.stack([np.ones_like(u), u, v, u * u, u * v, v * v], axis=-1)
+
+    def read(self, own: pd.DataFrame, target: float, limit: float) -> tuple[float, float] | None:
+        """Loss of one size (and seed) at `target` FLOPs, and the factor to its nearest run."""
+        c, n = np.log(own["flops"].to_numpy()), np.log(own["params"].to_numpy())
+        rest = np.log(own["loss"].to_numpy()) - self._design(n, c) @ self._coefficients
+        at = math.log(target)
+        move = math.exp(float(np.min(np.abs(c - at))))
+        if not c[0] <= at <= c[-1] and move > limit:
+            return None
+        trend = float((self._design(n[:1], np.array([at])) @ self._coefficients)[0])
+        return math.exp(trend + float(np.interp(at, c, rest))), move

@@ -1,0 +1,66 @@
+"""What an analysis makes: a finding in words, figures, tables, fits and warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lmscale.laws import FitResult
+
+__all__ = ["Chart", "Grid", "KeyNumber", "Section"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """A drawn figure: `name` is its file's stem, `alt` says to a blind reader what it shows."""
+
+    name: str
+    caption: str
+    alt: str
+    svg: str = field(repr=False)
+    png: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A small table of text; columns in `numeric` are set flush right."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numeric: Sequence[int] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyNumber:
+    """One number of the strip at the head of the page."""
+
+    label: str
+    value: str
+    interval: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One analysis of a store.
+
+    Attributes:
+      name: of the analysis.
+      title: heading.
+      finding: one sentence with numbers and interval, or why there is none.
+      conclusive: whether the finding answers the analysis' question, so that it may head the page.
+      details: further sentences, a paragraph each.
+      fits: "family/convention" -> fit; they go to fits.json under "name/family/convention".
+      warnings: what a reader must know before believing the finding.
+    """
+
+    name: str
+    title: str
+    finding: str
+    conclusive: bool = False
+    details: Sequence[str] = ()
+    key_numbers: Sequence[KeyNumber] = ()
+    charts: Sequence[Chart] = ()
+    grids: Sequence[Grid] = ()
+    fits: dict[str, FitResult] = field(default_factory=dict)
+    warnings: Sequence[str] = ()

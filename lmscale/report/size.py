@@ -1,0 +1,562 @@
+"""Loss against model size: the families side by side (Kaplan et al. 2020, Fig. 7 left)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lmscale import laws
+from lmscale.laws import FitError, FitResult, TableError
+from lmscale.report import style
+from lmscale.report.section import Chart, Grid, KeyNumber, Section
+from lmscale.report.study import Study
+from lmscale.report.wording import (
+    between,
+    family_name,
+    interval_of_mean,
+    listed,
+    number,
+    plural,
+    si,
+    with_interval,
+)
+
+__all__ = ["analyse"]
+
+NAME = "size"
+TITLE = "Loss against model size"
+#: Fewest sizes of a family that a power law is fitted to.
+LEAST_SIZES = 3
+#: Kaplan et al. 2020 name an exponent of 0.076 for their Transformers.
+KAPLAN_ALPHA = 0.076
+
+
+@dataclass(frozen=True)
+class _Size:
+    """The runs of one size: mean loss over seeds and what its bar shows."""
+
+    n_params: float
+    losses: tuple[float, ...]
+    tokens: float
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.losses))
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        return interval_of_mean(self.losses)
+
+
+@dataclass(frozen=True)
+class _Family:
+    name: str
+    sizes: tuple[_Size, ...]
+    fit: FitResult | None
+    failure: str
+
+    @property
+    def range(self) -> tuple[float, float]:
+        return self.sizes[0].n_params, self.sizes[-1].n_params
+
+    @property
+    def architecture(self) -> str:
+        return self.name.split(",")[0].split(" ")[0]
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """Loss of `family` above the baseline at equal N, read off the two power laws."""
+
+    family: _Family
+    n_params: np.ndarray
+    gap: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    #: Parameters of the family over those of the baseline at equal loss, at the middle size.
+    ratio: float
+    ratio_interval: tuple[float, float] | None
+    ratio_at: float
+
+    def at(self, index: int) -> tuple[float, tuple[float, float] | None]:
+        edges = (float(self.low[index]), float(self.high[index]))
+        return float(self.gap[index]), edges if all(map(math.isfinite, edges)) else None
+
+    @property
+    def middle(self) -> int:
+        return len(self.n_params) // 2
+
+
+def analyse(study: Study) -> Section:
+    """Power laws L(N) of every family, and how far each is behind the first."""
+    families, notes = [], []
+    for name in study.families:
+        family, note = _family(study, name)
+        families.append(family)
+        notes += note
+    drawn = [family for family in families if family.sizes]
+    gaps = _gaps(drawn)
+    charts = [_chart(study, drawn, gaps)] if drawn else []
+    return Section(
+        name=NAME,
+        title=TITLE,
+        finding=_finding(families, gaps),
+        conclusive=bool(gaps) or any(family.fit for family in families),
+        details=_details(families, gaps),
+        key_numbers=_key_numbers(families, gaps),
+        charts=charts,
+        grids=[*_law_grid(families), *_gap_grid(gaps), *_size_grid(study, drawn)],
+        fits={f"{f.name}/kaplan": f.fit for f in families if f.fit},
+        warnings=[*_warnings(study, families), *notes],
+    )
+
+
+# --- fitting ------------------------------------------------------------------------------------
+
+
+def _family(study: Study, name: str) -> tuple[_Family, list[str]]:
+    usable = study.usable
+    runs = usable[usable["family"] == name] if len(usable) else usable
+    notes = []
+    if not len(runs):
+        return _Family(name, (), None, "no run has ended well yet"), notes
+    sizes = []
+    for n_params, group in runs.groupby("params_kaplan", sort=True):
+        # Where a size was trained for several lengths, the longest is nearest to convergence.
+        longest = group[group["tokens"] == group["tokens"].max()]
+        sizes.append(
+            _Size(
+                float(n_params), tuple(longest["loss"].astype(float)), float(group["tokens"].max())
+            )
+        )
+    tokens = sorted({size.tokens for size in sizes})
+    if len(tokens) > 1:
+        notes.append(
+            f"{family_name(name)}: the sizes were trained for {si(tokens[0])} to {si(tokens[-1])} "
+            f"tokens, so part of the trend is that of the data."
+        )
+    if len(sizes) < LEAST_SIZES:
+        failure = f"{plural(len(sizes), 'size')}, and a power law needs {LEAST_SIZES}"
+        return _Family(name, tuple(sizes), None, failure), notes
+    rows = pd.DataFrame(
+        [
+            {"params": size.n_params, "loss": loss, "seed": seed}
+            for size in sizes
+            for seed, loss in enumerate(size.losses)
+        ]
+    )
+    try:
+        fit = laws.fit(laws.Table.read(rows, convention="kaplan"), "power", x="params")
+    except (TableError, FitError, np.linalg.LinAlgError) as error:
+        return _Family(name, tuple(sizes), None, str(error)), notes
+    return _Family(name, tuple(sizes), fit, ""), [*notes, *_bend(name, sizes)]
+
+
+def _bend(name: str, sizes: list[_Size]) -> list[str]:
+    """A warning where the means bend away from the straight line by more than chance."""
+    if len(sizes) < 5:
+        return []
+    x = np.log([size.n_params for size in sizes])
+    y = np.log([size.mean for size in sizes])
+    x = x - x.mean()
+    design = np.stack([np.ones_like(x), x, x * x], axis=1)
+    coefficients, rest, *_ = np.linalg.lstsq(design, y, rcond=None)
+    variance = float(np.sum((y - design @ coefficients) ** 2)) / (len(x) - 3)
+    error = math.sqrt(variance * np.linalg.inv(design.T @ design)[2, 2])
+    if abs(coefficients[2]) < 3 * error:
+        return []
+    way = "flatten" if coefficients[2] > 0 else "steepen"
+    return [
+        f"{family_name(name)}: the losses {way} against a straight power law by more than their "
+        f"scatter, so its exponent holds for this range only."
+    ]
+
+
+def _gaps(families: list[_Family]) -> list[_Gap]:
+    """Every family against the first, where both have a law and their sizes overlap."""
+    if not families or families[0].fit is None or families[0].architecture != "transformer":
+        return []
+    base, gaps = families[0], []
+    for family in families[1:]:
+        if family.fit is None:
+            continue
+        low = max(base.range[0], family.range[0])
+        high = min(base.range[1], family.range[1])
+        if low >= high:
+            continue
+        grid = np.geomspace(low, high, 41)
+        gap = family.fit.predict(params=grid) - base.fit.predict(params=grid)
+        edges = np.full((2, len(grid)), np.nan)
+        if family.fit.draws and base.fit.draws:
+            drawn = _drawn(family.fit, grid) - _drawn(base.fit, grid)
+            edges = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+        gaps.append(_Gap(family, grid, gap, *edges, *_size_ratio(base.fit, family.fit, grid)))
+    return gaps
+
+
+def _drawn(fit: FitResult, grid: np.ndarray) -> np.ndarray:
+    """[draw, size]: the law's loss."""
+    return (fit.draws["N_c"][:, None] / grid) ** fit.draws["alpha_N"][:, None]
+
+
+def _size_ratio(
+    base: FitResult, other: FitResult, grid: np.ndarray
+) -> tuple[float, tuple[float, float] | None, float]:
+    """N of `other` over N of `base` at the loss that `other` reaches at the middle size."""
+    at = float(grid[len(grid) // 2])
+
+    def ratio(base_values: Any, other_values: Any) -> Any:
+        log_loss = other_values["alpha_N"] * (np.log(other_values["N_c"]) - math.log(at))
+        return np.exp(math.log(at) - np.log(base_values["N_c"]) + log_loss / base_values["alpha_N"])
+
+    interval = None
+    if base.draws and other.draws:
+        draws = ratio(base.draws, other.draws)
+        draws = draws[np.isfinite(draws)]
+        if len(draws) > 20:
+            interval = tuple(float(v) for v in np.percentile(draws, [2.5, 97.5]))
+    return float(ratio(base.parameters, other.parameters)), interval, at
+
+
+# --- words --------------------------------------------------------------------------------------
+
+
+def _closest(gaps: list[_Gap]) -> _Gap:
+    """The family that is least behind."""
+    return min(gaps, key=lambda gap: gap.gap[gap.middle])
+
+
+def _finding(families: list[_Family], gaps: list[_Gap]) -> str:
+    fitted = [family for family in families if family.fit]
+    if gaps:
+        best = _closest(gaps)
+        gap, interval = best.at(best.middle)
+        name = family_name(best.family.name)
+        size = si(best.n_params[best.middle])
+        shown = with_interval(abs(gap), _flipped(interval, gap), "95% interval")
+        if interval and interval[0] <= 0 <= interval[1]:
+            return (
+                f"At N = {size} no difference can be seen between {name} and Transformer: "
+                f"{with_interval(gap, interval, '95% interval')} nats per token."
+            )
+        side = "above" if gap > 0 else "below"
+        amount, nats = shown.split(" (", 1)
+        text = f"At N = {size} the {name} ends {amount} nats per token {side} the Transformer"
+        text += f" ({nats}"
+        ratio = with_interval(best.ratio, best.ratio_interval)
+        if gap > 0:
+            text += f", the distance to a Transformer of {si(best.ratio_at / best.ratio, 2)}: it needs {ratio} times the parameters for the same loss"
+        return text + "."
+    if fitted:
+        parts = [
+            f"for the {family_name(f.name)} loss falls as N^−"
+            + with_interval(
+                f.fit.parameters["alpha_N"], f.fit.intervals.get("alpha_N"), "95% interval"
+            )
+            for f in fitted
+        ]
+        text = listed(parts)
+        return text[0].upper() + text[1:] + "."
+    reasons = "; ".join(f"{family_name(f.name)}: {f.failure}" for f in families)
+    return f"No law yet. {reasons}." if reasons else "No law yet: no runs."
+
+
+def _flipped(interval: tuple[float, float] | None, sign: float) -> tuple[float, float] | None:
+    if interval is None or sign >= 0:
+        return interval
+    return -interval[1], -interval[0]
+
+
+def _details(families: list[_Family], gaps: list[_Gap]) -> list[str]:
+    paragraphs = []
+    for gap in gaps:
+        first, last = gap.at(0), gap.at(-1)
+        paragraphs.append(
+            f"{family_name(gap.family.name)} over Transformer: {with_interval(*first)} nats at "
+            f"N = {si(gap.n_params[0])} and {with_interval(*last)} at N = {si(gap.n_params[-1])}. "
+            f"(In Kaplan et al. 2020, Fig. 7, LSTMs of one or more layers were 0.19 nats behind at "
+            f"N = 400k and 0.48 at 212M.)"
+        )
+    fitted = [f for f in families if f.fit]
+    if fitted:
+        parts = [
+            f"{family_name(f.name)} "
+            + with_interval(f.fit.parameters["alpha_N"], f.fit.intervals.get("alpha_N"))
+            for f in fitted
+        ]
+        paragraphs.append(
+            f"Exponent α of L = (N_c / N)^α with N without embeddings: {listed(parts)}. Kaplan et "
+            f"al. 2020 found {KAPLAN_ALPHA:g} for Transformers trained to convergence; runs of a "
+            f"fixed number of tokens give a smaller one."
+        )
+    return paragraphs
+
+
+def _key_numbers(families: list[_Family], gaps: list[_Gap]) -> list[KeyNumber]:
+    numbers = []
+    if gaps:
+        best = _closest(gaps)
+        value, interval = best.at(best.middle)
+        numbers.append(
+            KeyNumber(
+                label=f"nats per token, {family_name(best.family.name)} over Transformer at "
+                f"N = {si(best.n_params[best.middle])}",
+                value=with_interval(value, interval).split(" (")[0],
+                interval=between(interval) if interval else "no interval",
+            )
+        )
+        numbers.append(
+            KeyNumber(
+                label=f"parameters that the {family_name(best.family.name)} needs for the "
+                f"Transformer's loss",
+                value=with_interval(best.ratio, best.ratio_interval).split(" (")[0] + "×",
+                interval=between(best.ratio_interval) if best.ratio_interval else "no interval",
+            )
+        )
+    for f in families:
+        if f.fit and len(numbers) < 4:
+            interval = f.fit.intervals.get("alpha_N")
+            numbers.append(
+                KeyNumber(
+                    label=f"exponent α of L(N), {family_name(f.name)}",
+                    value=with_interval(f.fit.parameters["alpha_N"], interval).split(" (")[0],
+                    interval=between(interval) if interval else "no interval",
+                )
+            )
+    return numbers
+
+
+def _warnings(study: Study, families: list[_Family]) -> list[str]:
+    warnings = []
+    for family in families:
+        name = family_name(family.name)
+        if family.failure:
+            warnings.append(f"{name}: no fit, because {family.failure}.")
+        if family.fit:
+            warnings += [f"{name}: {w[0].upper()}{w[1:]}." for w in family.fit.warnings]
+        single = [size for size in family.sizes if len(size.losses) < 2]
+        if single:
+            warnings.append(
+                f"{name}: {plural(len(single), 'size')} with a single seed, whose spread is unknown."
+            )
+        lost = study.table[
+            (study.table["family"] == family.name)
+            & study.table["status"].isin(["diverged", "failed", "out_of_memory"])
+        ]
+        if len(lost):
+            warnings.append(
+                f"{name}: {plural(len(lost), 'run')} did not end well and are left out."
+            )
+        warnings += [f"{name}: {text}" for text in study.lr_edge_warning(family.name)]
+    return warnings
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def _law_grid(families: list[_Family]) -> list[Grid]:
+    rows = []
+    for f in families:
+        if f.fit is None:
+            continue
+        rms = float(np.sqrt(np.mean(np.square(f.fit.residuals["residual"]))))
+        low, high = f.fit.intervals.get("N_c", (math.nan, math.nan))
+        rows.append(
+            [
+                family_name(f.name),
+                with_interval(f.fit.parameters["alpha_N"], f.fit.intervals.get("alpha_N")),
+                f"{number(f.fit.parameters['N_c'], 2)} ({number(low, 2)} to {number(high, 2)})",
+                f"{rms:.2%}",
+                str(f.fit.n_used),
+            ]
+        )
+    if not rows:
+        return []
+    return [
+        Grid(
+            caption="L = (N_c / N)^α by family, N without embeddings; 95% intervals from a "
+            "bootstrap over runs. α and N_c are strongly correlated: compare losses, not N_c.",
+            header=["family", "α", "N_c", "rms residual", "runs"],
+            rows=rows,
+            numeric=(1, 2, 3, 4),
+        )
+    ]
+
+
+def _gap_grid(gaps: list[_Gap]) -> list[Grid]:
+    if not gaps:
+        return []
+    rows = []
+    for gap in gaps:
+        for index in (0, gap.middle, len(gap.n_params) - 1):
+            value, interval = gap.at(index)
+            rows.append(
+                [
+                    family_name(gap.family.name),
+                    si(gap.n_params[index]),
+                    with_interval(value, interval),
+                ]
+            )
+    return [
+        Grid(
+            caption="Loss above the Transformer's at equal N, read off the two laws.",
+            header=["family", "N", "nats per token (95% interval)"],
+            rows=rows,
+            numeric=(1, 2),
+        )
+    ]
+
+
+def _size_grid(study: Study, families: list[_Family]) -> list[Grid]:
+    if not families:
+        return []
+    bits = study.bits_per_nat
+    rows = [
+        [
+            family_name(f.name),
+            si(size.n_params),
+            si(size.tokens),
+            str(len(size.losses)),
+            with_interval(size.mean, size.interval)
+            if size.interval
+            else f"{number(size.mean, 4)} (one seed)",
+            number(size.mean * bits) if bits else "–",
+        ]
+        for f in families
+        for size in f.sizes
+    ]
+    return [
+        Grid(
+            caption="Mean loss of every size. In brackets the 95% interval of the mean (three or "
+            "more seeds) or the range (two).",
+            header=["family", "N", "tokens", "seeds", "loss (nats)", "bits per byte"],
+            rows=rows,
+            numeric=(1, 2, 3, 4, 5),
+        )
+    ]
+
+
+# --- figure -------------------------------------------------------------------------------------
+
+
+def _chart(study: Study, families: list[_Family], gaps: list[_Gap]) -> Chart:
+    styles = style.family_styles([family.name for family in families])
+    with style.canvas(10.2 if gaps else 6.4, 4.0) as figure:
+        panels = figure.subplots(1, 2 if gaps else 1, squeeze=False, width_ratios=None)[0]
+        for family in families:
+            _draw_family(panels[0], family, styles[family.name])
+        panels[0].set(xlabel="N, parameters without embeddings", ylabel="loss (nats per token)")
+        style.log_axis(panels[0].xaxis, "count")
+        style.log_axis(panels[0].yaxis, "plain")
+        if study.bits_per_nat:
+            other = panels[0].secondary_yaxis(
+                "right",
+                functions=(
+                    lambda y: y * study.bits_per_nat,
+                    lambda y: y / study.bits_per_nat,
+                ),
+            )
+            other.set_ylabel("bits per byte", color=style.MUTED)
+            style.log_axis(other.yaxis, "plain")
+        panels[0].legend()
+        if gaps:
+            panels[0].set_title("Loss against size")
+            _draw_gaps(panels[1], families, gaps, styles)
+        seeds = sorted({len(size.losses) for family in families for size in family.sizes})
+        caption = (
+            f"Final loss over model size (Kaplan et al. 2020, Fig. 7 left). "
+            f"{_bars(seeds)} Lines are power laws with their 95% band."
+        )
+        if gaps:
+            caption += (
+                " Right: how far each family lies above the Transformer at equal N; the band is "
+                "the 95% interval of the difference between the two laws, the points are measured "
+                "means minus the Transformer's law."
+            )
+        return style.render(
+            figure,
+            name=NAME,
+            caption=caption,
+            alt="Loss against parameters for " + listed([family_name(f.name) for f in families]),
+        )
+
+
+def _bars(seeds: list[int]) -> str:
+    if seeds == [1]:
+        return "One seed a size, so the points have no bars."
+    if seeds == [2]:
+        return "Points are means of two seeds, bars their range."
+    if seeds[0] >= 3:
+        return f"Points are means over seeds ({seeds[0]} or more), bars their 95% intervals."
+    return (
+        "Points are means over seeds; bars are 95% intervals of the mean for three or more seeds, "
+        "the range for two, and missing for one."
+    )
+
+
+def _draw_family(axes: Any, family: _Family, look: dict[str, Any]) -> None:
+    x = [size.n_params for size in family.sizes]
+    if family.fit:
+        curve = family.fit.details["curve"]
+        inside = (curve["x"] >= family.range[0] / 1.2) & (curve["x"] <= family.range[1] * 1.2)
+        axes.plot(curve["x"][inside], curve["loss"][inside], color=look["color"], lw=1.3)
+        if "low" in curve:
+            low, high = curve["low"][inside], curve["high"][inside]
+            axes.fill_between(curve["x"][inside], low, high, color=look["color"], alpha=0.18, lw=0)
+    for size in family.sizes:
+        if size.interval:
+            axes.plot([size.n_params] * 2, size.interval, color=look["color"], lw=1.5)
+    label = family_name(family.name)
+    if family.fit:
+        label += (
+            ", α = "
+            + with_interval(
+                family.fit.parameters["alpha_N"], family.fit.intervals.get("alpha_N")
+            ).split(" (")[0]
+        )
+    axes.plot(
+        x,
+        [size.mean for size in family.sizes],
+        look["marker"],
+        color=look["color"],
+        mec=style.PAPER,
+        mew=0.5,
+        ms=5.5,
+        label=label,
+        zorder=3,
+    )
+
+
+def _draw_gaps(axes: Any, families: list[_Family], gaps: list[_Gap], styles: dict) -> None:
+    base = families[0].fit
+    axes.axhline(0, color=styles[families[0].name]["color"], lw=1.3)
+    for gap in gaps:
+        look = styles[gap.family.name]
+        axes.plot(gap.n_params, gap.gap, color=look["color"], lw=1.3)
+        if np.isfinite(gap.low).all():
+            axes.fill_between(
+                gap.n_params, gap.low, gap.high, color=look["color"], alpha=0.18, lw=0
+            )
+        for size in gap.family.sizes:
+            if gap.n_params[0] / 1.01 <= size.n_params <= gap.n_params[-1] * 1.01:
+                level = float(base.predict(params=size.n_params))
+                if size.interval:
+                    edges = [edge - level for edge in size.interval]
+                    axes.plot([size.n_params] * 2, edges, color=look["color"], lw=1.5)
+                axes.plot(
+                    size.n_params,
+                    size.mean - level,
+                    look["marker"],
+                    color=look["color"],
+                    mec=style.PAPER,
+                    mew=0.5,
+                    ms=5.5,
+                    zorder=3,
+                )
+    axes.set_title("Behind the Transformer at equal N")
+    axes.set(xlabel="N, parameters without embeddings", ylabel="extra loss (nats per token)")
+    style.log_axis(axes.xaxis, "count")

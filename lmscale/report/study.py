@@ -1,0 +1,116 @@
+"""The data of a store, read once: what the analyses are pure functions of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lmscale.sweep.store import Store
+
+__all__ = ["Study"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One experiment's declaration and results.
+
+    Attributes:
+      experiment: experiment.json.
+      table: one row a run (`Store.table`), with a column `family` in any case.
+      results: run -> result.json, for the runs that ended.
+      metrics: run -> records of metrics.jsonl, for the runs that have any.
+    """
+
+    experiment: dict[str, Any]
+    table: pd.DataFrame
+    results: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    metrics: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def read(cls, store: Store) -> Study:
+        experiment = store.experiment()
+        results, metrics = {}, {}
+        if not experiment["runs"]:
+            return cls(experiment, pd.DataFrame(columns=["run", "status", "family", "best_lr"]))
+        for folder, _ in store.declared():
+            result, records = folder.result(), folder.metrics()
+            if result is not None:
+                results[folder.path.name] = result
+            if records:
+                metrics[folder.path.name] = records
+        table = store.table().reset_index(drop=True)
+        if "family" not in table:
+            table = table.assign(family=table["architecture"])
+        return cls(experiment, table, results, metrics)
+
+    @property
+    def families(self) -> list[str]:
+        """In the order of the page: Transformers first, then the others by name."""
+        names = sorted(set(self.table["family"]))
+        return sorted(names, key=lambda name: (not name.startswith("transformer"), name))
+
+    @property
+    def usable(self) -> pd.DataFrame:
+        """The runs that laws are fitted to: ended well, at the best learning rate of their cell."""
+        if not len(self.table):
+            return self.table
+        good = self.table["best_lr"] & np.isfinite(self.table["loss"].astype(float))
+        return self.table[good].reset_index(drop=True)
+
+    @property
+    def bits_per_nat(self) -> float | None:
+        """Bits per byte of a loss of one nat per token; None where the runs disagree about it."""
+        if not len(self.table):
+            return None
+        ratio = (self.table["bits_per_byte"] / self.table["loss"]).dropna()
+        if not len(ratio) or ratio.max() > 1.001 * ratio.min():
+            return None
+        return float(ratio.iloc[0])
+
+    @property
+    def bytes_per_token(self) -> float | None:
+        """Of the training text."""
+        return self.experiment.get("corpus", {}).get("bytes_per_token")
+
+    @property
+    def eval_name(self) -> str | None:
+        """The evaluation set whose loss is `table["loss"]`: the first that the runs declare."""
+        for result in self.results.values():
+            for name in result.get("losses", {}):
+                return name
+        return None
+
+    def tried_lr_factors(self) -> list[float]:
+        """The multiples of the learning-rate rule that the experiment tries."""
+        if "lr_factor" not in self.table:
+            return []
+        return sorted({float(x) for x in self.table["lr_factor"].dropna()})
+
+    def lr_edge_warning(self, family: str | None = None) -> list[str]:
+        """One sentence where the best learning rate of a cell is the edge of those tried."""
+        factors = self.tried_lr_factors()
+        if len(factors) < 2:
+            return []
+        best = self.usable
+        if family is not None:
+            best = best[best["family"] == family]
+        names = [n for n in ("family", "budget", "n_layer", "width", "steps") if n in best]
+        cells = best.drop_duplicates(names)
+        low = int((cells["lr_factor"] == factors[0]).sum())
+        high = int((cells["lr_factor"] == factors[-1]).sum())
+        if not low + high:
+            return []
+        return [
+            f"The best learning rate is at the edge of the search in {low + high} of {len(cells)} "
+            f"cells ({low} at the lowest factor {factors[0]:g}, {high} at the highest "
+            f"{factors[-1]:g}): a wider search might lower those losses."
+        ]
+
+
+def finite(value: Any) -> bool:
+    """Whether `value` is a number that can be shown."""
+    return value is not None and isinstance(value, (int, float)) and math.isfinite(value)

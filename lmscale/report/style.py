@@ -1,0 +1,208 @@
+"""How figures look: size, type, colours for light and dark pages, axes, and bytes that repeat.
+
+Every colour that a figure may use comes from here and has a partner for dark pages. A figure is drawn
+once, in the light colours; on the page its SVG refers to them as CSS variables (`inline`), so that it
+follows the reader's colour scheme. Budgets and sizes, which are ordered, take viridis; families take
+the colours of Okabe and Ito. Both can be told apart by colour-blind readers, and markers differ too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import ticker
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from lmscale.report.section import Chart
+from lmscale.report.wording import power_of_ten, si
+
+__all__ = [
+    "INK",
+    "MUTED",
+    "PAPER",
+    "canvas",
+    "css_colours",
+    "family_styles",
+    "inline",
+    "log_axis",
+    "ordered_colours",
+    "render",
+]
+
+PAPER, INK, MUTED, FAINT, ALARM = "#ffffff", "#20242b", "#667080", "#d9dde3", "#b3261e"
+
+#: Okabe and Ito's colours, each with a lighter one for dark pages.
+_FAMILY_COLOURS = (
+    ("#0072b2", "#56aee8"),
+    ("#d55e00", "#ff8f45"),
+    ("#009e73", "#36c79d"),
+    ("#cc79a7", "#e8a3c8"),
+    ("#e69f00", "#f5c04a"),
+    ("#7a5cc0", "#b39ae8"),
+)
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+_LADDER = 33
+
+#: light -> dark.
+_DARK = {PAPER: "#171b21", INK: "#e6e8eb", MUTED: "#9aa4b2", FAINT: "#363d47", ALARM: "#ff8a80"}
+_DARK |= dict(_FAMILY_COLOURS)
+
+
+def _ladder(index: int) -> tuple[str, str]:
+    """Step `index` of viridis, without the end that is lost on white, or on black."""
+    share = index / (_LADDER - 1)
+    viridis = matplotlib.colormaps["viridis"]
+    return to_hex(viridis(0.02 + 0.84 * share)), to_hex(viridis(0.30 + 0.68 * share))
+
+
+_DARK |= dict(_ladder(index) for index in range(_LADDER))
+
+_RC = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "mathtext.fontset": "dejavusans",
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 8.5,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.which": "major",
+    "axes.facecolor": PAPER,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4.5,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "lmscale",
+    "path.simplify": True,
+}
+
+
+@contextlib.contextmanager
+def canvas(width: float, height: float) -> Iterator[Figure]:
+    """An empty figure of that many inches, drawn and rendered under this module's settings only."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_RC)
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def render(figure: Figure, *, name: str, caption: str, alt: str) -> Chart:
+    """The figure as SVG and PNG; equal figures give equal bytes."""
+    svg, png = io.StringIO(), io.BytesIO()
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", svg.getvalue(), flags=re.DOTALL)
+    text = re.sub(r"<!DOCTYPE.*?>\s*", "", text, flags=re.DOTALL)
+    return Chart(name=name, caption=caption, alt=alt, svg=text, png=png.getvalue())
+
+
+def inline(chart: Chart) -> str:
+    """The chart's SVG for a page: colours as CSS variables, ids of its own, no fixed size."""
+    svg = chart.svg[chart.svg.index("<svg") :].rstrip()
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{chart.name}-\1"', svg)
+    svg = re.sub(r'href="#([^"]+)"', rf'href="#{chart.name}-\1"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{chart.name}-\1)", svg)
+
+    def variable(match: re.Match) -> str:
+        colour = match.group(0)
+        return f"var(--c{colour[1:]},{colour})" if colour in _DARK else colour
+
+    svg = re.sub(r"#[0-9a-f]{6}\b", variable, svg)
+    head, rest = svg.split(">", 1)
+    head = re.sub(r'\s(width|height)="[^"]*"', "", head)
+    return f"{head}>{rest}"
+
+
+def css_colours(dark: bool) -> str:
+    """Declarations of the variables that `inline` refers to."""
+    return "".join(f"--c{a[1:]}:{b if dark else a};" for a, b in _DARK.items())
+
+
+def family_styles(families: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour and marker of each family; Transformers are blue circles wherever they appear."""
+    styles = {}
+    others = 1
+    for family in families:
+        plain_transformer = family == "transformer"
+        index = 0 if plain_transformer else others
+        others += not plain_transformer
+        colour = _FAMILY_COLOURS[index % len(_FAMILY_COLOURS)][0]
+        styles[family] = {"color": colour, "marker": _MARKERS[index % len(_MARKERS)]}
+    return styles
+
+
+def ordered_colours(values: Sequence[float], log: bool = True) -> dict[float, str]:
+    """value -> colour on the ladder, dark for small and bright for large."""
+    values = sorted(set(values))
+    if len(values) == 1:
+        return {values[0]: _ladder(_LADDER // 3)[0]}
+    place = np.log(values) if log else np.asarray(values, float)
+    share = (place - place[0]) / (place[-1] - place[0])
+    return {
+        value: _ladder(round(float(s) * (_LADDER - 1)))[0]
+        for value, s in zip(values, share, strict=True)
+    }
+
+
+def log_axis(axis: Any, kind: str) -> None:
+    """A log scale with as many plain labels as fit.
+
+    Args:
+      axis: `axes.xaxis` or `axes.yaxis`, after everything has been drawn.
+      kind: "count" labels 12k, "power" labels 10¹², "plain" labels 2.5, "octave"
+        labels powers of two.
+    """
+    axis._set_axes_scale("log")
+    low, high = sorted(axis.get_view_interval())
+    ticks = _log_ticks(low, high)
+    if kind == "octave":
+        ticks = [2**k for k in range(21) if low <= 2**k <= high]
+        ticks = ticks[:: math.ceil(len(ticks) / 8)]
+    label = {"power": power_of_ten, "plain": lambda x: f"{x:g}"}.get(kind, si)
+    axis.set_major_locator(ticker.FixedLocator(ticks))
+    axis.set_major_formatter(ticker.FixedFormatter([label(tick) for tick in ticks]))
+    axis.set_minor_locator(ticker.NullLocator())
+
+
+def _log_ticks(low: float, high: float, least: int = 3, most: int = 6) -> list[float]:
+    """Round numbers between `low` and `high`: decades if there are enough, else finer steps."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+        ticks = [s * 10.0**e for e in range(first, last + 1) for s in steps]
+        ticks = [t for t in ticks if low * 0.999 <= t <= high * 1.001]
+        if len(ticks) >= least:
+            return ticks[:: math.ceil(len(ticks) / most)]
+    # Less than a factor of two or so: evenly spaced round numbers.
+    found = ticker.MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    return [float(t) for t in found if low <= t <= high]

@@ -1,0 +1,150 @@
+"""Numbers and names as the page says them: plain text, no markup.
+
+A value with an interval shows as many digits as its interval warrants: two of the half-width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "between",
+    "count",
+    "duration",
+    "family_name",
+    "listed",
+    "number",
+    "plural",
+    "power_of_ten",
+    "si",
+    "with_interval",
+]
+
+_SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+_PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+_MINUS = "−"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """`value` to that many significant digits, in full between 0.001 and a million."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
+    if -4 < size < 6:
+        text = f"{value:,.{max(0, digits - 1 - size)}f}"
+    else:
+        return power_of_ten(value, digits)
+    return text.replace("-", _MINUS)
+
+
+def power_of_ten(value: float, digits: int = 2) -> str:
+    """1.2e15 as 1.2×10¹⁵, and 1e15 as 10¹⁵."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    if "." in mantissa:
+        mantissa = mantissa.rstrip("0").rstrip(".")
+    power = "10" + str(int(exponent)).translate(_SUPERSCRIPT)
+    mantissa = mantissa.replace("-", _MINUS)
+    return power if mantissa == "1" else f"{mantissa}×{power}"
+
+
+def si(value: float, digits: int = 3) -> str:
+    """A count of parameters or tokens: 768, 12.3k, 1.2M, 70B."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    value = float(f"{value:.{digits - 1}e}")
+    for scale, letter in _PREFIXES:
+        if abs(value) >= scale:
+            text = number(value / scale, digits)
+            if "." in text:
+                text = text.rstrip("0").rstrip(".")
+            return text + letter
+    return number(value, digits) if value != int(value) else f"{int(value):,}"
+
+
+def count(value: float) -> str:
+    """A whole number in full, with separators."""
+    return f"{round(value):,}"
+
+
+def with_interval(value: float, interval: Sequence[float] | None, note: str = "") -> str:
+    """'0.52 (0.47 to 0.57)'; `note` goes before the interval. Without one, three digits."""
+    if interval is None or not all(math.isfinite(edge) for edge in interval):
+        return f"{number(value)} (no interval)"
+    places = _places(value, interval)
+    text = _fixed(value, places)
+    return f"{text} ({note + ' ' if note else ''}{between(interval, places)})"
+
+
+def between(interval: Sequence[float], places: int | None = None) -> str:
+    """'0.47 to 0.57'."""
+    low, high = interval
+    if places is None:
+        places = _places(0.5 * (low + high), interval)
+    return f"{_fixed(low, places)} to {_fixed(high, places)}"
+
+
+def _places(value: float, interval: Sequence[float]) -> int:
+    half = 0.5 * abs(interval[1] - interval[0])
+    scale = half if half > 1e-12 * max(abs(value), 1e-12) else abs(value) * 1e-3
+    if scale <= 0:
+        return 3
+    return min(6, max(0, 1 - math.floor(math.log10(scale))))
+
+
+def _fixed(value: float, places: int) -> str:
+    text = f"{value:,.{places}f}"
+    if not float(text.replace(",", "")):
+        text = text.lstrip("-")
+    return text.replace("-", _MINUS)
+
+
+def duration(seconds: float) -> str:
+    """'48 s', '12 min', '3.4 h'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def plural(n: int, noun: str) -> str:
+    """'1 run', '3 runs'."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def listed(items: Sequence[Any]) -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    words = [str(item) for item in items]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def family_name(family: str) -> str:
+    """A label of the table as a reader writes it: 'lstm, 2 layers' is 'LSTM, 2 layers'."""
+    text = str(family)
+    for label, name in (("transformer", "Transformer"), ("lstm", "LSTM")):
+        text = text.replace(label, name)
+    return text
+
+
+def interval_of_mean(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
+    """Student's interval of a mean for three or more seeds, the range for two, None for one."""
+    values = np.asarray(values, float)
+    if len(values) < 2:
+        return None
+    if len(values) == 2:
+        return float(values.min()), float(values.max())
+    from scipy.stats import t as student
+
+    half = student.ppf(0.5 + level / 2, len(values) - 1) * values.std(ddof=1)
+    half = float(half / math.sqrt(len(values)))
+    return float(values.mean()) - half, float(values.mean()) + half
