@@ -1,0 +1,36 @@
+"""Text to tokens to batches: corpora, their tokeniser, and the order in which a run reads them."""
+
+from lmscale.data.build import build_corpus
+from lmscale.data.catalog import list_corpora, open_corpus, summary
+from lmscale.data.corpus import Corpus, data_root
+from lmscale.data.errors import DataError
+from lmscale.data.loader import (
+    SequenceOrder,
+    batch_indices,
+    evaluation_windows,
+    gather,
+    gather_on_device,
+    host_batches,
+    n_sequences,
+    sequence_order,
+)
+from lmscale.data.tokenizer import Tokenizer
+
+__all__ = [
+    "Corpus",
+    "DataError",
+    "SequenceOrder",
+    "Tokenizer",
+    "batch_indices",
+    "build_corpus",
+    "data_root",
+    "evaluation_windows",
+    "gather",
+    "gather_on_device",
+    "host_batches",
+    "list_corpora",
+    "n_sequences",
+    "open_corpus",
+    "sequence_order",
+    "summary",
+]

@@ -1,0 +1,82 @@
+"""Finding corpora by name."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from etils import epath
+
+from lmscale.data.build import INSTALLED, build_installed
+from lmscale.data.corpus import MANIFEST, SPLITS, Corpus, data_root
+from lmscale.data.errors import DataError
+from lmscale.data.progress import Progress
+
+#: Vocabulary of the built-in corpus unless one is asked for: right for models of a laptop.
+INSTALLED_VOCAB = 1024
+
+
+def open_corpus(
+    name_or_path: str, vocab_size: int | None = None, progress: Progress | None = None
+) -> Corpus:
+    """Opens a corpus by its name under the data root, or by the path of its folder.
+
+    `installed-python` (or `installed-python-v4096`: with its vocabulary) is always there: it is
+    built on first use, in seconds.
+
+    Raises:
+      DataError: one line, when there is no such corpus or it has another vocabulary.
+    """
+    name = str(name_or_path)
+    installed = re.fullmatch(rf"{INSTALLED}(?:-v(\d+))?", name)
+    if installed:
+        asked = int(installed[1]) if installed[1] else vocab_size or INSTALLED_VOCAB
+        path = data_root() / f"{INSTALLED}-v{asked}"
+        corpus = Corpus(path) if path.exists() else build_installed(asked, progress)
+    else:
+        in_root, folder = data_root() / name, epath.Path(name).expanduser()
+        if "/" not in name and (in_root / MANIFEST).exists():
+            corpus = Corpus(in_root)
+        elif (folder / MANIFEST).exists():
+            corpus = Corpus(folder)
+        else:
+            there = ", ".join(corpus.name for corpus in list_corpora()) or "none yet"
+            raise DataError(
+                f"no corpus {name} in {data_root()} (there: {there}); build it with: lmscale data "
+                f"build {name} --input PATH, or use {INSTALLED}"
+            )
+    if vocab_size not in (None, corpus.vocab_size):
+        raise DataError(
+            f"corpus {name} has a vocabulary of {corpus.vocab_size}, not {vocab_size}: build one "
+            "under another name for that"
+        )
+    return corpus
+
+
+def list_corpora() -> list[Corpus]:
+    """Every corpus under the data root, by name."""
+    root = data_root()
+    if not root.exists():
+        return []
+    return [
+        Corpus(folder)
+        for folder in sorted(root.iterdir())
+        if not folder.name.startswith(".") and (folder / MANIFEST).exists()
+    ]
+
+
+def summary() -> list[dict[str, Any]]:
+    """One row of plain numbers for every corpus under the data root, to print as a table."""
+    return [
+        {
+            "name": corpus.name,
+            "vocab_size": corpus.vocab_size,
+            **{f"{split}_tokens": corpus.n_tokens(split) for split in SPLITS},
+            "documents": sum(corpus.n_documents(split) for split in SPLITS),
+            "bytes": sum(corpus.n_bytes(split) for split in SPLITS),
+            "bytes_per_token": corpus.bytes_per_token("train"),
+            "fingerprint": corpus.fingerprint,
+            "path": str(corpus.path),
+        }
+        for corpus in list_corpora()
+    ]

@@ -1,0 +1,199 @@
+"""From a store of tokens to batches, in an order that is a pure function of (seed, step).
+
+Sequence i of a text is tokens[i * n_ctx : i * n_ctx + n_ctx + 1]: inputs are its first n_ctx
+tokens, targets its last n_ctx. Every epoch visits each sequence once, in an order of its own;
+batches run on across the end of an epoch, so no remainder is lost. The position in the data is
+the step, so a run resumes exactly, under any number of processes.
+
+The order is that of Grain's `range(n).shuffle(seed).repeat().batch(b)`, whose permutation is a
+block cipher (Simon, Beaulieu et al. 2013, four rounds, with cycle walking) and can be asked for
+any position. It is written out here for whole arrays: a hundred times faster than one position
+at a time, and fixed, so that a later Grain cannot reorder the runs of today.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lmscale.data.corpus import Corpus
+
+
+def n_sequences(n_tokens: int, n_ctx: int) -> int:
+    """Sequences of n_ctx inputs and as many targets in n_tokens."""
+    return max(0, n_tokens - 1) // n_ctx
+
+
+@dataclass(frozen=True)
+class SequenceOrder:
+    """The endless batches of a run; a random-access source in the sense of Grain.
+
+    `order[step]` is int32 [batch_size]: the global batch, whatever the number of processes.
+    """
+
+    n_sequences: int
+    batch_size: int
+    seed: int
+
+    def __len__(self) -> int:
+        # In batches, as far as any run could go: positions stay well inside 64 bits.
+        return 2**62 // self.batch_size
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        return batch_indices(self, step, 1)[0]
+
+    @property
+    def shuffle_seed(self) -> int:
+        """The seed of epoch 0; the following epochs count on from it.
+
+        Hashed, or seed 1 would begin with the second epoch of seed 0.
+        """
+        return int(np.random.SeedSequence(self.seed).generate_state(1)[0])
+
+
+def sequence_order(n_sequences: int, batch_size: int, seed: int) -> SequenceOrder:
+    """The order in which a run sees its sequences."""
+    if n_sequences < 1:
+        raise ValueError(f"an order needs at least one sequence, not {n_sequences}")
+    return SequenceOrder(n_sequences, batch_size, seed)
+
+
+def batch_indices(order: SequenceOrder, start_step: int, n_steps: int) -> np.ndarray:
+    """Sequences of the batches of n_steps steps: int32 [n_steps, batch_size]."""
+    n, batch_size, seed = order.n_sequences, order.batch_size, order.shuffle_seed
+    position, end = start_step * batch_size, (start_step + n_steps) * batch_size
+    pieces = []
+    while position < end:
+        epoch, first = divmod(position, n)
+        last = min(n, first + end - position)
+        pieces.append(_permuted(np.arange(first, last), n, (seed + epoch) % 2**32))
+        position += last - first
+    if not pieces:
+        return np.zeros((n_steps, batch_size), np.int32)
+    return np.concatenate(pieces).astype(np.int32).reshape(n_steps, batch_size)
+
+
+def gather(tokens: np.ndarray, indices: np.ndarray, n_ctx: int) -> np.ndarray:
+    """The sequences int32 [..., n_ctx + 1] of some indices [...], on the host."""
+    windows = np.lib.stride_tricks.sliding_window_view(tokens, n_ctx + 1)[::n_ctx]
+    return windows[indices].astype(np.int32)
+
+
+def gather_on_device(tokens, indices, n_ctx: int):
+    """`gather` for tokens that live on the device: a traceable function of JAX arrays.
+
+    Offsets are int32, so at most 2^31 tokens.
+    """
+    import jax  # here, because processes that only prepare text do without it
+
+    def one(index):
+        return jax.lax.dynamic_slice(tokens, (index * n_ctx,), (n_ctx + 1,))
+
+    for _ in range(indices.ndim):
+        one = jax.vmap(one)
+    return one(indices).astype("int32")
+
+
+def host_batches(
+    tokens: np.ndarray,
+    order: SequenceOrder,
+    n_ctx: int,
+    start_step: int,
+    rows: slice = slice(None),
+    prefetch: int = 16,
+) -> Iterator[np.ndarray]:
+    """The batches from a step on, read ahead by Grain's threads: int32 [rows, n_ctx + 1] each.
+
+    For corpora that do not fit on the device. `rows` is this process's part of the global batch.
+    """
+    import grain  # here, because it takes a second and most programs do without it
+
+    batches = (
+        grain.MapDataset.source(order)[start_step:]
+        .map(lambda indices: gather(tokens, indices[rows], n_ctx))
+        .to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=prefetch))
+    )
+    return iter(batches)
+
+
+def evaluation_windows(corpus: Corpus, split: str, n_ctx: int, tokens: int) -> np.ndarray:
+    """The first sequences of a split that hold `tokens` targets: int32 [n, n_ctx + 1].
+
+    All of the split when it is shorter; at least one sequence, unless the split has none.
+    """
+    stored = corpus.tokens(split)
+    n = min(max(1, tokens // n_ctx), n_sequences(len(stored), n_ctx))
+    if n == 0:
+        return np.zeros((0, n_ctx + 1), np.int32)
+    return gather(stored, np.arange(n), n_ctx)
+
+
+def _permuted(indices: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Where a pseudorandom permutation of range(n) takes some indices."""
+    if n <= 2**14:
+        # Walking would take 2^16 / n rounds: cheaper to have all of a small permutation.
+        return _small_permutation(n, seed)[indices]
+    keys = _round_keys(seed)
+    word_bits = (max(16, (n - 1).bit_length()) + 1) // 2
+    result = _encrypted(indices, keys, word_bits)
+    # Cycle walking: what falls outside is sent on until it falls inside.
+    outside = np.flatnonzero(result >= n)
+    while outside.size:
+        result[outside] = _encrypted(result[outside], keys, word_bits)
+        outside = outside[result[outside] >= n]
+    return result
+
+
+@functools.lru_cache(maxsize=256)
+def _small_permutation(n: int, seed: int) -> np.ndarray:
+    jump = _encrypted(np.arange(2**16), _round_keys(seed), 8).astype(np.uint16)
+    # Cycle walking from everywhere at once: each pass doubles the number of steps taken. (Cycles
+    # that lie wholly outside never come in, and are not asked for.)
+    while (jump[:n] >= n).any():
+        outside = np.flatnonzero(jump >= n)
+        jump[outside] = jump[jump[outside]]
+    return jump[:n]
+
+
+def _encrypted(values: np.ndarray, keys: tuple[int, ...], word_bits: int) -> np.ndarray:
+    mask = (1 << word_bits) - 1
+
+    def rotated(x, bits):
+        return (x << bits | x >> (word_bits - bits)) & mask
+
+    def mixed(x):
+        return (rotated(x, 1) & rotated(x, 8)) ^ rotated(x, 2)
+
+    left, right = values >> word_bits, values & mask
+    for first, second in zip(keys[::2], keys[1::2]):
+        left = left ^ mixed(right) ^ (first & mask)
+        right = right ^ mixed(left) ^ (second & mask)
+    return left << word_bits | right
+
+
+@functools.lru_cache(maxsize=1024)
+def _round_keys(seed: int) -> tuple[int, ...]:
+    """Four 32-bit keys: C++'s `std::seed_seq{seed}.generate`, which Grain uses."""
+    n, p, q = 4, 1, 2
+    keys = [0x8B8B8B8B] * n
+
+    def scrambled(x):
+        return (x ^ x >> 27) % 2**32
+
+    for k in range(n):
+        first = 1664525 * scrambled(keys[k] ^ keys[(k + p) % n] ^ keys[k - 1]) % 2**32
+        second = (first + (1, k + seed, k, k)[k]) % 2**32
+        keys[(k + p) % n] = (keys[(k + p) % n] + first) % 2**32
+        keys[(k + q) % n] = (keys[(k + q) % n] + second) % 2**32
+        keys[k] = second
+    for k in range(n):
+        total = (keys[k] + keys[(k + p) % n] + keys[k - 1]) % 2**32
+        third = 1566083941 * scrambled(total) % 2**32
+        fourth = (third - k) % 2**32
+        keys[(k + p) % n] ^= third
+        keys[(k + q) % n] ^= fourth
+        keys[k] = fourth
+    return tuple(keys)

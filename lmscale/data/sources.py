@@ -1,0 +1,234 @@
+"""Where documents come from: files of text, JSON lines or Parquet, plain or compressed.
+
+A document is a `bytes` object of valid UTF-8. Files are streamed, so their size does not matter.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import hashlib
+import io
+import json
+import lzma
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
+
+from etils import epath
+
+from lmscale.data.errors import DataError
+
+try:
+    import zstandard
+except ImportError:
+    zstandard = None
+
+#: A line holding one form feed, as it stands between two documents of a text file.
+DOCUMENT_SEPARATOR = b"\n\x0c\n"
+
+#: Formats that a folder is searched for.
+_FORMATS = {".txt": "text", ".jsonl": "jsonl", ".parquet": "parquet"}
+#: Read as text when a file or a pattern names them; a folder's may be anything but prose.
+_NAMED_TEXT = frozenset(
+    (
+        *(".bib", ".cfg", ".css", ".html", ".ini", ".md", ".org", ".rst", ".tex", ".toml", ".xml"),
+        *(".c", ".cc", ".cpp", ".cu", ".go", ".h", ".hpp", ".java", ".jl", ".js", ".lua", ".php"),
+        *(".pl", ".py", ".r", ".rb", ".rs", ".scala", ".sh", ".sql", ".swift", ".ts"),
+        *(".yaml", ".yml"),
+    )
+)
+_COMPRESSIONS = (".gz", ".xz", ".zst")
+_DECOMPRESSION_ERRORS = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) + (
+    (zstandard.ZstdError,) if zstandard else ()
+)
+_CHUNK = 1 << 20
+
+
+def find_inputs(inputs: Sequence[str]) -> list[epath.Path]:
+    """The files that some files, folders and glob patterns stand for, each once.
+
+    Folders are searched through for .txt, .jsonl and .parquet, compressed or not; other text is
+    read when its file or a pattern names it.
+
+    Raises:
+      DataError: when an input matches nothing, or names a file of an unknown kind.
+    """
+    if not inputs:
+        raise DataError("no input given: name files, folders or patterns of text")
+    found: dict[str, epath.Path] = {}
+    for name in inputs:
+        path = epath.Path(name).expanduser()
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if _suffixes(file)[0] in _FORMATS)
+            files = [file for file in files if file.is_file()]
+            missing = f"no .txt, .jsonl or .parquet file in the folder {name}"
+        elif path.exists():
+            files = [path]
+        else:
+            files = [file for file in _glob(path) if file.is_file()]
+            missing = f"nothing matches {name}"
+        if not files:
+            raise DataError(missing)
+        for file in files:
+            _format(file)
+            found[str(file)] = file
+    return list(found.values())
+
+
+def checksum(path: epath.Path) -> dict[str, Any]:
+    """{"file", "bytes", "sha256"} of an input as it lies there."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return {"file": path.name, "bytes": size, "sha256": digest.hexdigest()}
+
+
+def read_documents(path: epath.Path, text_field: str = "text") -> Iterator[tuple[bytes, int]]:
+    """Every document of a file, with the position in the file (bytes) reached by then.
+
+    A text file is one document, or several with a line holding one form feed between them. JSON
+    lines and Parquet give the field `text_field` of every row. Empty documents come out too.
+
+    Raises:
+      DataError: one line that names the file, and the line or document where reading failed.
+    """
+    read = {"text": _read_text, "jsonl": _read_jsonl, "parquet": _read_parquet}[_format(path)]
+    with path.open("rb") as raw:
+        try:
+            for text in read(path, raw, text_field):
+                yield text, raw.tell()
+        except _DECOMPRESSION_ERRORS as error:
+            raise DataError(f"{path} cannot be decompressed: {error}") from None
+
+
+def _read_text(path: epath.Path, raw: BinaryIO, _: str) -> Iterator[bytes]:
+    number = 0
+    for number, text in enumerate(_split(_decompressed(path, raw)), 1):
+        try:
+            text.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path} is not UTF-8: byte 0x{text[error.start]:02x} at position {error.start} of "
+                f"document {number}"
+            ) from None
+        yield text
+
+
+def _split(file: BinaryIO) -> Iterator[bytes]:
+    # A separator on the first or the last line counts as well.
+    pieces, tail = [], b"\n"
+    first = True
+    while chunk := file.read(_CHUNK):
+        # The last bytes may be the beginning of a separator that the next chunk ends.
+        head, *rest = (tail + chunk).split(DOCUMENT_SEPARATOR)
+        for following in rest:
+            pieces.append(head)
+            text = b"".join(pieces)
+            yield text[1:] if first else text
+            pieces, head, first = [], following, False
+        keep = len(DOCUMENT_SEPARATOR) - 1
+        pieces.append(head[:-keep])
+        tail = head[-keep:]
+    text = b"".join([*pieces, tail])
+    yield (text[1:] if first else text).removesuffix(DOCUMENT_SEPARATOR[:-1])
+
+
+def _read_jsonl(path: epath.Path, raw: BinaryIO, text_field: str) -> Iterator[bytes]:
+    for number, line in enumerate(_decompressed(path, raw), 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{where} is not UTF-8: byte 0x{line[error.start]:02x} at position {error.start}"
+            ) from None
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where} is not JSON: {error.msg} at column {error.colno}") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{where} is not a JSON object with a field {text_field!r}")
+        if text_field not in row:
+            raise DataError(
+                f"{where} has no field {text_field!r}; its fields are {', '.join(row) or 'none'}"
+            )
+        yield _utf8(row[text_field], f"{where}, field {text_field!r}")
+
+
+def _read_parquet(path: epath.Path, raw: BinaryIO, text_field: str) -> Iterator[bytes]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(f"{path} needs pyarrow to be read: pip install 'lmscale[data]'") from None
+    try:
+        file = parquet.ParquetFile(raw)
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from None
+    names = file.schema_arrow.names
+    if text_field not in names:
+        raise DataError(f"{path} has no column {text_field!r}; its columns are {', '.join(names)}")
+    batches = file.iter_batches(batch_size=1024, columns=[text_field])
+    values = (value for batch in batches for value in batch.column(0).to_pylist())
+    for row, value in enumerate(values, 1):
+        yield _utf8(value, f"{path}, row {row}, column {text_field!r}")
+
+
+def _utf8(value: Any, where: str) -> bytes:
+    if not isinstance(value, str):
+        raise DataError(f"{where} is not text but {type(value).__name__}")
+    try:
+        return value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where} holds the lone surrogate U+{ord(value[error.start]):04X}, which is no "
+            "character"
+        ) from None
+
+
+def _decompressed(path: epath.Path, raw: BinaryIO) -> BinaryIO:
+    match _suffixes(path)[1]:
+        case ".gz":
+            return gzip.open(raw)
+        case ".xz":
+            return lzma.open(raw)
+        case ".zst":
+            if zstandard is None:
+                raise DataError(f"{path} needs zstandard to be read: pip install 'lmscale[data]'")
+            stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+            return io.BufferedReader(stream, _CHUNK)
+    return raw
+
+
+def _suffixes(path: epath.Path) -> tuple[str, str]:
+    """(".jsonl", ".gz") of a.jsonl.gz; the second is empty for a file that is not compressed."""
+    compression = path.suffix.lower()
+    if compression in _COMPRESSIONS:
+        return path.with_suffix("").suffix.lower(), compression
+    return compression, ""
+
+
+def _format(path: epath.Path) -> str:
+    suffix, compression = _suffixes(path)
+    kind = _FORMATS.get(suffix) or ("text" if suffix in _NAMED_TEXT else None)
+    if kind is None or (kind == "parquet" and compression):
+        raise DataError(
+            f"{path} is of an unknown kind: known are .txt, .jsonl and plain text such as .md or "
+            f".py, each also with {', '.join(_COMPRESSIONS)}, and .parquet"
+        )
+    return kind
+
+
+def _glob(path: epath.Path) -> list[epath.Path]:
+    name = str(path)
+    if not glob.has_magic(name):
+        return []
+    if "://" not in name:
+        return [epath.Path(file) for file in sorted(glob.glob(name, recursive=True))]
+    parts = path.parts
+    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    folder = epath.Path(*parts[:fixed])
+    return sorted(folder.glob("/".join(parts[fixed:])))
