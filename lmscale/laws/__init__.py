@@ -15,23 +15,47 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from lmscale.laws.advise import Advice, OffOptimum, advise
+from lmscale.laws.batch import NoiseScale, fit_critical_batch, noise_scale, steps_to_loss
+from lmscale.laws.data_constrained import fit_data_constrained
+from lmscale.laws.envelope import fit_envelope
+from lmscale.laws.holdout import Comparison, HoldOut, compare, hold_out
 from lmscale.laws.isoflop import Profile, fit_isoflop, vertex_bias, window_spread
+from lmscale.laws.kaplan import fit_kaplan_nd, fit_kaplan_ns
+from lmscale.laws.over_training import fit_over_training
+from lmscale.laws.parametric import fit_parametric, iso_loss, optimal_allocation
 from lmscale.laws.position import fit_position
 from lmscale.laws.power import fit_power
+from lmscale.laws.published import PUBLISHED, PublishedLaw, published
 from lmscale.laws.result import FitError, FitResult
 from lmscale.laws.table import DroppedRow, Runs, Table, TableError
 
 __all__ = [
     "LAWS",
+    "PUBLISHED",
+    "Advice",
+    "Comparison",
     "DroppedRow",
     "FitError",
     "FitResult",
+    "HoldOut",
     "Law",
+    "NoiseScale",
+    "OffOptimum",
     "Profile",
+    "PublishedLaw",
     "Runs",
     "Table",
     "TableError",
+    "advise",
+    "compare",
     "fit",
+    "hold_out",
+    "iso_loss",
+    "noise_scale",
+    "optimal_allocation",
+    "published",
+    "steps_to_loss",
     "vertex_bias",
     "window_spread",
 ]
@@ -64,6 +88,55 @@ LAWS: dict[str, Law] = {
             "L = (x_c / x)^alpha (+ L_inf) for x one of params, tokens, flops",
             "Kaplan et al. 2020, eqs. 1.1-1.3",
             fit_power,
+        ),
+        Law(
+            "parametric",
+            ("params", "tokens", "loss"),
+            "L = E + A/N^alpha + B/D^beta",
+            "Hoffmann et al. 2022, Approach 3; Besiroglu et al. 2024",
+            fit_parametric,
+        ),
+        Law(
+            "envelope",
+            ("params", "flops", "loss"),
+            "N_opt = k_N C^a, D_opt = k_D C^b through the lower envelope of learning curves",
+            "Hoffmann et al. 2022, Approach 1",
+            fit_envelope,
+        ),
+        Law(
+            "kaplan-nd",
+            ("params", "tokens", "loss"),
+            "L = [(N_c/N)^(alpha_N/alpha_D) + D_c/D]^alpha_D",
+            "Kaplan et al. 2020, eq. 1.5",
+            fit_kaplan_nd,
+        ),
+        Law(
+            "kaplan-ns",
+            ("params", "steps", "loss"),
+            "L = (N_c/N)^alpha_N + (S_c/S_min)^alpha_S",
+            "Kaplan et al. 2020, eq. 1.6",
+            fit_kaplan_ns,
+        ),
+        Law(
+            "critical-batch",
+            ("loss", "steps", "batch_tokens"),
+            "S = S_min (1 + B_crit/B), B_crit = B_star / L^(1/alpha_B)",
+            "McCandlish et al. 2018; Kaplan et al. 2020, eq. 1.4",
+            fit_critical_batch,
+        ),
+        Law(
+            "data-constrained",
+            ("params", "tokens", "unique_tokens", "loss"),
+            "L = E + A/N'^alpha + B/D'^beta, D' = U + U R_D* (1 - exp(-R_D/R_D*))",
+            "Muennighoff et al. 2023",
+            fit_data_constrained,
+        ),
+        Law(
+            "over-training",
+            ("params", "tokens", "loss"),
+            "L = E + (a M^eta + b M^-eta) C^-eta, M = D/N",
+            "Gadre et al. 2024",
+            fit_over_training,
         ),
         Law(
             "position",

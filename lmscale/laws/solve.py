@@ -12,9 +12,9 @@ methods stop early. Here delta shrinks in stages, and each step solves
 
     (H + lambda diag M) p = -grad f
 
-with the exact Hessian H or, where that is not convex, with M in its place: the iteratively
-reweighted Gauss-Newton matrix, which bounds Huber's function from above. lambda follows the ratio
-of actual to predicted decrease.
+with the exact Hessian H and the diagonal of the iteratively reweighted Gauss-Newton matrix M, which
+bounds Huber's function from above. lambda follows the ratio of actual to predicted decrease, and
+is at least what makes the matrix positive.
 """
 
 from __future__ import annotations
@@ -30,7 +30,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["MultiStart", "Solutions", "draw_weights", "multi_start", "solve"]
+__all__ = [
+    "MultiStart",
+    "Solutions",
+    "draw_weights",
+    "multi_start",
+    "product_grid",
+    "seed_weights",
+    "solve",
+]
 
 #: Problems in one call of the compiled program.
 _BLOCK = 64
@@ -78,46 +86,79 @@ def solve(
     weights: np.ndarray,
     *,
     delta: float = math.inf,
+    stages: int | None = None,
     max_steps: int = 200,
 ) -> Solutions:
     """Minimises f from every row of `theta` [K, P], with the weights [n] or [K, n].
 
     `residual` must be a module-level function (programs are cached by it); an attribute
-    `residual.derivatives(theta, data, delta, weight) -> (f, grad, H, M)` replaces autodiff.
+    `residual.derivatives(theta, data, delta, weight) -> (f, grad, H, diag M)` replaces autodiff.
+    `stages` is how many tenfold shrinkings of delta come before the last; a start that is near
+    its minimum needs none.
     """
     theta = np.atleast_2d(np.asarray(theta, np.float64))
-    n = len(np.atleast_2d(weights)[0])
+    robust = math.isfinite(delta)
+    shared = np.ndim(weights) == 1
+    weights = np.atleast_2d(np.asarray(weights, np.float64))
+    n = weights.shape[1]
     n_padded = -(-n // _PAD) * _PAD
     data = jax.tree.map(lambda x: _pad(np.asarray(x, np.float64), n_padded), data)
-    weights = np.asarray(weights, np.float64)
-    k = len(theta)
-    block = _BLOCK
+    weights = np.concatenate([weights, np.zeros((len(weights), n_padded - n))], axis=1)
+    program = _program(residual, robust, max_steps)
+    states = _first_states(theta, (_STAGES if stages is None else stages) if robust else 0)
 
-    def run(start: int) -> tuple[np.ndarray, ...]:
-        part = theta[start : start + block]
-        w = weights[start : start + block] if weights.ndim == 2 else weights[None]
-        w = np.concatenate([w, np.zeros((len(w), n_padded - n))], axis=1)
-        w = np.broadcast_to(w, (len(part), n_padded)) if weights.ndim == 1 else w
-        missing = block - len(part)
-        if missing:
-            part = np.concatenate([part, np.repeat(part[:1], missing, axis=0)])
-            w = np.concatenate([w, np.repeat(w[:1], missing, axis=0)])
+    def run(index: np.ndarray, horizon: int) -> list[np.ndarray]:
+        missing = _BLOCK - len(index)
+        full = np.concatenate([index, np.repeat(index[:1], missing)]) if missing else index
+        w = np.broadcast_to(weights, (_BLOCK, n_padded)) if shared else weights[full]
         # The switch to float64 holds for this thread and this block only: training code in the
         # same process stays in float32.
         with jax.enable_x64(True):
-            out = _program(residual, math.isfinite(delta), max_steps)(
-                jnp.asarray(part), jnp.asarray(w), data, delta if math.isfinite(delta) else 1.0
+            out = program(
+                _State(*(x[full] for x in states)), w, data, delta if robust else 1.0, horizon
             )
-            return tuple(np.asarray(item)[: block - missing] for item in out)
+            return [np.asarray(item)[: len(index)] for item in out]
 
-    starts = range(0, k, block)
-    if len(starts) == 1:
-        parts = [run(0)]
-    else:
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            parts = list(pool.map(run, starts))
-    found, objective, converged, steps = (np.concatenate(x) for x in zip(*parts, strict=True))
-    return Solutions(found, objective, converged, int(steps.sum()) * n)
+    # Problems differ in how long they take, and a block takes as long as its slowest: so all run a
+    # few steps, those that are done leave, and the others close ranks.
+    leader = np.arange(len(theta))
+    pending, horizon, phase = leader, 0, _PHASE
+    while len(pending):
+        horizon += phase
+        blocks = [pending[i : i + _BLOCK] for i in range(0, len(pending), _BLOCK)]
+        done = _map(functools.partial(run, horizon=horizon), blocks)
+        for index, out in zip(blocks, done, strict=True):
+            for column, values in zip(states, out, strict=True):
+                column[index] = values
+        pending = pending[~states.done[pending]]
+        if shared and len(pending):
+            pending = _merge(states, pending, leader)
+    while np.any(leader[leader] != leader):
+        leader = leader[leader]
+    evaluations = int(states.steps.sum()) * n
+    return Solutions(
+        states.theta[leader], states.value[leader], states.converged[leader], evaluations
+    )
+
+
+def _map(function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
+    """`function` of every item, on as many threads as there are cores (XLA lets go of the GIL)."""
+    if len(items) == 1:
+        return [function(items[0])]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        return list(pool.map(function, items))
+
+
+def _merge(states: _State, pending: np.ndarray, leader: np.ndarray) -> np.ndarray:
+    """Lets problems that have come to the same point in the same stage go on as one.
+
+    Of the thousands of starts of one fit most have met within a few steps; `leader` notes whom
+    each one follows. Returns those that go on.
+    """
+    keys = np.concatenate([np.round(states.theta[pending], 5), states.stage[pending, None]], axis=1)
+    _, first, where = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    leader[pending] = pending[first][where.ravel()]
+    return pending[np.sort(first)]
 
 
 def multi_start(
@@ -142,8 +183,7 @@ def multi_start(
     solved = solve(residual, starts, data, base, delta=delta, max_steps=max_steps)
     objectives = np.where(np.isfinite(solved.objective), solved.objective, np.inf)
     best = int(np.argmin(objectives))
-    minima = _distinct(solved.theta, objectives, residual, data, delta)
-    # Neighbours of the best stand in for basins that only a draw has.
+    minima = _distinct(np.where(solved.converged, objectives, np.inf))
     scale = max(abs(objectives[best]), 1e-300)
     draws = np.empty((0, starts.shape[1]))
     unconverged, evaluations = 0, solved.evaluations
@@ -161,6 +201,7 @@ def multi_start(
             data,
             np.repeat(draw_weights * base, m, axis=0),
             delta=delta,
+            stages=1,
             max_steps=max_steps,
         )
         evaluations += drawn.evaluations
@@ -194,6 +235,20 @@ def draw_weights(
     return counts[:, where].astype(float)
 
 
+def seed_weights(cells: np.ndarray, n_draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Weights [B, n] that resample seeds within each cell (one configuration, k > 1 seeds).
+
+    k - 1 of the k seeds are drawn, each with weight k/(k - 1): the variance of a cell's mean is
+    then unbiased, where drawing k would understate it by (k - 1)/k.
+    """
+    weights = np.zeros((n_draws, len(cells)))
+    for cell in np.unique(cells):
+        index = np.flatnonzero(cells == cell)
+        k = len(index)
+        weights[:, index] = rng.multinomial(k - 1, np.full(k, 1 / k), size=n_draws) * k / (k - 1)
+    return weights
+
+
 def huber(r: Any, delta: Any) -> Any:
     """Huber's function; r^2 / 2 where delta is infinite."""
     size = jnp.abs(r)
@@ -208,22 +263,16 @@ def _pad(x: np.ndarray, n: int) -> np.ndarray:
     return np.concatenate([x, np.repeat(x[:1], n - len(x), axis=0)]) if len(x) < n else x
 
 
-def _distinct(
-    theta: np.ndarray, objectives: np.ndarray, residual: Residual, data: Any, delta: float
-) -> np.ndarray:
-    """Positions of distinct minima, best first: at most 32, none 1000 times worse than the best."""
+def _distinct(objectives: np.ndarray) -> np.ndarray:
+    """Positions of the distinct minima, best first, at most 32; the best is always among them."""
     order = np.argsort(objectives)
-    kept: list[int] = []
-    for i in order:
+    kept = [int(order[0])]
+    for i in order[1:]:
         if not np.isfinite(objectives[i]) or len(kept) == 32:
             break
-        if kept:
-            last = objectives[kept[-1]]
-            same_value = abs(objectives[i] - last) <= 1e-6 * abs(last) + 1e-14
-            if same_value:
-                continue
-        kept.append(int(i))
-    return np.asarray(kept or [int(order[0])])
+        if objectives[i] - objectives[kept[-1]] > 1e-6 * abs(objectives[kept[-1]]) + 1e-14:
+            kept.append(int(i))
+    return np.asarray(kept)
 
 
 @functools.cache
@@ -235,7 +284,7 @@ def _losses(residual: Residual) -> Callable[..., Any]:
 
 
 def derivatives(residual: Residual) -> Callable[..., Any]:
-    """(theta, data, delta, weight) -> f, its gradient, its Hessian and the majorising matrix."""
+    """(theta, data, delta, weight) -> f, its gradient, its Hessian and the diagonal of the majorant."""
     closed = getattr(residual, "derivatives", None)
     if closed is not None:
         return closed
@@ -250,7 +299,7 @@ def derivatives(residual: Residual) -> Callable[..., Any]:
         curved = jax.hessian(lambda t: jnp.sum(slope * residual(t, data)))(theta)
         value = jnp.sum(weight * huber(r, delta))
         hessian = jnp.einsum("n,ni,nj->ij", inside, jacobian, jacobian) + curved
-        bound = jnp.einsum("n,ni,nj->ij", majorant, jacobian, jacobian)
+        bound = majorant @ jacobian**2
         return value, slope @ jacobian, hessian, bound
 
     return by_autodiff
@@ -274,10 +323,12 @@ class _State(NamedTuple):
     converged: Any
 
 
+#: Steps that all problems take before those that are done leave.
+_PHASE = 12
 #: Stages of a robust fit before the last, and the most steps of each.
 _STAGES = 2
-_STAGE_STEPS = 12
-_STAGE_TOLERANCE = 1e-6
+_STAGE_STEPS = 30
+_STAGE_TOLERANCE = 1e-4
 _TOLERANCE = 1e-12
 
 
@@ -285,19 +336,20 @@ _TOLERANCE = 1e-12
 def _program(residual: Residual, robust: bool, max_steps: int) -> Callable[..., Any]:
     evaluate = derivatives(residual)
 
-    def proceed(s: _State) -> Any:
-        return ~s.done
-
     def advance(s: _State, weight: Any, data: Any, delta: Any) -> _State:
         n = s.theta.shape[0]
-        scale = jnp.diag(s.bound) + 1e-14 * jnp.trace(s.bound) + 1e-200
-        ridge = jnp.diag((s.damping + 1e-15) * scale)
-        newton, convex = _cholesky_solve(s.hessian + ridge, -s.gradient, n)
-        bounded, positive = _cholesky_solve(s.bound + ridge, -s.gradient, n)
-        move = jnp.where(s.fresh, 0.0, jnp.where(convex, newton, bounded))
-        model = jnp.where(convex, s.hessian, s.bound)
-        positive = convex | positive
-        predicted = -(s.gradient @ move + 0.5 * move @ (model @ move))
+        scale = s.bound + 1e-14 * jnp.sum(s.bound) + 1e-200
+        # The smallest of a few dampings that makes the matrix positive.
+        ladder = s.damping * 10.0 ** jnp.arange(5)
+        moves, fine = jax.vmap(
+            lambda damping: _cholesky_solve(
+                s.hessian + jnp.diag((damping + 1e-15) * scale), -s.gradient, n
+            )
+        )(ladder)
+        positive, chosen = jnp.any(fine), jnp.argmax(fine)
+        move, used = moves[chosen], jnp.where(positive, ladder[chosen], ladder[-1])
+        move = jnp.where(s.fresh, 0.0, move)
+        predicted = -(s.gradient @ move + 0.5 * move @ (s.hessian @ move))
 
         trial = s.theta + move
         here = delta * 10.0**s.stage if robust else jnp.asarray(1e150)
@@ -306,10 +358,8 @@ def _program(residual: Residual, robust: bool, max_steps: int) -> Callable[..., 
         gain = s.value - value
         accept = s.fresh | (usable & (gain > 0))
         ratio = jnp.where(usable & (predicted > 0), gain / predicted, -1.0)
-        damping = jnp.where(
-            ratio > 0.7, s.damping * 0.1, jnp.where(ratio > 0.2, s.damping, s.damping * 4.0)
-        )
-        damping = jnp.where(usable, damping, s.damping * 10.0)
+        damping = jnp.where(ratio > 0.7, used * 0.1, jnp.where(ratio > 0.2, used, used * 4.0))
+        damping = jnp.where(usable, damping, used * 10.0)
         damping = jnp.where(s.fresh, s.damping, jnp.clip(damping, 1e-14, 1e14))
 
         # Near a minimum rounding decides the gain, so a step that promises almost nothing is the
@@ -343,27 +393,34 @@ def _program(residual: Residual, robust: bool, max_steps: int) -> Callable[..., 
             converged=last & (small >= 2),
         )
 
-    def one(theta: Any, weight: Any, data: Any, delta: Any) -> tuple[Any, ...]:
-        n = theta.shape[0]
-        first = _State(
-            theta=theta,
-            value=jnp.asarray(jnp.inf),
-            gradient=jnp.zeros(n),
-            hessian=jnp.eye(n),
-            bound=jnp.eye(n),
-            damping=jnp.asarray(1e-2),
-            stage=jnp.asarray(_STAGES if robust else 0),
-            fresh=jnp.asarray(True),
-            steps=jnp.asarray(0),
-            steps_in_stage=jnp.asarray(0),
-            small=jnp.asarray(0),
-            done=jnp.asarray(False),
-            converged=jnp.asarray(False),
+    def one(state: _State, weight: Any, data: Any, delta: Any, horizon: Any) -> _State:
+        return jax.lax.while_loop(
+            lambda s: ~s.done & (s.steps < horizon),
+            lambda s: advance(s, weight, data, delta),
+            state,
         )
-        last = jax.lax.while_loop(proceed, lambda s: advance(s, weight, data, delta), first)
-        return last.theta, last.value, last.converged, last.steps
 
-    return jax.jit(jax.vmap(one, in_axes=(0, 0, None, None)))
+    return jax.jit(jax.vmap(one, in_axes=(0, 0, None, None, None)))
+
+
+def _first_states(theta: np.ndarray, stage: int) -> _State:
+    """The state of every problem before its first evaluation."""
+    k, n = theta.shape
+    return _State(
+        theta=theta.copy(),
+        value=np.full(k, np.inf),
+        gradient=np.zeros((k, n)),
+        hessian=np.zeros((k, n, n)) + np.eye(n),
+        bound=np.ones((k, n)),
+        damping=np.full(k, 1e-2),
+        stage=np.full(k, stage),
+        fresh=np.ones(k, bool),
+        steps=np.zeros(k, int),
+        steps_in_stage=np.zeros(k, int),
+        small=np.zeros(k, int),
+        done=np.zeros(k, bool),
+        converged=np.zeros(k, bool),
+    )
 
 
 def _cholesky_solve(matrix: Any, right: Any, n: int) -> tuple[Any, Any]:

@@ -84,6 +84,10 @@ class Runs:
     def __contains__(self, name: str) -> bool:
         return name in self.columns
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """The column `name`, or `default` where there is none."""
+        return self.columns.get(name, default)
+
     def take(self, index: Any) -> Runs:
         """The runs at `index` (a mask or positions); what was dropped stays as it was."""
         return Runs(

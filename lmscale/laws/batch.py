@@ -1,0 +1,220 @@
+"""The critical batch: from training runs at several batches, and from gradient noise.
+
+    (S/S_min - 1)(E/E_min - 1) = 1,  B_crit = E_min / S_min     McCandlish et al. 2018 (1812.06162)
+    B_crit(L) = B_star / L^(1/alpha_B)                          Kaplan et al. 2020, eq. 1.4
+
+S updates at a batch of B tokens see E = B S tokens, so the hyperbola is S = S_min (1 + B_crit/B).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from lmscale.laws.result import FitResult, interval
+from lmscale.laws.solve import solve
+from lmscale.laws.table import Table, TableError
+
+__all__ = ["NoiseScale", "fit_critical_batch", "noise_scale", "steps_to_loss"]
+
+
+class NoiseScale(NamedTuple):
+    """|G|^2, tr(Sigma) and B_simple = tr(Sigma)/|G|^2, in units of the batch sizes given."""
+
+    gradient_squared: Any
+    trace: Any
+    batch: Any
+
+
+def noise_scale(
+    small_squared: Any, big_squared: Any, small: float, big: float, decay: float | None = None
+) -> NoiseScale:
+    """Gradient noise scale from squared gradient norms at two batch sizes (App. A.1).
+
+    E|G_B|^2 = |G|^2 + tr(Sigma)/B, so the two norms give unbiased estimates of both parts. The
+    parts are averaged before the ratio is taken, never the ratios: the mean over the last axis,
+    or with `decay` an exponential moving average, corrected for its start, along it.
+
+    Args:
+      small_squared, big_squared: |G_B|^2 at batches `small` and `big`, one entry a step.
+    """
+    if not 0 < small < big:
+        raise ValueError(f"the batches must satisfy 0 < small < big, not {small} and {big}")
+    low, high = np.asarray(small_squared, float), np.asarray(big_squared, float)
+    gradient = (big * high - small * low) / (big - small)
+    trace = (low - high) / (1 / small - 1 / big)
+    if decay is None:
+        gradient, trace = gradient.mean(axis=-1), trace.mean(axis=-1)
+    else:
+        gradient, trace = _moving_average(gradient, decay), _moving_average(trace, decay)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return NoiseScale(gradient, trace, trace / gradient)
+
+
+def _moving_average(values: np.ndarray, decay: float) -> np.ndarray:
+    total, out = np.zeros(values.shape[:-1]), np.empty_like(values)
+    for i in range(values.shape[-1]):
+        total = decay * total + (1 - decay) * values[..., i]
+        out[..., i] = total / (1 - decay ** (i + 1))
+    return out
+
+
+def steps_to_loss(steps: Any, loss: Any, targets: Sequence[float]) -> np.ndarray:
+    """The (interpolated) step at which a learning curve first reaches each target, NaN if never."""
+    steps, best = np.asarray(steps, float), np.minimum.accumulate(np.asarray(loss, float))
+    reached = np.full(len(targets), np.nan)
+    for i, target in enumerate(targets):
+        after = int(np.argmax(best <= target))
+        if best[after] > target or after == 0:
+            continue
+        share = (best[after - 1] - target) / (best[after - 1] - best[after])
+        log_step = np.log(steps[after - 1 : after + 1])
+        reached[i] = math.exp(log_step[0] + share * (log_step[1] - log_step[0]))
+    return reached
+
+
+def _residual(theta: Any, data: Any) -> Any:
+    """theta = (ln S_min, ln B_crit): ln S predicted less observed."""
+    s, b = theta
+    return s + jnp.logaddexp(0.0, b - data["log_batch"]) - data["log_steps"]
+
+
+def fit_critical_batch(
+    table: Any,
+    *,
+    bootstrap: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    columns: Any = None,
+) -> FitResult:
+    """Hyperbolas of steps against batch at each loss, then B_crit(L) (Kaplan et al., Fig. 18).
+
+    Args:
+      table: a row is a run that reached a target: columns loss (the target), batch_tokens, and
+        steps (taken to reach it). Each target needs three batches.
+
+    Returns:
+      parameters B_star and alpha_B (with two targets or more); `details["hyperbolas"]` gives
+      S_min, E_min and B_crit of each target, with intervals, and its points.
+    """
+    table = Table.read(table, columns)
+    runs = table.runs("loss", "steps", "batch_tokens", least=3, vary=("batch_tokens",))
+    log_b, log_s = np.log(runs["batch_tokens"]), np.log(runs["steps"])
+    rng = np.random.default_rng(seed)
+    warnings = list(runs.warnings)
+    targets, members = [], []
+    for target in np.unique(runs["loss"]):
+        index = np.flatnonzero(runs["loss"] == target)
+        batches = len(set(runs["batch_tokens"][index]))
+        if batches < 3:
+            warnings.append(f"loss {target:.4g} left out: {batches} batches, where 3 are needed")
+        else:
+            targets.append(float(target))
+            members.append(index)
+    if not targets:
+        raise TableError(
+            "no loss was reached at 3 batches; give rows of loss (the same target in several "
+            "rows), batch_tokens and steps"
+        )
+    weights, starts = [], []
+    for index in members:
+        counts = np.zeros((bootstrap + 1, len(runs)))
+        counts[0, index] = 1
+        counts[1:] = _resampled(index, log_b, bootstrap, len(runs), rng)
+        weights.append(counts)
+        start = [log_s[index].min() - 0.3, float(np.median(log_b[index]))]
+        starts.append(np.tile(start, (bootstrap + 1, 1)))
+    found = solve(
+        _residual,
+        np.concatenate(starts),
+        {"log_batch": log_b, "log_steps": log_s},
+        np.concatenate(weights),
+    )
+    theta = found.theta.reshape(len(targets), bootstrap + 1, 2)
+    converged = found.converged.reshape(len(targets), bootstrap + 1)[:, 0]
+    hyperbolas = []
+    for target, index, t in zip(targets, members, theta, strict=True):
+        s_min, b_crit = np.exp(t[:, 0]), np.exp(t[:, 1])
+        low, high = runs["batch_tokens"][index].min(), runs["batch_tokens"][index].max()
+        if not low / 3 < b_crit[0] < high * 3:
+            warnings.append(
+                f"loss {target:.4g}: B_crit {b_crit[0]:.3g} lies far outside the batches that "
+                f"were run ({low:.3g} to {high:.3g})"
+            )
+        hyperbolas.append(
+            {
+                "loss": target,
+                "S_min": float(s_min[0]),
+                "E_min": float(s_min[0] * b_crit[0]),
+                "B_crit": float(b_crit[0]),
+                "B_crit_interval": interval(b_crit[1:], level),
+                "steps": runs["steps"][index],
+                "batch_tokens": runs["batch_tokens"][index],
+            }
+        )
+    parameters, draws = {}, {}
+    if len(targets) >= 2:
+        x = np.log(targets)
+        dx = x - x.mean()
+        slope = (dx[:, None] * theta[:, :, 1]).sum(axis=0) / (dx**2).sum()
+        with np.errstate(divide="ignore", over="ignore"):
+            alpha = -1 / slope
+            star = np.exp(theta[:, :, 1].mean(axis=0) - slope * x.mean())
+        parameters = {"B_star": float(star[0]), "alpha_B": float(alpha[0])}
+        draws = {"B_star": star[1:], "alpha_B": alpha[1:]} if bootstrap else {}
+        if alpha[0] <= 0:
+            warnings.append("the critical batch does not grow as the loss falls")
+    else:
+        warnings.append("one loss only, so B_crit has no dependence on it")
+    fitted = np.concatenate(members)
+    at = np.repeat(np.arange(len(members)), [len(m) for m in members])
+    predicted = np.exp(theta[at, 0, 0]) * (1 + np.exp(theta[at, 0, 1] - log_b[fitted]))
+    return FitResult(
+        law="critical-batch",
+        parameters=parameters,
+        intervals={name: interval(values, level) for name, values in draws.items()},
+        interval_method="bootstrap over runs within each loss" if bootstrap else "none",
+        level=level,
+        objective=float(found.objective.reshape(len(targets), -1)[:, 0].sum()),
+        objective_name="half the sum of squared residuals of log steps",
+        converged=bool(converged.all()),
+        n_used=len(fitted),
+        dropped=runs.dropped,
+        warnings=tuple(warnings),
+        residuals={
+            "row": runs.row[fitted],
+            "loss": runs["loss"][fitted],
+            "batch_tokens": runs["batch_tokens"][fitted],
+            "observed": runs["steps"][fitted],
+            "predicted": predicted,
+            "residual": np.log(runs["steps"][fitted] / predicted),
+        },
+        ranges={
+            name: (float(runs[name].min()), float(runs[name].max()))
+            for name in ("loss", "batch_tokens")
+        },
+        draws=draws,
+        details={"hyperbolas": hyperbolas, "evaluations": found.evaluations},
+    )
+
+
+def _resampled(
+    index: np.ndarray, log_b: np.ndarray, n_draws: int, n: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Counts [draw, n] of the rows of one target, with at least three batches in every draw."""
+    batches, where = np.unique(log_b[index], return_inverse=True)
+    member = np.eye(len(batches))[where]
+    even = np.full(len(index), 1 / len(index))
+    counts = rng.multinomial(len(index), even, size=n_draws)
+    for _ in range(100):
+        poor = ((counts @ member) > 0).sum(axis=1) < 3
+        if not poor.any():
+            break
+        counts[poor] = rng.multinomial(len(index), even, size=int(poor.sum()))
+    full = np.zeros((n_draws, n))
+    full[:, index] = counts
+    return full

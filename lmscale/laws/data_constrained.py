@@ -1,0 +1,206 @@
+"""Repeated data: what an epoch is worth (Muennighoff et al. 2023, 2305.16264).
+
+With U_D unique tokens seen R_D = D/U_D - 1 further times, data are worth
+
+    D' = U_D + U_D R_D* (1 - exp(-R_D / R_D*))
+
+fresh tokens, and parameters beyond the U_N that U_D can feed decay alike with R_N*. The loss is
+the parametric one, E + A/N'^alpha + B/D'^beta (eqs. 5-7).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from lmscale.laws.parametric import HUBER_DELTA, chinchilla_loss, fit_parametric, ranges_of
+from lmscale.laws.result import FitError, FitResult, interval
+from lmscale.laws.solve import draw_weights, multi_start, product_grid
+from lmscale.laws.table import Table
+
+__all__ = [
+    "MUENNIGHOFF",
+    "data_constrained_loss",
+    "effective",
+    "fed_params",
+    "fit_data_constrained",
+]
+
+#: Published constants: the base law was fitted to runs of one epoch and then held fixed.
+MUENNIGHOFF = {
+    "E": math.exp(0.6254804),
+    "A": math.exp(6.255414),
+    "B": math.exp(7.3049974),
+    "alpha": 0.3526596,
+    "beta": 0.3526596,
+    "R_D_star": 15.387756,
+    "R_N_star": 5.309743,
+}
+_BASE = ("E", "A", "B", "alpha", "beta")
+
+
+def effective(unique: Any, repeats: Any, decay: Any) -> Any:
+    """U + U R* (1 - exp(-R/R*)): what `unique`, repeated `repeats` more times, is worth fresh."""
+    return unique + unique * decay * -np.expm1(-repeats / decay)
+
+
+def fed_params(parameters: Mapping[str, Any], unique_tokens: Any) -> Any:
+    """U_N: the size whose compute-optimal data are `unique_tokens`."""
+    _, a, b, alpha, beta = (parameters[name] for name in _BASE)
+    g = (alpha * a / (beta * b)) ** (1 / (alpha + beta))
+    # D_opt = G^-1 (C/6)^(alpha/(alpha+beta)) and N_opt = G (C/6)^(beta/(alpha+beta)).
+    return g * (g * np.asarray(unique_tokens, float)) ** (beta / alpha)
+
+
+def data_constrained_loss(
+    parameters: Mapping[str, Any], *, params: Any, tokens: Any, unique_tokens: Any = None, **_: Any
+) -> Any:
+    """The loss after `tokens` tokens of which `unique_tokens` are unique (all, if not given)."""
+    unique = tokens if unique_tokens is None else np.minimum(unique_tokens, tokens)
+    fed = np.minimum(params, fed_params(parameters, unique))
+    n = effective(fed, params / fed - 1, parameters["R_N_star"])
+    d = effective(unique, tokens / unique - 1, parameters["R_D_star"])
+    return chinchilla_loss(parameters, params=n, tokens=d)
+
+
+def _residual(theta: Any, data: Any) -> Any:
+    """theta = (ln R_D*, ln R_N*); the base law is in the data."""
+    r_d, r_n = jnp.exp(jnp.clip(theta, -20.0, 20.0))
+    log_n = data["log_fed"] + jnp.log1p(-r_n * jnp.expm1(-data["r_n"] / r_n))
+    log_d = data["log_unique"] + jnp.log1p(-r_d * jnp.expm1(-data["r_d"] / r_d))
+    terms = jnp.stack(
+        [data["a"] - data["alpha"] * log_n, data["b"] - data["beta"] * log_d, data["e"]]
+    )
+    top = jnp.max(terms, axis=0)
+    return top + jnp.log(jnp.sum(jnp.exp(terms - top), axis=0)) - data["log_y"]
+
+
+def fit_data_constrained(
+    table: Any,
+    *,
+    base: Mapping[str, float] | str = "fit",
+    delta: float = HUBER_DELTA,
+    bootstrap: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    columns: Any = None,
+) -> FitResult:
+    """Fits R_D* and R_N* with the base law held fixed, as the paper does.
+
+    Args:
+      table: columns params, tokens, unique_tokens, loss.
+      base: E, A, B, alpha and beta; "fit" fits them first to the runs of at most one epoch,
+        "muennighoff" takes the paper's.
+
+    Returns:
+      the seven parameters; `details["minima"]` lists every local minimum found, since this
+      objective has several (the paper's own point is not the lowest on its own runs).
+    """
+    table = Table.read(table, columns)
+    runs = table.runs("params", "tokens", "unique_tokens", "loss", least=5, vary=("tokens",))
+    unique = np.minimum(runs["unique_tokens"], runs["tokens"])
+    epochs = runs["tokens"] / unique
+    warnings = list(runs.warnings)
+    if epochs.max() < 1.5:
+        raise FitError("no run repeats its data (tokens above 1.5 unique_tokens), so R_D* is free")
+    if isinstance(base, str):
+        if base == "muennighoff":
+            base = MUENNIGHOFF
+        elif base == "fit":
+            once = runs.take(epochs < 1.01)
+            if len(once) < 6:
+                raise FitError(
+                    f"{len(once)} runs have one epoch, and the base law needs 6; give base=... "
+                    f"with E, A, B, alpha, beta, or base='muennighoff'"
+                )
+            base = fit_parametric(
+                {name: once[name] for name in ("params", "tokens", "loss")}, bootstrap=0
+            ).parameters
+        else:
+            raise FitError(f"base must be fit, muennighoff or a mapping, not {base!r}")
+    missing = [name for name in _BASE if name not in base]
+    if missing:
+        raise FitError(f"base lacks {', '.join(missing)}; it needs {', '.join(_BASE)}")
+    fixed = {name: float(base[name]) for name in _BASE}
+    fed = np.minimum(runs["params"], fed_params(fixed, unique))
+    ones = np.ones(len(runs))
+    data = {
+        "log_fed": np.log(fed),
+        "r_n": runs["params"] / fed - 1,
+        "log_unique": np.log(unique),
+        "r_d": epochs - 1,
+        "log_y": np.log(runs["loss"]),
+        "a": math.log(fixed["A"]) * ones,
+        "b": math.log(fixed["B"]) * ones,
+        "e": math.log(fixed["E"]) * ones,
+        "alpha": fixed["alpha"] * ones,
+        "beta": fixed["beta"] * ones,
+    }
+    starts = np.log(product_grid(np.geomspace(0.5, 500, 12), np.geomspace(0.5, 500, 12)))
+    counts = draw_weights(len(runs), bootstrap, np.random.default_rng(seed))
+    found = multi_start(
+        _residual,
+        starts,
+        data,
+        len(runs),
+        delta=delta,
+        draw_weights=counts if bootstrap else None,
+    )
+
+    def named(theta: np.ndarray) -> dict[str, Any]:
+        values = np.exp(np.clip(theta, -20, 20))
+        return {"R_D_star": values[..., 0], "R_N_star": values[..., 1]}
+
+    drawn = named(found.draws) if bootstrap else {}
+    parameters = {**fixed, **{k: float(v) for k, v in named(found.theta).items()}}
+    minima = [
+        {**{k: float(v) for k, v in named(t).items()}, "objective": float(value)}
+        for t, value in zip(found.minima, found.minima_objectives, strict=True)
+    ]
+    for other in minima[1:]:
+        if other["objective"] < 1.02 * minima[0]["objective"]:
+            excess = other["objective"] / minima[0]["objective"] - 1
+            warnings.append(
+                f"another minimum, R_D* {other['R_D_star']:.3g} and R_N* {other['R_N_star']:.3g}, "
+                f"is only {excess:.2%} worse: these runs do not tell them apart"
+            )
+    for name in ("R_D_star", "R_N_star"):
+        if not 1e-3 < parameters[name] < 1e4:
+            warnings.append(f"{name} ran off to {parameters[name]:.3g}: it is not determined")
+    predicted = data_constrained_loss(
+        parameters, params=runs["params"], tokens=runs["tokens"], unique_tokens=unique
+    )
+    draws = {
+        **{name: np.full(len(counts), value) for name, value in fixed.items() if len(counts)},
+        **drawn,
+    }
+    return FitResult(
+        law="data-constrained",
+        parameters=parameters,
+        intervals={name: interval(values, level) for name, values in drawn.items()},
+        interval_method="bootstrap over runs, base law fixed" if bootstrap else "none",
+        level=level,
+        objective=found.objective,
+        objective_name=f"sum of Huber's function of the residuals of log loss, delta {delta:g}",
+        converged=found.converged,
+        n_used=len(runs),
+        dropped=runs.dropped,
+        warnings=tuple(warnings),
+        residuals={
+            "row": runs.row,
+            "params": runs["params"],
+            "tokens": runs["tokens"],
+            "unique_tokens": unique,
+            "observed": runs["loss"],
+            "predicted": predicted,
+            "residual": np.log(runs["loss"] / predicted),
+        },
+        ranges=ranges_of(runs),
+        draws=draws,
+        details={"minima": minima, "n_starts": len(starts), "evaluations": found.evaluations},
+        model=data_constrained_loss,
+    )

@@ -1,0 +1,131 @@
+"""Over-training: loss as a function of compute and of tokens per parameter M = D/N.
+
+    L(C, M) = E + (a M^eta + b M^-eta) C^-eta          Gadre et al. 2024 (2403.08540), eq. 4
+
+which is the parametric law with one exponent for both terms, alpha = beta = 2 eta: changing M at
+fixed compute changes the level of the reducible loss but not its slope in C.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from lmscale.laws.parametric import ranges_of
+from lmscale.laws.result import FitResult, intervals_of
+from lmscale.laws.solve import draw_weights, multi_start
+from lmscale.laws.table import Table
+
+__all__ = ["fit_over_training", "over_training_loss"]
+
+
+def over_training_loss(parameters: Mapping[str, Any], *, params: Any, tokens: Any, **_: Any) -> Any:
+    """E + (a M^eta + b M^-eta) C^-eta with M = D/N and C = 6 N D."""
+    e, a, b, eta = (parameters[name] for name in ("E", "a", "b", "eta"))
+    ratio, flops = tokens / params, 6.0 * params * tokens
+    return e + (a * ratio**eta + b * ratio**-eta) * flops**-eta
+
+
+def as_parametric(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The same law as E + A/N^alpha + B/D^beta: C^-eta M^eta = 6^-eta N^(-2 eta)."""
+    eta = parameters["eta"]
+    scale = 6.0**-eta
+    return {
+        "E": parameters["E"],
+        "A": parameters["a"] * scale,
+        "B": parameters["b"] * scale,
+        "alpha": 2 * eta,
+        "beta": 2 * eta,
+    }
+
+
+def _residual(theta: Any, data: Any) -> Any:
+    """theta = (ln E, p, q, eta) at the runs' geometric mean; residuals of the loss itself."""
+    e, p, q, eta = theta
+    return (
+        jnp.exp(e) + jnp.exp(p - 2 * eta * data["u"]) + jnp.exp(q - 2 * eta * data["v"]) - data["y"]
+    )
+
+
+def fit_over_training(
+    table: Any,
+    *,
+    bootstrap: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    columns: Any = None,
+) -> FitResult:
+    """Least squares on the loss, as the authors fit it (they use five runs).
+
+    Returns:
+      parameters E, a, b, eta. Below ten runs a bootstrap over runs says nothing (four parameters),
+      so there are then no intervals.
+    """
+    table = Table.read(table, columns)
+    runs = table.runs("params", "tokens", "loss", least=4, vary=("params", "tokens"))
+    x, y, loss = np.log(runs["params"]), np.log(runs["tokens"]), runs["loss"]
+    data = {"u": x - x.mean(), "v": y - y.mean(), "y": loss}
+    rest = float(np.median(loss))
+    starts = np.array(
+        [
+            [math.log(loss.min() * e), math.log(rest * p), math.log(rest * q), eta]
+            for e in (0.3, 0.7, 0.95)
+            for p in (0.05, 0.3)
+            for q in (0.05, 0.3)
+            for eta in (0.05, 0.15, 0.3)
+        ]
+    )
+    warnings = list(runs.warnings)
+    if len(runs) < 10 and bootstrap:
+        warnings.append(f"{len(runs)} runs for four parameters: too few to bootstrap")
+        bootstrap = 0
+    counts = draw_weights(len(runs), bootstrap, np.random.default_rng(seed))
+    found = multi_start(
+        _residual, starts, data, len(runs), draw_weights=counts if bootstrap else None
+    )
+
+    def named(theta: np.ndarray) -> dict[str, Any]:
+        e, p, q, eta = np.moveaxis(theta, -1, 0)
+        with np.errstate(over="ignore"):
+            return {
+                "E": np.exp(e),
+                "a": np.exp(p + 2 * eta * x.mean()) * 6.0**eta,
+                "b": np.exp(q + 2 * eta * y.mean()) * 6.0**eta,
+                "eta": eta,
+            }
+
+    parameters = {name: float(value) for name, value in named(found.theta).items()}
+    draws = named(found.draws) if bootstrap else {}
+    if not found.converged:
+        warnings.append("the solver did not meet its tolerance at the best minimum")
+    predicted = over_training_loss(parameters, params=runs["params"], tokens=runs["tokens"])
+    return FitResult(
+        law="over-training",
+        parameters=parameters,
+        intervals=intervals_of(draws, level),
+        interval_method="bootstrap over runs" if bootstrap else "none",
+        level=level,
+        objective=found.objective,
+        objective_name="half the sum of squared residuals of the loss",
+        converged=found.converged,
+        n_used=len(runs),
+        dropped=runs.dropped,
+        exponents={runs.convention: {"N": 0.5, "D": 0.5}},
+        warnings=tuple(warnings),
+        residuals={
+            "row": runs.row,
+            "params": runs["params"],
+            "tokens": runs["tokens"],
+            "observed": loss,
+            "predicted": predicted,
+            "residual": np.log(loss / predicted),
+        },
+        ranges=ranges_of(runs),
+        draws=draws,
+        details={"n_starts": len(starts), "evaluations": found.evaluations},
+        model=over_training_loss,
+    )

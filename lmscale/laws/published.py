@@ -1,0 +1,213 @@
+"""Published laws by name, as if they had been fitted here: `published("besiroglu2024")`.
+
+Each carries its paper's constants, how parameters were counted, and where it was fitted, so that
+`lmscale.laws.advise` can say how far a question extrapolates. Papers publish no joint draws of
+their constants, so advice from them has no intervals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmscale.laws.data_constrained import MUENNIGHOFF, data_constrained_loss
+from lmscale.laws.kaplan import PF_DAY, kaplan_nd_loss, kaplan_ns_loss
+from lmscale.laws.over_training import over_training_loss
+from lmscale.laws.parametric import chinchilla_loss
+from lmscale.laws.result import FitError, FitResult
+
+__all__ = ["PUBLISHED", "PublishedLaw", "published"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedLaw:
+    """A law's constants, source, counting convention and fitted range.
+
+    `frontier` holds k_N, a, k_D, b of N_opt = k_N C^a and D_opt = k_D C^b (C in FLOPs) where the
+    paper gives the frontier by itself, and maybe C_c and alpha_C of its loss.
+    """
+
+    law: str
+    source: str
+    convention: str
+    parameters: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    note: str = ""
+
+
+_HOFFMANN_RANGE = {"params": (4.4e7, 1.6183e10), "tokens": (5e9, 5e11), "flops": (6e18, 3e21)}
+_KAPLAN_RANGE = {"params": (768, 1.5e9), "tokens": (2.2e7, 2.3e10)}
+
+
+def _gadre(e: float, a: float, b: float, exponent: float) -> dict[str, float]:
+    """From the authors' code, L = E + a N^e + b 6^(e/2) (M N)^e, to the paper's form."""
+    eta = -exponent / 2
+    return {"E": e, "a": a * 6**eta, "b": b, "eta": eta}
+
+
+PUBLISHED: dict[str, PublishedLaw] = {
+    "kaplan2020": PublishedLaw(
+        law="frontier",
+        source="Kaplan et al. 2020, Table 6 and eq. 1.3",
+        convention="kaplan",
+        parameters={
+            "a": 0.73,
+            "b": 0.27,
+            "k_N": 1.3e9 / PF_DAY**0.73,
+            "k_D": 2e10 / PF_DAY**0.27,
+            "alpha_C": 0.050,
+            "C_c": 3.1e8 * PF_DAY,
+        },
+        ranges={**_KAPLAN_RANGE, "flops": (1e-8 * PF_DAY, 10 * PF_DAY)},
+        note="C is C_min, adjusted to training far below the critical batch; N without embeddings",
+    ),
+    "kaplan2020-nd": PublishedLaw(
+        law="kaplan-nd",
+        source="Kaplan et al. 2020, eq. 1.5 and Table 2",
+        convention="kaplan",
+        parameters={"alpha_N": 0.076, "N_c": 6.4e13, "alpha_D": 0.103, "D_c": 1.8e13},
+        ranges=_KAPLAN_RANGE,
+        note="for early-stopped runs on subsets of D tokens; not a law of one pass",
+    ),
+    "kaplan2020-ns": PublishedLaw(
+        law="kaplan-ns",
+        source="Kaplan et al. 2020, eq. 1.6 and Tables 3 and 5",
+        convention="kaplan",
+        parameters={
+            "alpha_N": 0.077,
+            "N_c": 6.5e13,
+            "alpha_S": 0.76,
+            "S_c": 2.1e3,
+            "B_star": 2.1e8,
+            "alpha_B": 0.21,
+        },
+        ranges=_KAPLAN_RANGE,
+    ),
+    "chinchilla-printed": PublishedLaw(
+        law="parametric",
+        source="Hoffmann et al. 2022, eq. 10, as printed",
+        convention="total",
+        parameters={"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28},
+        ranges=_HOFFMANN_RANGE,
+        note="rounded: the optimum moves by a quarter against the unrounded constants",
+    ),
+    "chinchilla": PublishedLaw(
+        law="parametric",
+        source="Hoffmann et al. 2022, Approach 3, unrounded (from the paper's source)",
+        convention="total",
+        parameters={
+            "E": math.exp(0.5267228),
+            "A": math.exp(6.0073404),
+            "B": math.exp(6.0179186),
+            "alpha": 0.33917084,
+            "beta": 0.2849083,
+        },
+        ranges=_HOFFMANN_RANGE,
+    ),
+    "chinchilla-approach1": PublishedLaw(
+        law="frontier",
+        source="Hoffmann et al. 2022, Table 3 (Approach 1), line through its sizes",
+        convention="total",
+        parameters={"a": 0.4978, "b": 0.5022, "k_N": 0.1009, "k_D": 1.652},
+        intervals={"a": (0.488, 0.502), "b": (0.501, 0.512)},
+        ranges=_HOFFMANN_RANGE,
+        note="intervals are 10th and 90th percentiles",
+    ),
+    "besiroglu2024": PublishedLaw(
+        law="parametric",
+        source="Besiroglu et al. 2024 (2404.10102), refit of Hoffmann et al.'s Fig. 4",
+        convention="total",
+        parameters={"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658},
+        intervals={
+            "E": (1.769, 1.871),
+            "A": (285.0, 744.0),
+            "B": (1042.0, 5810.0),
+            "alpha": (0.317, 0.373),
+            "beta": (0.331, 0.415),
+        },
+        ranges=_HOFFMANN_RANGE,
+    ),
+    "porian2024": PublishedLaw(
+        law="frontier",
+        source="Porian et al. 2024 (2406.19146), RefinedWeb, tuned hyper-parameters",
+        convention="standard",
+        parameters={"a": 0.49689508, "b": 0.50310492, "k_N": 0.11892648, "k_D": 1.401426},
+        intervals={"a": (0.4906816, 0.50452396)},
+        ranges={"params": (5e6, 9.02e8), "flops": (1.25e16, 2.56e19)},
+        note="N counts the output head and not the input embedding",
+    ),
+    "muennighoff2023": PublishedLaw(
+        law="data-constrained",
+        source="Muennighoff et al. 2023 (2305.16264), C4",
+        convention="total",
+        parameters=MUENNIGHOFF,
+        ranges={"params": (7e6, 8.7e9), "tokens": (1e8, 9e11)},
+        note="the decay constants are one of several nearly equal minima on the authors' runs",
+    ),
+    "gadre2024-c4": PublishedLaw(
+        law="over-training",
+        source="Gadre et al. 2024 (2403.08540), C4",
+        convention="total",
+        parameters=_gadre(1.50826, 113.693, 189.516, -0.242472),
+        ranges={"params": (1.06e7, 6.9e9), "flops": (3.4e15, 2.4e22)},
+    ),
+    "gadre2024-redpajama": PublishedLaw(
+        law="over-training",
+        source="Gadre et al. 2024 (2403.08540), RedPajama",
+        convention="total",
+        parameters=_gadre(1.83665, 166.211, 366.687, -0.272851),
+        ranges={"params": (1.06e7, 6.9e9), "flops": (3.4e15, 2.4e22)},
+    ),
+    "gadre2024-refinedweb": PublishedLaw(
+        law="over-training",
+        source="Gadre et al. 2024 (2403.08540), RefinedWeb",
+        convention="total",
+        parameters=_gadre(1.73446, 125.096, 246.207, -0.254395),
+        ranges={"params": (1.06e7, 6.9e9), "flops": (3.4e15, 2.4e22)},
+    ),
+    "olmo-ladder2024": PublishedLaw(
+        law="parametric",
+        source="Bhagia et al. 2024 (2412.04403), C4 loss of the model ladder",
+        convention="given",
+        parameters={"E": 0.934375, "A": 12.48, "B": 33.48, "alpha": 0.103603, "beta": 0.161969},
+        ranges={"params": (1.9e8, 1.3e9), "tokens": (3.8e9, 2.6e11)},
+        note="sixteen runs: E and both exponents are loosely held",
+    ),
+}
+
+_MODELS: dict[str, Callable[..., Any]] = {
+    "parametric": chinchilla_loss,
+    "kaplan-nd": kaplan_nd_loss,
+    "kaplan-ns": kaplan_ns_loss,
+    "data-constrained": data_constrained_loss,
+    "over-training": over_training_loss,
+}
+
+
+def published(name: str) -> FitResult:
+    """A published law as a `FitResult` (law "frontier" where only N_opt and D_opt are given)."""
+    if name not in PUBLISHED:
+        raise FitError(f"there is no published law {name!r}; choose from {', '.join(PUBLISHED)}")
+    item = PUBLISHED[name]
+    p = item.parameters
+    exponents = {}
+    if "a" in p and "b" in p and item.law == "frontier":
+        exponents = {item.convention: {"N": p["a"], "D": p["b"]}}
+    elif "alpha" in p:
+        total = p["alpha"] + p["beta"]
+        exponents = {item.convention: {"N": p["beta"] / total, "D": p["alpha"] / total}}
+    warnings = (f"{name}: {item.note}",) if item.note else ()
+    return FitResult(
+        law=item.law,
+        parameters=dict(p),
+        intervals=dict(item.intervals),
+        interval_method="as published",
+        exponents=exponents,
+        warnings=warnings,
+        ranges=dict(item.ranges),
+        details={"published": name, "source": item.source, "convention": item.convention},
+        model=_MODELS.get(item.law),
+    )
