@@ -34,7 +34,10 @@ def checklist(study: Study, sections: Sequence[Section]) -> Grid:
 
 def _fits(sections: Sequence[Section]):
     return [
-        (f"{section.name}/{key}", fit) for section in sections for key, fit in section.fits.items()
+        (f"{section.name}/{key}", fit)
+        for section in sections
+        for key, fit in section.fits.items()
+        if fit.n_used
     ]
 
 
@@ -89,15 +92,19 @@ def _training(study: Study) -> list[list[str]]:
         [
             "training setup",
             "largest FLOPs, parameters, tokens",
-            f"{power_of_ten(float(table['flops_exact'].max()))} (exact), "
-            f"{si(table['params_kaplan'].max())} without embeddings, {si(table['tokens'].max())}",
+            (
+                f"{power_of_ten(float(table['flops_exact'].max()))} (exact), "
+                f"{si(table['params_kaplan'].max())} without embeddings, {si(table['tokens'].max())}"
+            ),
         ],
         [
             "training setup",
             "data",
-            f"{corpus.get('name', _UNKNOWN)} (fingerprint {corpus.get('fingerprint', _UNKNOWN)}), "
-            f"{si(corpus.get('train_tokens', np.nan))} training tokens, vocabulary "
-            f"{corpus.get('vocab_size', _UNKNOWN)}; {_epochs(study)}",
+            (
+                f"{corpus.get('name', _UNKNOWN)} (fingerprint {corpus.get('fingerprint', _UNKNOWN)}), "
+                f"{si(corpus.get('train_tokens', np.nan))} training tokens, vocabulary "
+                f"{corpus.get('vocab_size', _UNKNOWN)}; {_epochs(study)}"
+            ),
         ],
         [
             "training setup",
@@ -149,9 +156,11 @@ def _extraction(study: Study, sections: Sequence[Section]) -> list[list[str]]:
         [
             "data extraction",
             "dropped points",
-            f"{len(table) - done} of {len(table)} runs did not end well or are not finished; "
-            f"{done - len(usable)} more are not at the best learning rate of their cell; the fits "
-            f"dropped {plural(dropped, 'row')}",
+            (
+                f"{len(table) - done} of {len(table)} runs did not end well or are not finished; "
+                f"{done - len(usable)} more are not at the best learning rate of their cell; the fits "
+                f"dropped {plural(dropped, 'row')}"
+            ),
         ],
         [
             "data extraction",

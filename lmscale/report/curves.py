@@ -114,6 +114,8 @@ def _chart(study: Study, families: list[str]) -> Chart:
             "Training loss of every run, averaged between two records, one colour a size; runs at a "
             "learning rate that was not the best of their cell are faint."
         )
+        if any(_ended_ill(c["row"]) for family in families for c in curves[family]):
+            caption += " Dashed: runs that did not end well."
         if diverged:
             caption += f" Red crosses mark where {plural(diverged, 'run')} diverged."
         return style.render(
@@ -130,7 +132,6 @@ def _draw(axes: Any, curve: dict[str, Any], x: str, colours: dict[float, str]) -
     """Draws one run; True if it diverged."""
     row, records = curve["row"], curve["records"]
     colour = colours[float(row["params_kaplan"])]
-    ended_ill = row["status"] in ("diverged", "failed", "out_of_memory")
     faint = row["status"] == "done" and not row["best_lr"]
     places = [record[x] for record in records]
     losses = [record["loss"] for record in records]
@@ -140,12 +141,16 @@ def _draw(axes: Any, curve: dict[str, Any], x: str, colours: dict[float, str]) -
         color=colour,
         lw=0.9 if faint else 1.2,
         alpha=0.3 if faint else 0.95,
-        linestyle=(0, (3, 1.5)) if ended_ill else "-",
+        linestyle=(0, (3, 1.5)) if _ended_ill(row) else "-",
     )
     if row["status"] == "diverged":
         axes.plot(places[-1], losses[-1], "x", color=style.ALARM, ms=7, mew=1.8, zorder=5)
         return True
     return False
+
+
+def _ended_ill(row: Any) -> bool:
+    return row["status"] in ("diverged", "failed", "out_of_memory")
 
 
 def _some(values: list[float], most: int) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from lmscale.laws import FitError, FitResult, Profile, TableError
 from lmscale.report import style
 from lmscale.report.published import EXPONENTS
 from lmscale.report.restate import Restated, native_convention, restate
-from lmscale.report.section import Chart, Grid, KeyNumber, Section
+from lmscale.report.section import Chart, Grid, KeyNumber, Section, refused
 from lmscale.report.study import Study
 from lmscale.report.wording import (
     between,
@@ -51,6 +52,8 @@ class _Family:
 
     name: str
     runs: pd.DataFrame
+    #: Budgets that the experiment declares for it.
+    declared: int
     native: str
     fits: dict[str, FitResult]
     restated: dict[str, Restated]
@@ -95,7 +98,10 @@ def analyse(study: Study) -> Section:
         fits={
             f"{family.name}/{convention}": fit
             for family in families
-            for convention, fit in family.fits.items()
+            for convention, fit in {
+                **family.fits,
+                **{c: refused("isoflop", why) for c, why in family.failures.items()},
+            }.items()
         },
         warnings=warnings,
     )
@@ -107,19 +113,23 @@ def analyse(study: Study) -> Section:
 def _fit_family(study: Study, name: str) -> _Family:
     usable = study.usable
     runs = usable[usable["family"] == name].dropna(subset=["budget"]).reset_index(drop=True)
+    declared = int(study.table[study.table["family"] == name]["budget"].nunique())
     fits, restated, failures, windows = {}, {}, {}, {}
     if not len(runs):
         pending = study.table[study.table["family"] == name]["status"]
         native = study.experiment.get("fields", {}).get("convention", "standard")
         states = listed([f"{n} {status}" for status, n in pending.value_counts().items()])
         failures[native] = f"no run has ended well yet ({states})"
-        return _Family(name, runs, native, fits, restated, failures, windows)
+        return _Family(name, runs, declared, native, fits, restated, failures, windows)
     native = native_convention(runs, CONVENTIONS)
     order = [native, *[c for c in CONVENTIONS if c != native]]
     anchors = {
         budget: int(group["loss"].idxmin()) for budget, group in runs.groupby("budget", sort=True)
     }
     for convention in order:
+        if convention != native and not fits[native].exponents:
+            failures[convention] = "the profiles of the grid's own count give no exponent"
+            continue
         try:
             view = restate(runs, convention, anchors)
             table = laws.Table.read(view.rows, convention=convention)
@@ -132,7 +142,7 @@ def _fit_family(study: Study, name: str) -> _Family:
         if convention == native:
             anchors = _best_sizes(runs, fit, anchors)
             windows = laws.window_spread(table)
-    return _Family(name, runs, native, fits, restated, failures, windows)
+    return _Family(name, runs, declared, native, fits, restated, failures, windows)
 
 
 def _without_line_through_two(fit: FitResult) -> FitResult:
@@ -150,8 +160,10 @@ def _without_line_through_two(fit: FitResult) -> FitResult:
         converged=False,
         warnings=tuple(w for w in fit.warnings if "usable profile" not in w)
         + (
-            f"no exponent: {plural(usable, 'budget')} with a usable profile, "
-            f"and a power law that can be wrong needs {LEAST_BUDGETS}",
+            (
+                f"no exponent: {plural(usable, 'budget')} with a usable profile, "
+                f"and a power law that can be wrong needs {LEAST_BUDGETS}"
+            ),
         ),
     )
 
@@ -175,9 +187,7 @@ def _finding(study: Study, families: list[_Family]) -> str:
     if not good:
         reasons = []
         for family in families:
-            fit = family.fit
-            why = family.failures.get(family.native) or (fit.warnings[-1] if fit else "no fit")
-            reasons.append(f"{family_name(family.name)}: {why}")
+            reasons.append(f"{family_name(family.name)}: {_why_no_exponent(family)}")
         return f"No exponent yet. {'; '.join(reasons)}."
     sentences = []
     for family in good:
@@ -196,6 +206,25 @@ def _finding(study: Study, families: list[_Family]) -> str:
     return "; ".join(sentences) + "."
 
 
+def _why_no_exponent(family: _Family) -> str:
+    if family.fit is None:
+        return family.failures[family.native]
+    profiles = family.fit.details["profiles"]
+    flags = pd.Series([p.flag for p in profiles if not p.ok]).value_counts()
+    bad = listed([f"{n} with {_a(flag)}" for flag, n in flags.items()])
+    usable, waiting = sum(p.ok for p in profiles), family.declared - len(profiles)
+    if waiting > 0:
+        bad = listed([*([bad] if bad else []), f"{waiting} without results"])
+    return (
+        f"{usable} of {plural(family.declared, 'budget')} with a usable profile"
+        f"{f' ({bad})' if bad else ''}, where a power law needs {LEAST_BUDGETS}"
+    )
+
+
+def _a(flag: str) -> str:
+    return {"not convex": "a parabola that opens downwards"}.get(flag, flag)
+
+
 def _details(families: list[_Family]) -> list[str]:
     paragraphs = []
     for family in families:
@@ -203,14 +232,14 @@ def _details(families: list[_Family]) -> list[str]:
             continue
         fit, interval = family.fit, _interval(family.fit, "N", family.native)
         holds = [
-            f"{p.source} ({p.what}) {p.value:g}"
+            f"{p.value:g} ({p.source}, {p.what})"
             for p in EXPONENTS
             if interval and interval[0] <= p.value <= interval[1]
         ]
         relation = (
-            f"The interval holds {listed(holds)}."
+            f"The interval of the exponent of N contains the published {listed(holds)}."
             if holds
-            else "The interval holds none of the published exponents."
+            else "The interval of the exponent of N contains none of the published ones."
         )
         d = with_interval(family.exponents["D"], _interval(fit, "D", family.native))
         text = (
@@ -230,8 +259,10 @@ def _details(families: list[_Family]) -> list[str]:
         paragraphs.append(
             "Under another convention the runs of a budget no longer cost the same, so each budget "
             "is restated as what its best size costs there, and every size's loss is read at that "
-            "cost from its own runs, interpolated between neighbouring budgets. Neighbouring "
-            "profiles then share runs, so those intervals are somewhat too narrow."
+            "cost from its own runs: interpolated between those below and above, or carried by at "
+            "most half the distance between budgets, about a surface quadratic in ln N and ln C. "
+            "Sizes that would have to go farther are left out. Neighbouring profiles then share "
+            "runs, so those intervals are somewhat too narrow."
         )
     return paragraphs
 
@@ -245,25 +276,22 @@ def _key_numbers(family: _Family) -> list[KeyNumber]:
     if family.exponents is None:
         return []
     fit = family.fit
-    numbers = []
-    for symbol in ("N", "D"):
-        interval = _interval(fit, symbol, family.native)
-        value = with_interval(family.exponents[symbol], interval)
-        numbers.append(
-            KeyNumber(
-                label=f"exponent of {symbol}_opt, {family_name(family.name)}",
-                value=value.split(" (")[0],
-                interval=between(interval) if interval else "no interval",
-            )
+    interval = _interval(fit, "N", family.native)
+    numbers = [
+        KeyNumber(
+            label=f"exponent of N_opt, {family_name(family.name)}",
+            value=with_interval(family.exponents["N"], interval).split(" (")[0],
+            interval=between(interval) if interval else "no interval",
         )
+    ]
     last = [profile for profile in fit.details["profiles"] if profile.ok][-1]
     ratio, interval = _tokens_per_param(last)
     numbers.append(
         KeyNumber(
             label=f"tokens per parameter at {power_of_ten(last.flops)} FLOPs, "
             f"{family_name(family.name)}",
-            value=number(ratio),
-            interval=f"{number(interval[0], 2)} to {number(interval[1], 2)}" if interval else "",
+            value=with_interval(ratio, interval).split(" (")[0],
+            interval=between(interval) if interval else "no interval",
         )
     )
     return numbers
@@ -283,7 +311,8 @@ def _warnings(study: Study, family: _Family) -> list[str]:
     name = family_name(family.name)
     warnings = []
     for convention, why in family.failures.items():
-        warnings.append(f"{name}, {convention}: no fit, because {why}.")
+        if family.fit is not None and (convention == family.native or family.exponents):
+            warnings.append(f"{name}, {convention}: no fit, because {why}.")
     for convention, fit in family.fits.items():
         for warning in fit.warnings:
             if convention == family.native or "no exponent" in warning:
@@ -292,7 +321,7 @@ def _warnings(study: Study, family: _Family) -> list[str]:
         (study.table["family"] == family.name)
         & ~study.table["status"].isin(["done", "pending", "running"])
     ]
-    if len(lost):
+    if len(lost) and family.fit is not None:
         kinds = listed([f"{n} {status}" for status, n in lost["status"].value_counts().items()])
         warnings.append(f"{name}: the profiles lack runs that did not end well ({kinds}).")
     waiting = study.table[
@@ -306,6 +335,9 @@ def _warnings(study: Study, family: _Family) -> list[str]:
 
 
 def _sentence(text: str) -> str:
+    text = re.sub(
+        r"\b\d(\.\d+)?e[+-]?\d+", lambda found: power_of_ten(float(found.group()), 3), text
+    )
     text = text[0].upper() + text[1:]
     return text if text.endswith(".") else text + "."
 
@@ -318,7 +350,7 @@ def _exponent_grid(families: list[_Family]) -> list[Grid]:
     for family in families:
         for convention in (family.native, *[c for c in CONVENTIONS if c != family.native]):
             fit = family.fits.get(convention)
-            if fit is None and convention not in family.failures:
+            if fit is None and (convention not in family.failures or family.exponents is None):
                 continue
             label = convention + (" (grid)" if convention == family.native else "")
             exponents = fit.exponents.get(convention) if fit else None
@@ -353,10 +385,9 @@ def _exponent_grid(families: list[_Family]) -> list[Grid]:
 def _how(view: Restated) -> str:
     if view.reach <= 1.0 and view.moved == 0.0:
         return view.how
-    return (
-        f"{view.how}; {view.moved:.0%} of the losses were, the farthest "
-        f"{view.reach:.2g}x from its nearest run"
-    )
+    if not view.moved:
+        return f"restated, within {view.reach - 1:.0%} of the runs"
+    return f"restated, {view.moved:.0%} of losses read up to {view.reach:.2g}x from a run"
 
 
 def _minima_grid(family: _Family) -> Grid:
@@ -364,14 +395,12 @@ def _minima_grid(family: _Family) -> Grid:
     for p in family.fit.details["profiles"]:
         if p.ok:
             ratio, interval = _tokens_per_param(p)
-            per = number(ratio) + (
-                f" ({number(interval[0], 2)} to {number(interval[1], 2)})" if interval else ""
-            )
+            per = with_interval(ratio, interval)
             rows.append(
                 [
                     power_of_ten(p.flops, 3),
-                    f"{si(p.n_opt)} ({si(p.n_interval[0])} to {si(p.n_interval[1])})",
-                    f"{si(p.d_opt)} ({si(p.d_interval[0])} to {si(p.d_interval[1])})",
+                    _counts(p.n_opt, p.n_interval),
+                    _counts(p.d_opt, p.d_interval),
                     per,
                     with_interval(p.loss_opt, p.loss_interval),
                     "convex, minimum inside",
@@ -388,6 +417,13 @@ def _minima_grid(family: _Family) -> Grid:
     )
 
 
+def _counts(value: float, interval: tuple[float, float]) -> str:
+    if not all(math.isfinite(edge) for edge in interval):
+        return f"{si(value)} (no interval)"
+    low, high = (si(edge, trim=False) for edge in interval)
+    return f"{si(value, trim=False)} ({low} to {high})"
+
+
 # --- figures ------------------------------------------------------------------------------------
 
 
@@ -402,7 +438,7 @@ def _triptych(study: Study, family: _Family) -> Chart:
         left.set(xlabel=f"N, {_N_NAMES[family.native]}", ylabel="loss (nats per token)")
         left.set_title("Profiles")
         style.log_axis(left.xaxis, "count")
-        _bits_axis(study, left)
+        style.bits_axis(left, study.bits_per_nat)
         for axes, symbol, title in (
             (middle, "N", "Best size"),
             (right, "D", "Best number of tokens"),
@@ -411,11 +447,11 @@ def _triptych(study: Study, family: _Family) -> Chart:
             axes.set_title(title)
         figure.legend(
             handles,
-            [power_of_ten(p.flops) for p in profiles],
+            [power_of_ten(p.flops) + ("" if p.ok else f" ({p.flag})") for p in profiles],
             title="budget C (FLOPs)",
             title_fontsize=8,
             loc="outside upper center",
-            ncols=min(len(profiles), 9),
+            ncols=min(len(profiles), 9 if all(p.ok for p in profiles) else 4),
             handletextpad=0.3,
             columnspacing=1.4,
         )
@@ -423,7 +459,7 @@ def _triptych(study: Study, family: _Family) -> Chart:
         caption = (
             f"IsoFLOP profiles of the {family_name(family.name)} (Hoffmann et al. 2022, Fig. 3). "
             f"Left: final loss over model size, one colour a budget; the parabola is fitted to the "
-            f"filled points, diamonds mark its minimum. Middle and right: the minima and the power "
+            f"filled points (hollow ones lie outside its window), diamonds mark its minimum. Middle and right: the minima and the power "
             f"law through them; bars and bands are 95% intervals ({fit.interval_method})."
         )
         if bad:
@@ -452,16 +488,6 @@ def _draw_profile(axes: Any, p: Profile, colour: str) -> Any:
         axes.plot(grid, p.curve(grid), color=colour, linestyle="-" if p.ok else (0, (4, 2)), lw=1.3)
     if p.ok:
         axes.plot(p.n_opt, p.loss_opt, "D", ms=6, color=colour, mec=style.INK, mew=0.9, zorder=4)
-    else:
-        at = int(np.argmax(p.params))
-        axes.annotate(
-            p.flag,
-            (p.params[at], p.loss[at]),
-            xytext=(4, 4),
-            textcoords="offset points",
-            color=style.ALARM,
-            fontsize=7.5,
-        )
     return handle
 
 
@@ -487,7 +513,8 @@ def _draw_frontier(
             interval = _interval(fit, symbol, convention)
             exponent = with_interval(fit.parameters[name], interval)
             axes.annotate(
-                f"{symbol} ∝ C^{exponent.split(' (')[0]}\n({exponent.split(' (')[1]}",
+                f"${symbol}_{{\\mathrm{{opt}}}} \\propto C^{{\\,{_shown(exponent)[0]}}}$\n"
+                f"{_shown(exponent)[1]}",
                 (0.04, 0.96),
                 xycoords="axes fraction",
                 va="top",
@@ -501,25 +528,25 @@ def _draw_frontier(
     if not fit.parameters:
         axes.annotate(
             f"no exponent: {plural(len(good), 'usable profile')}",
-            (0.5, 0.5),
+            (0.04, 0.96),
             xycoords="axes fraction",
-            ha="center",
+            va="top",
             color=style.ALARM,
         )
     axes.set_xlabel("C (FLOPs)")
-    axes.set_ylabel("N_opt" if symbol == "N" else "D_opt (tokens)")
-    style.log_axis(axes.xaxis, "power")
-    style.log_axis(axes.yaxis, "count")
+    unit = "parameters" if symbol == "N" else "tokens"
+    axes.set_ylabel(f"${symbol}_{{\\mathrm{{opt}}}}$ ({unit})")
+    if good:
+        style.log_axis(axes.xaxis, "power")
+        style.log_axis(axes.yaxis, "count")
+    else:
+        axes.set(xticks=[], yticks=[])
 
 
-def _bits_axis(study: Study, axes: Any) -> None:
-    """A second scale in bits per byte, where the tokeniser is known."""
-    bits = study.bits_per_nat
-    if bits is None:
-        return
-    other = axes.secondary_yaxis("right", functions=(lambda y: y * bits, lambda y: y / bits))
-    other.set_ylabel("bits per byte", color=style.MUTED)
-    other.spines["right"].set_visible(True)
+def _shown(text: str) -> tuple[str, str]:
+    """'0.52 (0.47 to 0.57)' as '0.52' and '95%: 0.47 to 0.57'."""
+    value, rest = text.split(" (", 1)
+    return value, "no interval" if "no interval" in rest else "95%: " + rest.rstrip(")")
 
 
 def _forest(families: list[_Family]) -> Chart:
@@ -555,7 +582,7 @@ def _forest(families: list[_Family]) -> Chart:
         for y, row in enumerate(rows):
             if row is None:
                 continue
-            label, value, interval, look = row
+            _, value, interval, look = row
             if interval is not None:
                 axes.plot(interval, [y, y], color=look["color"], lw=1.8, solid_capstyle="butt")
             axes.plot(
@@ -586,7 +613,7 @@ def _forest(families: list[_Family]) -> Chart:
         axes.tick_params(axis="y", length=0)
         axes.grid(False, axis="y")
         axes.spines["left"].set_visible(False)
-        axes.set_xlabel("exponent a of N_opt ∝ C^a")
+        axes.set_xlabel(r"exponent $a$ of $N_{\mathrm{opt}} \propto C^{\,a}$")
         return style.render(
             figure,
             name=f"{NAME}-exponents",

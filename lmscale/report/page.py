@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -47,10 +48,11 @@ def page(study: Study, sections: Sequence[Section]) -> str:
     title = experiment.get("title") or experiment.get("name", "experiment")
     files = resources.files("lmscale.report")
     template = Template((files / "page.html").read_text())
+    lead = next((s for s in sections if s.conclusive), sections[0] if sections else None)
     body = "\n".join(
         [
-            _head(study, sections, title),
-            *[_section(section) for section in sections],
+            _head(study, sections, title, lead),
+            *[_section(section, section is lead) for section in sections],
             _runs(study),
             _made(study),
             _anchor("checklist", "Checklist", _grid(checklist(study, sections))),
@@ -70,20 +72,25 @@ def page(study: Study, sections: Sequence[Section]) -> str:
 
 def _text(value: Any) -> str:
     """Escaped; N_opt, N ∝ C^0.5 and T^−c set with sub- and superscripts."""
-    text = str(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = text.replace('"', "&quot;")
+    text = html.escape(str(value), quote=False)
     text = re.sub(r"\b([A-Z])_(opt|c|min)\b", r"<i>\1</i><sub>\2</sub>", text)
-    return re.sub(r"\b([CTN])\^(−?(?:[\d.]+\d|[abcα]))", r"<i>\1</i><sup>\2</sup>", text)
+    text = re.sub(r"\b([NDCTL])(?=\^| [∝=]|\()", r"<i>\1</i>", text)
+    text = re.sub(r"\^(−?(?:[\d.]*\d|[abcα]\b))", r"<sup>\1</sup>", text)
+    return _powers(text)
+
+
+def _powers(text: str) -> str:
+    """10¹² with a true superscript: few fonts have all the digits."""
+    digits = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789−", strict=True))
+    return re.sub(
+        "[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+",
+        lambda match: f"<sup>{''.join(digits[c] for c in match.group())}</sup>",
+        text,
+    )
 
 
 def _plain(value: Any) -> str:
-    return (
-        str(value)
-        .replace("&", "&amp;")
-        .replace("<", "&lt;")
-        .replace(">", "&gt;")
-        .replace('"', "&quot;")
-    )
+    return html.escape(str(value))
 
 
 def _anchor(name: str, title: str, *content: str) -> str:
@@ -93,9 +100,8 @@ def _anchor(name: str, title: str, *content: str) -> str:
     )
 
 
-def _head(study: Study, sections: Sequence[Section], title: str) -> str:
+def _head(study: Study, sections: Sequence[Section], title: str, lead: Section | None) -> str:
     experiment = study.experiment
-    lead = next((s for s in sections if s.conclusive), sections[0] if sections else None)
     finding = lead.finding if lead else "No analysis is declared for this experiment."
     numbers = [n for section in sections for n in section.key_numbers] + _run_numbers(study)
     links = [(s.name, s.title) for s in sections]
@@ -104,8 +110,10 @@ def _head(study: Study, sections: Sequence[Section], title: str) -> str:
     return "\n".join(
         [
             "<header>",
-            f'<p class="kicker">lmscale · {_plain(experiment.get("name", ""))} · '
-            f"{_plain(experiment.get('scale', ''))} scale</p>",
+            (
+                f'<p class="kicker">lmscale · {_plain(experiment.get("name", ""))} · '
+                f"{_plain(experiment.get('scale', ''))} scale</p>"
+            ),
             f"<h1>{_text(title)}</h1>",
             f'<p class="lead">{_text(finding)}</p>',
             *([f'<ul class="warnings"><li>{_text(unfinished)}</li></ul>'] if unfinished else []),
@@ -166,18 +174,18 @@ def _run_numbers(study: Study) -> list[KeyNumber]:
 
 def _key_number(item: KeyNumber) -> str:
     return (
-        f'<div><dt>{_text(item.label)}</dt><dd class="value">{_plain(item.value)}</dd>'
+        f'<div><dt>{_text(item.label)}</dt><dd class="value">{_text(item.value)}</dd>'
         f'<dd class="interval">{_plain(item.interval)}</dd></div>'
     )
 
 
-def _section(section: Section) -> str:
+def _section(section: Section, is_lead: bool) -> str:
     return _anchor(
         section.name,
         section.title,
-        f'<p class="finding">{_text(section.finding)}</p>',
-        *[f"<p>{_text(paragraph)}</p>" for paragraph in section.details],
+        *([] if is_lead else [f'<p class="finding">{_text(section.finding)}</p>']),
         *[_figure(chart) for chart in section.charts],
+        *[f"<p>{_text(paragraph)}</p>" for paragraph in section.details],
         *[_grid(grid) for grid in section.grids],
         _warnings(section.warnings),
     )
@@ -289,7 +297,7 @@ def _run(row: pd.Series, columns: Sequence[tuple]) -> str:
             if isinstance(row["reason"], str) and row["reason"]:
                 text += f' <span class="reason">{_plain(row["reason"])}</span>'
         else:
-            text = _plain(shown(row) if shown else raw)
+            text = _powers(_plain(shown(row) if shown else raw))
         cells.append(f'<td{" class=n" if right else ""} data-value="{data}">{text}</td>')
     aside = "" if row["best_lr"] else ' class="set-aside"'
     return f'<tr{aside} title="{_plain(row["run"])}">' + "".join(cells) + "</tr>"
@@ -337,7 +345,7 @@ def _made(study: Study) -> str:
     fields = experiment.get("fields", {})
     if fields:
         shown = "; ".join(f"{k} = {_field(v)}" for k, v in fields.items())
-        facts.append(("declared", _plain(shown)))
+        facts.append(("declared", _text(shown)))
     rows = "".join(f"<dt>{k}</dt><dd>{v}</dd>" for k, v in facts)
     conventions = "".join(f"<dt>{k}</dt><dd>{_plain(v)}</dd>" for k, v in _CONVENTIONS.items())
     return _anchor(

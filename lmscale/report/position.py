@@ -8,12 +8,12 @@ stops is given with an interval that includes the text's noise.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
@@ -39,7 +39,7 @@ STILL = 0.02
 #: Two sizes match when they differ by less than this factor.
 MATCHED = 1.5
 #: The law a + b T^-c is drawn where its rms error over the plotted means is below this share.
-FITS = 0.02
+FITS = 0.01
 #: Most pairs that are drawn.
 MOST_PAIRS = 3
 #: Plotted means per doubling of the position.
@@ -95,9 +95,6 @@ def analyse(study: Study) -> Section:
             name=NAME,
             title=TITLE,
             finding="No losses by position yet: no run has ended well.",
-            warnings=["Runs are pending, running or did not end well; see the table of runs."]
-            if len(study.table)
-            else [],
         )
     pairs = _pairs(curves)
     warnings = _warnings(study, curves, pairs)
@@ -163,9 +160,9 @@ def _edges(n_ctx: int, per_octave: int) -> np.ndarray:
 def _means(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Plotted points: centre, mean over seeds and positions, [2, point] band over seeds."""
     edges = _edges(losses.shape[1], PER_OCTAVE)
-    centres = np.array([math.sqrt(a * (b - 1)) for a, b in zip(edges, edges[1:], strict=False)])
+    centres = np.array([math.sqrt(a * (b - 1)) for a, b in itertools.pairwise(edges)])
     per_seed = np.stack(
-        [losses[:, a - 1 : b - 1].mean(axis=1) for a, b in zip(edges, edges[1:], strict=False)],
+        [losses[:, a - 1 : b - 1].mean(axis=1) for a, b in itertools.pairwise(edges)],
         axis=1,
     )
     mean = per_seed.mean(axis=0)
@@ -239,7 +236,8 @@ def stops_improving(losses: np.ndarray) -> tuple[int, tuple[int, int]]:
     low, high = np.percentile(
         _stop(drawn, sizes, starts, n_ctx), [2.5, 97.5], method="closest_observation"
     )
-    return int(stop), (int(low), int(high))
+    # An octave is all that is resolved: it may have stopped anywhere within the last one.
+    return int(stop), (int(low), int(min(2 * high - 1, n_ctx)))
 
 
 def _stop(means: np.ndarray, sizes: np.ndarray, starts: np.ndarray, n_ctx: int) -> np.ndarray:
@@ -319,13 +317,17 @@ def _pair(base: _Curve, other: _Curve) -> _Pair:
 
 
 def _stop_words(curve: _Curve) -> str:
-    low, high = curve.stop_interval
     if not curve.stops:
+        early = curve.stop_interval[0]
         return "still improves at the end of its context" + (
-            f" (95% interval from {low})" if low < curve.n_ctx else ""
+            f" (but might stop from {early} on)" if early < curve.n_ctx else ""
         )
-    edge = f"{high}" if high < curve.n_ctx else "never"
-    return f"stops improving after about {curve.stop} tokens (95% interval {low} to {edge})"
+    return f"stops improving after about {curve.stop} tokens (95% interval {_stop_range(curve)})"
+
+
+def _stop_range(curve: _Curve) -> str:
+    low, high = curve.stop_interval
+    return f"{low} to {high}" if high < curve.n_ctx else f"{low} to the end"
 
 
 def _finding(curves: list[_Curve], pairs: list[_Pair]) -> str:
@@ -441,13 +443,14 @@ def _curve_grid(curves: list[_Curve]) -> Grid:
                 with_interval(c.fit.parameters[name], c.fit.intervals.get(name))
                 for name in ("a", "b", "c")
             ]
-        low, high = c.stop_interval
         rows.append(
             [
                 family_name(c.family),
                 si(c.n_params),
                 str(len(c.losses)),
-                f"{c.stop} ({low} to {high})" if c.stops else f"not within {c.n_ctx} ({low} to –)",
+                f"{c.stop} ({_stop_range(c)})"
+                if c.stops
+                else (f"never ({_stop_range(c)})" if c.stop_interval[0] < c.n_ctx else "never"),
                 *law,
                 f"{c.misfit:.1%}" if math.isfinite(c.misfit) else "–",
             ]
@@ -525,12 +528,7 @@ def _chart(study: Study, curves: list[_Curve], pairs: list[_Pair]) -> Chart:
             style.log_axis(axes.xaxis, "octave")
             axes.legend()
         row[0].set_ylabel("loss (nats per token)")
-        bits = study.bits_per_nat
-        if bits:
-            other = row[-1].secondary_yaxis(
-                "right", functions=(lambda y: y * bits, lambda y: y / bits)
-            )
-            other.set_ylabel("bits per byte", color=style.MUTED)
+        style.bits_axis(row[-1], study.bits_per_nat)
         caption = (
             ("Loss by position, architectures at matched size (Kaplan et al. 2020, Fig. 7 right). ")
             if pairs

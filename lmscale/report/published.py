@@ -19,7 +19,7 @@ class PublishedExponent:
 
 
 EXPONENTS = (
-    PublishedExponent("Kaplan et al. 2020", "C_min, non-embedding", 0.73),
+    PublishedExponent("Kaplan et al. 2020", "frontier, non-embedding", 0.73),
     PublishedExponent("Kaplan et al. 2020", "fixed batch, non-embedding", 0.88),
     PublishedExponent("Hoffmann et al. 2022", "Approach 1", 0.50, (0.488, 0.502), "80%"),
     PublishedExponent("Hoffmann et al. 2022", "Approach 2", 0.49, (0.462, 0.534), "80%"),

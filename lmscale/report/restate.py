@@ -27,8 +27,8 @@ _LEAST_RUNS = 9
 class Restated:
     """Rows params, tokens, flops, loss, budget (and seed) for a fit of profiles.
 
-    `how` says in words what was done; `moved` is the share of losses that were read between runs, and
-    `reach` the largest factor in FLOPs from a reading to its nearest run.
+    `how` says in a word what was done; `moved` is the share of losses that were read away from a run,
+    and `reach` the largest factor in FLOPs from a reading to its nearest run.
     """
 
     rows: pd.DataFrame
@@ -107,8 +107,7 @@ def restate(runs: pd.DataFrame, convention: str, anchors: dict[float, float]) ->
     moves = np.array(moves)
     return Restated(
         pd.DataFrame(read),
-        f"read between budgets: each size's loss interpolated between its own runs, or carried at "
-        f"most {limit:.2g}x in FLOPs along a quadratic surface in ln N and ln C",
+        "restated",
         moved=float(np.mean(moves > SAME)),
         reach=float(moves.max()),
     )

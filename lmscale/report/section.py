@@ -7,7 +7,12 @@ from dataclasses import dataclass, field
 
 from lmscale.laws import FitResult
 
-__all__ = ["Chart", "Grid", "KeyNumber", "Section"]
+__all__ = ["Chart", "Grid", "KeyNumber", "Section", "refused"]
+
+
+def refused(law: str, why: str) -> FitResult:
+    """What fits.json holds in place of a fit that could not be made."""
+    return FitResult(law=law, parameters={}, converged=False, warnings=(f"no fit: {why}",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +28,7 @@ class Chart:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A small table of text; columns in `numeric` are set flush right."""
+    """A small table of text; columns in `numeric` are set flush right and not broken."""
 
     caption: str
     header: Sequence[str]

@@ -12,7 +12,7 @@ import pandas as pd
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
-from lmscale.report.section import Chart, Grid, KeyNumber, Section
+from lmscale.report.section import Chart, Grid, KeyNumber, Section, refused
 from lmscale.report.study import Study
 from lmscale.report.wording import (
     between,
@@ -31,6 +31,8 @@ NAME = "size"
 TITLE = "Loss against model size"
 #: Fewest sizes of a family that a power law is fitted to.
 LEAST_SIZES = 3
+#: How far beyond a family's sizes its law is trusted to say which size has a loss.
+REACH = 3.0
 #: Kaplan et al. 2020 name an exponent of 0.076 for their Transformers.
 KAPLAN_ALPHA = 0.076
 
@@ -78,9 +80,9 @@ class _Gap:
     low: np.ndarray
     high: np.ndarray
     #: Parameters of the family over those of the baseline at equal loss, at the middle size.
+    #: NaN where that lies far outside the baseline's sizes.
     ratio: float
     ratio_interval: tuple[float, float] | None
-    ratio_at: float
 
     def at(self, index: int) -> tuple[float, tuple[float, float] | None]:
         edges = (float(self.low[index]), float(self.high[index]))
@@ -105,12 +107,13 @@ def analyse(study: Study) -> Section:
         name=NAME,
         title=TITLE,
         finding=_finding(families, gaps),
-        conclusive=bool(gaps) or any(family.fit for family in families),
+        # Where the number of tokens varies too, the law is not one of size.
+        conclusive=any(family.fit for family in families) and not any(map(_lengths, families)),
         details=_details(families, gaps),
         key_numbers=_key_numbers(families, gaps),
         charts=charts,
         grids=[*_law_grid(families), *_gap_grid(gaps), *_size_grid(study, drawn)],
-        fits={f"{f.name}/kaplan": f.fit for f in families if f.fit},
+        fits={f"{f.name}/kaplan": f.fit or refused("power", f.failure) for f in families},
         warnings=[*_warnings(study, families), *notes],
     )
 
@@ -133,12 +136,6 @@ def _family(study: Study, name: str) -> tuple[_Family, list[str]]:
                 float(n_params), tuple(longest["loss"].astype(float)), float(group["tokens"].max())
             )
         )
-    tokens = sorted({size.tokens for size in sizes})
-    if len(tokens) > 1:
-        notes.append(
-            f"{family_name(name)}: the sizes were trained for {si(tokens[0])} to {si(tokens[-1])} "
-            f"tokens, so part of the trend is that of the data."
-        )
     if len(sizes) < LEAST_SIZES:
         failure = f"{plural(len(sizes), 'size')}, and a power law needs {LEAST_SIZES}"
         return _Family(name, tuple(sizes), None, failure), notes
@@ -156,6 +153,19 @@ def _family(study: Study, name: str) -> tuple[_Family, list[str]]:
     return _Family(name, tuple(sizes), fit, ""), [*notes, *_bend(name, sizes)]
 
 
+def _lengths(family: _Family) -> list[str]:
+    """A warning where the sizes were not trained for equally long."""
+    tokens = sorted({size.tokens for size in family.sizes})
+    if not tokens or tokens[-1] <= 1.05 * tokens[0]:
+        return []
+    return [
+        (
+            f"{family_name(family.name)}: the sizes were trained for {si(tokens[0])} to "
+            f"{si(tokens[-1])} tokens, so part of the trend is that of the data."
+        )
+    ]
+
+
 def _bend(name: str, sizes: list[_Size]) -> list[str]:
     """A warning where the means bend away from the straight line by more than chance."""
     if len(sizes) < 5:
@@ -164,15 +174,17 @@ def _bend(name: str, sizes: list[_Size]) -> list[str]:
     y = np.log([size.mean for size in sizes])
     x = x - x.mean()
     design = np.stack([np.ones_like(x), x, x * x], axis=1)
-    coefficients, rest, *_ = np.linalg.lstsq(design, y, rcond=None)
+    coefficients, _rest, *_ = np.linalg.lstsq(design, y, rcond=None)
     variance = float(np.sum((y - design @ coefficients) ** 2)) / (len(x) - 3)
     error = math.sqrt(variance * np.linalg.inv(design.T @ design)[2, 2])
     if abs(coefficients[2]) < 3 * error:
         return []
     way = "flatten" if coefficients[2] > 0 else "steepen"
     return [
-        f"{family_name(name)}: the losses {way} against a straight power law by more than their "
-        f"scatter, so its exponent holds for this range only."
+        (
+            f"{family_name(name)}: the losses {way} against a straight power law by more than their "
+            f"scatter, so its exponent holds for this range only."
+        )
     ]
 
 
@@ -200,12 +212,14 @@ def _gaps(families: list[_Family]) -> list[_Gap]:
 
 def _drawn(fit: FitResult, grid: np.ndarray) -> np.ndarray:
     """[draw, size]: the law's loss."""
-    return (fit.draws["N_c"][:, None] / grid) ** fit.draws["alpha_N"][:, None]
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        loss = (fit.draws["N_c"][:, None] / grid) ** fit.draws["alpha_N"][:, None]
+    return np.where(np.isfinite(loss), loss, np.nan)
 
 
 def _size_ratio(
     base: FitResult, other: FitResult, grid: np.ndarray
-) -> tuple[float, tuple[float, float] | None, float]:
+) -> tuple[float, tuple[float, float] | None]:
     """N of `other` over N of `base` at the loss that `other` reaches at the middle size."""
     at = float(grid[len(grid) // 2])
 
@@ -213,13 +227,17 @@ def _size_ratio(
         log_loss = other_values["alpha_N"] * (np.log(other_values["N_c"]) - math.log(at))
         return np.exp(math.log(at) - np.log(base_values["N_c"]) + log_loss / base_values["alpha_N"])
 
-    interval = None
+    value, interval = float(ratio(base.parameters, other.parameters)), None
+    low, high = base.ranges["params"]
+    if not low / REACH <= at / value <= high * REACH:
+        return math.nan, None
     if base.draws and other.draws:
-        draws = ratio(base.draws, other.draws)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            draws = ratio(base.draws, other.draws)
         draws = draws[np.isfinite(draws)]
         if len(draws) > 20:
             interval = tuple(float(v) for v in np.percentile(draws, [2.5, 97.5]))
-    return float(ratio(base.parameters, other.parameters)), interval, at
+    return value, interval
 
 
 # --- words --------------------------------------------------------------------------------------
@@ -247,9 +265,9 @@ def _finding(families: list[_Family], gaps: list[_Gap]) -> str:
         amount, nats = shown.split(" (", 1)
         text = f"At N = {size} the {name} ends {amount} nats per token {side} the Transformer"
         text += f" ({nats}"
-        ratio = with_interval(best.ratio, best.ratio_interval)
-        if gap > 0:
-            text += f", the distance to a Transformer of {si(best.ratio_at / best.ratio, 2)}: it needs {ratio} times the parameters for the same loss"
+        if gap > 0 and math.isfinite(best.ratio):
+            ratio = with_interval(best.ratio, best.ratio_interval)
+            text += f": it needs {ratio} times the parameters for the same loss"
         return text + "."
     if fitted:
         parts = [
@@ -273,13 +291,15 @@ def _flipped(interval: tuple[float, float] | None, sign: float) -> tuple[float, 
 
 def _details(families: list[_Family], gaps: list[_Gap]) -> list[str]:
     paragraphs = []
-    for gap in gaps:
+    if gaps:
+        gap = _closest(gaps)
         first, last = gap.at(0), gap.at(-1)
         paragraphs.append(
-            f"{family_name(gap.family.name)} over Transformer: {with_interval(*first)} nats at "
-            f"N = {si(gap.n_params[0])} and {with_interval(*last)} at N = {si(gap.n_params[-1])}. "
-            f"(In Kaplan et al. 2020, Fig. 7, LSTMs of one or more layers were 0.19 nats behind at "
-            f"N = 400k and 0.48 at 212M.)"
+            f"Over the sizes that both have, the {family_name(gap.family.name)}'s extra loss goes "
+            f"from {with_interval(*first)} nats at N = {si(gap.n_params[0])} to "
+            f"{with_interval(*last)} at N = {si(gap.n_params[-1])}."
+            " In Kaplan et al. 2020, Fig. 7, a 1-layer LSTM was 0.19 nats behind at N = 395k and a "
+            "2-layer one 0.48 at 212M."
         )
     fitted = [f for f in families if f.fit]
     if fitted:
@@ -309,16 +329,17 @@ def _key_numbers(families: list[_Family], gaps: list[_Gap]) -> list[KeyNumber]:
                 interval=between(interval) if interval else "no interval",
             )
         )
-        numbers.append(
-            KeyNumber(
-                label=f"parameters that the {family_name(best.family.name)} needs for the "
-                f"Transformer's loss",
-                value=with_interval(best.ratio, best.ratio_interval).split(" (")[0] + "×",
-                interval=between(best.ratio_interval) if best.ratio_interval else "no interval",
+        if math.isfinite(best.ratio):
+            numbers.append(
+                KeyNumber(
+                    label=f"parameters that the {family_name(best.family.name)} needs for the "
+                    f"Transformer's loss",
+                    value=with_interval(best.ratio, best.ratio_interval).split(" (")[0] + "×",
+                    interval=between(best.ratio_interval) if best.ratio_interval else "no interval",
+                )
             )
-        )
     for f in families:
-        if f.fit and len(numbers) < 4:
+        if f.fit and len(numbers) < 3:
             interval = f.fit.intervals.get("alpha_N")
             numbers.append(
                 KeyNumber(
@@ -334,7 +355,8 @@ def _warnings(study: Study, families: list[_Family]) -> list[str]:
     warnings = []
     for family in families:
         name = family_name(family.name)
-        if family.failure:
+        warnings += _lengths(family)
+        if family.failure and family.sizes:
             warnings.append(f"{name}: no fit, because {family.failure}.")
         if family.fit:
             warnings += [f"{name}: {w[0].upper()}{w[1:]}." for w in family.fit.warnings]
@@ -347,10 +369,8 @@ def _warnings(study: Study, families: list[_Family]) -> list[str]:
             (study.table["family"] == family.name)
             & study.table["status"].isin(["diverged", "failed", "out_of_memory"])
         ]
-        if len(lost):
-            warnings.append(
-                f"{name}: {plural(len(lost), 'run')} did not end well and are left out."
-            )
+        if len(lost) and family.sizes:
+            warnings.append(f"{name}: {plural(len(lost), 'run')} left out for not ending well.")
         warnings += [f"{name}: {text}" for text in study.lr_edge_warning(family.name)]
     return warnings
 
@@ -452,16 +472,7 @@ def _chart(study: Study, families: list[_Family], gaps: list[_Gap]) -> Chart:
         panels[0].set(xlabel="N, parameters without embeddings", ylabel="loss (nats per token)")
         style.log_axis(panels[0].xaxis, "count")
         style.log_axis(panels[0].yaxis, "plain")
-        if study.bits_per_nat:
-            other = panels[0].secondary_yaxis(
-                "right",
-                functions=(
-                    lambda y: y * study.bits_per_nat,
-                    lambda y: y / study.bits_per_nat,
-                ),
-            )
-            other.set_ylabel("bits per byte", color=style.MUTED)
-            style.log_axis(other.yaxis, "plain")
+        style.bits_axis(panels[0], study.bits_per_nat)
         panels[0].legend()
         if gaps:
             panels[0].set_title("Loss against size")

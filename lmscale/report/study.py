@@ -105,9 +105,11 @@ class Study:
         if not low + high:
             return []
         return [
-            f"The best learning rate is at the edge of the search in {low + high} of {len(cells)} "
-            f"cells ({low} at the lowest factor {factors[0]:g}, {high} at the highest "
-            f"{factors[-1]:g}): a wider search might lower those losses."
+            (
+                f"The best learning rate is at the edge of the search in {low + high} of {len(cells)} "
+                f"cells ({low} at the lowest factor {factors[0]:g}, {high} at the highest "
+                f"{factors[-1]:g}): a wider search might lower those losses."
+            )
         ]
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "INK",
     "MUTED",
     "PAPER",
+    "bits_axis",
     "canvas",
     "css_colours",
     "family_styles",
@@ -124,7 +125,16 @@ def render(figure: Figure, *, name: str, caption: str, alt: str) -> Chart:
     figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", svg.getvalue(), flags=re.DOTALL)
     text = re.sub(r"<!DOCTYPE.*?>\s*", "", text, flags=re.DOTALL)
+    # A hundredth of a point is finer than any screen; the rest of the digits is half the file.
+    text = re.sub(r'(?<= d=")[^"]*', lambda path: _COORDINATE.sub(_shorter, path.group()), text)
     return Chart(name=name, caption=caption, alt=alt, svg=text, png=png.getvalue())
+
+
+_COORDINATE = re.compile(r"-?\d+\.\d{3,}")
+
+
+def _shorter(number: re.Match) -> str:
+    return f"{float(number.group()):.2f}".rstrip("0").rstrip(".")
 
 
 def inline(chart: Chart) -> str:
@@ -189,10 +199,40 @@ def log_axis(axis: Any, kind: str) -> None:
     if kind == "octave":
         ticks = [2**k for k in range(21) if low <= 2**k <= high]
         ticks = ticks[:: math.ceil(len(ticks) / 8)]
-    label = {"power": power_of_ten, "plain": lambda x: f"{x:g}"}.get(kind, si)
+    if kind == "plain":
+        labels = _even(ticks)
+    else:
+        labels = [power_of_ten(t) if kind == "power" else si(t) for t in ticks]
     axis.set_major_locator(ticker.FixedLocator(ticks))
-    axis.set_major_formatter(ticker.FixedFormatter([label(tick) for tick in ticks]))
+    axis.set_major_formatter(ticker.FixedFormatter(labels))
     axis.set_minor_locator(ticker.NullLocator())
+
+
+def bits_axis(axes: Any, bits_per_nat: float | None) -> None:
+    """A second scale on the right in bits per byte, where the tokeniser is known.
+
+    Call it when the axes' limits are final.
+    """
+    if bits_per_nat is None:
+        return
+    other = axes.secondary_yaxis(
+        "right", functions=(lambda y: y * bits_per_nat, lambda y: y / bits_per_nat)
+    )
+    low, high = sorted(y * bits_per_nat for y in axes.get_ylim())
+    ticks = [t for t in ticker.MaxNLocator(nbins=6).tick_values(low, high) if low <= t <= high]
+    other.yaxis.set_major_locator(ticker.FixedLocator(ticks))
+    other.yaxis.set_major_formatter(ticker.FixedFormatter(_even(ticks)))
+    other.yaxis.set_minor_locator(ticker.NullLocator())
+    other.set_ylabel("bits per byte", color=MUTED)
+    other.spines["right"].set_visible(True)
+
+
+def _even(ticks: Sequence[float]) -> list[str]:
+    """Labels with as many decimals as the finest tick needs."""
+    places = next(
+        (p for p in range(6) if all(abs(round(t, p) - t) < 1e-6 * abs(t) for t in ticks)), 6
+    )
+    return [f"{tick:.{places}f}" for tick in ticks]
 
 
 def _log_ticks(low: float, high: float, least: int = 3, most: int = 6) -> list[float]:

@@ -1,11 +1,13 @@
 """Numbers and names as the page says them: plain text, no markup.
 
-A value with an interval shows as many digits as its interval warrants: two of the half-width.
+A value with an interval shows as many digits as its interval warrants: one of the half-width, two if
+that begins with 1 or 2.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,15 +59,15 @@ def power_of_ten(value: float, digits: int = 2) -> str:
     return power if mantissa == "1" else f"{mantissa}×{power}"
 
 
-def si(value: float, digits: int = 3) -> str:
-    """A count of parameters or tokens: 768, 12.3k, 1.2M, 70B."""
+def si(value: float, digits: int = 3, trim: bool = True) -> str:
+    """A count of parameters or tokens: 768, 12.3k, 1.2M, 70B; `trim` drops zeros as of 1.20M."""
     if value is None or not math.isfinite(value):
         return "–"
     value = float(f"{value:.{digits - 1}e}")
     for scale, letter in _PREFIXES:
         if abs(value) >= scale:
             text = number(value / scale, digits)
-            if "." in text:
+            if trim and "." in text:
                 text = text.rstrip("0").rstrip(".")
             return text + letter
     return number(value, digits) if value != int(value) else f"{int(value):,}"
@@ -95,13 +97,16 @@ def between(interval: Sequence[float], places: int | None = None) -> str:
 
 def _places(value: float, interval: Sequence[float]) -> int:
     half = 0.5 * abs(interval[1] - interval[0])
-    scale = half if half > 1e-12 * max(abs(value), 1e-12) else abs(value) * 1e-3
+    scale = half if half > 1e-12 * max(abs(value), 1e-12) else abs(value) * 1e-2
     if scale <= 0:
         return 3
-    return min(6, max(0, 1 - math.floor(math.log10(scale))))
+    size = math.floor(math.log10(scale))
+    return min(6, max(0, (1 if scale < 3 * 10.0**size else 0) - size))
 
 
 def _fixed(value: float, places: int) -> str:
+    if abs(value) >= 1e6:
+        return power_of_ten(value, 3)
     text = f"{value:,.{places}f}"
     if not float(text.replace(",", "")):
         text = text.lstrip("-")
@@ -129,8 +134,8 @@ def listed(items: Sequence[Any]) -> str:
 
 
 def family_name(family: str) -> str:
-    """A label of the table as a reader writes it: 'lstm, 2 layers' is 'LSTM, 2 layers'."""
-    text = str(family)
+    """A label of the table as a reader writes it: 'lstm, 2 layers' is '2-layer LSTM'."""
+    text = re.sub(r"^(\w+),? (\d+) layers?$", r"\2-layer \1", str(family))
     for label, name in (("transformer", "Transformer"), ("lstm", "LSTM")):
         text = text.replace(label, name)
     return text

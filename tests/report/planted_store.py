@@ -1,8 +1,8 @@
 """Stores with results of a known law, as if they had been trained.
 
-The loss of a run is E + A / N^alpha + B / D^beta with N in the `standard` count, plus noise by seed and
-a penalty for a learning rate off its best; an LSTM lies a fixed number of nats higher and stops
-improving along the context.
+The loss of a run follows `Law` or `SizeLaw`, plus noise by seed and a penalty for a learning rate off
+its best. An LSTM equals the Transformer of its size on the first tokens of the context but stops
+improving at `LSTM_STOPS`, so that it lies `LSTM_GAP` nats higher on the whole.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lmscale import flops
-from lmscale.spec import DataSpec, EvalSpec, LSTMSpec, ModelSpec, RunSpec, TransformerSpec
+from lmscale.spec import DataSpec, EvalSpec, LSTMSpec, ModelSpec, RunSpec
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.grids import isoflop_grid, make_run, width_rule
 from lmscale.sweep.shapes import lstm_shape, transformer_ladder
@@ -28,6 +28,17 @@ BYTES_PER_TOKEN = 3.2
 DATA = DataSpec(corpus="planted", fingerprint="0123456789ab")
 EVALS = (EvalSpec(name="valid", corpus="planted", fingerprint="0123456789ab"),)
 BUDGETS = (1e12, 3e12, 9e12, 27e12)
+LSTM_STOPS = 16
+
+
+def position_shape(lstm: bool) -> np.ndarray:
+    """Loss along the context, up to a constant: 3 T^-0.5, for an LSTM up to `LSTM_STOPS`."""
+    position = np.arange(1, N_CTX + 1)
+    return 3.0 * (np.minimum(position, LSTM_STOPS) if lstm else position) ** -0.5
+
+
+#: Mean over the context of what the LSTM misses.
+LSTM_GAP = float(np.mean(position_shape(True) - position_shape(False)))
 
 
 @dataclass(frozen=True)
@@ -39,7 +50,6 @@ class Law:
     B: float = 70.0
     alpha: float = 0.4
     beta: float = 0.4
-    lstm_gap: float = 0.25
 
     @property
     def exponent(self) -> float:
@@ -54,7 +64,23 @@ class Law:
     def __call__(self, spec: RunSpec) -> float:
         n = flops.n_params(spec.model, "standard")
         loss = self.E + self.A * n**-self.alpha + self.B * spec.n_tokens**-self.beta
-        return loss + (self.lstm_gap if isinstance(spec.model, LSTMSpec) else 0.0)
+        return loss + _gap(spec.model)
+
+
+@dataclass(frozen=True)
+class SizeLaw:
+    """L = (N_c / N)^alpha with N without embeddings (Kaplan et al. 2020, eq. 1.1)."""
+
+    alpha: float = 0.08
+    N_c: float = 1e13
+
+    def __call__(self, spec: RunSpec) -> float:
+        n = flops.n_params(spec.model, "kaplan")
+        return (self.N_c / n) ** self.alpha + _gap(spec.model)
+
+
+def _gap(model: ModelSpec) -> float:
+    return LSTM_GAP if isinstance(model, LSTMSpec) else 0.0
 
 
 def isoflop_runs(
@@ -221,12 +247,8 @@ def _records(spec: RunSpec, loss: float, last: int):
 
 
 def _by_position(spec: RunSpec, loss: float) -> list[float]:
-    """Mean `loss`; the LSTM gains nothing after 16 tokens. The text's noise is common to all runs."""
-    position = np.arange(1, spec.model.n_ctx + 1)
-    if isinstance(spec.model, TransformerSpec):
-        shape = 3.0 * position**-0.5
-    else:
-        shape = 3.0 * np.minimum(position, 16) ** -0.5
-    text = 0.03 * np.random.default_rng(0).standard_normal(len(position))
-    curve = shape + text
+    """Losses with mean `loss`; the noise of the text is common to all runs."""
+    text = 0.05 * np.random.default_rng(0).standard_normal(N_CTX)
+    own = 0.01 * np.random.default_rng(int(spec.hash, 16)).standard_normal(N_CTX)
+    curve = position_shape(isinstance(spec.model, LSTMSpec)) + text + own
     return [float(x) for x in curve - curve.mean() + loss]
