@@ -17,6 +17,7 @@ import platform
 import queue
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -44,13 +45,14 @@ from lmscale.data.errors import DataError
 from lmscale.data.installed import MAX_BYTES, find_installed, read_installed
 from lmscale.data.progress import Progress, StandardErrorProgress
 from lmscale.data.sources import checksum, find_inputs, read_documents
-from lmscale.data.tokenizer import Tokenizer, train_tokenizer
+from lmscale.data.tokenizer import Tokenizer, check_vocab_size, train_tokenizer
 
 INSTALLED = "installed-python"
 DEFAULT_VOCAB = 4096
 
 #: Text held in memory before it is written to the buckets.
 _BUFFER_BYTES = 64 << 20
+_REPORT_BYTES = 1 << 20
 #: A process is worth its start for this much text.
 _BYTES_PER_PROCESS = 8 << 20
 
@@ -108,8 +110,10 @@ def build_corpus(
                 f"{vocab_size}: leave vocab_size out"
             )
         vocab_size = tokenizer.vocab_size
+    vocab_size = DEFAULT_VOCAB if vocab_size is None else vocab_size
+    check_vocab_size(vocab_size)
     settings = {
-        "vocab_size": vocab_size or DEFAULT_VOCAB,
+        "vocab_size": vocab_size,
         "valid_fraction": valid_fraction,
         "test_fraction": test_fraction,
         "text_field": text_field,
@@ -153,6 +157,7 @@ def build_installed(vocab_size: int, progress: Progress | None = None) -> Corpus
 
     Once built it stays as it is, whatever is installed later.
     """
+    check_vocab_size(vocab_size)
     settings = {
         "vocab_size": vocab_size,
         "valid_fraction": 0.01,
@@ -352,7 +357,7 @@ class _SplitRule:
 def _scatter(source: _Source, folder: Path, progress: Progress) -> tuple[int, int]:
     """Writes every document to the bucket of its hash; returns (empty documents, bytes)."""
     buckets: dict[int, list[bytes]] = {}
-    held = n_empty = n_bytes = 0
+    held = n_empty = n_bytes = reported = 0
 
     def write() -> None:
         for number, records in buckets.items():
@@ -372,8 +377,11 @@ def _scatter(source: _Source, folder: Path, progress: Progress) -> tuple[int, in
         if held > _BUFFER_BYTES:
             write()
             held = 0
-        progress("reading", position, source.total)
+        if n_bytes >= reported + _REPORT_BYTES:
+            progress("reading", position, source.total)
+            reported = n_bytes
     write()
+    progress("reading", source.total, source.total)
     return n_empty, n_bytes
 
 
@@ -469,7 +477,8 @@ class _EncodingProcesses:
 
     def __init__(self, n: int, model: Path, rule: _SplitRule):
         self._command = [
-            *(sys.executable, "-c", "from lmscale.data.build import _serve; _serve()"),
+            # -P: what lies in the current folder must not stand in for a module.
+            *(sys.executable, "-P", "-c", "from lmscale.data.build import _serve; _serve()"),
             *(str(model), repr(rule.valid), repr(rule.test)),
         ]
         self._n = n
@@ -523,6 +532,7 @@ class _EncodingProcesses:
 
 def _serve() -> None:
     """The main program of an encoding process: a bucket's path a line in, its counts a line out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
     model, valid, test = sys.argv[1:]
     tokenizer = Tokenizer(Path(model).read_bytes())
     rule = _SplitRule(float(valid), float(test))

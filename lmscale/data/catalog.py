@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any
 
@@ -54,15 +55,16 @@ def open_corpus(
 
 
 def list_corpora() -> list[Corpus]:
-    """Every corpus under the data root, by name."""
+    """Every corpus under the data root that can be read, by name."""
     root = data_root()
     if not root.exists():
         return []
-    return [
-        Corpus(folder)
-        for folder in sorted(root.iterdir())
-        if not folder.name.startswith(".") and (folder / MANIFEST).exists()
-    ]
+    corpora = []
+    for folder in sorted(root.iterdir()):
+        if not folder.name.startswith(".") and (folder / MANIFEST).exists():
+            with contextlib.suppress(DataError):
+                corpora.append(Corpus(folder))
+    return corpora
 
 
 def summary() -> list[dict[str, Any]]:

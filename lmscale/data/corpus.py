@@ -35,7 +35,8 @@ FORMAT = 1
 
 def data_root() -> epath.Path:
     """The folder of all corpora: $LMSCALE_DATA, else ~/.cache/lmscale/data."""
-    return epath.Path(os.environ.get("LMSCALE_DATA") or "~/.cache/lmscale/data").expanduser()
+    root = epath.Path(os.environ.get("LMSCALE_DATA") or "~/.cache/lmscale/data").expanduser()
+    return root.absolute() if _is_local(root) else root
 
 
 def check_name(name: str) -> None:
@@ -62,7 +63,9 @@ class Corpus:
     """
 
     def __init__(self, path: epath.PathLike):
-        self.path = epath.Path(path)
+        self.path = epath.Path(path).expanduser()
+        if _is_local(self.path):
+            self.path = self.path.absolute()
         try:
             self.manifest = json.loads((self.path / MANIFEST).read_text())
         except FileNotFoundError:
@@ -72,9 +75,10 @@ class Corpus:
         if self.manifest.get("format") != FORMAT:
             raise DataError(
                 f"{self.path} has format {self.manifest.get('format')!r}, this version of lmscale "
-                f"reads {FORMAT}: build it again"
+                f"reads {FORMAT}: remove it and build it again"
             )
-        self.name = self.path.name if self.path.parent == data_root() else str(self.path)
+        in_root = self.path.parent == data_root()
+        self.name = self.path.name if in_root else str(self.path)
         self.fingerprint: str = fingerprint(self.manifest)
         self.vocab_size: int = self.manifest["tokenizer"]["vocab_size"]
         self.eod_id: int = self.manifest["tokenizer"]["eod_id"]

@@ -149,16 +149,19 @@ def _permuted(indices: np.ndarray, n: int, seed: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=256)
 def _small_permutation(n: int, seed: int) -> np.ndarray:
-    jump = _encrypted(np.arange(2**16), _round_keys(seed), 8).astype(np.uint16)
-    # Cycle walking from everywhere at once: each pass doubles the number of steps taken. (Cycles
-    # that lie wholly outside never come in, and are not asked for.)
-    while (jump[:n] >= n).any():
-        outside = np.flatnonzero(jump >= n)
-        jump[outside] = jump[jump[outside]]
-    return jump[:n]
+    domain = np.arange(2**16)
+    step = _encrypted(domain, _round_keys(seed), 8)
+    # Cycle walking by 1, 2, 4, ... steps, none of which leaves range(n) again.
+    walk = np.where(domain < n, domain, step)
+    result = step[:n]
+    while (result >= n).any():
+        result, walk = walk[result], walk[walk]
+    return result.astype(np.int32)
 
 
 def _encrypted(values: np.ndarray, keys: tuple[int, ...], word_bits: int) -> np.ndarray:
+    # Bytes where they do: a permutation of 2^16 is then cheap to have whole.
+    dtype = np.uint8 if word_bits == 8 else np.int64
     mask = (1 << word_bits) - 1
 
     def rotated(x, bits):
@@ -167,11 +170,11 @@ def _encrypted(values: np.ndarray, keys: tuple[int, ...], word_bits: int) -> np.
     def mixed(x):
         return (rotated(x, 1) & rotated(x, 8)) ^ rotated(x, 2)
 
-    left, right = values >> word_bits, values & mask
+    left, right = (values >> word_bits).astype(dtype), (values & mask).astype(dtype)
     for first, second in zip(keys[::2], keys[1::2]):
         left = left ^ mixed(right) ^ (first & mask)
         right = right ^ mixed(left) ^ (second & mask)
-    return left << word_bits | right
+    return left.astype(np.int64) << word_bits | right
 
 
 @functools.lru_cache(maxsize=1024)

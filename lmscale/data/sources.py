@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
@@ -23,9 +24,6 @@ try:
     import zstandard
 except ImportError:
     zstandard = None
-
-#: A line holding one form feed, as it stands between two documents of a text file.
-DOCUMENT_SEPARATOR = b"\n\x0c\n"
 
 #: Formats that a folder is searched for.
 _FORMATS = {".txt": "text", ".jsonl": "jsonl", ".parquet": "parquet"}
@@ -42,6 +40,8 @@ _COMPRESSIONS = (".gz", ".xz", ".zst")
 _DECOMPRESSION_ERRORS = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) + (
     (zstandard.ZstdError,) if zstandard else ()
 )
+# A line holding one form feed; the line end behind it belongs to the next document or separator.
+_SEPARATOR = re.compile(rb"\n\x0c(?=\n)")
 _CHUNK = 1 << 20
 
 
@@ -60,8 +60,7 @@ def find_inputs(inputs: Sequence[str]) -> list[epath.Path]:
     for name in inputs:
         path = epath.Path(name).expanduser()
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if _suffixes(file)[0] in _FORMATS)
-            files = [file for file in files if file.is_file()]
+            files = [file for file in _walk(path) if _suffixes(file)[0] in _FORMATS]
             missing = f"no .txt, .jsonl or .parquet file in the folder {name}"
         elif path.exists():
             files = [path]
@@ -118,22 +117,18 @@ def _read_text(path: epath.Path, raw: BinaryIO, _: str) -> Iterator[bytes]:
 
 
 def _split(file: BinaryIO) -> Iterator[bytes]:
-    # A separator on the first or the last line counts as well.
+    # With a line end put in front, every document begins with the end of the line before it.
     pieces, tail = [], b"\n"
-    first = True
     while chunk := file.read(_CHUNK):
-        # The last bytes may be the beginning of a separator that the next chunk ends.
-        head, *rest = (tail + chunk).split(DOCUMENT_SEPARATOR)
-        for following in rest:
+        head, *following = _SEPARATOR.split(tail + chunk)
+        for text in following:
             pieces.append(head)
-            text = b"".join(pieces)
-            yield text[1:] if first else text
-            pieces, head, first = [], following, False
-        keep = len(DOCUMENT_SEPARATOR) - 1
-        pieces.append(head[:-keep])
-        tail = head[-keep:]
-    text = b"".join([*pieces, tail])
-    yield (text[1:] if first else text).removesuffix(DOCUMENT_SEPARATOR[:-1])
+            yield b"".join(pieces)[1:]
+            pieces, head = [], text
+        # Two bytes may be the beginning of a separator that ends in the next chunk.
+        pieces.append(head[:-2])
+        tail = head[-2:]
+    yield b"".join([*pieces, tail]).removesuffix(b"\n\x0c")[1:]
 
 
 def _read_jsonl(path: epath.Path, raw: BinaryIO, text_field: str) -> Iterator[bytes]:
@@ -220,6 +215,14 @@ def _format(path: epath.Path) -> str:
             f".py, each also with {', '.join(_COMPRESSIONS)}, and .parquet"
         )
     return kind
+
+
+def _walk(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _walk(path)
+        else:
+            yield path
 
 
 def _glob(path: epath.Path) -> list[epath.Path]:

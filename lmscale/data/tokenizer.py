@@ -32,15 +32,20 @@ MIN_VOCAB = 300
 EOD_PIECE = "<|endoftext|>"
 
 _SPACE_MARK = "\u2581"
+#: The trainer's own marks for a space, for unknown text and for borders, and its end of string.
+_NEVER_IN_PIECES = f"{_SPACE_MARK}\u2585\t\x00"
 _EOD_ID = 1
 _FIRST_BYTE_ID = 2
+#: Words remembered: some 200 MB.
+_MAX_WORDS = 1_000_000
 
-_ASCII_WORD = re.compile(" *[A-Za-z]+| *[^A-Za-z ]+| +")
-# Any other character may share a piece with a letter or with a sign, never with both at once.
-_LETTERS, _SIGNS, _OTHER = "[A-Za-z]+", r"[\x00-\x1f!-@\[-`{-\x7f]+", r"[^\x00-\x7f]+"
+# Possessive, since words never need backtracking; the end of a text gives one empty word more.
+_ASCII_WORD = re.compile(" *+(?:[A-Za-z]++|[^A-Za-z ]*+)")
+# Any other character may share a piece with a letter or with a sign.
+_LETTERS_OR_SIGNS = r"(?:[A-Za-z]++|[\x00-\x1f!-@\[-`{-\x7f]++)"
 _WORD = re.compile(
-    f" *(?:{_LETTERS}|{_SIGNS})(?:{_OTHER}(?:{_LETTERS}|{_SIGNS})?)*"
-    f"| *(?:{_OTHER}(?:{_LETTERS}|{_SIGNS})?)+| +"
+    f" *+(?:{_LETTERS_OR_SIGNS}(?:[^\\x00-\\x7f]++{_LETTERS_OR_SIGNS}?)*+"
+    f"|(?:[^\\x00-\\x7f]++{_LETTERS_OR_SIGNS}?)*+)"
 )
 
 
@@ -128,7 +133,7 @@ class _WordCache(dict):
     def __missing__(self, word: str) -> bytes:
         ids = self._encode(word)
         if len(word) <= 64:
-            if len(self) >= 1_000_000:
+            if len(self) >= _MAX_WORDS:
                 self.clear()
             self[word] = ids
         return ids
@@ -136,6 +141,15 @@ class _WordCache(dict):
 
 def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
+
+
+def check_vocab_size(vocab_size: int) -> None:
+    """Raises `DataError` when a vocabulary is too small to be one."""
+    if vocab_size < MIN_VOCAB:
+        raise DataError(
+            f"vocab_size must be at least {MIN_VOCAB}, not {vocab_size}: {N_RESERVED} ids are bytes "
+            "and marks"
+        )
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
@@ -146,27 +160,14 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
     Raises:
       DataError: when the vocabulary is too small to be one, or too large for the text.
     """
-    if vocab_size < MIN_VOCAB:
-        raise DataError(
-            f"vocab_size must be at least {MIN_VOCAB}, not {vocab_size}: {N_RESERVED} ids are bytes "
-            "and marks"
-        )
-    # The trainer would take a U+2581 of the text for a space.
-    sentences = [
-        sentence
-        for text in texts
-        for part in text.split(_SPACE_MARK)
-        for sentence in _sentences(part)
-    ]
-    n_chars = sum(map(len, sentences))
+    check_vocab_size(vocab_size)
+    n_chars = sum(map(len, texts))
     if not n_chars:
         raise DataError("there is no text to learn a vocabulary from")
-    # Rare characters are left to bytes, and in a small vocabulary all but the frequent ones:
-    # merges are worth more than a piece for every letter of every script.
-    counts = Counter()
-    for sentence in sentences:
-        counts.update(sentence)
-    frequent = sum(n for _, n in counts.most_common((vocab_size - N_RESERVED) // 4))
+    rare = _rare_characters(texts, n_most=(vocab_size - N_RESERVED) // 4)
+    sentences = [
+        sentence for text in texts for part in rare.split(text) for sentence in _sentences(part)
+    ]
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -175,7 +176,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
             model_type="bpe",
             vocab_size=vocab_size,
             byte_fallback=True,
-            character_coverage=min(0.9999, frequent / n_chars),
+            character_coverage=1.0,
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
@@ -198,6 +199,27 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
             ) from None
         raise
     return Tokenizer(model.getvalue())
+
+
+def _rare_characters(texts: Sequence[str], n_most: int) -> re.Pattern:
+    """Runs of characters that are left to bytes: a pattern to cut text for the trainer with.
+
+    At most `n_most` characters become pieces (in a small vocabulary merges are worth more than
+    a piece for every letter of every script), and no more than cover 99.99% of the text.
+    """
+    counts = Counter()
+    for text in texts:
+        counts.update(text)
+    for char in _NEVER_IN_PIECES:
+        counts.pop(char, None)
+    uncovered, total = counts.total(), counts.total()
+    kept = []
+    for char, n in counts.most_common(n_most):
+        if uncovered <= 1e-4 * total:
+            break
+        kept.append(char)
+        uncovered -= n
+    return re.compile(f"[^{re.escape(''.join(sorted(kept)))}]+" if kept else "(?s:.)+")
 
 
 def _sentences(text: str, length: int = 2000) -> Iterable[str]:

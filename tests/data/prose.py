@@ -1,0 +1,24 @@
+"""Small texts that the tests make themselves."""
+
+import random
+
+_WORDS = [
+    *("law", "loss", "model", "token", "scale", "Größe", "données", "the", "of", "and", "a", "to"),
+    *("compute", "data", "width", "depth", "batch", "rate", "budget", "fit", "x_1", "f(x)", "3.14"),
+]
+
+
+def documents(n: int, seed: int = 0, n_words: int = 120) -> list[str]:
+    """n different documents of about `n_words` words on a few lines."""
+    rng = random.Random(seed)
+    texts = []
+    for i in range(n):
+        words = rng.choices(_WORDS, k=n_words)
+        lines = [" ".join(words[k : k + 12]) for k in range(0, n_words, 12)]
+        texts.append(f"# {seed}.{i}\n" + "\n    ".join(lines) + "\n")
+    return texts
+
+
+def write_text(path, texts):
+    path.write_text("\n\x0c\n".join(texts), newline="")
+    return str(path)

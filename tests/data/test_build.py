@@ -1,0 +1,356 @@
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prose import documents, write_text
+
+from lmscale.data import Corpus, DataError, build, build_corpus, data_root, open_corpus
+from lmscale.data.build import _cut
+
+SPLITS = ("train", "valid", "test")
+SETTINGS = {"vocab_size": 320, "valid_fraction": 0.1, "test_fraction": 0.1}
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    folder = tmp_path / "data"
+    monkeypatch.setenv("LMSCALE_DATA", str(folder))
+    return folder
+
+
+@pytest.fixture
+def text(tmp_path):
+    return write_text(tmp_path / "text.txt", documents(120))
+
+
+def texts(corpus, split):
+    """The documents of a split, decoded."""
+    ids = corpus.tokens(split)
+    ends = np.flatnonzero(ids == corpus.eod_id)
+    starts = [0, *(ends + 1)[:-1]]
+    return [corpus.tokenizer.decode(ids[a:b]) for a, b in zip(starts, ends, strict=True)]
+
+
+def test_every_document_is_in_one_split_and_whole(text):
+    corpus = build_corpus("a", [text], **SETTINGS)
+    parts = {split: texts(corpus, split) for split in SPLITS}
+    assert sorted(chain(*parts.values())) == sorted(documents(120))
+    for split, found in parts.items():
+        assert found
+        assert corpus.n_documents(split) == len(found)
+        assert corpus.n_bytes(split) == sum(len(t.encode()) for t in found)
+        assert corpus.n_tokens(split) == len(corpus.tokens(split))
+        assert corpus.token_bytes[corpus.tokens(split)].sum() == corpus.n_bytes(split)
+        assert corpus.tokens(split)[-1] == corpus.eod_id
+        ratio = corpus.n_bytes(split) / corpus.n_tokens(split)
+        assert corpus.bytes_per_token(split) == ratio
+    assert corpus.vocab_size == 320
+    assert corpus.tokens("train").dtype == np.uint16
+    assert isinstance(corpus.tokens("train"), np.memmap)
+    corpus.verify()
+
+
+def test_order_does_not_depend_on_the_files(tmp_path, text):
+    some = documents(120)
+    files = [
+        write_text(tmp_path / "1.txt", some[60:]),
+        write_text(tmp_path / "2.txt", some[:60][::-1]),
+    ]
+    assert build_corpus("a", [text], **SETTINGS).fingerprint == (
+        build_corpus("b", files, **SETTINGS).fingerprint
+    )
+    other = {**SETTINGS, "valid_fraction": 0.11}
+    assert build_corpus("c", [text], **other).fingerprint != open_corpus("a").fingerprint
+
+
+def test_exact_duplicates_are_dropped(tmp_path):
+    some = documents(60)
+    path = write_text(tmp_path / "twice.txt", [*some, "", *some[:20], *some[:5]])
+    corpus = build_corpus("a", [path], **SETTINGS)
+    assert sum(corpus.n_documents(split) for split in SPLITS) == 60
+    assert corpus.manifest["dropped"] == {"duplicates": 25, "empty": 1}
+
+
+def test_documents_keep_their_split_when_text_is_added(tmp_path, text):
+    small = build_corpus("small", [text], **SETTINGS)
+    more = write_text(tmp_path / "more.txt", documents(80, seed=1))
+    large = build_corpus("large", [text, more], **SETTINGS)
+    for split in SPLITS:
+        assert set(texts(small, split)) <= set(texts(large, split))
+
+
+def test_the_order_is_random_and_prefixes_are_nested_samples(text):
+    corpus = build_corpus("a", [text], **SETTINGS)
+    numbers = [int(t.split()[1].split(".")[1]) for t in texts(corpus, "train")]
+    assert numbers != sorted(numbers)
+    # The first half of the order is a sample of all of the text, not its beginning.
+    assert 40 < np.mean(numbers[: len(numbers) // 2]) < 80
+
+
+def test_other_processes_give_the_same_corpus(text, monkeypatch):
+    alone = build_corpus("alone", [text], **SETTINGS)
+    monkeypatch.setattr(build, "_BYTES_PER_PROCESS", 1000)
+    monkeypatch.setattr(build, "_n_cores", lambda: 2)
+    many = build_corpus("many", [text], **SETTINGS)
+    assert many.fingerprint == alone.fingerprint
+    for split in SPLITS:
+        assert many.n_bytes(split) == alone.n_bytes(split)
+
+
+def test_a_dead_process_is_an_error_not_a_hang(text, root, monkeypatch):
+    monkeypatch.setattr(build, "_BYTES_PER_PROCESS", 1000)
+    monkeypatch.setattr(build, "_n_cores", lambda: 2)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RuntimeError, match="has died"):
+        build_corpus("a", [text], **SETTINGS)
+    assert visible(root) == []
+
+
+def test_small_memory_gives_the_same_corpus(text, monkeypatch):
+    expected = build_corpus("a", [text], **SETTINGS).fingerprint
+    monkeypatch.setattr(build, "_BUFFER_BYTES", 5000)
+    assert build_corpus("b", [text], **SETTINGS).fingerprint == expected
+
+
+def test_rebuilding_returns_what_is_there(text, monkeypatch):
+    first = build_corpus("a", [text], **SETTINGS)
+    written = (first.path / "manifest.json").stat().mtime
+    monkeypatch.setattr(build, "_build", None)
+    again = build_corpus("a", [text], **SETTINGS)
+    assert again.fingerprint == first.fingerprint
+    assert (first.path / "manifest.json").stat().mtime == written
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vocab_size": 330}, "vocab_size 320 instead of 330"),
+        ({"valid_fraction": 0.2}, "valid_fraction 0.1 instead of 0.2"),
+        ({"inputs": True}, "other inputs"),
+    ],
+)
+def test_another_build_under_the_name_is_refused(tmp_path, text, change, message):
+    build_corpus("a", [text], **SETTINGS)
+    inputs = [text]
+    if change.pop("inputs", False):
+        inputs.append(write_text(tmp_path / "more.txt", documents(3, seed=9)))
+    with pytest.raises(DataError, match=f"{message}: choose another name, or remove") as error:
+        build_corpus("a", inputs, **{**SETTINGS, **change})
+    assert "\n" not in str(error.value)
+
+
+def test_a_tokeniser_can_be_shared(tmp_path, text):
+    first = build_corpus("a", [text], **SETTINGS)
+    other = write_text(tmp_path / "other.txt", [f"{t} 日本語" for t in documents(60, seed=5)])
+    for source in ("a", str(first.path)):
+        second = build_corpus(
+            "b", [other], tokenizer_from=source, valid_fraction=0.1, test_fraction=0
+        )
+        assert second.tokenizer.hash == first.tokenizer.hash
+        assert second.vocab_size == 320
+        assert second.n_documents("test") == len(second.tokens("test")) == 0
+    with pytest.raises(DataError, match="has 320 ids, not 400"):
+        build_corpus("c", [other], tokenizer_from="a", vocab_size=400)
+    with pytest.raises(DataError, match="is no corpus"):
+        build_corpus("c", [other], tokenizer_from="nothing")
+
+
+def test_one_long_document_can_be_cut(tmp_path):
+    path = tmp_path / "novel.txt"
+    path.write_text("".join(documents(100)))
+    with pytest.raises(DataError, match="no document fell to .* cut_documents"):
+        build_corpus("a", [str(path)], **SETTINGS)
+    corpus = build_corpus("a", [str(path)], cut_documents=800, **SETTINGS)
+    assert sum(corpus.n_bytes(split) for split in SPLITS) == path.stat().st_size
+    pieces = texts(corpus, "train")
+    assert max(len(t.encode()) for t in pieces) <= 800
+    assert all(t.endswith("\n") for t in pieces)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 100])
+def test_cutting_keeps_characters_whole(length):
+    text = "aé日本😀\nxyz\n\n日本語".encode()
+    pieces = list(_cut(text, length))
+    assert b"".join(pieces) == text
+    if length > 3:
+        assert all(len(piece) <= length for piece in pieces)
+        assert "".join(piece.decode() for piece in pieces) == text.decode()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("../a", {}, "cannot be named '../a'"),
+        ("", {}, "cannot be named ''"),
+        (".hidden", {}, "cannot be named"),
+        ("installed-python", {}, "reserved"),
+        ("installed-python-v512", {}, "reserved"),
+        ("a", {"valid_fraction": 1.5}, r"valid_fraction must be in \[0, 1\), not 1.5"),
+        ("a", {"test_fraction": -0.1}, "test_fraction must be in"),
+        ("a", {"valid_fraction": 0.5, "test_fraction": 0.5}, "leave nothing to train on"),
+        ("a", {"vocab_size": 10}, "vocab_size must be at least 300, not 10"),
+        ("a", {"vocab_size": 60_000}, "vocab_size 60000 is too large for this text"),
+        ("a", {"sample_bytes": 0}, "sample_bytes must be at least 1"),
+        ("a", {"cut_documents": 0}, "cut_documents must be at least 1"),
+        ("a", {"valid_fraction": 1e-6}, "no document fell to valid"),
+    ],
+)
+def test_impossible_builds_are_one_line_and_leave_nothing(text, root, name, change, message):
+    with pytest.raises(DataError, match=message) as error:
+        build_corpus(name, [text], **{**SETTINGS, **change})
+    assert "\n" not in str(error.value)
+    assert visible(root) == []
+
+
+def test_empty_text_is_refused(tmp_path, root):
+    path = tmp_path / "a.txt"
+    path.write_text("\n\x0c\n\x0c\n")
+    path.write_bytes(b"\x0c\n\x0c\n")
+    with pytest.raises(DataError, match="has no text"):
+        build_corpus("a", [str(path)], **SETTINGS)
+    assert visible(root) == []
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, text, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LMSCALE_DATA", str(tmp_path / "file" / "data"))
+    with pytest.raises(DataError, match="cannot build in .* set LMSCALE_DATA"):
+        build_corpus("a", [text], **SETTINGS)
+    monkeypatch.setenv("LMSCALE_DATA", "gs://bucket/data")
+    with pytest.raises(DataError, match="built on a local disk"):
+        build_corpus("a", [text], **SETTINGS)
+
+
+def test_an_interrupted_build_leaves_nothing(text, root, monkeypatch):
+    def interrupted(stage, done, total):
+        if stage == "encoding":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_corpus("a", [text], progress=interrupted, **SETTINGS)
+    assert visible(root) == [] == list(root.glob(".*.building"))
+    build_corpus("a", [text], **SETTINGS).verify()
+
+
+KILLED = """
+import sys, time
+from lmscale.data import build_corpus
+
+def wait(stage, done, total):
+    if stage == "encoding":
+        print("encoding", flush=True)
+        time.sleep(60)
+
+build_corpus("a", [sys.argv[1]], vocab_size=320, valid_fraction=.1, test_fraction=.1, progress=wait)
+"""
+
+
+def test_a_killed_build_leaves_nothing_that_looks_complete(text, root):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", KILLED, text]
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"encoding\n"
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    assert len(list(root.glob(".a.*.building"))) == 1
+    with pytest.raises(DataError, match="no corpus a"):
+        open_corpus("a")
+    build_corpus("a", [text], **SETTINGS).verify()
+    assert list(root.glob(".a.*.building")) == []
+
+
+def _build_at_once(text, barrier, results):
+    barrier.wait()
+    start = time.monotonic()
+    corpus = build_corpus("a", [text], **SETTINGS)
+    results.put((corpus.fingerprint, time.monotonic() - start))
+
+
+def test_two_processes_that_build_at_once_get_one_corpus(text, root):
+    spawn = multiprocessing.get_context("spawn")
+    barrier, results = spawn.Barrier(2), spawn.Queue()
+    processes = [
+        spawn.Process(target=_build_at_once, args=(text, barrier, results)) for _ in range(2)
+    ]
+    for process in processes:
+        process.start()
+    fingerprints = {results.get(timeout=60)[0] for _ in processes}
+    for process in processes:
+        process.join()
+    assert fingerprints == {open_corpus("a").fingerprint}
+    assert visible(root) == ["a"]
+    open_corpus("a").verify()
+
+
+def test_losing_a_race_without_locks_returns_the_winner(text, root, monkeypatch):
+    winner = build_corpus("winner", [text], **SETTINGS)
+    real = build._build
+
+    def slower(name, folder, source, progress):
+        real(name, folder, source, progress)
+        winner.path.rename(root / "a")
+
+    monkeypatch.setattr(build, "_build", slower)
+    corpus = build_corpus("a", [text], **SETTINGS)
+    assert corpus.fingerprint == winner.fingerprint
+    assert visible(root) == ["a"]
+
+
+def test_progress_is_reported_by_stage(text):
+    seen = []
+    build_corpus("a", [text], progress=lambda *event: seen.append(event), **SETTINGS)
+    assert list(dict.fromkeys(stage for stage, _, _ in seen)) == [
+        "reading",
+        "learning the tokeniser",
+        "encoding",
+    ]
+    assert all(0 <= done <= total for _, done, total in seen)
+
+
+def test_the_manifest_tells_where_the_text_came_from(text):
+    corpus = build_corpus("a", [text], **SETTINGS)
+    manifest = json.loads((corpus.path / "manifest.json").read_text())
+    assert manifest["fingerprint"] == corpus.fingerprint
+    assert manifest["sources"]["n_files"] == 1
+    assert manifest["sources"]["files"][0]["file"] == "text.txt"
+    assert manifest["sources"]["files"][0]["bytes"] == Path(text).stat().st_size
+    assert set(manifest["versions"]) == {"python", "sentencepiece", "numpy"}
+
+
+def test_damage_is_found(text):
+    corpus = build_corpus("a", [text], **SETTINGS)
+    path = Path(corpus.path / "train.bin")
+    data = bytearray(path.read_bytes())
+    data[10] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="train.bin has changed"):
+        Corpus(corpus.path).verify()
+    path.write_bytes(data[:-2])
+    with pytest.raises(DataError, match="holds .* tokens, but manifest.json says"):
+        Corpus(corpus.path).tokens("train")
+    path.unlink()
+    with pytest.raises(DataError, match="train.bin is missing or damaged"):
+        corpus.tokens("train")
+    with pytest.raises(DataError, match="train, valid, test, not 'dev'"):
+        corpus.tokens("dev")
+    (corpus.path / "tokenizer.model").write_bytes(
+        (corpus.path / "tokenizer.model").read_bytes() + b"\x32\x00"
+    )
+    with pytest.raises(DataError, match="not the tokeniser of this corpus"):
+        Corpus(corpus.path).verify()
+
+
+def visible(root):
+    """What `lmscale data list` could take for a corpus."""
+    if not root.exists():
+        return []
+    return sorted(path.name for path in data_root().iterdir() if path.name[0] != ".")

@@ -1,0 +1,132 @@
+import json
+import os
+
+import pytest
+from prose import documents, write_text
+
+from lmscale.data import (
+    DataError,
+    build_corpus,
+    catalog,
+    installed,
+    list_corpora,
+    open_corpus,
+    summary,
+)
+from lmscale.data.installed import find_installed, read_installed
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    folder = tmp_path / "data"
+    monkeypatch.setenv("LMSCALE_DATA", str(folder))
+    return folder
+
+
+def build(tmp_path, name, seed=0):
+    text = write_text(tmp_path / f"{name}.txt", documents(80, seed))
+    return build_corpus(name, [text], vocab_size=320, valid_fraction=0.1, test_fraction=0.1)
+
+
+@pytest.fixture
+def few_sources(tmp_path, monkeypatch):
+    """Stands for the installed sources: 40 small modules, one of them not UTF-8."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    for i, text in enumerate(documents(400)):
+        (folder / f"m{i}.py").write_text(text)
+    (folder / "latin.py").write_bytes(b"# na\xefve\n")
+    files = sorted(folder.iterdir())
+    monkeypatch.setattr(
+        "lmscale.data.build.find_installed", lambda: (files, {"python": "3", "distributions": {}})
+    )
+    return files
+
+
+def test_open_by_name_and_by_path(tmp_path, root, monkeypatch):
+    corpus = build(tmp_path, "a")
+    assert open_corpus("a").name == open_corpus(str(root / "a")).name == "a"
+    assert open_corpus("a", 320).fingerprint == corpus.fingerprint
+    monkeypatch.setenv("LMSCALE_DATA", str(tmp_path / "elsewhere"))
+    moved = open_corpus(str(root / "a"))
+    assert moved.name == str(root / "a")
+    assert open_corpus(moved.name).fingerprint == corpus.fingerprint
+    monkeypatch.chdir(root)
+    assert open_corpus("a").name == str(root / "a")
+
+
+def test_another_vocabulary_is_refused(tmp_path):
+    build(tmp_path, "a")
+    with pytest.raises(DataError, match="corpus a has a vocabulary of 320, not 4096"):
+        open_corpus("a", vocab_size=4096)
+
+
+def test_an_unknown_name_lists_what_is_there(tmp_path):
+    with pytest.raises(DataError, match=r"no corpus wiki .*there: none yet.*lmscale data build"):
+        open_corpus("wiki")
+    build(tmp_path, "a")
+    build(tmp_path, "b", seed=1)
+    with pytest.raises(DataError, match=r"there: a, b\)") as error:
+        open_corpus("wiki")
+    assert "\n" not in str(error.value)
+
+
+def test_summary_lists_every_corpus(tmp_path, root):
+    assert summary() == []
+    corpus = build(tmp_path, "b")
+    build(tmp_path, "a", seed=1)
+    (root / "empty").mkdir()
+    (root / "broken").mkdir()
+    (root / "broken" / "manifest.json").write_text("{")
+    (root / "old").mkdir()
+    (root / "old" / "manifest.json").write_text('{"format": 0}')
+    assert [corpus.name for corpus in list_corpora()] == ["a", "b"]
+    row = summary()[1]
+    assert row["name"] == "b"
+    assert row["fingerprint"] == corpus.fingerprint
+    assert row["train_tokens"] == corpus.n_tokens("train")
+    assert row["documents"] == 80
+    json.dumps(row)
+    with pytest.raises(DataError, match="damaged"):
+        open_corpus("broken")
+    with pytest.raises(DataError, match="format 0, .* build it again"):
+        open_corpus("old")
+
+
+def test_the_built_in_corpus_is_built_on_first_use(few_sources, monkeypatch):
+    corpus = open_corpus("installed-python", vocab_size=320)
+    assert corpus.name == "installed-python-v320"
+    assert sum(corpus.n_documents(split) for split in ("train", "valid", "test")) == 400
+    monkeypatch.setattr(catalog, "build_installed", None)
+    assert open_corpus("installed-python-v320").fingerprint == corpus.fingerprint
+    assert open_corpus("installed-python", 320).fingerprint == corpus.fingerprint
+    with pytest.raises(DataError, match="has a vocabulary of 320, not 512"):
+        open_corpus("installed-python-v320", vocab_size=512)
+
+
+def test_the_built_in_corpus_has_1024_ids_by_default(few_sources):
+    assert open_corpus("installed-python").vocab_size == 1024
+    with pytest.raises(DataError, match="vocab_size 9999 is too large for this text"):
+        open_corpus("installed-python-v9999")
+    with pytest.raises(DataError, match="at least 300"):
+        open_corpus("installed-python", 16)
+
+
+def test_more_text_than_wanted_is_sampled_by_content(few_sources, monkeypatch):
+    everything = {text for text, _ in read_installed(few_sources)}
+    assert len(everything) == 400
+    half = sum(map(len, everything)) // 2
+    monkeypatch.setattr(installed, "MAX_BYTES", half)
+    sample = {text for text, _ in read_installed(few_sources)}
+    assert 0.8 * half < sum(map(len, sample)) < 1.2 * half
+    assert sample == {text for text, _ in read_installed(few_sources[::-1])}
+
+
+def test_installed_sources_are_the_library_and_what_lmscale_needs():
+    files, record = find_installed()
+    assert len(files) > 1000
+    assert {"jax", "numpy", "flax", "scipy"} <= set(record["distributions"])
+    assert "torch" not in record["distributions"]
+    names = {"/".join(file.parts[-2:]) for file in files}
+    assert {"jax/__init__.py", "json/decoder.py"} <= names
+    assert not any("/lmscale/" in os.fspath(file) for file in files)

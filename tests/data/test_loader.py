@@ -1,0 +1,178 @@
+from collections import Counter
+from itertools import islice
+
+import grain
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from prose import documents, write_text
+
+from lmscale.data import (
+    batch_indices,
+    build_corpus,
+    evaluation_windows,
+    gather,
+    gather_on_device,
+    host_batches,
+    n_sequences,
+    sequence_order,
+)
+
+TOKENS = np.random.default_rng(0).integers(0, 2**16, 5000).astype(np.uint16)
+
+
+def grains_order(order):
+    """The same order, one position at a time, by Grain itself."""
+    return (
+        grain.MapDataset.range(order.n_sequences)
+        .shuffle(seed=order.shuffle_seed)
+        .repeat()
+        .batch(order.batch_size)
+    )
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "seed"),
+    [
+        (1, 3, 0),
+        (2, 1, 1),
+        (100, 7, 2),
+        (1000, 64, 2**31 - 1),
+        (2**14, 8, 3),
+        (2**14 + 1, 8, 3),
+        (50_000, 16, 4),
+        (65_536, 16, 5),
+        (100_001, 33, 6),
+        (3_000_000, 5, 7),
+        (2**31 - 1, 5, 8),
+    ],
+)
+def test_the_order_is_grains(n, batch_size, seed):
+    order = sequence_order(n, batch_size, seed)
+    theirs = grains_order(order)
+    # The beginning, and across the end of the first epoch.
+    for start in (0, max(0, n // batch_size - 1)):
+        expected = np.stack([theirs[step] for step in range(start, start + 3)])
+        np.testing.assert_array_equal(batch_indices(order, start, 3), expected)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 17, 1000, 16_384, 16_385, 65_537, 70_000, 262_145])
+def test_an_epoch_visits_every_sequence_once(n):
+    # 65,537 and 262,145 are where Grain's own shuffle skips one sequence and doubles another.
+    order = sequence_order(n, 1, seed=n)
+    epochs = batch_indices(order, 0, 2 * n).reshape(2, n)
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(n))
+    if n > 3:
+        assert (epochs[0] != epochs[1]).any()
+
+
+def test_batches_run_on_across_epochs():
+    order = sequence_order(10, 4, seed=0)
+    counts = Counter(batch_indices(order, 0, 5).ravel().tolist())
+    assert counts == {i: 2 for i in range(10)}
+
+
+@pytest.mark.parametrize("n", [50, 20_000])
+def test_the_order_is_a_pure_function_of_seed_and_step(n):
+    order = sequence_order(n, 8, seed=3)
+    everything = batch_indices(order, 0, 40)
+    assert everything.dtype == np.int32
+    assert everything.shape == (40, 8)
+    for start, stop in ((0, 1), (5, 9), (17, 40), (39, 40), (12, 12)):
+        again = sequence_order(n, 8, seed=3)
+        np.testing.assert_array_equal(
+            batch_indices(again, start, stop - start), everything[start:stop]
+        )
+    np.testing.assert_array_equal(order[7], everything[7])
+
+
+def test_seeds_give_unrelated_orders():
+    # In Grain, seed s + 1 begins with the second epoch of seed s.
+    n = 200
+    epochs = {}
+    for seed in range(5):
+        for epoch in batch_indices(sequence_order(n, n, seed), 0, 5):
+            epochs[tuple(epoch)] = seed
+    assert len(epochs) == 25
+
+
+def test_positions_are_spread_evenly():
+    # Where the first sequence of an epoch goes, over many epochs: mean and spread of a uniform.
+    first = batch_indices(sequence_order(1000, 1000, seed=0), 0, 400)[:, 0]
+    assert abs(first.mean() - 499.5) < 5 * 288.7 / 20
+    assert 250 < first.std() < 330
+
+
+def test_far_positions_do_not_overflow():
+    order = sequence_order(1_000_003, 4096, seed=1)
+    indices = batch_indices(order, 10_000_000, 2)
+    assert indices.min() >= 0
+    assert indices.max() < 1_000_003
+
+
+def test_an_order_needs_a_sequence():
+    with pytest.raises(ValueError, match="at least one sequence"):
+        sequence_order(0, 4, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("n_tokens", "n_ctx", "expected"), [(0, 4, 0), (1, 4, 0), (4, 4, 0), (5, 4, 1), (9, 4, 2)]
+)
+def test_number_of_sequences(n_tokens, n_ctx, expected):
+    assert n_sequences(n_tokens, n_ctx) == expected
+
+
+def test_sequences_overlap_by_the_token_that_is_predicted():
+    n = n_sequences(len(TOKENS), 7)
+    windows = gather(TOKENS, np.arange(n), 7)
+    assert windows.shape == (n, 8)
+    assert windows.dtype == np.int32
+    np.testing.assert_array_equal(windows[:, :-1].ravel(), TOKENS[: 7 * n])
+    np.testing.assert_array_equal(windows[:, 1:].ravel(), TOKENS[1 : 7 * n + 1])
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 5), (2, 3, 4)])
+@pytest.mark.parametrize("dtype", ["uint16", "uint32"])
+def test_the_device_gathers_what_the_host_gathers(shape, dtype):
+    tokens, n_ctx = TOKENS.astype(dtype), 9
+    n = n_sequences(len(tokens), n_ctx)
+    indices = np.random.default_rng(1).integers(0, n, shape).astype(np.int32)
+    if indices.size:
+        indices.flat[-1:] = n - 1
+    host = gather(tokens, indices, n_ctx)
+    device = gather_on_device(jnp.asarray(tokens), jnp.asarray(indices), n_ctx)
+    assert host.shape == device.shape == (*shape, n_ctx + 1)
+    assert device.dtype == jnp.int32
+    np.testing.assert_array_equal(host, device)
+
+
+@pytest.mark.parametrize("n_processes", [1, 2, 4])
+def test_host_batches_are_the_same_batches(n_processes):
+    n_ctx, batch_size, start = 16, 8, 35
+    order = sequence_order(n_sequences(len(TOKENS), n_ctx), batch_size, seed=9)
+    expected = gather(TOKENS, batch_indices(order, start, 12), n_ctx)
+    share = batch_size // n_processes
+    parts = []
+    for process in range(n_processes):
+        rows = slice(process * share, (process + 1) * share)
+        batches = host_batches(TOKENS, order, n_ctx, start, rows)
+        parts.append(np.stack(list(islice(batches, 12))))
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), expected)
+
+
+def test_evaluation_windows_are_the_first_of_a_split(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMSCALE_DATA", str(tmp_path))
+    text = write_text(tmp_path / "text.txt", documents(60))
+    corpus = build_corpus("a", [text], vocab_size=320, valid_fraction=0.2, test_fraction=0)
+    stored = corpus.tokens("valid")
+    windows = evaluation_windows(corpus, "valid", 32, 200)
+    assert windows.shape == (6, 33)
+    np.testing.assert_array_equal(windows[:, :-1].ravel(), stored[: 6 * 32])
+    assert len(evaluation_windows(corpus, "valid", 32, 5)) == 1
+    everything = evaluation_windows(corpus, "valid", 32, 10**9)
+    assert len(everything) == n_sequences(len(stored), 32)
+    assert evaluation_windows(corpus, "test", 32, 200).shape == (0, 33)
+    # Bits per byte of a window are exact: the bytes of its targets are known.
+    n_bytes = corpus.token_bytes[windows[0, 1:]].sum()
+    assert n_bytes == len(corpus.tokenizer.decode_bytes(windows[0, 1:]))

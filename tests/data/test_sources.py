@@ -1,0 +1,148 @@
+import gzip
+import json
+import lzma
+
+import pytest
+from etils import epath
+from prose import documents
+
+from lmscale.data import DataError, sources
+from lmscale.data.sources import find_inputs, read_documents
+
+DOCUMENTS = [text.strip() for text in documents(5)]
+JSONL = "\n".join(json.dumps({"text": text, "id": i}) for i, text in enumerate(DOCUMENTS)) + "\n"
+TEXT = "\n\x0c\n".join(DOCUMENTS)
+
+
+def read(path, **kwargs):
+    return [text.decode() for text, _ in read_documents(epath.Path(path), **kwargs)]
+
+
+@pytest.mark.parametrize("kind", [".txt", ".jsonl"])
+@pytest.mark.parametrize("compression", ["", ".gz", ".xz", ".zst"])
+def test_every_text_format(tmp_path, kind, compression):
+    data = (TEXT if kind == ".txt" else JSONL).encode()
+    half = len(data) // 2
+    match compression:
+        case ".gz":
+            data = gzip.compress(data[:half]) + gzip.compress(data[half:])
+        case ".xz":
+            data = lzma.compress(data)
+        case ".zst":
+            zstandard = pytest.importorskip("zstandard")
+            # Two frames: as `cat a.zst b.zst` gives.
+            data = zstandard.compress(data[:half]) + zstandard.compress(data[half:])
+    path = tmp_path / f"a{kind}{compression}"
+    path.write_bytes(data)
+    assert read(path) == DOCUMENTS
+
+
+def test_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"n": [1, 2, 3, 4, 5], "content": DOCUMENTS}), path)
+    assert read(path, text_field="content") == DOCUMENTS
+    with pytest.raises(DataError, match="no column 'text'; its columns are n, content"):
+        read(path)
+    with pytest.raises(DataError, match="row 1, column 'n' is not text but int"):
+        read(path, text_field="n")
+    path.write_bytes(b"not parquet")
+    with pytest.raises(DataError, match="is not a Parquet file"):
+        read(path)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 1 << 20])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("one", ["one"]),
+        ("one\n", ["one\n"]),
+        ("one\n\x0c\ntwo\n", ["one", "two\n"]),
+        ("\x0c\none\n\x0c\n\x0c\ntwo\n\x0c\n", ["", "one", "", "two", ""]),
+        ("one\n\x0c", ["one"]),
+        ("in\x0cline\n\x0c inside", ["in\x0cline\n\x0c inside"]),
+        ("", [""]),
+    ],
+)
+def test_form_feed_lines_separate_documents(tmp_path, monkeypatch, text, expected, chunk):
+    monkeypatch.setattr(sources, "_CHUNK", chunk)
+    path = tmp_path / "a.txt"
+    path.write_bytes(text.encode())
+    assert [t for t in read(path) if t] == [t for t in expected if t]
+
+
+def test_line_ends_stay_as_they_are(tmp_path):
+    path = tmp_path / "a.md"
+    path.write_bytes(b"\r\na\r\nb\rc\n\n")
+    assert read(path) == ["\r\na\r\nb\rc\n\n"]
+
+
+def test_folders_patterns_and_files(tmp_path):
+    for name in ("a.txt", "b/c.jsonl.gz", "b/d.py", "b/e.bin", "f.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    def found(*inputs):
+        files = find_inputs([str(tmp_path / name) for name in inputs])
+        return [str(file.relative_to(tmp_path)) for file in files]
+
+    assert found(".") == ["a.txt", "b/c.jsonl.gz", "f.parquet"]
+    assert found("b/d.py") == ["b/d.py"]
+    assert found("**/*.py", "b") == ["b/d.py", "b/c.jsonl.gz"]
+    assert found("*.txt", "a.txt", "a.txt") == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.txt", "é".encode("latin-1"), r"a\.txt is not UTF-8: byte 0xe9 at position 0 of docum"),
+        ("a.txt", b"fine\n\x0c\nna\xefve", "at position 2 of document 2"),
+        ("a.jsonl", b'{"text": "a"}\n\n{"body": "b"}\n', "line 3 has no field 'text'; .* are body"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": \n', "line 2 is not JSON"),
+        ("a.jsonl", b'["a"]\n', "line 1 is not a JSON object"),
+        ("a.jsonl", b'{"text": 3}\n', "line 1, field 'text' is not text but int"),
+        ("a.jsonl", b'{"text": "\\ud800"}\n', r"line 1, field 'text' .* lone surrogate U\+D800"),
+        ("a.jsonl", b'{"text": "\xff"}\n', "line 1 is not UTF-8: byte 0xff"),
+        ("a.txt.gz", b"not gzip", "cannot be decompressed"),
+        ("a.txt.xz", b"not xz", "cannot be decompressed"),
+        ("a.txt.xz", lzma.compress(b"text " * 100)[:-20], "cannot be decompressed"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(tmp_path, name, data, message):
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=message) as error:
+        read(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ([], "no input given"),
+        (["nowhere.txt"], "nothing matches .*nowhere.txt"),
+        (["*.txt"], "nothing matches"),
+        (["empty"], "no .txt, .jsonl or .parquet file in the folder"),
+        (["a.docx"], r"a\.docx is of an unknown kind: known are .txt"),
+        (["a.parquet.gz"], "unknown kind"),
+        (["a.gz"], "unknown kind"),
+    ],
+)
+def test_inputs_that_cannot_be_found_are_one_line(tmp_path, inputs, message):
+    (tmp_path / "empty").mkdir()
+    for name in ("a.docx", "a.parquet.gz", "a.gz"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=message) as error:
+        find_inputs([str(tmp_path / name) for name in inputs])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.txt.zst"])
+def test_missing_readers_name_the_extra(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    monkeypatch.setattr(sources, "zstandard", None)
+    (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"pip install 'lmscale\[data\]'"):
+        read(tmp_path / name)
