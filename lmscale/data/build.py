@@ -227,16 +227,16 @@ def _build_once(name: str, source: _Source, check_same, progress: Progress | Non
             "folder there"
         )
     final = Path(os.fspath(root)) / name
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        lock = _lock(final)
-    except OSError as error:
-        raise DataError(
-            f"cannot build in {root} ({error.strerror}): set LMSCALE_DATA to a folder you can "
-            "write to"
-        ) from None
     with contextlib.ExitStack() as stack:
-        stack.enter_context(lock)
+        if not final.exists():
+            try:
+                final.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(_lock(final))
+            except OSError as error:
+                raise DataError(
+                    f"cannot build in {root} ({error.strerror}): set LMSCALE_DATA to a folder you "
+                    "can write to"
+                ) from None
         if final.exists():
             corpus = Corpus(final)
             check_same(corpus)
@@ -277,17 +277,14 @@ def _build(name: str, folder: Path, source: _Source, progress: Progress) -> None
     buckets = folder / "buckets"
     buckets.mkdir()
     rule = _SplitRule(settings["valid_fraction"], settings["test_fraction"])
-    n_empty, n_bytes = _scatter(source, buckets, progress)
-    if not n_bytes:
-        raise DataError(f"the input of corpus {name} has no text")
+    n_documents, n_empty = _scatter(source, buckets, rule, progress)
+    _check_splits(name, n_documents, rule)
     paths = sorted(buckets.iterdir())
 
     tokenizer = source.tokenizer
     if tokenizer is None:
         progress("learning the tokeniser", 0, 1)
         sample = _sample(paths, rule, settings["sample_bytes"])
-        if not sample:
-            raise _too_little(rule, "train", 0)
         tokenizer = train_tokenizer(sample, settings["vocab_size"])
         progress("learning the tokeniser", 1, 1)
     (folder / TOKENIZER).write_bytes(tokenizer.model)
@@ -295,9 +292,6 @@ def _build(name: str, folder: Path, source: _Source, progress: Progress) -> None
     counts = _encode_all(paths, folder / TOKENIZER, tokenizer, rule, progress)
     splits = {split: _join(folder, paths, counts, split) for split in SPLITS}
     shutil.rmtree(buckets)
-    for split, fraction in zip(SPLITS, rule.fractions):
-        if fraction and not splits[split]["documents"]:
-            raise _too_little(rule, split, sum(splits[s]["documents"] for s in SPLITS))
     manifest = {
         "format": FORMAT,
         "name": name,
@@ -324,13 +318,18 @@ def _build(name: str, folder: Path, source: _Source, progress: Progress) -> None
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def _too_little(rule: _SplitRule, split: str, n_documents: int) -> DataError:
-    fraction = dict(zip(SPLITS, rule.fractions))[split]
-    return DataError(
-        f"no document fell to {split}, a share of {fraction:.3g} of {n_documents}: separate the "
-        "documents of a text file by a line holding one form feed, cut long ones with "
-        "cut_documents, or change valid_fraction and test_fraction (0 for none)"
-    )
+def _check_splits(name: str, n_documents: dict[str, int], rule: _SplitRule) -> None:
+    total = sum(n_documents.values())
+    if not total:
+        raise DataError(f"the input of corpus {name} has no text")
+    for split, fraction in zip(SPLITS, rule.fractions):
+        if fraction and not n_documents[split]:
+            raise DataError(
+                f"too little text: of {total} documents none fell to {split}, a share of "
+                f"{fraction:.3g}; separate the documents of a text file by a line holding one form "
+                "feed, cut long ones with cut_documents, or change valid_fraction and "
+                "test_fraction (0 for none)"
+            )
 
 
 # Buckets ----------------------------------------------------------------------------------------
@@ -354,10 +353,17 @@ class _SplitRule:
         return "test" if position < self.valid + self.test else "train"
 
 
-def _scatter(source: _Source, folder: Path, progress: Progress) -> tuple[int, int]:
-    """Writes every document to the bucket of its hash; returns (empty documents, bytes)."""
+def _scatter(
+    source: _Source, folder: Path, rule: _SplitRule, progress: Progress
+) -> tuple[dict[str, int], int]:
+    """Writes every document to the bucket of its hash.
+
+    Returns:
+      (documents by split, duplicates counted; empty documents, which are left out)
+    """
     buckets: dict[int, list[bytes]] = {}
-    held = n_empty = n_bytes = reported = 0
+    n_documents = dict.fromkeys(SPLITS, 0)
+    held = n_empty = unreported = 0
 
     def write() -> None:
         for number, records in buckets.items():
@@ -372,17 +378,18 @@ def _scatter(source: _Source, folder: Path, progress: Progress) -> tuple[int, in
         digest = hashlib.sha256(text).digest()
         bucket = buckets.setdefault(digest[0], [])
         bucket += (digest, len(text).to_bytes(8), text)
-        n_bytes += len(text)
+        n_documents[rule.split(digest)] += 1
         held += len(text)
         if held > _BUFFER_BYTES:
             write()
             held = 0
-        if n_bytes >= reported + _REPORT_BYTES:
+        unreported += len(text)
+        if unreported > _REPORT_BYTES:
             progress("reading", position, source.total)
-            reported = n_bytes
+            unreported = 0
     write()
     progress("reading", source.total, source.total)
-    return n_empty, n_bytes
+    return n_documents, n_empty
 
 
 def _read_bucket(path: Path) -> tuple[list[tuple[bytes, bytes]], int]:

@@ -14,6 +14,7 @@ from prose import documents, write_text
 
 from lmscale.data import Corpus, DataError, build, build_corpus, data_root, open_corpus
 from lmscale.data.build import _cut
+from lmscale.data.progress import StandardErrorProgress
 
 SPLITS = ("train", "valid", "test")
 SETTINGS = {"vocab_size": 320, "valid_fraction": 0.1, "test_fraction": 0.1}
@@ -166,7 +167,7 @@ def test_a_tokeniser_can_be_shared(tmp_path, text):
 def test_one_long_document_can_be_cut(tmp_path):
     path = tmp_path / "novel.txt"
     path.write_text("".join(documents(100)))
-    with pytest.raises(DataError, match="no document fell to .* cut_documents"):
+    with pytest.raises(DataError, match="of 1 documents none fell to .* cut_documents"):
         build_corpus("a", [str(path)], **SETTINGS)
     corpus = build_corpus("a", [str(path)], cut_documents=800, **SETTINGS)
     assert sum(corpus.n_bytes(split) for split in SPLITS) == path.stat().st_size
@@ -200,7 +201,7 @@ def test_cutting_keeps_characters_whole(length):
         ("a", {"vocab_size": 60_000}, "vocab_size 60000 is too large for this text"),
         ("a", {"sample_bytes": 0}, "sample_bytes must be at least 1"),
         ("a", {"cut_documents": 0}, "cut_documents must be at least 1"),
-        ("a", {"valid_fraction": 1e-6}, "no document fell to valid"),
+        ("a", {"valid_fraction": 1e-6}, "of 120 documents none fell to valid, a share of 1e-06"),
     ],
 )
 def test_impossible_builds_are_one_line_and_leave_nothing(text, root, name, change, message):
@@ -314,6 +315,15 @@ def test_progress_is_reported_by_stage(text):
         "encoding",
     ]
     assert all(0 <= done <= total for _, done, total in seen)
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(capsys):
+    with StandardErrorProgress("corpus a", every_seconds=0) as progress:
+        progress("reading", 10, 40)
+    assert capsys.readouterr().err == "corpus a: reading, 25%\n"
+    with StandardErrorProgress("corpus a") as progress:
+        progress("reading", 10, 40)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_manifest_tells_where_the_text_came_from(text):
