@@ -111,7 +111,7 @@ def advise(
             raise FitError(f"{name} must be a positive number, not {value!r}")
     if not (math.isfinite(inference_tokens) and inference_tokens >= 0):
         raise FitError(f"inference_tokens must not be negative, not {inference_tokens!r}")
-    level = result.level if level is None else level
+    level = (result.draw_level or result.level) if level is None else level
     if result.law in _SURFACES:
         advice = _from_surface(result, flops, loss, unique_tokens, inference_tokens, level)
     elif result.law in _FRONTIERS:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmscale.laws.parametric import HUBER_DELTA, chinchilla_loss, fit_parametric, ranges_of
-from lmscale.laws.result import FitError, FitResult, interval
+from lmscale.laws.result import FitError, FitResult, expanded, interval
 from lmscale.laws.solve import draw_weights, multi_start, product_grid
 from lmscale.laws.table import Table
 
@@ -174,6 +174,7 @@ def fit_data_constrained(
     predicted = data_constrained_loss(
         parameters, params=runs["params"], tokens=runs["tokens"], unique_tokens=unique
     )
+    share = expanded(level, len(runs), 2)
     draws = {
         **{name: np.full(len(counts), value) for name, value in fixed.items() if len(counts)},
         **drawn,
@@ -181,7 +182,8 @@ def fit_data_constrained(
     return FitResult(
         law="data-constrained",
         parameters=parameters,
-        intervals={name: interval(values, level) for name, values in drawn.items()},
+        intervals={name: interval(values, share) for name, values in drawn.items()},
+        draw_level=share,
         interval_method="bootstrap over runs, base law fixed" if bootstrap else "none",
         level=level,
         objective=found.objective,

@@ -21,7 +21,7 @@ from scipy.optimize import brentq
 
 from lmscale.laws.parametric import ranges_of
 from lmscale.laws.power import SYMBOLS
-from lmscale.laws.result import FitError, FitResult, intervals_of
+from lmscale.laws.result import FitError, FitResult, expanded, intervals_of
 from lmscale.laws.solve import Residual, draw_weights, multi_start, product_grid
 from lmscale.laws.table import Runs, Table
 
@@ -292,8 +292,8 @@ def fit_kaplan_nd(
     starts = np.array(
         [
             [level_mid / alpha_d + p, level_mid / alpha_d + q, kappa, alpha_d]
-            for alpha_d in (0.03, 0.1, 0.3, 0.6)
-            for kappa in (0.3, 0.7, 1.2, 2.0)
+            for alpha_d in (0.05, 0.15, 0.5)
+            for kappa in (0.4, 0.8, 1.6)
             for p in (-2.0, 0.0)
             for q in (-4.0, -2.0, 0.0)
         ]
@@ -417,11 +417,14 @@ def _fit_two(
         if name.startswith("alpha") and value <= 0:
             warnings.append(f"{name} is {value:.3g}, not positive")
     predicted = model(parameters, **{"params": runs["params"], second: runs[second]})
+    drawn = len(runs) if groups is None else len(set(groups))
+    share = expanded(level, max(drawn, len(parameters) + 2), len(parameters))
     what = "half the sum of squared residuals" if delta is None else "sum of Huber's function"
     return FitResult(
         law=law,
         parameters=parameters,
-        intervals=intervals_of(draws, level),
+        intervals=intervals_of(draws, share),
+        draw_level=share,
         interval_method="none"
         if not bootstrap
         else "bootstrap over " + ("learning curves" if groups is not None else "runs"),

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmscale.laws.parametric import ranges_of
-from lmscale.laws.result import FitResult, intervals_of
+from lmscale.laws.result import FitResult, expanded, intervals_of
 from lmscale.laws.solve import draw_weights, multi_start
 from lmscale.laws.table import Table
 
@@ -102,11 +102,13 @@ def fit_over_training(
     draws = named(found.draws) if bootstrap else {}
     if not found.converged:
         warnings.append("the solver did not meet its tolerance at the best minimum")
+    share = expanded(level, len(runs), 4)
     predicted = over_training_loss(parameters, params=runs["params"], tokens=runs["tokens"])
     return FitResult(
         law="over-training",
         parameters=parameters,
-        intervals=intervals_of(draws, level),
+        intervals=intervals_of(draws, share),
+        draw_level=share,
         interval_method="bootstrap over runs" if bootstrap else "none",
         level=level,
         objective=found.objective,

@@ -26,7 +26,7 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from lmscale.laws.result import FitError, FitResult, interval, intervals_of
+from lmscale.laws.result import FitError, FitResult, expanded, interval, intervals_of
 from lmscale.laws.solve import draw_weights, huber, multi_start, product_grid, seed_weights
 from lmscale.laws.table import Runs, Table
 
@@ -140,6 +140,7 @@ def fit_parametric(
         raise FitError(f"method must be huber or varpro, not {method!r}")
     parameters, draws, objective, converged, details = found
     _warn_of_degeneracy(parameters, runs, warnings)
+    share_of_draws = expanded(level, len(runs), len(NAMES))
     alpha, beta = parameters["alpha"], parameters["beta"]
     exponents, exponent_intervals = {}, {}
     if alpha > 0 and beta > 0:
@@ -147,13 +148,17 @@ def fit_parametric(
         if bootstrap:
             share = draws["beta"] / (draws["alpha"] + draws["beta"])
             exponent_intervals = {
-                runs.convention: {"N": interval(share, level), "D": interval(1 - share, level)}
+                runs.convention: {
+                    "N": interval(share, share_of_draws),
+                    "D": interval(1 - share, share_of_draws),
+                }
             }
     predicted = chinchilla_loss(parameters, params=runs["params"], tokens=runs["tokens"])
     result = FitResult(
         law="parametric",
         parameters=parameters,
-        intervals=intervals_of(draws, level),
+        intervals=intervals_of(draws, share_of_draws),
+        draw_level=share_of_draws,
         interval_method=how if bootstrap else "none",
         level=level,
         objective=objective,
@@ -388,13 +393,13 @@ def _by_projection(runs: Runs, counts: np.ndarray) -> tuple[dict, dict, float, b
     u, v, loss = x - x.mean(), y - y.mean(), runs["loss"]
     base = runs["weight"] if "weight" in runs else np.ones(len(runs))
     weights = np.concatenate([np.ones((1, len(runs))), counts]) * base
-    # A grid for every draw at once, then Newton in (alpha, beta) alone.
+    # A grid finds the basin of the runs themselves; every draw starts from their minimum.
     axis = np.array([0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1.1, 1.6])
     grid = product_grid(axis, axis)
-    scores = np.stack(
-        [_project(np.tile(point, (len(weights), 1)), u, v, loss, weights)[0] for point in grid], 1
-    )
-    theta = np.log(grid[np.argmin(scores, axis=1)])
+    scores = _project(grid, u, v, loss, np.tile(weights[:1], (len(grid), 1)))[0]
+    first = np.log(grid[np.argmin(scores)])[None]
+    first, *_ = _newton(first, u, v, loss, weights[:1])
+    theta = np.tile(first, (len(weights), 1))
     theta, objective, gradient = _newton(theta, u, v, loss, weights)
     exponents = np.exp(theta)
     linear = _project(exponents, u, v, loss, weights)[1]
@@ -489,7 +494,7 @@ def _newton(
         gradient = np.where(better[:, None], new_gradient, gradient)
         value = np.where(better, new_value, value)
         damping = np.clip(np.where(better, damping * 0.1, damping * 10), 1e-12, 1e6)
-        if np.max(np.abs(move)) < 1e-11:
+        if np.max(np.abs(move)) < 1e-8:
             break
     return theta, value, gradient
 
@@ -518,7 +523,7 @@ def _pictures(result: FitResult) -> dict[str, Any]:
             ("loss", drawn.loss),
         ):
             frontier[f"{name}_low"], frontier[f"{name}_high"] = interval(
-                values, result.level, axis=1
+                values, result.draw_level or result.level, axis=1
             )
     observed = result.residuals["observed"]
     floor = result.parameters["E"]

@@ -52,18 +52,18 @@ def fit_position(
         }
 
     draws = renamed(fit.draws) if fit.draws else {}
-    return _replace(fit, renamed(fit.parameters), draws, level)
+    return _replace(fit, renamed(fit.parameters), draws)
 
 
 def _replace(
-    fit: FitResult, parameters: dict[str, float], draws: dict[str, np.ndarray], level: float
+    fit: FitResult, parameters: dict[str, float], draws: dict[str, np.ndarray]
 ) -> FitResult:
     return dataclasses.replace(
         fit,
         law="position",
         parameters=parameters,
         draws=draws,
-        intervals=intervals_of(draws, level),
+        intervals=intervals_of(draws, fit.draw_level or fit.level),
         interval_method="bootstrap over positions" if draws else "none",
         model=_predict,
     )

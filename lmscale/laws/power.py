@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from lmscale.laws.result import FitError, FitResult, intervals_of
+from lmscale.laws.result import FitError, FitResult, expanded, intervals_of
 from lmscale.laws.solve import draw_weights, multi_start
 from lmscale.laws.table import Runs, Table
 
@@ -92,6 +92,7 @@ def fit_power(
         converged, notes = True, []
     parameters = dict(zip(names, values, strict=True))
     drawn = dict(zip(names, draws, strict=True)) if bootstrap else {}
+    share = expanded(level, len(runs), len(names))
     warnings = [*runs.warnings, *notes]
     if parameters[names[0]] <= 0:
         warnings.append(f"the loss does not fall with {x}: alpha is {parameters[names[0]]:.3g}")
@@ -106,7 +107,8 @@ def fit_power(
     result = FitResult(
         law="power",
         parameters=parameters,
-        intervals=intervals_of(drawn, level),
+        intervals=intervals_of(drawn, share),
+        draw_level=share,
         interval_method="bootstrap over runs" if bootstrap else "none",
         level=level,
         objective=objective,

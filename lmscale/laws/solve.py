@@ -43,7 +43,7 @@ __all__ = [
 #: Problems in one call of the compiled program.
 _BLOCK = 64
 #: Runs are padded (with weight 0) to a multiple of this, so that tables share compiled programs.
-_PAD = 32
+_PAD = 64
 
 #: r(theta, data) -> residuals [n]; the Jacobian and Hessian come from it.
 Residual = Callable[[Any, Any], Any]

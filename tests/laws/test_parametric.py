@@ -61,7 +61,7 @@ def test_a_planted_surface_comes_back(method):
 
 
 def test_never_worse_than_the_best_of_scipy():
-    table = runs(n=80, noise=0.02, seed=3)
+    table = runs(n=64, noise=0.02, seed=3)
     ours = fit_parametric(table, starts="coarse", bootstrap=0)
     rng = np.random.default_rng(0)
     starts = TRUTH_START + rng.normal(size=(12, 5)) * [1, 1, 0.2, 0.05, 0.05]
@@ -80,7 +80,7 @@ def test_the_published_grid_finds_the_same_minimum():
 
 def test_neither_units_nor_reduction_change_the_answer():
     """Besiroglu et al. 2024: an averaged objective stopped L-BFGS early at a' = 0.45."""
-    table = runs(n=80, noise=0.02, seed=4)
+    table = runs(n=64, noise=0.02, seed=4)
     ours = fit_parametric(table, starts="coarse", bootstrap=0)
     scaled = {
         "params": table["params"] / 1e6,
@@ -89,21 +89,20 @@ def test_neither_units_nor_reduction_change_the_answer():
     }
     other = fit_parametric(scaled, starts="coarse", bootstrap=0)
     averaged = fit_parametric(
-        {**table, "weight": np.full(80, 1 / 80)}, starts="coarse", bootstrap=0
+        {**table, "weight": np.full(64, 1 / 64)}, starts="coarse", bootstrap=0
     )
     for fit in (other, averaged):
-        assert fit.exponents["given"]["N"] == pytest.approx(
-            ours.exponents["given"]["N"], abs=1e-8
-        )
+        assert fit.exponents["given"]["N"] == pytest.approx(ours.exponents["given"]["N"], abs=1e-8)
         assert fit.parameters["E"] == pytest.approx(ours.parameters["E"], rel=1e-8)
-    assert averaged.objective * 80 == pytest.approx(ours.objective, rel=1e-9)
+    assert averaged.objective * 64 == pytest.approx(ours.objective, rel=1e-9)
     # The same average misleads scipy at its default tolerances, from the same kind of starts.
     start = [[5.0, 5.0, 0.0, 0.5, 0.5]]
-    early, late = scipy_best(table, start, scale=1 / 80), scipy_best(table, start, ftol=1e-15)
+    early, late = scipy_best(table, start, scale=1 / 64), scipy_best(table, start, ftol=1e-15)
     assert objective(early.x, table)[0] > 1.5 * ours.objective
     assert objective(late.x, table)[0] < objective(early.x, table)[0]
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth():
     inside = []
     share = EPOCH["beta"] / (EPOCH["alpha"] + EPOCH["beta"])
@@ -115,6 +114,7 @@ def test_intervals_cover_the_truth():
     assert 0.90 <= np.mean(inside) <= 0.99
 
 
+@pytest.mark.slow
 def test_variable_projection_covers_the_truth():
     inside = []
     for seed in range(200):
@@ -141,7 +141,11 @@ def test_repeated_seeds_are_resampled_within_their_configuration():
 
 @pytest.mark.parametrize(
     ("flops", "n", "d", "loss"),
-    [(1e18, 80.5e6, 2.07e9, 3.491), (5.76e23, 72.3e9, 1.33e12, 1.974), (1e26, 1016e9, 16.4e12, 1.880)],
+    [
+        (1e18, 80.5e6, 2.07e9, 3.491),
+        (5.76e23, 72.3e9, 1.33e12, 1.974),
+        (1e26, 1016e9, 16.4e12, 1.880),
+    ],
 )
 def test_the_closed_form_optimum_of_besiroglu(flops, n, d, loss):
     best = optimal_allocation(EPOCH, flops)

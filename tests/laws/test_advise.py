@@ -1,0 +1,193 @@
+"""Advice, published laws, and validation on held-out runs."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lmscale import laws
+from lmscale.laws.parametric import chinchilla_loss, optimal_allocation
+from lmscale.laws.published import PUBLISHED, published
+
+EPOCH = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}
+
+
+def isoflop_table(noise=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = {"params": [], "tokens": [], "loss": []}
+    for c in np.geomspace(1e18, 1e21, 7):
+        n = optimal_allocation(EPOCH, c).n_params * np.geomspace(1 / 8, 8, 9)
+        rows["params"].extend(n)
+        rows["tokens"].extend(c / (6 * n))
+        rows["loss"].extend(chinchilla_loss(EPOCH, params=n, tokens=c / (6 * n)))
+    rows["loss"] = np.array(rows["loss"]) * np.exp(noise * rng.normal(size=len(rows["loss"])))
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("name", "flops", "n", "d", "loss"),
+    [
+        ("besiroglu2024", 5.76e23, 72.3e9, 1.33e12, 1.974),
+        ("chinchilla", 5.76e23, 40.4e9, 2.38e12, 1.918),
+        ("chinchilla-printed", 5.76e23, 32.2e9, 2.98e12, 1.931),
+        ("porian2024", 5.88e23, 76.9e9, 1.27e12, None),
+        ("chinchilla-approach1", 5.76e23, 67e9, 1.4e12, None),
+        ("kaplan2020", 8.64e19, 1.3e9, 2e10, 2.658),
+    ],
+)
+def test_published_laws_answer_without_data(name, flops, n, d, loss):
+    advice = laws.advise(name, flops=flops)
+    assert advice.n_params == pytest.approx(n, rel=0.02)
+    assert advice.n_tokens == pytest.approx(d, rel=0.02)
+    if loss is not None:
+        assert advice.loss == pytest.approx(loss, abs=1e-3)
+    json.dumps(advice.to_json(), allow_nan=False)
+
+
+def test_advice_has_the_contract_keys():
+    advice = laws.advise("besiroglu2024", flops=1e22).to_json()
+    assert set(advice) >= {
+        "flops", "n_params", "n_tokens", "loss", "intervals", "model", "batch_tokens",
+        "learning_rate", "warnings",
+    }  # fmt: skip
+
+
+def test_every_published_law_loads_and_frontiers_can_advise():
+    for name in PUBLISHED:
+        law = published(name)
+        assert law.details["source"] and law.parameters
+        if law.law in ("parametric", "over-training", "data-constrained", "frontier"):
+            assert laws.advise(name, flops=1e20).n_params > 1e6
+        else:
+            with pytest.raises(laws.FitError, match="says nothing on how to split compute"):
+                laws.advise(name, flops=1e20)
+
+
+def test_the_search_agrees_with_the_closed_form():
+    for flops in (1e17, 1e21, 1e25):
+        best = optimal_allocation(EPOCH, flops)
+        advice = laws.advise("besiroglu2024", flops=flops)
+        assert advice.n_params == pytest.approx(best.n_params, rel=1e-4)
+        assert advice.loss == pytest.approx(best.loss, rel=1e-9)
+
+
+def test_a_target_loss_gives_the_smallest_budget():
+    advice = laws.advise("besiroglu2024", loss=2.2)
+    assert advice.loss == pytest.approx(2.2, abs=1e-6)
+    assert laws.advise("besiroglu2024", flops=advice.flops * 0.99).loss > 2.2
+    with pytest.raises(laws.FitError, match="its irreducible loss is 1.817"):
+        laws.advise("besiroglu2024", loss=1.8)
+
+
+def test_the_cost_of_being_off():
+    advice = laws.advise("besiroglu2024", flops=1e21)
+    assert [o.factor for o in advice.off_optimum] == [0.25, 0.5, 2.0, 4.0]
+    for off in advice.off_optimum:
+        assert off.loss > advice.loss and off.compute_factor > 1
+        # The same loss at its own optimum takes compute_factor less.
+        assert optimal_allocation(EPOCH, 1e21 / off.compute_factor).loss == pytest.approx(
+            off.loss, rel=1e-6
+        )
+    # Kaplan et al., Fig. 12: a 2.2 times larger model costs 20% more; twice costs less.
+    kaplan = laws.advise("kaplan2020", flops=8.64e19).off_optimum[2]
+    assert 1.0 < kaplan.compute_factor < 1.2
+
+
+def test_inference_favours_smaller_models():
+    plain = laws.advise("besiroglu2024", flops=1e22)
+    served = laws.advise("besiroglu2024", flops=1e22, inference_tokens=1e12)
+    assert served.n_params < plain.n_params and served.loss > plain.loss
+    spent = 6 * served.n_params * served.n_tokens + served.inference_flops
+    assert spent == pytest.approx(1e22)
+
+
+def test_scarce_data_repeat_and_say_so():
+    advice = laws.advise("muennighoff2023", flops=1e22, unique_tokens=2e10)
+    assert advice.epochs > 4 and any("repeat" in w for w in advice.warnings)
+    plenty = laws.advise("muennighoff2023", flops=1e22)
+    assert advice.loss > plenty.loss and advice.n_tokens > 2e10
+    borrowed = laws.advise("besiroglu2024", flops=1e22, unique_tokens=2e10)
+    assert any("borrowed" in w for w in borrowed.warnings)
+    same = laws.advise("muennighoff2023", flops=1e20, unique_tokens=1e13)
+    assert same.n_params == pytest.approx(
+        laws.advise("muennighoff2023", flops=1e20).n_params, rel=1e-3
+    )
+
+
+def test_a_fitted_surface_advises_with_intervals_that_hold_the_truth():
+    result = laws.fit(isoflop_table(0.005), "parametric", starts="coarse", bootstrap=100)
+    advice = laws.advise(result, flops=1e22)
+    truth = optimal_allocation(EPOCH, 1e22)
+    for name, value in (
+        ("n_params", truth.n_params),
+        ("n_tokens", truth.n_tokens),
+        ("loss", truth.loss),
+    ):
+        low, high = advice.intervals[name]
+        assert low < value < high and high / low < 5
+    assert advice.extrapolation == pytest.approx(10, rel=0.01)
+    assert any("times the largest run" in w for w in advice.warnings)
+    target = laws.advise(result, loss=2.2)
+    low, high = target.intervals["flops"]
+    assert low < laws.advise("besiroglu2024", loss=2.2).flops < high
+
+
+def test_a_fitted_isoflop_advises_along_its_frontier():
+    result = laws.fit(isoflop_table(0.002), "isoflop", bootstrap=100)
+    advice = laws.advise(result, flops=2e21)
+    truth = optimal_allocation(EPOCH, 2e21)
+    assert advice.n_params == pytest.approx(truth.n_params, rel=0.15)
+    assert advice.loss == pytest.approx(truth.loss, rel=0.01)
+    low, high = advice.intervals["n_params"]
+    assert low < advice.n_params < high
+    assert all(o.compute_factor > 1 for o in advice.off_optimum)
+    assert laws.advise(result, loss=advice.loss).flops == pytest.approx(2e21, rel=1e-6)
+    with pytest.raises(laws.FitError, match="gives the frontier only"):
+        laws.advise(result, flops=1e21, unique_tokens=1e9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({}, "give either flops"),
+        ({"flops": 1e20, "loss": 2.0}, "not both"),
+        ({"flops": -1.0}, "flops must be a positive number, not -1.0"),
+        ({"flops": float("nan")}, "flops must be a positive number"),
+        ({"flops": 1e20, "inference_tokens": -5.0}, "must not be negative"),
+    ],
+)
+def test_bad_questions_are_refused(arguments, says):
+    with pytest.raises(laws.FitError, match=says):
+        laws.advise("besiroglu2024", **arguments)
+
+
+def test_unknown_laws_are_refused():
+    with pytest.raises(laws.FitError, match="no published law 'chinchila'; choose from kaplan2020"):
+        laws.advise("chinchila", flops=1e20)
+
+
+def test_hold_out_predicts_the_largest_budget():
+    held = laws.hold_out(isoflop_table(), "parametric", starts="coarse", bootstrap=0)
+    assert held.mean_error < 1e-4
+    assert held.flops.min() > 3e20 and len(held.row) == 9
+    assert held.extrapolation == pytest.approx(10**0.5, rel=0.01)
+    # A law that is wrong for these runs is caught by it.
+    wrong = laws.hold_out(isoflop_table(), "power", x="params", bootstrap=0)
+    assert wrong.mean_error > 0.02
+
+
+def test_laws_side_by_side():
+    lines = {line.law: line for line in laws.compare(isoflop_table(0.002), bootstrap=0)}
+    assert lines["parametric"].held_out_error < 0.01
+    assert lines["parametric"].rms_log_residual < 0.003
+    assert lines["isoflop"].held_out_error is None and lines["isoflop"].fit is not None
+    n = np.geomspace(1e6, 1e9, 10)
+    poor = laws.compare({"params": n, "tokens": 20 * n, "loss": n**-0.1}, ["isoflop"])
+    assert "no budget has 3 sizes" in poor[0].problem
+
+
+def test_one_budget_cannot_be_held_out():
+    table = isoflop_table()
+    one = {k: np.array(v)[:9] for k, v in table.items()}
+    with pytest.raises(laws.TableError, match="no larger budget to hold out"):
+        laws.hold_out(one)

@@ -1,0 +1,263 @@
+"""Data-constrained, over-training, critical batch, envelope and counting: planted and published."""
+
+import numpy as np
+import pytest
+
+from lmscale import laws
+from lmscale.laws.batch import noise_scale, steps_to_loss
+from lmscale.laws.counting import exact_exponent, frontier_flops, local_exponents
+from lmscale.laws.data_constrained import (
+    MUENNIGHOFF,
+    data_constrained_loss,
+    effective,
+    fed_params,
+    fit_data_constrained,
+)
+from lmscale.laws.over_training import as_parametric, fit_over_training, over_training_loss
+from lmscale.laws.parametric import chinchilla_loss
+
+EPOCH = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}
+CHINCHILLA = {"E": 1.6934, "A": 406.4, "B": 410.7, "alpha": 0.3392, "beta": 0.2849}
+
+
+# --- Data-constrained (Muennighoff et al. 2023) -------------------------------------------------
+
+
+def repeated(noise=0.0, seed=0, n=60):
+    rng = np.random.default_rng(seed)
+    unique = np.exp(rng.uniform(np.log(1e8), np.log(2e10), n))
+    epochs = np.exp(rng.uniform(0, np.log(60), n))
+    epochs[: n // 3] = 1.0
+    params = fed_params(MUENNIGHOFF, unique) * np.exp(rng.uniform(-1, 3, n))
+    table = {"params": params, "tokens": unique * epochs, "unique_tokens": unique}
+    loss = data_constrained_loss(MUENNIGHOFF, **table)
+    return {**table, "loss": loss * np.exp(noise * rng.normal(size=n))}
+
+
+def test_what_epochs_are_worth():
+    """PAPERS check 14: D'/U_D."""
+    worth = effective(1.0, np.array([2, 4, 8, 16, 40, 100]) - 1.0, 15.387756)
+    assert worth == pytest.approx([1.968, 3.726, 6.624, 10.582, 15.167, 16.363], abs=6e-4)
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "u", "loss"),
+    [
+        (2.8e9, 55e9, 55e9, 2.3544),
+        (2.8e9, 55e9, 13.75e9, 2.3778),
+        (4.2e9, 84e9, 12e9, 2.3333),
+        (8.7e9, 178e9, 44.5e9, 2.2070),
+        (8.7e9, 178e9, 25e9, 2.2268),
+    ],
+)
+def test_the_published_losses(n, d, u, loss):
+    found = data_constrained_loss(MUENNIGHOFF, params=n, tokens=d, unique_tokens=u)
+    assert found == pytest.approx(loss, abs=6e-5)
+
+
+def test_planted_decay_constants_come_back():
+    result = laws.fit(repeated(), "data-constrained", base=MUENNIGHOFF, bootstrap=0)
+    assert result.parameters["R_D_star"] == pytest.approx(15.387756, rel=1e-4)
+    assert result.parameters["R_N_star"] == pytest.approx(5.309743, rel=1e-4)
+
+
+def test_the_base_is_fitted_to_the_runs_of_one_epoch():
+    table = repeated()
+    # At most the fed size in those runs, so that the base law is exact there.
+    once = table["tokens"] == table["unique_tokens"]
+    rng = np.random.default_rng(1)
+    table["params"][once] = fed_params(MUENNIGHOFF, table["unique_tokens"][once]) * rng.uniform(
+        0.05, 1, once.sum()
+    )
+    table["loss"] = data_constrained_loss(
+        MUENNIGHOFF, **{k: table[k] for k in ("params", "tokens", "unique_tokens")}
+    )
+    result = laws.fit(table, "data-constrained", bootstrap=0)
+    assert result.parameters["E"] == pytest.approx(MUENNIGHOFF["E"], rel=1e-3)
+    assert result.parameters["R_D_star"] == pytest.approx(15.39, rel=0.02)
+
+
+def test_without_repetition_there_is_nothing_to_fit():
+    table = repeated()
+    table["unique_tokens"] = table["tokens"]
+    with pytest.raises(laws.FitError, match="no run repeats its data"):
+        laws.fit(table, "data-constrained", base=MUENNIGHOFF)
+
+
+@pytest.mark.slow
+def test_data_constrained_intervals_cover_the_truth():
+    inside = []
+    for seed in range(200):
+        result = fit_data_constrained(
+            repeated(0.005, seed), base=MUENNIGHOFF, bootstrap=60, seed=seed
+        )
+        low, high = result.intervals["R_D_star"]
+        inside.append(low <= MUENNIGHOFF["R_D_star"] <= high)
+    assert 0.90 <= np.mean(inside) <= 0.99
+
+
+# --- Over-training (Gadre et al. 2024) ----------------------------------------------------------
+
+GADRE = {"E": 1.51, "a": 141.0, "b": 190.0, "eta": 0.121}
+
+
+def over_trained(noise=0.0, seed=0, n=40):
+    rng = np.random.default_rng(seed)
+    params = np.exp(rng.uniform(np.log(1e7), np.log(7e9), n))
+    tokens = params * np.exp(rng.uniform(np.log(5), np.log(640), n))
+    loss = over_training_loss(GADRE, params=params, tokens=tokens)
+    return {"params": params, "tokens": tokens, "loss": loss + noise * rng.normal(size=n)}
+
+
+def test_a_planted_over_training_law_comes_back():
+    result = laws.fit(over_trained(), "over-training", bootstrap=0)
+    assert result.parameters == pytest.approx(GADRE, rel=1e-6)
+    # The same surface in the parametric form.
+    table = over_trained()
+    same = chinchilla_loss(as_parametric(GADRE), params=table["params"], tokens=table["tokens"])
+    np.testing.assert_allclose(same, table["loss"], rtol=1e-12)
+
+
+def test_five_runs_give_a_law_but_no_interval():
+    table = {k: v[:5] for k, v in over_trained().items()}
+    result = laws.fit(table, "over-training")
+    assert result.intervals == {} and any("too few to bootstrap" in w for w in result.warnings)
+    assert result.parameters == pytest.approx(GADRE, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_over_training_intervals_cover_the_truth():
+    inside = []
+    for seed in range(200):
+        result = fit_over_training(over_trained(0.01, seed), bootstrap=100, seed=seed)
+        low, high = result.intervals["eta"]
+        inside.append(low <= GADRE["eta"] <= high)
+    assert 0.90 <= np.mean(inside) <= 0.99
+
+
+# --- Critical batch -----------------------------------------------------------------------------
+
+
+def hyperbolas(noise=0.0, seed=0, n=12):
+    rng = np.random.default_rng(seed)
+    rows = {"loss": [], "batch_tokens": [], "steps": []}
+    for loss in (3.5, 4.0, 5.0, 6.0):
+        critical = 2.1e8 / loss ** (1 / 0.21)
+        for batch in np.geomspace(critical / 20, critical * 20, n):
+            steps = 1e4 / loss * (1 + critical / batch) * np.exp(noise * rng.normal())
+            for name, value in zip(rows, (loss, batch, steps), strict=True):
+                rows[name].append(value)
+    return rows
+
+
+def test_planted_hyperbolas_give_the_critical_batch():
+    result = laws.fit(hyperbolas(), "critical-batch", bootstrap=0)
+    assert result.parameters == pytest.approx({"B_star": 2.1e8, "alpha_B": 0.21}, rel=1e-6)
+    first = result.details["hyperbolas"][0]
+    assert first["S_min"] == pytest.approx(1e4 / 3.5, rel=1e-6)
+    assert first["E_min"] == pytest.approx(first["S_min"] * first["B_crit"])
+    # (S/S_min - 1)(E/E_min - 1) = 1 at every point.
+    s, e = first["steps"] / first["S_min"], first["steps"] * first["batch_tokens"] / first["E_min"]
+    np.testing.assert_allclose((s - 1) * (e - 1), 1, rtol=1e-6)
+
+
+def test_critical_batch_intervals_cover_the_truth():
+    inside = []
+    for seed in range(200):
+        result = laws.fit(hyperbolas(0.05, seed), "critical-batch", bootstrap=100, seed=seed)
+        low, high = result.intervals["alpha_B"]
+        inside.append(low <= 0.21 <= high)
+    assert 0.90 <= np.mean(inside) <= 0.99
+
+
+def test_targets_without_three_batches_are_left_out():
+    table = hyperbolas()
+    few = {k: v[:12] + v[12:14] for k, v in table.items()}
+    result = laws.fit(few, "critical-batch", bootstrap=0)
+    assert any("loss 4 left out: 2 batches" in w for w in result.warnings)
+    assert result.parameters == {}
+
+
+def test_noise_scale_is_unbiased_for_both_parts():
+    """PAPERS check 13: synthetic gradients with known G and Sigma."""
+    rng = np.random.default_rng(0)
+    dimension, steps, small, big = 30, 20_000, 4, 64
+    gradient = rng.normal(size=dimension)
+    deviation = np.exp(rng.normal(size=dimension) / 2)
+
+    def squared(batch):
+        noise = rng.normal(size=(steps, dimension)) * deviation / np.sqrt(batch)
+        return np.sum((gradient + noise) ** 2, axis=1)
+
+    found = noise_scale(squared(small), squared(big), small, big)
+    assert found.gradient_squared == pytest.approx(gradient @ gradient, rel=0.01)
+    assert found.trace == pytest.approx(deviation @ deviation, rel=0.02)
+    assert found.batch == pytest.approx((deviation @ deviation) / (gradient @ gradient), rel=0.02)
+    moving = noise_scale(squared(small), squared(big), small, big, decay=0.999)
+    assert moving.batch[-1] == pytest.approx(found.batch, rel=0.1)
+    with pytest.raises(ValueError, match="small < big"):
+        noise_scale([1.0], [1.0], 8, 4)
+
+
+def test_steps_to_loss_interpolates_and_says_never():
+    steps = np.array([10, 100, 1000])
+    reached = steps_to_loss(steps, [5.0, 4.0, 3.0], [3.5, 4.0, 2.0, 6.0])
+    assert reached[0] == pytest.approx(10**2.5) and reached[1] == pytest.approx(100)
+    assert np.isnan(reached[2:]).all()
+
+
+# --- Envelope -----------------------------------------------------------------------------------
+
+
+def learning_curves():
+    rows = {"group": [], "params": [], "flops": [], "loss": []}
+    for n in np.geomspace(3e7, 3e10, 25):
+        tokens = n * np.geomspace(1, 400, 60)
+        rows["group"].extend([f"{n:.3g}"] * 60)
+        rows["params"].extend([n] * 60)
+        rows["flops"].extend(6 * n * tokens)
+        rows["loss"].extend(chinchilla_loss(EPOCH, params=n, tokens=tokens))
+    return rows
+
+
+def test_the_envelope_of_exact_curves_gives_their_exponent():
+    result = laws.fit(learning_curves(), "envelope", smooth=0)
+    truth = EPOCH["beta"] / (EPOCH["alpha"] + EPOCH["beta"])
+    assert result.parameters["a"] == pytest.approx(truth, abs=0.01)
+    assert result.parameters["a"] + result.parameters["b"] == pytest.approx(1, abs=1e-2)
+    low, high = result.intervals["a"]
+    assert low < truth < high and high - low < 0.1
+    assert len(result.details["curves"]) == 25
+
+
+def test_an_envelope_needs_curves():
+    table = {k: v[::60] for k, v in learning_curves().items()}
+    with pytest.raises(laws.TableError, match="0 sizes have learning curves"):
+        laws.fit(table, "envelope")
+
+
+# --- Counting (Pearce & Song 2024) --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("law", "exponent"), [(EPOCH, 0.7805), (CHINCHILLA, 0.7388)])
+def test_leaving_embeddings_out_looks_like_kaplan(law, exponent):
+    """PAPERS check 12; the authors' token grid reproduces their digits."""
+    grid = np.logspace(6, 25, 1000)
+    assert local_exponents(law, token_grid=grid)["N"] == pytest.approx(exponent, abs=1e-4)
+    exact = local_exponents(law)
+    assert exact["N"] == pytest.approx(exponent, abs=0.006)
+    assert exact["loss"] == pytest.approx(-0.067, abs=0.003)
+
+
+def test_the_frontier_without_embeddings_is_a_minimum():
+    n = 1e7
+    flops = frontier_flops(EPOCH, n)
+
+    def loss(size):
+        total = size + 47_491 * np.cbrt(size)
+        return chinchilla_loss(EPOCH, params=total, tokens=flops / (6 * size))
+
+    assert loss(n) < min(loss(n * 1.02), loss(n / 1.02))
+    step = np.log(frontier_flops(EPOCH, n * 1.001) / flops)
+    assert exact_exponent(EPOCH, n) == pytest.approx(np.log(1.001) / step, rel=1e-3)
+    assert exact_exponent(EPOCH, 1e16) == pytest.approx(0.5126, abs=1e-3)
