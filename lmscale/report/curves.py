@@ -30,7 +30,9 @@ def analyse(study: Study) -> Section:
     lost = table[table["status"].isin(["diverged", "failed", "out_of_memory"])]
     for status, runs in lost.groupby("status"):
         reasons = runs["reason"].fillna("no reason given").value_counts()
-        text = "; ".join(f"{n}× {reason}" for reason, n in list(reasons.items())[:3])
+        text = "; ".join(
+            f"{n}× {reason}" if len(runs) > 1 else reason for reason, n in [*reasons.items()][:3]
+        )
         more = f"; and {len(reasons) - 3} other reasons" if len(reasons) > 3 else ""
         warnings.append(f"{plural(len(runs), 'run')} {_word(status)}: {text}{more}.")
     warnings += study.lr_edge_warning()

@@ -27,6 +27,7 @@ from lmscale.report.wording import (
     plural,
     power_of_ten,
     si,
+    statuses,
     with_interval,
 )
 
@@ -118,7 +119,7 @@ def _fit_family(study: Study, name: str) -> _Family:
     if not len(runs):
         pending = study.table[study.table["family"] == name]["status"]
         native = study.experiment.get("fields", {}).get("convention", "standard")
-        states = listed([f"{n} {status}" for status, n in pending.value_counts().items()])
+        states = statuses(pending)
         failures[native] = f"no run has ended well yet ({states})"
         return _Family(name, runs, declared, native, fits, restated, failures, windows)
     native = native_convention(runs, CONVENTIONS)
@@ -322,7 +323,7 @@ def _warnings(study: Study, family: _Family) -> list[str]:
         & ~study.table["status"].isin(["done", "pending", "running"])
     ]
     if len(lost) and family.fit is not None:
-        kinds = listed([f"{n} {status}" for status, n in lost["status"].value_counts().items()])
+        kinds = statuses(lost["status"])
         warnings.append(f"{name}: the profiles lack runs that did not end well ({kinds}).")
     waiting = study.table[
         (study.table["family"] == family.name)
@@ -444,7 +445,7 @@ def _triptych(study: Study, family: _Family) -> Chart:
             (right, "D", "Best number of tokens"),
         ):
             _draw_frontier(axes, fit, family.native, symbol, colours)
-            axes.set_title(title)
+            axes.set_title(title if fit.parameters else f"{title}: no exponent")
         figure.legend(
             handles,
             [power_of_ten(p.flops) + ("" if p.ok else f" ({p.flag})") for p in profiles],
@@ -525,14 +526,6 @@ def _draw_frontier(
             if math.isfinite(low) and math.isfinite(high):
                 axes.plot([c, c], [low, high], color=colours[c], lw=1.6)
             axes.plot(c, v, "D", ms=6, color=colours[c], mec=style.INK, mew=0.9, zorder=4)
-    if not fit.parameters:
-        axes.annotate(
-            f"no exponent: {plural(len(good), 'usable profile')}",
-            (0.04, 0.96),
-            xycoords="axes fraction",
-            va="top",
-            color=style.ALARM,
-        )
     axes.set_xlabel("C (FLOPs)")
     unit = "parameters" if symbol == "N" else "tokens"
     axes.set_ylabel(f"${symbol}_{{\\mathrm{{opt}}}}$ ({unit})")

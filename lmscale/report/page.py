@@ -25,6 +25,7 @@ from lmscale.report.wording import (
     plural,
     power_of_ten,
     si,
+    statuses,
 )
 
 __all__ = ["page"]
@@ -35,8 +36,8 @@ _CONVENTIONS = {
     "the vocabulary, which dominates small models (Kaplan et al. 2020).",
     "chinchilla": "N counts the vocabulary's matrices too; C adds up the matrix products, attention "
     "and vocabulary forward, times three (Hoffmann et al. 2022, App. F).",
-    "standard": "N counts the head but not the input embedding; C = 6 N D. So what is computed is "
-    "what is counted (Porian et al. 2024).",
+    "standard": "N counts the head but not the input embedding, so every parameter that a token is "
+    "multiplied with; C = 6 N D, without attention scores (Porian et al. 2024).",
     "exact": "N counts every stored scalar; C counts every operation, forward and backward, as the "
     "program computes it.",
 }
@@ -132,9 +133,8 @@ def _unfinished(study: Study) -> str:
     waiting = study.table[study.table["status"].isin(["pending", "running", "preempted"])]
     if not len(waiting):
         return ""
-    states = listed([f"{n} {status}" for status, n in waiting["status"].value_counts().items()])
     return (
-        f"The experiment is not finished: {states} of {plural(len(study.table), 'run')}. "
+        f"The experiment is not finished: {statuses(waiting['status'])} of {plural(len(study.table), 'run')}. "
         f"What follows is drawn from the rest."
     )
 
@@ -202,7 +202,7 @@ def _figure(chart: Chart) -> str:
     )
     stem = f"figures/{chart.name}"
     return (
-        f'<figure id="{chart.name}">\n<div class="plate">{svg}</div>\n'
+        f'<figure id="figure-{chart.name}">\n<div class="plate">{svg}</div>\n'
         f"<figcaption>{_text(chart.caption)} "
         f'<span class="files"><a href="{stem}.png">PNG</a> <a href="{stem}.svg">SVG</a></span>'
         f"</figcaption>\n</figure>"
@@ -270,13 +270,14 @@ def _runs(study: Study) -> str:
         f'<th scope="col"{" class=n" if right else ""}><button type="button">{name}</button></th>'
         for name, right, _, _ in columns
     )
-    order = ["family", *(["budget"] if "budget" in table else []), "params_kaplan", "seed"]
-    rows = [_run(row, columns) for _, row in table.sort_values(order, kind="stable").iterrows()]
-    counts = listed([f"{n} {status}" for status, n in table["status"].value_counts().items()])
+    place = table["family"].map({name: i for i, name in enumerate(study.families)})
+    order = ["place", *(["budget"] if "budget" in table else []), "params_kaplan", "seed"]
+    ordered = table.assign(place=place).sort_values(order, kind="stable")
+    rows = [_run(row, columns) for _, row in ordered.iterrows()]
     return _anchor(
         "runs",
         "All runs",
-        f"<p>{plural(len(table), 'run')}: {counts}. N counts no embeddings. Grey rows were set "
+        f"<p>{plural(len(table), 'run')}: {statuses(table['status'])}. N counts no embeddings. Grey rows were set "
         f"aside for a better learning rate in the same cell, or have not ended well. Click a heading "
         f"to sort.</p>",
         '<div class="sheet tall" tabindex="0" role="group" aria-label="All runs">'

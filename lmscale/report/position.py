@@ -44,6 +44,8 @@ FITS = 0.01
 MOST_PAIRS = 3
 #: Plotted means per doubling of the position.
 PER_OCTAVE = 4
+#: Draws for each law a + b T^-c; there is one law a curve.
+BOOTSTRAP = 400
 _DRAWS = 2000
 
 
@@ -136,13 +138,12 @@ def _curves(study: Study) -> list[_Curve]:
 
 
 def _curve(family: str, n_params: float, losses: np.ndarray) -> _Curve:
-    mean = losses.mean(axis=0)
-    position = np.arange(1, len(mean) + 1)
     fit, misfit, failure = None, math.nan, ""
     try:
-        # Weights 1 / T give every doubling of the position the same say.
-        fit = laws.fit({"position": position, "loss": mean, "weight": 1 / position}, "position")
+        # The means give every doubling of the position the same say.
         centres, plotted, _ = _means(losses)
+        points = {"position": centres, "loss": plotted}
+        fit = laws.fit(points, "position", bootstrap=BOOTSTRAP)
         misfit = float(np.sqrt(np.mean((fit.predict(position=centres) / plotted - 1) ** 2)))
     except (TableError, FitError, np.linalg.LinAlgError) as error:
         failure = str(error)
@@ -319,8 +320,8 @@ def _pair(base: _Curve, other: _Curve) -> _Pair:
 def _stop_words(curve: _Curve) -> str:
     if not curve.stops:
         early = curve.stop_interval[0]
-        return "still improves at the end of its context" + (
-            f" (but might stop from {early} on)" if early < curve.n_ctx else ""
+        return f"improves through all {curve.n_ctx}" + (
+            f" (95% interval from {early})" if early < curve.n_ctx else ""
         )
     return f"stops improving after about {curve.stop} tokens (95% interval {_stop_range(curve)})"
 
@@ -339,24 +340,20 @@ def _finding(curves: list[_Curve], pairs: list[_Pair]) -> str:
         return text[0].upper() + text[1:] + "."
     pair = pairs[-1]
     names = family_name(pair.base.family), family_name(pair.other.family)
-    low, high = pair.widening_interval
     early = f"{with_interval(*pair.early[2:])} nats over the first {pair.early[1]} tokens"
-    late = f"{with_interval(*pair.late[2:])} over positions {pair.late[0]} to {pair.late[1]}"
-    size = _sizes(pair)
-    if low > 0:
-        text = (
-            f"At {size} the {names[0]} uses its context better: the {names[1]}'s extra loss grows "
-            f"from {early} to {late}"
-        )
-    elif high < 0:
-        text = f"At {size} the {names[1]}'s extra loss shrinks with context, from {early} to {late}"
-    else:
-        text = (
-            f"At {size} the {names[1]}'s extra loss does not change with position beyond the noise: "
-            f"{early}, {late}"
-        )
+    late = f"{with_interval(*pair.late[2:])} over the last {pair.late[1] - pair.late[0] + 1}"
     stops = f"the {names[1]} {_stop_words(pair.other)}, the {names[0]} {_stop_words(pair.base)}"
-    return f"{text}; {stops}."
+    low, high = pair.widening_interval
+    if low > 0:
+        gap = f"the {names[1]}'s extra loss grows from {early} to {late}"
+    elif high < 0:
+        gap = f"the {names[1]}'s extra loss shrinks from {early} to {late}"
+    else:
+        gap = (
+            f"the {names[1]}'s extra loss does not change with position beyond the noise: {early}, "
+            f"{late}"
+        )
+    return f"At {_sizes(pair)} {stops}; {gap}."
 
 
 def _sizes(pair: _Pair) -> str:
@@ -457,7 +454,7 @@ def _curve_grid(curves: list[_Curve]) -> Grid:
         )
     return Grid(
         caption="Where each curve stops improving, and its law a + b T^−c (Kaplan et al. 2020, App. "
-        "D.5), with 95% intervals; those of the law are over positions, not over seeds.",
+        "D.5), with 95% intervals; those of the law are over the plotted means, not over seeds.",
         header=["family", "N", "seeds", "stops at T", "a", "b", "c", "rms error"],
         rows=rows,
         numeric=(1, 2, 3, 4, 5, 6, 7),

@@ -120,6 +120,8 @@ def canvas(width: float, height: float) -> Iterator[Figure]:
 
 def render(figure: Figure, *, name: str, caption: str, alt: str) -> Chart:
     """The figure as SVG and PNG; equal figures give equal bytes."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # Laid out once, for both.
     svg, png = io.StringIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     figure.savefig(png, format="png", dpi=200, metadata={"Software": None})

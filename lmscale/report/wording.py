@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,13 @@ __all__ = [
     "count",
     "duration",
     "family_name",
+    "interval_of_mean",
     "listed",
     "number",
     "plural",
     "power_of_ten",
     "si",
+    "statuses",
     "with_interval",
 ]
 
@@ -131,6 +134,12 @@ def listed(items: Sequence[Any]) -> str:
     """'a', 'a and b', 'a, b and c'."""
     words = [str(item) for item in items]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def statuses(column: Iterable[str]) -> str:
+    """'24 done, 2 diverged and 1 out of memory', the commonest first."""
+    counts = Counter(str(status).replace("_", " ") for status in column)
+    return listed([f"{n} {status}" for status, n in counts.most_common()])
 
 
 def family_name(family: str) -> str:

@@ -1,0 +1,109 @@
+"""What the page concludes from profiles, and under which count."""
+
+import re
+
+import pandas as pd
+import planted_store as planted
+import pytest
+
+from lmscale import flops, laws
+from lmscale.report import ANALYSES, Study
+from lmscale.report.restate import budget_spread, native_convention, restate
+
+
+def study(path, runs, **options):
+    return Study.read(planted.plant(path, runs, analyses=["isoflop"], **options))
+
+
+def test_other_conventions_give_what_a_grid_made_in_them_would(tmp_path):
+    """The same losses on a grid of equal kaplan FLOPs have this exponent; the old groups have not."""
+    runs = planted.isoflop_runs(lstm=False, seeds=(0,))
+    planted_study = study(tmp_path, runs, noise=0.0)
+    fit = ANALYSES["isoflop"](planted_study).fits["transformer/kaplan"]
+    law, rows = planted.Law(), []
+    for profile in fit.details["profiles"]:
+        for model in {run.spec.model for run in runs}:
+            tokens = profile.flops / flops.training_flops_per_token(model, "kaplan")
+            n = flops.n_params(model, "standard")
+            rows.append(
+                {
+                    "params": flops.n_params(model, "kaplan"),
+                    "tokens": tokens,
+                    "flops": profile.flops,
+                    "budget": profile.flops,
+                    "loss": law.E + law.A * n**-law.alpha + law.B * tokens**-law.beta,
+                }
+            )
+    truth = laws.fit(pd.DataFrame(rows), "isoflop", bootstrap=0).parameters["a"]
+    assert truth > 0.56
+    assert fit.parameters["a"] == pytest.approx(truth, abs=0.006)
+    table = planted_study.usable
+    grouped = table.assign(
+        params=table["params_kaplan"],
+        flops=table.groupby("budget")["flops_kaplan"].transform("mean"),
+    )[["params", "tokens", "flops", "loss", "budget"]]
+    naive = laws.fit(grouped.assign(budget=grouped["flops"]), "isoflop", bootstrap=0)
+    assert abs(naive.parameters["a"] - truth) > 0.03
+
+
+def test_the_count_in_which_the_budgets_were_set_is_found_and_left_alone(tmp_path):
+    runs = study(tmp_path, planted.isoflop_runs(lstm=False, seeds=(0,))).usable
+    assert native_convention(runs, flops.CONVENTIONS) == "standard"
+    assert budget_spread(runs, "kaplan") > 1.3
+    anchors = {b: int(g["loss"].idxmin()) for b, g in runs.groupby("budget")}
+    view = restate(runs, "standard", anchors)
+    assert view.moved == 0 and list(view.rows["loss"]) == list(runs["loss"])
+    restated = restate(runs, "kaplan", anchors)
+    assert restated.moved > 0
+    assert (restated.rows.groupby("budget")["flops"].nunique() == 1).all()
+
+
+def test_too_few_runs_to_restate_are_refused_in_words(tmp_path):
+    runs = study(
+        tmp_path, planted.isoflop_runs((1e12, 3e12), lstm=False, seeds=(0,), sizes=4)
+    ).usable
+    with pytest.raises(ValueError, match="8 runs, where 9 are needed"):
+        restate(runs, "kaplan", {1e12: 0, 3e12: 4})
+
+
+def test_profiles_without_a_minimum_inside_are_shown_as_such(tmp_path):
+    """A law whose best size lies far above the grid: every profile falls to its edge."""
+    runs = planted.isoflop_runs(lstm=False, seeds=(0,), sizes=5)
+    section = ANALYSES["isoflop"](
+        study(tmp_path, runs, law=planted.Law(A=4000.0, alpha=0.4), noise=0.0)
+    )
+    assert not section.conclusive
+    assert "No exponent yet" in section.finding and "no interior minimum" in section.finding
+    assert "its minimum lies above the sizes that were run" in section.charts[0].caption
+    assert not section.fits["transformer/standard"].exponents
+    assert [chart.name for chart in section.charts] == ["isoflop-transformer"]
+
+
+def test_two_families_are_compared_and_published_values_named(tmp_path):
+    section = ANALYSES["isoflop"](
+        study(tmp_path, planted.isoflop_runs(seeds=(0,), sizes=5), noise=0.002)
+    )
+    assert section.finding.startswith("The best Transformer for a budget grows as N ∝ C^0.")
+    assert "for the LSTM the exponent is 0." in section.finding
+    assert any("0.5 (Hoffmann et al. 2022, Approach 1)" in text for text in section.details)
+    assert {chart.name for chart in section.charts} == {
+        "isoflop-transformer",
+        "isoflop-lstm",
+        "isoflop-exponents",
+    }
+
+
+def test_a_learning_rate_search_at_its_edge_is_a_warning(tmp_path):
+    """Losses are lowest at factor 1, which is the highest of these."""
+    runs = planted.isoflop_runs(lstm=False, seeds=(0,), sizes=5, lr_factors=(0.5, 1.0))
+    searched = study(tmp_path, runs, noise=0.0)
+    (warning,) = searched.lr_edge_warning("transformer")
+    assert re.search(
+        r"in 20 of 20 cells \(0 at the lowest factor 0.5, 20 at the highest 1\)", warning
+    )
+    assert set(searched.usable["lr_factor"]) == {1.0}
+
+
+def test_an_experiment_without_budgets_has_no_profiles(tmp_path):
+    runs = planted.size_runs(seeds=(0,), layers=())
+    assert "carry no budget" in ANALYSES["isoflop"](study(tmp_path, runs)).finding

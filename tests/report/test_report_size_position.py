@@ -1,0 +1,130 @@
+"""Loss against size and by position: planted laws come back, and what cannot be told is said."""
+
+import numpy as np
+import planted_store as planted
+import pytest
+
+from lmscale.report import ANALYSES, Study
+from lmscale.report.position import octave_means, stops_improving
+from lmscale.report.wording import si
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    store = planted.plant(
+        tmp_path_factory.mktemp("size"),
+        planted.size_runs(layers=(1,)),
+        analyses=["size", "position"],
+        law=planted.SizeLaw(),
+        noise=0.01,
+        status=lambda index, run: "diverged" if index == 4 else "done",
+    )
+    return Study.read(store)
+
+
+@pytest.fixture(scope="module")
+def size(study):
+    return ANALYSES["size"](study)
+
+
+@pytest.fixture(scope="module")
+def position(study):
+    return ANALYSES["position"](study)
+
+
+def test_the_size_law_and_the_gap_come_back(size):
+    fit = size.fits["transformer/kaplan"]
+    low, high = fit.intervals["alpha_N"]
+    assert low < planted.SizeLaw().alpha < high
+    assert fit.n_used == 14
+    assert "the 1-layer LSTM ends 0." in size.finding
+    (grid,) = [g for g in size.grids if g.caption.startswith("Loss above")]
+    middle = float(grid.rows[1][2].split(" (")[0])
+    assert middle == pytest.approx(planted.LSTM_GAP, abs=0.03)
+    assert any("1 run left out" in warning for warning in size.warnings)
+
+
+def test_the_ratio_of_sizes_is_that_of_the_laws(study, size):
+    """At the middle size the Transformer with the LSTM's loss is that many times smaller."""
+    law = planted.SizeLaw()
+    sizes = study.usable.groupby("family")["params_kaplan"]
+    at = np.sqrt(sizes.min().max() * sizes.max().min())
+    loss = (law.N_c / at) ** law.alpha + planted.LSTM_GAP
+    truth = at / (law.N_c * loss ** (-1 / law.alpha))
+    (number,) = [n for n in size.key_numbers if "needs for the Transformer's loss" in n.label]
+    assert float(number.value.rstrip("×")) == pytest.approx(truth, rel=0.1)
+    low, high = (float(x) for x in number.interval.split(" to "))
+    assert low < truth < high
+
+
+def test_two_sizes_are_no_law(tmp_path):
+    runs = [run for run in planted.size_runs(layers=()) if run.spec.model.d_model < 48]
+    store = planted.plant(tmp_path, runs, analyses=["size"], law=planted.SizeLaw())
+    section = ANALYSES["size"](Study.read(store))
+    assert section.finding == "No law yet. Transformer: 2 sizes, and a power law needs 3."
+    assert section.charts and not section.conclusive
+    assert section.fits["transformer/kaplan"].n_used == 0
+
+
+def test_sizes_of_unequal_training_do_not_head_the_page(tmp_path):
+    runs = planted.isoflop_runs((1e12, 3e12), lstm=False, seeds=(0,))
+    section = ANALYSES["size"](Study.read(planted.plant(tmp_path, runs, analyses=["size"])))
+    assert not section.conclusive
+    assert any("part of the trend is that of the data" in w for w in section.warnings)
+
+
+def test_position_tells_where_each_architecture_stops(position):
+    assert f"stops improving after about {planted.LSTM_STOPS} tokens" in position.finding
+    assert f"the Transformer improves through all {planted.N_CTX}" in position.finding
+    assert "extra loss grows from" in position.finding
+    pairs = position.grids[1].rows
+    assert len(pairs) == 3
+    shape = planted.position_shape(True) - planted.position_shape(False)
+    late = shape[planted.N_CTX // 2 :].mean() - shape[: planted.N_CTX // 16].mean()
+    for row in pairs:
+        value, interval = row[5].split(" (")
+        assert float(value) == pytest.approx(late, abs=0.05)
+        low, high = (float(x) for x in interval.rstrip(")").split(" to "))
+        assert low < late < high
+
+
+def test_the_law_of_position_is_fitted_and_refused_where_it_does_not_hold(position):
+    transformers = [fit for key, fit in position.fits.items() if key.startswith("transformer/")]
+    assert len(transformers) == 5
+    for fit in transformers:
+        assert fit.parameters["c"] == pytest.approx(0.5, abs=0.05)
+    assert any("does not describe 5 of 10 curves" in warning for warning in position.warnings)
+
+
+def test_a_matched_pair_names_both_sizes(study, position):
+    largest = [
+        study.usable[study.usable["family"] == f]["params_kaplan"].max() for f in study.families
+    ]
+    assert all(si(n) in position.finding for n in largest)
+
+
+def test_stops_improving_with_and_without_an_end():
+    position = np.arange(1, 257)
+    falling = 4 + 2 * position**-0.3
+    assert stops_improving(falling[None])[0] == 256
+    flat = 4 + 2 * np.minimum(position, 32) ** -0.3
+    assert stops_improving(flat[None]) == (32, (32, 63))
+
+
+def test_noise_of_the_text_widens_where_it_stops():
+    rng = np.random.default_rng(3)
+    position = np.arange(1, 257)
+    flat = 4 + 0.5 * np.minimum(position, 32) ** -0.3
+    _, (quiet_low, quiet_high) = stops_improving(flat + 0.001 * rng.standard_normal((3, 256)))
+    _, (low, high) = stops_improving((flat + 0.3 * rng.standard_normal(256))[None])
+    assert high - low > quiet_high - quiet_low
+
+
+def test_octaves_hold_their_positions():
+    starts, means, errors = octave_means(np.arange(1, 101, dtype=float)[None])
+    assert list(starts) == [1, 2, 4, 8, 16, 32, 64]
+    assert means[3] == np.mean(np.arange(8, 16))
+    assert means[-1] == np.mean(np.arange(64, 101))
+    starts, _, _ = octave_means(np.zeros((1, 70)))
+    assert starts[-1] == 32
+    assert np.allclose(errors, 0)
