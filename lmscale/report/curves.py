@@ -89,17 +89,18 @@ def _chart(study: Study, families: list[str]) -> Chart:
     sizes = [float(c["row"]["params_kaplan"]) for family in families for c in curves[family]]
     colours = style.ordered_colours(sizes)
     diverged = 0
-    with style.canvas(10.2, 0.5 + 3.2 * len(families)) as figure:
-        panels = figure.subplots(len(families), 2, squeeze=False, sharey=True)
+    with style.canvas(10.2, 0.9 + 2.7 * len(families)) as figure:
+        panels = figure.subplots(len(families), 2, squeeze=False, sharex="col", sharey=True)
         for row, family in zip(panels, families, strict=True):
             for axes, x in zip(row, ("tokens", "flops"), strict=True):
                 for curve in curves[family]:
                     diverged += _draw(axes, curve, x, colours) * (x == "tokens")
-                axes.set_xlabel("tokens D" if x == "tokens" else "training compute C (exact FLOPs)")
                 style.log_axis(axes.xaxis, "count" if x == "tokens" else "power")
                 style.log_axis(axes.yaxis, "plain")
             row[0].set_ylabel("training loss (nats per token)")
             row[0].set_title(family_name(family))
+        panels[-1, 0].set_xlabel("tokens D")
+        panels[-1, 1].set_xlabel("training compute C (exact FLOPs)")
         shown = _some(sorted(colours), 7)
         handles = [figure.axes[0].plot([], [], color=colours[n], lw=2)[0] for n in shown]
         figure.legend(
@@ -156,10 +157,11 @@ def _ended_ill(row: Any) -> bool:
 
 
 def _some(values: list[float], most: int) -> list[float]:
-    """At most that many of the values, first and last among them."""
+    """At most that many of the values, evenly spread in the logarithm."""
     if len(values) <= most:
         return values
-    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
+    wanted = np.geomspace(values[0], values[-1], most)
+    return sorted({min(values, key=lambda v: abs(math.log(v / w))) for w in wanted})
 
 
 def _grid(study: Study) -> list[Grid]:

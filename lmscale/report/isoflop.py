@@ -91,7 +91,7 @@ def analyse(study: Study) -> Section:
         name=NAME,
         title=TITLE,
         finding=_finding(study, families),
-        conclusive=any(family.exponents for family in families),
+        conclusive=any(family.exponents and not _too_noisy(family) for family in families),
         details=_details(families),
         key_numbers=[k for family in families for k in _key_numbers(family)],
         charts=charts,
@@ -196,7 +196,11 @@ def _finding(study: Study, families: list[_Family]) -> str:
             family.exponents["N"], _interval(family.fit, "N", family.native), "95% interval"
         )
         growth = 10 ** family.exponents["N"], 10 ** family.exponents["D"]
-        if not sentences:
+        if not sentences and _too_noisy(family):
+            sentences.append(
+                f"Too noisy to tell how the best {family_name(family.name)} grows: N ∝ C^{a}"
+            )
+        elif not sentences:
             sentences.append(
                 f"The best {family_name(family.name)} for a budget grows as N ∝ C^{a}: "
                 f"ten times the compute is best spent on {number(growth[0], 2)} times the "
@@ -204,7 +208,16 @@ def _finding(study: Study, families: list[_Family]) -> str:
             )
         else:
             sentences.append(f"for the {family_name(family.name)} the exponent is {a}")
+    interval = _interval(good[0].fit, "N", good[0].native)
+    if not _too_noisy(good[0]) and interval and interval[0] <= 0.5 and interval[1] >= 0.73:
+        sentences.append("that is too wide an interval to tell Hoffmann's 0.50 from Kaplan's 0.73")
     return "; ".join(sentences) + "."
+
+
+def _too_noisy(family: _Family) -> bool:
+    """Whether the exponent of N could be 0, or 1, or is not known at all."""
+    interval = _interval(family.fit, "N", family.native)
+    return interval is None or interval[0] <= 0 or interval[1] >= 1
 
 
 def _why_no_exponent(family: _Family) -> str:

@@ -1,7 +1,7 @@
 """Numbers and names as the page says them: plain text, no markup.
 
 A value with an interval shows as many digits as its interval warrants: one of the half-width, two if
-that begins with 1 or 2.
+that begins with 1 or 2, and never fewer than two decimals where it is below 1.
 """
 
 from __future__ import annotations
@@ -104,6 +104,8 @@ def _places(value: float, interval: Sequence[float]) -> int:
     if scale <= 0:
         return 3
     size = math.floor(math.log10(scale))
+    if size == -1:
+        return 2
     return min(6, max(0, (1 if scale < 3 * 10.0**size else 0) - size))
 
 

@@ -104,6 +104,15 @@ def test_a_learning_rate_search_at_its_edge_is_a_warning(tmp_path):
     assert set(searched.usable["lr_factor"]) == {1.0}
 
 
+def test_noise_that_hides_the_exponent_is_said_to(tmp_path):
+    runs = planted.isoflop_runs((1e12, 1.3e12, 1.7e12), lstm=False, seeds=(0,), sizes=5)
+    section = ANALYSES["isoflop"](study(tmp_path, runs, noise=0.01))
+    low, high = section.fits["transformer/standard"].intervals["a"]
+    assert low < 0 or high > 1
+    assert section.finding.startswith("Too noisy to tell how the best Transformer grows")
+    assert not section.conclusive
+
+
 def test_an_experiment_without_budgets_has_no_profiles(tmp_path):
     runs = planted.size_runs(seeds=(0,), layers=())
     assert "carry no budget" in ANALYSES["isoflop"](study(tmp_path, runs)).finding

@@ -159,6 +159,8 @@ def test_figures_follow_the_colour_scheme(store):
     used = set(re.findall(r"var\(--c([0-9a-f]{6})", page))
     light, dark = re.findall(r":root\{(--c[^}]*)\}", page)
     assert all(f"--c{colour}:" in light and f"--c{colour}:" in dark for colour in used)
+    # Paper is white whatever the screen is.
+    assert "@media screen and (prefers-color-scheme: dark){:root{" in page
 
 
 def test_equal_stores_give_equal_bytes_whatever_matplotlib_is_set_to(store):
