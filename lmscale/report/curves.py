@@ -16,8 +16,8 @@ __all__ = ["analyse"]
 
 NAME = "curves"
 TITLE = "Training curves"
-#: Points of a drawn curve; evenly spaced in the logarithm.
-POINTS = 90
+#: Points of a drawn curve, evenly spaced in the logarithm: fewer where there are many curves.
+POINTS, FEWEST_POINTS, ALL_POINTS = 90, 30, 12_000
 
 
 def analyse(study: Study) -> Section:
@@ -71,14 +71,15 @@ def _curves(study: Study, family: str) -> list[dict[str, Any]]:
             if r.get("loss") is not None and math.isfinite(r["loss"]) and r["tokens"] > 0
         ]
         if records:
-            found.append({"row": row, "records": _thinned(records)})
+            n = max(FEWEST_POINTS, min(POINTS, ALL_POINTS // len(study.metrics)))
+            found.append({"row": row, "records": _thinned(records, n)})
     return sorted(found, key=lambda item: (bool(item["row"]["best_lr"]), -item["row"]["n_params"]))
 
 
-def _thinned(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    if len(records) <= POINTS:
+def _thinned(records: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
+    if len(records) <= n:
         return records
-    wanted = np.geomspace(records[0]["step"], records[-1]["step"], POINTS)
+    wanted = np.geomspace(records[0]["step"], records[-1]["step"], n)
     steps = np.array([record["step"] for record in records])
     index = sorted({int(np.argmin(np.abs(steps - w))) for w in wanted} | {len(records) - 1})
     return [records[i] for i in index]

@@ -417,7 +417,7 @@ def _minima_grid(family: _Family) -> Grid:
                     _counts(p.d_opt, p.d_interval),
                     per,
                     with_interval(p.loss_opt, p.loss_interval),
-                    "convex, minimum inside",
+                    "; ".join(["convex, minimum inside", *filter(None, [_flag(p)])]),
                 ]
             )
         else:
@@ -429,6 +429,14 @@ def _minima_grid(family: _Family) -> Grid:
         rows=rows,
         numeric=(0, 1, 2, 3, 4),
     )
+
+
+def _flag(p: Profile) -> str:
+    """What a guard says against a profile, if anything."""
+    if not p.ok:
+        return p.flag
+    lowest = p.params[np.argmin(p.loss)]
+    return "lowest run at the edge" if lowest in (p.params[0], p.params[-1]) else ""
 
 
 def _counts(value: float, interval: tuple[float, float]) -> str:
@@ -461,11 +469,11 @@ def _triptych(study: Study, family: _Family) -> Chart:
             axes.set_title(title if fit.parameters else f"{title}: no exponent")
         figure.legend(
             handles,
-            [power_of_ten(p.flops) + ("" if p.ok else f" ({p.flag})") for p in profiles],
+            [power_of_ten(p.flops) + (f" ({_flag(p)})" if _flag(p) else "") for p in profiles],
             title="budget C (FLOPs)",
             title_fontsize=8,
             loc="outside upper center",
-            ncols=min(len(profiles), 9 if all(p.ok for p in profiles) else 4),
+            ncols=min(len(profiles), 4 if any(map(_flag, profiles)) else 9),
             handletextpad=0.3,
             columnspacing=1.4,
         )

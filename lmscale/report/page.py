@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from string import Template
@@ -314,8 +315,11 @@ def _made(study: Study) -> str:
         f"lmscale run {experiment.get('name')} --scale {experiment.get('scale')}"
     )
     if isinstance(command, (list, tuple)):
-        command = " ".join(command)
-    facts = [("command", f"<code>{_plain(command)}</code>")]
+        command = shlex.join(command)
+    shown = f"<code>{_plain(command)}</code>"
+    if "command" not in experiment:
+        shown += ", with the fields declared below"
+    facts = [("command", shown)]
     if corpus:
         text = f"{_plain(corpus.get('name'))}, {si(corpus.get('train_tokens'))} training tokens"
         text += f" of a vocabulary of {corpus.get('vocab_size')}"

@@ -62,7 +62,7 @@ def _ladder(index: int) -> tuple[str, str]:
     """Step `index` of viridis, without the end that is lost on white, or on black."""
     share = index / (_LADDER - 1)
     viridis = matplotlib.colormaps["viridis"]
-    return to_hex(viridis(0.02 + 0.84 * share)), to_hex(viridis(0.30 + 0.68 * share))
+    return to_hex(viridis(0.02 + 0.79 * share)), to_hex(viridis(0.30 + 0.68 * share))
 
 
 _DARK |= dict(_ladder(index) for index in range(_LADDER))

@@ -79,6 +79,22 @@ def test_profiles_without_a_minimum_inside_are_shown_as_such(tmp_path):
     assert [chart.name for chart in section.charts] == ["isoflop-transformer"]
 
 
+def test_a_profile_whose_lowest_run_is_at_the_edge_is_flagged(tmp_path):
+    """The parabola may still turn within the sizes; whoever looks should know what holds it."""
+    runs = planted.isoflop_runs(lstm=False, seeds=(0,), sizes=5)
+    losses, base = {}, planted.Law()
+    for budget in planted.BUDGETS:
+        profile = [run.spec for run in runs if run.labels["budget"] == budget]
+        profile.sort(key=lambda spec: flops.n_params(spec.model, "standard"))
+        losses |= {spec.hash: base(spec) for spec in profile}
+        losses[profile[0].hash] = min(map(base, profile)) - 0.002
+    section = ANALYSES["isoflop"](
+        study(tmp_path, runs, law=lambda spec: losses[spec.hash], noise=0.0)
+    )
+    (minima,) = [grid for grid in section.grids if grid.caption.startswith("The minima")]
+    assert any("lowest run at the edge" in row[5] for row in minima.rows)
+
+
 def test_two_families_are_compared_and_published_values_named(tmp_path):
     section = ANALYSES["isoflop"](
         study(tmp_path, planted.isoflop_runs(seeds=(0,), sizes=5), noise=0.002)
