@@ -149,13 +149,16 @@ LAWS: dict[str, Law] = {
 }
 
 
-def fit(table: Any, law: str, *, columns: Any = None, **options: Any) -> FitResult:
+def fit(
+    table: Any, law: str, *, columns: Any = None, convention: str = "given", **options: Any
+) -> FitResult:
     """Fits one law to a table.
 
     Args:
       table: a CSV path, a DataFrame, a dict of columns or a `Table`.
       law: a name in `LAWS`.
       columns: our column name -> the table's, as a mapping or as "params=COL,loss=COL".
+      convention: how those params and flops were counted; the key of the result's `exponents`.
       **options: the law's own, e.g. bootstrap, level, seed.
 
     Raises:
@@ -164,4 +167,4 @@ def fit(table: Any, law: str, *, columns: Any = None, **options: Any) -> FitResu
     """
     if law not in LAWS:
         raise FitError(f"there is no law {law!r}; choose from {', '.join(sorted(LAWS))}")
-    return LAWS[law].fit(Table.read(table, columns), **options)
+    return LAWS[law].fit(Table.read(table, columns, convention=convention), **options)

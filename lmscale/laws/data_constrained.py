@@ -84,6 +84,7 @@ def fit_data_constrained(
     *,
     base: Mapping[str, float] | str = "fit",
     delta: float = HUBER_DELTA,
+    starts: int = 12,
     bootstrap: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -95,6 +96,7 @@ def fit_data_constrained(
       table: columns params, tokens, unique_tokens, loss.
       base: E, A, B, alpha and beta; "fit" fits them first to the runs of at most one epoch,
         "muennighoff" takes the paper's.
+      starts: values of each of R_D* and R_N*, from 0.5 to 500, from whose pairs the search starts.
 
     Returns:
       the seven parameters; `details["minima"]` lists every local minimum found, since this
@@ -140,14 +142,16 @@ def fit_data_constrained(
         "alpha": fixed["alpha"] * ones,
         "beta": fixed["beta"] * ones,
     }
-    starts = np.log(product_grid(np.geomspace(0.5, 500, 12), np.geomspace(0.5, 500, 12)))
+    axis = np.geomspace(0.5, 500, starts)
+    grid = np.log(product_grid(axis, axis))
     counts = draw_weights(len(runs), bootstrap, np.random.default_rng(seed))
     found = multi_start(
         _residual,
-        starts,
+        grid,
         data,
         len(runs),
         delta=delta,
+        direct=True,
         draw_weights=counts if bootstrap else None,
     )
 
@@ -203,6 +207,6 @@ def fit_data_constrained(
         },
         ranges=ranges_of(runs),
         draws=draws,
-        details={"minima": minima, "n_starts": len(starts), "evaluations": found.evaluations},
+        details={"minima": minima, "n_starts": len(grid), "evaluations": found.evaluations},
         model=data_constrained_loss,
     )

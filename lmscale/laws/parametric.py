@@ -248,7 +248,9 @@ def _surface_residual(theta: Any, data: Any) -> Any:
     return top + jnp.log(jnp.sum(jnp.exp(terms - top), axis=0)) - data["log_y"]
 
 
-def _surface_derivatives(theta: Any, data: Any, delta: Any, weight: Any) -> tuple[Any, ...]:
+def _surface_derivatives(
+    theta: Any, data: Any, delta: Any, weight: Any, rough: Any
+) -> tuple[Any, ...]:
     """f, gradient, Hessian and majorant in closed form.
 
     With p the softmax of the three terms, d r/d term = p and d^2 r/d term^2 = diag(p) - p p^T;
@@ -267,12 +269,15 @@ def _surface_derivatives(theta: Any, data: Any, delta: Any, weight: Any) -> tupl
     slope = weight * jnp.clip(r, -delta, delta)
     inside = jnp.where(size <= delta, weight, 0.0)
     jacobian = jnp.stack([p1, p2, p3, -p1 * u, -p2 * v])
-    sums = jnp.concatenate([jacobian * (inside - slope), slope[None]]) @ jacobian.T
+    bound = weight * jnp.minimum(1.0, delta / jnp.maximum(size, 1e-300))
+    outer = jnp.where(rough, bound, inside - slope)
+    sums = jnp.concatenate([jacobian * outer, slope[None]]) @ jacobian.T
     hessian, gradient = sums[:5], sums[5]
     # sum slope d^2 term: p is its first derivative, so its moments in u and v are what is missing.
     s1, s2 = slope * p1, slope * p2
     uu, vv = jnp.sum(s1 * u * u), jnp.sum(s2 * v * v)
-    g = gradient
+    uu, vv = jnp.where(rough, 0.0, uu), jnp.where(rough, 0.0, vv)
+    g = jnp.where(rough, 0.0, gradient)
     zero = jnp.zeros(())
     hessian = hessian + jnp.stack(
         [
@@ -283,7 +288,6 @@ def _surface_derivatives(theta: Any, data: Any, delta: Any, weight: Any) -> tupl
             jnp.stack([zero, g[4], zero, zero, vv]),
         ]
     )
-    bound = weight * jnp.minimum(1.0, delta / jnp.maximum(size, 1e-300))
     value = jnp.sum(weight * huber(r, delta))
     return value, gradient, hessian, jnp.square(jacobian) @ bound
 

@@ -12,7 +12,8 @@ methods stop early. Here delta shrinks in stages, and each step solves
 
     (H + lambda diag M) p = -grad f
 
-with the exact Hessian H and the diagonal of the iteratively reweighted Gauss-Newton matrix M, which
+with the exact Hessian H (in the first stage, far from any minimum, with M, which is always
+positive) and the diagonal of the iteratively reweighted Gauss-Newton matrix M, which
 bounds Huber's function from above. lambda follows the ratio of actual to predicted decrease, and
 is at least what makes the matrix positive.
 """
@@ -66,8 +67,6 @@ class MultiStart(NamedTuple):
     converged: bool
     #: Of all starts: their minima's objectives.
     objectives: np.ndarray
-    #: Index of the start that led to the best minimum.
-    best_start: int
     #: How many starts ended in the best minimum (objective within 1e-6 of it).
     n_best: int
     #: Distinct local minima [m, P], best first, and their objectives.
@@ -92,7 +91,8 @@ def solve(
     """Minimises f from every row of `theta` [K, P], with the weights [n] or [K, n].
 
     `residual` must be a module-level function (programs are cached by it); an attribute
-    `residual.derivatives(theta, data, delta, weight) -> (f, grad, H, diag M)` replaces autodiff.
+    `residual.derivatives(theta, data, delta, weight, rough) -> (f, grad, H, diag M)` replaces
+    autodiff.
     `stages` is how many tenfold shrinkings of delta come before the last; a start that is near
     its minimum needs none.
     """
@@ -171,6 +171,7 @@ def multi_start(
     weights: np.ndarray | None = None,
     draw_weights: np.ndarray | None = None,
     candidates: int = 4,
+    direct: bool = False,
     max_steps: int = 200,
 ) -> MultiStart:
     """The best minimum over `starts` [S, P], and of each draw's weights [B, n].
@@ -178,9 +179,18 @@ def multi_start(
     Every start is solved to the end on the runs themselves. What the starts ended in is then
     scored for every draw at once (one matrix product of the draws' weights with the runs' losses),
     and each draw is solved from its `candidates` best distinct endpoints.
+
+    Shrinking delta in stages leads past shallow minima; `direct` solves every start a second time
+    at the last delta alone, so that these are found and reported too.
     """
     base = np.ones(n) if weights is None else np.asarray(weights, float)
     solved = solve(residual, starts, data, base, delta=delta, max_steps=max_steps)
+    if direct:
+        again = solve(residual, starts, data, base, delta=delta, stages=0, max_steps=max_steps)
+        solved = Solutions(
+            *(np.concatenate(pair) for pair in zip(solved[:3], again[:3], strict=True)),
+            solved.evaluations + again.evaluations,
+        )
     objectives = np.where(np.isfinite(solved.objective), solved.objective, np.inf)
     best = int(np.argmin(objectives))
     minima = _distinct(np.where(solved.converged, objectives, np.inf))
@@ -194,19 +204,24 @@ def multi_start(
         scores = (draw_weights * base) @ np.nan_to_num(losses, nan=1e300, posinf=1e300).T
         evaluations += len(endpoints) * n
         top = np.argsort(scores, axis=1)[:, :candidates]
-        b, m = top.shape
+        score = np.take_along_axis(scores, top, axis=1)
+        # An endpoint that fits a draw twice as badly as another is not in its best basin.
+        draw, place = np.nonzero(score <= 2 * score[:, :1])
         drawn = solve(
             residual,
-            endpoints[top.ravel()],
+            endpoints[top[draw, place]],
             data,
-            np.repeat(draw_weights * base, m, axis=0),
+            (draw_weights * base)[draw],
             delta=delta,
             stages=1,
             max_steps=max_steps,
         )
         evaluations += drawn.evaluations
-        value = np.where(np.isfinite(drawn.objective), drawn.objective, np.inf).reshape(b, m)
-        chosen = np.argmin(value, axis=1) + m * np.arange(b)
+        value = np.full(score.shape, np.inf)
+        value[draw, place] = np.where(np.isfinite(drawn.objective), drawn.objective, np.inf)
+        number = np.zeros(score.shape, int)
+        number[draw, place] = np.arange(len(draw))
+        chosen = number[np.arange(len(score)), np.argmin(value, axis=1)]
         draws = drawn.theta[chosen]
         unconverged = int(np.sum(~drawn.converged[chosen]))
     return MultiStart(
@@ -214,7 +229,6 @@ def multi_start(
         objective=float(objectives[best]),
         converged=bool(solved.converged[best]),
         objectives=objectives,
-        best_start=best,
         n_best=int(np.sum(objectives <= objectives[best] + 1e-6 * scale)),
         minima=solved.theta[minima],
         minima_objectives=objectives[minima],
@@ -289,7 +303,7 @@ def derivatives(residual: Residual) -> Callable[..., Any]:
     if closed is not None:
         return closed
 
-    def by_autodiff(theta: Any, data: Any, delta: Any, weight: Any) -> tuple[Any, ...]:
+    def by_autodiff(theta: Any, data: Any, delta: Any, weight: Any, rough: Any) -> tuple[Any, ...]:
         r = residual(theta, data)
         jacobian = jax.jacfwd(residual)(theta, data)
         size = jnp.abs(r)
@@ -298,7 +312,9 @@ def derivatives(residual: Residual) -> Callable[..., Any]:
         majorant = weight * jnp.where(size <= delta, 1.0, delta / jnp.maximum(size, 1e-300))
         curved = jax.hessian(lambda t: jnp.sum(slope * residual(t, data)))(theta)
         value = jnp.sum(weight * huber(r, delta))
-        hessian = jnp.einsum("n,ni,nj->ij", inside, jacobian, jacobian) + curved
+        diagonal = jnp.where(rough, majorant, inside)
+        hessian = jnp.einsum("n,ni,nj->ij", diagonal, jacobian, jacobian)
+        hessian = hessian + jnp.where(rough, 0.0, curved)
         bound = majorant @ jacobian**2
         return value, slope @ jacobian, hessian, bound
 
@@ -324,12 +340,12 @@ class _State(NamedTuple):
 
 
 #: Steps that all problems take before those that are done leave.
-_PHASE = 12
+_PHASE = 6
 #: Stages of a robust fit before the last, and the most steps of each.
 _STAGES = 2
 _STAGE_STEPS = 30
 _STAGE_TOLERANCE = 1e-4
-_TOLERANCE = 1e-12
+_TOLERANCE = 1e-16
 
 
 @functools.cache
@@ -353,17 +369,18 @@ def _program(residual: Residual, robust: bool, max_steps: int) -> Callable[..., 
 
         trial = s.theta + move
         here = delta * 10.0**s.stage if robust else jnp.asarray(1e150)
-        value, gradient, hessian, bound = evaluate(trial, data, here, weight)
+        value, gradient, hessian, bound = evaluate(trial, data, here, weight, s.stage == _STAGES)
         usable = positive & jnp.isfinite(value) & jnp.all(jnp.isfinite(hessian))
         gain = s.value - value
-        accept = s.fresh | (usable & (gain > 0))
-        ratio = jnp.where(usable & (predicted > 0), gain / predicted, -1.0)
+        # Below this promise rounding decides the gain, so a step need only do no harm.
+        sure = (predicted <= 1e-12 * jnp.abs(s.value)) & (gain >= -1e-14 * jnp.abs(s.value))
+        accept = s.fresh | (usable & ((gain > 0) | sure))
+        ratio = jnp.where(usable & (predicted > 0), jnp.where(sure, 1.0, gain / predicted), -1.0)
         damping = jnp.where(ratio > 0.7, used * 0.1, jnp.where(ratio > 0.2, used, used * 4.0))
         damping = jnp.where(usable, damping, used * 10.0)
         damping = jnp.where(s.fresh, s.damping, jnp.clip(damping, 1e-14, 1e14))
 
-        # Near a minimum rounding decides the gain, so a step that promises almost nothing is the
-        # end, whether or not it was better.
+        # The end is two steps in a row that promise almost nothing.
         last = s.stage == 0
         tolerance = jnp.where(last, _TOLERANCE, _STAGE_TOLERANCE)
         tiny = predicted <= tolerance * jnp.abs(s.value) + 1e-30

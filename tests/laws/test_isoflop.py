@@ -113,6 +113,20 @@ def test_a_table_without_profiles_is_refused():
         laws.fit({"params": n, "tokens": 20 * n, "loss": n**-0.1}, "isoflop")
 
 
+def test_exponents_are_filed_under_their_convention():
+    result = laws.fit(parabolas(), "isoflop", convention="kaplan", bootstrap=20)
+    assert set(result.exponents) == set(result.exponent_intervals) == {"kaplan"}
+
+
+def test_correcting_the_bias_gives_the_true_optimum():
+    table, g = surface(factor=8.0)
+    biased = fit_isoflop(table, window=None, bootstrap=0).details["frontier"]["n_opt"]
+    mended = fit_isoflop(table, window=None, bootstrap=0, correct_bias=True)
+    truth = g * (BUDGETS / 6) ** (CHINCHILLA["beta"] / (CHINCHILLA["alpha"] + CHINCHILLA["beta"]))
+    assert np.all(np.abs(biased / truth - 1) > 0.02)
+    np.testing.assert_allclose(mended.details["frontier"]["n_opt"], truth, rtol=1e-4)
+
+
 def test_budgets_are_grouped_by_tolerance_or_by_label():
     table = parabolas()
     rng = np.random.default_rng(0)

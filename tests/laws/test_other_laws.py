@@ -89,7 +89,7 @@ def test_data_constrained_intervals_cover_the_truth():
     inside = []
     for seed in range(200):
         result = fit_data_constrained(
-            repeated(0.005, seed), base=MUENNIGHOFF, bootstrap=60, seed=seed
+            repeated(0.005, seed), base=MUENNIGHOFF, bootstrap=60, seed=seed, starts=4
         )
         low, high = result.intervals["R_D_star"]
         inside.append(low <= MUENNIGHOFF["R_D_star"] <= high)

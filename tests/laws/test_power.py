@@ -33,7 +33,7 @@ def test_fitting_leaves_the_process_in_float32():
     assert jnp.ones(1).dtype == jnp.float32
 
 
-@pytest.mark.parametrize("offset", [0.0, 1.7])
+@pytest.mark.parametrize("offset", [0.0, pytest.param(1.7, marks=pytest.mark.slow)])
 def test_intervals_cover_the_truth(offset):
     inside = []
     for seed in range(200):
