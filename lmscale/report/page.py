@@ -33,12 +33,12 @@ __all__ = ["page"]
 
 #: What each convention counts, in two lines.
 _CONVENTIONS = {
-    "kaplan": "N counts the weight matrices without embeddings and head; C = 6 N D. Neither counts "
+    "kaplan": "N counts the weight matrices without embeddings and head; C = 6ND. Neither counts "
     "the vocabulary, which dominates small models (Kaplan et al. 2020).",
     "chinchilla": "N counts the vocabulary's matrices too; C adds up the matrix products, attention "
     "and vocabulary forward, times three (Hoffmann et al. 2022, App. F).",
     "standard": "N counts the head but not the input embedding, so every parameter that a token is "
-    "multiplied with; C = 6 N D, without attention scores (Porian et al. 2024).",
+    "multiplied with; C = 6ND, without attention scores (Porian et al. 2024).",
     "exact": "N counts every stored scalar; C counts every operation, forward and backward, as the "
     "program computes it.",
 }

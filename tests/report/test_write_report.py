@@ -167,7 +167,7 @@ def test_equal_stores_give_equal_bytes_whatever_matplotlib_is_set_to(store):
     files = [store.path / "report.html", store.path / "fits.json"]
     files += sorted((store.path / "figures").iterdir())
     before = [path.read_bytes() for path in files]
-    with matplotlib.rc_context({"font.size": 25, "lines.linewidth": 9, "svg.fonttype": "none"}):
+    with matplotlib.rc_context({"font.size": 25, "lines.linewidth": 9, "xtick.direction": "in"}):
         settings = dict(matplotlib.rcParams)
         write_report(store)
         assert dict(matplotlib.rcParams) == settings
