@@ -3,7 +3,8 @@
 Both get the same 240 planted runs, 4500 starts and 1000 bootstrap draws, in one process. scipy runs
 L-BFGS-B with the analytic gradient in numpy: every start on the runs, then every draw from the best
 minimum (one start a draw, the least that could be called the same work). `--scipy-share` times a
-part of scipy's solves and scales up.
+part of scipy's solves and scales up. On a machine that does other work compare seconds of CPU, and
+set OPENBLAS_NUM_THREADS=1, without which scipy's threads get in each other's way.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def main() -> None:
     ):
         starts = hoffmann_starts()
         some = starts[:: max(1, round(1 / share.scipy_share))]
-        began, calls = time.perf_counter(), 0
+        began, used, calls = time.perf_counter(), time.process_time(), 0
         best = None
         for start in some:
             found = minimize(
@@ -89,21 +90,25 @@ def main() -> None:
             calls += found.nfev
             if best is None or found.fun < best.fun:
                 best = found
-        on_starts = (time.perf_counter() - began) * len(starts) / len(some)
+        scale = len(starts) / len(some)
+        on_starts = (time.perf_counter() - began) * scale
+        busy = (time.process_time() - used) * scale
         drawn = weights[:: max(1, round(1 / share.scipy_share))]
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         for weight in drawn:
             found = minimize(
                 objective, best.x, args=(*args, weight), jac=True, method="L-BFGS-B",
                 options=options,
             )  # fmt: skip
             calls += found.nfev
-        on_draws = (time.perf_counter() - began) * len(weights) / len(drawn)
+        scale = len(weights) / len(drawn)
+        on_draws = (time.perf_counter() - began) * scale
+        busy += (time.process_time() - used) * scale
         total = on_starts + on_draws
         print(
             f"scipy, {name}: {total:.1f} s ({on_starts:.1f} for the starts, {on_draws:.1f} for "
             f"the draws, {calls / (len(some) + len(drawn)):.0f} evaluations a solve): "
-            f"{total / wall:.0f} times ours"
+            f"{total / wall:.0f} times ours ({busy:.1f} s of CPU, {busy / cpu:.0f} times)"
         )
         print(
             f"  best objective {best.fun:.15g}; ours {ours.objective:.15g}, relative difference "

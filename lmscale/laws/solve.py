@@ -205,8 +205,8 @@ def multi_start(
         evaluations += len(endpoints) * n
         top = np.argsort(scores, axis=1)[:, :candidates]
         score = np.take_along_axis(scores, top, axis=1)
-        # An endpoint that fits a draw twice as badly as another is not in its best basin.
-        draw, place = np.nonzero(score <= 2 * score[:, :1])
+        # An endpoint that fits a draw a quarter worse than another is not in its best basin.
+        draw, place = np.nonzero(score <= 1.25 * score[:, :1])
         drawn = solve(
             residual,
             endpoints[top[draw, place]],
