@@ -6,7 +6,7 @@ run. A parabola through the losses of a budget gives its best size, and a power 
 sizes gives N_opt = k C^a. The paper found a = 0.49 and D_opt = k C^0.51: double the model, double the
 data. Kaplan et al. 2020 had found 0.73.
 
-    lmscale run isoflop                       # cpu: 4 budgets x 6 sizes, minutes on two cores
+    lmscale run isoflop                       # cpu: 4 budgets x 5 sizes, minutes on two cores
     lmscale run isoflop --scale gpu           # 5 budgets x 7 sizes, under an hour on one H100
     lmscale plan isoflop --scale paper --device v5p:256
 
@@ -41,6 +41,9 @@ class IsoFLOP(Experiment):
     tokens_per_param: float = field(
         default=20.0, metadata={"help": "tokens per parameter that each profile is centred on"}
     )
+    n_layer: int | None = field(
+        default=None, metadata={"help": "one depth for the whole ladder, instead of one by size"}
+    )
     n_ctx: int = 128
     batch_size: int = field(default=4, metadata={"help": "sequences"})
     lr_factors: tuple[float, ...] = field(
@@ -54,7 +57,9 @@ class IsoFLOP(Experiment):
     def models(self, budget, vocab_size):
         """The shapes of the ladder whose tokens per parameter lie closest to the centre."""
         if self.sizes:
-            ladder = transformer_ladder(self.sizes, n_ctx=self.n_ctx, vocab_size=vocab_size)
+            ladder = transformer_ladder(
+                self.sizes, n_ctx=self.n_ctx, vocab_size=vocab_size, n_layer=self.n_layer
+            )
         else:
             ladder = chinchilla_shapes(n_ctx=self.n_ctx, vocab_size=vocab_size)
 
@@ -90,11 +95,13 @@ class IsoFLOP(Experiment):
 
 SCALES = {
     "cpu": IsoFLOP(
-        vocab_size=1024,
-        budgets=(5e10, 1.25e11, 3.1e11, 7.8e11),
-        sizes=(768, 1.7e3, 3e3, 7e3, 12e3, 25e3, 55e3, 1e5, 2e5),
-        sizes_per_budget=6,
-        tokens_per_param=45.0,
+        vocab_size=512,
+        budgets=(4e10, 1e11, 2.5e11, 6.25e11),
+        # One depth, so that no step in depth bends the profiles; widths 8 to 96.
+        n_layer=2,
+        sizes=tuple(24.0 * width**2 for width in (8, 12, 16, 24, 32, 48, 64, 96)),
+        sizes_per_budget=5,
+        tokens_per_param=70.0,
     ),
     "gpu": IsoFLOP(
         vocab_size=8192,

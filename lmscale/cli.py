@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -28,6 +29,10 @@ on your own text:
   lmscale data build mytext --input ~/text --vocab-size 8192
   lmscale run isoflop --data mytext --out results/mytext
 """
+
+
+class _CommandError(ValueError):
+    """Bad usage that no library call would notice."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -71,7 +76,7 @@ def _usage_errors() -> tuple[type[Exception], ...]:
         "lmscale.sweep.store": "StoreError",
         "lmscale.sweep.devices": "DeviceError",
     }
-    return tuple(
+    return _CommandError, *(
         getattr(sys.modules[module], name)
         for module, name in names.items()
         if module in sys.modules
@@ -113,7 +118,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     plan.add_argument("--json", action="store_true")
 
-    status = command("status", _status, "Show how far a store is.")
+    status = command(
+        "status",
+        _status,
+        "Show how far a store is: runs by status, the unfinished and the failed ones with their step and reason. Works while workers run.",
+    )
     status.add_argument("dir", metavar="DIR")
     status.add_argument("--json", action="store_true")
 
@@ -123,11 +132,39 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     fit.add_argument(
         "--columns", metavar="ROLE=COL,...", help="params=COL,tokens=COL,loss=COL,flops=COL"
     )
+    fit.add_argument(
+        "--x", choices=("params", "tokens", "flops"), help="the variable of --law power"
+    )
     fit.add_argument("--bootstrap", metavar="K", type=_positive_int, default=1000)
     fit.add_argument("--json", action="store_true")
 
-    report = command("report", _report, "Draw report.html, the figures and fits.json of a store.")
+    report = command(
+        "report",
+        _report,
+        "Draw what a store holds so far: report.html (one page that needs nothing else), figures/*.png and *.svg, fits.json, results.csv.",
+    )
     report.add_argument("dir", metavar="DIR")
+
+    advise = command(
+        "advise", _advise, "Recommend a model for a budget, from a store or a published law."
+    )
+    advise.add_argument(
+        "source", metavar="DIR|PUBLISHED-LAW", help="besiroglu2024, chinchilla, ..."
+    )
+    question = advise.add_mutually_exclusive_group(required=True)
+    question.add_argument("--compute", metavar="FLOPS", type=float, help="the training budget")
+    question.add_argument("--loss", type=float, help="the loss to reach with the least compute")
+    advise.add_argument("--unique-tokens", type=float, help="how much data there is")
+    advise.add_argument("--inference-tokens", type=float, default=0.0, help="tokens served later")
+    advise.add_argument("--family", default="transformer", help="whose law of a store")
+    advise.add_argument("--json", action="store_true")
+
+    sample = command("sample", _sample, "Continue a text with a trained run.")
+    sample.add_argument("run", metavar="RUN_DIR")
+    sample.add_argument("--prompt", metavar="TEXT", required=True)
+    sample.add_argument("--tokens", type=_positive_int, default=100)
+    sample.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest")
+    sample.add_argument("--seed", type=int, default=0)
 
     data = command("data", _data_list, "Build and list corpora.")
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -141,9 +178,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         required=True,
         help="files, folders, globs: .txt .jsonl (also .xz .gz .zst) .parquet",
     )
-    build.add_argument("--vocab-size", type=_positive_int, default=4096)
+    build.add_argument("--vocab-size", type=_positive_int, help="4096, or the other tokeniser's")
     build.add_argument("--valid-fraction", type=float, default=0.01)
     build.add_argument("--test-fraction", type=float, default=0.01)
+    build.add_argument(
+        "--cut-documents", metavar="BYTES", type=_positive_int, help="split longer documents"
+    )
     build.add_argument("--text-field", default="text", help="of .jsonl and .parquet")
     build.add_argument(
         "--tokenizer-from",
@@ -259,7 +299,9 @@ def _run(args: argparse.Namespace) -> int:
     runs = experiment.runs(corpus)
     store = Store(args.out or Path("results") / f"{name}-{args.scale}")
     with only_writer(store, args.shard):
-        store.declare(name, args.scale, experiment, corpus, runs)
+        store.declare(
+            name, args.scale, experiment, corpus, runs, shlex.join(["lmscale", *sys.argv[1:]])
+        )
         plan = make_plan(shard_runs(runs, *args.shard), local_devices(), n_slots=args.slots)
         _say(_plan_line(plan) + f" -> {store.path}")
         stop = _stop_on_signal()
@@ -379,9 +421,10 @@ def _fit(args: argparse.Namespace) -> int:
         table = Store.open(source).table()
         source = table[table["best_lr"]]
         columns = columns or "params=params_standard,tokens=tokens,loss=loss,flops=flops_standard"
-    result = laws.fit(source, args.law, columns=columns, n_bootstrap=args.bootstrap)
+    options = {"bootstrap": args.bootstrap, **({"x": args.x} if args.x else {})}
+    result = laws.fit(source, args.law, columns=columns, **options)
     if args.json:
-        print(result.to_json())
+        _print_json(result.to_json())
         return 0
     print(f"{result.law}: {result.n_used} runs, objective {result.objective:.6g}")
     for name, value in result.parameters.items():
@@ -394,6 +437,66 @@ def _fit(args: argparse.Namespace) -> int:
         print(f"  dropped {row}")
     for warning in result.warnings:
         _say(f"warning: {warning}")
+    return 0
+
+
+def _advise(args: argparse.Namespace) -> int:
+    from lmscale.sweep.recommend import recommend
+    from lmscale.sweep.store import Store
+
+    source = Store.open(args.source) if Path(args.source).is_dir() else args.source
+    question = {"flops": args.compute, "loss": args.loss, "unique_tokens": args.unique_tokens}
+    advice = recommend(
+        source, family=args.family, inference_tokens=args.inference_tokens, **question
+    )
+    if args.json:
+        _print_json(advice.to_json())
+        return 0
+
+    def line(name: str, key: str, text: str) -> None:
+        low_high = advice.intervals.get(key)
+        interval = f"  [{low_high[0]:.3g}, {low_high[1]:.3g}]" if low_high else ""
+        print(f"  {name:<22}{text}{interval}")
+
+    print(f"for {advice.flops:.3g} FLOPs, by {advice.source or args.source}:")
+    line("parameters", "n_params", f"{advice.n_params:.3g}")
+    line("tokens", "n_tokens", f"{advice.n_tokens:.3g}")
+    line("tokens per parameter", "tokens_per_param", f"{advice.tokens_per_param:.3g}")
+    if advice.loss is not None:
+        line("loss (nats per token)", "loss", f"{advice.loss:.4g}")
+    model = advice.model
+    line(
+        "model",
+        "",
+        f"{model['n_layer']} layers, d_model {model['d_model']}, {model['n_head']} heads",
+    )
+    line("batch", "", f"{advice.batch_tokens:,} tokens")
+    line("peak learning rate", "", f"{advice.learning_rate:.2g}")
+    for off in advice.off_optimum:
+        print(f"  {off.factor:g} x the parameters costs {off.compute_factor:.3g} x the compute")
+    for warning in advice.warnings:
+        _say(f"warning: {warning}")
+    return 0
+
+
+def _sample(args: argparse.Namespace) -> int:
+    start_jax()
+    from lmscale.data import open_corpus
+    from lmscale.training.run_folder import RunFolder
+    from lmscale.training.sample import sample_tokens
+
+    path = Path(args.run).absolute()
+    if not (path / "spec.json").exists():
+        raise _CommandError(f"{args.run} holds no spec.json: give a folder of DIR/runs")
+    folder = RunFolder.open(path)
+    tokenizer = open_corpus(folder.spec.data.corpus).tokenizer
+    tokens = tokenizer.encode(args.prompt)
+    if not len(tokens):
+        raise _CommandError("--prompt must not be empty")
+    continuation = sample_tokens(
+        folder, tokens, n_tokens=args.tokens, temperature=args.temperature, seed=args.seed
+    )
+    print(tokenizer.decode([*tokens, *continuation]))
     return 0
 
 
@@ -417,6 +520,7 @@ def _data_build(args: argparse.Namespace) -> int:
         valid_fraction=args.valid_fraction,
         test_fraction=args.test_fraction,
         text_field=args.text_field,
+        cut_documents=args.cut_documents,
         tokenizer_from=args.tokenizer_from,
     )
     for split in ("train", "valid", "test"):

@@ -37,6 +37,11 @@ class Tracker:
             self._logged = now
             self.log(f"{self._line(now)} {note}".rstrip())
 
+    def stage(self, stage: str, done: float, total: float) -> None:
+        """For work in stages whose shares are not known beforehand: how far this one is."""
+        self.done = 0.0
+        self.update(self.total * done / max(total, 1e-9), stage)
+
     def log(self, message: str) -> None:
         """A line that stays."""
         if self._bar is not None:

@@ -22,7 +22,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -43,9 +43,12 @@ from lmscale.data.corpus import (
 )
 from lmscale.data.errors import DataError
 from lmscale.data.installed import MAX_BYTES, find_installed, read_installed
-from lmscale.data.progress import Progress, StandardErrorProgress
 from lmscale.data.sources import checksum, find_inputs, read_documents
 from lmscale.data.tokenizer import Tokenizer, check_vocab_size, train_tokenizer
+from lmscale.progress import progress as show_progress
+
+#: Called with (stage, done, total): what is being done, and how much of it, in any unit.
+Progress = Callable[[str, int, int], None]
 
 INSTALLED = "installed-python"
 DEFAULT_VOCAB = 4096
@@ -246,7 +249,7 @@ def _build_once(name: str, source: _Source, check_same, progress: Progress | Non
         for leftover in final.parent.glob(f".{name}.{host}.*.building"):
             shutil.rmtree(leftover, ignore_errors=True)
         if progress is None:
-            progress = stack.enter_context(StandardErrorProgress(f"corpus {name}"))
+            progress = stack.enter_context(show_progress(f"corpus {name}", 1.0)).stage
         folder = final.parent / f".{name}.{host}.{os.getpid()}.building"
         folder.mkdir()
         stack.callback(shutil.rmtree, folder, ignore_errors=True)

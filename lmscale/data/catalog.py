@@ -8,10 +8,9 @@ from typing import Any
 
 from etils import epath
 
-from lmscale.data.build import INSTALLED, build_installed
+from lmscale.data.build import INSTALLED, Progress, build_installed
 from lmscale.data.corpus import MANIFEST, SPLITS, Corpus, data_root
 from lmscale.data.errors import DataError
-from lmscale.data.progress import Progress
 
 #: Vocabulary of the built-in corpus unless one is asked for: right for models of a laptop.
 INSTALLED_VOCAB = 1024

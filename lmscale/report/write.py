@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from typing import Any
 
 from etils import epath
 
+from lmscale.files import write_atomically
 from lmscale.report import curves, isoflop, position, size
 from lmscale.report.page import page
 from lmscale.report.section import Section
@@ -41,10 +41,10 @@ def write_report(store: Store) -> epath.Path:
     (store.path / "figures").mkdir(parents=True, exist_ok=True)
     for section in sections:
         for chart in section.charts:
-            _replace(store.path / "figures" / f"{chart.name}.svg", chart.svg.encode())
-            _replace(store.path / "figures" / f"{chart.name}.png", chart.png)
-    _replace(store.path / "fits.json", _fits(sections))
-    _replace(store.path / "report.html", page(study, sections).encode())
+            write_atomically(store.path / "figures" / f"{chart.name}.svg", chart.svg)
+            write_atomically(store.path / "figures" / f"{chart.name}.png", chart.png)
+    write_atomically(store.path / "fits.json", _fits(sections))
+    write_atomically(store.path / "report.html", page(study, sections))
     return store.path / "report.html"
 
 
@@ -58,21 +58,10 @@ def _analyse(name: str, study: Study) -> Section:
     )
 
 
-def _fits(sections: list[Section]) -> bytes:
+def _fits(sections: list[Section]) -> str:
     fits: dict[str, Any] = {
         f"{section.name}/{key}": fit.to_json()
         for section in sections
         for key, fit in section.fits.items()
     }
-    return (json.dumps(fits, indent=1, allow_nan=False) + "\n").encode()
-
-
-def _replace(path: epath.Path, data: bytes) -> None:
-    """Replaces a file, so that a reader sees the old one or the new one."""
-    if "://" in str(path):
-        path.write_bytes(data)
-        return
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "wb") as file:
-        file.write(data)
-    os.replace(temporary, path)
+    return json.dumps(fits, indent=1, allow_nan=False) + "\n"

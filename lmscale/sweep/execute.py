@@ -10,6 +10,7 @@ import jax
 
 from lmscale import flops
 from lmscale.data import Corpus
+from lmscale.files import write_atomically
 from lmscale.parallel import make_mesh
 from lmscale.progress import progress
 from lmscale.spec import EvalSpec
@@ -18,7 +19,7 @@ from lmscale.sweep.store import ENDED, Store
 from lmscale.training.evaluation import Evaluator
 from lmscale.training.feed import Feed
 from lmscale.training.loop import Preempted, train_pack
-from lmscale.training.run_folder import RunFolder, write_atomically
+from lmscale.training.run_folder import RunFolder
 from lmscale.training.step import build_program
 
 

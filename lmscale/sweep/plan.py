@@ -17,7 +17,7 @@ from lmscale.sweep.experiment import Run
 from lmscale.training.step import ProgramKey
 
 #: Tokens of a gradient accumulation step on a CPU: pieces whose activations stay in the cache.
-CPU_PIECE_TOKENS = 512
+CPU_PIECE_TOKENS = 256
 #: Seconds that one dispatch should take: long against its overhead, short against a kill.
 DISPATCH_SECONDS = 0.5
 #: Share of a device's memory that a plan fills.

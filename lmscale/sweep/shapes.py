@@ -91,30 +91,33 @@ def aspect_ratio(n_params: float) -> float:
     return 64 * max(1.0, n_params / 1e9) ** 0.2
 
 
-def transformer_shape(n_params: float, *, n_ctx: int, vocab_size: int, **fields) -> TransformerSpec:
+def transformer_shape(
+    n_params: float, *, n_ctx: int, vocab_size: int, n_layer: int | None = None, **fields
+) -> TransformerSpec:
     """The standard shape (d_ff = 4 d_model) closest to `n_params` non-embedding parameters.
 
-    Widths are multiples of 8 below 128, of 16 below 256, of 64 from there on; heads are 16 wide in
-    the smallest models and 64 from 256 on. A miss in size costs more than one in aspect ratio.
+    Widths are multiples of 4 below 32, of 8 below 128, of 16 below 256, of 64 from there on; heads are 16 wide in
+    the smallest models and 64 from 256 on. A miss in size costs more than one in aspect ratio. With
+    `n_layer` the depth is given, and the width alone follows.
     """
     best = None
-    for n_layer in range(1, 129):
-        width = math.sqrt(n_params / (12 * n_layer))
-        multiple = 8 if width < 128 else 16 if width < 256 else 64
+    for depth in range(1, 129) if n_layer is None else (n_layer,):
+        width = math.sqrt(n_params / (12 * depth))
+        multiple = 4 if width < 32 else 8 if width < 128 else 16 if width < 256 else 64
         d_model = max(multiple, round(width / multiple) * multiple)
-        size = 12 * n_layer * d_model**2
+        size = 12 * depth * d_model**2
         cost = 4 * abs(math.log(size / n_params)) + abs(
-            math.log(d_model / n_layer / aspect_ratio(n_params))
+            math.log(d_model / depth / aspect_ratio(n_params))
         )
         if best is None or cost < best[0]:
-            best = (cost, n_layer, d_model)
-    _, n_layer, d_model = best
+            best = (cost, depth, d_model)
+    _, depth, d_model = best
     d_head = 64 if d_model >= 256 else 32 if d_model >= 64 else 16
     n_head = max(1, d_model // d_head)
     while d_model % n_head:
         n_head -= 1
     return TransformerSpec(
-        n_layer=n_layer,
+        n_layer=depth,
         d_model=d_model,
         n_head=n_head,
         n_ctx=n_ctx,

@@ -16,9 +16,10 @@ from etils import epath
 
 from lmscale import flops
 from lmscale.data import Corpus
+from lmscale.files import read_json, write_atomically, write_json
 from lmscale.spec import LSTMSpec
 from lmscale.sweep.experiment import Experiment, Run
-from lmscale.training.run_folder import RunFolder, read_json, write_atomically, write_json
+from lmscale.training.run_folder import RunFolder
 
 #: Statuses that end a run for good: a result that is not trained again.
 ENDED = ("done", "diverged")
@@ -32,7 +33,10 @@ class Store:
     """One experiment's folder. `path` may be remote (gs://)."""
 
     def __init__(self, path: epath.PathLike):
-        self.path = epath.Path(path)
+        self.path = epath.Path(path).expanduser()
+        if "://" not in str(path):
+            # Orbax wants absolute paths.
+            self.path = self.path.absolute()
 
     @classmethod
     def open(cls, path: epath.PathLike) -> Store:
@@ -47,13 +51,24 @@ class Store:
         return store
 
     def declare(
-        self, name: str, scale: str, experiment: Experiment, corpus: Corpus, runs: Sequence[Run]
+        self,
+        name: str,
+        scale: str,
+        experiment: Experiment,
+        corpus: Corpus,
+        runs: Sequence[Run],
+        command: str,
     ) -> None:
         """Writes experiment.json. A store keeps to one experiment; its grid may grow.
 
+        Args:
+          command: what the user typed, for the report.
+
         Raises:
-          StoreError: when the folder belongs to another experiment.
+          StoreError: when the folder belongs to another experiment, or there are no runs.
         """
+        if not runs:
+            raise StoreError(f"{name} at scale {scale} declares no runs: give it other fields")
         earlier = read_json(self.path / "experiment.json")
         if earlier and earlier["name"] != name:
             raise StoreError(
@@ -65,6 +80,7 @@ class Store:
             {
                 "name": name,
                 "scale": scale,
+                "command": command,
                 "title": experiment.title,
                 "analyses": list(experiment.analyses),
                 "fields": {k: v for k, v in vars(experiment).items()},

@@ -7,12 +7,12 @@ and the log of metrics, which grows by appending, is cut back to the checkpoint 
 from __future__ import annotations
 
 import json
-import os
 import time
 from typing import Any
 
 from etils import epath
 
+from lmscale.files import read_json, write_atomically, write_json
 from lmscale.spec import RunSpec
 
 STATUSES = ("pending", "running", "done", "diverged", "out_of_memory", "failed", "preempted")
@@ -92,27 +92,3 @@ class RunFolder:
         kept = [record for record in self.metrics() if record["step"] <= step]
         text = "".join(json.dumps(record) + "\n" for record in kept)
         write_atomically(self.path / "metrics.jsonl", text)
-
-
-def read_json(path: epath.Path) -> Any:
-    """The parsed file, or None if there is none."""
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def write_json(path: epath.Path, values: Any) -> None:
-    write_atomically(path, json.dumps(values, indent=1) + "\n")
-
-
-def write_atomically(path: epath.Path, text: str) -> None:
-    """Replaces a file so that a reader, or a kill, sees the old one or the new one, never half."""
-    path = epath.Path(path)
-    if "://" in str(path):
-        # An object store's writes are atomic by themselves.
-        path.write_text(text)
-        return
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

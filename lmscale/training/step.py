@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from lmscale.data.loader import gather_on_device
@@ -46,6 +47,25 @@ def hyperparameters(spec: RunSpec) -> dict[str, float | int]:
         **schedule_hyperparameters(spec),
         **optimizer_hyperparameters(spec),
     }
+
+
+def initial_state(key: ProgramKey, seed: jax.Array) -> State:
+    """One run's state before its first step."""
+    model = build_model(key.model, nnx.Rngs(params=jax.random.key(seed)), dtype=key.compute_dtype)
+    params = nnx.to_pure_dict(nnx.split(model)[1])
+    # The optimizer's state does not depend on its hyperparameters.
+    hyper = {"grad_clip": 1.0, "beta1": 0.9, "beta2": 0.9, "eps": 1e-8, "weight_decay": 0.0}
+    opt = make_optimizer(key.optimizer, jnp.float32(0), hyper).init(params)
+    return {"params": params, "opt": opt, "step": jnp.int32(0)}
+
+
+def single_device_like(spec: RunSpec) -> State:
+    """The shapes of a run's state, placed whole on the first device: what a restore is given."""
+    device = SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.eval_shape(
+        lambda seed: initial_state(ProgramKey.of(spec), seed), jax.ShapeDtypeStruct((), jnp.int32)
+    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
 
 
 @dataclass(frozen=True)
@@ -107,11 +127,7 @@ def build_program(
     graphdef = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(params=0))))[0]
 
     def init(seed: jax.Array) -> State:
-        params = nnx.to_pure_dict(nnx.split(build(nnx.Rngs(params=jax.random.key(seed))))[1])
-        # The optimizer's state does not depend on its hyperparameters.
-        hyper = {"grad_clip": 1.0, "beta1": 0.9, "beta2": 0.9, "eps": 1e-8, "weight_decay": 0.0}
-        opt = make_optimizer(key.optimizer, jnp.float32(0), hyper).init(params)
-        return {"params": params, "opt": opt, "step": jnp.int32(0)}
+        return initial_state(key, seed)
 
     def mean_loss(params, windows: jax.Array, dropout_key) -> jax.Array:
         logits = nnx.merge(graphdef, params)(windows[:, :-1], dropout_key=dropout_key)
@@ -210,11 +226,10 @@ def build_program(
     batches = NamedSharding(mesh, P(None, "run", "data"))
 
     def empty() -> State:
-        zeros = jax.jit(
-            lambda: jax.tree.map(lambda x: jnp.zeros((n_slots, *x.shape), x.dtype), abstract),
-            out_shardings=packed,
+        # From the host, because a program that makes zeros is one more to compile.
+        return jax.tree.map(
+            lambda x, s: jax.device_put(np.zeros((n_slots, *x.shape), x.dtype), s), abstract, packed
         )
-        return zeros()
 
     def train_jit(data_sharding):
         return jax.jit(

@@ -14,7 +14,6 @@ from prose import documents, write_text
 
 from lmscale.data import Corpus, DataError, build, build_corpus, data_root, open_corpus
 from lmscale.data.build import _cut
-from lmscale.data.progress import StandardErrorProgress
 
 SPLITS = ("train", "valid", "test")
 SETTINGS = {"vocab_size": 320, "valid_fraction": 0.1, "test_fraction": 0.1}
@@ -315,15 +314,6 @@ def test_progress_is_reported_by_stage(text):
         "encoding",
     ]
     assert all(0 <= done <= total for _, done, total in seen)
-
-
-def test_without_a_terminal_progress_is_a_line_now_and_then(capsys):
-    with StandardErrorProgress("corpus a", every_seconds=0) as progress:
-        progress("reading", 10, 40)
-    assert capsys.readouterr().err == "corpus a: reading, 25%\n"
-    with StandardErrorProgress("corpus a") as progress:
-        progress("reading", 10, 40)
-    assert capsys.readouterr().err == ""
 
 
 def test_the_manifest_tells_where_the_text_came_from(text):

@@ -20,6 +20,7 @@ from flax import nnx
 
 from lmscale.models import build_model
 from lmscale.spec import LSTMSpec, ModelSpec, TransformerSpec
+from tests.quick_compile import quick_jit as quick
 
 #: Arrays by dotted path, for example "blocks.attention.qkv.kernel".
 Parameters = dict[str, np.ndarray]
@@ -28,30 +29,6 @@ BATCH, TIME = 2, 6
 
 
 # The model under test.
-
-
-def quick_to_compile() -> dict:
-    """Compiler options for programs that run once: three to five times less time in XLA.
-
-    They change how machine code is made, not what is computed. Names come and go between versions
-    of XLA, so each is tried.
-    """
-    wanted = {
-        "xla_backend_optimization_level": 0,
-        "xla_cpu_parallel_codegen_split_count": 1,
-        "xla_cpu_use_fusion_emitters": False,
-    }
-    known = {}
-    for name, value in wanted.items():
-        try:
-            jax.jit(lambda x: x, compiler_options={name: value})(0)
-        except jax.errors.JaxRuntimeError:
-            continue
-        known[name] = value
-    return known
-
-
-quick = functools.partial(jax.jit, compiler_options=quick_to_compile())
 
 
 def random_model(spec: ModelSpec, *, seed: int = 0, **options):

@@ -1,0 +1,91 @@
+"""Settings that must come before jax looks for devices, and a small corpus that tests share."""
+
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+
+#: Virtual devices, so that meshes are real.
+N_DEVICES = 8
+jax.config.update("jax_num_cpu_devices", N_DEVICES)
+
+_WORDS = [
+    "the",
+    "of",
+    "a",
+    "model",
+    "token",
+    "loss",
+    "layer",
+    "step",
+    "data",
+    "batch",
+    "scale",
+    "law",
+    "rate",
+    "width",
+    "depth",
+    "head",
+    "state",
+    "function",
+    "value",
+    "return",
+    "import",
+    "class",
+    "array",
+    "index",
+    "float",
+    "shape",
+    "tree",
+    "key",
+    "run",
+    "pack",
+    "mesh",
+    "slot",
+]
+
+
+def write_text(path: Path, n_documents: int = 300, seed: int = 0) -> Path:
+    """Documents of a little language with structure to learn: words, repeats, line breaks."""
+    rng = random.Random(seed)
+    documents = []
+    for number in range(n_documents):
+        theme = rng.sample(_WORDS, 6)
+        lines = (
+            " ".join(rng.choice(theme if rng.random() < 0.8 else _WORDS) for _ in range(12))
+            for _ in range(20)
+        )
+        documents.append(f"document {number}\n" + "\n".join(lines))
+    path.write_text("\n\f\n".join(documents))
+    return path
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory) -> Path:
+    """A data folder of the test session's own."""
+    root = tmp_path_factory.mktemp("data")
+    os.environ["LMSCALE_DATA"] = str(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def corpus(data_root, tmp_path_factory):
+    """The corpus `tiny`: 300 short documents, a vocabulary of 300."""
+    from lmscale.data import build_corpus
+
+    text = write_text(tmp_path_factory.mktemp("text") / "tiny.txt")
+    return build_corpus(
+        "tiny", [str(text)], vocab_size=300, valid_fraction=0.05, test_fraction=0.05
+    )
+
+
+@pytest.fixture
+def lmscale_command() -> list[str]:
+    """The command line, as a user runs it."""
+    return [sys.executable, "-m", "lmscale.cli"]

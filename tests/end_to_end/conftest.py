@@ -1,0 +1,49 @@
+"""Real processes, in an environment of the test's own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.quick_compile import xla_flags
+
+EXPERIMENT = Path(__file__).parent / "tiny_experiment.py"
+
+
+@pytest.fixture(scope="session")
+def environment(corpus, tmp_path_factory) -> dict[str, str]:
+    """Two devices, quick compilation, and a cache that the processes share."""
+    return {
+        **os.environ,
+        "LMSCALE_DATA": str(corpus.path.parent),
+        "LMSCALE_CACHE": str(tmp_path_factory.mktemp("cache")),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": xla_flags(),
+    }
+
+
+@pytest.fixture
+def lmscale(environment):
+    """Starts `lmscale` with these arguments."""
+
+    def start(*args, **options) -> subprocess.Popen:
+        command = [sys.executable, "-m", "lmscale.cli", *map(str, args)]
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    return start
+
+
+@pytest.fixture
+def finish(lmscale):
+    """Runs `lmscale` to its end: (exit code, standard output, standard error)."""
+
+    def run(*args) -> tuple[int, str, str]:
+        process = lmscale(*args)
+        out, err = process.communicate(timeout=300)
+        return process.returncode, out, err
+
+    return run

@@ -1,0 +1,103 @@
+"""The command line: errors in one line with exit code 2, JSON alone on standard output."""
+
+import json
+
+import pytest
+
+from lmscale.cli import main
+
+
+def refused(capsys, *argv) -> str:
+    """The one line that a bad command prints."""
+    try:
+        code = main([str(a) for a in argv])
+    except SystemExit as exit:
+        code = exit.code
+    out, err = capsys.readouterr()
+    assert code == 2, err
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1, err
+    return err
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["run"], "EXPERIMENT"),
+        (["run", "isoflops"], "did you mean isoflop?"),
+        (["run", "missing.py"], "there is no experiment file missing.py"),
+        (["run", "isoflop", "--scale", "huge"], "choose from cpu, gpu, paper"),
+        (["run", "isoflop", "--shard", "2/2"], "I/N with I from 0"),
+        (["run", "isoflop", "--budgets", "many"], "--budgets"),
+        (["run", "isoflop", "--batch-size", "2.5"], "whole number"),
+        (["run", "isoflop", "--no-such-field", "1"], "--no-such-field"),
+        (["plan", "isoflop", "--device", "abacus:2"], "KIND[:COUNT]"),
+        (["status", "nowhere"], "experiment.json"),
+        (["report", "nowhere"], "experiment.json"),
+        (["fit", "nowhere.csv", "--law", "power"], "nowhere.csv"),
+        (["frobnicate"], "frobnicate"),
+        ([], "COMMAND"),
+        (["data", "build", "new", "--input", "/nowhere/*.txt"], "/nowhere"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_2(capsys, monkeypatch, data_root, argv, says):
+    monkeypatch.setattr("lmscale.cli.start_jax", lambda: None)
+    assert says in refused(capsys, *argv)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["run", "isoflop", "--help"],
+        *([c, "--help"] for c in ("plan", "status", "fit", "report", "advise", "sample")),
+        ["data", "build", "--help"],
+    ],
+    ids=" ".join,
+)
+def test_help_teaches(capsys, argv):
+    with pytest.raises(SystemExit) as exit:
+        main(argv)
+    assert exit.value.code == 0
+    assert len(capsys.readouterr().out) > 200
+
+
+def test_help_of_an_experiment_shows_its_paper_and_its_fields(capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "isoflop", "--scale", "gpu", "--help"])
+    text = capsys.readouterr().out
+    assert "Hoffmann et al. 2022" in text
+    assert "--budgets" in text
+    assert "--tokens-per-param" in text
+
+
+def test_plan_as_json(capsys, monkeypatch, corpus):
+    monkeypatch.setattr("lmscale.cli.start_jax", lambda: None)
+    argv = ["plan", "isoflop", "--data", "tiny", "--device", "v5e:256", "--json"]
+    assert main(argv) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["runs"] == sum(pack["runs"] for pack in plan["packs"]) >= 16
+    assert plan["flops"] == pytest.approx(sum(pack["flops"] for pack in plan["packs"]))
+    assert all(pack["memory_bytes"] > 0 for pack in plan["packs"])
+
+
+def test_fit_of_any_table_as_json(capsys, tmp_path):
+    rows = ["size,tok,final"]
+    for n in (1e6, 3e6, 1e7, 3e7, 1e8):
+        rows.append(f"{n},1e9,{(8.8e13 / n) ** 0.076}")
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join(rows))
+    argv = [
+        "fit",
+        path,
+        "--law",
+        "power",
+        "--columns",
+        "params=size,tokens=tok,loss=final",
+        "--json",
+    ]
+    assert main([str(a) for a in argv]) == 0
+    fit = json.loads(capsys.readouterr().out)
+    assert fit["parameters"]["alpha_N"] == pytest.approx(0.076, rel=1e-3)
+    assert fit["n_used"] == 5

@@ -1,0 +1,24 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmscale.training.loss import token_losses
+
+
+def test_cross_entropy_against_float64():
+    rng = np.random.default_rng(0)
+    logits, targets = 10 * rng.normal(size=(3, 5, 40)), rng.integers(0, 40, (3, 5))
+    shifted = logits - logits.max(-1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    want = -np.take_along_axis(log_p, targets[..., None], -1)[..., 0]
+    got = token_losses(jnp.float32(logits), jnp.int32(targets))
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_huge_logits_do_not_overflow_and_the_gradient_is_probabilities_less_one_hot():
+    logits = jnp.array([[1e4, 0.0, -1e4]])
+    assert float(token_losses(logits, jnp.array([0]))[0]) == 0.0
+    logits = jnp.array([[0.3, -0.2, 1.1]])
+    gradient = jax.grad(lambda x: token_losses(x, jnp.array([1])).sum())(logits)
+    want = jax.nn.softmax(logits) - jnp.array([[0.0, 1.0, 0.0]])
+    np.testing.assert_allclose(gradient, want, atol=1e-6)

@@ -1,0 +1,198 @@
+"""A packed run equals the same run alone, whatever the pack, the mesh and the pieces."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lmscale.data import n_sequences, sequence_order
+from lmscale.data.loader import batch_indices, gather
+from lmscale.parallel import make_mesh
+from lmscale.training.step import ProgramKey, build_program, hyperparameters
+from tests.training.specs import LSTM, TRANSFORMER, run_spec
+
+#: Relative difference in loss that a pack or a mesh may make, by the order of float32 sums.
+TOLERANCE = 2e-5
+STEPS = 6
+MODELS = pytest.mark.parametrize("model", [TRANSFORMER, LSTM], ids=["transformer", "lstm"])
+
+
+def train(
+    specs,
+    *,
+    mesh=(1, 1, 1),
+    n_slots=None,
+    micro_batch=None,
+    windows=False,
+    chunk=STEPS,
+    active=None,
+):
+    """Losses [STEPS, R] and the final state of a pack, on tokens that follow from a formula."""
+    tokens = (np.arange(4001) ** 2 % 97).astype(np.uint16)
+    n_slots = n_slots or len(specs)
+    devices = jax.devices()[: int(np.prod(mesh))]
+    program = build_program(
+        ProgramKey.of(specs[0]),
+        n_slots=n_slots,
+        mesh=make_mesh(*mesh, devices=devices),
+        chunk_steps=chunk,
+        micro_batch=micro_batch,
+    )
+    active = np.ones(n_slots, bool) if active is None else np.array(active)
+    rows = [hyperparameters(spec) for spec in specs]
+    hyper = {
+        k: np.array([r[k] for r in rows], np.int32 if isinstance(rows[0][k], int) else np.float32)
+        for k in rows[0]
+    }
+    state = program.reset(program.empty(), hyper["seed"], np.ones(n_slots, bool))
+    n_ctx = specs[0].model.n_ctx
+    orders = [sequence_order(n_sequences(len(tokens), n_ctx), s.batch_size, s.seed) for s in specs]
+    losses = []
+    for start in range(0, STEPS, chunk):
+        indices = np.stack([batch_indices(o, start, chunk) for o in orders], axis=1)
+        if windows:
+            data = {"windows": gather(tokens, indices, n_ctx)}
+        else:
+            whole = NamedSharding(program.mesh, PartitionSpec())
+            data = {"corpus": jax.device_put(tokens, whole), "indices": indices}
+        state, metrics = program.train(state, hyper, data, np.int32(chunk), active)
+        losses.append(np.asarray(metrics["loss"]))
+    return np.concatenate(losses), jax.device_get(state), program
+
+
+def different_specs(model, n=4):
+    """Runs that share a program and nothing else."""
+    names = ("cosine", "linear", "constant", "cooldown")
+    return [
+        run_spec(
+            model=model,
+            seed=i,
+            optimizer={"peak_lr": 3e-3 * (i + 1), "beta2": 0.9 + 0.02 * i, "weight_decay": 0.1 * i},
+            schedule={"name": names[i % 4], "warmup_steps": i + 1},
+        )
+        for i in range(n)
+    ]
+
+
+@MODELS
+def test_a_packed_run_equals_the_run_alone(model):
+    specs = different_specs(model)
+    together, _, _ = train(specs)
+    for i, spec in enumerate(specs):
+        alone, _, _ = train([spec])
+        np.testing.assert_allclose(together[:, i], alone[:, 0], rtol=TOLERANCE)
+    # The runs do differ, so that the comparison means something.
+    assert np.ptp(together[-1]) > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("model", "mesh"),
+    [
+        *((TRANSFORMER, m) for m in ((4, 1, 1), (1, 4, 1), (1, 1, 4), (2, 2, 2), (1, 4, 2))),
+        *((LSTM, m) for m in ((4, 1, 1), (1, 4, 1), (1, 1, 4), (2, 2, 2))),
+    ],
+    ids=lambda value: getattr(
+        value, "kind", "x".join(map(str, value)) if isinstance(value, tuple) else ""
+    ),
+)
+def test_every_mesh_gives_the_losses_of_one_device(model, mesh):
+    specs = different_specs(model)
+    expected, _, _ = train(specs)
+    got, _, _ = train(specs, mesh=mesh)
+    np.testing.assert_allclose(got, expected, rtol=TOLERANCE)
+
+
+def test_large_matrices_are_really_split():
+    _, _, program = train(different_specs(TRANSFORMER), mesh=(2, 2, 2))
+    state = program.empty()
+    kernel = state["params"]["blocks"]["feed_forward"]["up"]["kernel"]
+    assert kernel.shape == (4, 2, 32, 128)
+    assert kernel.addressable_shards[0].data.shape == (2, 2, 16, 64)
+    moment = jax.tree.leaves(state["opt"])[1]
+    assert moment.addressable_shards[0].data.size < moment.size
+
+
+@MODELS
+def test_accumulation_changes_only_rounding(model):
+    specs = different_specs(model)
+    expected, _, _ = train(specs)
+    got, _, _ = train(specs, micro_batch=2)
+    np.testing.assert_allclose(got, expected, rtol=TOLERANCE)
+
+
+def test_windows_and_indices_are_the_same_batches():
+    specs = different_specs(TRANSFORMER)
+    on_device, _, _ = train(specs)
+    from_host, _, _ = train(specs, windows=True)
+    np.testing.assert_array_equal(on_device, from_host)
+
+
+def test_dispatches_of_any_length_are_bit_identical():
+    specs = different_specs(TRANSFORMER)
+    one, state_one, _ = train(specs, chunk=6)
+    three, state_three, _ = train(specs, chunk=2)
+    np.testing.assert_array_equal(one, three)
+    jax.tree.map(np.testing.assert_array_equal, state_one, state_three)
+
+
+def test_an_idle_slot_keeps_its_state_and_a_nan_stays_where_it_is():
+    specs = different_specs(TRANSFORMER)
+    specs[1] = run_spec(seed=1, optimizer={"peak_lr": 1e30}, schedule={"warmup_steps": 0})
+    losses, state, _ = train(specs, active=[True, True, False, True])
+    assert not np.isfinite(losses[-1, 1])
+    alone, _, _ = train([specs[0]])
+    np.testing.assert_allclose(losses[:, 0], alone[:, 0], rtol=TOLERANCE)
+    assert list(state["step"]) == [STEPS, STEPS, 0, STEPS]
+    assert np.isfinite(state["params"]["embed"]["embedding"][2]).all()
+
+
+def test_dropout_depends_on_seed_and_step_alone():
+    model = dataclasses.replace(TRANSFORMER, dropout=0.5)
+    specs = [run_spec(model=model, seed=s) for s in (0, 0, 1)]
+    losses, _, _ = train(specs)
+    np.testing.assert_array_equal(losses[:, 0], losses[:, 1])
+    assert (losses[:, 0] != losses[:, 2]).all()
+    without, _, _ = train([run_spec(seed=0)])
+    assert abs(losses[0, 0] - without[0, 0]) > 1e-4
+
+
+def test_taking_and_putting_a_run_is_exact_on_any_mesh():
+    specs = different_specs(TRANSFORMER)
+    _, state, program = train(specs)
+    one = jax.device_get(program.take(jax.device_put(state), np.int32(2)))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[2], b), state, one)
+    other = build_program(program.key, n_slots=2, mesh=make_mesh(2, 2, 2), chunk_steps=1)
+    moved = other.put(other.empty(), np.int32(1), one)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[1], b), jax.device_get(moved), one)
+
+
+def test_evaluation_ignores_padding_and_reports_by_position():
+    _, state, program = train(different_specs(TRANSFORMER))
+    rng = np.random.default_rng(0)
+    windows = rng.integers(0, 300, (2, program.eval_batch, 17)).astype(np.int32)
+    weights = np.zeros((2, program.eval_batch), np.float32)
+    weights[0, :3] = 1
+    got = np.asarray(program.evaluate(jax.device_put(state), windows, weights))
+    assert got.shape == (4, 16)
+    twice = np.concatenate([windows[:1, :3]] * 2, axis=1)
+    padded = np.zeros((1, program.eval_batch, 17), np.int32)
+    padded[0, :6] = twice[0]
+    again_weights = np.zeros((1, program.eval_batch), np.float32)
+    again_weights[0, :6] = 1
+    again = np.asarray(program.evaluate(jax.device_put(state), padded, again_weights))
+    np.testing.assert_allclose(got, again, rtol=1e-5)
+    assert jnp.ptp(got) > 0
+
+
+def test_a_micro_batch_must_divide_the_batch():
+    with pytest.raises(ValueError, match="micro_batch 3 must divide batch_size 4"):
+        build_program(
+            ProgramKey.of(run_spec()),
+            n_slots=1,
+            mesh=make_mesh(devices=jax.devices()[:1]),
+            chunk_steps=1,
+            micro_batch=3,
+        )
