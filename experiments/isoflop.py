@@ -44,6 +44,7 @@ class IsoFLOP(Experiment):
     n_layer: int | None = field(
         default=None, metadata={"help": "one depth for the whole ladder, instead of one by size"}
     )
+    init_std: float = field(default=0.02, metadata={"help": "of the initial weights"})
     n_ctx: int = 128
     batch_size: int = field(default=4, metadata={"help": "sequences"})
     lr_factors: tuple[float, ...] = field(
@@ -58,7 +59,11 @@ class IsoFLOP(Experiment):
         """The shapes of the ladder whose tokens per parameter lie closest to the centre."""
         if self.sizes:
             ladder = transformer_ladder(
-                self.sizes, n_ctx=self.n_ctx, vocab_size=vocab_size, n_layer=self.n_layer
+                self.sizes,
+                n_ctx=self.n_ctx,
+                vocab_size=vocab_size,
+                n_layer=self.n_layer,
+                init_std=self.init_std,
             )
         else:
             ladder = chinchilla_shapes(n_ctx=self.n_ctx, vocab_size=vocab_size)
@@ -96,12 +101,15 @@ class IsoFLOP(Experiment):
 SCALES = {
     "cpu": IsoFLOP(
         vocab_size=512,
-        budgets=(4e10, 1e11, 2.5e11, 6.25e11),
+        budgets=(2.5e10, 6e10, 1.5e11, 3.6e11),
         # One depth, so that no step in depth bends the profiles; widths 8 to 96.
         n_layer=2,
         sizes=tuple(24.0 * width**2 for width in (8, 12, 16, 24, 32, 48, 64, 96)),
         sizes_per_budget=5,
-        tokens_per_param=70.0,
+        tokens_per_param=35.0,
+        # With GPT-2's 0.02 the widths of 24 and 32 ended 0.1 and 0.5 nats higher at 1e11 FLOPs.
+        init_std=0.08,
+        batch_size=2,
     ),
     "gpu": IsoFLOP(
         vocab_size=8192,

@@ -113,6 +113,9 @@ class TransformerSpec(_Spec):
     bias: bool = True
     tied_head: bool = True
     dropout: float = 0.0
+    #: Standard deviation of the initial weights, 0.02 as in GPT-2, whose width is 768. Far narrower
+    #: models want more: near 0.5 / sqrt(d_model), or attention stays flat for long.
+    init_std: float = 0.02
 
     def _check(self) -> None:
         if self.d_attn is None:
@@ -128,6 +131,9 @@ class TransformerSpec(_Spec):
             self, "n_layer", "d_model", "n_ctx", "vocab_size", "n_head", "d_ff", "d_attn", "reuse"
         )
         _fraction(self, "dropout")
+        _require(
+            self.init_std > 0, f"TransformerSpec.init_std must be positive, not {self.init_std!r}"
+        )
         _require(
             self.d_attn % self.n_head == 0,
             f"TransformerSpec.d_attn ({self.d_attn}) must be a multiple of n_head ({self.n_head})",

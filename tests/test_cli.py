@@ -95,6 +95,8 @@ def test_fit_of_any_table_as_json(capsys, tmp_path):
         "power",
         "--columns",
         "params=size,tokens=tok,loss=final",
+        "--x",
+        "params",
         "--json",
     ]
     assert main([str(a) for a in argv]) == 0

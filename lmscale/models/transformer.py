@@ -2,7 +2,7 @@
 
 GPT-2's block and initialisation: pre-normalisation, learned absolute positions, GELU, weights from
 N(0, 0.02) with the two residual projections of each block scaled down by sqrt(2 * depth), positions
-from N(0, 0.01), biases zero. With `reuse` the same blocks are applied several times (the Universal
+half as wide, biases zero. With `reuse` the same blocks are applied several times (the Universal
 Transformer of Dehghani et al. 2018, without halting).
 
 Dropout, where asked for, falls on the embedding and on both residual branches.
@@ -20,18 +20,18 @@ from lmscale.models.attention import causal_attention
 from lmscale.models.layers import Embedding, LayerNorm, Linear, dropout, fold
 from lmscale.spec import TransformerSpec
 
-_STD = 0.02
-
 
 class Attention(nnx.Module):
     def __init__(self, spec: TransformerSpec, rngs: nnx.Rngs, *, dtype, implementation: str):
         heads = (spec.n_head, spec.d_attn // spec.n_head)
-        self.qkv = Linear((spec.d_model,), (3, *heads), rngs, std=_STD, bias=spec.bias, dtype=dtype)
+        self.qkv = Linear(
+            (spec.d_model,), (3, *heads), rngs, std=spec.init_std, bias=spec.bias, dtype=dtype
+        )
         self.out = Linear(
             heads,
             (spec.d_model,),
             rngs,
-            std=_STD / math.sqrt(2 * spec.depth),
+            std=spec.init_std / math.sqrt(2 * spec.depth),
             bias=spec.bias,
             dtype=dtype,
         )
@@ -44,12 +44,14 @@ class Attention(nnx.Module):
 
 class FeedForward(nnx.Module):
     def __init__(self, spec: TransformerSpec, rngs: nnx.Rngs, *, dtype):
-        self.up = Linear((spec.d_model,), (spec.d_ff,), rngs, std=_STD, bias=spec.bias, dtype=dtype)
+        self.up = Linear(
+            (spec.d_model,), (spec.d_ff,), rngs, std=spec.init_std, bias=spec.bias, dtype=dtype
+        )
         self.down = Linear(
             (spec.d_ff,),
             (spec.d_model,),
             rngs,
-            std=_STD / math.sqrt(2 * spec.depth),
+            std=spec.init_std / math.sqrt(2 * spec.depth),
             bias=spec.bias,
             dtype=dtype,
         )
@@ -103,9 +105,9 @@ class Transformer(nnx.Module):
         self.spec = spec
         self.unroll = unroll
         self.dtype = dtype
-        self.embed = Embedding(spec.vocab_size, spec.d_model, rngs, std=_STD, dtype=dtype)
+        self.embed = Embedding(spec.vocab_size, spec.d_model, rngs, std=spec.init_std, dtype=dtype)
         self.position = nnx.Param(
-            0.01 * jax.random.normal(rngs.params(), (spec.n_ctx, spec.d_model))
+            0.5 * spec.init_std * jax.random.normal(rngs.params(), (spec.n_ctx, spec.d_model))
         )
 
         @nnx.split_rngs(splits=spec.n_layer)
@@ -121,7 +123,12 @@ class Transformer(nnx.Module):
             None
             if spec.tied_head
             else Linear(
-                (spec.d_model,), (spec.vocab_size,), rngs, std=_STD, bias=False, dtype=dtype
+                (spec.d_model,),
+                (spec.vocab_size,),
+                rngs,
+                std=spec.init_std,
+                bias=False,
+                dtype=dtype,
             )
         )
 
