@@ -106,7 +106,7 @@ SCALES = {
         n_layer=2,
         sizes=tuple(24.0 * width**2 for width in (8, 12, 16, 24, 32, 48, 64, 96)),
         sizes_per_budget=5,
-        tokens_per_param=35.0,
+        tokens_per_param=18.0,
         # With GPT-2's 0.02 the widths of 24 and 32 ended 0.1 and 0.5 nats higher at 1e11 FLOPs.
         init_std=0.08,
         batch_size=2,

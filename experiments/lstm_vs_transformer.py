@@ -5,7 +5,7 @@ tokens. The paper found that LSTMs match Transformers on the first tokens of the
 improving after fewer than 100, so that at 400 thousand parameters they are 0.19 nats behind and at
 200 million about 0.5.
 
-    lmscale run lstm_vs_transformer                  # cpu: 5 sizes x 2 architectures x 3 seeds
+    lmscale run lstm_vs_transformer                  # cpu: 4 sizes x 2 architectures x 3 seeds
     lmscale run lstm_vs_transformer --scale gpu
     lmscale plan lstm_vs_transformer --scale paper --device v5e:256
 
@@ -53,6 +53,10 @@ class LSTMvsTransformer(Experiment):
     )
     lstm_layers: tuple[int, ...] = field(metadata={"help": "one curve per number of layers"})
     d_embed: int = field(default=512, metadata={"help": "embedding width of the LSTMs"})
+    n_layer: int | None = field(
+        default=None, metadata={"help": "depth of all Transformers, instead of one by size"}
+    )
+    init_std: float = field(default=0.02, metadata={"help": "of the Transformers' initial weights"})
     steps: int
     n_ctx: int
     batch_size: int = field(metadata={"help": "sequences"})
@@ -72,7 +76,8 @@ class LSTMvsTransformer(Experiment):
                     lstm = LSTMSpec(n_layer=n_layer, d_hidden=width, **shared)
                     yield f"lstm, {n_layer} layers", lstm
             return
-        for model in transformer_ladder(self.sizes, **shared):
+        depth = {"n_layer": self.n_layer, "init_std": self.init_std}
+        for model in transformer_ladder(self.sizes, **depth, **shared):
             yield "transformer", model
         for n_layer, size in ((n, size) for n in self.lstm_layers for size in self.sizes):
             layers = "1 layer" if n_layer == 1 else f"{n_layer} layers"
@@ -106,13 +111,15 @@ class LSTMvsTransformer(Experiment):
 
 SCALES = {
     "cpu": LSTMvsTransformer(
-        vocab_size=1024,
-        sizes=(1e4, 2.5e4, 6e4, 1.5e5),
-        lstm_layers=(1, 2),
+        vocab_size=512,
+        sizes=(6e3, 1.5e4, 4e4, 1e5),
+        lstm_layers=(2,),
         d_embed=64,
-        steps=1000,
+        n_layer=2,
+        init_std=0.08,
+        steps=1600,
         n_ctx=256,
-        batch_size=4,
+        batch_size=2,
         seeds=(0, 1, 2),
     ),
     "gpu": LSTMvsTransformer(

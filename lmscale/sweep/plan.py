@@ -186,7 +186,9 @@ def _micro_batch(spec: RunSpec, devices: Devices, data: int, capacity: float) ->
     """The largest piece of the batch whose activations fit the cache (CPU) or the memory."""
     pieces = [d for d in range(data, spec.batch_size + 1, data) if spec.batch_size % d == 0]
     if devices.kind == "cpu":
-        fitting = [d for d in pieces if d * spec.model.n_ctx <= CPU_PIECE_TOKENS]
+        # An LSTM's time scan costs by its steps, not by its rows, so it takes the batch whole.
+        limit = math.inf if isinstance(spec.model, LSTMSpec) else CPU_PIECE_TOKENS
+        fitting = [d for d in pieces if d * spec.model.n_ctx <= limit]
     else:
         fitting = [d for d in pieces if device_memory(spec, data, d) <= capacity]
     return max(fitting, default=pieces[0])

@@ -1,0 +1,55 @@
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from lmscale.parallel import MeshError, make_mesh, run_spec
+from lmscale.parallel.partition import RULES, path_name, run_shardings
+from lmscale.training.step import ProgramKey, initial_state
+from tests.training.specs import LSTM, TRANSFORMER
+
+
+def test_a_mesh_uses_every_device():
+    assert dict(make_mesh(2, 2, 2).shape) == {"run": 2, "data": 2, "model": 2}
+    with pytest.raises(MeshError, match="needs 6 devices, but there are 8"):
+        make_mesh(3, 2, 1)
+
+
+def test_a_dimension_that_the_axis_does_not_divide_stays_whole():
+    mesh = make_mesh(1, 4, 2)
+    assert run_spec("embed/embedding", (512, 64), mesh) == P("model", "data")
+    assert run_spec("embed/embedding", (511, 64), mesh) == P(None, "data")
+    assert run_spec("no/such/parameter", (512, 64), mesh) == P()
+
+
+@pytest.mark.parametrize("model", [TRANSFORMER, LSTM], ids=["transformer", "lstm"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_every_matrix_and_its_moments_are_split(model, optimizer):
+    mesh = make_mesh(1, 2, 4)
+    key = ProgramKey(model, optimizer, "float32", 4)
+    state = jax.eval_shape(lambda seed: initial_state(key, seed), np.int32(0))
+    shardings = run_shardings(state, mesh, packed=True)
+    for (path, leaf), sharding in zip(
+        jax.tree_util.tree_flatten_with_path(state)[0], jax.tree.leaves(shardings), strict=True
+    ):
+        name = path_name(path)
+        assert sharding.spec[0] == "run"
+        is_matrix = name.rsplit("/", 1)[-1] in ("embedding", "kernel", "input_kernel")
+        if is_matrix and (name.startswith("params") or optimizer == "adamw"):
+            assert any(sharding.spec[1:]), name
+
+
+def test_every_rule_is_of_use():
+    """Each pattern matches a parameter of some model, or the table has a dead line."""
+    import dataclasses
+    import re
+
+    untied = dataclasses.replace(TRANSFORMER, tied_head=False)
+    names = set()
+    for model in (TRANSFORMER, untied, LSTM):
+        key = ProgramKey(model, "adamw", "float32", 4)
+        state = jax.eval_shape(lambda seed, key=key: initial_state(key, seed), np.int32(0))
+        leaves = jax.tree_util.tree_flatten_with_path(state["params"])[0]
+        names |= {path_name(path) for path, _ in leaves}
+    for pattern, _ in RULES:
+        assert any(re.search(pattern, name) for name in names), pattern

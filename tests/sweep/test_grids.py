@@ -1,0 +1,66 @@
+import pytest
+
+from lmscale.flops import training_flops
+from lmscale.spec import DataSpec, TransformerSpec
+from lmscale.sweep.grids import isoflop_grid, make_run, product, width_rule
+
+DATA = DataSpec(corpus="none", fingerprint="none")
+MODELS = [
+    TransformerSpec(n_layer=1, d_model=d, n_head=1, n_ctx=16, vocab_size=100) for d in (8, 16, 32)
+]
+
+
+def grid(**changes):
+    options = {
+        "budgets": (1e9, 4e9),
+        "models": MODELS,
+        "data": DATA,
+        "evals": (),
+        "batch_size": 2,
+        "learning_rate": width_rule(),
+        **changes,
+    }
+    return isoflop_grid(**options)
+
+
+@pytest.mark.parametrize("convention", ["kaplan", "standard", "chinchilla", "exact"])
+def test_every_cell_spends_its_budget(convention):
+    runs = grid(convention=convention)
+    assert len(runs) == 6
+    for run in runs:
+        spent = training_flops(run.spec, convention)
+        # To the nearest step.
+        assert abs(spent - run.labels["budget"]) <= 0.51 * spent / run.spec.steps
+
+
+def test_cells_that_are_too_short_are_left_out():
+    assert len(grid(min_steps=10**5)) == 0
+
+
+def test_a_search_multiplies_the_rule_and_keeps_the_cell():
+    runs = grid(lr_factors=(0.5, 2.0), seeds=(0, 1))
+    assert len(runs) == 6 * 4
+    first = runs[0].spec
+    assert {r.spec.optimizer.peak_lr / first.optimizer.peak_lr for r in runs[:4]} == {1.0, 4.0}
+    assert {r.labels["lr_factor"] for r in runs} == {0.5, 2.0}
+    assert len({r.spec.hash for r in runs}) == len(runs)
+
+
+def test_models_may_depend_on_the_budget():
+    runs = grid(models=lambda budget: MODELS[:1] if budget < 2e9 else MODELS[1:])
+    assert [r.spec.model.d_model for r in runs] == [8, 16, 32]
+
+
+def test_warmup_is_a_share_of_the_run():
+    options = {"data": DATA, "evals": (), "batch_size": 2, "learning_rate": width_rule(0.01)}
+    run = make_run(MODELS[2], steps=200, warmup_fraction=0.1, **options)
+    assert run.schedule.warmup_steps == 20
+    assert run.optimizer.peak_lr == pytest.approx(0.01)
+
+
+def test_product_varies_the_last_name_fastest():
+    assert list(product(a=(1, 2), b="xy"))[:3] == [
+        {"a": 1, "b": "x"},
+        {"a": 1, "b": "y"},
+        {"a": 2, "b": "x"},
+    ]

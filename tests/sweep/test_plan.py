@@ -1,0 +1,100 @@
+import math
+
+import pytest
+
+from lmscale import flops
+from lmscale.spec import DataSpec, LSTMSpec, TransformerSpec
+from lmscale.sweep.devices import DeviceError, parse_devices
+from lmscale.sweep.grids import isoflop_grid, width_rule
+from lmscale.sweep.plan import device_memory, make_plan, shard_runs
+
+DATA = DataSpec(corpus="none", fingerprint="none")
+
+
+def runs(models=None, batch_size=8, seeds=(0, 1, 2)):
+    models = models or [
+        TransformerSpec(n_layer=2, d_model=d, n_head=2, n_ctx=128, vocab_size=512)
+        for d in (16, 32, 64)
+    ]
+    return isoflop_grid(
+        (1e11, 4e11),
+        models,
+        data=DATA,
+        evals=(),
+        batch_size=batch_size,
+        learning_rate=width_rule(),
+        seeds=seeds,
+        min_steps=1,
+    )
+
+
+def test_a_pack_holds_what_compiles_to_one_program():
+    plan = make_plan(runs(), parse_devices("cpu:2"))
+    assert len(plan.packs) == 3
+    assert plan.n_runs == 18
+    for pack in plan.packs:
+        assert {run.spec.model for run in pack.runs} == {pack.key.model}
+        steps = [run.spec.steps for run in pack.runs]
+        assert steps == sorted(steps, reverse=True)
+    assert plan.flops == pytest.approx(
+        math.fsum(flops.training_flops(run.spec, "exact") for run in runs())
+    )
+
+
+def test_a_core_holds_one_run_in_pieces_that_fit_its_cache():
+    for pack in make_plan(runs(), parse_devices("cpu:2")).packs:
+        assert pack.mesh == (2, 1, 1)
+        assert pack.n_slots == 2
+        assert pack.micro_batch == 2
+    lstm = LSTMSpec(n_layer=1, d_hidden=16, d_embed=16, n_ctx=128, vocab_size=512)
+    assert make_plan(runs([lstm]), parse_devices("cpu:2")).packs[0].micro_batch == 8
+
+
+def test_small_runs_spread_over_a_pod_by_the_run_axis_and_fill_one_gpu_side_by_side():
+    for pack in make_plan(runs(seeds=range(8)), parse_devices("v5e:16")).packs:
+        assert pack.mesh == (16, 1, 1)
+        assert pack.n_slots == 16
+    for pack in make_plan(runs(seeds=range(8)), parse_devices("h100")).packs:
+        assert pack.mesh == (1, 1, 1)
+        assert pack.n_slots == 16
+
+
+def test_a_large_run_is_split_until_it_fits():
+    model = TransformerSpec(n_layer=40, d_model=3584, n_ctx=2048, vocab_size=32000, n_head=28)
+    large = isoflop_grid(
+        (6e20,),
+        [model],
+        data=DATA,
+        evals=(),
+        batch_size=256,
+        learning_rate=width_rule(),
+        compute_dtype="bfloat16",
+    )
+    devices = parse_devices("v5p:64")
+    pack = make_plan(large, devices).packs[0]
+    assert pack.mesh == (1, 64, 1)
+    assert pack.memory < devices.memory
+    assert device_memory(large[0].spec, 1, 1) > devices.memory
+    assert pack.micro_batch % 64 == 0
+
+
+def test_the_number_of_slots_can_be_chosen():
+    pack = make_plan(runs(), parse_devices("cpu:2"), n_slots=3).packs[0]
+    assert (pack.n_slots, pack.mesh) == (3, (1, 1, 1))
+    pack = make_plan(runs(), parse_devices("cpu:2"), n_slots=4).packs[0]
+    assert (pack.n_slots, pack.mesh) == (4, (2, 1, 1))
+
+
+def test_shards_are_disjoint_complete_and_balanced():
+    everything = runs()
+    shards = [shard_runs(everything, i, 4) for i in range(4)]
+    hashes = [run.spec.hash for shard in shards for run in shard]
+    assert sorted(hashes) == sorted({run.spec.hash for run in everything})
+    loads = [sum(flops.training_flops(r.spec, "exact") for r in shard) for shard in shards]
+    assert max(loads) < 1.6 * min(loads)
+
+
+@pytest.mark.parametrize("text", ["", "cpu:0", "h100:", "abacus", "h100:8:2"])
+def test_unknown_devices_are_refused(text):
+    with pytest.raises(DeviceError, match="KIND"):
+        parse_devices(text)

@@ -1,0 +1,45 @@
+import pandas as pd
+import pytest
+
+from lmscale.sweep.store import Store, StoreError, mark_best_lr, only_writer
+
+
+def table(**columns):
+    return pd.DataFrame({"status": "done", "steps": 10, **columns})
+
+
+def test_the_best_learning_rate_of_a_cell_is_that_of_the_lowest_mean_loss():
+    rows = table(
+        family=["t"] * 6,
+        lr_factor=[1, 1, 2, 2, 4, 4],
+        loss=[3.0, 3.2, 2.9, 3.1, 2.0, 9.0],
+    )
+    assert list(mark_best_lr(rows)["best_lr"]) == [False, False, True, True, False, False]
+
+
+def test_a_run_without_a_loss_is_never_best():
+    rows = table(lr_factor=[1, 2], loss=[float("nan"), 3.0]).assign(status=["diverged", "done"])
+    assert list(mark_best_lr(rows)["best_lr"]) == [False, True]
+
+
+def test_cells_do_not_mix():
+    rows = table(budget=[1, 1, 2, 2], lr_factor=[1, 2, 1, 2], loss=[3.0, 4.0, 2.0, 1.0])
+    assert list(mark_best_lr(rows)["best_lr"]) == [True, False, False, True]
+
+
+def test_a_folder_without_an_experiment_is_refused(tmp_path):
+    with pytest.raises(StoreError, match="experiment.json"):
+        Store.open(tmp_path)
+
+
+def test_a_shard_has_one_writer(tmp_path):
+    store = Store(tmp_path / "out")
+    with (
+        only_writer(store, (0, 2)),
+        only_writer(store, (1, 2)),
+        pytest.raises(StoreError, match="already training shard 0/2"),
+        only_writer(store, (0, 2)),
+    ):
+        pass
+    with only_writer(store, (0, 2)):
+        pass
