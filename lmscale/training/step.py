@@ -166,7 +166,7 @@ def build_program(
             "step": state["step"] + 1,
         }
         new = jax.tree.map(lambda a, b: jnp.where(active, a, b), new, state)
-        return new, {"loss": loss, "grad_norm": optax.global_norm(grads), "lr": lr}
+        return new, {"loss": loss, "grad_norm": optax.tree.norm(grads), "lr": lr}
 
     packed_step = jax.vmap(train_one, spmd_axis_name="run")
 
