@@ -10,8 +10,9 @@ improving after fewer than 100, so that at 400 thousand parameters they are 0.19
     lmscale plan lstm_vs_transformer --scale paper --device v5e:256
 
 The paper publishes neither the LSTM's training recipe nor its initialisation. Here both architectures
-share one: AdamW, cosine to a tenth, and a learning rate by width, with a search around it. At paper
-scale the widths, depths, context, batch and steps are the paper's own.
+share one: AdamW, cosine to a tenth, and a learning rate by width; `--lr-factors 0.5 1 2` searches
+around it and keeps the best of each cell. At paper scale the widths, depths, context, batch and steps
+are the paper's own.
 """
 
 from dataclasses import dataclass, field
