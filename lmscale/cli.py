@@ -415,13 +415,15 @@ def _fit(args: argparse.Namespace) -> int:
     from lmscale import laws
 
     source, columns = args.table, args.columns
+    options = {"bootstrap": args.bootstrap, **({"x": args.x} if args.x else {})}
     if Path(source).is_dir():
         from lmscale.sweep.store import Store
 
         table = Store.open(source).table()
         source = table[table["best_lr"]]
-        columns = columns or "params=params_standard,tokens=tokens,loss=loss,flops=flops_standard"
-    options = {"bootstrap": args.bootstrap, **({"x": args.x} if args.x else {})}
+        if columns is None:
+            columns = "params=params_standard,tokens=tokens,loss=loss,flops=flops_standard"
+            options["convention"] = "standard"
     result = laws.fit(source, args.law, columns=columns, **options)
     if args.json:
         _print_json(result.to_json())

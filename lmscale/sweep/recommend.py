@@ -61,7 +61,7 @@ def store_law(store: Store, family: str) -> FitResult:
     columns = (
         f"params=params_{STORE_CONVENTION},tokens=tokens,loss=loss,flops=flops_{STORE_CONVENTION}"
     )
-    return laws.fit(rows, "isoflop", columns=columns)
+    return laws.fit(rows, "isoflop", columns=columns, convention=STORE_CONVENTION)
 
 
 def shape_of_count(
