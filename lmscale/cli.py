@@ -417,13 +417,13 @@ def _fit(args: argparse.Namespace) -> int:
     source, columns = args.table, args.columns
     options = {"bootstrap": args.bootstrap, **({"x": args.x} if args.x else {})}
     if Path(source).is_dir():
+        from lmscale.sweep.recommend import STORE_COLUMNS, STORE_CONVENTION
         from lmscale.sweep.store import Store
 
         table = Store.open(source).table()
         source = table[table["best_lr"]]
         if columns is None:
-            columns = "params=params_standard,tokens=tokens,loss=loss,flops=flops_standard"
-            options["convention"] = "standard"
+            columns, options["convention"] = STORE_COLUMNS, STORE_CONVENTION
     result = laws.fit(source, args.law, columns=columns, **options)
     if args.json:
         _print_json(result.to_json())

@@ -2,7 +2,6 @@
 
 import os
 import random
-import sys
 from pathlib import Path
 
 import pytest
@@ -83,9 +82,3 @@ def corpus(data_root, tmp_path_factory):
     return build_corpus(
         "tiny", [str(text)], vocab_size=300, valid_fraction=0.05, test_fraction=0.05
     )
-
-
-@pytest.fixture
-def lmscale_command() -> list[str]:
-    """The command line, as a user runs it."""
-    return [sys.executable, "-m", "lmscale.cli"]

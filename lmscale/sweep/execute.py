@@ -60,8 +60,8 @@ def execute(
         for number, pack in enumerate(plan.packs, 1):
             folders = [store.folder(run) for run in pack.runs]
             left = [folder for folder in folders if folder.result() is None]
-            ended = [folder for folder in folders if folder.result() is not None]
-            bar.update(sum(flops.training_flops(f.spec, "exact") for f in ended))
+            cost_left = sum(flops.training_flops(folder.spec, "exact") for folder in left)
+            bar.update(pack.flops - cost_left)
             if not left:
                 continue
             label = pack.key.model.label

@@ -13,6 +13,10 @@ from lmscale.sweep.store import Store
 
 #: What a store's law counts, and what the published laws count (Hoffmann et al. count embeddings).
 STORE_CONVENTION, PUBLISHED_CONVENTION = "standard", "chinchilla"
+#: Where a store's table has what a law reads, under that convention.
+STORE_COLUMNS = (
+    f"params=params_{STORE_CONVENTION},tokens=tokens,loss=loss,flops=flops_{STORE_CONVENTION}"
+)
 #: Of the published laws' models.
 PUBLISHED_VOCABULARY, PUBLISHED_CONTEXT = 32_000, 2048
 _BATCH_WARNING = (
@@ -58,10 +62,7 @@ def store_law(store: Store, family: str) -> FitResult:
     if rows.empty:
         families = ", ".join(sorted(set(table.get("family", []))))
         raise FitError(f"{store.path} has no finished runs of {family!r}; its families: {families}")
-    columns = (
-        f"params=params_{STORE_CONVENTION},tokens=tokens,loss=loss,flops=flops_{STORE_CONVENTION}"
-    )
-    return laws.fit(rows, "isoflop", columns=columns, convention=STORE_CONVENTION)
+    return laws.fit(rows, "isoflop", columns=STORE_COLUMNS, convention=STORE_CONVENTION)
 
 
 def shape_of_count(

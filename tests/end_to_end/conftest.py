@@ -28,7 +28,7 @@ def environment(corpus, tmp_path_factory) -> dict[str, str]:
 def lmscale(environment):
     """Starts `lmscale` with these arguments."""
 
-    def start(*args, **options) -> subprocess.Popen:
+    def start(*args) -> subprocess.Popen:
         command = [sys.executable, "-m", "lmscale.cli", *map(str, args)]
         return subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
