@@ -33,6 +33,8 @@ __all__ = [
     "chinchilla_table_a9_params",
     "n_params",
     "operations",
+    "own_flops",
+    "step_flops",
     "training_flops",
     "training_flops_per_token",
 ]
@@ -155,6 +157,16 @@ def training_flops_per_token(model: ModelSpec, convention: str) -> float:
 def training_flops(spec: RunSpec, convention: str) -> float:
     """Training FLOPs C of a whole run: per token, times D = steps * batch_size * n_ctx."""
     return training_flops_per_token(spec.model, convention) * spec.n_tokens
+
+
+def step_flops(spec: RunSpec) -> float:
+    """FLOPs that one update executes (exact convention)."""
+    return training_flops_per_token(spec.model, "exact") * spec.batch_tokens
+
+
+def own_flops(spec: RunSpec) -> float:
+    """FLOPs that a run executes itself (exact convention): `spec.start` comes for free."""
+    return step_flops(spec) * spec.own_steps
 
 
 def chinchilla_flops_per_token(model: ModelSpec, *, vocabulary: bool = True) -> float:

@@ -30,6 +30,8 @@ __all__ = [
     "RunSpec",
     "ScheduleSpec",
     "SpecError",
+    "StartSpec",
+    "StoppingSpec",
     "TransformerSpec",
 ]
 
@@ -299,11 +301,42 @@ class ScheduleSpec(_Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoppingSpec(_Spec):
+    """Early stopping: ends a run when its loss on the first evaluation set no longer falls.
+
+    `patience` counts evaluations without a new lowest loss. The result is then that of the lowest
+    one (Kaplan et al. 2020, the runs limited by data).
+    """
+
+    patience: int = 5
+
+    def _check(self) -> None:
+        _positive(self, "patience")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartSpec(_Spec):
+    """Begins a run from another run's state: parameters, optimizer moments and step.
+
+    `run` is the other's `run_id`. The data go on from that step, in the order of this run's seed.
+    """
+
+    run: str
+    step: int
+
+    def _check(self) -> None:
+        _positive(self, "step")
+        _require(bool(self.run), "StartSpec.run must name a run")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunSpec(_Spec):
     """Everything that determines the result of one training run.
 
-    `batch_size` counts sequences of `model.n_ctx` tokens and `steps` optimizer updates.
-    `eval_every` is in steps; None evaluates once, after the last step.
+    `batch_size` counts sequences of `model.n_ctx` tokens and `steps` optimizer updates, those of a
+    `start` included. A run is evaluated every `eval_every` steps, at `eval_steps`, and after its
+    last step. `noise_pieces` cuts every batch into that many equal pieces whose gradients are
+    compared with the whole batch's, for the gradient noise scale (McCandlish et al. 2018).
     """
 
     model: ModelSpec
@@ -316,12 +349,35 @@ class RunSpec(_Spec):
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     evals: tuple[EvalSpec, ...] = ()
     eval_every: int | None = None
+    eval_steps: tuple[int, ...] = ()
+    stopping: StoppingSpec | None = None
+    start: StartSpec | None = None
+    noise_pieces: int | None = None
 
     def _check(self) -> None:
         _positive(self, "batch_size", "steps")
         _require(0 <= self.seed < 2**31, f"RunSpec.seed must be in [0, 2^31), not {self.seed!r}")
         if self.eval_every is not None:
             _positive(self, "eval_every")
+        for step in self.eval_steps:
+            _require(
+                1 <= step <= self.steps,
+                f"RunSpec.eval_steps must lie in 1 to steps ({self.steps}), not {step}",
+            )
+        _require(
+            self.stopping is None or (bool(self.evals) and self.eval_every is not None),
+            "RunSpec.stopping needs an evaluation set and eval_every",
+        )
+        _require(
+            self.start is None or self.start.step < self.steps,
+            f"StartSpec.step must be less than RunSpec.steps ({self.steps})",
+        )
+        if self.noise_pieces is not None:
+            _require(
+                self.noise_pieces >= 2 and self.batch_size % self.noise_pieces == 0,
+                f"RunSpec.noise_pieces must be at least 2 and divide batch_size ({self.batch_size}), "
+                f"not {self.noise_pieces}",
+            )
         _require(
             self.schedule.warmup_steps <= self.steps,
             f"ScheduleSpec.warmup_steps ({self.schedule.warmup_steps}) must not exceed "
@@ -349,6 +405,11 @@ class RunSpec(_Spec):
     def n_tokens(self) -> int:
         """Training tokens D: steps * batch_size * n_ctx."""
         return self.steps * self.batch_tokens
+
+    @property
+    def own_steps(self) -> int:
+        """Updates that this run makes itself: all but those of the run that it starts from."""
+        return self.steps - (self.start.step if self.start else 0)
 
     @property
     def hash(self) -> str:
@@ -473,6 +534,10 @@ def _from_plain(hint: Any, value: Any, where: str) -> Any:
                 for name, item in value.items()
             }
         )
+    if typing.get_origin(hint) in (types.UnionType, typing.Union) and value is not None:
+        # Of the unions that hold a spec only one part is not None; ModelSpec was met above.
+        parts = [part for part in typing.get_args(hint) if part is not type(None)]
+        return _from_plain(parts[0], value, where) if len(parts) == 1 else value
     if typing.get_origin(hint) is tuple and isinstance(value, list):
         item_hint = typing.get_args(hint)[0]
         return tuple(_from_plain(item_hint, item, f"{where}[{i}]") for i, item in enumerate(value))

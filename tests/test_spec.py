@@ -20,6 +20,8 @@ from lmscale.spec import (
     RunSpec,
     ScheduleSpec,
     SpecError,
+    StartSpec,
+    StoppingSpec,
     TransformerSpec,
 )
 
@@ -95,10 +97,24 @@ RECURRENT = dataclasses.replace(
     schedule=ScheduleSpec(name="linear", cycle_steps=300_000),
 )
 
-RUNS = {"plain": PLAIN, "full": FULL, "recurrent": RECURRENT}
+#: With the fields that came later.
+BRANCH = dataclasses.replace(
+    FULL,
+    eval_steps=(7, 70),
+    stopping=StoppingSpec(patience=3),
+    start=StartSpec(run=PLAIN.run_id, step=500),
+    noise_pieces=4,
+)
+
+RUNS = {"plain": PLAIN, "full": FULL, "recurrent": RECURRENT, "branch": BRANCH}
 
 #: These name folders in people's stores: a change here orphans their runs.
-HASHES = {"plain": "f2609d6218f7", "full": "cb0e0982e070", "recurrent": "f61c594d4922"}
+HASHES = {
+    "plain": "f2609d6218f7",
+    "full": "cb0e0982e070",
+    "recurrent": "f61c594d4922",
+    "branch": "1e4ba4324798",
+}
 
 each_run = pytest.mark.parametrize("name", RUNS)
 
@@ -115,7 +131,8 @@ def test_json_round_trip(name):
 
 def test_the_full_example_leaves_no_field_at_its_default():
     """Or else the round trip would not try it. `cycle_steps` excludes `cooldown_steps`."""
-    specs = [FULL, FULL.model, FULL.data, FULL.optimizer, FULL.schedule, FULL.evals[1]]
+    specs = [BRANCH, FULL.model, FULL.data, FULL.optimizer, FULL.schedule, FULL.evals[1]]
+    specs += [BRANCH.stopping, BRANCH.start]
     specs += [RECURRENT.model]
     same = {
         f"{type(spec).__name__}.{field.name}"
@@ -234,6 +251,10 @@ def other_value(spec, field):
         "d_attn": 128,
         "grad_clip": 1.0,
         "subset_tokens": None,
+        "eval_steps": (5,),
+        "stopping": StoppingSpec(patience=2),
+        "start": StartSpec(run="another", step=10),
+        "noise_pieces": 2,
     }
     if field.name in choices:
         return choices[field.name]

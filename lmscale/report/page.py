@@ -15,6 +15,7 @@ import pandas as pd
 
 from lmscale.report import style
 from lmscale.report.checklist import checklist
+from lmscale.report.claims import Verdict, judge
 from lmscale.report.section import Chart, Grid, KeyNumber, Section
 from lmscale.report.study import Study
 from lmscale.report.wording import (
@@ -27,6 +28,7 @@ from lmscale.report.wording import (
     power_of_ten,
     si,
     statuses,
+    with_interval,
 )
 
 __all__ = ["page"]
@@ -122,9 +124,36 @@ def _head(study: Study, sections: Sequence[Section], title: str, lead: Section |
             '<dl class="numbers">',
             *[_key_number(n) for n in numbers],
             "</dl>",
+            _verdicts([judge(claim, sections) for claim in study.claims]),
             "<nav>" + "".join(f'<a href="#{a}">{_text(b)}</a>' for a, b in links) + "</nav>",
             "</header>",
         ]
+    )
+
+
+#: A mark beside the word, so that colour is not alone in telling the verdicts apart.
+_MARKS = {"agrees": "✓", "disagrees": "✗", "can't tell": "?"}
+
+
+def _verdicts(verdicts: Sequence[Verdict]) -> str:
+    if not verdicts:
+        return ""
+    items = []
+    for verdict in verdicts:
+        claim, measure = verdict.claim, verdict.measure
+        kind = verdict.word.replace("'", "").replace(" ", "-")
+        found = ""
+        if measure is not None and measure.value is not None:
+            found = f"{measure.what}: {with_interval(measure.value, measure.interval)}. "
+        items.append(
+            f'<li class="{kind}"><span class="word"><span aria-hidden="true">'
+            f"{_MARKS[verdict.word]}</span> {_plain(verdict.word)}</span>"
+            f'<p class="claim">{_text(claim.text)} <cite>{_text(claim.source)}</cite></p>'
+            f'<p class="reason">{_text(found + verdict.reason)}</p></li>'
+        )
+    return (
+        '<section id="claims" aria-labelledby="claims-title"><h2 id="claims-title">What the paper '
+        f'claims, and what these runs say</h2><ul class="verdicts">{"".join(items)}</ul></section>'
     )
 
 

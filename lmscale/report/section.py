@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from lmscale.laws import FitResult
 
-__all__ = ["Chart", "Grid", "KeyNumber", "Section", "refused"]
+__all__ = ["Chart", "Grid", "KeyNumber", "Measure", "Section", "refused"]
 
 
 def refused(law: str, why: str) -> FitResult:
@@ -46,6 +46,22 @@ class KeyNumber:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A number that claims are held against.
+
+    Attributes:
+      what: what was measured, with its unit, on which runs and how many seeds.
+      value: None where the results do not hold it; `why` then says what is missing.
+      interval: 95%, over seeds or bootstrap draws; None where there is no noise to judge it by.
+    """
+
+    what: str
+    value: float | None
+    interval: tuple[float, float] | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Section:
     """One analysis of a store.
 
@@ -56,6 +72,7 @@ class Section:
       conclusive: whether the finding answers the analysis' question, so that it may head the page.
       details: further sentences, a paragraph each.
       fits: "family/convention" -> fit; they go to fits.json under "name/family/convention".
+      measures: name -> number, for the experiment's claims ("ANALYSIS/NAME").
       warnings: what a reader must know before believing the finding.
     """
 
@@ -68,4 +85,5 @@ class Section:
     charts: Sequence[Chart] = ()
     grids: Sequence[Grid] = ()
     fits: dict[str, FitResult] = field(default_factory=dict)
+    measures: dict[str, Measure] = field(default_factory=dict)
     warnings: Sequence[str] = ()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lmscale.sweep.claims import Claim
 from lmscale.sweep.store import Store
 
 __all__ = ["Study"]
@@ -46,6 +47,11 @@ class Study:
         if "family" not in table:
             table = table.assign(family=table["architecture"])
         return cls(experiment, table, results, metrics)
+
+    @property
+    def claims(self) -> list[Claim]:
+        """What the experiment set out to test."""
+        return [Claim.from_json(values) for values in self.experiment.get("claims", [])]
 
     @property
     def families(self) -> list[str]:

@@ -1,5 +1,6 @@
 """Grids of runs, the plan, its execution and the store of results."""
 
+from lmscale.sweep.claims import Claim
 from lmscale.sweep.experiment import Experiment, ExperimentError, Run, load_scales
 from lmscale.sweep.grids import isoflop_grid, make_run, product, width_rule
 from lmscale.sweep.shapes import (
@@ -11,6 +12,7 @@ from lmscale.sweep.shapes import (
 from lmscale.sweep.store import Store, StoreError
 
 __all__ = [
+    "Claim",
     "Experiment",
     "ExperimentError",
     "Run",

@@ -14,7 +14,7 @@ from lmscale.files import write_atomically
 from lmscale.parallel import make_mesh
 from lmscale.progress import progress
 from lmscale.spec import EvalSpec
-from lmscale.sweep.plan import Pack, Plan
+from lmscale.sweep.plan import Pack, Plan, branch_steps
 from lmscale.sweep.store import ENDED, Store
 from lmscale.training.evaluation import Evaluator
 from lmscale.training.feed import Feed
@@ -48,6 +48,7 @@ def execute(
     Raises:
       Preempted: when `stop` said so; every state is saved.
     """
+    kept_steps = branch_steps([run for pack in plan.packs for run in pack.runs])
     corpora: dict[str, Corpus] = {}
     feeds: dict[tuple, Feed] = {}
 
@@ -60,7 +61,7 @@ def execute(
         for number, pack in enumerate(plan.packs, 1):
             folders = [store.folder(run) for run in pack.runs]
             left = [folder for folder in folders if folder.result() is None]
-            cost_left = sum(flops.training_flops(folder.spec, "exact") for folder in left)
+            cost_left = sum(flops.own_flops(folder.spec) for folder in left)
             bar.update(pack.flops - cost_left)
             if not left:
                 continue
@@ -92,6 +93,7 @@ def execute(
                     left,
                     feeds[feed_key],
                     Evaluator(program, eval_corpus),
+                    kept_steps=kept_steps,
                     checkpoint_seconds=checkpoint_seconds,
                     on_progress=bar.update,
                     stop=stop,

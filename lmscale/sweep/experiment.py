@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 from lmscale.data import Corpus
 from lmscale.spec import DataSpec, EvalSpec, RunSpec
+from lmscale.sweep.claims import Claim
 
 #: Package that the folder experiments/ is installed as.
 PACKAGE = "lmscale_experiments"
@@ -50,6 +51,8 @@ class Experiment:
     title: ClassVar[str] = ""
     #: Names of the analyses of `lmscale.report` that read the results, in the order of the page.
     analyses: ClassVar[tuple[str, ...]] = ()
+    #: What the paper found; the report opens with a verdict on each.
+    claims: ClassVar[tuple[Claim, ...]] = ()
 
     vocab_size: int = dataclasses.field(
         default=4096, metadata={"help": "vocabulary of the built-in corpus (others bring theirs)"}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lmscale import flops
@@ -89,20 +89,52 @@ def make_plan(runs: Sequence[Run], devices: Devices, *, n_slots: int | None = No
         _make_pack(tuple(members), devices, n_slots)
         for _, members in itertools.groupby(ordered, key=group)
     ]
-    return Plan(devices, tuple(sorted(packs, key=lambda pack: (pack.flops, repr(pack.key)))))
+    by_id = {run.spec.run_id: run for run in unique}
+
+    def order(pack: Pack) -> tuple:
+        # Runs come after those that they start from; within a pack the loop sees to it.
+        generation = max(len(_ancestors(run, by_id)) for run in pack.runs)
+        return generation, pack.flops, repr(pack.key)
+
+    return Plan(devices, tuple(sorted(packs, key=order)))
 
 
 def shard_runs(runs: Sequence[Run], index: int, count: int) -> list[Run]:
-    """Shard number `index` of `count`: equal shares of the cost, each run in exactly one shard."""
+    """Shard number `index` of `count`: equal shares of the cost, each run in exactly one shard.
+
+    A run goes where the run is that it starts from.
+    """
     loads = [0.0] * count
     shards: list[list[Run]] = [[] for _ in range(count)]
-    costs = {run.spec.hash: (flops.training_flops(run.spec, "exact"), run) for run in runs}
-    for key in sorted(costs, key=lambda key: (-costs[key][0], key)):
-        cost, run = costs[key]
+    by_id = {run.spec.run_id: run for run in runs}
+    trees: dict[str, list[Run]] = {}
+    for run in by_id.values():
+        root = (_ancestors(run, by_id) or [run])[-1]
+        trees.setdefault(root.spec.hash, []).append(run)
+    costs = {root: sum(flops.own_flops(run.spec) for run in tree) for root, tree in trees.items()}
+    for root in sorted(trees, key=lambda root: (-costs[root], root)):
         least = min(range(count), key=lambda i: (loads[i], i))
-        loads[least] += cost
-        shards[least].append(run)
+        loads[least] += costs[root]
+        shards[least] += trees[root]
     return shards[index]
+
+
+def branch_steps(runs: Sequence[Run]) -> dict[str, set[int]]:
+    """Run -> the steps at which others of the runs start from it."""
+    kept: dict[str, set[int]] = {}
+    for run in runs:
+        if run.spec.start:
+            kept.setdefault(run.spec.start.run, set()).add(run.spec.start.step)
+    return kept
+
+
+def _ancestors(run: Run, by_id: Mapping[str, Run]) -> list[Run]:
+    """The run that a run starts from, the one that that one starts from, and so on."""
+    found = []
+    while run.spec.start and run.spec.start.run in by_id:
+        run = by_id[run.spec.start.run]
+        found.append(run)
+    return found
 
 
 def run_memory(spec: RunSpec, micro_batch: int) -> tuple[float, float]:
@@ -137,9 +169,9 @@ def _make_pack(runs: tuple[Run, ...], devices: Devices, n_slots: int | None) -> 
             by_work = FILLING_TOKENS // spec.batch_tokens
             per_device = max(1, min(by_memory, by_work, math.ceil(len(runs) / run_axis)))
         n_slots = run_axis * per_device
-    total = math.fsum(flops.training_flops(run.spec, "exact") for run in runs)
+    total = math.fsum(flops.own_flops(run.spec) for run in runs)
     speed = devices.peak_flops * devices.utilisation * run_axis * data
-    chunk = DISPATCH_SECONDS * speed * spec.steps / (flops.training_flops(spec, "exact") * n_slots)
+    chunk = DISPATCH_SECONDS * speed / (flops.step_flops(spec) * n_slots)
     longest = max(run.spec.steps for run in runs)
     return Pack(
         key=ProgramKey.of(spec),
@@ -184,6 +216,8 @@ def _mesh(
 
 def _micro_batch(spec: RunSpec, devices: Devices, data: int, capacity: float) -> int:
     """The largest piece of the batch whose activations fit the cache (CPU) or the memory."""
+    if spec.noise_pieces:
+        return spec.batch_size // spec.noise_pieces
     pieces = [d for d in range(data, spec.batch_size + 1, data) if spec.batch_size % d == 0]
     if devices.kind == "cpu":
         # An LSTM's time scan costs by its steps, not by its rows, so it takes the batch whole.

@@ -83,6 +83,7 @@ class Store:
                 "command": command,
                 "title": experiment.title,
                 "analyses": list(experiment.analyses),
+                "claims": [claim.to_json() for claim in experiment.claims],
                 "fields": {k: v for k, v in vars(experiment).items()},
                 "corpus": {
                     "name": corpus.name,
@@ -199,10 +200,16 @@ def _row(folder: RunFolder, labels: dict[str, Any]) -> dict[str, Any]:
         "steps": spec.steps,
         "seed": spec.seed,
         "peak_lr": spec.optimizer.peak_lr,
-        "tokens": spec.n_tokens,
+        "batch_tokens": spec.batch_tokens,
+        "unique_tokens": spec.data.subset_tokens or math.nan,
+        "evaluated_step": result.get("evaluated_step") or math.nan,
+        "tokens": result.get("tokens", spec.n_tokens),
         "n_params": flops.n_params(model, "kaplan"),
         **{f"params_{c}": flops.n_params(model, c) for c in flops.CONVENTIONS},
-        **{f"flops_{c}": flops.training_flops(spec, c) for c in flops.CONVENTIONS},
+        **{
+            f"flops_{c}": result.get("flops", {}).get(c, flops.training_flops(spec, c))
+            for c in flops.CONVENTIONS
+        },
         "loss": losses.get(first, math.nan),
         "bits_per_byte": bits.get(first, math.nan),
         "train_loss": result.get("train_loss") or math.nan,

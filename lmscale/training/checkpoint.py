@@ -13,13 +13,18 @@ from etils import epath
 
 
 class Checkpoints:
-    """The checkpoints of one run. Saving returns as soon as the arrays are copied."""
+    """The checkpoints of one run. Saving returns as soon as the arrays are copied.
 
-    def __init__(self, folder: epath.PathLike):
+    Args:
+      folder: theirs alone.
+      keep_all: keeps every step saved, where otherwise the newest replaces the others.
+    """
+
+    def __init__(self, folder: epath.PathLike, *, keep_all: bool = False):
         self._manager = ocp.CheckpointManager(
             epath.Path(folder),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=1, create=True, cleanup_tmp_directories=True
+                max_to_keep=None if keep_all else 1, create=True, cleanup_tmp_directories=True
             ),
         )
 
@@ -27,8 +32,12 @@ class Checkpoints:
         """The step of the newest complete checkpoint."""
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """The steps of all complete checkpoints."""
+        return list(self._manager.all_steps())
+
     def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
-        """Saves a pytree of arrays and a JSON-ready dictionary; the older checkpoint then goes."""
+        """Saves a pytree of arrays and a JSON-ready dictionary."""
         self._manager.save(
             step,
             args=ocp.args.Composite(

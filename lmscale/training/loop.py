@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ from lmscale.training.checkpoint import Checkpoints
 from lmscale.training.evaluation import Evaluator
 from lmscale.training.feed import Feed
 from lmscale.training.run_folder import RunFolder
-from lmscale.training.step import Program, State, hyperparameters
+from lmscale.training.step import METRICS, Program, State, hyperparameters
 
 #: The training loss of a result is the mean over this last share of the steps (Porian et al. 2024).
 SMOOTHED_SHARE = 0.05
@@ -50,9 +50,14 @@ class _Slot:
     order: Any
     step: int
     seconds: float
+    #: Steps whose state other runs start from.
+    kept: frozenset[int]
+    step_flops: float
+    #: Whether early stopping had ended the run when it was killed.
+    stopped: bool
     started: float = field(default_factory=time.monotonic)
-    #: (loss, grad_norm, lr) of the steps since the last record.
-    window: list[tuple[float, float, float]] = field(default_factory=list)
+    #: What the program measures (`METRICS`) at each step since the last record.
+    window: list[tuple[float, ...]] = field(default_factory=list)
     last_record: float = field(default_factory=time.monotonic)
     saved_step: int = -1
     ended: bool = False
@@ -62,11 +67,19 @@ class _Slot:
         return self.folder.spec
 
     def next_event(self) -> int:
-        """The next step at which this run evaluates or ends."""
-        every = self.spec.eval_every
-        if every is None:
-            return self.spec.steps
-        return min(self.spec.steps, (self.step // every + 1) * every)
+        """The next step at which this run evaluates, is kept or ends."""
+        if self.stopped:
+            return self.step
+        every, last = self.spec.eval_every, self.spec.steps
+        regular = last if every is None else (self.step // every + 1) * every
+        chosen = (step for step in (*self.spec.eval_steps, *self.kept) if step > self.step)
+        return min(last, regular, *chosen)
+
+    def evaluates(self) -> bool:
+        """Whether an evaluation is due at this step."""
+        spec = self.spec
+        regular = spec.eval_every is not None and self.step % spec.eval_every == 0
+        return regular or self.step in spec.eval_steps or self.step == spec.steps
 
     def trained_seconds(self) -> float:
         return self.seconds + time.monotonic() - self.started
@@ -78,6 +91,7 @@ def train_pack(
     feed: Feed,
     evaluator: Evaluator,
     *,
+    kept_steps: Mapping[str, Collection[int]] | None = None,
     checkpoint_seconds: float = 60.0,
     on_progress: Callable[[float, str], None] = lambda flops, note: None,
     stop: Callable[[], bool] = lambda: False,
@@ -86,9 +100,11 @@ def train_pack(
 
     Args:
       program: built for the key that all runs share.
-      folders: the runs; they enter the slots in this order.
+      folders: the runs; they enter the slots in this order, but a run that starts from another
+        waits for it.
       feed: their training tokens.
       evaluator: their evaluation sets.
+      kept_steps: run -> the steps at which other runs start from it.
       checkpoint_seconds: at most this much work is lost to a kill.
       on_progress: called with the training FLOPs (exact convention) done since the last call, and
         a note; work that a checkpoint had already counts when its run enters a slot.
@@ -97,7 +113,7 @@ def train_pack(
     Raises:
       Preempted: see `stop`.
     """
-    pack = _Pack(program, feed, evaluator, on_progress)
+    pack = _Pack(program, feed, evaluator, on_progress, kept_steps or {})
     queue = list(folders)
     last_save = time.monotonic()
     try:
@@ -105,6 +121,8 @@ def train_pack(
             pack.fill(queue)
             slots = pack.slots()
             if not slots:
+                for folder in queue:
+                    pack.give_up(folder)
                 return
             events = [slot.next_event() for slot in slots]
             n_steps = min(
@@ -130,11 +148,19 @@ def train_pack(
 class _Pack:
     """The device state of a pack and the slots' bookkeeping."""
 
-    def __init__(self, program: Program, feed: Feed, evaluator: Evaluator, on_progress: Callable):
+    def __init__(
+        self,
+        program: Program,
+        feed: Feed,
+        evaluator: Evaluator,
+        on_progress: Callable,
+        kept_steps: Mapping[str, Collection[int]],
+    ):
         self._program = program
         self._feed = feed
         self._evaluate = evaluator
         self._on_progress = on_progress
+        self._kept_steps = kept_steps
         self._state: State = program.empty()
         self._slots: list[_Slot | None] = [None] * program.n_slots
         self._hyper = None
@@ -145,11 +171,13 @@ class _Pack:
         return [slot for slot in self._slots if slot is not None]
 
     def fill(self, queue: list[RunFolder]) -> None:
-        """Puts the next runs of the queue into free slots."""
+        """Puts the next runs of the queue that can start into free slots."""
         fresh = []
         for index in range(len(self._slots)):
-            while self._slots[index] is None and queue:
-                slot = self._enter(index, queue.pop(0))
+            folder = next((f for f in queue if _can_start(f)), None)
+            if self._slots[index] is None and folder is not None:
+                queue.remove(folder)
+                slot = self._enter(index, folder)
                 self._slots[index] = slot
                 if slot.step == 0:
                     fresh.append(slot)
@@ -165,11 +193,18 @@ class _Pack:
         self._evaluate.check(spec)
         checkpoints = Checkpoints(folder.checkpoints)
         step, seconds, window = checkpoints.latest() or 0, folder.status()["seconds"], []
+        saved_step = step
+        begin = spec.start.step if spec.start else 0
         if step:
             one, extra = checkpoints.restore(step, self._program.abstract_run)
-            self._state = self._program.put(self._state, np.int32(index), one)
             window = [tuple(row) for row in extra["window"]]
-            self._on_progress(step * _flops_per_step(spec), folder.path.name)
+        elif spec.start:
+            step = begin
+            one = _restore_branch(folder, self._program.abstract_run)
+        if step:
+            self._state = self._program.put(self._state, np.int32(index), one)
+        step_flops = flops.step_flops(spec)
+        self._on_progress((step - begin) * step_flops, folder.path.name)
         folder.cut_metrics(step)
         folder.write_status("running", step=step, seconds=seconds)
         self._hyper = None
@@ -180,9 +215,30 @@ class _Pack:
             order=self._feed.order(spec),
             step=step,
             seconds=seconds,
+            kept=frozenset(self._kept_steps.get(folder.path.name, ())),
+            step_flops=step_flops,
+            stopped=bool(saved_step) and _falls_no_more(folder),
             window=window,
-            saved_step=step,
+            saved_step=saved_step,
         )
+
+    def give_up(self, folder: RunFolder) -> None:
+        """Writes down why a run cannot start from the run that its spec names."""
+        spec, trunk = folder.spec, folder.trunk()
+        ended = (trunk.result() or {}).get("status")
+        self._on_progress(flops.own_flops(spec), folder.path.name)
+        if ended == "diverged":
+            reason = f"the run that it starts from, {spec.start.run}, diverged"
+            folder.write_result(result(folder, "diverged", reason, self._device_kind(), 0))
+            folder.write_status("diverged", step=0, seconds=0.0, reason=reason)
+            return
+        reason = f"{spec.start.run}, which it starts from, kept no state at step {spec.start.step}"
+        if ended == "done":
+            reason += ": delete that run's folder to train it again"
+        folder.write_status("failed", step=0, seconds=0.0, reason=reason)
+
+    def _device_kind(self) -> str:
+        return self._program.mesh.devices.flat[0].device_kind
 
     def dispatch(self, n_steps: int) -> None:
         """Queues `n_steps` steps of every slot, then reads the numbers of the dispatch before."""
@@ -196,7 +252,7 @@ class _Pack:
         self._unread = (metrics, [(slot, slot.step) for slot in self.slots()], n_steps)
         for slot in self.slots():
             slot.step += n_steps
-            self._on_progress(n_steps * _flops_per_step(slot.spec), slot.folder.path.name)
+            self._on_progress(n_steps * slot.step_flops, slot.folder.path.name)
 
     def _hyperparameters(self) -> dict[str, np.ndarray]:
         if self._hyper is None:
@@ -219,10 +275,10 @@ class _Pack:
         self._unread = None
         metrics = {name: np.asarray(values)[:n_steps] for name, values in metrics.items()}
         for slot, before in slots:
-            columns = [metrics[k][:, slot.index].tolist() for k in ("loss", "grad_norm", "lr")]
+            columns = [metrics[k][:, slot.index].tolist() for k in METRICS if k in metrics]
             self._record(slot, before, list(zip(*columns, strict=True)))
 
-    def _record(self, slot: _Slot, before: int, rows: list[tuple[float, float, float]]) -> None:
+    def _record(self, slot: _Slot, before: int, rows: list[tuple[float, ...]]) -> None:
         """Adds the numbers of consecutive steps; a run whose loss is not finite ends here."""
         spec, records = slot.spec, []
         every = log_interval(spec.steps)
@@ -241,29 +297,49 @@ class _Pack:
         spec, n = slot.spec, len(slot.window)
         now = time.monotonic()
         seconds, slot.last_record = max(now - slot.last_record, 1e-9), now
+        loss, grad_norm, lr, *piece = zip(*slot.window, strict=True)
+        noise = {}
+        if piece:
+            # Means of |G_b|^2 of pieces and |G_B|^2 of whole batches: the parts of the noise scale.
+            noise["grad_squared"] = math.fsum(norm**2 for norm in grad_norm) / n
+            noise["piece_grad_squared"] = math.fsum(piece[0]) / n
         return {
-            **_place(spec, step),
-            "loss": math.fsum(row[0] for row in slot.window) / n,
-            "grad_norm": math.fsum(row[1] for row in slot.window) / n,
-            "lr": slot.window[-1][2],
+            **_place(slot, step),
+            "loss": math.fsum(loss) / n,
+            "grad_norm": math.fsum(grad_norm) / n,
+            "lr": lr[-1],
+            **noise,
             "steps_averaged": n,
             "tokens_per_second": n * spec.batch_tokens / seconds,
         }
 
     def event(self, slot: _Slot) -> None:
-        """Evaluates a run, and ends it after its last step."""
+        """Keeps a run's state, evaluates it, ends it: whatever is due at its step."""
         self._read()
         if slot.ended:
+            return
+        if slot.step in slot.kept:
+            self._keep(slot)
+        if not slot.evaluates():
             return
         # A run killed between its last checkpoint and its result has been evaluated already.
         if not any("eval" in r and r["step"] == slot.step for r in slot.folder.metrics()):
             losses = self._evaluate(self._state, slot.index, slot.spec)
-            slot.folder.append_metrics([{**_place(slot.spec, slot.step), "eval": losses}])
-        if slot.step < slot.spec.steps:
+            slot.folder.append_metrics([{**_place(slot, slot.step), "eval": losses}])
+        if slot.step < slot.spec.steps and not _falls_no_more(slot.folder):
             return
         self._checkpoint(slot)
         slot.checkpoints.wait()
+        self._on_progress((slot.spec.steps - slot.step) * slot.step_flops, slot.folder.path.name)
         self._end(slot, "done", None)
+
+    def _keep(self, slot: _Slot) -> None:
+        """Saves the state that other runs start from."""
+        branches = Checkpoints(slot.folder.branches, keep_all=True)
+        if slot.step not in branches.steps():
+            branches.save(slot.step, self._program.take(self._state, np.int32(slot.index)), {})
+            branches.wait()
+        branches.close()
 
     def _checkpoint(self, slot: _Slot) -> None:
         if slot.saved_step != slot.step:
@@ -272,15 +348,14 @@ class _Pack:
             slot.saved_step = slot.step
 
     def _end_diverged(self, slot: _Slot, step: int, loss: float) -> None:
-        self._on_progress(
-            (slot.spec.steps - slot.step) * _flops_per_step(slot.spec), slot.folder.path.name
-        )
+        self._on_progress((slot.spec.steps - slot.step) * slot.step_flops, slot.folder.path.name)
         slot.step = step
         self._end(slot, "diverged", f"the training loss is {loss} at step {step}")
 
     def _end(self, slot: _Slot, status: str, reason: str | None) -> None:
-        device = self._program.mesh.devices.flat[0].device_kind
-        slot.folder.write_result(result(slot.folder, status, reason, device))
+        slot.folder.write_result(
+            result(slot.folder, status, reason, self._device_kind(), slot.step)
+        )
         slot.folder.write_status(
             status, step=slot.step, seconds=slot.trained_seconds(), reason=reason
         )
@@ -304,40 +379,88 @@ class _Pack:
             slot.checkpoints.close()
 
 
-def result(folder: RunFolder, status: str, reason: str | None, device: str) -> dict[str, Any]:
-    """The content of result.json: everything about a run that does not depend on the clock."""
+def result(
+    folder: RunFolder, status: str, reason: str | None, device: str, step: int
+) -> dict[str, Any]:
+    """The content of result.json: everything about a run that does not depend on the clock.
+
+    Tokens and FLOPs are those of the `step` updates made, with those of the run it started from.
+    The losses are those after the last update, or with early stopping the lowest.
+    """
     spec, records = folder.spec, folder.metrics()
     trained = [record for record in records if "loss" in record]
     evaluations = [record for record in records if "eval" in record]
-    done = status == "done"
-    final = evaluations[-1]["eval"] if done and evaluations else {}
+    final = None
+    if status == "done" and evaluations:
+        final = _lowest(evaluations) if spec.stopping else evaluations[-1]
+    losses = final["eval"] if final else {}
+    share = step / spec.steps
     return {
         "run": folder.path.name,
         "status": status,
         "reason": reason,
         "params": {c: flops.n_params(spec.model, c) for c in flops.CONVENTIONS},
-        "tokens": spec.n_tokens,
-        "steps": spec.steps,
-        "flops": {c: flops.training_flops(spec, c) for c in flops.CONVENTIONS},
+        "tokens": step * spec.batch_tokens,
+        "steps": step,
+        "flops": {c: share * flops.training_flops(spec, c) for c in flops.CONVENTIONS},
         "operations": {
             name: dataclasses.asdict(operation)
             for name, operation in flops.operations(spec.model).items()
         },
-        "train_loss": _smoothed(trained, spec.steps) if done else None,
-        "losses": {name: values["loss"] for name, values in final.items()},
-        "bits_per_byte": {name: values["bits_per_byte"] for name, values in final.items()},
-        "loss_by_position": {name: values["by_position"] for name, values in final.items()},
+        "train_loss": _smoothed(trained, step) if status == "done" else None,
+        "evaluated_step": final["step"] if final else None,
+        "losses": {name: values["loss"] for name, values in losses.items()},
+        "bits_per_byte": {name: values["bits_per_byte"] for name, values in losses.items()},
+        "loss_by_position": {name: values["by_position"] for name, values in losses.items()},
         "evaluations": evaluations,
         "device": device,
     }
 
 
-def _place(spec: RunSpec, step: int) -> dict[str, Any]:
+def _can_start(folder: RunFolder) -> bool:
+    """Whether a run waits for no other."""
+    start = folder.spec.start
+    if start is None or folder.checkpoints.exists():
+        return True
+    branches = folder.trunk().branches
+    if not (branches / str(start.step)).exists():
+        return False
+    kept = Checkpoints(branches, keep_all=True)
+    complete = start.step in kept.steps()
+    kept.close()
+    return complete
+
+
+def _restore_branch(folder: RunFolder, like: State) -> State:
+    kept = Checkpoints(folder.trunk().branches, keep_all=True)
+    state = kept.restore(folder.spec.start.step, like)[0]
+    kept.close()
+    return state
+
+
+def _first_loss(record: dict[str, Any]) -> float:
+    return next(iter(record["eval"].values()))["loss"]
+
+
+def _lowest(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
+    return min(evaluations, key=_first_loss)
+
+
+def _falls_no_more(folder: RunFolder) -> bool:
+    """Whether early stopping ends a run: the last `patience` evaluations brought no lower loss."""
+    evaluations = [record for record in folder.metrics() if "eval" in record]
+    if folder.spec.stopping is None or not evaluations:
+        return False
+    since = len(evaluations) - 1 - evaluations.index(_lowest(evaluations))
+    return since >= folder.spec.stopping.patience
+
+
+def _place(slot: _Slot, step: int) -> dict[str, Any]:
     """How far a run is: the start of every record."""
     return {
         "step": step,
-        "tokens": step * spec.batch_tokens,
-        "flops": step * _flops_per_step(spec),
+        "tokens": step * slot.spec.batch_tokens,
+        "flops": step * slot.step_flops,
     }
 
 
@@ -345,7 +468,3 @@ def _smoothed(records: list[dict[str, Any]], steps: int) -> float:
     last = [r for r in records if r["step"] > (1 - SMOOTHED_SHARE) * steps] or records[-1:]
     total = sum(r["steps_averaged"] for r in last)
     return math.fsum(r["loss"] * r["steps_averaged"] for r in last) / total
-
-
-def _flops_per_step(spec: RunSpec) -> float:
-    return flops.training_flops(spec, "exact") / spec.steps

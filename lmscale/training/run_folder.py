@@ -41,6 +41,15 @@ class RunFolder:
     def checkpoints(self) -> epath.Path:
         return self.path / "checkpoints"
 
+    @property
+    def branches(self) -> epath.Path:
+        """States that other runs start from, kept for good."""
+        return self.path / "branches"
+
+    def trunk(self) -> RunFolder:
+        """The folder of the run that this one starts from."""
+        return RunFolder.open(self.path.parent / self.spec.start.run)
+
     def status(self) -> dict[str, Any]:
         """status.json; a run that has not been started is pending."""
         return read_json(self.path / "status.json") or {

@@ -24,6 +24,8 @@ from lmscale.training.schedule import learning_rate, schedule_hyperparameters
 
 #: A pytree of one run's {"params", "opt", "step"}; a pack's has a leading run axis everywhere.
 State = Any
+#: What a step measures, in this order; the last only with `RunSpec.noise_pieces`.
+METRICS = ("loss", "grad_norm", "lr", "piece_grad_squared")
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,17 @@ class ProgramKey:
     optimizer: str
     compute_dtype: str
     batch_size: int
+    noise_pieces: int | None = None
 
     @classmethod
     def of(cls, spec: RunSpec) -> ProgramKey:
-        return cls(spec.model, spec.optimizer.name, spec.compute_dtype, spec.batch_size)
+        return cls(
+            spec.model,
+            spec.optimizer.name,
+            spec.compute_dtype,
+            spec.batch_size,
+            spec.noise_pieces,
+        )
 
 
 def hyperparameters(spec: RunSpec) -> dict[str, float | int]:
@@ -73,8 +82,8 @@ class Program:
     """The compiled functions that train a pack of `n_slots` runs on a mesh.
 
     reset(state, seeds [R], mask [R]) -> state with the masked slots freshly initialised
-    train(state, hyper, data, n_steps, active [R]) -> state, {"loss", "grad_norm", "lr"} each
-      [chunk_steps, R], of which the first n_steps rows are filled. `data` is {"corpus" [T],
+    train(state, hyper, data, n_steps, active [R]) -> state, {name of METRICS: [chunk_steps, R]}, of
+      which the first n_steps rows are filled. `data` is {"corpus" [T],
       "indices" [chunk_steps, R, B]} or {"windows" [chunk_steps, R, B, n_ctx + 1]}. Slots that are
       not active keep their state.
     evaluate(state, windows [n, eval_batch, n_ctx + 1], weights [n, eval_batch]) -> mean loss by
@@ -113,13 +122,15 @@ def build_program(
       mesh: axes run, data, model.
       chunk_steps: most optimizer steps a dispatch.
       micro_batch: sequences per gradient accumulation step (all of the batch when None); must
-        divide the batch size. It changes a result only by rounding.
+        divide the batch size. It changes a result only by rounding. Where the noise scale is
+        measured the pieces are `key.noise_pieces`.
       attention: see `lmscale.models.build_model`.
     """
     micro_batch = key.batch_size if micro_batch is None else micro_batch
     if key.batch_size % micro_batch:
         raise ValueError(f"micro_batch {micro_batch} must divide batch_size {key.batch_size}")
-    n_accumulate = key.batch_size // micro_batch
+    n_accumulate = key.noise_pieces or key.batch_size // micro_batch
+    micro_batch = key.batch_size // n_accumulate
 
     def build(rngs: nnx.Rngs):
         return build_model(key.model, rngs, dtype=key.compute_dtype, attention=attention)
@@ -134,21 +145,23 @@ def build_program(
         return token_losses(logits, windows[:, 1:]).mean()
 
     def gradient(params, windows: jax.Array, dropout_key):
+        """Mean loss, its gradient, and the mean of the pieces' squared gradient norms."""
         if n_accumulate == 1:
-            return jax.value_and_grad(mean_loss)(params, windows, dropout_key)
+            return *jax.value_and_grad(mean_loss)(params, windows, dropout_key), None
         # Strided pieces, so that a batch that is split over devices stays where it is.
         pieces = windows.reshape(micro_batch, n_accumulate, -1).swapaxes(0, 1)
 
         def piece(total, xs):
             windows, index = xs
             piece_key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
-            return jax.tree.map(
-                jnp.add, total, jax.value_and_grad(mean_loss)(params, windows, piece_key)
-            ), None
+            loss_and_grads = jax.value_and_grad(mean_loss)(params, windows, piece_key)
+            squared = optax.tree.norm(loss_and_grads[1], squared=True) if key.noise_pieces else None
+            return jax.tree.map(jnp.add, total, loss_and_grads), squared
 
         zero = jax.tree.map(jnp.zeros_like, (jnp.float32(0), params))
-        total = jax.lax.scan(piece, zero, (pieces, jnp.arange(n_accumulate)))[0]
-        return jax.tree.map(lambda x: x / n_accumulate, total)
+        total, squared = jax.lax.scan(piece, zero, (pieces, jnp.arange(n_accumulate)))
+        loss, grads = jax.tree.map(lambda x: x / n_accumulate, total)
+        return loss, grads, squared.mean() if key.noise_pieces else None
 
     def train_one(state: State, hyper, windows: jax.Array, active: jax.Array):
         dropout_key = None
@@ -156,7 +169,7 @@ def build_program(
             # Another stream than the one that initialises the parameters.
             stream = jax.random.fold_in(jax.random.key(hyper["seed"]), 1)
             dropout_key = jax.random.fold_in(stream, state["step"])
-        loss, grads = gradient(state["params"], windows, dropout_key)
+        loss, grads, piece_squared = gradient(state["params"], windows, dropout_key)
         lr = learning_rate(state["step"], hyper)
         optimizer = make_optimizer(key.optimizer, lr, hyper)
         updates, opt = optimizer.update(grads, state["opt"], state["params"])
@@ -166,15 +179,14 @@ def build_program(
             "step": state["step"] + 1,
         }
         new = jax.tree.map(lambda a, b: jnp.where(active, a, b), new, state)
-        return new, {"loss": loss, "grad_norm": optax.tree.norm(grads), "lr": lr}
+        measured = (loss, optax.tree.norm(grads), lr, piece_squared)
+        return new, dict(zip(metrics, measured, strict=False))
 
+    metrics = METRICS if key.noise_pieces else METRICS[:-1]
     packed_step = jax.vmap(train_one, spmd_axis_name="run")
 
     def train(state: State, hyper, data, n_steps: jax.Array, active: jax.Array):
-        buffers = {
-            name: jnp.zeros((chunk_steps, n_slots), jnp.float32)
-            for name in ("loss", "grad_norm", "lr")
-        }
+        buffers = {name: jnp.zeros((chunk_steps, n_slots), jnp.float32) for name in metrics}
 
         def body(i, carry):
             state, buffers = carry
@@ -182,8 +194,8 @@ def build_program(
                 windows = data["windows"][i]
             else:
                 windows = gather_on_device(data["corpus"], data["indices"][i], key.model.n_ctx)
-            state, metrics = packed_step(state, hyper, windows, active)
-            return state, {name: buffers[name].at[i].set(metrics[name]) for name in buffers}
+            state, measured = packed_step(state, hyper, windows, active)
+            return state, {name: buffers[name].at[i].set(measured[name]) for name in buffers}
 
         return jax.lax.fori_loop(0, n_steps, body, (state, buffers))
 

@@ -224,7 +224,7 @@ def _write_run(folder: RunFolder, loss: float, status: str) -> None:
             ]
         )
     if status in ("done", "diverged"):
-        folder.write_result(result(folder, status, reason, "cpu"))
+        folder.write_result(result(folder, status, reason, "cpu", last))
     folder.write_status(status, step=last, seconds=12.5, reason=reason)
 
 
