@@ -2,6 +2,16 @@
 
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
 from lmscale.report.study import Study
-from lmscale.report.write import ANALYSES, write_report
+from lmscale.report.write import analyse, analysis_names, write_report
 
-__all__ = ["ANALYSES", "Chart", "Grid", "KeyNumber", "Measure", "Section", "Study", "write_report"]
+__all__ = [
+    "Chart",
+    "Grid",
+    "KeyNumber",
+    "Measure",
+    "Section",
+    "Study",
+    "analyse",
+    "analysis_names",
+    "write_report",
+]

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Callable
+import pkgutil
 from typing import Any
 
 from etils import epath
 
 from lmscale.files import write_atomically
-from lmscale.report import curves, isoflop, position, size
+from lmscale.report import analyses
 from lmscale.report.page import page
 from lmscale.report.section import Section
 from lmscale.report.study import Study
 from lmscale.sweep.store import Store
 
-__all__ = ["ANALYSES", "write_report"]
+__all__ = ["analyse", "analysis_names", "write_report"]
 
-#: Name in an experiment's `analyses` -> a pure function from the store's data to a section.
-ANALYSES: dict[str, Callable[[Study], Section]] = {
-    "isoflop": isoflop.analyse,
-    "size": size.analyse,
-    "position": position.analyse,
-    "curves": curves.analyse,
-}
+
+def analysis_names() -> list[str]:
+    """What an experiment may name in its `analyses`."""
+    return sorted(module.name for module in pkgutil.iter_modules(analyses.__path__))
 
 
 def write_report(store: Store) -> epath.Path:
@@ -37,7 +35,7 @@ def write_report(store: Store) -> epath.Path:
       The path of report.html.
     """
     study = Study.read(store)
-    sections = [_analyse(name, study) for name in study.experiment.get("analyses", [])]
+    sections = [analyse(name, study) for name in study.experiment.get("analyses", [])]
     (store.path / "figures").mkdir(parents=True, exist_ok=True)
     for section in sections:
         for chart in section.charts:
@@ -48,13 +46,15 @@ def write_report(store: Store) -> epath.Path:
     return store.path / "report.html"
 
 
-def _analyse(name: str, study: Study) -> Section:
-    if name in ANALYSES:
-        return ANALYSES[name](study)
+def analyse(name: str, study: Study) -> Section:
+    """One analysis of a study's data."""
+    names = analysis_names()
+    if name in names:
+        return importlib.import_module(f"lmscale.report.analyses.{name}").analyse(study)
     return Section(
         name=name,
         title=name,
-        finding=f"This version of lmscale has no analysis {name!r}; it has {', '.join(ANALYSES)}.",
+        finding=f"This version of lmscale has no analysis {name!r}; it has {', '.join(names)}.",
     )
 
 

@@ -7,7 +7,7 @@ import planted_store as planted
 import pytest
 
 from lmscale import flops, laws
-from lmscale.report import ANALYSES, Study
+from lmscale.report import Study, analyse
 from lmscale.report.restate import budget_spread, native_convention, restate
 
 
@@ -19,7 +19,7 @@ def test_other_conventions_give_what_a_grid_made_in_them_would(tmp_path):
     """The same losses on a grid of equal kaplan FLOPs have this exponent; the old groups have not."""
     runs = planted.isoflop_runs(lstm=False, seeds=(0,))
     planted_study = study(tmp_path, runs, noise=0.0)
-    fit = ANALYSES["isoflop"](planted_study).fits["transformer/kaplan"]
+    fit = analyse("isoflop", planted_study).fits["transformer/kaplan"]
     law, rows = planted.Law(), []
     for profile in fit.details["profiles"]:
         for model in {run.spec.model for run in runs}:
@@ -69,8 +69,8 @@ def test_too_few_runs_to_restate_are_refused_in_words(tmp_path):
 def test_profiles_without_a_minimum_inside_are_shown_as_such(tmp_path):
     """A law whose best size lies far above the grid: every profile falls to its edge."""
     runs = planted.isoflop_runs(lstm=False, seeds=(0,), sizes=5)
-    section = ANALYSES["isoflop"](
-        study(tmp_path, runs, law=planted.Law(A=4000.0, alpha=0.4), noise=0.0)
+    section = analyse(
+        "isoflop", study(tmp_path, runs, law=planted.Law(A=4000.0, alpha=0.4), noise=0.0)
     )
     assert not section.conclusive
     assert "No exponent yet" in section.finding and "no interior minimum" in section.finding
@@ -88,16 +88,16 @@ def test_a_profile_whose_lowest_run_is_at_the_edge_is_flagged(tmp_path):
         profile.sort(key=lambda spec: flops.n_params(spec.model, "standard"))
         losses |= {spec.hash: base(spec) for spec in profile}
         losses[profile[0].hash] = min(map(base, profile)) - 0.002
-    section = ANALYSES["isoflop"](
-        study(tmp_path, runs, law=lambda spec: losses[spec.hash], noise=0.0)
+    section = analyse(
+        "isoflop", study(tmp_path, runs, law=lambda spec: losses[spec.hash], noise=0.0)
     )
     (minima,) = [grid for grid in section.grids if grid.caption.startswith("The minima")]
     assert any("lowest run at the edge" in row[5] for row in minima.rows)
 
 
 def test_two_families_are_compared_and_published_values_named(tmp_path):
-    section = ANALYSES["isoflop"](
-        study(tmp_path, planted.isoflop_runs(seeds=(0,), sizes=5), noise=0.002)
+    section = analyse(
+        "isoflop", study(tmp_path, planted.isoflop_runs(seeds=(0,), sizes=5), noise=0.002)
     )
     assert section.finding.startswith("The best Transformer for a budget grows as N ∝ C^0.")
     assert "for the LSTM the exponent is 0." in section.finding
@@ -122,7 +122,7 @@ def test_a_learning_rate_search_at_its_edge_is_a_warning(tmp_path):
 
 def test_noise_that_hides_the_exponent_is_said_to(tmp_path):
     runs = planted.isoflop_runs((1e12, 1.3e12, 1.7e12), lstm=False, seeds=(0,), sizes=5)
-    section = ANALYSES["isoflop"](study(tmp_path, runs, noise=0.01))
+    section = analyse("isoflop", study(tmp_path, runs, noise=0.01))
     low, high = section.fits["transformer/standard"].intervals["a"]
     assert low < 0 or high > 1
     assert section.finding.startswith("Too noisy to tell how the best Transformer grows")
@@ -131,4 +131,4 @@ def test_noise_that_hides_the_exponent_is_said_to(tmp_path):
 
 def test_an_experiment_without_budgets_has_no_profiles(tmp_path):
     runs = planted.size_runs(seeds=(0,), layers=())
-    assert "carry no budget" in ANALYSES["isoflop"](study(tmp_path, runs)).finding
+    assert "carry no budget" in analyse("isoflop", study(tmp_path, runs)).finding

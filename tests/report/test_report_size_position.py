@@ -4,8 +4,8 @@ import numpy as np
 import planted_store as planted
 import pytest
 
-from lmscale.report import ANALYSES, Study
-from lmscale.report.position import octave_means, stops_improving
+from lmscale.report import Study, analyse
+from lmscale.report.analyses.position import octave_means, stops_improving
 from lmscale.report.wording import si
 
 
@@ -24,12 +24,12 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def size(study):
-    return ANALYSES["size"](study)
+    return analyse("size", study)
 
 
 @pytest.fixture(scope="module")
 def position(study):
-    return ANALYSES["position"](study)
+    return analyse("position", study)
 
 
 def test_the_size_law_and_the_gap_come_back(size):
@@ -60,7 +60,7 @@ def test_the_ratio_of_sizes_is_that_of_the_laws(study, size):
 def test_two_sizes_are_no_law(tmp_path):
     runs = [run for run in planted.size_runs(layers=()) if run.spec.model.d_model < 48]
     store = planted.plant(tmp_path, runs, analyses=["size"], law=planted.SizeLaw())
-    section = ANALYSES["size"](Study.read(store))
+    section = analyse("size", Study.read(store))
     assert section.finding == "No law yet. Transformer: 2 sizes, and a power law needs 3."
     assert section.charts and not section.conclusive
     assert section.fits["transformer/kaplan"].n_used == 0
@@ -68,7 +68,7 @@ def test_two_sizes_are_no_law(tmp_path):
 
 def test_sizes_of_unequal_training_do_not_head_the_page(tmp_path):
     runs = planted.isoflop_runs((1e12, 3e12), lstm=False, seeds=(0,))
-    section = ANALYSES["size"](Study.read(planted.plant(tmp_path, runs, analyses=["size"])))
+    section = analyse("size", Study.read(planted.plant(tmp_path, runs, analyses=["size"])))
     assert not section.conclusive
     assert any("part of the trend is that of the data" in w for w in section.warnings)
 

@@ -11,7 +11,7 @@ import matplotlib
 import planted_store as planted
 import pytest
 
-from lmscale.report import ANALYSES, write_report
+from lmscale.report import analysis_names, write_report
 from lmscale.report.style import inline
 from lmscale.report.wording import with_interval
 
@@ -212,7 +212,7 @@ def test_a_store_in_which_everything_failed_still_has_its_page(tmp_path):
     store = planted.plant(
         tmp_path,
         planted.isoflop_runs(planted.BUDGETS[:2], seeds=(0,), sizes=3),
-        analyses=list(ANALYSES),
+        analyses=analysis_names(),
         status=lambda index, run: "failed",
     )
     write_report(store)
