@@ -1,0 +1,158 @@
+"""What ends, begins and measures a run: early stopping, branches, chosen evaluations, noise."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+from flax import nnx
+
+from lmscale.data import n_sequences, sequence_order
+from lmscale.data.loader import batch_indices, gather
+from lmscale.models import build_model
+from lmscale.spec import StartSpec, StoppingSpec
+from lmscale.sweep.devices import local_devices
+from lmscale.sweep.execute import execute
+from lmscale.sweep.experiment import Run
+from lmscale.sweep.plan import make_plan, shard_runs
+from lmscale.sweep.store import Store
+from lmscale.training.loss import token_losses
+from lmscale.training.step import ProgramKey, initial_state
+from tests.training.specs import run_spec
+
+TRUNK_SCHEDULE = {"name": "constant", "warmup_steps": 3}
+
+
+def train(path, corpus, *specs, n_slots=1):
+    """Trains the specs in a store at `path`; returns their results in the same order."""
+    store = Store(path)
+    runs = [Run(spec, {}) for spec in specs]
+    for run in runs:
+        store.folder(run).create()
+    execute(make_plan(runs, local_devices(), n_slots=n_slots), store, lambda name: corpus)
+    return [store.folder(run).result() for run in runs]
+
+
+def branching(corpus, step=6, steps=10):
+    """A trunk at a constant rate, its branch that cools down, and the same without the trunk."""
+    trunk = run_spec(corpus, schedule=TRUNK_SCHEDULE, steps=8)
+    whole = run_spec(
+        corpus,
+        schedule={"name": "cooldown", "warmup_steps": 3, "cooldown_steps": steps - step},
+        steps=steps,
+    )
+    start = StartSpec(run=trunk.run_id, step=step)
+    return trunk, dataclasses.replace(whole, start=start), whole
+
+
+def test_a_branch_equals_the_run_from_scratch_bit_for_bit(tmp_path, corpus):
+    trunk, branch, whole = branching(corpus)
+    alone, scratch = train(tmp_path / "apart", corpus, trunk, whole)
+    # The branch comes first and waits for its trunk, in the one slot there is.
+    branched, again = train(tmp_path / "together", corpus, branch, trunk)
+    for name in ("losses", "loss_by_position", "tokens", "flops", "steps"):
+        assert branched[name] == scratch[name], name
+    assert again["losses"] == alone["losses"]
+    store = Store(tmp_path / "together")
+    steps = [r["step"] for r in store.folder(Run(branch, {})).metrics()]
+    assert min(steps) == 7 and max(steps) == 10
+
+
+def test_a_branch_without_its_state_says_what_to_do(tmp_path, corpus):
+    trunk, branch, _ = branching(corpus)
+    train(tmp_path, corpus, trunk)
+    assert train(tmp_path, corpus, trunk, branch)[1] is None
+    status = Store(tmp_path).folder(Run(branch, {})).status()
+    assert status["status"] == "failed"
+    assert trunk.run_id in status["reason"] and "delete" in status["reason"]
+
+
+def test_a_branch_of_a_diverged_run_is_diverged(tmp_path, corpus):
+    trunk, branch, _ = branching(corpus)
+    wild = dataclasses.replace(
+        trunk, optimizer=dataclasses.replace(trunk.optimizer, peak_lr=1e30, grad_clip=None)
+    )
+    branch = dataclasses.replace(branch, start=StartSpec(run=wild.run_id, step=6))
+    ends = train(tmp_path, corpus, wild, branch)
+    assert [end["status"] for end in ends] == ["diverged", "diverged"]
+    assert wild.run_id in ends[1]["reason"]
+
+
+def test_shards_keep_branches_with_their_trunk(corpus):
+    trees = []
+    for seed in range(5):
+        trunk, branch, _ = branching(corpus)
+        trunk = dataclasses.replace(trunk, seed=seed)
+        start = StartSpec(run=trunk.run_id, step=6)
+        trees.append([trunk, dataclasses.replace(branch, seed=seed, start=start)])
+    runs = [Run(spec, {}) for tree in trees for spec in tree]
+    shards = [{run.spec for run in shard_runs(runs, i, 3)} for i in range(3)]
+    assert sum(map(len, shards)) == len(runs)
+    assert all(any(set(tree) <= shard for shard in shards) for tree in trees)
+
+
+def test_early_stopping_keeps_the_lowest_loss(tmp_path, corpus):
+    """A few sequences, seen again and again: the test loss turns up."""
+    spec = run_spec(corpus, steps=400, eval_every=10, stopping=StoppingSpec(patience=3))
+    spec = dataclasses.replace(spec, data=dataclasses.replace(spec.data, subset_tokens=200))
+    [stopped] = train(tmp_path, corpus, spec)
+    losses = [record["eval"]["valid"]["loss"] for record in stopped["evaluations"]]
+    best = int(np.argmin(losses))
+    assert stopped["status"] == "done"
+    assert stopped["losses"]["valid"] == losses[best]
+    assert stopped["evaluated_step"] == 10 * (best + 1)
+    assert len(losses) == best + 1 + 3
+    assert stopped["steps"] == 10 * len(losses) < 400
+    assert stopped["tokens"] == stopped["steps"] * spec.batch_tokens
+    # Killed after the last checkpoint and before the result: nothing is trained again.
+    folder = Store(tmp_path).folder(Run(spec, {}))
+    whole = (folder.path / "result.json").read_bytes()
+    (folder.path / "result.json").unlink()
+    folder.write_status("running", step=0, seconds=1.0)
+    train(tmp_path, corpus, spec)
+    assert (folder.path / "result.json").read_bytes() == whole
+
+
+def test_evaluations_at_chosen_steps(tmp_path, corpus):
+    spec = run_spec(corpus, eval_every=5, eval_steps=(1, 2, 7))
+    [result] = train(tmp_path, corpus, spec)
+    assert [r["step"] for r in result["evaluations"]] == [1, 2, 5, 7, 10, 12]
+    plain = train(tmp_path / "plain", corpus, run_spec(corpus))[0]
+    assert result["losses"] == plain["losses"]
+
+
+def test_the_parts_of_the_noise_scale_are_squared_gradient_norms(tmp_path, corpus):
+    """Against gradients of the pieces, each taken by itself."""
+    pieces = 4
+    spec = run_spec(
+        corpus, batch_size=8, steps=1, noise_pieces=pieces, schedule={"warmup_steps": 1}
+    )
+    train(tmp_path, corpus, spec)
+    metrics = Store(tmp_path).folder(Run(spec, {})).metrics()
+    record = next(r for r in metrics if "loss" in r)
+
+    tokens, n_ctx = corpus.tokens("train"), spec.model.n_ctx
+    order = sequence_order(n_sequences(len(tokens), n_ctx), 8, spec.seed)
+    windows = gather(tokens, batch_indices(order, 0, 1)[0], n_ctx)
+    params = initial_state(ProgramKey.of(spec), np.int32(spec.seed))["params"]
+    graphdef = nnx.split(build_model(spec.model, nnx.Rngs(0)))[0]
+
+    @jax.jit
+    def squared(windows):
+        def loss(params):
+            return token_losses(nnx.merge(graphdef, params)(windows[:, :-1]), windows[:, 1:]).mean()
+
+        return sum((g**2).sum() for g in jax.tree.leaves(jax.grad(loss)(params)))
+
+    small = np.mean([squared(windows[i::pieces]) for i in range(pieces)])
+    np.testing.assert_allclose(record["piece_grad_squared"], small, rtol=1e-4)
+    np.testing.assert_allclose(record["grad_squared"], squared(windows), rtol=1e-4)
+
+
+def test_measuring_noise_does_not_change_the_training(tmp_path, corpus):
+    measured, plain = (
+        train(tmp_path / str(pieces), corpus, run_spec(corpus, noise_pieces=pieces))[0]
+        for pieces in (2, None)
+    )
+    assert json.dumps(measured["params"]) == json.dumps(plain["params"])
+    np.testing.assert_allclose(measured["losses"]["valid"], plain["losses"]["valid"], rtol=2e-5)
