@@ -29,7 +29,7 @@ from lmscale.report.wording import (
     with_interval,
 )
 
-__all__ = ["analyse", "octave_means", "stops_improving"]
+__all__ = ["analyse", "log_means", "octave_means", "scatter", "stops_improving"]
 
 NAME = "position"
 TITLE = "Loss by position in the context"
@@ -141,7 +141,7 @@ def _curve(family: str, n_params: float, losses: np.ndarray) -> _Curve:
     fit, misfit, failure = None, math.nan, ""
     try:
         # The means give every doubling of the position the same say.
-        centres, plotted, _ = _means(losses)
+        centres, plotted, _ = log_means(losses)
         points = {"position": centres, "loss": plotted}
         fit = laws.fit(points, "position", bootstrap=BOOTSTRAP)
         misfit = float(np.sqrt(np.mean((fit.predict(position=centres) / plotted - 1) ** 2)))
@@ -158,7 +158,7 @@ def _edges(n_ctx: int, per_octave: int) -> np.ndarray:
     return edges
 
 
-def _means(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def log_means(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Plotted points: centre, mean over seeds and positions, [2, point] band over seeds."""
     edges = _edges(losses.shape[1], PER_OCTAVE)
     centres = np.array([math.sqrt(a * (b - 1)) for a, b in itertools.pairwise(edges)])
@@ -196,19 +196,19 @@ def octave_means(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
     starts = [2**k for k in range(int(math.log2(n_ctx)) + 1)]
     if n_ctx + 1 - starts[-1] < starts[-1] / 2 and len(starts) > 1:
         starts.pop()
-    scatter = _scatter(mean)
+    spread = scatter(mean)
     values, errors = [], []
     for start in starts:
         part = losses[:, start - 1 : min(2 * start, n_ctx + 1) - 1]
         values.append(part.mean())
-        variance = scatter**2 / part.shape[1]
+        variance = spread**2 / part.shape[1]
         if len(losses) > 1:
             variance += part.mean(axis=1).var(ddof=1) / len(losses)
         errors.append(math.sqrt(variance))
     return np.array(starts), np.array(values), np.array(errors)
 
 
-def _scatter(mean: np.ndarray) -> float:
+def scatter(mean: np.ndarray) -> float:
     """Standard deviation of a position's loss about its neighbours, from second differences."""
     tail = mean[min(7, len(mean) // 2) :]
     if len(tail) < 3:
@@ -287,14 +287,14 @@ def _pair(base: _Curve, other: _Curve) -> _Pair:
         part = slice(span[0] - 1, span[1])
         return base.losses[:, part].mean(axis=1), other.losses[:, part].mean(axis=1)
 
-    scatter = _scatter(other.mean - base.mean)
+    spread = scatter(other.mean - base.mean)
 
     def gap(spans: list[tuple[tuple[int, int], int]]) -> tuple[float, tuple[float, float]]:
         """Sum of signed gaps over spans, with a 95% interval from seeds and positions."""
         first = sum(sign * per_seed(span)[0] for span, sign in spans)
         second = sum(sign * per_seed(span)[1] for span, sign in spans)
         value = float(second.mean() - first.mean())
-        variance = sum(scatter**2 / (span[1] - span[0] + 1) for span, _ in spans)
+        variance = sum(spread**2 / (span[1] - span[0] + 1) for span, _ in spans)
         dof = 0
         for values in (first, second):
             if len(values) > 1:
@@ -559,7 +559,7 @@ def _draw_curve(axes: Any, curve: _Curve, look: dict[str, Any], label_size: bool
     colour = look["color"]
     position = np.arange(1, curve.n_ctx + 1)
     axes.plot(position, curve.mean, color=colour, lw=0.6, alpha=0.3)
-    centres, mean, band = _means(curve.losses)
+    centres, mean, band = log_means(curve.losses)
     if np.isfinite(band).all():
         axes.fill_between(centres, *band, color=colour, alpha=0.2, lw=0)
     if curve.fit is not None and curve.misfit < FITS:
