@@ -1,0 +1,170 @@
+"""Loss by position in the context: over model size, during training, and with a short context.
+
+Kaplan et al. 2020, Figs. 20 and 21. Transformers of several sizes are trained with a long context and
+with one of 8 tokens, on equally many tokens a batch, and the loss of every position T is kept. The
+paper found L(T) = a + b T^-c with c from 0.47 to 0.62, larger models better at every position but the
+first, short range learned before long range, and models with a context of 8 better on the first
+tokens than those with 1024.
+
+    lmscale run context                  # cpu: 4 sizes x 2 contexts x 3 seeds, minutes on two cores
+    lmscale run context --scale gpu      # 5 sizes x 2 contexts x 3 seeds, under an hour on one H100
+    lmscale plan context --scale paper --device v5p:256
+
+At paper scale the contexts, the batch, the steps, the schedule and the learning rates are the paper's;
+the shapes are those of its standard ladder from 0.8M to 708M parameters, as Fig. 20 names only sizes.
+"""
+
+from dataclasses import dataclass, field
+
+from lmscale import hparams
+from lmscale.flops import n_params
+from lmscale.spec import TransformerSpec
+from lmscale.sweep import (
+    Claim,
+    Experiment,
+    Run,
+    make_run,
+    product,
+    transformer_ladder,
+    width_rule,
+)
+
+#: (n_layer, d_model) of the standard ladder of Kaplan et al. 2020 between the ends of Fig. 20.
+PAPER_SHAPES = ((4, 128), (4, 256), (8, 512), (12, 768), (24, 1024), (36, 1280))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context(Experiment):
+    title = "Loss by position in the context: over size, during training, and with a short context"
+    analyses = ("context", "curves")
+    claims = (
+        Claim(
+            text="Loss falls with the position as a + b T^−c, with c from 0.47 for a model of a "
+            "million parameters to 0.62 for one of 774 million.",
+            source="Kaplan et al. 2020, Fig. 20",
+            measure="context/exponent",
+            low=0.47,
+            high=0.62,
+            would_tell="models of 1M parameters and more with a context of 512 and more: the scale gpu",
+        ),
+        Claim(
+            text="Larger models predict the first token no better: its loss falls with N by less "
+            "than a quarter of the rate of the last tokens.",
+            source="Kaplan et al. 2020, Fig. 21",
+            measure="context/first_token",
+            high=0.25,
+            would_tell="more sizes and seeds",
+        ),
+        Claim(
+            text="Short range is learned first: long range reaches half of its final gain later.",
+            source="Kaplan et al. 2020, Fig. 20 right",
+            measure="context/long_range_delay",
+            low=1.0,
+            would_tell="three seeds and more evaluations during training",
+        ),
+        Claim(
+            text="A model with a context of 8 beats one with a long context on the first 8 tokens.",
+            source="Kaplan et al. 2020, Fig. 21",
+            measure="context/short_context_gain",
+            low=0.0,
+            would_tell="three seeds, and more evaluation text: a long context leaves few windows",
+        ),
+    )
+
+    eval_tokens: int = 2**18
+    sizes: tuple[float, ...] = field(
+        metadata={"help": "non-embedding parameters; () takes shapes of the paper"}
+    )
+    n_ctx: int = field(metadata={"help": "the long context"})
+    short_ctx: int = field(default=8, metadata={"help": "the short context"})
+    n_layer: int | None = field(
+        default=None, metadata={"help": "one depth for the whole ladder, instead of one by size"}
+    )
+    init_std: float = field(default=0.02, metadata={"help": "of the initial weights"})
+    steps: int
+    batch_size: int = field(metadata={"help": "sequences of the long context"})
+    evaluations: int = field(
+        default=7, metadata={"help": "during training, each at half the steps of the next"}
+    )
+    warmup_fraction: float = field(default=0.05, metadata={"help": "of the steps"})
+    final_fraction: float = field(
+        default=0.1, metadata={"help": "of the learning rate, at the end"}
+    )
+    optimizer: str = "adamw"
+    compute_dtype: str = "float32"
+
+    def models(self, n_ctx, vocab_size):
+        shared = {"n_ctx": n_ctx, "vocab_size": vocab_size, "init_std": self.init_std}
+        if self.sizes:
+            return transformer_ladder(self.sizes, n_layer=self.n_layer, **shared)
+        return [TransformerSpec(n_layer=n, d_model=d, **shared) for n, d in PAPER_SHAPES]
+
+    def learning_rate(self, model, n_tokens, batch_tokens):
+        if self.compute_dtype == "float32":
+            return width_rule()(model, n_tokens, batch_tokens)
+        return hparams.kaplan_lr(n_params(model, "kaplan"))
+
+    def runs(self, corpus):
+        halvings = {max(1, self.steps // 2**k) for k in range(1, self.evaluations + 1)}
+        return [
+            Run(
+                make_run(
+                    model,
+                    steps=self.steps,
+                    # The positions of a long context are what training changes one after the other.
+                    eval_steps=tuple(sorted(halvings)) if n_ctx == self.n_ctx else (),
+                    data=self.data(corpus),
+                    evals=self.evals(corpus),
+                    # Equal tokens a batch, so that only the context differs.
+                    batch_size=self.batch_size * self.n_ctx // n_ctx,
+                    learning_rate=self.learning_rate,
+                    warmup_fraction=self.warmup_fraction,
+                    final_fraction=self.final_fraction,
+                    optimizer=self.optimizer,
+                    compute_dtype=self.compute_dtype,
+                    **choice,
+                ),
+                {"family": f"transformer, context {n_ctx}"},
+            )
+            for n_ctx in (self.n_ctx, self.short_ctx)
+            for model in self.models(n_ctx, corpus.vocab_size)
+            for choice in product(seed=self.seeds)
+        ]
+
+
+SCALES = {
+    "cpu": Context(
+        vocab_size=512,
+        sizes=(3.5e3, 1.4e4, 3.8e4, 7.5e4),
+        n_layer=2,
+        init_std=0.08,
+        steps=800,
+        n_ctx=256,
+        batch_size=2,
+        seeds=(0, 1, 2),
+    ),
+    "gpu": Context(
+        vocab_size=8192,
+        sizes=(2e5, 8e5, 3.2e6, 1.3e7, 2.5e7),
+        steps=4000,
+        n_ctx=1024,
+        batch_size=32,
+        compute_dtype="bfloat16",
+        eval_tokens=2**21,
+        seeds=(0, 1, 2),
+    ),
+    "paper": Context(
+        vocab_size=50_257,
+        sizes=(),
+        steps=250_000,
+        n_ctx=1024,
+        batch_size=512,
+        evaluations=10,
+        warmup_fraction=3000 / 250_000,
+        final_fraction=0.0,
+        optimizer="adam",
+        compute_dtype="bfloat16",
+        eval_tokens=2**24,
+        seeds=(0, 1, 2),
+    ),
+}
