@@ -16,7 +16,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 #: Exit code that means "run me again".
 PREEMPTED = 42
@@ -102,7 +102,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
     run = command("run", _run, "Train an experiment, then fit and draw it; resumes what is there.")
     _experiment_arguments(run, argv)
-    run.add_argument("--out", metavar="DIR", help="store of the results (results/NAME-SCALE)")
+    run.add_argument(
+        "--out",
+        metavar="DIR",
+        help="store of the results (results/NAME-SCALE; of many experiments: their folder)",
+    )
     run.add_argument(
         "--shard", metavar="I/N", type=_shard, default=(0, 1), help="part I of N, from 0"
     )
@@ -143,7 +147,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         _report,
         "Draw what a store holds so far: report.html (one page that needs nothing else), figures/*.png and *.svg, fits.json, results.csv.",
     )
-    report.add_argument("dir", metavar="DIR")
+    report.add_argument("dir", metavar="DIR", help="a store, or a folder of stores")
 
     advise = command(
         "advise", _advise, "Recommend a model for a budget, from a store or a published law."
@@ -198,7 +202,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 def _experiment_arguments(parser: _Parser, argv: list[str]) -> None:
     """EXPERIMENT, --scale, --data, and an option for every field of the experiment named."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("experiment", metavar="EXPERIMENT", help="a name, or a .py file")
+    parser.add_argument(
+        "experiment", metavar="EXPERIMENT", help="a name, a .py file, a folder of them, or all"
+    )
+    parser.set_defaults(many=[])
     parser.add_argument("--scale", default="cpu", help="cpu, gpu, paper")
     parser.add_argument("--data", metavar="CORPUS", default="installed-python")
     if argv[:1] != [parser.prog.split()[-1]]:
@@ -215,6 +222,10 @@ def _experiment_arguments(parser: _Parser, argv: list[str]) -> None:
         return
     from lmscale.sweep.experiment import ExperimentError, field_types, load_scales
 
+    if known.experiment == "all" or Path(known.experiment).is_dir():
+        parser.description = "Runs every experiment, the cheapest first, and links their reports."
+        parser.set_defaults(many=_load_many(known.experiment, known.scale))
+        return
     name, doc, scales = load_scales(known.experiment)
     if known.scale not in scales:
         raise ExperimentError(
@@ -240,6 +251,26 @@ def _experiment_arguments(parser: _Parser, argv: list[str]) -> None:
             metavar=kind.__name__.upper(),
             help=f"{helps[field]} [{shown}]".strip().replace("%", "%%"),
         )
+
+
+def _load_many(folder: str, scale: str) -> list[tuple[str, Any]]:
+    """The experiments of lmscale ("all") or of a folder that have this scale."""
+    from lmscale.sweep.experiment import ExperimentError, experiment_names, load_scales
+
+    files = sorted(str(file) for file in Path(folder).glob("[!_]*.py"))
+    found = []
+    for file in experiment_names() if folder == "all" else files:
+        name, _, scales = load_scales(file)
+        if scale in scales:
+            found.append((name, scales[scale]))
+    if not found:
+        raise ExperimentError(f"{folder} holds no experiment with a scale {scale!r}")
+    return found
+
+
+def _experiments(args: argparse.Namespace) -> list[tuple[str, Any]]:
+    """What to run: one experiment with the user's overrides, or many as they are."""
+    return args.many or [_experiment(args)]
 
 
 def _experiment(args: argparse.Namespace) -> tuple[str, Any]:
@@ -287,42 +318,80 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _run(args: argparse.Namespace) -> int:
     start_jax()
-    from lmscale.report import write_report
+    from lmscale.progress import progress
+    from lmscale.report import write_front
     from lmscale.sweep.devices import local_devices
-    from lmscale.sweep.execute import execute
     from lmscale.sweep.plan import make_plan, shard_runs
-    from lmscale.sweep.store import Store, only_writer
+    from lmscale.sweep.store import Store
     from lmscale.training.loop import Preempted
 
-    name, experiment = _experiment(args)
-    corpus = _corpus(args.data, experiment)
-    runs = experiment.runs(corpus)
-    store = Store(args.out or Path("results") / f"{name}-{args.scale}")
+    devices, jobs = local_devices(), []
+    for name, experiment in _experiments(args):
+        corpus = _corpus(args.data, experiment)
+        runs = experiment.runs(corpus)
+        plan = make_plan(shard_runs(runs, *args.shard), devices, n_slots=args.slots)
+        jobs.append(_Job(name, experiment, corpus, runs, plan))
+    jobs.sort(key=lambda job: job.plan.flops)
+    parent = Path(args.out or "results")
+    stores = [Store(parent / f"{job.name}-{args.scale}") for job in jobs]
+    if args.out and not args.many:
+        stores = [Store(args.out)]
+    stop, ill = _stop_on_signal(), False
+    with progress("training", sum(job.plan.flops for job in jobs)) as bar:
+        for job, store in zip(jobs, stores, strict=True):
+            bar.log(f"{job.name}: {_plan_line(job.plan)} -> {store.path}")
+            earlier = [other for other in stores if other is not store] if args.many else []
+            try:
+                ill |= _train(args, job, store, earlier, bar, stop)
+            except Preempted:
+                store.write_table()
+                _say("preempted: every run is saved; the same command goes on from here")
+                return PREEMPTED
+            if args.many:
+                write_front(parent)
+    if args.many:
+        _say(f"all reports: {parent / 'index.html'}")
+    return 1 if ill else 0
+
+
+class _Job(NamedTuple):
+    """One experiment of a `lmscale run`."""
+
+    name: str
+    experiment: Any
+    corpus: Any
+    runs: list[Any]
+    plan: Any
+
+
+def _train(
+    args: argparse.Namespace, job: _Job, store: Any, earlier: list[Any], bar: Any, stop: Callable
+) -> bool:
+    """Trains and reports one experiment; True where a run failed for another reason than its loss."""
+    from lmscale.report import write_report
+    from lmscale.sweep.execute import execute
+    from lmscale.sweep.store import only_writer
+
     with only_writer(store, args.shard):
-        store.declare(
-            name, args.scale, experiment, corpus, runs, shlex.join(["lmscale", *sys.argv[1:]])
+        command = shlex.join(["lmscale", *sys.argv[1:]])
+        store.declare(job.name, args.scale, job.experiment, job.corpus, job.runs, command)
+        for other in earlier:
+            if taken := store.adopt(other, job.runs):
+                bar.log(f"{job.name}: {taken} runs taken from {other.path.name}")
+        execute(
+            job.plan,
+            store,
+            lambda name: _corpus(name, job.experiment),
+            bar,
+            checkpoint_seconds=args.checkpoint_seconds,
+            stop=stop,
         )
-        plan = make_plan(shard_runs(runs, *args.shard), local_devices(), n_slots=args.slots)
-        _say(_plan_line(plan) + f" -> {store.path}")
-        stop = _stop_on_signal()
-        try:
-            execute(
-                plan,
-                store,
-                lambda corpus_name: _corpus(corpus_name, experiment),
-                checkpoint_seconds=args.checkpoint_seconds,
-                stop=stop,
-            )
-        except Preempted:
-            store.write_table()
-            _say("preempted: every run is saved; the same command goes on from here")
-            return PREEMPTED
         table = store.write_table()
         page = write_report(store)
     counts = table["status"].value_counts().to_dict()
-    _say(", ".join(f"{count} {status}" for status, count in counts.items()))
-    _say(f"report: {page}")
-    return 1 if {"failed", "out_of_memory"} & set(counts) else 0
+    bar.log(", ".join(f"{count} {status}" for status, count in counts.items()))
+    bar.log(f"report: {page}")
+    return bool({"failed", "out_of_memory"} & set(counts))
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -331,42 +400,61 @@ def _plan(args: argparse.Namespace) -> int:
     from lmscale.sweep.plan import make_plan
 
     devices = parse_devices(args.device) if args.device else local_devices()
-    name, experiment = _experiment(args)
-    corpus = _corpus(args.data, experiment)
-    plan = make_plan(experiment.runs(corpus), devices)
-    epochs = max(
-        run.spec.n_tokens / (run.spec.data.subset_tokens or corpus.n_tokens("train"))
-        for pack in plan.packs
-        for run in pack.runs
-    )
-    if args.json:
-        packs = [
-            {
-                "model": pack.key.model.label,
-                "runs": len(pack.runs),
-                "slots": pack.n_slots,
-                "mesh": dict(zip(("run", "data", "model"), pack.mesh, strict=True)),
-                "micro_batch": pack.micro_batch,
-                "chunk_steps": pack.chunk_steps,
-                "memory_bytes": pack.memory,
-                "flops": pack.flops,
-                "seconds": pack.seconds,
-            }
+    plans = {}
+    for name, experiment in _experiments(args):
+        corpus = _corpus(args.data, experiment)
+        plan = make_plan(experiment.runs(corpus), devices)
+        epochs = max(
+            run.spec.n_tokens / (run.spec.data.subset_tokens or corpus.n_tokens("train"))
             for pack in plan.packs
-        ]
-        _print_json(
-            {
-                "experiment": name,
-                "scale": args.scale,
-                "device": dataclasses.asdict(plan.devices),
-                "runs": plan.n_runs,
-                "flops": plan.flops,
-                "seconds": plan.seconds,
-                "max_epochs": epochs,
-                "packs": packs,
-            }
+            for run in pack.runs
         )
+        plans[name] = (plan, epochs)
+    if args.json:
+        found = [
+            {"experiment": name, "scale": args.scale, **_plan_json(*plan)}
+            for name, plan in plans.items()
+        ]
+        _print_json({"experiments": found} if args.many else found[0])
         return 0
+    if args.many:
+        _print_plans(plans)
+    else:
+        _print_packs(*next(iter(plans.values())))
+    some = next(iter(plans.values()))[0].devices
+    print(
+        f"time assumes {some.utilisation:.0%} of {some.peak_flops:.3g} FLOP/s a device; "
+        "GB a device is an estimate from shapes"
+    )
+    return 0
+
+
+def _plan_json(plan: Any, epochs: float) -> dict[str, Any]:
+    packs = [
+        {
+            "model": pack.key.model.label,
+            "runs": len(pack.runs),
+            "slots": pack.n_slots,
+            "mesh": dict(zip(("run", "data", "model"), pack.mesh, strict=True)),
+            "micro_batch": pack.micro_batch,
+            "chunk_steps": pack.chunk_steps,
+            "memory_bytes": pack.memory,
+            "flops": pack.flops,
+            "seconds": pack.seconds,
+        }
+        for pack in plan.packs
+    ]
+    return {
+        "device": dataclasses.asdict(plan.devices),
+        "runs": plan.n_runs,
+        "flops": plan.flops,
+        "seconds": plan.seconds,
+        "max_epochs": epochs,
+        "packs": packs,
+    }
+
+
+def _print_packs(plan: Any, epochs: float) -> None:
     print(
         f"{'model':<24}{'runs':>5}{'at once':>9}{'mesh':>10}{'micro':>7}{'GB':>8}{'FLOPs':>10}{'hours':>8}"
     )
@@ -377,16 +465,22 @@ def _plan(args: argparse.Namespace) -> int:
             f"{pack.micro_batch:>7}{pack.memory / 1e9:>8.3g}{pack.flops:>10.3g}"
             f"{pack.seconds / 3600:>8.3g}"
         )
-    print(_plan_line(plan))
-    print(
-        f"time assumes {plan.devices.utilisation:.0%} of {plan.devices.peak_flops:.3g} FLOP/s a device; "
-        "GB a device is an estimate from shapes; mesh is run x data x model"
-    )
+    print(_plan_line(plan) + "; mesh is run x data x model")
     if epochs > 4:
+        print(f"the run that repeats its data most passes over it {epochs:.0f} times")
+
+
+def _print_plans(plans: dict[str, tuple[Any, float]]) -> None:
+    """One line an experiment, the cheapest first."""
+    print(f"{'experiment':<24}{'runs':>6}{'packs':>7}{'most GB':>9}{'FLOPs':>10}{'hours':>10}")
+    for name, (plan, _) in sorted(plans.items(), key=lambda item: item[1][0].flops):
+        memory = max(pack.memory for pack in plan.packs)
         print(
-            f"the longest run passes {epochs:.0f} times over the {corpus.n_tokens('train'):,} tokens"
+            f"{name:<24}{plan.n_runs:>6}{len(plan.packs):>7}{memory / 1e9:>9.3g}{plan.flops:>10.3g}"
+            f"{plan.seconds / 3600:>10.3g}"
         )
-    return 0
+    total = [sum(values) for values in zip(*((p.flops, p.seconds) for p, _ in plans.values()))]
+    print(f"{'all':<46}{total[0]:>10.3g}{total[1] / 3600:>10.3g}")
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -503,12 +597,17 @@ def _sample(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from lmscale.report import write_report
+    from lmscale.report import write_front, write_report
     from lmscale.sweep.store import Store
 
-    store = Store.open(args.dir)
-    store.write_table()
-    print(write_report(store))
+    folder = Path(args.dir)
+    inside = sorted(path.parent for path in folder.glob("*/experiment.json"))
+    many = bool(inside) and not (folder / "experiment.json").exists()
+    for store in map(Store.open, inside if many else [args.dir]):
+        store.write_table()
+        print(write_report(store))
+    if many:
+        print(write_front(folder))
     return 0
 
 

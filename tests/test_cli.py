@@ -82,6 +82,17 @@ def test_plan_as_json(capsys, monkeypatch, corpus):
     assert all(pack["memory_bytes"] > 0 for pack in plan["packs"])
 
 
+def test_plan_of_all_experiments(capsys, monkeypatch, corpus):
+    monkeypatch.setattr("lmscale.cli.start_jax", lambda: None)
+    argv = ["plan", "all", "--data", "tiny", "--device", "h100", "--json"]
+    assert main(argv) == 0
+    plans = {
+        plan["experiment"]: plan for plan in json.loads(capsys.readouterr().out)["experiments"]
+    }
+    assert {"isoflop", "lstm_vs_transformer"} <= set(plans)
+    assert all(plan["runs"] >= 1 and plan["flops"] > 0 for plan in plans.values())
+
+
 def test_fit_of_any_table_as_json(capsys, tmp_path):
     rows = ["size,tok,final"]
     for n in (1e6, 3e6, 1e7, 3e7, 1e8):

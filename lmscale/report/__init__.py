@@ -1,5 +1,6 @@
 """The report of a store: one page that a person enjoys, its figures, and its fits."""
 
+from lmscale.report.front import write_front
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
 from lmscale.report.study import Study
 from lmscale.report.write import analyse, analysis_names, write_report
@@ -13,5 +14,6 @@ __all__ = [
     "Study",
     "analyse",
     "analysis_names",
+    "write_front",
     "write_report",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lmscale.report.section import Measure, Section
+from lmscale.report.wording import with_interval
 from lmscale.sweep.claims import Claim
 
 __all__ = ["Verdict", "judge"]
@@ -20,6 +21,22 @@ class Verdict:
     measure: Measure | None
     word: str
     reason: str
+
+    @property
+    def found(self) -> str:
+        """What was measured, with its interval; empty where nothing was."""
+        if self.measure is None or self.measure.value is None:
+            return ""
+        return f"{self.measure.what}: {with_interval(self.measure.value, self.measure.interval)}."
+
+    def to_json(self) -> dict[str, str]:
+        return {
+            "claim": self.claim.text,
+            "source": self.claim.source,
+            "word": self.word,
+            "found": self.found,
+            "reason": self.reason,
+        }
 
 
 def judge(claim: Claim, sections: Sequence[Section]) -> Verdict:

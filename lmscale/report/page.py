@@ -15,7 +15,7 @@ import pandas as pd
 
 from lmscale.report import style
 from lmscale.report.checklist import checklist
-from lmscale.report.claims import Verdict, judge
+from lmscale.report.claims import Verdict
 from lmscale.report.section import Chart, Grid, KeyNumber, Section
 from lmscale.report.study import Study
 from lmscale.report.wording import (
@@ -28,10 +28,9 @@ from lmscale.report.wording import (
     power_of_ten,
     si,
     statuses,
-    with_interval,
 )
 
-__all__ = ["page"]
+__all__ = ["lead_section", "page", "rich_text", "verdict_mark"]
 
 #: What each convention counts, in two lines.
 _CONVENTIONS = {
@@ -46,16 +45,14 @@ _CONVENTIONS = {
 }
 
 
-def page(study: Study, sections: Sequence[Section]) -> str:
+def page(study: Study, sections: Sequence[Section], verdicts: Sequence[Verdict]) -> str:
     """The whole report as HTML."""
-    experiment = study.experiment
-    title = experiment.get("title") or experiment.get("name", "experiment")
     files = resources.files("lmscale.report")
     template = Template((files / "page.html").read_text())
-    lead = next((s for s in sections if s.conclusive), sections[0] if sections else None)
+    title, lead = study.title, lead_section(sections)
     body = "\n".join(
         [
-            _head(study, sections, title, lead),
+            _head(study, sections, verdicts, title, lead),
             *[_section(section, section is lead) for section in sections],
             _runs(study),
             _made(study),
@@ -63,7 +60,7 @@ def page(study: Study, sections: Sequence[Section]) -> str:
         ]
     )
     return template.substitute(
-        page_title=_text(title),
+        page_title=rich_text(title),
         light=style.css_colours(dark=False),
         dark=style.css_colours(dark=True),
         css=(files / "page.css").read_text(),
@@ -71,10 +68,15 @@ def page(study: Study, sections: Sequence[Section]) -> str:
     )
 
 
+def lead_section(sections: Sequence[Section]) -> Section | None:
+    """The section whose finding heads the page: the first that answers its question."""
+    return next((s for s in sections if s.conclusive), sections[0] if sections else None)
+
+
 # --- pieces -------------------------------------------------------------------------------------
 
 
-def _text(value: Any) -> str:
+def rich_text(value: Any) -> str:
     """Escaped; N_opt, N ∝ C^0.5 and T^−c set with sub- and superscripts."""
     text = html.escape(str(value), quote=False)
     text = re.sub(r"\b([A-Z])_(opt|c|min)\b", r"<i>\1</i><sub>\2</sub>", text)
@@ -100,11 +102,17 @@ def _plain(value: Any) -> str:
 def _anchor(name: str, title: str, *content: str) -> str:
     return (
         f'<section id="{name}" aria-labelledby="{name}-title">\n'
-        f'<h2 id="{name}-title">{_text(title)}</h2>\n' + "\n".join(content) + "\n</section>"
+        f'<h2 id="{name}-title">{rich_text(title)}</h2>\n' + "\n".join(content) + "\n</section>"
     )
 
 
-def _head(study: Study, sections: Sequence[Section], title: str, lead: Section | None) -> str:
+def _head(
+    study: Study,
+    sections: Sequence[Section],
+    verdicts: Sequence[Verdict],
+    title: str,
+    lead: Section | None,
+) -> str:
     experiment = study.experiment
     finding = lead.finding if lead else "No analysis is declared for this experiment."
     numbers = [n for section in sections for n in section.key_numbers] + _run_numbers(study)
@@ -118,14 +126,18 @@ def _head(study: Study, sections: Sequence[Section], title: str, lead: Section |
                 f'<p class="kicker">lmscale · {_plain(experiment.get("name", ""))} · '
                 f"{_plain(experiment.get('scale', ''))} scale</p>"
             ),
-            f"<h1>{_text(title)}</h1>",
-            f'<p class="lead">{_text(finding)}</p>',
-            *([f'<ul class="warnings"><li>{_text(unfinished)}</li></ul>'] if unfinished else []),
+            f"<h1>{rich_text(title)}</h1>",
+            f'<p class="lead">{rich_text(finding)}</p>',
+            *(
+                [f'<ul class="warnings"><li>{rich_text(unfinished)}</li></ul>']
+                if unfinished
+                else []
+            ),
             '<dl class="numbers">',
             *[_key_number(n) for n in numbers],
             "</dl>",
-            _verdicts([judge(claim, sections) for claim in study.claims]),
-            "<nav>" + "".join(f'<a href="#{a}">{_text(b)}</a>' for a, b in links) + "</nav>",
+            _verdicts(verdicts),
+            "<nav>" + "".join(f'<a href="#{a}">{rich_text(b)}</a>' for a, b in links) + "</nav>",
             "</header>",
         ]
     )
@@ -135,21 +147,23 @@ def _head(study: Study, sections: Sequence[Section], title: str, lead: Section |
 _MARKS = {"agrees": "✓", "disagrees": "✗", "can't tell": "?"}
 
 
+def verdict_mark(word: str) -> str:
+    """A verdict's word with its mark."""
+    return f'<span aria-hidden="true">{_MARKS[word]}</span> {_plain(word)}'
+
+
 def _verdicts(verdicts: Sequence[Verdict]) -> str:
     if not verdicts:
         return ""
     items = []
     for verdict in verdicts:
-        claim, measure = verdict.claim, verdict.measure
         kind = verdict.word.replace("'", "").replace(" ", "-")
-        found = ""
-        if measure is not None and measure.value is not None:
-            found = f"{measure.what}: {with_interval(measure.value, measure.interval)}. "
+        found = f"{verdict.found} " if verdict.found else ""
         items.append(
-            f'<li class="{kind}"><span class="word"><span aria-hidden="true">'
-            f"{_MARKS[verdict.word]}</span> {_plain(verdict.word)}</span>"
-            f'<p class="claim">{_text(claim.text)} <cite>{_text(claim.source)}</cite></p>'
-            f'<p class="reason">{_text(found + verdict.reason)}</p></li>'
+            f'<li class="{kind}"><span class="word">{verdict_mark(verdict.word)}</span>'
+            f'<p class="claim">{rich_text(verdict.claim.text)} '
+            f"<cite>{rich_text(verdict.claim.source)}</cite></p>"
+            f'<p class="reason">{rich_text(found + verdict.reason)}</p></li>'
         )
     return (
         '<section id="claims" aria-labelledby="claims-title"><h2 id="claims-title">What the paper '
@@ -204,7 +218,7 @@ def _run_numbers(study: Study) -> list[KeyNumber]:
 
 def _key_number(item: KeyNumber) -> str:
     return (
-        f'<div><dt>{_text(item.label)}</dt><dd class="value">{_text(item.value)}</dd>'
+        f'<div><dt>{rich_text(item.label)}</dt><dd class="value">{rich_text(item.value)}</dd>'
         f'<dd class="interval">{_plain(item.interval)}</dd></div>'
     )
 
@@ -213,9 +227,9 @@ def _section(section: Section, is_lead: bool) -> str:
     return _anchor(
         section.name,
         section.title,
-        *([] if is_lead else [f'<p class="finding">{_text(section.finding)}</p>']),
+        *([] if is_lead else [f'<p class="finding">{rich_text(section.finding)}</p>']),
         *[_figure(chart) for chart in section.charts],
-        *[f"<p>{_text(paragraph)}</p>" for paragraph in section.details],
+        *[f"<p>{rich_text(paragraph)}</p>" for paragraph in section.details],
         *[_grid(grid) for grid in section.grids],
         _warnings(section.warnings),
     )
@@ -233,7 +247,7 @@ def _figure(chart: Chart) -> str:
     stem = f"figures/{chart.name}"
     return (
         f'<figure id="figure-{chart.name}">\n<div class="plate">{svg}</div>\n'
-        f"<figcaption>{_text(chart.caption)} "
+        f"<figcaption>{rich_text(chart.caption)} "
         f'<span class="files"><a href="{stem}.png">PNG</a> <a href="{stem}.svg">SVG</a></span>'
         f"</figcaption>\n</figure>"
     )
@@ -243,7 +257,7 @@ def _warnings(warnings: Iterable[str]) -> str:
     unique = list(dict.fromkeys(warnings))
     if not unique:
         return ""
-    items = "".join(f"<li>{_text(warning)}</li>" for warning in unique)
+    items = "".join(f"<li>{rich_text(warning)}</li>" for warning in unique)
     return f'<ul class="warnings" aria-label="Warnings">{items}</ul>'
 
 
@@ -253,12 +267,12 @@ def _grid(grid: Grid) -> str:
         for index, cell in enumerate(row):
             kind = ' class="n"' if index in grid.numeric else ""
             scope = ' scope="col"' if tag == "th" else ""
-            parts.append(f"<{tag}{kind}{scope}>{_text(cell)}</{tag}>")
+            parts.append(f"<{tag}{kind}{scope}>{rich_text(cell)}</{tag}>")
         return "<tr>" + "".join(parts) + "</tr>"
 
     rows = "\n".join(cells("td", row) for row in grid.rows)
     return (
-        f'<div class="sheet" tabindex="0" role="group"><table><caption>{_text(grid.caption)}'
+        f'<div class="sheet" tabindex="0" role="group"><table><caption>{rich_text(grid.caption)}'
         f"</caption>\n<thead>{cells('th', grid.header)}</thead>\n<tbody>\n{rows}\n</tbody></table></div>"
     )
 
@@ -379,7 +393,7 @@ def _made(study: Study) -> str:
     fields = experiment.get("fields", {})
     if fields:
         shown = "; ".join(f"{k} = {_field(v)}" for k, v in fields.items())
-        facts.append(("declared", _text(shown)))
+        facts.append(("declared", rich_text(shown)))
     rows = "".join(f"<dt>{k}</dt><dd>{v}</dd>" for k, v in facts)
     conventions = "".join(f"<dt>{k}</dt><dd>{_plain(v)}</dd>" for k, v in _CONVENTIONS.items())
     return _anchor(

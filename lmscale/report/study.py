@@ -49,6 +49,10 @@ class Study:
         return cls(experiment, table, results, metrics)
 
     @property
+    def title(self) -> str:
+        return self.experiment.get("title") or self.experiment.get("name", "experiment")
+
+    @property
     def claims(self) -> list[Claim]:
         """What the experiment set out to test."""
         return [Claim.from_json(values) for values in self.experiment.get("claims", [])]

@@ -1,4 +1,4 @@
-"""Writes the report of a store: report.html, figures/ and fits.json."""
+"""Writes the report of a store: report.html, figures/, fits.json and summary.json."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 from etils import epath
 
-from lmscale.files import write_atomically
+from lmscale.files import write_atomically, write_json
 from lmscale.report import analyses
-from lmscale.report.page import page
+from lmscale.report.claims import Verdict, judge
+from lmscale.report.page import lead_section, page
 from lmscale.report.section import Section
 from lmscale.report.study import Study
 from lmscale.sweep.store import Store
@@ -28,7 +29,8 @@ def write_report(store: Store) -> epath.Path:
     """Draws what the experiment's analyses make of the store as it stands.
 
     Writes report.html (one file that needs no other), figures/NAME.png and .svg, and fits.json:
-    "analysis/family/convention" -> what `lmscale fit --json` prints. Each file is replaced whole.
+    "analysis/family/convention" -> what `lmscale fit --json` prints; and summary.json, from which
+    the front page over several stores is made. Each file is replaced whole.
     Equal stores give equal bytes.
 
     Returns:
@@ -42,7 +44,9 @@ def write_report(store: Store) -> epath.Path:
             write_atomically(store.path / "figures" / f"{chart.name}.svg", chart.svg)
             write_atomically(store.path / "figures" / f"{chart.name}.png", chart.png)
     write_atomically(store.path / "fits.json", _fits(sections))
-    write_atomically(store.path / "report.html", page(study, sections))
+    verdicts = [judge(claim, sections) for claim in study.claims]
+    write_json(store.path / "summary.json", _summary(study, sections, verdicts))
+    write_atomically(store.path / "report.html", page(study, sections, verdicts))
     return store.path / "report.html"
 
 
@@ -56,6 +60,19 @@ def analyse(name: str, study: Study) -> Section:
         title=name,
         finding=f"This version of lmscale has no analysis {name!r}; it has {', '.join(names)}.",
     )
+
+
+def _summary(study: Study, sections: list[Section], verdicts: list[Verdict]) -> dict[str, Any]:
+    lead = lead_section(sections)
+    charts = [chart for section in [lead, *sections] if section for chart in section.charts]
+    return {
+        "title": study.title,
+        "finding": lead.finding if lead else "",
+        "figure": charts[0].name if charts else None,
+        "runs": len(study.table),
+        "seconds": float(study.table["seconds"].sum()) if len(study.table) else 0.0,
+        "verdicts": [verdict.to_json() for verdict in verdicts],
+    }
 
 
 def _fits(sections: list[Section]) -> str:

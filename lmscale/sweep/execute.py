@@ -12,7 +12,7 @@ from lmscale import flops
 from lmscale.data import Corpus
 from lmscale.files import write_atomically
 from lmscale.parallel import make_mesh
-from lmscale.progress import progress
+from lmscale.progress import Tracker
 from lmscale.spec import EvalSpec
 from lmscale.sweep.plan import Pack, Plan, branch_steps
 from lmscale.sweep.store import ENDED, Store
@@ -27,6 +27,7 @@ def execute(
     plan: Plan,
     store: Store,
     open_corpus: Callable[[str], Corpus],
+    bar: Tracker,
     *,
     attention: str | None = None,
     checkpoint_seconds: float = 60.0,
@@ -41,6 +42,7 @@ def execute(
       plan: for the devices of this process.
       store: where the runs live.
       open_corpus: by name.
+      bar: is told of every FLOP of the plan (`Plan.flops` in all).
       attention: see `lmscale.models.build_model`; by platform when None.
       checkpoint_seconds: at most this much work is lost to a kill.
       stop: asked between dispatches.
@@ -57,49 +59,48 @@ def execute(
             corpora[name] = open_corpus(name)
         return corpora[name]
 
-    with progress("training", plan.flops) as bar:
-        for number, pack in enumerate(plan.packs, 1):
-            folders = [store.folder(run) for run in pack.runs]
-            left = [folder for folder in folders if folder.result() is None]
-            cost_left = sum(flops.own_flops(folder.spec) for folder in left)
-            bar.update(pack.flops - cost_left)
-            if not left:
-                continue
-            label = pack.key.model.label
-            bar.log(
-                f"pack {number}/{len(plan.packs)}: {len(left)} runs of {label}, {pack.n_slots} at a time"
+    for number, pack in enumerate(plan.packs, 1):
+        folders = [store.folder(run) for run in pack.runs]
+        left = [folder for folder in folders if folder.result() is None]
+        cost_left = sum(flops.own_flops(folder.spec) for folder in left)
+        bar.update(pack.flops - cost_left)
+        if not left:
+            continue
+        label = pack.key.model.label
+        bar.log(
+            f"pack {number}/{len(plan.packs)}: {len(left)} runs of {label}, {pack.n_slots} at a time"
+        )
+        feed_key = (pack.fingerprint, pack.mesh)
+        mesh = mesh_of(pack)
+
+        def train(pack: Pack, left: list[RunFolder], mesh=mesh, feed_key=feed_key) -> None:
+            name = left[0].spec.data.corpus
+            if feed_key not in feeds:
+                feeds[feed_key] = Feed(corpus(name), mesh)
+            program = build_program(
+                pack.key,
+                n_slots=pack.n_slots,
+                mesh=mesh,
+                chunk_steps=pack.chunk_steps,
+                micro_batch=pack.micro_batch,
+                attention=attention or default_attention(pack.key.compute_dtype),
             )
-            feed_key = (pack.fingerprint, pack.mesh)
-            mesh = mesh_of(pack)
 
-            def train(pack: Pack, left: list[RunFolder], mesh=mesh, feed_key=feed_key) -> None:
-                name = left[0].spec.data.corpus
-                if feed_key not in feeds:
-                    feeds[feed_key] = Feed(corpus(name), mesh)
-                program = build_program(
-                    pack.key,
-                    n_slots=pack.n_slots,
-                    mesh=mesh,
-                    chunk_steps=pack.chunk_steps,
-                    micro_batch=pack.micro_batch,
-                    attention=attention or default_attention(pack.key.compute_dtype),
-                )
+            def eval_corpus(evaluation: EvalSpec) -> Corpus:
+                return corpus(evaluation.corpus)
 
-                def eval_corpus(evaluation: EvalSpec) -> Corpus:
-                    return corpus(evaluation.corpus)
+            train_pack(
+                program,
+                left,
+                feeds[feed_key],
+                Evaluator(program, eval_corpus),
+                kept_steps=kept_steps,
+                checkpoint_seconds=checkpoint_seconds,
+                on_progress=bar.update,
+                stop=stop,
+            )
 
-                train_pack(
-                    program,
-                    left,
-                    feeds[feed_key],
-                    Evaluator(program, eval_corpus),
-                    kept_steps=kept_steps,
-                    checkpoint_seconds=checkpoint_seconds,
-                    on_progress=bar.update,
-                    stop=stop,
-                )
-
-            _train_or_record(train, pack, left, bar.log)
+        _train_or_record(train, pack, left, bar.log)
 
 
 def _train_or_record(train: Callable, pack: Pack, left: list[RunFolder], log: Callable) -> None:

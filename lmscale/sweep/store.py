@@ -112,6 +112,25 @@ class Store:
         for entry in self.experiment()["runs"]:
             yield RunFolder.open(self.path / "runs" / entry["run"]), entry["labels"]
 
+    def adopt(self, other: Store, runs: Sequence[Run]) -> int:
+        """Copies results of runs that `other` has trained and this store has not.
+
+        A run is a value, so what another experiment trained need not be trained again. Checkpoints
+        stay where they are.
+
+        Returns:
+          How many runs were taken over.
+        """
+        count = 0
+        for run in runs:
+            ours, theirs = self.folder(run), other.folder(run)
+            if ours.result() is not None or theirs.result() is None:
+                continue
+            for name in ("metrics.jsonl", "status.json", "result.json"):
+                write_atomically(ours.path / name, (theirs.path / name).read_bytes())
+            count += 1
+        return count
+
     def table(self) -> pd.DataFrame:
         """One row a run: what it is, what it cost, what it reached.
 

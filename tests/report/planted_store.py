@@ -17,6 +17,7 @@ import numpy as np
 from lmscale import flops
 from lmscale.files import write_json
 from lmscale.spec import DataSpec, EvalSpec, LSTMSpec, ModelSpec, RunSpec
+from lmscale.sweep.claims import Claim
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.grids import isoflop_grid, make_run, width_rule
 from lmscale.sweep.shapes import lstm_shape, transformer_ladder
@@ -159,6 +160,7 @@ def plant(
     status: Callable[[int, Run], str] = lambda index, run: "done",
     name: str = "planted",
     title: str = "A planted law",
+    claims: Sequence[Claim] = (),
 ) -> Store:
     """Writes a store of `runs`; `status` says how the run of an index ended."""
     law = law or Law()
@@ -171,6 +173,7 @@ def plant(
             "scale": "cpu",
             "title": title,
             "analyses": list(analyses),
+            "claims": [claim.to_json() for claim in claims],
             "fields": {"vocab_size": VOCAB, "seeds": [0, 1, 2], "convention": "standard"},
             "corpus": {
                 "name": DATA.corpus,

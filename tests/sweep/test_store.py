@@ -1,7 +1,9 @@
 import pandas as pd
 import pytest
 
+from lmscale.sweep.experiment import Run
 from lmscale.sweep.store import Store, StoreError, mark_best_lr, only_writer
+from tests.training.specs import run_spec
 
 
 def table(**columns):
@@ -43,3 +45,20 @@ def test_a_shard_has_one_writer(tmp_path):
         pass
     with only_writer(store, (0, 2)):
         pass
+
+
+def test_results_of_another_store_are_taken_over_as_they_are(tmp_path):
+    first, second = Store(tmp_path / "a"), Store(tmp_path / "b")
+    done, other = Run(run_spec(), {}), Run(run_spec(seed=1), {})
+    for store in (first, second):
+        for run in (done, other):
+            store.folder(run).create()
+    folder = first.folder(done)
+    folder.append_metrics([{"step": 12, "loss": 3.0}])
+    folder.write_status("done", step=12, seconds=1.5)
+    folder.write_result({"status": "done", "losses": {"valid": 3.0}})
+    assert second.adopt(first, [done, other]) == 1
+    assert second.folder(done).result() == folder.result()
+    assert second.folder(done).metrics() == folder.metrics()
+    assert second.folder(other).result() is None
+    assert second.adopt(first, [done, other]) == 0

@@ -10,6 +10,7 @@ from flax import nnx
 from lmscale.data import n_sequences, sequence_order
 from lmscale.data.loader import batch_indices, gather
 from lmscale.models import build_model
+from lmscale.progress import progress
 from lmscale.spec import StartSpec, StoppingSpec
 from lmscale.sweep.devices import local_devices
 from lmscale.sweep.execute import execute
@@ -29,7 +30,9 @@ def train(path, corpus, *specs, n_slots=1):
     runs = [Run(spec, {}) for spec in specs]
     for run in runs:
         store.folder(run).create()
-    execute(make_plan(runs, local_devices(), n_slots=n_slots), store, lambda name: corpus)
+    plan = make_plan(runs, local_devices(), n_slots=n_slots)
+    with progress("training", plan.flops) as bar:
+        execute(plan, store, lambda name: corpus, bar)
     return [store.folder(run).result() for run in runs]
 
 
