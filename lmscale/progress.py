@@ -37,6 +37,12 @@ class Tracker:
             self._logged = now
             self.log(f"{self._line(now)} {note}".rstrip())
 
+    def skip(self, amount: float) -> None:
+        """Takes work off that need not be done, or was done earlier: the ETA is of what is left."""
+        self.total = max(self.done, self.total - amount)
+        if self._bar is not None:
+            self._bar.update(self._task, total=self.total)
+
     def stage(self, stage: str, done: float, total: float) -> None:
         """For work in stages whose shares are not known beforehand: how far this one is."""
         self.done = 0.0

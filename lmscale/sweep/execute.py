@@ -63,7 +63,7 @@ def execute(
         folders = [store.folder(run) for run in pack.runs]
         left = [folder for folder in folders if folder.result() is None]
         cost_left = sum(flops.own_flops(folder.spec) for folder in left)
-        bar.update(pack.flops - cost_left)
+        bar.skip(pack.flops - cost_left)
         if not left:
             continue
         label = pack.key.model.label
@@ -94,9 +94,9 @@ def execute(
                 left,
                 feeds[feed_key],
                 Evaluator(program, eval_corpus),
+                bar,
                 kept_steps=kept_steps,
                 checkpoint_seconds=checkpoint_seconds,
-                on_progress=bar.update,
                 stop=stop,
             )
 

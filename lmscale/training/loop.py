@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from lmscale import flops
+from lmscale.progress import Tracker
 from lmscale.spec import RunSpec
 from lmscale.training.checkpoint import Checkpoints
 from lmscale.training.evaluation import Evaluator
@@ -90,10 +91,10 @@ def train_pack(
     folders: Sequence[RunFolder],
     feed: Feed,
     evaluator: Evaluator,
+    bar: Tracker,
     *,
     kept_steps: Mapping[str, Collection[int]] | None = None,
     checkpoint_seconds: float = 60.0,
-    on_progress: Callable[[float, str], None] = lambda flops, note: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Trains every run to its end, taking up checkpoints where there are any.
@@ -104,16 +105,15 @@ def train_pack(
         waits for it.
       feed: their training tokens.
       evaluator: their evaluation sets.
+      bar: counts the training FLOPs (exact convention) of all runs.
       kept_steps: run -> the steps at which other runs start from it.
       checkpoint_seconds: at most this much work is lost to a kill.
-      on_progress: called with the training FLOPs (exact convention) done since the last call, and
-        a note; work that a checkpoint had already counts when its run enters a slot.
       stop: asked between dispatches; when it says so, everything is saved and `Preempted` raised.
 
     Raises:
       Preempted: see `stop`.
     """
-    pack = _Pack(program, feed, evaluator, on_progress, kept_steps or {})
+    pack = _Pack(program, feed, evaluator, bar, kept_steps or {})
     queue = list(folders)
     last_save = time.monotonic()
     try:
@@ -153,13 +153,13 @@ class _Pack:
         program: Program,
         feed: Feed,
         evaluator: Evaluator,
-        on_progress: Callable,
+        bar: Tracker,
         kept_steps: Mapping[str, Collection[int]],
     ):
         self._program = program
         self._feed = feed
         self._evaluate = evaluator
-        self._on_progress = on_progress
+        self._bar = bar
         self._kept_steps = kept_steps
         self._state: State = program.empty()
         self._slots: list[_Slot | None] = [None] * program.n_slots
@@ -204,7 +204,7 @@ class _Pack:
         if step:
             self._state = self._program.put(self._state, np.int32(index), one)
         step_flops = flops.step_flops(spec)
-        self._on_progress((step - begin) * step_flops, folder.path.name)
+        self._bar.skip((step - begin) * step_flops)
         folder.cut_metrics(step)
         folder.write_status("running", step=step, seconds=seconds)
         self._hyper = None
@@ -226,7 +226,7 @@ class _Pack:
         """Writes down why a run cannot start from the run that its spec names."""
         spec, trunk = folder.spec, folder.trunk()
         ended = (trunk.result() or {}).get("status")
-        self._on_progress(flops.own_flops(spec), folder.path.name)
+        self._bar.skip(flops.own_flops(spec))
         if ended == "diverged":
             reason = f"the run that it starts from, {spec.start.run}, diverged"
             folder.write_result(result(folder, "diverged", reason, self._device_kind(), 0))
@@ -252,7 +252,7 @@ class _Pack:
         self._unread = (metrics, [(slot, slot.step) for slot in self.slots()], n_steps)
         for slot in self.slots():
             slot.step += n_steps
-            self._on_progress(n_steps * slot.step_flops, slot.folder.path.name)
+            self._bar.update(n_steps * slot.step_flops, slot.folder.path.name)
 
     def _hyperparameters(self) -> dict[str, np.ndarray]:
         if self._hyper is None:
@@ -330,7 +330,7 @@ class _Pack:
             return
         self._checkpoint(slot)
         slot.checkpoints.wait()
-        self._on_progress((slot.spec.steps - slot.step) * slot.step_flops, slot.folder.path.name)
+        self._bar.skip((slot.spec.steps - slot.step) * slot.step_flops)
         self._end(slot, "done", None)
 
     def _keep(self, slot: _Slot) -> None:
@@ -348,7 +348,7 @@ class _Pack:
             slot.saved_step = slot.step
 
     def _end_diverged(self, slot: _Slot, step: int, loss: float) -> None:
-        self._on_progress((slot.spec.steps - slot.step) * slot.step_flops, slot.folder.path.name)
+        self._bar.skip((slot.spec.steps - slot.step) * slot.step_flops)
         slot.step = step
         self._end(slot, "diverged", f"the training loss is {loss} at step {step}")
 
