@@ -16,12 +16,35 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmscale.laws.advise import Advice, OffOptimum, advise
-from lmscale.laws.batch import NoiseScale, fit_critical_batch, noise_scale, steps_to_loss
+from lmscale.laws.batch import (
+    NoiseScale,
+    adjusted_compute,
+    adjusted_steps,
+    critical_batch,
+    fit_critical_batch,
+    noise_scale,
+    steps_to_loss,
+)
 from lmscale.laws.data_constrained import fit_data_constrained
 from lmscale.laws.envelope import fit_envelope
 from lmscale.laws.holdout import Comparison, HoldOut, compare, hold_out
 from lmscale.laws.isoflop import Profile, fit_isoflop, vertex_bias, window_spread
-from lmscale.laws.kaplan import fit_kaplan_nd, fit_kaplan_ns
+from lmscale.laws.kaplan import (
+    Contradiction,
+    Frontier,
+    allocation_exponents,
+    contradiction_point,
+    data_requirement,
+    early_stopping_bound,
+    efficient_frontier,
+    fit_kaplan_nd,
+    fit_kaplan_ns,
+    frontier_constant,
+    frontier_exponent,
+    off_optimum_cost,
+    overfitting,
+    stopping_ratio,
+)
 from lmscale.laws.over_training import fit_over_training
 from lmscale.laws.parametric import fit_parametric, iso_loss, optimal_allocation
 from lmscale.laws.position import fit_position
@@ -35,9 +58,11 @@ __all__ = [
     "PUBLISHED",
     "Advice",
     "Comparison",
+    "Contradiction",
     "DroppedRow",
     "FitError",
     "FitResult",
+    "Frontier",
     "HoldOut",
     "Law",
     "NoiseScale",
@@ -47,15 +72,28 @@ __all__ = [
     "Runs",
     "Table",
     "TableError",
+    "adjusted_compute",
+    "adjusted_steps",
     "advise",
+    "allocation_exponents",
     "compare",
+    "contradiction_point",
+    "critical_batch",
+    "data_requirement",
+    "early_stopping_bound",
+    "efficient_frontier",
     "fit",
+    "frontier_constant",
+    "frontier_exponent",
     "hold_out",
     "iso_loss",
     "noise_scale",
+    "off_optimum_cost",
     "optimal_allocation",
+    "overfitting",
     "published",
     "steps_to_loss",
+    "stopping_ratio",
     "vertex_bias",
     "window_spread",
 ]
@@ -85,8 +123,8 @@ LAWS: dict[str, Law] = {
         Law(
             "power",
             ("loss",),
-            "L = (x_c / x)^alpha (+ L_inf) for x one of params, tokens, flops",
-            "Kaplan et al. 2020, eqs. 1.1-1.3",
+            "L = (x_c / x)^alpha (+ L_inf) for x one of params, tokens, flops, or C_min",
+            "Kaplan et al. 2020, eqs. 1.1-1.3 and 5.5",
             fit_power,
         ),
         Law(

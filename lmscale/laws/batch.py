@@ -19,7 +19,30 @@ from lmscale.laws.result import FitResult, interval
 from lmscale.laws.solve import solve
 from lmscale.laws.table import Table, TableError
 
-__all__ = ["NoiseScale", "fit_critical_batch", "noise_scale", "steps_to_loss"]
+__all__ = [
+    "NoiseScale",
+    "adjusted_compute",
+    "adjusted_steps",
+    "critical_batch",
+    "fit_critical_batch",
+    "noise_scale",
+    "steps_to_loss",
+]
+
+
+def critical_batch(loss: Any, B_star: float = 2.1e8, alpha_B: float = 0.21) -> Any:
+    """B_crit(L) in tokens, eq. 1.4 (constants of Table 5)."""
+    return B_star / np.asarray(loss, float) ** (1 / alpha_B)
+
+
+def adjusted_steps(steps: Any, batch_tokens: Any, loss: Any, **constants: float) -> Any:
+    """S_min = S / (1 + B_crit(L)/B), the updates that a very large batch would need (eq. 5.4)."""
+    return steps / (1 + critical_batch(loss, **constants) / batch_tokens)
+
+
+def adjusted_compute(flops: Any, batch_tokens: Any, loss: Any, **constants: float) -> Any:
+    """C_min = C / (1 + B/B_crit(L)), the compute that a very small batch would need (eq. 5.5)."""
+    return flops / (1 + batch_tokens / critical_batch(loss, **constants))
 
 
 class NoiseScale(NamedTuple):

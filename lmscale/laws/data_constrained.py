@@ -17,8 +17,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from lmscale.laws.parametric import HUBER_DELTA, chinchilla_loss, fit_parametric, ranges_of
-from lmscale.laws.result import FitError, FitResult, expanded, interval
+from lmscale.laws.finish import finish, solver_notes
+from lmscale.laws.parametric import HUBER_DELTA, chinchilla_loss, fit_parametric
+from lmscale.laws.result import FitError, FitResult
 from lmscale.laws.solve import draw_weights, multi_start, product_grid
 from lmscale.laws.table import Table
 
@@ -106,7 +107,7 @@ def fit_data_constrained(
     runs = table.runs("params", "tokens", "unique_tokens", "loss", least=5, vary=("tokens",))
     unique = np.minimum(runs["unique_tokens"], runs["tokens"])
     epochs = runs["tokens"] / unique
-    warnings = list(runs.warnings)
+    warnings = []
     if epochs.max() < 1.5:
         raise FitError("no run repeats its data (tokens above 1.5 unique_tokens), so R_D* is free")
     if isinstance(base, str):
@@ -159,7 +160,7 @@ def fit_data_constrained(
         values = np.exp(np.clip(theta, -20, 20))
         return {"R_D_star": values[..., 0], "R_N_star": values[..., 1]}
 
-    drawn = named(found.draws) if bootstrap else {}
+    warnings.extend(solver_notes(found, bootstrap))
     parameters = {**fixed, **{k: float(v) for k, v in named(found.theta).items()}}
     minima = [
         {**{k: float(v) for k, v in named(t).items()}, "objective": float(value)}
@@ -175,38 +176,20 @@ def fit_data_constrained(
     for name in ("R_D_star", "R_N_star"):
         if not 1e-3 < parameters[name] < 1e4:
             warnings.append(f"{name} ran off to {parameters[name]:.3g}: it is not determined")
-    predicted = data_constrained_loss(
-        parameters, params=runs["params"], tokens=runs["tokens"], unique_tokens=unique
-    )
-    share = expanded(level, len(runs), 2)
-    draws = {
-        **{name: np.full(len(counts), value) for name, value in fixed.items() if len(counts)},
-        **drawn,
-    }
-    return FitResult(
-        law="data-constrained",
-        parameters=parameters,
-        intervals={name: interval(values, share) for name, values in drawn.items()},
-        draw_level=share,
-        interval_method="bootstrap over runs, base law fixed" if bootstrap else "none",
+    runs.columns["unique_tokens"] = unique
+    return finish(
+        "data-constrained",
+        runs,
+        data_constrained_loss,
+        parameters,
+        named(found.draws) if bootstrap else {},
+        reads=("params", "tokens", "unique_tokens"),
         level=level,
+        fixed=fixed,
+        how="bootstrap over runs, base law fixed",
+        warnings=warnings,
         objective=found.objective,
         objective_name=f"sum of Huber's function of the residuals of log loss, delta {delta:g}",
         converged=found.converged,
-        n_used=len(runs),
-        dropped=runs.dropped,
-        warnings=tuple(warnings),
-        residuals={
-            "row": runs.row,
-            "params": runs["params"],
-            "tokens": runs["tokens"],
-            "unique_tokens": unique,
-            "observed": runs["loss"],
-            "predicted": predicted,
-            "residual": np.log(runs["loss"] / predicted),
-        },
-        ranges=ranges_of(runs),
-        draws=draws,
         details={"minima": minima, "n_starts": len(grid), "evaluations": found.evaluations},
-        model=data_constrained_loss,
     )

@@ -2,19 +2,30 @@
 
 Each curve of loss against compute is smoothed and interpolated; at 1500 log-spaced budgets the run
 with the lowest loss gives N_opt(C), and power laws through these give the exponents (sec. 3.1).
+
+Only budgets at which the power law itself lies inside the sizes that were run are fitted. Choosing
+them by which run won (leaving out wins of the smallest and the largest) would flatten the law: of a
+noisy smallest run only the losses would be kept.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
+from lmscale.laws.parametric import chinchilla_loss, fit_parametric
 from lmscale.laws.result import FitResult, interval
 from lmscale.laws.table import Table, TableError
 
 __all__ = ["fit_envelope"]
+
+#: Places along a curve at which its residuals are kept.
+_SHARES = 33
+_FEWEST_CURVES = 6
 
 
 def fit_envelope(
@@ -34,7 +45,9 @@ def fit_envelope(
         run). Without `group` every params value is one run.
       points: budgets at which the envelope is read.
       smooth: standard deviation, in rows, of the Gaussian that smooths each curve; 0 for none.
-      bootstrap: draws over runs (whole curves).
+      bootstrap: draws. Each gives every curve the residuals, about the surface of Approach 3
+        fitted to all of them, of a curve drawn with replacement, and reads the new envelope: so
+        the interval covers the noise of the runs, on the sizes that were run.
 
     Returns:
       parameters a, b, k_N, k_D; `details["envelope"]` the budgets with the best size, tokens and
@@ -65,36 +78,42 @@ def fit_envelope(
     tokens = np.stack([np.interp(grid, c[3], np.log(c[2])) for c in curves])
     size = np.log([np.median(c[1]) for c in curves])
 
-    best = np.argmin(loss, axis=0)
-    covered = np.isfinite(loss.min(axis=0))
+    best = np.argmin(loss, axis=0)[None]
+    found = _read(grid, best, loss.min(axis=0)[None], tokens, size)
+    (best,), (use,) = best, found.used
     at = np.arange(points)
-    # Where the smallest or largest size wins, the envelope is the edge of what was run.
-    inner = covered & (size[best] > size.min()) & (size[best] < size.max())
-    use = inner if len(np.unique(best[inner])) >= 2 else covered
     warnings = list(runs.warnings)
-    if use is covered:
+    if not found.inside[0]:
         warnings.append(
             "no size between the smallest and the largest is ever best: the exponent says only "
             "what was run"
         )
-    n_slope, n_level = np.polyfit(grid[use], size[best[use]], 1)
-    d_slope, d_level = np.polyfit(grid[use], tokens[best, at][use], 1)
-    parameters = {
-        "a": float(n_slope),
-        "b": float(d_slope),
-        "k_N": float(np.exp(n_level)),
-        "k_D": float(np.exp(d_level)),
-    }
-    draws = _draws(grid, loss, tokens, size, bootstrap, np.random.default_rng(seed))
+    parameters = {name: float(values[0]) for name, values in found.laws.items()}
+    misfit = size[best] - math.log(parameters["k_N"]) - parameters["a"] * grid
+    if bootstrap and len(curves) < _FEWEST_CURVES:
+        warnings.append(
+            f"{len(curves)} learning curves are too few to tell their noise from their shape, and "
+            f"an interval needs {_FEWEST_CURVES}: there is none"
+        )
+        bootstrap = 0
+    draws = {}
+    if bootstrap:
+        drawn = _draws(grid, curves, tokens, size, bootstrap, np.random.default_rng(seed))
+        draws = {
+            name: value + drawn[name] if name in "ab" else value * np.exp(drawn[name])
+            for name, value in parameters.items()
+        }
     intervals = {name: interval(values, level) for name, values in draws.items()}
     convention = runs.convention
     return FitResult(
         law="envelope",
         parameters=parameters,
         intervals=intervals,
-        interval_method="bootstrap over learning curves" if bootstrap else "none",
+        interval_method="bootstrap over the curves' residuals about the surface of Approach 3"
+        if bootstrap
+        else "none",
         level=level,
-        objective=float(np.sum((size[best[use]] - n_level - n_slope * grid[use]) ** 2)),
+        objective=float(np.sum(misfit[use] ** 2)),
         objective_name="sum of squared residuals of ln N about the power law",
         n_used=len(curves),
         dropped=runs.dropped,
@@ -130,44 +149,103 @@ def fit_envelope(
 
 def _draws(
     grid: np.ndarray,
-    loss: np.ndarray,
+    curves: Sequence[tuple],
     tokens: np.ndarray,
     size: np.ndarray,
     n_draws: int,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """Exponents of the envelope of runs drawn with replacement.
+    """How far the laws (k_N and k_D as logarithms) stray from those of the surface itself."""
+    every = max(1, len(grid) // 300)
+    grid, tokens = grid[::every], tokens[:, ::every]
+    share = np.linspace(0, 1, _SHARES)
+    n = np.exp(size)[:, None]
+    points = np.stack([np.interp(share, _along(c), np.log(c[2])) for c in curves])
+    observed = np.stack([np.interp(share, _along(c), c[4]) for c in curves])
+    table = {
+        "params": np.repeat(n, _SHARES),
+        "tokens": np.exp(points).ravel(),
+        "loss": observed.ravel(),
+    }
+    law = fit_parametric(table, method="varpro", bootstrap=0).parameters
+    residual = np.log(observed / chinchilla_loss(law, params=n, tokens=np.exp(points)))
+    # The surface takes up some of what differs between sizes (E, A and alpha).
+    residual *= math.sqrt(len(curves) / (len(curves) - 3))
+    smooth = chinchilla_loss(law, params=n, tokens=np.exp(tokens))
+    first, last = np.array([[c[3][0], c[3][-1]] for c in curves]).T[:, :, None]
+    smooth = np.where((grid >= first) & (grid <= last), smooth, np.inf)
+    place = np.clip((grid - first) / (last - first), 0, 1) * (_SHARES - 1)
+    left = np.minimum(place.astype(int), _SHARES - 2)
+    best = np.empty((n_draws + 1, len(grid)), int)
+    lowest = np.empty(best.shape)
+    run = np.arange(len(curves))[:, None]
+    for i in range(n_draws + 1):
+        # The last one is the surface without noise.
+        given = residual[rng.integers(len(curves), size=len(curves))] * (i < n_draws)
+        noise = given[run, left] + (place - left) * (given[run, left + 1] - given[run, left])
+        loss = smooth * np.exp(noise)
+        best[i], lowest[i] = np.argmin(loss, axis=0), loss.min(axis=0)
+    laws = _read(grid, best, lowest, tokens, size).laws
+    logs = {name: v if name in "ab" else np.log(v) for name, v in laws.items()}
+    return {name: values[:-1] - values[-1] for name, values in logs.items()}
 
-    The best run of a draw is the first of all runs, ordered by loss, that was drawn.
+
+def _along(curve: tuple) -> np.ndarray:
+    """How far along a curve its points lie, from 0 to 1 in ln C."""
+    log_c = curve[3]
+    return (log_c - log_c[0]) / (log_c[-1] - log_c[0])
+
+
+class _Envelopes(NamedTuple):
+    """One row an envelope: which budgets were fitted, and the laws through them."""
+
+    used: np.ndarray
+    #: Whether any size between the smallest and the largest is ever best.
+    inside: np.ndarray
+    laws: dict[str, np.ndarray]
+
+
+def _read(
+    grid: np.ndarray, best: np.ndarray, lowest: np.ndarray, tokens: np.ndarray, size: np.ndarray
+) -> _Envelopes:
+    """The power laws through envelopes.
+
+    Args:
+      grid: [point] ln C.
+      best, lowest: [envelope, point] the run of lowest loss, and that loss (infinite for none).
+      tokens: [run, point] ln D.
+      size: [run] ln N.
     """
-    if not n_draws:
-        return {}
-    n_runs, points = loss.shape
-    every = max(1, points // 300)
-    grid, loss, tokens = grid[::every], loss[:, ::every], tokens[:, ::every]
-    order = np.argsort(loss, axis=0)
-    drawn = rng.multinomial(n_runs, np.full(n_runs, 1 / n_runs), size=n_draws) > 0
-    first = np.argmax(drawn[:, order], axis=1)
-    best = np.take_along_axis(order, first, axis=0)
-    at = np.arange(len(grid))
-    found = np.isfinite(loss[best, at])
-    n, d = size[best], tokens[best, at]
-    # Sizes at the edge of the draw are left out, as in the fit itself.
-    present = np.where(drawn, size, np.nan)
-    inner = (
-        found
-        & (n > np.nanmin(present, axis=1)[:, None])
-        & (n < np.nanmax(present, axis=1)[:, None])
-    )
-    w = np.where(inner.sum(axis=1, keepdims=True) > 2, inner, found).astype(float)
-    total = w.sum(axis=1)
+    found = np.isfinite(lowest)
+    n, d = size[best], tokens[best, np.arange(len(grid))]
+    # Half a step inside the smallest and the largest size.
+    sizes = np.unique(size.round(9))
+    low, high = sizes[:2].mean(), sizes[-2:].mean()
+    inner = found & (n > low) & (n < high)
+    inside = inner.any(axis=1)
+    enough = np.ptp(np.where(inner, n, low), axis=1) > 0
+    used = np.where((inside & enough)[:, None], inner, found)
+    for _ in range(20):
+        slope, level = _lines(grid, n, used)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            start, stop = (low - level) / slope, (high - level) / slope
+        between = found & (grid >= start) & (grid <= stop)
+        sound = (between.sum(axis=1) > 2) & (slope[:, 0] > 0)
+        used = np.where(sound[:, None], between, used)
+    laws = {}
+    for slope_name, level_name, values in (("a", "k_N", n), ("b", "k_D", d)):
+        slope, level = _lines(grid, values, used)
+        laws[slope_name], laws[level_name] = slope[:, 0], np.exp(level[:, 0])
+    return _Envelopes(used, inside, {name: laws[name] for name in ("a", "b", "k_N", "k_D")})
+
+
+def _lines(grid: np.ndarray, values: np.ndarray, used: np.ndarray) -> tuple[Any, Any]:
+    """Slope and level [envelope, 1] of the straight lines through `values` [envelope, point]."""
+    w = used.astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
-        x = (w @ grid) / total
-        dx = grid - x[:, None]
-        spread = (w * dx**2).sum(axis=1)
-        out = {}
-        for slope_name, level_name, values in (("a", "k_N", n), ("b", "k_D", d)):
-            mean = (w * values).sum(axis=1) / total
-            slope = (w * dx * (values - mean[:, None])).sum(axis=1) / spread
-            out[slope_name], out[level_name] = slope, np.exp(mean - slope * x)
-    return {name: out[name] for name in ("a", "b", "k_N", "k_D")}
+        total = w.sum(axis=1, keepdims=True)
+        x, y = (w @ grid)[:, None] / total, (w * values).sum(axis=1, keepdims=True) / total
+        dx = grid - x
+        slope = (w * dx * (values - y)).sum(axis=1, keepdims=True)
+        slope = slope / (w * dx**2).sum(axis=1, keepdims=True)
+        return slope, y - slope * x

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from lmscale.laws.power import power_variable
 from lmscale.laws.result import FitError, FitResult
-from lmscale.laws.table import Table, TableError
+from lmscale.laws.table import Runs, Table, TableError
 
 __all__ = ["Comparison", "HoldOut", "compare", "hold_out"]
 
-#: Laws that predict a run's loss from its columns, each with what it needs.
-PREDICTING = ("parametric", "over-training", "kaplan-nd", "power")
+#: Laws that predict a run's loss from its columns.
+PREDICTING = (
+    "parametric",
+    "over-training",
+    "kaplan-nd",
+    "kaplan-ns",
+    "data-constrained",
+    "power",
+    "position",
+)
 
 
 @dataclass(frozen=True)
 class HoldOut:
     """How a law fitted to the smaller runs predicts the largest.
 
-    `relative_error` is predicted over observed loss, less one; `extrapolation` is the largest
-    held-out compute over the largest that was fitted.
+    `along` is what the runs were ordered by (flops, unless the law has another variable), `at` its
+    value for each run held out, `relative_error` predicted over observed loss, less one, and
+    `extrapolation` the largest value held out over the largest that was fitted.
     """
 
     law: str
     fit: FitResult
+    along: str
     row: np.ndarray
-    flops: np.ndarray
+    at: np.ndarray
     observed: np.ndarray
     predicted: np.ndarray
     relative_error: np.ndarray
@@ -39,16 +50,53 @@ class HoldOut:
         """Mean absolute relative error."""
         return float(np.mean(np.abs(self.relative_error)))
 
+    @property
+    def worst_error(self) -> float:
+        """The relative error of largest size, with its sign."""
+        return float(self.relative_error[np.argmax(np.abs(self.relative_error))])
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "along": self.along,
+            "n_held_out": len(self.row),
+            "n_fitted": self.fit.n_used,
+            "from": float(self.at.min()),
+            "to": float(self.at.max()),
+            "extrapolation": self.extrapolation,
+            "mean_error": self.mean_error,
+            "worst_error": self.worst_error,
+            "bias": float(np.mean(self.relative_error)),
+        }
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """One law's line in a side-by-side comparison; `problem` says why there are no numbers."""
+    """One law's line in a side-by-side comparison.
+
+    `problem` says why it could not be fitted, `held_out_problem` why nothing could be held out.
+    """
 
     law: str
-    fit: FitResult | None
-    rms_log_residual: float | None
-    held_out_error: float | None
+    fit: FitResult | None = None
+    rms_log_residual: float | None = None
+    held_out: HoldOut | None = None
     problem: str = ""
+    held_out_problem: str = ""
+
+    @property
+    def held_out_error(self) -> float | None:
+        return None if self.held_out is None else self.held_out.mean_error
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of `lmscale fit --json`; of a law that could not be fitted, the reason."""
+        if self.fit is None:
+            return {"law": self.law, "error": self.problem}
+        return {
+            **self.fit.to_json(),
+            "rms_log_residual": self.rms_log_residual,
+            "held_out": None if self.held_out is None else self.held_out.to_json(),
+            **({"held_out_reason": self.held_out_problem} if self.held_out is None else {}),
+        }
 
 
 def hold_out(
@@ -61,42 +109,73 @@ def hold_out(
 ) -> HoldOut:
     """Fits `law` without the runs of most compute, then predicts those.
 
+    Laws in one variable other than compute hold out the largest of that; points of one learning
+    curve (column group, for kaplan-ns) are held out together.
+
     Args:
       share: fraction of the runs to hold out; a budget is never split, so runs with the same
-        compute (to 10%) stay together.
+        compute (to 10%) stay together where there are budgets.
       **options: the law's own.
     """
     from lmscale.laws import fit
 
     if law not in PREDICTING:
-        raise FitError(f"the law {law} predicts no single run; use {', '.join(PREDICTING)}")
+        raise FitError(f"the law {law} predicts no run's loss")
     if not 0 < share < 1:
         raise FitError(f"share must be between 0 and 1, not {share!r}")
     table = Table.read(table, columns)
-    needs = ("params", "tokens", "loss", "flops")
-    runs = table.runs(*needs, least=6)
-    order = np.argsort(runs["flops"], kind="stable")
-    flops = runs["flops"][order]
-    jumps = np.flatnonzero(np.diff(np.log(flops)) > np.log(1.1)) + 1
-    if not len(jumps):
-        raise TableError("all runs have one compute, so there is no larger budget to hold out")
+    along, runs, values = _ordering(table, law, options)
+    order = np.argsort(values, kind="stable")
+    sorted_values = values[order]
+    steps = np.diff(np.log(sorted_values))
+    if sorted_values[-1] < 1.1 * sorted_values[0]:
+        raise TableError(f"all runs have one {along}, so there is no larger budget to hold out")
+    # Where runs lie too close for budgets, any of them may be the first to be held out.
+    jumps = np.flatnonzero(steps > (np.log(1.1) if steps.max() > np.log(1.1) else 1e-9)) + 1
     # The cut between budgets that comes nearest to the share asked for.
-    cut = jumps[np.argmin(np.abs(jumps - (1 - share) * len(flops)))]
-    small, large = runs.take(np.sort(order[:cut])), runs.take(order[cut:])
-    kept = {name: small[name] for name in needs}
-    fitted = fit(kept, law, **options)
-    inputs = {name: large[name] for name in ("params", "tokens", "flops")}
+    cut = jumps[np.argmin(np.abs(jumps - (1 - share) * len(order)))]
+    fitted = fit(table.only(runs.row[order[:cut]]), law, **options)
+    large = runs.take(order[cut:])
+    inputs = {name: column for name, column in large.columns.items() if name != "loss"}
     predicted = fitted.predict(**inputs)
     return HoldOut(
         law=law,
         fit=fitted,
+        along=along,
         row=large.row,
-        flops=large["flops"],
+        at=sorted_values[cut:],
         observed=large["loss"],
         predicted=predicted,
         relative_error=predicted / large["loss"] - 1,
-        extrapolation=float(flops[-1] / flops[cut - 1]),
+        extrapolation=float(sorted_values[-1] / sorted_values[cut - 1]),
     )
+
+
+def _ordering(table: Table, law: str, options: Mapping[str, Any]) -> tuple[str, Runs, np.ndarray]:
+    """What to order by, in words; the runs that the law reads; and their values of it."""
+    if law == "power":
+        x = power_variable(table, options.get("x"), options.get("critical_batch"))
+        needs = (x, "loss", *(("batch_tokens",) if options.get("critical_batch") else ()))
+        runs = table.runs(*needs, least=5)
+        return x, runs, runs[x]
+    if law == "position":
+        runs = table.runs("position", "loss", least=6)
+        return "position", runs, runs["position"]
+    if law != "kaplan-ns":
+        extra = ("unique_tokens",) if law == "data-constrained" else ()
+        runs = table.runs("params", "tokens", "loss", "flops", *extra, least=6)
+        return "flops", runs, runs["flops"]
+    if options.get("adjust"):
+        raise FitError("S_min of a run follows from its own loss, so it cannot be predicted")
+    runs = table.runs("params", "steps", "loss", least=6)
+    if "flops" in runs:
+        along, values = "flops", runs["flops"]
+    else:
+        along, values = "params x steps", runs["params"] * runs["steps"]
+    if "group" in runs.labels:
+        names, where = np.unique(runs.labels["group"].astype(str), return_inverse=True)
+        values = np.array([values[where == i].max() for i in range(len(names))])[where]
+    return along, runs, values
 
 
 def compare(
@@ -106,28 +185,36 @@ def compare(
     share: float = 0.2,
     columns: Any = None,
     bootstrap: int = 200,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Comparison]:
     """Several laws on the same table: residuals, and error on the largest runs held out.
 
     A law that cannot be fitted to the table keeps its line, with the reason.
+
+    Args:
+      options: law -> what it takes beside `bootstrap`.
     """
+    table = Table.read(table, columns)
+    return [
+        _line(table, law, share, bootstrap, dict((options or {}).get(law, {})))
+        for law in laws or ("parametric", "over-training", "kaplan-nd", "isoflop")
+    ]
+
+
+def _line(
+    table: Table, law: str, share: float, bootstrap: int, options: dict[str, Any]
+) -> Comparison:
     from lmscale.laws import fit
 
-    table = Table.read(table, columns)
-    lines = []
-    for law in laws or ("parametric", "over-training", "kaplan-nd", "isoflop"):
-        options = {"x": "flops", "offset": True} if law == "power" else {}
-        try:
-            fitted = fit(table, law, bootstrap=bootstrap, **options)
-        except (TableError, FitError) as error:
-            lines.append(Comparison(law, None, None, None, str(error)))
-            continue
-        rms, error, problem = None, None, ""
-        if law in PREDICTING:
-            rms = float(np.sqrt(np.mean(fitted.residuals["residual"] ** 2)))
-            try:
-                error = hold_out(table, law, share=share, bootstrap=0, **options).mean_error
-            except (TableError, FitError) as reason:
-                problem = str(reason)
-        lines.append(Comparison(law, fitted, rms, error, problem))
-    return lines
+    try:
+        fitted = fit(table, law, bootstrap=bootstrap, **options)
+    except (TableError, FitError) as error:
+        return Comparison(law, problem=str(error))
+    if law not in PREDICTING:
+        return Comparison(law, fitted, held_out_problem=f"the law {law} predicts no run's loss")
+    rms = float(np.sqrt(np.mean(fitted.residuals["residual"] ** 2)))
+    try:
+        held_out = hold_out(table, law, share=share, bootstrap=0, **options)
+    except (TableError, FitError) as error:
+        return Comparison(law, fitted, rms, held_out_problem=str(error))
+    return Comparison(law, fitted, rms, held_out)

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import brentq
 
-from lmscale.laws.parametric import ranges_of
+from lmscale.laws.batch import adjusted_compute, adjusted_steps, critical_batch
+from lmscale.laws.finish import LEAST_SQUARES, finish, solver_notes
 from lmscale.laws.power import SYMBOLS
-from lmscale.laws.result import FitError, FitResult, expanded, intervals_of
+from lmscale.laws.result import FitError, FitResult
 from lmscale.laws.solve import Residual, draw_weights, multi_start, product_grid
 from lmscale.laws.table import Runs, Table
 
@@ -66,21 +67,6 @@ def kaplan_ns_loss(parameters: Mapping[str, Any], *, params: Any, steps: Any, **
     return (parameters["N_c"] / params) ** parameters["alpha_N"] + (
         parameters["S_c"] / steps
     ) ** parameters["alpha_S"]
-
-
-def critical_batch(loss: Any, B_star: float = 2.1e8, alpha_B: float = 0.21) -> Any:
-    """B_crit(L) in tokens, eq. 1.4 (constants of Table 5)."""
-    return B_star / np.asarray(loss, float) ** (1 / alpha_B)
-
-
-def adjusted_steps(steps: Any, batch_tokens: Any, loss: Any, **constants: float) -> Any:
-    """S_min = S / (1 + B_crit(L)/B), the updates that a very large batch would need (eq. 5.4)."""
-    return steps / (1 + critical_batch(loss, **constants) / batch_tokens)
-
-
-def adjusted_compute(flops: Any, batch_tokens: Any, loss: Any, **constants: float) -> Any:
-    """C_min = C / (1 + B/B_crit(L)), the compute that a very small batch would need (eq. 5.5)."""
-    return flops / (1 + batch_tokens / critical_batch(loss, **constants))
 
 
 def overfitting(parameters: Mapping[str, Any], params: Any, tokens: Any) -> Any:
@@ -407,48 +393,27 @@ def _fit_two(
         draw_weights=counts if bootstrap else None,
     )
     parameters = {k: float(v) for k, v in named(found.theta, x.mean(), y.mean()).items()}
-    draws = named(found.draws, x.mean(), y.mean()) if bootstrap else {}
-    warnings = list(runs.warnings)
-    if not found.converged:
-        warnings.append("the solver did not meet its tolerance at the best minimum")
-    if found.draws_unconverged > 0.01 * max(1, bootstrap):
-        warnings.append(f"{found.draws_unconverged} of {bootstrap} draws did not converge")
+    warnings = solver_notes(found, bootstrap)
     for name, value in parameters.items():
         if name.startswith("alpha") and value <= 0:
             warnings.append(f"{name} is {value:.3g}, not positive")
-    predicted = model(parameters, **{"params": runs["params"], second: runs[second]})
-    drawn = len(runs) if groups is None else len(set(groups))
-    share = expanded(level, max(drawn, len(parameters) + 2), len(parameters))
-    what = "half the sum of squared residuals" if delta is None else "sum of Huber's function"
-    return FitResult(
-        law=law,
-        parameters=parameters,
-        intervals=intervals_of(draws, share),
-        draw_level=share,
-        interval_method="none"
-        if not bootstrap
-        else "bootstrap over " + ("learning curves" if groups is not None else "runs"),
+    return finish(
+        law,
+        runs,
+        model,
+        parameters,
+        named(found.draws, x.mean(), y.mean()) if bootstrap else {},
+        reads=("params", second),
         level=level,
+        drawn=None if groups is None else len(set(groups)),
+        how="bootstrap over " + ("runs" if groups is None else "learning curves"),
+        warnings=warnings,
         objective=found.objective,
-        objective_name=f"{what} of log loss",
+        objective_name=LEAST_SQUARES if delta is None else "sum of Huber's function of log loss",
         converged=found.converged,
-        n_used=len(runs),
-        dropped=runs.dropped,
-        warnings=tuple(warnings),
-        residuals={
-            "row": runs.row,
-            "params": runs["params"],
-            second: runs[second],
-            "observed": runs["loss"],
-            "predicted": predicted,
-            "residual": np.log(runs["loss"] / predicted),
-        },
-        ranges=ranges_of(runs),
-        draws=draws,
         details={
             "symbol": SYMBOLS[second],
             "n_starts": len(starts),
             "evaluations": found.evaluations,
         },
-        model=model,
     )

@@ -15,8 +15,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from lmscale.laws.parametric import ranges_of
-from lmscale.laws.result import FitResult, expanded, intervals_of
+from lmscale.laws.finish import finish, solver_notes
+from lmscale.laws.result import FitResult
 from lmscale.laws.solve import draw_weights, multi_start
 from lmscale.laws.table import Table
 
@@ -79,7 +79,7 @@ def fit_over_training(
             for eta in (0.05, 0.15, 0.3)
         ]
     )
-    warnings = list(runs.warnings)
+    warnings = []
     if len(runs) < 10 and bootstrap:
         warnings.append(f"{len(runs)} runs for four parameters: too few to bootstrap")
         bootstrap = 0
@@ -99,35 +99,18 @@ def fit_over_training(
             }
 
     parameters = {name: float(value) for name, value in named(found.theta).items()}
-    draws = named(found.draws) if bootstrap else {}
-    if not found.converged:
-        warnings.append("the solver did not meet its tolerance at the best minimum")
-    share = expanded(level, len(runs), 4)
-    predicted = over_training_loss(parameters, params=runs["params"], tokens=runs["tokens"])
-    return FitResult(
-        law="over-training",
-        parameters=parameters,
-        intervals=intervals_of(draws, share),
-        draw_level=share,
-        interval_method="bootstrap over runs" if bootstrap else "none",
+    return finish(
+        "over-training",
+        runs,
+        over_training_loss,
+        parameters,
+        named(found.draws) if bootstrap else {},
+        reads=("params", "tokens"),
         level=level,
+        warnings=[*warnings, *solver_notes(found, bootstrap)],
         objective=found.objective,
         objective_name="half the sum of squared residuals of the loss",
         converged=found.converged,
-        n_used=len(runs),
-        dropped=runs.dropped,
         exponents={runs.convention: {"N": 0.5, "D": 0.5}},
-        warnings=tuple(warnings),
-        residuals={
-            "row": runs.row,
-            "params": runs["params"],
-            "tokens": runs["tokens"],
-            "observed": loss,
-            "predicted": predicted,
-            "residual": np.log(loss / predicted),
-        },
-        ranges=ranges_of(runs),
-        draws=draws,
         details={"n_starts": len(starts), "evaluations": found.evaluations},
-        model=over_training_loss,
     )

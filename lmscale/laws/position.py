@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
-
-import numpy as np
+from typing import Any, Literal
 
 from lmscale.laws.power import fit_power
-from lmscale.laws.result import FitResult, intervals_of
+from lmscale.laws.result import FitError, FitResult, intervals_of
 from lmscale.laws.table import Table
 
 __all__ = ["fit_position", "position_law"]
@@ -22,6 +20,7 @@ def position_law(position: Any, a: Any, b: Any, c: Any) -> Any:
 def fit_position(
     table: Any,
     *,
+    resample: Literal["auto", "runs", "positions"] = "auto",
     bootstrap: int = 1000,
     delta: float | None = None,
     level: float = 0.95,
@@ -30,19 +29,33 @@ def fit_position(
 ) -> FitResult:
     """Fits L(T) = a + b T^-c to columns position (from 1) and loss, in log loss.
 
-    Neighbouring positions share their text, so their losses are not independent; the bootstrap
-    over positions tells how well the curve is drawn, not how another model would fare.
+    The losses at the positions of one model come from one set of weights and one text, so they are
+    not independent. An interval over positions says how well these points fix the curve through
+    them, and is too narrow for another seed or another text; only several runs, told apart by the
+    columns seed or group, can say how those would fare.
+
+    Args:
+      resample: "runs" resamples whole runs (five or more), "positions" single points; "auto" takes
+        runs where there are five.
     """
     table = Table.read(table, columns)
+    if resample not in ("auto", "runs", "positions"):
+        raise FitError(f"resample must be auto, runs or positions, not {resample!r}")
     fit = fit_power(
         table,
         x="position",
         offset=True,
+        by=() if resample == "positions" else ("group", "seed"),
         bootstrap=bootstrap,
         delta=delta,
         level=level,
         seed=seed,
     )
+    over_runs = resample != "positions" and fit.interval_method == "bootstrap over runs"
+    if resample == "runs" and bootstrap and not over_runs:
+        raise FitError(
+            "resample runs needs five runs, told apart by a column seed or group; use positions"
+        )
 
     def renamed(values: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -52,22 +65,17 @@ def fit_position(
         }
 
     draws = renamed(fit.draws) if fit.draws else {}
-    return _replace(fit, renamed(fit.parameters), draws)
-
-
-def _replace(
-    fit: FitResult, parameters: dict[str, float], draws: dict[str, np.ndarray]
-) -> FitResult:
+    how = "bootstrap over " + ("runs" if over_runs else "positions (not over seeds or texts)")
     return dataclasses.replace(
         fit,
         law="position",
-        parameters=parameters,
+        parameters=renamed(fit.parameters),
         draws=draws,
         intervals=intervals_of(draws, fit.draw_level or fit.level),
-        interval_method="bootstrap over positions" if draws else "none",
+        interval_method=how if draws else "none",
         model=_predict,
     )
 
 
-def _predict(parameters: Any, *, position: Any) -> Any:
+def _predict(parameters: Any, *, position: Any, **_: Any) -> Any:
     return position_law(position, parameters["a"], parameters["b"], parameters["c"])

@@ -4,23 +4,28 @@
     L = L_inf + (x_c / x)^alpha          Henighan et al. 2020; Hoffmann et al. 2022 at one variable
 
 x is params, tokens or flops (or any other column), and the parameters carry its letter:
-alpha_N, N_c; alpha_D, D_c; alpha_C, C_c.
+alpha_N, N_c; alpha_D, D_c; alpha_C, C_c. With the constants of the critical batch, compute becomes
+C_min = C / (1 + B/B_crit(L)), what training far below the critical batch would take (eq. 5.5), and
+the law is L(C_min): alpha_C_min, C_c_min.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from lmscale.laws.result import FitError, FitResult, expanded, intervals_of
+from lmscale.laws.batch import adjusted_compute
+from lmscale.laws.finish import LEAST_SQUARES, finish
+from lmscale.laws.result import FitError, FitResult
 from lmscale.laws.solve import draw_weights, multi_start
 from lmscale.laws.table import Runs, Table
 
-__all__ = ["SYMBOLS", "fit_power", "power_law"]
+__all__ = ["SYMBOLS", "fit_power", "power_law", "power_variable"]
 
 #: The letter that a column has in the papers.
 SYMBOLS = {
@@ -44,6 +49,8 @@ def fit_power(
     *,
     x: str | None = None,
     offset: bool = False,
+    critical_batch: tuple[float, float] | None = None,
+    by: Sequence[str] = (),
     bootstrap: int = 1000,
     delta: float | None = None,
     level: float = 0.95,
@@ -56,14 +63,90 @@ def fit_power(
       x: the column; by default the only one of params, tokens and flops that the table has, or
         that `columns` names.
       offset: add an irreducible loss L_inf >= 0.
+      critical_batch: (B_star, alpha_B) of B_crit(L) = B_star / L^(1/alpha_B), in tokens; turns
+        flops into C_min with the column batch_tokens. Kaplan et al. have (2.1e8, 0.21).
+      by: labels (group, seed) of which each combination is one run whose rows are resampled
+        together; it takes five runs or more.
       delta: Huber's delta on log loss; None is least squares.
-      bootstrap: draws over runs.
+      bootstrap: draws over rows, or over runs with `by`.
 
     Returns:
       parameters alpha_X and X_c (and L_inf); `details["curve"]` holds x, the fitted loss and its
       band for a plot.
     """
     table = Table.read(table, columns)
+    x = power_variable(table, x, critical_batch)
+    needs = (x, "loss", *(("batch_tokens",) if critical_batch else ()))
+    runs = table.runs(*needs, least=3 + offset, vary=(x, "loss"))
+    suffix, adjust = "", None
+    if critical_batch is not None:
+        suffix, adjust = "_min", dict(zip(("B_star", "alpha_B"), critical_batch, strict=True))
+        runs.columns[x] = adjusted_compute(runs[x], runs["batch_tokens"], runs["loss"], **adjust)
+    symbol = SYMBOLS[x]
+    names = (f"alpha_{symbol}{suffix}", f"{symbol}_c{suffix}", *(("L_inf",) if offset else ()))
+    log_x, log_y = np.log(runs[x]), np.log(runs["loss"])
+    weights = runs["weight"] if "weight" in runs else np.ones(len(runs))
+    rng = np.random.default_rng(seed)
+    units = _units(runs, by)
+    counts = _draws_that_vary(log_x, bootstrap, 2 + offset, rng, units)
+    if offset or delta is not None:
+        values, draws, objective, converged, warnings = _curved(
+            log_x, log_y, weights, counts, offset, delta
+        )
+    else:
+        values, draws, objective = _straight(log_x, log_y, weights, counts)
+        converged, warnings = True, []
+    parameters = dict(zip(names, values, strict=True))
+    if not _representable(parameters[names[1]]):
+        raise FitError(
+            f"the loss hardly depends on {x} (alpha is {values[0]:.3g}), so {names[1]} is beyond "
+            f"any number: these runs show no power law in {x}"
+        )
+    drawn = dict(zip(names, draws, strict=True)) if bootstrap else {}
+    if drawn:
+        flat = ~_representable(drawn[names[1]])
+        drawn[names[1]] = np.where(flat, np.nan, drawn[names[1]])
+        if flat.any():
+            warnings.append(
+                f"{flat.sum()} of {bootstrap} draws are flat in {x}, with {names[1]} beyond any "
+                f"number: they count in the interval of {names[0]} and not in that of {names[1]} "
+                f"or the band"
+            )
+    if parameters[names[0]] <= 0:
+        warnings.append(f"the loss does not fall with {x}: alpha is {parameters[names[0]]:.3g}")
+    if math.log10(runs[x].max() / runs[x].min()) < 1:
+        warnings.append(
+            f"{x} spans a factor of {runs[x].max() / runs[x].min():.3g}, less than ten: "
+            f"the exponent is loosely held"
+        )
+    result = finish(
+        "power",
+        runs,
+        functools.partial(_predict, column=x, names=names, adjust=adjust),
+        parameters,
+        drawn,
+        reads=(x,),
+        level=level,
+        # Every run tells of all parameters, so of runs only the mean is lost.
+        drawn=None if units is None else len(set(units)),
+        free=None if units is None else 1,
+        how="bootstrap over " + ("rows" if by and units is None else "runs"),
+        warnings=warnings,
+        objective=objective,
+        objective_name=_objective_name(delta),
+        converged=converged,
+        details={"x": x, "offset": offset},
+    )
+    return result.with_details(curve=_curve(result, runs, x))
+
+
+def power_variable(table: Table, x: str | None, critical_batch: Any = None) -> str:
+    """The column that the law is in: `x`, or the one of params, tokens and flops that the table
+    has, or that `columns` named."""
+    if critical_batch is not None and x not in (None, "flops"):
+        raise FitError(f"critical_batch turns flops into C_min, so x must be flops, not {x}")
+    if critical_batch is not None:
+        return "flops"
     if x is None:
         table.require("loss")
         have = [name for name in ("params", "tokens", "flops") if name in table.numbers]
@@ -76,88 +159,66 @@ def fit_power(
         (x,) = have
     if x not in SYMBOLS:
         raise FitError(f"x must be one of {', '.join(SYMBOLS)}, not {x!r}")
-    runs = table.runs(x, "loss", least=3 + offset, vary=(x,))
-    symbol = SYMBOLS[x]
-    names = (f"alpha_{symbol}", f"{symbol}_c", *(("L_inf",) if offset else ()))
-    log_x, log_y = np.log(runs[x]), np.log(runs["loss"])
-    weights = runs["weight"] if "weight" in runs else np.ones(len(runs))
-    rng = np.random.default_rng(seed)
-    counts = _draws_that_vary(log_x, bootstrap, 2 + offset, rng)
-    if offset or delta is not None:
-        values, draws, objective, converged, notes = _curved(
-            log_x, log_y, weights, counts, offset, delta
-        )
-    else:
-        values, draws, objective = _straight(log_x, log_y, weights, counts)
-        converged, notes = True, []
-    parameters = dict(zip(names, values, strict=True))
-    drawn = dict(zip(names, draws, strict=True)) if bootstrap else {}
-    share = expanded(level, len(runs), len(names))
-    warnings = [*runs.warnings, *notes]
-    if parameters[names[0]] <= 0:
-        warnings.append(f"the loss does not fall with {x}: alpha is {parameters[names[0]]:.3g}")
-    if math.log10(runs[x].max() / runs[x].min()) < 1:
-        warnings.append(
-            f"{x} spans a factor of {runs[x].max() / runs[x].min():.3g}, less than ten: "
-            f"the exponent is loosely held"
-        )
-    model = functools.partial(_predict, column=x, names=names)
-    observed = runs["loss"]
-    predicted = model(parameters, **{x: runs[x]})
-    result = FitResult(
-        law="power",
-        parameters=parameters,
-        intervals=intervals_of(drawn, share),
-        draw_level=share,
-        interval_method="bootstrap over runs" if bootstrap else "none",
-        level=level,
-        objective=objective,
-        objective_name=_objective_name(delta),
-        converged=converged,
-        n_used=len(runs),
-        dropped=runs.dropped,
-        warnings=tuple(warnings),
-        residuals={
-            "row": runs.row,
-            x: runs[x],
-            "observed": observed,
-            "predicted": predicted,
-            "residual": np.log(observed / predicted),
-        },
-        ranges={x: (float(runs[x].min()), float(runs[x].max()))},
-        draws=drawn,
-        details={"x": x, "offset": offset},
-        model=model,
-    )
-    return result.with_details(curve=_curve(result, runs, x))
+    return x
+
+
+def _units(runs: Runs, by: Sequence[str]) -> np.ndarray | None:
+    """The run of every row, from the labels `by`; None where fewer than five are told apart."""
+    labels = [runs.labels[name].astype(str) for name in by if name in runs.labels]
+    units = np.array([" ".join(row) for row in zip(*labels, strict=True)])
+    return units if len(set(units)) >= 5 else None
+
+
+def _representable(x_c: Any) -> np.ndarray:
+    """Whether x_c, and x_c / x with it, is a number: on a flat line it is infinite or zero."""
+    return (np.asarray(x_c) > 1e-200) & (np.asarray(x_c) < 1e200)
 
 
 def _objective_name(delta: float | None) -> str:
     if delta is None:
-        return "half the sum of squared residuals of log loss"
+        return LEAST_SQUARES
     return f"sum of Huber's function of the residuals of log loss, delta {delta:g}"
 
 
-def _predict(parameters: Any, *, column: str, names: tuple[str, ...], **columns: Any) -> Any:
+def _predict(
+    parameters: Any,
+    *,
+    column: str,
+    names: tuple[str, ...],
+    adjust: dict[str, float] | None,
+    **columns: Any,
+) -> Any:
+    """The loss; of C_min, flops are C where batch_tokens is given, and C_min where it is not."""
     if column not in columns:
         raise FitError(f"this power law is in {column}; give {column}=...")
     alpha, x_c, *rest = (parameters[name] for name in names)
-    return power_law(columns[column], alpha, x_c, rest[0] if rest else 0.0)
+    offset, x = rest[0] if rest else 0.0, columns[column]
+    loss = power_law(x, alpha, x_c, offset)
+    if adjust is not None and "batch_tokens" in columns:
+        # C_min depends on the loss, which depends on C_min: a contraction while alpha < alpha_B.
+        for _ in range(60):
+            smaller = adjusted_compute(x, columns["batch_tokens"], loss, **adjust)
+            loss = power_law(smaller, alpha, x_c, offset)
+    return loss
 
 
 def _draws_that_vary(
-    log_x: np.ndarray, n_draws: int, least: int, rng: np.random.Generator
+    log_x: np.ndarray,
+    n_draws: int,
+    least: int,
+    rng: np.random.Generator,
+    units: np.ndarray | None,
 ) -> np.ndarray:
     """Bootstrap counts with at least `least` distinct x in every draw."""
     n = len(log_x)
     distinct, where = np.unique(log_x, return_inverse=True)
     member = np.eye(len(distinct))[where]
-    counts = draw_weights(n, n_draws, rng)
+    counts = draw_weights(n, n_draws, rng, units)
     for _ in range(50):
         poor = ((counts @ member) > 0).sum(axis=1) < min(least + 1, len(distinct))
         if not poor.any():
             break
-        counts[poor] = draw_weights(n, int(poor.sum()), rng)
+        counts[poor] = draw_weights(n, int(poor.sum()), rng, units)
     return counts
 
 

@@ -12,6 +12,7 @@ Where a table has two of params, tokens and flops, the third follows from C = 6 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
 import os
@@ -172,21 +173,17 @@ class Table:
         """The rows whose `label` is `value`; row numbers stay those of the source."""
         if label not in self.labels:
             raise TableError(f"the table has no column {label}; its columns are {_names(self)}")
-        others = np.flatnonzero(self.labels[label] != str(value)) + 1
-        if len(others) == self.n_rows:
+        rows = np.flatnonzero(self.labels[label] == str(value)) + 1
+        if not len(rows):
             known = ", ".join(sorted(set(self.labels[label]))[:8])
             raise TableError(f"no row has {label} {value!r}; there are {known}")
-        hidden = {**self.bad_rows, **{int(row): _HIDDEN for row in others}}
-        return Table(
-            self.numbers,
-            self.labels,
-            self.n_rows,
-            self.header,
-            self.problems,
-            hidden,
-            self.convention,
-            self.mapped,
-        )
+        return self.only(rows)
+
+    def only(self, rows: Sequence[int]) -> Table:
+        """The rows with these numbers (from 1), which they keep."""
+        others = set(range(1, self.n_rows + 1)).difference(int(row) for row in rows)
+        hidden = {**self.bad_rows, **dict.fromkeys(others, _HIDDEN)}
+        return dataclasses.replace(self, bad_rows=hidden)
 
     def require(self, *names: str) -> None:
         """Raises a `TableError` unless the table has each column, or what it follows from."""

@@ -169,7 +169,7 @@ def test_unknown_laws_are_refused():
 def test_hold_out_predicts_the_largest_budget():
     held = laws.hold_out(isoflop_table(), "parametric", starts="coarse", bootstrap=0)
     assert held.mean_error < 1e-4
-    assert held.flops.min() > 3e20 and len(held.row) == 9
+    assert held.at.min() > 3e20 and len(held.row) == 9
     assert held.extrapolation == pytest.approx(10**0.5, rel=0.01)
     # A law that is wrong for these runs is caught by it.
     wrong = laws.hold_out(isoflop_table(), "power", x="params", bootstrap=0)
