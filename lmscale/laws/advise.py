@@ -57,6 +57,8 @@ class Advice:
     loss: float | None
     tokens_per_param: float
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    #: How the intervals were made, in words.
+    interval_method: str = "none"
     model: dict[str, Any] | None = None
     batch_tokens: int | None = None
     learning_rate: float | None = None
@@ -145,19 +147,25 @@ def _finish(result: FitResult, advice: Advice) -> Advice:
         extrapolation = advice.flops / known[1]
         if extrapolation > 1.5:
             warnings.append(
-                f"{advice.flops:.3g} FLOPs is {extrapolation:.3g} times the largest run of this "
-                f"fit: the interval covers noise, not a change of the law"
+                f"{advice.flops:.3g} FLOPs is {extrapolation:.3g} times the largest run of this fit"
+                + (
+                    ": the interval covers noise, not a change of the law"
+                    if advice.intervals
+                    else ""
+                )
             )
         elif advice.flops < known[0] / 1.5:
             warnings.append(
                 f"{advice.flops:.3g} FLOPs is below the smallest run of this fit ({known[0]:.3g})"
             )
-    if not advice.intervals:
-        warnings.append("this law carries no draws, so the advice has no intervals")
+    # A published law says for itself why it has none.
+    if not advice.intervals and "published" not in result.details:
+        warnings.append("this fit was made without a bootstrap, so the advice has no intervals")
     source = result.details.get("source", "fitted here")
     return advice.replace(
         warnings=tuple(dict.fromkeys(warnings)),
         extrapolation=extrapolation,
+        interval_method=result.interval_method if advice.intervals else "none",
         law=result.details.get("published", result.law),
         source=source,
     )
@@ -353,7 +361,8 @@ def _from_frontier(
             value = reached + slope * math.log(factor) ** 2
             alpha, c_c, floor = curve
             cost = flops / (c_c / (value - floor) ** (1 / alpha)) if alpha > 0 else math.nan
-        off.append(OffOptimum(factor, n * factor, d / factor, value, cost))
+        if not math.isnan(cost):
+            off.append(OffOptimum(factor, n * factor, d / factor, value, cost))
     return Advice(
         flops=flops,
         n_params=n,
@@ -373,6 +382,8 @@ def _frontier_loss(
     p = result.parameters
     if "alpha_C" in p:
         return (p["alpha_C"], p["C_c"], 0.0), None, []
+    if "published" in result.details:
+        return None, None, ["this law gives no loss along its frontier"]
     points = result.details.get("frontier") or result.details.get("envelope")
     if points is None or len(points["flops"]) < 3:
         return None, None, ["too few points on the frontier to say what loss to expect"]

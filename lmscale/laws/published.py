@@ -1,8 +1,9 @@
 """Published laws by name, as if they had been fitted here: `published("besiroglu2024")`.
 
 Each carries its paper's constants, how parameters were counted, and where it was fitted, so that
-`lmscale.laws.advise` can say how far a question extrapolates. Papers publish no joint draws of
-their constants, so advice from them has no intervals.
+`lmscale.laws.advise` can say how far a question extrapolates. No paper publishes joint draws of its
+constants. Where it publishes an interval for each, draws are made from those (`_draws`), and
+`interval_method` says what such an interval leaves out; where it publishes none, `uncertainty` says so.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from scipy.stats import norm
 
 from lmscale.laws.data_constrained import MUENNIGHOFF, data_constrained_loss
 from lmscale.laws.kaplan import PF_DAY, kaplan_nd_loss, kaplan_ns_loss
@@ -25,8 +29,11 @@ __all__ = ["PUBLISHED", "PublishedLaw", "published"]
 class PublishedLaw:
     """A law's constants, source, counting convention and fitted range.
 
-    `frontier` holds k_N, a, k_D, b of N_opt = k_N C^a and D_opt = k_D C^b (C in FLOPs) where the
-    paper gives the frontier by itself, and maybe C_c and alpha_C of its loss.
+    The law "frontier" holds k_N, a, k_D, b of N_opt = k_N C^a and D_opt = k_D C^b (C in FLOPs)
+    where the paper gives the frontier by itself, and maybe C_c and alpha_C of its loss.
+
+    `intervals` are as published, at `interval_level`; `uncertainty` says what they are, or why there
+    are none.
     """
 
     law: str
@@ -34,6 +41,8 @@ class PublishedLaw:
     convention: str
     parameters: dict[str, float]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    interval_level: float = 0.95
+    uncertainty: str
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     note: str = ""
 
@@ -61,6 +70,7 @@ PUBLISHED: dict[str, PublishedLaw] = {
             "alpha_C": 0.050,
             "C_c": 3.1e8 * PF_DAY,
         },
+        uncertainty="the paper publishes no error of its constants",
         ranges={**_KAPLAN_RANGE, "flops": (1e-8 * PF_DAY, 10 * PF_DAY)},
         note="C is C_min, adjusted to training far below the critical batch; N without embeddings",
     ),
@@ -69,6 +79,7 @@ PUBLISHED: dict[str, PublishedLaw] = {
         source="Kaplan et al. 2020, eq. 1.5 and Table 2",
         convention="kaplan",
         parameters={"alpha_N": 0.076, "N_c": 6.4e13, "alpha_D": 0.103, "D_c": 1.8e13},
+        uncertainty="the paper publishes no error of its constants",
         ranges=_KAPLAN_RANGE,
         note="for early-stopped runs on subsets of D tokens; not a law of one pass",
     ),
@@ -84,6 +95,7 @@ PUBLISHED: dict[str, PublishedLaw] = {
             "B_star": 2.1e8,
             "alpha_B": 0.21,
         },
+        uncertainty="the paper publishes no error of its constants",
         ranges=_KAPLAN_RANGE,
     ),
     "chinchilla-printed": PublishedLaw(
@@ -91,6 +103,8 @@ PUBLISHED: dict[str, PublishedLaw] = {
         source="Hoffmann et al. 2022, eq. 10, as printed",
         convention="total",
         parameters={"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28},
+        uncertainty="the paper's interval of the exponent, 0.454 to 0.455, is far too narrow to be "
+        "used (Besiroglu et al. 2024)",
         ranges=_HOFFMANN_RANGE,
         note="rounded: the optimum moves by a quarter against the unrounded constants",
     ),
@@ -105,6 +119,8 @@ PUBLISHED: dict[str, PublishedLaw] = {
             "alpha": 0.33917084,
             "beta": 0.2849083,
         },
+        uncertainty="the paper's interval of the exponent, 0.454 to 0.455, is far too narrow to be "
+        "used (Besiroglu et al. 2024)",
         ranges=_HOFFMANN_RANGE,
     ),
     "chinchilla-approach1": PublishedLaw(
@@ -113,8 +129,10 @@ PUBLISHED: dict[str, PublishedLaw] = {
         convention="total",
         parameters={"a": 0.4978, "b": 0.5022, "k_N": 0.1009, "k_D": 1.652},
         intervals={"a": (0.488, 0.502), "b": (0.501, 0.512)},
+        interval_level=0.8,
+        uncertainty="the published 10th and 90th percentiles of the exponent, the law turned about the middle of "
+        "the fitted budgets: the error of its level is not published, so somewhat too narrow",
         ranges=_HOFFMANN_RANGE,
-        note="intervals are 10th and 90th percentiles",
     ),
     "besiroglu2024": PublishedLaw(
         law="parametric",
@@ -128,6 +146,8 @@ PUBLISHED: dict[str, PublishedLaw] = {
             "alpha": (0.317, 0.373),
             "beta": (0.331, 0.415),
         },
+        uncertainty="the published 95% intervals, parameters drawn independently in log space: too "
+        "wide, since their correlations are not published",
         ranges=_HOFFMANN_RANGE,
     ),
     "porian2024": PublishedLaw(
@@ -136,6 +156,8 @@ PUBLISHED: dict[str, PublishedLaw] = {
         convention="standard",
         parameters={"a": 0.49689508, "b": 0.50310492, "k_N": 0.11892648, "k_D": 1.401426},
         intervals={"a": (0.4906816, 0.50452396)},
+        uncertainty="the published 95% interval of the exponent, the law turned about the middle of "
+        "the fitted budgets: the error of its level is not published, so somewhat too narrow",
         ranges={"params": (5e6, 9.02e8), "flops": (1.25e16, 2.56e19)},
         note="N counts the output head and not the input embedding",
     ),
@@ -144,6 +166,7 @@ PUBLISHED: dict[str, PublishedLaw] = {
         source="Muennighoff et al. 2023 (2305.16264), C4",
         convention="total",
         parameters=MUENNIGHOFF,
+        uncertainty="the paper publishes no error of its constants",
         ranges={"params": (7e6, 8.7e9), "tokens": (1e8, 9e11)},
         note="the decay constants are one of several nearly equal minima on the authors' runs",
     ),
@@ -152,6 +175,7 @@ PUBLISHED: dict[str, PublishedLaw] = {
         source="Gadre et al. 2024 (2403.08540), C4",
         convention="total",
         parameters=_gadre(1.50826, 113.693, 189.516, -0.242472),
+        uncertainty="the paper publishes no error of its constants",
         ranges={"params": (1.06e7, 6.9e9), "flops": (3.4e15, 2.4e22)},
     ),
     "gadre2024-redpajama": PublishedLaw(
@@ -159,6 +183,7 @@ PUBLISHED: dict[str, PublishedLaw] = {
         source="Gadre et al. 2024 (2403.08540), RedPajama",
         convention="total",
         parameters=_gadre(1.83665, 166.211, 366.687, -0.272851),
+        uncertainty="the paper publishes no error of its constants",
         ranges={"params": (1.06e7, 6.9e9), "flops": (3.4e15, 2.4e22)},
     ),
     "gadre2024-refinedweb": PublishedLaw(
@@ -166,6 +191,7 @@ PUBLISHED: dict[str, PublishedLaw] = {
         source="Gadre et al. 2024 (2403.08540), RefinedWeb",
         convention="total",
         parameters=_gadre(1.73446, 125.096, 246.207, -0.254395),
+        uncertainty="the paper publishes no error of its constants",
         ranges={"params": (1.06e7, 6.9e9), "flops": (3.4e15, 2.4e22)},
     ),
     "olmo-ladder2024": PublishedLaw(
@@ -173,10 +199,14 @@ PUBLISHED: dict[str, PublishedLaw] = {
         source="Bhagia et al. 2024 (2412.04403), C4 loss of the model ladder",
         convention="given",
         parameters={"E": 0.934375, "A": 12.48, "B": 33.48, "alpha": 0.103603, "beta": 0.161969},
+        uncertainty="the paper publishes no error of its constants",
         ranges={"params": (1.9e8, 1.3e9), "tokens": (3.8e9, 2.6e11)},
         note="sixteen runs: E and both exponents are loosely held",
     ),
 }
+
+#: Draws of a law whose paper publishes intervals.
+_N_DRAWS = 2000
 
 _MODELS: dict[str, Callable[..., Any]] = {
     "parametric": chinchilla_loss,
@@ -199,15 +229,44 @@ def published(name: str) -> FitResult:
     elif "alpha" in p:
         total = p["alpha"] + p["beta"]
         exponents = {item.convention: {"N": p["beta"] / total, "D": p["alpha"] / total}}
-    warnings = (f"{name}: {item.note}",) if item.note else ()
+    warnings = [f"{name}: {item.note}"] if item.note else []
+    if item.intervals:
+        warnings.append(f"{name}: intervals are from {item.uncertainty}")
+    else:
+        warnings.append(f"{name}: no intervals: {item.uncertainty}")
     return FitResult(
         law=item.law,
         parameters=dict(p),
         intervals=dict(item.intervals),
-        interval_method="as published",
+        level=item.interval_level,
+        draw_level=0.95,
+        interval_method=f"from {item.uncertainty}" if item.intervals else "none",
         exponents=exponents,
-        warnings=warnings,
+        warnings=tuple(warnings),
         ranges=dict(item.ranges),
+        draws=_draws(item) if item.intervals else {},
         details={"published": name, "source": item.source, "convention": item.convention},
         model=_MODELS.get(item.law),
     )
+
+
+def _draws(item: PublishedLaw) -> dict[str, np.ndarray]:
+    """Independent draws of the parameters that have published intervals.
+
+    Each is log-normal on either side of its value, so that the draws have the published interval
+    and median. A frontier keeps N_opt and D_opt at the middle of its budgets, and a + b = 1.
+    """
+    rng = np.random.default_rng(0)
+    reach = norm.ppf(0.5 + item.interval_level / 2)
+    draws = {name: np.full(_N_DRAWS, value) for name, value in item.parameters.items()}
+    for name, (low, high) in item.intervals.items():
+        value, z = item.parameters[name], rng.standard_normal(_N_DRAWS) / reach
+        side = np.where(z < 0, math.log(value / low), math.log(high / value))
+        draws[name] = value * np.exp(z * side)
+    if item.law == "frontier":
+        draws["b"] = 1 - draws["a"]
+        middle = math.sqrt(math.prod(item.ranges["flops"]))
+        for level, slope in (("k_N", "a"), ("k_D", "b")):
+            drift = item.parameters[slope] - draws[slope]
+            draws[level] = item.parameters[level] * middle**drift
+    return draws
