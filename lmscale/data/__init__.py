@@ -1,7 +1,7 @@
 """Text to tokens to batches: corpora, their tokeniser, and the order in which a run reads them."""
 
 from lmscale.data.build import build_corpus
-from lmscale.data.catalog import list_corpora, open_corpus, summary
+from lmscale.data.catalog import evaluation_corpus, list_corpora, open_corpus, summary
 from lmscale.data.corpus import Corpus, data_root
 from lmscale.data.errors import DataError
 from lmscale.data.loader import (
@@ -24,6 +24,7 @@ __all__ = [
     "batch_indices",
     "build_corpus",
     "data_root",
+    "evaluation_corpus",
     "evaluation_windows",
     "gather",
     "gather_on_device",

@@ -42,7 +42,7 @@ from lmscale.data.corpus import (
     fingerprint,
 )
 from lmscale.data.errors import DataError
-from lmscale.data.installed import MAX_BYTES, find_installed, read_installed
+from lmscale.data.installed import MAX_BYTES, OTHER_KINDS, find_installed, read_installed
 from lmscale.data.sources import checksum, find_inputs, read_documents
 from lmscale.data.tokenizer import Tokenizer, check_vocab_size, train_tokenizer
 from lmscale.progress import progress as show_progress
@@ -51,6 +51,8 @@ from lmscale.progress import progress as show_progress
 Progress = Callable[[str, int, int], None]
 
 INSTALLED = "installed-python"
+#: Names that begin so are those of built-in corpora.
+_RESERVED = "installed-"
 DEFAULT_VOCAB = 4096
 
 #: Text held in memory before it is written to the buckets.
@@ -58,6 +60,8 @@ _BUFFER_BYTES = 64 << 20
 _REPORT_BYTES = 1 << 20
 #: A process is worth its start for this much text.
 _BYTES_PER_PROCESS = 8 << 20
+#: Pieces of the built-in evaluation text: a few long files must not fill a set.
+_EVALUATION_PIECE = 1 << 13
 
 
 def build_corpus(
@@ -95,8 +99,8 @@ def build_corpus(
       DataError: one line, when the inputs, the settings or the name cannot be.
     """
     check_name(name)
-    if name.startswith(INSTALLED):
-        raise DataError(f"the name {name} is reserved for the built-in corpus: choose another one")
+    if name.startswith(_RESERVED):
+        raise DataError(f"the name {name} is reserved for a built-in corpus: choose another one")
     _check_fractions(valid_fraction, test_fraction)
     for setting, value in (("sample_bytes", sample_bytes), ("cut_documents", cut_documents)):
         if value is not None and value < 1:
@@ -171,6 +175,33 @@ def build_installed(vocab_size: int, progress: Progress | None = None) -> Corpus
     files, record = find_installed()
     source = _Source(read_installed(files), len(files), record, settings, None)
     return _build_once(f"{INSTALLED}-v{vocab_size}", source, lambda corpus: None, progress)
+
+
+def build_installed_kind(kind: str, training: Corpus, progress: Progress | None = None) -> Corpus:
+    """Built-in text of another kind for models of `training`: its tokeniser, all of it validation.
+
+    It is named after the tokeniser, built on the first call, and then stays as it is.
+    """
+    tokenizer = training.tokenizer
+    name = f"{_RESERVED}{kind}-{tokenizer.hash[:8]}"
+    if (data_root() / name / MANIFEST).exists():
+        return Corpus(data_root() / name)
+    files, record = find_installed(OTHER_KINDS[kind])
+    documents = (
+        (piece, number)
+        for text, number in read_installed(files)
+        for piece in _cut(text, _EVALUATION_PIECE)
+    )
+    settings = {
+        "vocab_size": tokenizer.vocab_size,
+        "valid_fraction": 1.0,
+        "test_fraction": 0.0,
+        "cut_documents": _EVALUATION_PIECE,
+        "max_bytes": MAX_BYTES,
+        "tokenizer_from": tokenizer.hash,
+    }
+    source = _Source(documents, len(files), record, settings, tokenizer)
+    return _build_once(name, source, lambda corpus: None, progress)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from typing import Any
 
 from etils import epath
 
-from lmscale.data.build import INSTALLED, Progress, build_installed
+from lmscale.data.build import INSTALLED, Progress, build_installed, build_installed_kind
 from lmscale.data.corpus import MANIFEST, SPLITS, Corpus, data_root
 from lmscale.data.errors import DataError
+from lmscale.data.installed import OTHER_KINDS
 
 #: Vocabulary of the built-in corpus unless one is asked for: right for models of a laptop.
 INSTALLED_VOCAB = 1024
@@ -49,6 +50,27 @@ def open_corpus(
         raise DataError(
             f"corpus {name} has a vocabulary of {corpus.vocab_size}, not {vocab_size}: build one "
             "under another name for that"
+        )
+    return corpus
+
+
+def evaluation_corpus(name: str, training: Corpus, progress: Progress | None = None) -> Corpus:
+    """Another corpus, as text to evaluate models of `training` on: both have one tokeniser.
+
+    installed-prose, installed-c, installed-stubs and installed-tables are always there, whatever the
+    training corpus: they are built with its tokeniser on first use, in seconds.
+
+    Raises:
+      DataError: one line, when there is no such corpus or it has another tokeniser.
+    """
+    kind = str(name).removeprefix("installed-")
+    if name != kind and kind in OTHER_KINDS:
+        return build_installed_kind(kind, training, progress)
+    corpus = open_corpus(name)
+    if corpus.manifest["tokenizer"]["sha256"] != training.manifest["tokenizer"]["sha256"]:
+        raise DataError(
+            f"corpus {name} has another tokeniser than {training.name}: build it with: lmscale data "
+            f"build NAME --input PATH --tokenizer-from {training.name}"
         )
     return corpus
 

@@ -1,7 +1,8 @@
-"""The corpus that every machine has: the Python source code installed with lmscale.
+"""The text that every machine has: what is installed with lmscale.
 
-The standard library with its tests, and the distributions that lmscale depends on. Files that are
-not UTF-8 are left out, and so is lmscale, whose text changes while one works on it.
+Python sources, to train on, and other kinds of text, to see how what was learnt carries over:
+from the standard library with its tests, and the distributions that lmscale depends on. Files that
+are not UTF-8 are left out, and so is lmscale, whose text changes while one works on it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import os
 import re
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,17 +25,25 @@ _ROOTS = [
 ]
 #: More text than this is sampled down, file by file: enough for any laptop, seconds to build.
 MAX_BYTES = 100_000_000
+PYTHON = ("*.py",)
+#: Kind of text -> the names of its files. None of them holds text of another, nor of `PYTHON`.
+OTHER_KINDS = {
+    "prose": ("METADATA", "LICENSE*", "README*", "*.md", "*.rst"),
+    "c": ("*.c", "*.cc", "*.cpp", "*.h", "*.hpp"),
+    "stubs": ("*.pyi",),
+    "tables": ("*.csv",),
+}
 
 
-def find_installed() -> tuple[list[Path], dict[str, Any]]:
+def find_installed(patterns: Sequence[str] = PYTHON) -> tuple[list[Path], dict[str, Any]]:
     """(files, where they come from): all candidates, and versions for the record."""
-    library = Path(sysconfig.get_path("stdlib"))
-    files = set(_walk(library))
+    folders = (sysconfig.get_path("stdlib"), sysconfig.get_path("include"))
+    files = {file for folder in folders for file in _walk(Path(folder), patterns)}
     versions = {}
     for distribution in _distributions():
         versions[distribution.metadata["Name"]] = distribution.version
         for file in distribution.files or ():
-            if file.suffix == ".py" and ".." not in file.parts:
+            if _matches(file.name, patterns) and ".." not in file.parts:
                 files.add(Path(distribution.locate_file(file)))
     record = {"python": sys.version.split()[0], "distributions": dict(sorted(versions.items()))}
     return sorted(files), record
@@ -57,10 +67,14 @@ def read_installed(files: list[Path]) -> Iterator[tuple[bytes, int]]:
             yield text, number
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _walk(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
         folders[:] = [f for f in folders if f not in ("site-packages", "dist-packages")]
-        yield from (Path(parent, file) for file in files if file.endswith(".py"))
+        yield from (Path(parent, file) for file in files if _matches(file, patterns))
 
 
 def _distributions() -> list[metadata.Distribution]:

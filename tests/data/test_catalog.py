@@ -8,6 +8,7 @@ from lmscale.data import (
     DataError,
     build_corpus,
     catalog,
+    evaluation_corpus,
     installed,
     list_corpora,
     open_corpus,
@@ -130,3 +131,50 @@ def test_installed_sources_are_the_library_and_what_lmscale_needs():
     names = {"/".join(file.parts[-2:]) for file in files}
     assert {"jax/__init__.py", "json/decoder.py"} <= names
     assert not any("/lmscale/" in os.fspath(file) for file in files)
+
+
+def test_other_installed_text_takes_the_tokeniser_of_the_training_text(tmp_path, monkeypatch):
+    training = build(tmp_path, "mytext")
+    folder = tmp_path / "site"
+    folder.mkdir()
+    for i, text in enumerate(documents(30, seed=2)):
+        (folder / f"README{i}.md").write_text(text)
+    files = sorted(folder.iterdir())
+    asked = []
+
+    def find(patterns):
+        asked.append(patterns)
+        return files, {"python": "3"}
+
+    monkeypatch.setattr("lmscale.data.build.find_installed", find)
+    prose = evaluation_corpus("installed-prose", training)
+    assert asked == [installed.OTHER_KINDS["prose"]]
+    assert prose.tokenizer.hash == training.tokenizer.hash
+    assert prose.n_tokens("valid") > 0 and prose.n_tokens("train") == prose.n_tokens("test") == 0
+    prose.verify()
+    # A second call builds nothing, and its name is one that a run can hold.
+    assert evaluation_corpus("installed-prose", training).fingerprint == prose.fingerprint
+    assert len(asked) == 1
+    assert open_corpus(prose.name).fingerprint == prose.fingerprint
+    other = build(tmp_path, "other", seed=5)
+    assert evaluation_corpus("installed-prose", other).name != prose.name
+
+
+def test_evaluation_text_of_another_tokeniser_is_refused(tmp_path):
+    training = build(tmp_path, "a")
+    build(tmp_path, "b", seed=1)
+    assert evaluation_corpus("a", training).name == "a"
+    with pytest.raises(DataError, match="b has another tokeniser than a: .*--tokenizer-from a"):
+        evaluation_corpus("b", training)
+    with pytest.raises(DataError, match="reserved for a built-in corpus"):
+        build_corpus("installed-prose", [tmp_path / "a.txt"])
+
+
+def test_every_kind_of_installed_text_is_there_and_apart_from_the_others():
+    names = set()
+    for kind, patterns in installed.OTHER_KINDS.items():
+        files, _ = find_installed(patterns)
+        assert sum(file.stat().st_size for file in files if file.is_file()) > 300_000, kind
+        assert names.isdisjoint(files)
+        names |= set(files)
+    assert not any(file.suffix == ".py" for file in names)
