@@ -17,9 +17,9 @@ from scipy.stats import t as student
 
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
-from lmscale.laws.result import expanded, interval
 from lmscale.report import style
 from lmscale.report.analyses.position import log_means, scatter
+from lmscale.report.lines import draw_runs, slope, slope_interval, slope_with_interval
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
 from lmscale.report.study import Study
 from lmscale.report.wording import (
@@ -186,36 +186,15 @@ def _rows(models: list[_Model], span: slice) -> tuple[np.ndarray, np.ndarray]:
     return np.array(x), np.array(y)
 
 
-def _draws(x: np.ndarray, n: int = 2000) -> np.ndarray:
-    """Bootstrap counts [draw, run] that keep at least two sizes."""
-    rng = np.random.default_rng(0)
-    counts = rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=n)
-    member = x[:, None] == np.unique(x)
-    return counts[((counts @ member) > 0).sum(axis=1) >= 2]
-
-
-def _slope(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """d y / d x by least squares for every row of weights."""
-    total = weights.sum(axis=1)
-    dx = x - (weights @ x / total)[:, None]
-    return (weights * dx) @ y / (weights * dx**2).sum(axis=1)
-
-
-def _interval(drawn: np.ndarray, n_runs: int) -> tuple[float, float]:
-    """95%, made wide enough for few runs; a slope has two parameters."""
-    return interval(drawn, expanded(0.95, n_runs, 2), axis=0)
-
-
 def _slopes(models: list[_Model]) -> dict[int, _Estimate]:
     """T -> slope of ln loss in ln N, over the runs of all sizes."""
     if len({m.n_params for m in models}) < LEAST_SIZES:
         return {}
     found = {}
     for position in _octaves(models[0].n_ctx):
-        x, y = _rows(models, slice(position - 1, position))
-        drawn = _slope(x, y, _draws(x))
-        value = float(_slope(x, y, np.ones((1, len(x))))[0])
-        found[position] = _Estimate(value, _interval(drawn, len(x)))
+        found[position] = _Estimate(
+            *slope_with_interval(*_rows(models, slice(position - 1, position)))
+        )
     return found
 
 
@@ -225,15 +204,13 @@ def _ratio(models: list[_Model], slopes: Any) -> tuple[_Estimate | None, str]:
         return None, f"there are fewer than {LEAST_SIZES} sizes"
     x, first = _rows(models, slice(0, 1))
     last = _rows(models, slice(models[0].n_ctx // 2, None))[1]
-    one = np.ones((1, len(x)))
-    below = _slope(x, last, one)[0]
+    below = slope(x, last)[0]
     if below >= 0:
         return None, "larger models are no better at the end of the context either"
-    counts = _draws(x)
+    counts = draw_runs(x)
     with np.errstate(divide="ignore"):
-        drawn = _slope(x, first, counts) / _slope(x, last, counts)
-    edges = _interval(drawn, len(x))
-    return _Estimate(float(_slope(x, first, one)[0] / below), edges), ""
+        drawn = slope(x, first, counts) / slope(x, last, counts)
+    return _Estimate(float(slope(x, first)[0] / below), slope_interval(drawn, len(x))), ""
 
 
 def _span(losses: np.ndarray, first: int, last: int) -> np.ndarray:

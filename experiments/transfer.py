@@ -1,0 +1,175 @@
+"""Loss on other text than the training text, over model size and during training.
+
+Kaplan et al. 2020, Fig. 8. Transformers of several sizes are evaluated on the training distribution
+and on others, at the end and on the way. The paper found that the loss on another distribution
+lies a nearly constant offset above that on the training distribution, and that it depends on that loss
+alone: not on how far training has come.
+
+    lmscale run transfer                 # cpu: 4 sizes x 3 seeds, minutes on two cores
+    lmscale run transfer --scale gpu     # 5 sizes x 3 seeds, under an hour on one H100
+    lmscale plan transfer --scale paper --device v5p:256
+
+The other text is what every machine has beside Python sources, in the training corpus's tokens: the
+prose of READMEs and licences, C, type stubs, and tables of numbers. To evaluate on your own:
+
+    lmscale data build books --input ~/books --tokenizer-from mytext --valid-fraction 0.9
+    lmscale run transfer --data mytext --eval-corpora books installed-prose
+
+The paper's were Books, Common Crawl, Wikipedia and Internet Books for models of web text: much nearer
+to each other. It does not list the shapes of its Fig. 8; at paper scale they span its sizes.
+"""
+
+from dataclasses import dataclass, field
+
+from lmscale import hparams
+from lmscale.data import evaluation_corpus
+from lmscale.flops import n_params
+from lmscale.spec import EvalSpec
+from lmscale.sweep import (
+    Claim,
+    Experiment,
+    Run,
+    make_run,
+    product,
+    transformer_ladder,
+    width_rule,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer(Experiment):
+    title = "Loss on other text than the training text"
+    analyses = ("transfer", "curves")
+    claims = (
+        Claim(
+            text="The loss on other distributions lies a nearly constant offset above that on the "
+            "training distribution: nat for nat it falls by as much.",
+            source="Kaplan et al. 2020, Fig. 8 left",
+            measure="transfer/slope",
+            # "A small and very slowly growing offset": slopes a little below 1.
+            low=0.8,
+            high=1.1,
+            would_tell="distributions as near as the paper's, and sizes over more decades",
+        ),
+        Claim(
+            text="It depends on the loss on the training distribution alone: models on their way lie "
+            "on the line of the trained ones, to 0.05 nats.",
+            source="Kaplan et al. 2020, Fig. 8 right",
+            measure="transfer/stage_shift",
+            low=-0.05,
+            high=0.05,
+            would_tell="three seeds and more sizes",
+        ),
+    )
+
+    eval_tokens: int = 2**17
+    eval_corpora: tuple[str, ...] = field(
+        default=("installed-prose", "installed-c", "installed-stubs", "installed-tables"),
+        metadata={"help": "text to evaluate on, in the training corpus's tokens"},
+    )
+    sizes: tuple[float, ...] = field(metadata={"help": "non-embedding parameters"})
+    n_layer: int | None = field(
+        default=None, metadata={"help": "one depth for the whole ladder, instead of one by size"}
+    )
+    init_std: float = field(default=0.02, metadata={"help": "of the initial weights"})
+    steps: int
+    n_ctx: int
+    batch_size: int = field(metadata={"help": "sequences"})
+    evaluations: int = field(
+        default=8, metadata={"help": "during training, two for every doubling of the steps"}
+    )
+    warmup_fraction: float = field(default=0.05, metadata={"help": "of the steps"})
+    final_fraction: float = field(
+        default=0.1, metadata={"help": "of the learning rate, at the end"}
+    )
+    optimizer: str = "adamw"
+    compute_dtype: str = "float32"
+
+    def evals(self, corpus):
+        others = [(name, evaluation_corpus(name, corpus)) for name in self.eval_corpora]
+        return (
+            *super().evals(corpus),
+            *(
+                EvalSpec(
+                    name=name.removeprefix("installed-"),
+                    corpus=other.name,
+                    fingerprint=other.fingerprint,
+                    tokens=self.eval_tokens,
+                )
+                for name, other in others
+            ),
+        )
+
+    def learning_rate(self, model, n_tokens, batch_tokens):
+        if self.compute_dtype == "float32":
+            return width_rule()(model, n_tokens, batch_tokens)
+        return hparams.kaplan_lr(n_params(model, "kaplan"))
+
+    def runs(self, corpus):
+        models = transformer_ladder(
+            self.sizes,
+            n_ctx=self.n_ctx,
+            vocab_size=corpus.vocab_size,
+            n_layer=self.n_layer,
+            init_std=self.init_std,
+        )
+        evals = self.evals(corpus)
+        on_the_way = {round(self.steps / 2 ** (k / 2)) for k in range(1, self.evaluations + 1)}
+        return [
+            Run(
+                make_run(
+                    model,
+                    steps=self.steps,
+                    eval_steps=tuple(sorted(on_the_way - {0})),
+                    data=self.data(corpus),
+                    evals=evals,
+                    batch_size=self.batch_size,
+                    learning_rate=self.learning_rate,
+                    warmup_fraction=self.warmup_fraction,
+                    final_fraction=self.final_fraction,
+                    optimizer=self.optimizer,
+                    compute_dtype=self.compute_dtype,
+                    **choice,
+                ),
+                {"family": "transformer"},
+            )
+            for model in models
+            for choice in product(seed=self.seeds)
+        ]
+
+
+SCALES = {
+    "cpu": Transfer(
+        vocab_size=512,
+        sizes=(3.5e3, 1.4e4, 3.8e4, 9.8e4),
+        n_layer=2,
+        init_std=0.08,
+        steps=1000,
+        n_ctx=128,
+        batch_size=4,
+        eval_tokens=2**15,
+        seeds=(0, 1, 2),
+    ),
+    "gpu": Transfer(
+        vocab_size=8192,
+        sizes=(2e5, 8e5, 3.2e6, 1.3e7, 5e7),
+        steps=4000,
+        n_ctx=1024,
+        batch_size=32,
+        compute_dtype="bfloat16",
+        eval_tokens=2**19,
+        seeds=(0, 1, 2),
+    ),
+    "paper": Transfer(
+        vocab_size=50_257,
+        sizes=(1e5, 8e5, 3.1e6, 2.5e7, 8.5e7, 3e8, 7e8, 1.5e9),
+        steps=250_000,
+        n_ctx=1024,
+        batch_size=512,
+        warmup_fraction=3000 / 250_000,
+        final_fraction=0.0,
+        optimizer="adam",
+        compute_dtype="bfloat16",
+        eval_tokens=2**20,
+    ),
+}
