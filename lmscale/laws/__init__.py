@@ -101,7 +101,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Law:
-    """A law that can be fitted: its name, the columns it reads, its equation and its source."""
+    """A law that can be fitted: its name, the columns it reads, its equation and its source.
+
+    `needs` is for people: of power it names a choice.
+    """
 
     name: str
     needs: tuple[str, ...]
@@ -122,7 +125,7 @@ LAWS: dict[str, Law] = {
         ),
         Law(
             "power",
-            ("loss",),
+            ("params, tokens or flops", "loss"),
             "L = (x_c / x)^alpha (+ L_inf) for x one of params, tokens, flops, or C_min",
             "Kaplan et al. 2020, eqs. 1.1-1.3 and 5.5",
             fit_power,

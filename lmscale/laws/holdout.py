@@ -210,11 +210,13 @@ def _line(
         fitted = fit(table, law, bootstrap=bootstrap, **options)
     except (TableError, FitError) as error:
         return Comparison(law, problem=str(error))
+    except np.linalg.LinAlgError as error:
+        return Comparison(law, problem=f"these runs do not determine its parameters ({error})")
     if law not in PREDICTING:
         return Comparison(law, fitted, held_out_problem=f"the law {law} predicts no run's loss")
     rms = float(np.sqrt(np.mean(fitted.residuals["residual"] ** 2)))
     try:
         held_out = hold_out(table, law, share=share, bootstrap=0, **options)
-    except (TableError, FitError) as error:
+    except (TableError, FitError, np.linalg.LinAlgError) as error:
         return Comparison(law, fitted, rms, held_out_problem=str(error))
     return Comparison(law, fitted, rms, held_out)

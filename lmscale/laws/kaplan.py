@@ -22,7 +22,7 @@ from scipy.optimize import brentq
 from lmscale.laws.batch import adjusted_compute, adjusted_steps, critical_batch
 from lmscale.laws.finish import LEAST_SQUARES, finish, solver_notes
 from lmscale.laws.power import SYMBOLS
-from lmscale.laws.result import FitError, FitResult
+from lmscale.laws.result import FitError, FitResult, intervals_of
 from lmscale.laws.solve import Residual, draw_weights, multi_start, product_grid
 from lmscale.laws.table import Runs, Table
 
@@ -311,8 +311,16 @@ def fit_kaplan_nd(
     return dataclasses.replace(
         result,
         exponents={runs.convention: {"N": share, "D": 1 - share}},
+        exponent_intervals=_exponent_intervals(result, runs.convention),
         details={**result.details, "overfitting": curve, "data_exponent": ratio},
     )
+
+
+def _exponent_intervals(result: FitResult, convention: str) -> dict[str, Any]:
+    if not result.draws:
+        return {}
+    share = 1 / (1 + result.draws["alpha_N"] / result.draws["alpha_D"])
+    return {convention: intervals_of({"N": share, "D": 1 - share}, result.draw_level)}
 
 
 def fit_kaplan_ns(

@@ -153,9 +153,9 @@ def power_variable(table: Table, x: str | None, critical_batch: Any = None) -> s
         named = [name for name in have if name in table.mapped]
         have = named if len(named) == 1 else have
         if len(have) != 1:
-            raise FitError(
-                f"a power law is in one variable; say which with x={'|'.join(have) or 'params'}"
-            )
+            # Of two the third follows.
+            choice = "params|tokens|flops" if have else "params"
+            raise FitError(f"a power law is in one variable; say which with x={choice}")
         (x,) = have
     if x not in SYMBOLS:
         raise FitError(f"x must be one of {', '.join(SYMBOLS)}, not {x!r}")

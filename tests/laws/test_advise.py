@@ -191,3 +191,75 @@ def test_one_budget_cannot_be_held_out():
     one = {k: np.array(v)[:9] for k, v in table.items()}
     with pytest.raises(laws.TableError, match="no larger budget to hold out"):
         laws.hold_out(one)
+
+
+# --- Intervals of published laws ----------------------------------------------------------------
+
+
+def test_published_laws_say_where_their_intervals_come_from():
+    for name, item in PUBLISHED.items():
+        law = published(name)
+        assert item.uncertainty and any(item.uncertainty in w for w in law.warnings)
+        assert bool(law.draws) == bool(item.intervals) == (law.interval_method != "none")
+
+
+def test_draws_of_a_published_law_have_its_intervals():
+    law = published("besiroglu2024")
+    for name, (low, high) in law.intervals.items():
+        drawn = np.percentile(law.draws[name], [2.5, 50, 97.5])
+        value = law.parameters[name]
+        assert drawn == pytest.approx([low, value, high], abs=0.15 * (high - low))
+    advice = laws.advise("besiroglu2024", flops=1e21)
+    assert set(advice.intervals) == {"n_params", "n_tokens", "tokens_per_param", "loss"}
+    for name, (low, high) in advice.intervals.items():
+        assert low < getattr(advice, name) < high
+    assert "independently" in advice.interval_method
+
+
+def test_a_published_frontier_turns_about_the_middle_of_its_budgets():
+    middle = np.sqrt(1.25e16 * 2.56e19)
+    low, high = laws.advise("porian2024", flops=middle).intervals["n_params"]
+    assert high / low == pytest.approx(1)
+    low, high = laws.advise("porian2024", flops=5.88e23).intervals["n_params"]
+    n = laws.advise("porian2024", flops=5.88e23).n_params
+    reach = (5.88e23 / middle) ** (0.50452396 - 0.49689508)
+    assert high / n == pytest.approx(reach, rel=0.03) and low < n
+
+
+def test_a_paper_without_errors_is_said_to_have_none():
+    advice = laws.advise("kaplan2020", flops=1e19)
+    assert advice.intervals == {} and advice.interval_method == "none"
+    assert any("the paper publishes no error" in w for w in advice.warnings)
+
+
+# --- Holding out --------------------------------------------------------------------------------
+
+
+def test_every_predicting_law_holds_out_what_it_extrapolates():
+    n = np.repeat(np.geomspace(1e6, 1e9, 6), 6)
+    steps = np.tile(np.geomspace(1e3, 1e5, 6), 6)
+    table = {"params": n, "steps": steps, "group": np.round(np.log(n)).astype(int)}
+    table["loss"] = (6.5e13 / n) ** 0.077 + (2.1e3 / steps) ** 0.76
+    held = laws.hold_out(table, "kaplan-ns", bootstrap=0)
+    # Whole curves: the largest model at all its steps.
+    assert held.along == "params x steps" and len(held.row) == 6 and held.mean_error < 1e-4
+    t = np.geomspace(1, 1000, 20)
+    held = laws.hold_out({"position": t, "loss": 2 + 5 * t**-0.6}, "position", bootstrap=0)
+    assert held.along == "position" and held.at.min() > 100 and held.mean_error < 1e-4
+    with pytest.raises(laws.FitError, match="predicts no run's loss"):
+        laws.hold_out(isoflop_table(), "isoflop")
+
+
+def test_weights_and_labels_are_kept_when_runs_are_held_out():
+    table = isoflop_table()
+    loss = np.array(table["loss"])
+    wrong = np.arange(len(loss)) % 5 == 0
+    table["loss"], table["weight"] = np.where(wrong, 2 * loss, loss), np.where(wrong, 1e-12, 1.0)
+    held = laws.hold_out(table, "parametric", starts="coarse", bootstrap=0)
+    assert np.median(np.abs(held.relative_error)) < 1e-3
+
+
+def test_runs_without_budgets_are_held_out_one_by_one():
+    x = np.geomspace(1e6, 1e7, 60)
+    held = laws.hold_out({"params": x, "loss": x**-0.1}, "power", bootstrap=0)
+    assert len(held.row) == 12

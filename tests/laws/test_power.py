@@ -1,5 +1,7 @@
 """Power laws in one variable, and loss by position."""
 
+import warnings
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -92,3 +94,120 @@ def test_position_law_comes_back():
     assert result.parameters == pytest.approx({"a": 2.3, "b": 5.4, "c": 0.62}, rel=1e-6)
     assert result.law == "position" and set(result.intervals) == {"a", "b", "c"}
     assert result.predict(position=10.0) == pytest.approx(2.3 + 5.4 * 10**-0.62)
+
+
+# --- Near-flat lines ----------------------------------------------------------------------------
+
+
+def test_draws_too_flat_for_x_c_are_counted_and_raise_no_warning_of_numpy():
+    rng = np.random.default_rng(3)
+    loss = 3.0 * np.exp(0.1 * rng.normal(size=16)) * X**-0.01
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = fit_power({"params": X, "loss": loss}, bootstrap=500)
+    flat = np.isnan(result.draws["N_c"])
+    assert 0 < flat.sum() < 500
+    assert any(f"{flat.sum()} of 500 draws are flat in params" in w for w in result.warnings)
+    # They still count in the interval of the exponent, which straddles zero.
+    low, high = result.intervals["alpha_N"]
+    assert np.isfinite(result.draws["alpha_N"]).all() and low < 0 < high
+    assert np.isfinite(result.details["curve"]["low"]).all()
+
+
+def test_a_loss_that_does_not_depend_on_x_is_refused():
+    with pytest.raises(laws.FitError, match="hardly depends on params"):
+        fit_power({"params": X, "loss": 3.0 + 1e-6 * np.sin(X)})
+    with pytest.raises(laws.TableError, match="all 16 rows have loss 3"):
+        fit_power({"params": X, "loss": np.full(16, 3.0)})
+
+
+# --- L(C_min) -----------------------------------------------------------------------------------
+
+
+def small_batches(noise=0.0, seed=0):
+    """Runs on the frontier L = (C_c / C_min)^0.05, at batches on either side of the critical one."""
+    rng = np.random.default_rng(seed)
+    least = np.geomspace(1e13, 1e19, 40)
+    batch = np.exp(rng.uniform(np.log(1e4), np.log(1e7), 40))
+    loss = (2.68e28 / least) ** 0.05
+    flops = least * (1 + batch / laws.critical_batch(loss))
+    return {
+        "flops": flops,
+        "batch_tokens": batch,
+        "loss": loss * np.exp(noise * rng.normal(size=40)),
+    }
+
+
+def test_l_of_c_min_comes_back():
+    table = small_batches()
+    result = laws.fit(table, "power", critical_batch=(2.1e8, 0.21))
+    assert result.parameters == pytest.approx({"alpha_C_min": 0.05, "C_c_min": 2.68e28}, rel=1e-9)
+    # Without the adjustment the batches look like noise.
+    assert laws.fit(table, "power", x="flops").objective > 1e6 * result.objective
+    # C and B of a new run give its loss, though C_min depends on it.
+    run = {"flops": table["flops"], "batch_tokens": table["batch_tokens"]}
+    np.testing.assert_allclose(result.predict(**run), table["loss"], rtol=1e-9)
+    held = laws.hold_out(table, "power", critical_batch=(2.1e8, 0.21), bootstrap=0)
+    assert held.along == "flops" and held.mean_error < 1e-6
+    with pytest.raises(laws.FitError, match="x must be flops"):
+        laws.fit(table, "power", x="params", critical_batch=(2.1e8, 0.21))
+    with pytest.raises(laws.TableError, match="no column batch_tokens"):
+        part = {name: table[name] for name in ("flops", "loss")}
+        laws.fit(part, "power", critical_batch=(2.1e8, 0.21))
+
+
+# --- Position -----------------------------------------------------------------------------------
+
+POSITIONS = np.unique(np.geomspace(1, 512, 24).round())
+PLANTED = {"a": 2.3, "b": 5.4, "c": 0.62}
+
+
+def by_position(runs=1, own=0.01, shared=0.0, seed=0):
+    """Loss at positions of some runs: each point's own noise, and a level and a slope of its run."""
+    rng = np.random.default_rng(seed)
+    along = np.log(POSITIONS) / np.log(512) - 0.5
+    rows = {"position": [], "loss": [], "seed": []}
+    for run in range(runs):
+        noise = shared * (rng.normal() + rng.normal() * along) + own * rng.normal(size=len(along))
+        rows["position"].extend(POSITIONS)
+        rows["loss"].extend((2.3 + 5.4 * POSITIONS**-0.62) * np.exp(noise))
+        rows["seed"].extend([run] * len(along))
+    return rows
+
+
+def covered(count=200, **options):
+    """Share of tables whose interval holds the planted value, by parameter."""
+    rows = {k: v for k, v in options.items() if k in ("runs", "own", "shared")}
+    rest = {k: v for k, v in options.items() if k not in rows}
+    inside = []
+    for seed in range(count):
+        fit = laws.fit(by_position(seed=seed, **rows), "position", bootstrap=100, seed=seed, **rest)
+        inside.append([fit.intervals[k][0] <= v <= fit.intervals[k][1] for k, v in PLANTED.items()])
+    return dict(zip(PLANTED, np.mean(inside, axis=0), strict=True))
+
+
+def test_position_names_what_it_resampled():
+    def method(**options):
+        runs = options.pop("runs", 1)
+        return laws.fit(by_position(runs), "position", bootstrap=20, **options).interval_method
+
+    assert method() == method(runs=4) == "bootstrap over positions (not over seeds or texts)"
+    assert method(runs=5) == "bootstrap over runs"
+    assert "positions" in method(runs=5, resample="positions")
+    with pytest.raises(laws.FitError, match="resample runs needs five runs"):
+        method(runs=2, resample="runs")
+
+
+@pytest.mark.slow
+def test_position_intervals_cover_the_truth_where_positions_are_independent():
+    for value in covered(own=0.005).values():
+        assert 0.90 <= value <= 0.99
+
+
+@pytest.mark.slow
+def test_position_intervals_over_runs_cover_the_truth():
+    """Positions of one run move together: intervals over positions miss that, over runs do not."""
+    noise = {"runs": 10, "own": 0.005, "shared": 0.01}
+    for value in covered(**noise).values():
+        assert 0.90 <= value <= 0.99
+    assert covered(100, **noise, resample="positions")["a"] < 0.88
