@@ -64,13 +64,9 @@ def _hypothesis(sections: Sequence[Section]) -> list[list[str]]:
     for law in used:
         parameters = {len(fit.parameters) for _, fit in fits if fit.law == law and fit.parameters}
         many = listed(sorted(parameters)) if parameters else "no"
-        rows.append(
-            [
-                "hypothesis",
-                f"functional form: {law}",
-                f"{LAWS[law].equation} ({LAWS[law].source}); {many} fitted parameters",
-            ]
-        )
+        # An analysis may fit what is no law of the loss, such as a rule for the learning rate.
+        form = f"{LAWS[law].equation} ({LAWS[law].source}); " if law in LAWS else ""
+        rows.append(["hypothesis", f"functional form: {law}", f"{form}{many} fitted parameters"])
     rows.append(["hypothesis", "purpose", "to compare exponents and predict losses in range"])
     rows.append(["hypothesis", "separate laws", plural(len(fits), "fit")])
     return rows
