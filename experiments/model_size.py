@@ -1,0 +1,166 @@
+"""Loss against model size, by depth: which count of parameters makes depth not matter?
+
+Kaplan et al. 2020, Fig. 6. Transformers of 1, 2, 3, 6 and more layers are trained on the same
+tokens. The paper found that against all parameters the losses form one curve a depth, while against
+the parameters without embeddings those of two and more layers fall on one line, L = (N_c / N)^0.076,
+from which only a single layer or an extreme ratio of depth to width departs.
+
+    lmscale run model_size                    # cpu: 4 depths x 3 widths x 3 seeds, minutes on two cores
+    lmscale run model_size --scale gpu        # 5 depths x 4 widths x 3 seeds, under an hour on one H100
+    lmscale plan model_size --scale paper --device v5p:256
+
+At paper scale the 39 shapes, the context, the batch, the steps, the schedule and the learning rates
+are the paper's own. All sizes see equally many tokens: at the two smaller scales far too few for
+convergence, which the paper's exponent is about, but enough to compare depths.
+"""
+
+from dataclasses import dataclass, field
+
+from lmscale import hparams
+from lmscale.flops import n_params
+from lmscale.spec import TransformerSpec
+from lmscale.sweep import Claim, Experiment, Run, make_run, product, width_rule
+
+#: n_layer: widths of the models of Kaplan et al. 2020, Fig. 6.
+PAPER_SHAPES = {
+    1: (8, 16, 64, 128, 256, 512, 1024, 2048),
+    2: (16, 48, 64, 128, 256, 512, 1024, 2048),
+    3: (16, 32, 64, 96, 128, 256, 512, 1024, 2048),
+    6: (128, 256, 384, 512, 1024, 2048, 4288),
+    8: (512, 640),
+    12: (768, 1024),
+    24: (1024,),
+    36: (1280,),
+    48: (1600,),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSize(Experiment):
+    title = "Loss against model size, by depth"
+    analyses = ("families", "curves")
+    claims = (
+        Claim(
+            text="Against N without embeddings the depths from two layers on collapse onto one line; "
+            "against N with embeddings they do not.",
+            source="Kaplan et al. 2020, Fig. 6",
+            measure="families/collapse",
+            # The paper's own points give 2.5.
+            low=1.5,
+            would_tell="more sizes a depth, over several decades: the scale gpu",
+        ),
+        Claim(
+            text="Models of a single layer lie above that line.",
+            source="Kaplan et al. 2020, Fig. 6 and section 3.2",
+            measure="families/single_layer",
+            low=0.0,
+            # At 5e4 parameters its single layers lie 2% above, at 5e7 18%.
+            would_tell="larger models: in the paper the distance grows with N",
+        ),
+        Claim(
+            text="Loss falls as N^−0.076.",
+            source="Kaplan et al. 2020, eq. 1.1",
+            measure="families/alpha_N",
+            low=0.066,
+            high=0.086,
+            would_tell="the scale paper, where every model nears convergence",
+        ),
+    )
+
+    depths: tuple[int, ...] = field(
+        metadata={"help": "layers, one curve each; () takes the paper's shapes"}
+    )
+    widths: tuple[int, ...] = field(default=(), metadata={"help": "of every depth"})
+    init_std: float = field(default=0.02, metadata={"help": "of the initial weights"})
+    steps: int
+    n_ctx: int
+    batch_size: int = field(metadata={"help": "sequences"})
+    warmup_fraction: float = field(default=0.05, metadata={"help": "of the steps"})
+    final_fraction: float = field(
+        default=0.1, metadata={"help": "of the learning rate, at the end"}
+    )
+    optimizer: str = "adamw"
+    lr_factors: tuple[float, ...] = field(
+        default=(1.0,), metadata={"help": "multiples of the learning-rate rule to try per cell"}
+    )
+    compute_dtype: str = "float32"
+
+    def models(self, vocab_size):
+        """(family, model) for every point of the figure."""
+        shapes = {n: self.widths for n in self.depths} or PAPER_SHAPES
+        for n_layer, width in ((n, width) for n, widths in shapes.items() for width in widths):
+            layers = "1 layer" if n_layer == 1 else f"{n_layer} layers"
+            yield (
+                f"transformer, {layers if n_layer <= 6 else 'more than 6 layers'}",
+                TransformerSpec(
+                    n_layer=n_layer,
+                    d_model=width,
+                    n_ctx=self.n_ctx,
+                    vocab_size=vocab_size,
+                    init_std=self.init_std,
+                ),
+            )
+
+    def learning_rate(self, model, n_tokens, batch_tokens):
+        if self.compute_dtype == "float32":
+            return width_rule()(model, n_tokens, batch_tokens)
+        return hparams.kaplan_lr(n_params(model, "kaplan"))
+
+    def runs(self, corpus):
+        return [
+            Run(
+                make_run(
+                    model,
+                    steps=self.steps,
+                    data=self.data(corpus),
+                    evals=self.evals(corpus),
+                    batch_size=self.batch_size,
+                    learning_rate=self.learning_rate,
+                    warmup_fraction=self.warmup_fraction,
+                    final_fraction=self.final_fraction,
+                    optimizer=self.optimizer,
+                    compute_dtype=self.compute_dtype,
+                    **choice,
+                ),
+                {"family": family, "lr_factor": choice["lr_factor"]},
+            )
+            for family, model in self.models(corpus.vocab_size)
+            for choice in product(lr_factor=self.lr_factors, seed=self.seeds)
+        ]
+
+
+SCALES = {
+    "cpu": ModelSize(
+        vocab_size=512,
+        depths=(1, 2, 3, 6),
+        widths=(8, 16, 32),
+        init_std=0.08,
+        steps=1000,
+        n_ctx=128,
+        batch_size=2,
+        seeds=(0, 1, 2),
+    ),
+    "gpu": ModelSize(
+        vocab_size=8192,
+        depths=(1, 2, 3, 6, 12),
+        widths=(64, 128, 256, 512),
+        steps=4000,
+        n_ctx=1024,
+        batch_size=32,
+        compute_dtype="bfloat16",
+        eval_tokens=2**20,
+        seeds=(0, 1, 2),
+    ),
+    "paper": ModelSize(
+        vocab_size=50_257,
+        depths=(),
+        steps=250_000,
+        n_ctx=1024,
+        batch_size=512,
+        warmup_fraction=3000 / 250_000,
+        final_fraction=0.0,
+        optimizer="adam",
+        compute_dtype="bfloat16",
+        eval_tokens=2**24,
+    ),
+}
