@@ -1,0 +1,189 @@
+"""Recurrent Transformer: layers applied twice, four and eight times, against plain ones.
+
+Kaplan et al. 2020, Fig. 17. A recurrent (Universal) Transformer stores a stack of blocks once and
+applies it several times. The paper found it slightly better than a plain Transformer of equally many
+stored parameters, and slightly worse than one that takes as much compute.
+
+    lmscale run recurrent_transformer                # cpu: 11 models x 3 seeds, minutes on two cores
+    lmscale run recurrent_transformer --scale gpu    # 25 models x 3 seeds, under an hour on one H100
+    lmscale plan recurrent_transformer --scale paper --device v5p:256
+
+LSTMs, which share nothing over depth but all over time, are trained beside. The paper says neither in
+which order shared blocks are applied nor whether a step signal is added: here the whole stack is
+repeated (ABAB) without a signal; `--reuse-order layer` (AABB) and `--step-signal sinusoidal` (the
+Universal Transformer's) are the others. At paper scale the models with reuse are the paper's own; the
+plain ones and the LSTMs are those of Fig. 7.
+"""
+
+from dataclasses import dataclass, field
+
+from lmscale_experiments.lstm_vs_transformer import PAPER_LSTMS, PAPER_TRANSFORMERS
+
+from lmscale import hparams
+from lmscale.flops import n_params
+from lmscale.spec import LSTMSpec, TransformerSpec
+from lmscale.sweep import Claim, Experiment, Run, lstm_shape, make_run, product, width_rule
+
+#: (series, reuse, n_layer stored, d_model) of Kaplan et al. 2020, Fig. 17. The last point of the
+#: series 8x really has a ratio of 6.
+PAPER_REUSED = (
+    *((2, 2, 1, 128), (2, 2, 2, 256), (2, 2, 4, 512), (2, 2, 6, 768), (2, 2, 12, 1024)),
+    *((4, 4, 1, 256), (4, 4, 2, 512), (4, 4, 3, 768), (4, 4, 9, 1280)),
+    *((8, 8, 1, 512), (8, 6, 2, 768)),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecurrentTransformer(Experiment):
+    title = "Recurrent Transformer: reused layers against plain ones"
+    analyses = ("recurrent", "curves")
+    claims = (
+        Claim(
+            text="With as many stored parameters, a Transformer with reused layers ends below a "
+            "plain one.",
+            source="Kaplan et al. 2020, Fig. 17",
+            measure="recurrent/params",
+            high=0.0,
+            would_tell="more seeds, or sizes from 2e5 as in the paper: the scale gpu",
+        ),
+        Claim(
+            text="With as much compute, it ends above.",
+            source="Kaplan et al. 2020, Fig. 17",
+            measure="recurrent/compute",
+            low=0.0,
+            would_tell="more seeds, or sizes from 2e5 as in the paper: the scale gpu",
+        ),
+    )
+
+    n_layer: int = field(default=2, metadata={"help": "stored layers of every Transformer"})
+    widths: tuple[int, ...] = field(
+        metadata={"help": "of the plain Transformers; () takes the paper's models"}
+    )
+    reuse: tuple[int, ...] = field(default=(2, 4, 8), metadata={"help": "how often layers apply"})
+    lstm_layers: tuple[int, ...] = field(default=(2,), metadata={"help": "of the LSTMs beside"})
+    lstm_sizes: tuple[float, ...] = field(default=(), metadata={"help": "non-embedding parameters"})
+    d_embed: int = field(default=512, metadata={"help": "embedding width of the LSTMs"})
+    reuse_order: str = field(default="stack", metadata={"help": "stack (ABAB) or layer (AABB)"})
+    step_signal: str = field(default="none", metadata={"help": "none or sinusoidal"})
+    init_std: float = field(default=0.02, metadata={"help": "of the Transformers' initial weights"})
+    steps: int
+    n_ctx: int
+    batch_size: int = field(metadata={"help": "sequences"})
+    warmup_fraction: float = field(default=0.05, metadata={"help": "of the steps"})
+    final_fraction: float = field(
+        default=0.1, metadata={"help": "of the learning rate, at the end"}
+    )
+    optimizer: str = "adamw"
+    compute_dtype: str = "float32"
+
+    def shapes(self):
+        """(series, reuse, n_layer, d_model) of every Transformer."""
+        if not self.widths:
+            yield from ((1, 1, n_layer, d_model) for n_layer, d_model in PAPER_TRANSFORMERS)
+            yield from PAPER_REUSED
+            return
+        yield from ((1, 1, self.n_layer, width) for width in self.widths)
+        widest = max(self.widths)
+        for reuse in self.reuse:
+            # Beyond the compute of the largest plain model there is nothing to compare with.
+            widths = [width for width in self.widths if reuse * width**2 <= 1.01 * widest**2]
+            yield from ((reuse, reuse, self.n_layer, width) for width in widths)
+
+    def lstms(self, **shared):
+        if not self.widths:
+            for n_layer, widths in PAPER_LSTMS.items():
+                for width in widths:
+                    yield LSTMSpec(n_layer=n_layer, d_hidden=width, **shared)
+        for size in self.lstm_sizes:
+            for n_layer in self.lstm_layers:
+                yield lstm_shape(size, n_layer=n_layer, d_embed=self.d_embed, **shared)
+
+    def models(self, vocab_size):
+        """(family, reuse, model) for every point of the figure."""
+        shared = {"n_ctx": self.n_ctx, "vocab_size": vocab_size}
+        for series, reuse, n_layer, d_model in self.shapes():
+            # Order and signal mean nothing without reuse.
+            kind = {"reuse_order": self.reuse_order, "step_signal": self.step_signal}
+            yield (
+                f"transformer, reused {series}x" if series > 1 else "transformer",
+                reuse,
+                TransformerSpec(
+                    n_layer=n_layer,
+                    d_model=d_model,
+                    reuse=reuse,
+                    init_std=self.init_std,
+                    **(kind if reuse > 1 else {}),
+                    **shared,
+                ),
+            )
+        for lstm in self.lstms(**shared):
+            layers = "1 layer" if lstm.n_layer == 1 else f"{lstm.n_layer} layers"
+            yield f"lstm, {layers}", 1, lstm
+
+    def learning_rate(self, model, n_tokens, batch_tokens):
+        if self.compute_dtype == "float32":
+            return width_rule()(model, n_tokens, batch_tokens)
+        return hparams.kaplan_lr(n_params(model, "kaplan"))
+
+    def runs(self, corpus):
+        return [
+            Run(
+                make_run(
+                    model,
+                    steps=self.steps,
+                    data=self.data(corpus),
+                    evals=self.evals(corpus),
+                    batch_size=self.batch_size,
+                    learning_rate=self.learning_rate,
+                    warmup_fraction=self.warmup_fraction,
+                    final_fraction=self.final_fraction,
+                    optimizer=self.optimizer,
+                    compute_dtype=self.compute_dtype,
+                    **choice,
+                ),
+                {"family": family, "reuse": reuse},
+            )
+            for family, reuse, model in self.models(corpus.vocab_size)
+            for choice in product(seed=self.seeds)
+        ]
+
+
+SCALES = {
+    "cpu": RecurrentTransformer(
+        vocab_size=512,
+        # Steps of about sqrt(2): layers applied twice take the compute of the next width.
+        widths=(16, 24, 32, 48),
+        reuse=(2, 4),
+        lstm_sizes=(7e3, 2.8e4),
+        d_embed=32,
+        init_std=0.08,
+        steps=1000,
+        n_ctx=128,
+        batch_size=2,
+        seeds=(0, 1, 2),
+    ),
+    "gpu": RecurrentTransformer(
+        vocab_size=8192,
+        widths=(96, 128, 192, 256, 384, 512, 768),
+        lstm_layers=(2,),
+        lstm_sizes=(4e5, 1.6e6, 6.4e6),
+        steps=4000,
+        n_ctx=1024,
+        batch_size=32,
+        compute_dtype="bfloat16",
+        eval_tokens=2**20,
+        seeds=(0, 1, 2),
+    ),
+    "paper": RecurrentTransformer(
+        vocab_size=50_257,
+        widths=(),
+        steps=250_000,
+        n_ctx=1024,
+        batch_size=512,
+        warmup_fraction=3000 / 250_000,
+        final_fraction=0.0,
+        optimizer="adam",
+        compute_dtype="bfloat16",
+        eval_tokens=2**24,
+    ),
+}
