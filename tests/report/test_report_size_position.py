@@ -4,9 +4,22 @@ import numpy as np
 import planted_store as planted
 import pytest
 
+from lmscale import flops
 from lmscale.report import Study, analyse
+from lmscale.report.analyses import position as position_analysis
+from lmscale.report.analyses import size as size_analysis
 from lmscale.report.analyses.position import octave_means, stops_improving
+from lmscale.report.papers import points
 from lmscale.report.wording import si
+from lmscale.spec import LSTMSpec
+from lmscale.sweep import Run, lstm_shape, make_run, transformer_ladder, width_rule
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Drawing takes most of an analysis' time, and one test of it will do."""
+    for analysis in (size_analysis, position_analysis):
+        monkeypatch.setattr(analysis, "_chart", lambda *args: None)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +79,7 @@ def test_two_sizes_are_no_law(tmp_path):
     assert section.fits["transformer/kaplan"].n_used == 0
 
 
-def test_sizes_of_unequal_training_do_not_head_the_page(tmp_path):
+def test_sizes_of_unequal_training_do_not_head_the_page(tmp_path, undrawn):
     runs = planted.isoflop_runs((1e12, 3e12), lstm=False, seeds=(0,))
     section = analyse("size", Study.read(planted.plant(tmp_path, runs, analyses=["size"])))
     assert not section.conclusive
@@ -128,3 +141,79 @@ def test_octaves_hold_their_positions():
     starts, _, _ = octave_means(np.zeros((1, 70)))
     assert starts[-1] == 32
     assert np.allclose(errors, 0)
+
+
+def test_the_gap_is_measured_where_the_sizes_reach(size):
+    measure = size.measures["gap"]
+    low, high = measure.interval
+    assert low < planted.LSTM_GAP < high
+    # A single diverged run does not unsettle it.
+    assert "3 seeds a size" in measure.what
+    assert size.measures["gap_at_400k"].value == pytest.approx(planted.LSTM_GAP, abs=0.05)
+    widening = size.measures["widening"]
+    assert widening.value is None and "end at" in widening.why
+
+
+def wide_gap(spec):
+    """An LSTM that falls behind by a tenth of a nat per tenfold size."""
+    n = flops.n_params(spec.model, "kaplan")
+    behind = 0.2 + 0.1 * np.log10(n / 4e5) if spec.model.kind == "lstm" else 0.0
+    return (1e13 / n) ** 0.08 + behind
+
+
+def test_a_gap_that_widens_is_measured_from_400k_on(tmp_path, undrawn):
+    sizes = (4e5, 1.6e6, 6.4e6, 2.5e7)
+    shared = {"n_ctx": planted.N_CTX, "vocab_size": planted.VOCAB}
+    models = [("transformer", m) for m in transformer_ladder(sizes, **shared)]
+    models += [("lstm, 2 layers", lstm_shape(s, n_layer=2, **shared)) for s in sizes]
+    recipe = {"steps": 1000, "data": planted.DATA, "evals": planted.EVALS, "batch_size": 4}
+    runs = [
+        Run(make_run(m, seed=seed, learning_rate=width_rule(), **recipe), {"family": family})
+        for family, m in models
+        for seed in range(3)
+    ]
+    store = planted.plant(tmp_path, runs, analyses=["size"], law=wide_gap)
+    measures = analyse("size", Study.read(store)).measures
+    low, high = measures["gap_at_400k"].interval
+    assert 0.15 < low < high < 0.25
+    assert measures["widening"].value == pytest.approx(0.1, abs=0.02)
+    assert measures["widening"].interval[0] > 0
+
+
+def test_what_each_gains_beyond_a_hundred_tokens(tmp_path, monkeypatch, undrawn):
+    monkeypatch.setattr(planted, "N_CTX", 512)
+    runs = planted.size_runs(layers=(1,))
+    runs = [run for run in runs if 8e4 < flops.n_params(run.spec.model, "kaplan") < 1.2e5]
+    study = Study.read(planted.plant(tmp_path, runs, analyses=["position"], law=planted.SizeLaw()))
+    measures = analyse("position", study).measures
+    middle = round(np.sqrt(100 * 512))
+
+    def gain(curve):
+        return curve[100:middle].mean() - curve[middle:].mean()
+
+    for name, truth in (
+        ("transformer_gain", gain(planted.position_shape(False))),
+        ("lstm_gain", 0.0),
+        ("behind_beyond", gain(planted.position_shape(False))),
+    ):
+        low, high = measures[name].interval
+        assert low < truth < high, name
+    assert measures["behind_beyond"].interval[0] > 0
+    assert f"101 to {middle} on to {middle + 1} to 512" in measures["lstm_gain"].what
+
+
+def test_a_short_context_has_nothing_beyond_a_hundred_tokens(position):
+    assert "leaves no doubling" in position.measures["lstm_gain"].why
+    assert position.measures["early"].interval is not None
+
+
+def test_the_papers_lstms_fall_behind_as_it_says():
+    table = points("kaplan2020_fig7")
+    lstms = table[table["family"] == "lstm, 2 layers"]
+    law = (8.8e13 / lstms["n_params"]) ** 0.076
+    gap = (lstms["loss"] - law).to_numpy()
+    assert gap[-1] == pytest.approx(0.48, abs=0.01)
+    assert (gap > 0.15).all()
+    for row in table[table["family"] != "transformer"].itertuples():
+        model = LSTMSpec(n_layer=row.n_layer, d_hidden=row.width, n_ctx=1024, vocab_size=50_257)
+        assert flops.n_params(model, "kaplan") == row.n_params

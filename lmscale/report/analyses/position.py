@@ -18,7 +18,7 @@ import numpy as np
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
-from lmscale.report.section import Chart, Grid, KeyNumber, Section
+from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
 from lmscale.report.study import Study
 from lmscale.report.wording import (
     between,
@@ -42,11 +42,18 @@ MATCHED = 1.5
 FITS = 0.01
 #: Most pairs that are drawn.
 MOST_PAIRS = 3
+#: Where the paper's LSTMs have stopped improving and its Transformers have not.
+BEYOND = 100
+#: Fewest seeds for a claim.
+LEAST_SEEDS = 3
 #: Plotted means per doubling of the position.
 PER_OCTAVE = 4
 #: Draws for each law a + b T^-c; there is one law a curve.
 BOOTSTRAP = 400
 _DRAWS = 2000
+
+#: Positions from first to last, and the sign with which their mean enters a sum.
+_Span = tuple[tuple[int, int], int]
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,8 @@ class _Pair:
     late: tuple[int, int, float, tuple[float, float]]
     widening: float
     widening_interval: tuple[float, float]
+    #: Change of the gap beyond `BEYOND` tokens, where the context reaches far enough.
+    beyond: tuple[float, tuple[float, float]] | None
 
 
 def analyse(study: Study) -> Section:
@@ -110,6 +119,7 @@ def analyse(study: Study) -> Section:
         charts=[_chart(study, curves, pairs)],
         grids=[_curve_grid(curves), *_pair_grid(pairs)],
         fits={f"{c.family}/N={c.n_params:.0f}": c.fit for c in curves if c.fit is not None},
+        measures=_measures(pairs),
         warnings=warnings,
     )
 
@@ -283,35 +293,100 @@ def _pair(base: _Curve, other: _Curve) -> _Pair:
     n_ctx = base.n_ctx
     early, late = (1, max(1, n_ctx // 16)), (n_ctx // 2 + 1, n_ctx)
 
-    def per_seed(span: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        part = slice(span[0] - 1, span[1])
-        return base.losses[:, part].mean(axis=1), other.losses[:, part].mean(axis=1)
+    def gap(*spans: _Span) -> tuple[float, tuple[float, float]]:
+        return _contrast(spans, other.losses, base.losses)
 
-    spread = scatter(other.mean - base.mean)
-
-    def gap(spans: list[tuple[tuple[int, int], int]]) -> tuple[float, tuple[float, float]]:
-        """Sum of signed gaps over spans, with a 95% interval from seeds and positions."""
-        first = sum(sign * per_seed(span)[0] for span, sign in spans)
-        second = sum(sign * per_seed(span)[1] for span, sign in spans)
-        value = float(second.mean() - first.mean())
-        variance = sum(spread**2 / (span[1] - span[0] + 1) for span, _ in spans)
-        dof = 0
-        for values in (first, second):
-            if len(values) > 1:
-                variance += float(values.var(ddof=1)) / len(values)
-                dof += len(values) - 1
-        from scipy.stats import t as student
-
-        half = float(student.ppf(0.975, dof) if dof else 1.96) * math.sqrt(variance)
-        return value, (value - half, value + half)
-
+    beyond = _beyond(n_ctx)
     return _Pair(
         base,
         other,
-        (*early, *gap([(early, 1)])),
-        (*late, *gap([(late, 1)])),
-        *gap([(late, 1), (early, -1)]),
+        (*early, *gap((early, 1))),
+        (*late, *gap((late, 1))),
+        *gap((late, 1), (early, -1)),
+        # What the other does not gain of what the base gains.
+        gap(*beyond) if beyond else None,
     )
+
+
+def _beyond(n_ctx: int) -> tuple[_Span, _Span] | None:
+    """Positions after `BEYOND`, cut in two of equal ratio: the later less the earlier ones. None
+    where the context leaves no doubling after it."""
+    if n_ctx < 2 * BEYOND:
+        return None
+    middle = round(math.sqrt(BEYOND * n_ctx))
+    return ((middle + 1, n_ctx), 1), ((BEYOND + 1, middle), -1)
+
+
+def _contrast(
+    spans: tuple[_Span, ...], losses: np.ndarray, base: np.ndarray | None = None
+) -> tuple[float, tuple[float, float]]:
+    """Signed sum of mean losses over spans of positions, of one architecture or above another.
+
+    Args:
+      spans: ((first position, last position), sign).
+      losses, base: [seed, position].
+
+    Returns:
+      The value and its 95% interval, from what seeds differ by and how positions scatter.
+    """
+    members = [losses] if base is None else [losses, base]
+    mean = losses.mean(axis=0) - (0 if base is None else base.mean(axis=0))
+    spread = scatter(mean)
+    value, variance, dof = 0.0, 0.0, 0
+    for (first, last), sign in spans:
+        value += sign * float(mean[first - 1 : last].mean())
+        variance += spread**2 / (last - first + 1)
+    for member in members:
+        if len(member) > 1:
+            sums = sum(sign * member[:, a - 1 : b].mean(axis=1) for (a, b), sign in spans)
+            variance += float(sums.var(ddof=1)) / len(member)
+            dof += len(member) - 1
+    from scipy.stats import t as student
+
+    half = float(student.ppf(0.975, dof) if dof else 1.96) * math.sqrt(variance)
+    return value, (value - half, value + half)
+
+
+# --- measures -----------------------------------------------------------------------------------
+
+
+def _measures(pairs: list[_Pair]) -> dict[str, Measure]:
+    """Of the largest matched pair of a Transformer and an LSTM."""
+    names = {
+        "early": "nats per token by which the LSTM is above the Transformer on the first tokens",
+        "transformer_gain": f"nats that the Transformer gains beyond {BEYOND} tokens",
+        "lstm_gain": f"nats that the LSTM gains beyond {BEYOND} tokens",
+        "behind_beyond": f"nats by which the LSTM falls further behind beyond {BEYOND} tokens",
+    }
+    own = [p for p in pairs if p.other.family.startswith("lstm")]
+    if not own:
+        why = "no LSTM and Transformer of matched size have ended well"
+        return {name: Measure(what=what, value=None, why=why) for name, what in names.items()}
+    pair = own[-1]
+    seeds = min(len(pair.base.losses), len(pair.other.losses))
+    few = f"a difference needs {LEAST_SEEDS} seeds, not {seeds}" if seeds < LEAST_SEEDS else ""
+    at = f"{_sizes(pair)}, {seeds} {'seed' if seeds == 1 else 'seeds'} each"
+
+    def measure(name: str, where: str, value: float, interval: tuple[float, float]) -> Measure:
+        return Measure(
+            what=f"{names[name]} ({where}), {at}",
+            value=value,
+            interval=None if few else interval,
+            why=few,
+        )
+
+    first, last, *early = pair.early
+    found = {"early": measure("early", f"{first} to {last}", *early)}
+    spans = _beyond(pair.base.n_ctx)
+    if spans is None:
+        why = f"the context of {pair.base.n_ctx} leaves no doubling beyond {BEYOND} tokens"
+        rest = {k: Measure(what=v, value=None, why=why) for k, v in names.items() if k != "early"}
+        return found | rest
+    where = "from {} to {} on to {} to {}".format(*spans[1][0], *spans[0][0])
+    for name, curve in (("transformer_gain", pair.base), ("lstm_gain", pair.other)):
+        value, (low, high) = _contrast(spans, curve.losses)
+        found[name] = measure(name, where, -value, (-high, -low))
+    return found | {"behind_beyond": measure("behind_beyond", where, *pair.beyond)}
 
 
 # --- words --------------------------------------------------------------------------------------

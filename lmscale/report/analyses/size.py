@@ -12,7 +12,8 @@ import pandas as pd
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
-from lmscale.report.section import Chart, Grid, KeyNumber, Section, refused
+from lmscale.report.papers import points
+from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
 from lmscale.report.study import Study
 from lmscale.report.wording import (
     between,
@@ -35,6 +36,11 @@ LEAST_SIZES = 3
 REACH = 3.0
 #: Kaplan et al. 2020 name an exponent of 0.076 for their Transformers.
 KAPLAN_ALPHA = 0.076
+#: Non-embedding N at which their LSTM is 0.19 nats above that law, and from which the gap widens.
+KAPLAN_N = 4e5
+#: Least number of seeds, and least range of sizes, for a claim about the gap.
+LEAST_SEEDS = 3
+LEAST_RANGE = 10.0
 
 
 @dataclass(frozen=True)
@@ -69,11 +75,17 @@ class _Family:
     def architecture(self) -> str:
         return self.name.split(",")[0].split(" ")[0]
 
+    @property
+    def seeds(self) -> int:
+        """Of most sizes: a single lost run does not unsettle a law."""
+        return int(np.median([len(size.losses) for size in self.sizes])) if self.sizes else 0
+
 
 @dataclass(frozen=True)
 class _Gap:
     """Loss of `family` above the baseline at equal N, read off the two power laws."""
 
+    base: _Family
     family: _Family
     n_params: np.ndarray
     gap: np.ndarray
@@ -91,6 +103,18 @@ class _Gap:
     @property
     def middle(self) -> int:
         return len(self.n_params) // 2
+
+    @property
+    def seeds(self) -> int:
+        return min(self.base.seeds, self.family.seeds)
+
+    def read(self, *n_params: float) -> tuple[np.ndarray, np.ndarray | None]:
+        """The gap at any sizes, and its bootstrap draws [draw, size]."""
+        at = np.array(n_params, float)
+        value = self.family.fit.predict(params=at) - self.base.fit.predict(params=at)
+        if not (self.family.fit.draws and self.base.fit.draws):
+            return value, None
+        return value, _drawn(self.family.fit, at) - _drawn(self.base.fit, at)
 
 
 def analyse(study: Study) -> Section:
@@ -114,6 +138,7 @@ def analyse(study: Study) -> Section:
         charts=charts,
         grids=[*_law_grid(families), *_gap_grid(gaps), *_size_grid(study, drawn)],
         fits={f"{f.name}/kaplan": f.fit or refused("power", f.failure) for f in families},
+        measures=_measures(gaps),
         warnings=[*_warnings(study, families), *notes],
     )
 
@@ -206,7 +231,8 @@ def _gaps(families: list[_Family]) -> list[_Gap]:
         if family.fit.draws and base.fit.draws:
             drawn = _drawn(family.fit, grid) - _drawn(base.fit, grid)
             edges = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
-        gaps.append(_Gap(family, grid, gap, *edges, *_size_ratio(base.fit, family.fit, grid)))
+        ratio = _size_ratio(base.fit, family.fit, grid)
+        gaps.append(_Gap(base, family, grid, gap, *edges, *ratio))
     return gaps
 
 
@@ -238,6 +264,95 @@ def _size_ratio(
         if len(draws) > 20:
             interval = tuple(float(v) for v in np.percentile(draws, [2.5, 97.5]))
     return value, interval
+
+
+# --- measures -----------------------------------------------------------------------------------
+
+
+def _measures(gaps: list[_Gap]) -> dict[str, Measure]:
+    """The gap to the Transformer, of the family that is least behind."""
+    nats = "nats per token above the Transformer"
+    if not gaps:
+        why = "no family overlaps the Transformers in size with enough sizes for a law"
+        none = Measure(what=nats, value=None, why=why)
+        return dict.fromkeys(("gap", "gap_at_400k", "widening"), none)
+    best = _closest(gaps)
+    name = family_name(best.family.name)
+    value, interval = best.at(best.middle)
+    middle = Measure(
+        what=f"{nats}, {name} at N = {si(best.n_params[best.middle])}, {_seeds(best)}",
+        value=value,
+        interval=interval if best.seeds >= LEAST_SEEDS else None,
+        why=_too_few(best),
+    )
+    return {"gap": middle, "gap_at_400k": _gap_at_400k(gaps), "widening": _widening(gaps)}
+
+
+def _gap_at_400k(gaps: list[_Gap]) -> Measure:
+    what = f"nats per token above the Transformer at N = {si(KAPLAN_N)}"
+    near = [g for g in gaps if g.n_params[0] / 1.2 <= KAPLAN_N <= g.n_params[-1] * 1.2]
+    if not near:
+        largest = max(gap.n_params[-1] for gap in gaps)
+        why = f"the sizes that both have end at {si(largest)}"
+        if largest > KAPLAN_N:
+            why = f"the sizes that both have begin at {si(min(g.n_params[0] for g in gaps))}"
+        return Measure(what=what, value=None, why=why)
+    best = min(near, key=lambda gap: gap.read(KAPLAN_N)[0][0])
+    value, draws = best.read(KAPLAN_N)
+    return Measure(
+        what=f"{what}, {family_name(best.family.name)}, {_seeds(best)}",
+        value=float(value[0]),
+        interval=_percentiles(draws[:, 0]) if draws is not None and not _too_few(best) else None,
+        why=_too_few(best),
+    )
+
+
+def _widening(gaps: list[_Gap]) -> Measure:
+    """How much the gap grows over ten times the size, from where the paper saw it grow."""
+    what = (
+        f"nats by which the gap to the Transformer grows per tenfold N, from N = {si(KAPLAN_N)} on"
+    )
+    found = []
+    for gap in gaps:
+        low, high = max(gap.n_params[0], KAPLAN_N / 1.2), gap.n_params[-1]
+        if high >= LEAST_RANGE * low:
+            value, draws = gap.read(low, high)
+            found.append((gap, low, high, value, draws))
+    if not found:
+        ends = si(max(gap.n_params[-1] for gap in gaps))
+        why = (
+            f"the sizes that both have end at {ends}; the paper's gap narrows up to {si(KAPLAN_N)} and "
+            f"widens from there on"
+        )
+        return Measure(what=what, value=None, why=why)
+    gap, low, high, value, draws = min(found, key=lambda item: item[3].mean())
+    decades = math.log10(high / low)
+    interval = None
+    if draws is not None and not _too_few(gap):
+        interval = _percentiles((draws[:, 1] - draws[:, 0]) / decades)
+    return Measure(
+        what=f"{what}, {family_name(gap.family.name)} to {si(high)}, {_seeds(gap)}",
+        value=float((value[1] - value[0]) / decades),
+        interval=interval,
+        why=_too_few(gap),
+    )
+
+
+def _percentiles(draws: np.ndarray) -> tuple[float, float]:
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _seeds(gap: _Gap) -> str:
+    return f"{plural(gap.seeds, 'seed')} a size"
+
+
+def _too_few(gap: _Gap) -> str:
+    return (
+        f"a difference needs {LEAST_SEEDS} seeds, not {gap.seeds}"
+        if gap.seeds < LEAST_SEEDS
+        else ""
+    )
 
 
 # --- words --------------------------------------------------------------------------------------
@@ -298,8 +413,8 @@ def _details(families: list[_Family], gaps: list[_Gap]) -> list[str]:
             f"Over the sizes that both have, the {family_name(gap.family.name)}'s extra loss goes "
             f"from {with_interval(*first)} nats at N = {si(gap.n_params[0])} to "
             f"{with_interval(*last)} at N = {si(gap.n_params[-1])}."
-            " In Kaplan et al. 2020, Fig. 7, a 1-layer LSTM was 0.19 nats behind at N = 395k and a "
-            "2-layer one 0.48 at 212M."
+            " In Kaplan et al. 2020, Fig. 7, a 1-layer LSTM was 0.19 nats above the Transformers' law "
+            "at N = 395k and a 2-layer one 0.48 at 212M."
         )
     fitted = [f for f in families if f.fit]
     if fitted:
@@ -465,18 +580,23 @@ def _size_grid(study: Study, families: list[_Family]) -> list[Grid]:
 
 def _chart(study: Study, families: list[_Family], gaps: list[_Gap]) -> Chart:
     styles = style.family_styles([family.name for family in families])
-    with style.canvas(10.2 if gaps else 6.4, 4.0) as figure:
-        panels = figure.subplots(1, 2 if gaps else 1, squeeze=False, width_ratios=None)[0]
+    paper = any(gap.family.architecture == "lstm" for gap in gaps)
+    with style.canvas(7.2 if gaps else 6.4, 6.6 if paper else 3.6) as figure:
+        panels = figure.subplots(2 if paper else 1, 2 if gaps else 1, squeeze=False)
+        own = panels[0]
         for family in families:
-            _draw_family(panels[0], family, styles[family.name])
-        panels[0].set(xlabel="N, parameters without embeddings", ylabel="loss (nats per token)")
-        style.log_axis(panels[0].xaxis, "count")
-        style.log_axis(panels[0].yaxis, "plain")
-        style.bits_axis(panels[0], study.bits_per_nat)
-        panels[0].legend()
+            _draw_family(own[0], family, styles[family.name])
+        own[0].set(xlabel="N, parameters without embeddings", ylabel="loss (nats per token)")
+        style.log_axis(own[0].xaxis, "count")
+        style.log_axis(own[0].yaxis, "plain")
+        style.bits_axis(own[0], study.bits_per_nat)
+        own[0].legend(fontsize=7.5)
         if gaps:
-            panels[0].set_title("Loss against size")
-            _draw_gaps(panels[1], families, gaps, styles)
+            own[0].set_title("These runs")
+            own[1].set_title("Behind the Transformer at equal N")
+            _draw_gaps(own[1], families, gaps, styles)
+        if paper:
+            _draw_paper(panels[1], styles)
         seeds = sorted({len(size.losses) for family in families for size in family.sizes})
         caption = (
             f"Final loss over model size (Kaplan et al. 2020, Fig. 7 left). "
@@ -488,12 +608,43 @@ def _chart(study: Study, families: list[_Family], gaps: list[_Gap]) -> Chart:
                 "the 95% interval of the difference between the two laws, the points are measured "
                 "means minus the Transformer's law."
             )
+        if paper:
+            caption += (
+                " Below: the paper's own points, on another text and vocabulary; right, above its "
+                f"Transformers' law, (8.8×10¹³ / N)^{KAPLAN_ALPHA:g}."
+            )
         return style.render(
             figure,
             name=NAME,
             caption=caption,
-            alt="Loss against parameters for " + listed([family_name(f.name) for f in families]),
+            alt="Loss against parameters for "
+            + listed([family_name(f.name) for f in families])
+            + (", above the same for Kaplan et al. 2020." if paper else ""),
         )
+
+
+def _draw_paper(row: Any, styles: dict[str, dict[str, Any]]) -> None:
+    """Kaplan et al. 2020, Fig. 7 left, in the looks of one's own families."""
+    table = points("kaplan2020_fig7")
+    names = list(dict.fromkeys(table["family"]))
+    looks = style.family_styles(list(dict.fromkeys([*styles, *names])))
+    row[1].axhline(0, color=looks["transformer"]["color"], lw=1.3)
+    for name, part in table.groupby("family", sort=False):
+        part = part.sort_values("n_params")
+        mark = {"mec": style.PAPER, "mew": 0.4, **looks[name]}
+        row[0].plot(part["n_params"], part["loss"], lw=1, label=family_name(name), **mark)
+        law = (8.8e13 / part["n_params"]) ** KAPLAN_ALPHA
+        lines = {"lw": 0} if name == "transformer" else {"lw": 1}
+        row[1].plot(part["n_params"], part["loss"] - law, **lines, **mark)
+    row[0].set_title("Kaplan et al. 2020, Fig. 7")
+    row[1].set_title("Above its Transformers' law")
+    row[0].set_ylabel("loss (nats per token)")
+    row[1].set_ylabel("extra loss (nats per token)")
+    style.log_axis(row[0].yaxis, "plain")
+    row[0].legend(fontsize=7.5)
+    for axes in row:
+        axes.set_xlabel("N, parameters without embeddings")
+        style.log_axis(axes.xaxis, "count")
 
 
 def _bars(seeds: list[int]) -> str:
@@ -568,6 +719,5 @@ def _draw_gaps(axes: Any, families: list[_Family], gaps: list[_Gap], styles: dic
                     ms=5.5,
                     zorder=3,
                 )
-    axes.set_title("Behind the Transformer at equal N")
     axes.set(xlabel="N, parameters without embeddings", ylabel="extra loss (nats per token)")
     style.log_axis(axes.xaxis, "count")
