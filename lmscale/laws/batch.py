@@ -25,6 +25,7 @@ __all__ = [
     "adjusted_steps",
     "critical_batch",
     "fit_critical_batch",
+    "hyperbola_residual",
     "noise_scale",
     "steps_to_loss",
 ]
@@ -100,7 +101,7 @@ def steps_to_loss(steps: Any, loss: Any, targets: Sequence[float]) -> np.ndarray
     return reached
 
 
-def _residual(theta: Any, data: Any) -> Any:
+def hyperbola_residual(theta: Any, data: Any) -> Any:
     """theta = (ln S_min, ln B_crit): ln S predicted less observed."""
     s, b = theta
     return s + jnp.logaddexp(0.0, b - data["log_batch"]) - data["log_steps"]
@@ -152,7 +153,7 @@ def fit_critical_batch(
         start = [log_s[index].min() - 0.3, float(np.median(log_b[index]))]
         starts.append(np.tile(start, (bootstrap + 1, 1)))
     found = solve(
-        _residual,
+        hyperbola_residual,
         np.concatenate(starts),
         {"log_batch": log_b, "log_steps": log_s},
         np.concatenate(weights),

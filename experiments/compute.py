@@ -1,0 +1,211 @@
+"""Learning curves of a ladder of sizes: what compute buys, and how to spend it best.
+
+Kaplan et al. 2020, Figs. 2, 4, 12, 13 and 14 and App. B. Models of many sizes are trained for the same
+number of steps with one batch, warmup and a cosine to zero, and evaluated all along. Every point of
+every curve is a pair of compute and loss: their lower edge is L(C), and the size that touches it at C
+is N_opt(C). The paper found L ∝ C_min^-0.050 and N_opt ∝ C_min^0.73, with C_min what training far
+below the critical batch would take (N_opt ∝ C^0.88 at its fixed batch of 2^19 tokens); learning curves
+L(N, S) = (N_c/N)^0.077 + (S_c/S_min)^0.76; and so that one should stop about 10% above the
+converged loss. Hoffmann et al. 2022 give each length a cosine of its own and find C^0.5: see `isoflop`.
+
+    lmscale run compute                    # cpu: 6 sizes x 3 seeds, minutes on two cores
+    lmscale run compute --scale gpu        # 7 sizes x 3 seeds, under an hour on one H100
+    lmscale plan compute --scale paper --device v5p:256
+
+`--critical-batch B_STAR ALPHA_B` gives the constants of B_crit(L) = B_STAR / L^(1/ALPHA_B), in tokens
+of your text; `lmscale run batch_size` measures them. Without it they are the paper's. At paper scale
+the shapes, batch, context, schedule and learning rates are the paper's, with one seed as there;
+intervals need three (`--seeds 0 1 2`).
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from lmscale_experiments.lstm_vs_transformer import PAPER_TRANSFORMERS
+
+from lmscale import hparams
+from lmscale.flops import n_params
+from lmscale.spec import TransformerSpec
+from lmscale.sweep import Claim, Experiment, Run, make_run, product, transformer_ladder, width_rule
+
+NEEDS_MORE = "the scale gpu or paper with --seeds 0 1 2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningCurves(Experiment):
+    """A ladder of sizes, one long run each; `sample_efficiency` reads the same runs."""
+
+    sizes: tuple[float, ...] = field(
+        metadata={"help": "non-embedding parameters; () takes the paper's shapes"}
+    )
+    n_layer: int | None = field(
+        default=None, metadata={"help": "one depth for the whole ladder, instead of one by size"}
+    )
+    init_std: float = field(default=0.02, metadata={"help": "of the initial weights"})
+    steps: int
+    n_ctx: int
+    batch_size: int = field(metadata={"help": "sequences"})
+    warmup_fraction: float = field(default=0.012, metadata={"help": "3000 of the paper's 250,000"})
+    schedule: str = field(default="cosine", metadata={"help": "to zero; or constant"})
+    evaluations: int = field(default=40, metadata={"help": "of a run, at log-spaced steps"})
+    critical_batch: tuple[float, ...] = field(
+        default=(2.1e8, 0.21), metadata={"help": "B_STAR (tokens) and ALPHA_B of B_crit(L)"}
+    )
+    compute_dtype: str = "float32"
+
+    def models(self, vocab_size):
+        shared = {"n_ctx": self.n_ctx, "vocab_size": vocab_size, "init_std": self.init_std}
+        if not self.sizes:
+            return [TransformerSpec(n_layer=n, d_model=d, **shared) for n, d in PAPER_TRANSFORMERS]
+        return transformer_ladder(self.sizes, n_layer=self.n_layer, **shared)
+
+    def learning_rate(self, model, n_tokens, batch_tokens):
+        if self.compute_dtype == "float32":
+            return width_rule()(model, n_tokens, batch_tokens)
+        return hparams.kaplan_lr(n_params(model, "kaplan"))
+
+    def runs(self, corpus):
+        # The warmup is no part of the laws.
+        first = max(2 * self.warmup_fraction * self.steps, 0.01 * self.steps)
+        at = np.geomspace(first, self.steps, self.evaluations)
+        return [
+            Run(
+                make_run(
+                    model,
+                    steps=self.steps,
+                    data=self.data(corpus),
+                    evals=self.evals(corpus),
+                    eval_steps=tuple(sorted({round(step) for step in at})),
+                    batch_size=self.batch_size,
+                    learning_rate=self.learning_rate,
+                    warmup_fraction=self.warmup_fraction,
+                    schedule=self.schedule,
+                    final_fraction=0.0,
+                    # As in the paper: Adam's moments of more than 1e9 parameters did not fit.
+                    optimizer="adam" if n_params(model, "kaplan") < 1e9 else "adafactor",
+                    compute_dtype=self.compute_dtype,
+                    **choice,
+                ),
+                {"family": "transformer"},
+            )
+            for model in self.models(corpus.vocab_size)
+            for choice in product(seed=self.seeds)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute(LearningCurves):
+    title = "Learning curves, and the best use of compute"
+    analyses = ("compute", "learning", "efficiency", "curves")
+    claims = (
+        Claim(
+            text="With a good batch the loss falls with compute as L ∝ C_min^−0.050 (eq. 1.3), "
+            "0.052 (eq. B.7) or 0.054 (eq. 6.4).",
+            source="Kaplan et al. 2020, Fig. 13",
+            measure="compute/alpha_C_min",
+            low=0.045,
+            high=0.059,
+            would_tell=NEEDS_MORE,
+        ),
+        Claim(
+            text="At a fixed batch it falls as L ∝ C^−0.057.",
+            source="Kaplan et al. 2020, Fig. 13",
+            measure="compute/alpha_C",
+            low=0.050,
+            high=0.064,
+            would_tell=NEEDS_MORE,
+        ),
+        Claim(
+            text="The exponent of L(C_min) follows from those of L(N, S) and B_crit(L): "
+            "1/(1/α_S + 1/α_B + 1/α_N).",
+            source="Kaplan et al. 2020, eq. 1.7",
+            measure="compute/exponent_ratio",
+            low=0.9,
+            high=1.1,
+            would_tell=NEEDS_MORE,
+        ),
+        Claim(
+            text="Most of more compute should go into larger models: N_opt ∝ C_min^0.73.",
+            source="Kaplan et al. 2020, Fig. 14",
+            measure="compute/size_exponent_min",
+            low=0.66,
+            high=0.80,
+            would_tell=NEEDS_MORE,
+        ),
+        Claim(
+            text="At a fixed batch, N_opt ∝ C^0.88.",
+            source="Kaplan et al. 2020, Fig. 14",
+            measure="compute/size_exponent",
+            low=0.80,
+            high=0.96,
+            would_tell=NEEDS_MORE,
+        ),
+        Claim(
+            text="Compute-efficient training stops about 10% above the converged loss.",
+            source="Kaplan et al. 2020, eq. B.5",
+            measure="compute/excess",
+            low=0.07,
+            high=0.13,
+            would_tell=NEEDS_MORE,
+        ),
+        Claim(
+            text="Models of 0.6 to 2.2 times the best size need at most about 20% more compute.",
+            source="Kaplan et al. 2020, Fig. 12",
+            measure="compute/off_optimum",
+            high=0.25,
+            would_tell=NEEDS_MORE,
+        ),
+        Claim(
+            text="Learning curves fall as (S_c/S_min)^0.76 towards what the size allows.",
+            source="Kaplan et al. 2020, eq. 1.6 and Table 3",
+            measure="learning/alpha_S",
+            low=0.66,
+            high=0.86,
+            would_tell=NEEDS_MORE,
+        ),
+        Claim(
+            text="What the size allows is (N_c/N)^0.077.",
+            source="Kaplan et al. 2020, eq. 1.6 and Table 3",
+            measure="learning/alpha_N",
+            low=0.067,
+            high=0.087,
+            would_tell=NEEDS_MORE,
+        ),
+    )
+
+
+CPU = {
+    "vocab_size": 512,
+    # One depth, so that no step in depth bends the curves; widths 8 to 48.
+    "n_layer": 2,
+    "sizes": tuple(24.0 * width**2 for width in (8, 12, 16, 24, 32, 48)),
+    "init_std": 0.08,
+    "steps": 1800,
+    "n_ctx": 128,
+    "batch_size": 4,
+    "warmup_fraction": 0.02,
+    "evaluations": 24,
+    "eval_tokens": 2**14,
+    "seeds": (0, 1, 2),
+}
+GPU = {
+    "vocab_size": 8192,
+    "sizes": tuple(1e5 * 2.5**i for i in range(7)),
+    "steps": 4000,
+    "n_ctx": 512,
+    "batch_size": 64,
+    "compute_dtype": "bfloat16",
+    "eval_tokens": 2**18,
+    "seeds": (0, 1, 2),
+}
+PAPER = {
+    "vocab_size": 50_257,
+    "sizes": (),
+    "steps": 250_000,
+    "n_ctx": 1024,
+    "batch_size": 512,
+    "compute_dtype": "bfloat16",
+    "eval_tokens": 2**24,
+}
+
+SCALES = {"cpu": Compute(**CPU), "gpu": Compute(**GPU), "paper": Compute(**PAPER)}
