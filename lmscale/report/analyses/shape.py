@@ -259,25 +259,33 @@ def _ratio(runs: pd.DataFrame, panel: str) -> pd.Series:
 # --- words --------------------------------------------------------------------------------------
 
 
-def _cost_words(scan: Scan) -> str | None:
-    chosen = _chosen(scan)
-    if chosen is None:
-        return None
-    value, interval = scan.cost(chosen)
-    low, high = scan.ratio[chosen[0]], scan.ratio[chosen[-1]]
-    shown = with_interval(value, interval, "95% interval").replace(" (", "% (", 1)
-    return f"{PANELS[scan.panel][1]} from {number(low, 2)} to {number(high, 2)} {shown}"
+def _worst(panel: str, scans: list[Scan]) -> tuple[Scan, np.ndarray] | None:
+    """The scan of the largest cost speaks for its panel."""
+    own = [(scan, _chosen(scan)) for scan in scans if scan.panel == panel]
+    own = [(scan, chosen) for scan, chosen in own if chosen is not None]
+    return max(own, key=lambda pair: pair[0].cost(pair[1])[0], default=None)
 
 
 def _finding(scans: list[Scan]) -> str:
-    parts = [words for scan in scans if (words := _cost_words(scan))]
+    parts = []
+    for panel, (_, words) in PANELS.items():
+        worst = _worst(panel, scans)
+        if worst is None:
+            continue
+        scan, chosen = worst
+        low, high = si(scan.ratio[chosen[0]], 2), si(scan.ratio[chosen[-1]], 2)
+        cost = with_interval(*scan.cost(chosen), "95% interval")
+        amount, bounds = cost.split(" (", 1)
+        ratio = words.removeprefix("the ")
+        article = "an" if ratio[0] == "a" else "a"
+        parts.append(f"{amount}% for {article} {ratio} of {low} to {high} ({bounds}")
     if not parts:
         return "No scan covers the range of shapes that the paper's claims are about."
-    sizes = sorted({round(scan.n_params, -3) for scan in scans})
+    sizes = sorted({scan.n_params for scan in scans})
     at = f"N = {si(sizes[0], 2)}" + (
         f" to {si(sizes[-1], 2)}" if sizes[-1] > 1.2 * sizes[0] else ""
     )
-    return f"At {at}, largest differences of loss between shapes: {listed(parts)}."
+    return f"At {at} shape changes the loss by at most {listed(parts)}."
 
 
 def _details(scans: list[Scan], fit: FitResult | None, alpha: float) -> list[str]:
@@ -316,19 +324,16 @@ def _details(scans: list[Scan], fit: FitResult | None, alpha: float) -> list[str
 
 
 def _measure(panel: str, scans: list[Scan]) -> Measure:
-    """The scan of the largest cost speaks for its panel."""
     about = {
         "aspect": f"percent of loss over a {ASPECT_RANGE:g}-fold range of d_model / n_layer",
         "ff_ratio": "percent of loss over d_ff / d_model from 1 to 4",
         "head_width": "percent of loss over heads 16 to 64 wide",
     }[panel]
-    own = [(scan, _chosen(scan)) for scan in scans if scan.panel == panel]
-    own = [(scan, chosen) for scan, chosen in own if chosen is not None]
-    if not own:
-        return Measure(
-            what=about, value=None, why="the runs that ended well do not span that range"
-        )
-    scan, chosen = max(own, key=lambda pair: pair[0].cost(pair[1])[0])
+    worst = _worst(panel, scans)
+    if worst is None:
+        why = "the runs that ended well do not span that range"
+        return Measure(what=about, value=None, why=why)
+    scan, chosen = worst
     value, interval = scan.cost(chosen)
     what = (
         f"largest difference in {about}, {plural(len(chosen), 'shape')} of "
