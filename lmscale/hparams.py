@@ -1,4 +1,4 @@
-"""Published rules for learning rate, batch and beta2, one function a rule.
+"""Rules for learning rate, batch and beta2: published ones, one function a rule, and fitted ones.
 
 Every rule is a fit to somebody's sweep: it holds for that paper's optimizer, data and sizes, counts
 parameters as that paper did, and disagrees with the others by a factor of two or three where they
@@ -9,13 +9,22 @@ Units: N in parameters, D in tokens, C in FLOPs, batches in tokens, losses in na
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import dataclass
+
+from etils import epath
+
+from lmscale import flops
+from lmscale.spec import ModelSpec
 
 __all__ = [
     "KAPLAN_BATCH",
+    "FittedRule",
     "deepseek_batch",
     "deepseek_flops_per_token",
     "deepseek_lr",
+    "fitted_rule",
     "kaplan_critical_batch",
     "kaplan_lr",
     "porian_batch",
@@ -140,6 +149,48 @@ def steplaw_batch(n_tokens: float) -> float:
     """Batch 0.58 D^0.571 in tokens (Li et al. 2025, "StepLaw"). It depends on D alone."""
     _require_positive(n_tokens=n_tokens)
     return 0.58 * n_tokens**0.571
+
+
+@dataclass(frozen=True)
+class FittedRule:
+    """LR = c N^x D^y B^z with N without embeddings and B in tokens: a `LearningRateRule`.
+
+    `ranges` holds the smallest and largest params, tokens and batch_tokens of its runs; beyond them
+    it is an extrapolation.
+    """
+
+    c: float
+    x: float
+    y: float
+    z: float
+    ranges: dict[str, tuple[float, float]]
+
+    def __call__(self, model: ModelSpec, n_tokens: float, batch_tokens: float) -> float:
+        size = flops.n_params(model, "kaplan")
+        return self.c * size**self.x * n_tokens**self.y * batch_tokens**self.z
+
+
+def fitted_rule(path: epath.PathLike, family: str = "transformer") -> FittedRule:
+    """The rule that the experiment `learning_rate` fitted, from the fits.json of its store.
+
+    Any experiment can take it for its learning rates:
+
+        rule = hparams.fitted_rule("results/learning_rate-cpu/fits.json")
+        make_run(model, learning_rate=rule, ...)
+
+    Raises:
+      ValueError: if the file holds no such rule.
+    """
+    path = epath.Path(path).expanduser()
+    fits = json.loads(path.read_text()) if path.exists() else {}
+    fit = fits.get(f"learning_rate/{family}/kaplan", {})
+    if not fit.get("parameters"):
+        raise ValueError(
+            f"{path} holds no learning-rate rule of {family}: give the fits.json of a finished "
+            "`lmscale run learning_rate`"
+        )
+    values = {name: fit["parameters"].get(name, 0.0) for name in ("c", "x", "y", "z")}
+    return FittedRule(**values, ranges={k: tuple(v) for k, v in fit["ranges"].items()})
 
 
 def _require_positive(**values: float) -> None:

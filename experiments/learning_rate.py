@@ -1,0 +1,169 @@
+"""The best learning rate and batch, against model size and training tokens.
+
+Every cell of a grid of sizes N, tokens D and batches B is trained at several learning rates. A parabola
+through the losses of a cell gives its best rate, and a power law through those LR = c N^x D^y B^z. The
+best batch of every (N, D) follows in the same way, and with it the rate at that batch, which is what
+Li et al. 2025 ("StepLaw") publish: 1.79 N^-0.713 D^0.307 and 0.58 D^0.571 tokens.
+
+    lmscale run learning_rate                # cpu: 3 sizes x 3 D x 3 batches x 5 rates, minutes
+    lmscale run learning_rate --scale gpu    # 4 x 3 x 4 x 6 runs, under an hour on one H100
+    lmscale plan learning_rate --scale paper --device v5p:256
+
+The rule can drive other experiments: `lmscale run schedules --lr-fit
+results/learning_rate-cpu/fits.json`, or `lmscale.hparams.fitted_rule` in an experiment of your own.
+
+At paper scale the sizes, tokens and batches span those of Li et al., who ran 3700 cells; their shapes
+are not followed. Batches are rounded to whole sequences and tokens to whole steps.
+"""
+
+from dataclasses import dataclass, field
+
+from lmscale import hparams
+from lmscale.flops import n_params
+from lmscale.sweep import (
+    Claim,
+    Experiment,
+    Run,
+    make_run,
+    product,
+    transformer_ladder,
+    width_rule,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningRate(Experiment):
+    title = "The best learning rate and batch against model size and training tokens"
+    analyses = ("learning_rate", "curves")
+    claims = (
+        Claim(
+            text="Larger models want smaller learning rates.",
+            source="Kaplan et al. 2020, App. D.6",
+            measure="learning_rate/n_exponent",
+            high=0.0,
+            would_tell="sizes over more decades, or more rates a cell",
+        ),
+        Claim(
+            text="At a fixed batch longer runs want smaller learning rates.",
+            source="Bjorck et al. 2024: N^−0.23 D^−0.32",
+            measure="learning_rate/d_exponent",
+            high=0.0,
+            would_tell="tokens over more decades, or more rates a cell",
+        ),
+        Claim(
+            text="With Adam the best rate rises with the batch as B^γ, γ from 0.5 to 1.",
+            source="McCandlish et al. 2018, section 2",
+            measure="learning_rate/b_exponent",
+            low=0.5,
+            high=1.0,
+            would_tell="batches over more decades below the critical one",
+        ),
+        Claim(
+            text="At the best batch the best rate falls with size as N^−0.713.",
+            source="Li et al. 2025",
+            measure="learning_rate/steplaw_n",
+            low=-0.86,
+            high=-0.56,
+            would_tell="models of 10M parameters and more: the scale paper",
+        ),
+        Claim(
+            text="At the best batch the best rate rises with the tokens as D^0.307.",
+            source="Li et al. 2025",
+            measure="learning_rate/steplaw_d",
+            low=0.15,
+            high=0.46,
+            would_tell="models of 10M parameters and more: the scale paper",
+        ),
+        Claim(
+            text="The best batch grows with the tokens as D^0.571.",
+            source="Li et al. 2025",
+            measure="learning_rate/steplaw_batch",
+            low=0.45,
+            high=0.7,
+            would_tell="models of 10M parameters and more: the scale paper",
+        ),
+    )
+
+    sizes: tuple[float, ...] = field(metadata={"help": "non-embedding parameters"})
+    tokens: tuple[float, ...] = field(metadata={"help": "training tokens of every size"})
+    batch_sizes: tuple[int, ...] = field(metadata={"help": "sequences"})
+    lr_factors: tuple[float, ...] = field(
+        default=(0.25, 0.5, 1.0, 2.0, 4.0),
+        metadata={"help": "multiples of a first guess; the best should lie inside"},
+    )
+    n_layer: int | None = field(
+        default=None, metadata={"help": "one depth for the whole ladder, instead of one by size"}
+    )
+    init_std: float = field(default=0.02, metadata={"help": "of the initial weights"})
+    n_ctx: int
+    least_steps: int = field(default=20, metadata={"help": "cells of fewer updates are left out"})
+    compute_dtype: str = "float32"
+
+    def learning_rate(self, model, n_tokens, batch_tokens):
+        """A first guess for the search: a published rule, or on a CPU one that rises as B^0.5."""
+        if self.compute_dtype == "float32":
+            return width_rule()(model, n_tokens, batch_tokens) * (batch_tokens / 256) ** 0.5
+        return hparams.steplaw_lr(n_params(model, "kaplan"), n_tokens)
+
+    def runs(self, corpus):
+        models = transformer_ladder(
+            self.sizes,
+            n_ctx=self.n_ctx,
+            vocab_size=corpus.vocab_size,
+            n_layer=self.n_layer,
+            init_std=self.init_std,
+        )
+        runs = []
+        for model in models:
+            for cell in product(batch_size=self.batch_sizes, tokens=self.tokens):
+                steps = round(cell["tokens"] / (cell["batch_size"] * self.n_ctx))
+                if steps < self.least_steps:
+                    continue
+                for choice in product(lr_factor=self.lr_factors, seed=self.seeds):
+                    spec = make_run(
+                        model,
+                        steps=steps,
+                        data=self.data(corpus),
+                        evals=self.evals(corpus),
+                        batch_size=cell["batch_size"],
+                        learning_rate=self.learning_rate,
+                        compute_dtype=self.compute_dtype,
+                        **choice,
+                    )
+                    labels = {"family": "transformer", "lr_factor": choice["lr_factor"]}
+                    runs.append(Run(spec, labels | {"horizon": cell["tokens"]}))
+        return runs
+
+
+SCALES = {
+    "cpu": LearningRate(
+        vocab_size=512,
+        sizes=(3.5e3, 9.6e3, 3.8e4),
+        tokens=(4e4, 1e5, 2.4e5),
+        batch_sizes=(1, 4, 16),
+        n_layer=2,
+        init_std=0.08,
+        n_ctx=128,
+        eval_tokens=2**15,
+    ),
+    "gpu": LearningRate(
+        vocab_size=8192,
+        sizes=(4e5, 1.6e6, 6.4e6, 2.5e7),
+        tokens=(8e6, 2.5e7, 8e7),
+        batch_sizes=(8, 32, 128, 512),
+        lr_factors=(0.125, 0.25, 0.5, 1.0, 2.0, 4.0),
+        n_ctx=512,
+        compute_dtype="bfloat16",
+        eval_tokens=2**20,
+    ),
+    "paper": LearningRate(
+        vocab_size=65_536,
+        sizes=(6e7, 1.2e8, 2.7e8, 5.4e8, 1.07e9),
+        tokens=(2e9, 8e9, 2e10, 1e11),
+        batch_sizes=(16, 32, 64, 128, 256, 512, 1024),
+        lr_factors=(0.125, 0.25, 0.5, 1.0, 2.0, 4.0),
+        n_ctx=2048,
+        compute_dtype="bfloat16",
+        eval_tokens=2**22,
+    ),
+}
