@@ -1,10 +1,12 @@
 """IsoFLOP profiles: for a fixed budget of FLOPs, which model size reaches the lowest loss?
 
-Hoffmann et al. 2022, Fig. 3 (Approach 2). For each of several budgets, models of different sizes
-are trained for as many tokens as the budget buys, each with a cosine schedule that ends with the
-run. A parabola through the losses of a budget gives its best size, and a power law through the best
-sizes gives N_opt = k C^a. The paper found a = 0.49 and D_opt = k C^0.51: double the model, double the
-data. Kaplan et al. 2020 had found 0.73.
+Hoffmann et al. 2022, Fig. 3 (Approach 2), and from the same runs their Fig. 2 and 4. For each of
+several budgets, models of different sizes are trained for as many tokens as the budget buys, each
+with a cosine schedule that ends with the run. A parabola through the losses of a budget gives its best
+size, and a power law through the best sizes gives N_opt = k C^a. The paper found a = 0.49 and
+D_opt = k C^0.51: double the model, double the data. Kaplan et al. 2020 had found 0.73. Approach 1
+reads the best size off the lower envelope of all training curves (a = 0.50), Approach 3 off a fit of
+L(N, D) = E + A/N^alpha + B/D^beta (a = 0.46).
 
     lmscale run isoflop                       # cpu: 4 budgets x 5 sizes, minutes on two cores
     lmscale run isoflop --scale gpu           # 5 budgets x 7 sizes, under an hour on one H100
@@ -20,6 +22,7 @@ from dataclasses import dataclass, field
 from lmscale import hparams
 from lmscale.flops import n_params, training_flops_per_token
 from lmscale.sweep import (
+    Claim,
     Experiment,
     chinchilla_shapes,
     isoflop_grid,
@@ -27,11 +30,87 @@ from lmscale.sweep import (
     width_rule,
 )
 
+#: What narrows an exponent's interval.
+MORE = "budgets over a wider range (--scale gpu) or more seeds (--seeds 0 1 2)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class IsoFLOP(Experiment):
     title = "IsoFLOP profiles: the best model size for a budget"
-    analyses = ("isoflop", "curves")
+    analyses = ("isoflop", "envelope", "parametric", "curves")
+    claims = (
+        Claim(
+            text="The best size grows as C^0.49 (Approach 2, 80% interval 0.462 to 0.534).",
+            source="Hoffmann et al. 2022, Table 2",
+            measure="isoflop/a",
+            low=0.462,
+            high=0.534,
+            would_tell=MORE,
+        ),
+        Claim(
+            text="Along the envelope of the training curves the best size grows as C^0.50.",
+            source="Hoffmann et al. 2022, Fig. 2 and Table 2 (Approach 1)",
+            measure="envelope/a",
+            low=0.45,
+            high=0.55,
+            would_tell=MORE,
+        ),
+        Claim(
+            text="By the parametric fit the best size grows as C^0.46 (refitted: 0.513).",
+            source="Hoffmann et al. 2022, Table 2 (Approach 3); Besiroglu et al. 2024",
+            measure="parametric/a",
+            low=0.41,
+            high=0.56,
+            would_tell=MORE,
+        ),
+        Claim(
+            text="Counted without embeddings, the best size grows as C^0.73.",
+            source="Kaplan et al. 2020, Fig. 14",
+            measure="isoflop/a_kaplan",
+            low=0.68,
+            high=0.78,
+            would_tell=MORE,
+        ),
+        Claim(
+            text="Counting N and C without the vocabulary raises the exponent of small models.",
+            source="Porian et al. 2024, Fig. 1; Pearce and Song 2024",
+            measure="isoflop/kaplan_minus_native",
+            low=0.0,
+            would_tell=MORE,
+        ),
+        Claim(
+            text="Model and data should grow alike: D_opt/N_opt does not depend on C.",
+            source="Hoffmann et al. 2022, abstract",
+            measure="isoflop/tokens_per_param_exponent",
+            low=-0.1,
+            high=0.1,
+            would_tell=MORE,
+        ),
+        Claim(
+            text="The best model has about 20 tokens a parameter.",
+            source="Hoffmann et al. 2022, Table A3 (Approach 2: 19 at 400M, 27 at 1T)",
+            measure="isoflop/tokens_per_param",
+            low=15.0,
+            high=27.0,
+            would_tell=MORE,
+        ),
+        Claim(
+            text="The envelope and the profiles agree on the exponent.",
+            source="Hoffmann et al. 2022, Table 2 (0.50 and 0.49)",
+            measure="envelope/a_minus_approach_2",
+            low=-0.05,
+            high=0.05,
+            would_tell=MORE,
+        ),
+        Claim(
+            text="The parametric fit and the profiles agree on the exponent.",
+            source="Hoffmann et al. 2022, Table 2 (0.46 and 0.49)",
+            measure="parametric/a_minus_approach_2",
+            low=-0.05,
+            high=0.05,
+            would_tell=MORE,
+        ),
+    )
 
     budgets: tuple[float, ...] = field(metadata={"help": "training FLOPs of each profile"})
     sizes: tuple[float, ...] = field(

@@ -15,9 +15,10 @@ from lmscale import laws
 from lmscale.flops import CONVENTIONS
 from lmscale.laws import FitError, FitResult, Profile, TableError
 from lmscale.report import style
+from lmscale.report.exponents import difference, exponent
 from lmscale.report.published import EXPONENTS
 from lmscale.report.restate import Restated, native_convention, restate
-from lmscale.report.section import Chart, Grid, KeyNumber, Section, refused
+from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
 from lmscale.report.study import Study
 from lmscale.report.wording import (
     between,
@@ -31,7 +32,7 @@ from lmscale.report.wording import (
     with_interval,
 )
 
-__all__ = ["analyse"]
+__all__ = ["analyse", "approach_2", "slug"]
 
 NAME = "isoflop"
 TITLE = "IsoFLOP profiles: the best model size for a budget"
@@ -104,8 +105,16 @@ def analyse(study: Study) -> Section:
                 **{c: refused("isoflop", why) for c, why in family.failures.items()},
             }.items()
         },
+        measures=_measures(families[0]) if families else {},
         warnings=warnings,
     )
+
+
+def approach_2(study: Study, family: str) -> FitResult | None:
+    """The profiles of one family in the count in which its budgets were set, for other analyses."""
+    if "budget" not in study.table or not study.table["budget"].notna().any():
+        return None
+    return _fit_family(study, family).fit
 
 
 # --- fitting ------------------------------------------------------------------------------------
@@ -128,7 +137,7 @@ def _fit_family(study: Study, name: str) -> _Family:
         budget: int(group["loss"].idxmin()) for budget, group in runs.groupby("budget", sort=True)
     }
     for convention in order:
-        if convention != native and not fits[native].exponents:
+        if convention != native and not (native in fits and fits[native].exponents):
             failures[convention] = "the profiles of the grid's own count give no exponent"
             continue
         try:
@@ -356,6 +365,49 @@ def _sentence(text: str) -> str:
     return text if text.endswith(".") else text + "."
 
 
+def _measures(family: _Family) -> dict[str, Measure]:
+    """Of the first family, the Transformer where there is one."""
+    name, measures = family_name(family.name), {}
+    for key, convention in [("a", family.native), *((f"a_{c}", c) for c in CONVENTIONS)]:
+        found = exponent(family.fits.get(convention))
+        measures[key] = Measure(
+            what=f"exponent of N_opt ∝ C^a by Approach 2, {convention} convention "
+            f"({name}, {len(family.runs)} runs)",
+            value=found[0] if found else None,
+            interval=found[1] if found else None,
+            why="" if found else family.failures.get(convention) or _why_no_exponent(family),
+        )
+    fit = family.fit
+    why = "the profiles give no exponent"
+    growth = fit.draws["b"] - fit.draws["a"] if fit and fit.draws else np.empty(0)
+    growth = growth[np.isfinite(growth)]
+    measures["tokens_per_param_exponent"] = Measure(
+        what=f"exponent of D_opt/N_opt in C, {family.native} convention: 0 if model and data grow "
+        f"alike ({name}, {len(family.runs)} runs)",
+        value=fit.parameters["b"] - fit.parameters["a"] if family.exponents else None,
+        interval=tuple(np.percentile(growth, [2.5, 97.5]).tolist()) if len(growth) > 20 else None,
+        why="" if family.exponents else why,
+    )
+    last = [p for p in fit.details["profiles"] if p.ok][-1:] if fit else []
+    ratio, interval = _tokens_per_param(last[0]) if last else (None, None)
+    measures["tokens_per_param"] = Measure(
+        what="D_opt/N_opt at the largest budget with a usable profile"
+        + (f", {power_of_ten(last[0].flops)} FLOPs" if last else "")
+        + f", {family.native} convention ({name})",
+        value=ratio,
+        interval=interval,
+        why="" if last else "no profile has a minimum inside the sizes that were run",
+    )
+    measures["kaplan_minus_native"] = difference(
+        f"exponent counted without the vocabulary (kaplan) less that of the {family.native} "
+        f"convention, the intervals taken as independent ({name})",
+        exponent(family.fits.get("kaplan")),
+        exponent(fit),
+        "one of the two counts gives no exponent",
+    )
+    return measures
+
+
 # --- tables -------------------------------------------------------------------------------------
 
 
@@ -495,7 +547,7 @@ def _triptych(study: Study, family: _Family) -> Chart:
         if exponents:
             alt += f"; best size grows with compute to the power {exponents['N']:.3f}"
         return style.render(
-            figure, name=f"{NAME}-{_slug(family.name)}", caption=caption, alt=alt + "."
+            figure, name=f"{NAME}-{slug(family.name)}", caption=caption, alt=alt + "."
         )
 
 
@@ -639,5 +691,6 @@ def _forest(families: list[_Family]) -> Chart:
         )
 
 
-def _slug(family: str) -> str:
+def slug(family: str) -> str:
+    """A family's part of a figure's file name."""
     return "-".join("".join(c if c.isalnum() else " " for c in family).split()).lower()

@@ -1,0 +1,72 @@
+"""What the analyses of exponents share: rows under one count, and differences with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from lmscale.flops import CONVENTIONS
+from lmscale.laws import FitResult
+from lmscale.report.restate import native_convention
+from lmscale.report.section import Measure
+
+__all__ = ["counted", "difference", "exponent", "home_convention", "interval_of_difference"]
+
+
+def home_convention(runs: pd.DataFrame) -> str:
+    """The count in which the runs of a budget agree; "standard" (C = 6ND) where there are none."""
+    if "budget" in runs and len(runs) and runs["budget"].notna().all():
+        return native_convention(runs, CONVENTIONS)
+    return "standard"
+
+
+def counted(runs: pd.DataFrame, convention: str) -> pd.DataFrame:
+    """Columns params, tokens, flops, loss, seed (and budget) of a store's runs under one count."""
+    rows = pd.DataFrame(
+        {
+            "params": runs[f"params_{convention}"].astype(float),
+            "tokens": runs["tokens"].astype(float),
+            "flops": runs[f"flops_{convention}"].astype(float),
+            "loss": runs["loss"].astype(float),
+            "seed": runs["seed"],
+        }
+    )
+    return rows.assign(budget=runs["budget"].astype(float)) if "budget" in runs else rows
+
+
+def exponent(
+    fit: FitResult | None, symbol: str = "N"
+) -> tuple[float, tuple[float, float] | None] | None:
+    """A fit's only exponent of N or D with its interval, or None where it has none."""
+    if fit is None or not fit.exponents:
+        return None
+    convention, values = next(iter(fit.exponents.items()))
+    found = fit.exponent_intervals.get(convention, {}).get(symbol)
+    return values[symbol], found if found and all(map(math.isfinite, found)) else None
+
+
+def interval_of_difference(
+    a: float, a_interval: Sequence[float], b: float, b_interval: Sequence[float]
+) -> tuple[float, float]:
+    """Of a - b, from the intervals of each, as if they were independent (Zou and Donner 2008)."""
+    below = math.hypot(a - a_interval[0], b_interval[1] - b)
+    above = math.hypot(a_interval[1] - a, b - b_interval[0])
+    return a - b - below, a - b + above
+
+
+def difference(
+    what: str,
+    ours: tuple[float, tuple[float, float] | None] | None,
+    other: tuple[float, tuple[float, float] | None] | None,
+    why: str,
+) -> Measure:
+    """The difference of two exponents as a measure; `why` says what is missing where one is."""
+    if ours is None or other is None:
+        return Measure(what=what, value=None, why=why)
+    if ours[1] is None or other[1] is None:
+        return Measure(what=what, value=ours[0] - other[0], why="one of the two has no interval")
+    return Measure(
+        what=what, value=ours[0] - other[0], interval=interval_of_difference(*ours, *other)
+    )

@@ -1,0 +1,83 @@
+"""What the page concludes from the parametric fit of a planted surface."""
+
+import dataclasses
+
+import planted_store as planted
+import pytest
+
+from lmscale.report import Study, analyse
+from lmscale.report.analyses import parametric
+from lmscale.report.exponents import interval_of_difference
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_starts():
+    """The full grid of 4500 starts takes seconds and finds the same minimum here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parametric, "STARTS", "coarse")
+        yield
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    runs = planted.isoflop_runs(lstm=False, seeds=(0,), sizes=6)
+    store = planted.plant(tmp_path_factory.mktemp("p"), runs, analyses=["parametric"], noise=0.003)
+    return Study.read(store)
+
+
+@pytest.fixture(scope="module")
+def section(study):
+    return analyse("parametric", study)
+
+
+def test_the_planted_surface_lies_within_its_intervals(section):
+    law = planted.Law()
+    for name in ("alpha", "beta", "E"):
+        measure = section.measures[name]
+        assert measure.interval[0] < getattr(law, name) < measure.interval[1]
+    a = section.measures["a"]
+    assert a.interval[0] < law.exponent < a.interval[1]
+    assert "standard convention" in a.what
+    assert section.conclusive and "N ∝ C^0." in section.finding
+    assert "transformer/standard" in section.fits
+
+
+def test_it_is_held_against_the_profiles_of_the_same_runs(section):
+    measure = section.measures["a_minus_approach_2"]
+    assert measure.interval[0] < 0 < measure.interval[1]
+    assert abs(measure.value) < 0.05
+
+
+def test_published_parameters_stand_beside(section):
+    (grid,) = section.grids
+    assert list(grid.header[2:]) == ["Hoffmann et al. 2022", "Besiroglu et al. 2024"]
+    cells = {row[0]: row for row in grid.rows}
+    assert cells["alpha"][2] == "0.3392" and cells["alpha"][3].startswith("0.348 (0.317")
+    assert cells["a = beta/(alpha+beta)"][3] == "0.513"
+
+
+def test_two_figures_are_drawn(section):
+    names = [chart.name for chart in section.charts]
+    assert names == ["parametric-transformer", "parametric-residuals-transformer"]
+
+
+def test_warnings_of_the_fit_are_passed_on(study):
+    """One ratio of tokens to parameters cannot tell the two terms apart."""
+    line = study.table.assign(tokens=20.0 * study.table["params_standard"]).drop(columns="budget")
+    section = analyse("parametric", dataclasses.replace(study, table=line))
+    assert any("can hardly be told apart" in warning for warning in section.warnings)
+    assert section.measures["a_minus_approach_2"].value is None
+
+
+def test_too_few_runs_are_refused_in_words(study):
+    few = dataclasses.replace(study, table=study.table.head(4))
+    section = analyse("parametric", few)
+    assert section.finding.startswith("No surface for the Transformer")
+    assert section.measures["a"].value is None and section.measures["a"].why
+    assert section.fits["transformer/standard"].warnings
+
+
+def test_an_interval_of_a_difference_of_two():
+    low, high = interval_of_difference(0.5, (0.4, 0.7), 0.45, (0.41, 0.46))
+    assert low == pytest.approx(0.05 - (0.1**2 + 0.01**2) ** 0.5)
+    assert high == pytest.approx(0.05 + (0.2**2 + 0.04**2) ** 0.5)
