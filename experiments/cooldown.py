@@ -1,0 +1,213 @@
+"""Cooldowns instead of cosines: an IsoFLOP grid whose runs share one trunk per model size.
+
+Hagele et al. 2024, Fig. 1 and 10. A cosine must end with the run, so a grid trains every cell from
+scratch. At a constant learning rate the cells of one size are prefixes of each other: one trunk is
+trained, and at every budget a branch leaves it whose rate falls as 1 - sqrt over the last 20% of its
+steps. The paper found that this matches the cosine's loss, that the best constant rate is about half
+the best cosine peak, and that Chinchilla's suite would have cost 2.36e23 FLOPs in place of 5.59e23.
+
+    lmscale run cooldown                      # cpu: 6 budgets x 4 sizes x 2 schedules x 3 seeds
+    lmscale run cooldown --scale gpu          # 9 budgets x 6 sizes, under an hour on one H100
+    lmscale plan cooldown --scale paper --device v5p:256
+
+What is saved depends on how many budgets a size belongs to, so the budgets here lie close together. One
+cell is also trained at other learning rates under both schedules. At paper scale context, batch,
+vocabulary, warmup and learning rates are the paper's; of its sizes from 33M to 360M we do not have the
+shapes, so the shapes are ours.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from lmscale import hparams
+from lmscale.flops import n_params, training_flops_per_token
+from lmscale.spec import OptimizerSpec, RunSpec, ScheduleSpec, StartSpec
+from lmscale.sweep import Claim, Experiment, Run, product, transformer_ladder, width_rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cooldown(Experiment):
+    title = "Cooldowns from one trunk against a cosine per cell"
+    analyses = ("cooldown", "curves")
+    claims = (
+        Claim(
+            text="A trunk per size with cooldowns costs about half of a cosine per cell (0.42).",
+            source="Hagele et al. 2024, Fig. 10",
+            measure="cooldown/flops_ratio",
+            low=0.35,
+            high=0.6,
+        ),
+        Claim(
+            text="A 1-sqrt cooldown over 20% of the steps matches a cosine (within 0.02 nats).",
+            source="Hagele et al. 2024, Fig. 3 and 5",
+            measure="cooldown/loss_difference",
+            low=-0.02,
+            high=0.02,
+            would_tell="runs of 10^4 steps and more, as in the paper (--scale gpu)",
+        ),
+        Claim(
+            text="Cooldowns give the same exponent of N_opt as cosines.",
+            source="Hagele et al. 2024, section 5",
+            measure="cooldown/a_difference",
+            low=-0.05,
+            high=0.05,
+            would_tell="budgets over a wider range (--scale gpu)",
+        ),
+        Claim(
+            text="The best constant learning rate is about half the best peak of a cosine.",
+            source="Hagele et al. 2024, section 3",
+            measure="cooldown/best_lr_ratio",
+            low=0.35,
+            high=0.7,
+            would_tell="longer runs and more seeds at the swept cell",
+        ),
+    )
+
+    budgets: tuple[float, ...] = field(metadata={"help": "training FLOPs (6ND) of each profile"})
+    sizes: tuple[float, ...] = field(metadata={"help": "non-embedding parameters of the ladder"})
+    sizes_per_budget: int = field(metadata={"help": "sizes of a profile, around its best"})
+    tokens_per_param: float = field(
+        default=20.0, metadata={"help": "tokens per parameter that each profile is centred on"}
+    )
+    n_layer: int | None = field(
+        default=None, metadata={"help": "one depth for the whole ladder, instead of one by size"}
+    )
+    init_std: float = field(default=0.02, metadata={"help": "of the initial weights"})
+    n_ctx: int = 128
+    batch_size: int = field(default=2, metadata={"help": "sequences"})
+    warmup_steps: int = field(metadata={"help": "of every run: branches of a trunk share its own"})
+    cooldown: float = field(default=0.2, metadata={"help": "share of a branch's steps"})
+    constant_lr: float = field(
+        default=0.5, metadata={"help": "constant learning rate over the cosine's peak"}
+    )
+    swept_lrs: tuple[float, ...] = field(
+        default=(), metadata={"help": "multiples of the cosine's peak to try at one cell"}
+    )
+    swept_budget: int = field(default=0, metadata={"help": "place of that cell among the budgets"})
+    compute_dtype: str = "float32"
+    #: In whose units the budgets are set: C = 6ND with the head in N.
+    convention: str = "standard"
+
+    def models(self, budget, vocab_size):
+        """The shapes of the ladder whose tokens per parameter lie closest to the centre."""
+        ladder = transformer_ladder(
+            self.sizes,
+            n_ctx=self.n_ctx,
+            vocab_size=vocab_size,
+            n_layer=self.n_layer,
+            init_std=self.init_std,
+        )
+
+        def off_centre(model):
+            tokens = budget / training_flops_per_token(model, self.convention)
+            return abs(math.log(tokens / n_params(model, "standard") / self.tokens_per_param))
+
+        return sorted(ladder, key=off_centre)[: self.sizes_per_budget]
+
+    def peak(self, model, steps):
+        """Peak learning rate of the cosine."""
+        if self.compute_dtype == "float32":
+            return width_rule()(model, 0, 0)
+        if max(self.sizes) >= 1e8:
+            return 2e-3 if n_params(model, "standard") < 1.1e8 else 1e-3  # The paper's.
+        return hparams.steplaw_lr(n_params(model, "kaplan"), steps * self.batch_size * self.n_ctx)
+
+    def runs(self, corpus):
+        cells = {}
+        for budget in self.budgets:
+            for model in self.models(budget, corpus.vocab_size):
+                per_step = training_flops_per_token(model, self.convention)
+                steps = round(budget / (per_step * self.batch_size * self.n_ctx))
+                cells.setdefault(model, {})[budget] = steps
+        longest = {model: max(lengths.values()) for model, lengths in cells.items()}
+
+        def spec(model, steps, rate, schedule, seed, **fields):
+            return RunSpec(
+                model=model,
+                data=self.data(corpus),
+                evals=self.evals(corpus),
+                batch_size=self.batch_size,
+                steps=steps,
+                seed=seed,
+                optimizer=OptimizerSpec(peak_lr=float(f"{rate:.6g}")),
+                schedule=ScheduleSpec(warmup_steps=self.warmup_steps, **schedule),
+                compute_dtype=self.compute_dtype,
+                **fields,
+            )
+
+        def cosine(model, steps, seed, factor=1.0):
+            rate = factor * self.peak(model, longest[model])
+            return spec(model, steps, rate, {"name": "cosine", "final_fraction": 0.1}, seed)
+
+        def branch(model, steps, seed, factor, trunk=None):
+            tail = math.ceil(self.cooldown * steps)
+            schedule = {"name": "cooldown", "cooldown_steps": tail, "final_fraction": 0.0}
+            start = StartSpec(run=trunk.run_id, step=steps - tail) if trunk else None
+            rate = factor * self.peak(model, longest[model])
+            return spec(model, steps, rate, schedule, seed, start=start)
+
+        runs = []
+        for (model, lengths), seed in ((c, s) for c in cells.items() for s in self.seeds):
+            last = longest[model] - math.ceil(self.cooldown * longest[model])
+            rate = self.constant_lr * self.peak(model, longest[model])
+            trunk = spec(model, last, rate, {"name": "constant"}, seed)
+            runs.append(Run(trunk, {"family": "trunk", "start_step": 0}))
+            for budget, steps in lengths.items():
+                labels = {"budget": budget, "start_step": 0}
+                runs.append(Run(cosine(model, steps, seed), {"family": "cosine", **labels}))
+                cooled = branch(model, steps, seed, self.constant_lr, trunk)
+                labels = {**labels, "start_step": cooled.start.step}
+                runs.append(Run(cooled, {"family": "cooldown", **labels}))
+        if self.swept_lrs:
+            budget = self.budgets[self.swept_budget]
+            model = self.models(budget, corpus.vocab_size)[0]
+            steps = cells[model][budget]
+            for choice in product(factor=self.swept_lrs, seed=self.seeds):
+                labels = {"start_step": 0, "lr_multiple": choice["factor"]}
+                for family, make in (("cosine, swept", cosine), ("cooldown, swept", branch)):
+                    runs.append(Run(make(model, steps, **choice), {"family": family, **labels}))
+        return runs
+
+
+SCALES = {
+    "cpu": Cooldown(
+        vocab_size=512,
+        budgets=tuple(6e9 * 1.45**i for i in range(6)),
+        n_layer=2,
+        sizes=tuple(24.0 * width**2 for width in (8, 12, 16, 24, 32)),
+        sizes_per_budget=4,
+        tokens_per_param=18.0,
+        init_std=0.08,
+        warmup_steps=30,
+        swept_lrs=(0.25, 0.5, 1.0, 2.0),
+        swept_budget=1,
+        eval_tokens=32_768,
+        seeds=(0, 1, 2),
+    ),
+    "gpu": Cooldown(
+        vocab_size=8192,
+        budgets=tuple(2.5e14 * 1.45**i for i in range(9)),
+        sizes=tuple(2e5 * 2**i for i in range(9)),
+        sizes_per_budget=6,
+        n_ctx=512,
+        batch_size=64,
+        warmup_steps=50,
+        swept_lrs=(0.25, 0.5, 1.0, 2.0),
+        swept_budget=1,
+        compute_dtype="bfloat16",
+        eval_tokens=2**20,
+        seeds=(0, 1, 2),
+    ),
+    "paper": Cooldown(
+        vocab_size=50_304,
+        budgets=tuple(1.3e17 * 1.5**i for i in range(13)),
+        sizes=(1.5e7, 3e7, 5e7, 8.5e7, 1.3e8, 2e8, 3e8),
+        sizes_per_budget=5,
+        n_ctx=512,
+        batch_size=200,
+        warmup_steps=300,
+        compute_dtype="bfloat16",
+        eval_tokens=2**24,
+        seeds=(0, 1, 2),
+    ),
+}
