@@ -1,0 +1,177 @@
+"""Dataset size: how loss depends on N and D together, and when a run must stop before it overfits.
+
+Kaplan et al. 2020, Figs. 4 (left), 9 and 16. Models of several sizes are trained on nested subsets of
+one corpus, the full set over powers of two, with a dropout of 0.1, until the test loss stops falling.
+The paper found L(N, D) = [(N_c/N)^(alpha_N/alpha_D) + D_c/D]^alpha_D, so that overfitting depends on
+N^0.74/D only and D >~ 5e3 N^0.74 tokens avoid it; and that no run may stop before
+S_c / [L(N, D) - L(N, infinity)]^(1/alpha_S) updates.
+
+    lmscale run dataset_size                  # cpu: 3 sizes x 6 subsets x 2 seeds, minutes on two cores
+    lmscale run dataset_size --scale gpu      # 5 sizes x 8 subsets, under an hour on one H100
+    lmscale plan dataset_size --scale paper --device v5p:256
+
+Every run has the same cosine schedule over all steps, as in the paper, so a run that stops early
+does so at a higher learning rate. At cpu and gpu scale the full set is not passed once: it stands for
+unlimited data at this length of training. At paper scale the shapes, subsets, batch, steps and
+learning rates are the paper's.
+"""
+
+from dataclasses import dataclass, field
+
+from lmscale import hparams
+from lmscale.flops import n_params
+from lmscale.spec import StoppingSpec, TransformerSpec
+from lmscale.sweep import (
+    Claim,
+    Experiment,
+    Run,
+    make_run,
+    product,
+    transformer_ladder,
+    width_rule,
+)
+
+#: (n_layer, d_model) of the runs of Kaplan et al. 2020, Fig. 9: 393 thousand to 708 million parameters.
+PAPER_SHAPES = ((2, 128), (4, 256), (8, 512), (12, 768), (24, 1024), (36, 1280))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSize(Experiment):
+    title = "Dataset size: loss over N and D, overfitting and early stopping"
+    analyses = ("dataset", "curves")
+    claims = (
+        Claim(
+            text="Overfitting depends on N and D through N^0.74 / D only",
+            source="Kaplan et al. 2020, sec. 4.2, Fig. 9",
+            measure="dataset/overfitting_exponent",
+            low=0.64,
+            high=0.84,
+            would_tell="sizes and subsets that span a factor of a hundred each, as at gpu scale",
+        ),
+        Claim(
+            text="D = 5e3 N^0.74 tokens keep overfitting below the noise between seeds, 0.02",
+            source="Kaplan et al. 2020, eq. 4.4",
+            measure="dataset/overfitting_at_rule",
+            high=0.02,
+            would_tell="a training set that holds so many tokens for the largest size",
+        ),
+        Claim(
+            text="Test loss stops falling no earlier than S_c / [L(N, D) − L(N, ∞)]^(1/α_S) updates: "
+            "at least 4 of 5 runs keep to it",
+            source="Kaplan et al. 2020, eq. 5.7, Fig. 16",
+            measure="dataset/share_above_stopping_bound",
+            low=0.8,
+            would_tell="20 runs or more that early stopping ends",
+        ),
+        Claim(
+            text="Where size does not limit, loss falls as D^−0.095 (0.08 to 0.11 counts as the same)",
+            source="Kaplan et al. 2020, eq. 1.2, Fig. 4",
+            measure="dataset/data_exponent",
+            low=0.08,
+            high=0.11,
+            would_tell="models so large that more parameters no longer help, at paper scale",
+        ),
+    )
+
+    sizes: tuple[float, ...] = field(
+        metadata={"help": "non-embedding parameters; () takes the paper's shapes"}
+    )
+    divisors: tuple[int, ...] = field(
+        metadata={"help": "the training set over these, 1 for all of it"}
+    )
+    n_layer: int | None = field(
+        default=None, metadata={"help": "depth of all models, instead of one by size"}
+    )
+    init_std: float = field(default=0.02, metadata={"help": "of the initial weights"})
+    dropout: float = 0.1
+    steps: int
+    evaluations: int = field(default=50, metadata={"help": "in a run that is not stopped"})
+    patience: int = field(
+        default=6, metadata={"help": "evaluations without a new lowest loss that end a run"}
+    )
+    n_ctx: int
+    batch_size: int = field(metadata={"help": "sequences"})
+    final_fraction: float = field(
+        default=0.0, metadata={"help": "of the peak learning rate, at the end of the cosine"}
+    )
+    lr_factor: float = field(default=1.0, metadata={"help": "multiple of the learning-rate rule"})
+    compute_dtype: str = "float32"
+
+    def models(self, vocab_size):
+        shared = {"n_ctx": self.n_ctx, "vocab_size": vocab_size, "dropout": self.dropout}
+        if self.sizes:
+            shape = {"n_layer": self.n_layer, "init_std": self.init_std}
+            return transformer_ladder(self.sizes, **shape, **shared)
+        return [TransformerSpec(n_layer=n, d_model=d, **shared) for n, d in PAPER_SHAPES]
+
+    def learning_rate(self, model, n_tokens, batch_tokens):
+        if self.compute_dtype == "float32":
+            return width_rule()(model, n_tokens, batch_tokens)
+        return hparams.kaplan_lr(n_params(model, "kaplan"))
+
+    def runs(self, corpus):
+        full = corpus.n_tokens("train")
+        return [
+            Run(
+                make_run(
+                    model,
+                    steps=self.steps,
+                    data=self.data(corpus, subset_tokens=full // d if d > 1 else None),
+                    evals=self.evals(corpus),
+                    eval_every=max(1, self.steps // self.evaluations),
+                    stopping=StoppingSpec(patience=self.patience),
+                    batch_size=self.batch_size,
+                    learning_rate=self.learning_rate,
+                    lr_factor=self.lr_factor,
+                    final_fraction=self.final_fraction,
+                    warmup_fraction=0.012,  # 3000 of the paper's 250 thousand steps.
+                    compute_dtype=self.compute_dtype,
+                    seed=cell["seed"],
+                ),
+                {"family": "transformer", "divisor": d},
+            )
+            for model in self.models(corpus.vocab_size)
+            for cell in product(divisor=self.divisors, seed=self.seeds)
+            for d in (cell["divisor"],)
+        ]
+
+
+SCALES = {
+    "cpu": DatasetSize(
+        vocab_size=512,
+        # One depth; widths 12, 24 and 40.
+        n_layer=2,
+        sizes=tuple(24.0 * width**2 for width in (12, 24, 40)),
+        divisors=(1, 128, 256, 512, 1024, 2048),
+        init_std=0.08,
+        # At the rule's own rate test losses scattered by 0.05 nats from one evaluation to the next.
+        lr_factor=0.5,
+        steps=1200,
+        evaluations=40,
+        n_ctx=64,
+        batch_size=8,
+        eval_tokens=16_384,
+        seeds=(0, 1),
+    ),
+    "gpu": DatasetSize(
+        vocab_size=8192,
+        sizes=(4e5, 1.6e6, 6.3e6, 2.5e7, 8.5e7),
+        divisors=(1, 8, 16, 32, 64, 128, 256, 512),
+        steps=4000,
+        n_ctx=512,
+        batch_size=64,
+        compute_dtype="bfloat16",
+        eval_tokens=2**19,
+    ),
+    "paper": DatasetSize(
+        vocab_size=50_257,
+        sizes=(),
+        divisors=(1, 16, 32, 64, 128, 256, 512, 1024),
+        steps=250_000,
+        evaluations=250,
+        n_ctx=1024,
+        batch_size=512,
+        compute_dtype="bfloat16",
+        eval_tokens=2**24,
+    ),
+}

@@ -1,0 +1,125 @@
+"""The worth of repeated data: a planted decay comes back, with and without enough seeds."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import planted_store as planted
+import pytest
+from lmscale_experiments.repeat import SCALES
+
+from lmscale import flops
+from lmscale.laws.data_constrained import data_constrained_loss, effective
+from lmscale.report import Study, analyse
+from lmscale.report.analyses import repeat
+from lmscale.report.section import refused
+
+CORPUS = SimpleNamespace(
+    name="planted",
+    fingerprint="0123456789ab",
+    vocab_size=planted.VOCAB,
+    n_tokens=lambda split: 30_000_000,
+)
+TRUE = {
+    "E": 1.8,
+    "A": 60.0,
+    "B": 80.0,
+    "alpha": 0.4,
+    "beta": 0.4,
+    "R_D_star": 12.0,
+    "R_N_star": 1e3,
+}
+
+
+def law(spec):
+    return float(
+        data_constrained_loss(
+            TRUE,
+            params=flops.n_params(spec.model, "chinchilla"),
+            tokens=spec.n_tokens,
+            unique_tokens=spec.data.subset_tokens,
+        )
+    )
+
+
+def declared(**fields):
+    small = {"sizes": (1e4, 4e4, 1.6e5), "unique_tokens": 2**17, "fresh": (2, 4, 8, 16)}
+    return replace(SCALES["cpu"], **(small | fields)).runs(CORPUS)
+
+
+def study_of(path, runs, noise=0.002, **options):
+    return Study.read(
+        planted.plant(path, runs, analyses=["repeat"], law=law, noise=noise, **options)
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_draws():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(repeat, "BOOTSTRAP", 100)
+        yield
+
+
+@pytest.fixture
+def no_law(monkeypatch):
+    """Leaves the law out, which costs most of an analysis."""
+    monkeypatch.setattr(repeat, "_fit", lambda runs: refused("data-constrained", "not asked for"))
+
+
+@pytest.fixture(scope="module")
+def section(tmp_path_factory):
+    return analyse("repeat", study_of(tmp_path_factory.mktemp("repeat"), declared()))
+
+
+def test_the_decay_comes_back(section):
+    measure = section.measures["R_D_star"]
+    assert measure.value == pytest.approx(TRUE["R_D_star"], rel=0.15)
+    assert measure.interval[0] < measure.value < measure.interval[1]
+    assert section.conclusive and "R_D* =" in section.finding
+
+
+def test_worth_is_read_off_the_fresh_runs_without_a_law(section):
+    measure = section.measures["worth_at_16"]
+    truth = effective(1.0, 15.0, TRUE["R_D_star"]) / 16
+    assert measure.value == pytest.approx(truth, abs=0.05)
+    assert measure.interval[0] < measure.value < measure.interval[1]
+
+
+def test_excess_and_gain_are_paired_by_seed(section):
+    excess = section.measures["excess_at_4"]
+    assert 0 < excess.interval[0] < excess.value < excess.interval[1] < 0.03
+    gain = section.measures["gain_beyond_40"]
+    assert "from 32 to 64 epochs" in gain.what
+    assert gain.interval[0] < gain.value < gain.interval[1]
+
+
+def test_charts_and_tables(section):
+    assert [chart.name for chart in section.charts] == ["repeat", "repeat-worth"]
+    assert [row[0] for row in section.grids[0].rows] == ["2", "4", "8", "16", "32", "64"]
+    assert section.grids[0].rows[1][4] == "0.931"
+
+
+def test_one_seed_has_no_intervals(tmp_path, no_law):
+    section = analyse("repeat", study_of(tmp_path, declared(seeds=(0,))))
+    measure = section.measures["excess_at_4"]
+    assert measure.value is not None and measure.interval is None
+    assert "1 seed, and an interval takes 3" in measure.why
+    assert any("not known" in text for text in section.warnings)
+
+
+def test_a_fixed_total_with_fewer_unique_tokens(tmp_path, no_law):
+    """The paper's design: every run as long as the one fresh run of its size."""
+    runs = []
+    for unique in (2**20, 2**19, 2**18, 2**16):
+        runs += declared(unique_tokens=unique, epochs=(2**20 // unique,), fresh=(), sizes=(4e4,))
+    section = analyse("repeat", study_of(tmp_path, runs, noise=1e-4))
+    assert section.measures["excess_at_4"].value == pytest.approx(0.01, abs=0.01)
+    assert section.measures["worth_at_16"].value is None
+    assert section.measures["gain_beyond_40"].value is None
+
+
+def test_without_fresh_runs_or_results(tmp_path, no_law):
+    runs = declared(epochs=(2, 4), fresh=(), seeds=(0,))
+    section = analyse("repeat", study_of(tmp_path / "alone", runs))
+    assert not section.measures or section.measures["excess_at_4"].value is None
+    pending = study_of(tmp_path / "none", runs, status=lambda index, run: "pending")
+    assert analyse("repeat", pending).finding == "No run has ended well yet."
