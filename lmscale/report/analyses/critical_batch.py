@@ -359,7 +359,7 @@ def _line(sizes: list[_Size]) -> _Line | None:
 
 def _power(sizes: list[_Size], line: _Line | None) -> Measure:
     what = (
-        f"p of B_crit ∝ L^−p, {plural(len(sizes), 'size')} together, losses from "
+        f"power of 1/L in B_crit, {plural(len(sizes), 'size')} together, losses from "
         f"{sizes[0].targets.max():.2f} to {sizes[0].targets.min():.2f}, "
         f"{plural(min(size.n_seeds for size in sizes), 'seed')} a batch"
     )
@@ -417,7 +417,7 @@ def _mean_of_logs(what: str, logs: np.ndarray, drawn: np.ndarray | None) -> Meas
 # --- words and tables ---------------------------------------------------------------------------
 
 _KEYS = {
-    "power": "p of B_crit ∝ L^−p (Kaplan et al.: 4.8)",
+    "power": "power of 1/L in B_crit (Kaplan et al.: 4.8)",
     "size_ratio": "B_crit of the largest over the smallest size, at equal loss",
     "noise_ratio": "gradient noise scale over B_crit",
 }
@@ -440,7 +440,7 @@ def _finding(sizes: list[_Size], line: _Line | None, measures: dict[str, Measure
     )
     if line is not None:
         power = measures["power"]
-        text += f", as L^−p with p = {with_interval(power.value, power.interval)}"
+        text += f", as L^−{with_interval(power.value, power.interval)}"
     ratio = measures["size_ratio"]
     if ratio.value is not None:
         text += (

@@ -47,15 +47,16 @@ def analyse(study: Study) -> Section:
     return Section(
         name=NAME,
         title=TITLE,
-        finding=f"Learning curves of {plural(len(found.sizes), 'size')} follow L(N, S) = "
-        f"(N_c/N)^α_N + (S_c/S_min)^α_S within {100 * misfit:.2g}% (root mean square), with α_S = "
-        f"{alpha['alpha_S']} and α_N = {alpha['alpha_N']}; Kaplan et al. 2020 found 0.76 and 0.077.",
+        finding=f"One law of size and steps, L(N, S), describes the learning curves of "
+        f"{plural(len(found.sizes), 'size')} within {100 * misfit:.2g}% (root mean square), with "
+        f"exponents {alpha['alpha_S']} of the steps and {alpha['alpha_N']} of the size; Kaplan et "
+        f"al. 2020 found 0.76 and 0.077.",
         conclusive=fit.converged
         and misfit < LARGEST_MISFIT
         and min(fit.parameters["alpha_S"], fit.parameters["alpha_N"]) > 0,
         key_numbers=[
             KeyNumber(
-                label="exponent α_S of the learning curves",
+                label="exponent of the steps in the learning curves",
                 value=alpha["alpha_S"].split(" (")[0],
                 interval=between(fit.intervals["alpha_S"])
                 if "alpha_S" in fit.intervals
