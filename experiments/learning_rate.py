@@ -51,7 +51,7 @@ class LearningRate(Experiment):
             would_tell="tokens over more decades, or more rates a cell",
         ),
         Claim(
-            text="With Adam the best rate rises with the batch as B^γ, γ from 0.5 to 1.",
+            text="With Adam the best rate rises with the batch, as its power 0.5 to 1.",
             source="McCandlish et al. 2018, section 2",
             measure="learning_rate/b_exponent",
             low=0.5,

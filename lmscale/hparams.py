@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from etils import epath
 
 from lmscale import flops
-from lmscale.spec import ModelSpec
+from lmscale.spec import ModelSpec, SpecError
 
 __all__ = [
     "KAPLAN_BATCH",
@@ -179,13 +179,13 @@ def fitted_rule(path: epath.PathLike, family: str = "transformer") -> FittedRule
         make_run(model, learning_rate=rule, ...)
 
     Raises:
-      ValueError: if the file holds no such rule.
+      SpecError: if the file holds no such rule.
     """
     path = epath.Path(path).expanduser()
     fits = json.loads(path.read_text()) if path.exists() else {}
     fit = fits.get(f"learning_rate/{family}/kaplan", {})
     if not fit.get("parameters"):
-        raise ValueError(
+        raise SpecError(
             f"{path} holds no learning-rate rule of {family}: give the fits.json of a finished "
             "`lmscale run learning_rate`"
         )

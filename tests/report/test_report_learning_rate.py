@@ -12,6 +12,7 @@ from lmscale_experiments.learning_rate import SCALES
 from lmscale import flops, hparams
 from lmscale.report import Study, analyse, write_report
 from lmscale.report.claims import judge
+from lmscale.spec import SpecError
 
 EXPERIMENT = dataclasses.replace(
     SCALES["cpu"],
@@ -72,9 +73,9 @@ def test_the_rule_drives_other_experiments(store, section):
     assert rule(spec.model, 4e6, 512) == pytest.approx(best_rate(n, 4e6, 512), rel=0.05)
     low, high = rule.ranges["batch_tokens"]
     assert 128 <= low < high <= 64 * 128
-    with pytest.raises(ValueError, match="holds no learning-rate rule of lstm"):
+    with pytest.raises(SpecError, match="holds no learning-rate rule of lstm"):
         hparams.fitted_rule(store.path / "fits.json", family="lstm")
-    with pytest.raises(ValueError, match="holds no learning-rate rule"):
+    with pytest.raises(SpecError, match="holds no learning-rate rule"):
         hparams.fitted_rule(store.path / "nothing.json")
     json.loads((store.path / "fits.json").read_text())
 

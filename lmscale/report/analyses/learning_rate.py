@@ -490,7 +490,7 @@ def _cell_grid(cells: list[_Cell]) -> Grid:
         best = f"– ({cell.edge})"
         if not cell.edge:
             low, high = cell.interval
-            best = f"{number(cell.best)} ({number(low, 2)} to {number(high, 2)})"
+            best = f"{number(cell.best)} ({number(low)} to {number(high)})"
         lowest = cell.losses.min() if cell.edge else cell.lowest
         rows.append([si(cell.n), si(cell.d), si(cell.b), best, f"{lowest:.3f}"])
     return Grid(
