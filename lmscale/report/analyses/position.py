@@ -44,6 +44,8 @@ FITS = 0.01
 MOST_PAIRS = 3
 #: Where the paper's LSTMs have stopped improving and its Transformers have not.
 BEYOND = 100
+#: The first tokens, on which its LSTMs equal its Transformers.
+FIRST = 16
 #: Fewest seeds for a claim.
 LEAST_SEEDS = 3
 #: Plotted means per doubling of the position.
@@ -375,8 +377,9 @@ def _measures(pairs: list[_Pair]) -> dict[str, Measure]:
             why=few,
         )
 
-    first, last, *early = pair.early
-    found = {"early": measure("early", f"{first} to {last}", *early)}
+    last = min(FIRST, pair.base.n_ctx)
+    early = _contrast((((1, last), 1),), pair.other.losses, pair.base.losses)
+    found = {"early": measure("early", f"1 to {last}", *early)}
     spans = _beyond(pair.base.n_ctx)
     if spans is None:
         why = f"the context of {pair.base.n_ctx} leaves no doubling beyond {BEYOND} tokens"
