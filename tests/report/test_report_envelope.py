@@ -6,8 +6,9 @@ import numpy as np
 import planted_store as planted
 import pytest
 
+from lmscale.laws import FitResult
 from lmscale.report import Study, analyse
-from lmscale.report.analyses.envelope import _smoothed
+from lmscale.report.analyses.envelope import _held, _smoothed
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +30,22 @@ def test_the_envelope_finds_the_planted_exponent(study):
     section = analyse("envelope", study)
     a = section.measures["a"]
     assert a.value == pytest.approx(planted.Law().exponent, abs=0.06)
-    assert a.interval[0] <= a.value <= a.interval[1]
+    assert a.interval[0] < a.value < a.interval[1]
     assert section.measures["b"].value == pytest.approx(1 - a.value, abs=0.02)
     gap = section.measures["a_minus_approach_2"]
     assert gap.interval[0] < 0 < gap.interval[1]
     assert [chart.name for chart in section.charts] == ["envelope-transformer"]
     assert "in the last 15% of a run" in section.details[0]
+
+
+def test_noise_that_moves_the_exponent_more_than_it_scatters_it_leaves_no_interval():
+    rng = np.random.default_rng(0)
+    common = {"law": "envelope", "exponents": {"standard": {"N": 0.5, "D": 0.5}}}
+    common["exponent_intervals"] = {"standard": {"N": (0.4, 0.6), "D": (0.4, 0.6)}}
+    for shift, sound in ((0.02, True), (0.1, False)):
+        draws = {"a": 0.5 + shift + 0.05 * rng.standard_normal(400)}
+        fit = FitResult(parameters={"a": 0.5}, draws=draws, **common)
+        assert (_held(fit, "N")[1] is not None) == sound
 
 
 def test_runs_without_curves_are_told(study):

@@ -32,6 +32,7 @@ TITLE = "The lower envelope of the training curves"
 #: Standard deviation of the smoothing, in ln C. Hoffmann et al. smooth over 10 steps, of batches a
 #: thousand times those of a run on a CPU; the lowest of noisy curves is mostly the luckiest.
 SMOOTH = 0.15
+NOISY = "the curves' noise moves the exponent by more than it scatters it, or they are too few"
 #: Points of the envelope, and of a curve, that a figure shows.
 _SHOWN = 90
 #: Where Hoffmann et al. found the points of their envelope: this last share of a run.
@@ -54,12 +55,22 @@ class _Family:
 
 
 def _held(fit: FitResult | None, symbol: str) -> tuple[float, tuple[float, float] | None] | None:
-    """An exponent with its interval, stretched to hold it where noise has moved all draws aside."""
+    """An exponent with its interval, or without where noise moves it more than it scatters it."""
     found = exponent(fit, symbol)
-    if found is None or found[1] is None:
-        return found
-    value, (low, high) = found
-    return value, (min(low, value), max(high, value))
+    return (found[0], None) if found and _moved(fit) else found
+
+
+def _moved(fit: FitResult) -> float:
+    """How far noise moves the exponent of N, where that is more than its scatter; else 0.
+
+    An envelope takes the lowest of noisy curves, which is a biased choice; the draws carry that bias
+    as the distance of their median from the value that was read.
+    """
+    if not fit.draws:
+        return 0.0
+    low, middle, high = np.nanpercentile(fit.draws["a"], [15.9, 50, 84.1])
+    shift = float(middle - fit.parameters["a"])
+    return shift if abs(shift) > (high - low) / 2 else 0.0
 
 
 def analyse(study: Study) -> Section:
@@ -92,7 +103,10 @@ def _fit_family(study: Study, name: str) -> _Family:
     if not curves:
         return _Family(name, convention, runs, None, "no run has a training curve")
     try:
-        table = laws.Table.read(pd.concat(curves, ignore_index=True), convention=convention)
+        rows = pd.concat(curves, ignore_index=True)
+        # The runs of the largest budget end within a percent of each other, not at one point.
+        rows = rows[rows["flops"] <= 0.99 * rows["flops"].max()]
+        table = laws.Table.read(rows.reset_index(drop=True), convention=convention)
         fit = laws.fit(table, "envelope", smooth=0.0)
     except (TableError, FitError, ValueError, np.linalg.LinAlgError) as error:
         return _Family(name, convention, runs, None, str(error))
@@ -173,13 +187,12 @@ def _detail(family: _Family) -> str:
 
 
 def _warnings(family: _Family) -> list[str]:
-    name, found = family_name(family.name), exponent(family.fit)
+    name = family_name(family.name)
     warnings = [f"{name}: {w[0].upper()}{w[1:]}." for w in family.fit.warnings]
-    if found and found[1] and not found[1][0] <= found[0] <= found[1][1]:
+    if moved := _moved(family.fit):
         warnings.append(
-            f"{name}: the draws of the exponent ({between(found[1])}) do not reach the one that was "
-            f"read ({number(found[0])}), so the noise of the curves, of which an envelope takes the "
-            f"lowest, moves it by more than it scatters it."
+            f"{name}: an envelope takes the lowest of its curves, and their noise alone moves the "
+            f"exponent by {number(moved, 2)}, more than it scatters it; so there is no interval."
         )
     return warnings
 
@@ -219,7 +232,7 @@ def _measures(study: Study, family: _Family) -> dict[str, Measure]:
             what=f"exponent of {symbol}_opt ∝ C^{letter} by Approach 1 ({who})",
             value=found[0] if found else None,
             interval=found[1] if found else None,
-            why="" if found else family.failure,
+            why=NOISY if found and found[1] is None else family.failure,
         )
     measures["a_minus_approach_2"] = difference(
         f"exponent of Approach 1 less that of Approach 2 on the same runs, the two intervals taken "
@@ -331,7 +344,7 @@ def draw_frontier(axes: Any, fit: FitResult, symbol: str) -> None:
     flops, value, n = _thin(envelope["flops"], envelope[column], 2 * _SHOWN, envelope["n_opt"])
     nearest = [colours[keys[np.argmin(np.abs(np.log(keys / x)))]] for x in n]
     grid = np.geomspace(flops.min() / 1.5, flops.max() * 1.5, 60)
-    if fit.draws:
+    if fit.draws and not _moved(fit):
         drawn = fit.draws[k][:, None] * grid ** fit.draws[power][:, None]
         low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
         axes.fill_between(grid, low, high, color=style.MUTED, alpha=0.22, lw=0)

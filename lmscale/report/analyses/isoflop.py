@@ -365,6 +365,13 @@ def _sentence(text: str) -> str:
     return text if text.endswith(".") else text + "."
 
 
+def _why_none(family: _Family, convention: str) -> str:
+    fit = family.fits.get(convention)
+    if fit is None or convention == family.native:
+        return family.failures.get(convention) or _why_no_exponent(family)
+    return fit.warnings[-1] if fit.warnings else "the profiles give no exponent"
+
+
 def _measures(family: _Family) -> dict[str, Measure]:
     """Of the first family, the Transformer where there is one."""
     name, measures = family_name(family.name), {}
@@ -375,7 +382,7 @@ def _measures(family: _Family) -> dict[str, Measure]:
             f"({name}, {len(family.runs)} runs)",
             value=found[0] if found else None,
             interval=found[1] if found else None,
-            why="" if found else family.failures.get(convention) or _why_no_exponent(family),
+            why="" if found else _why_none(family, convention),
         )
     fit = family.fit
     why = "the profiles give no exponent"

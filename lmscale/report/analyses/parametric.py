@@ -93,9 +93,9 @@ def _fit_family(study: Study, name: str) -> _Family:
 
 
 def _tells(family: _Family) -> bool:
-    """Whether the exponent of N is known to lie between 0 and 1."""
+    """Whether the exponent of N, which this form keeps between 0 and 1, is known to half of that."""
     found = family.exponent
-    return found is not None and found[1] is not None and 0 < found[1][0] and found[1][1] < 1
+    return found is not None and found[1] is not None and found[1][1] - found[1][0] < 0.5
 
 
 # --- words --------------------------------------------------------------------------------------
