@@ -253,13 +253,12 @@ def _finding(data: _Data, measures: dict[str, Measure]) -> str:
     gap, ratio = measures["loss_difference"], measures["flops_ratio"]
     if gap.value is None:
         return f"No comparison yet: {plural(data.missing, 'run')} of the grid have no result."
-    where = with_interval(gap.value, gap.interval) if gap.interval else f"{number(gap.value)}"
-    text = (
+    note = "" if gap.interval else "; too few seeds for an interval"
+    return (
         f"One trunk per size with cooldowns costs {number(ratio.value, 2)} of the FLOPs of a cosine "
-        f"per cell and ends {where} nats per token "
+        f"per cell, and its loss differs by {with_interval(gap.value, gap.interval)} nats per token "
+        f"(positive: the cooldown ends higher{note})."
     )
-    text += "from it" if gap.interval else "from it (too few seeds for an interval)"
-    return text + " (negative: the cooldown is lower)."
 
 
 def _details(data: _Data, measures: dict[str, Measure]) -> list[str]:
