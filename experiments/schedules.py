@@ -16,9 +16,9 @@ the schedules are compared at one peak. At paper scale the model of 3M parameter
 batch, the steps and the peak are those of Kaplan et al., whose list of schedules is not published.
 """
 
+import itertools
 from dataclasses import dataclass, field, replace
 
-import jax
 import jax.numpy as jnp
 
 from lmscale import hparams
@@ -29,7 +29,6 @@ from lmscale.sweep import (
     Experiment,
     Run,
     make_run,
-    product,
     transformer_shape,
     width_rule,
 )
@@ -42,8 +41,7 @@ OVERSHOOTS = (1.1, 1.25, 1.5, 2.0, 5.0)
 def summed_learning_rate(spec):
     """Sum of the learning rates of all updates of a run."""
     hyper = {k: jnp.asarray(v) for k, v in schedule_hyperparameters(spec).items()}
-    rates = jax.vmap(lambda step: learning_rate(step, hyper))(jnp.arange(spec.steps))
-    return float(rates.sum())
+    return float(learning_rate(jnp.arange(spec.steps), hyper).sum())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,29 +157,34 @@ class Schedules(Experiment):
             init_std=self.init_std,
         )
         runs = []
-        for name, schedule, cycle, decays in self.schedules():
-            for choice in product(lr_factor=self.lr_factors, seed=self.seeds):
-                spec = make_run(
+        for (name, schedule, cycle, decays), factor in itertools.product(
+            self.schedules(), self.lr_factors
+        ):
+            specs = [
+                make_run(
                     model,
                     steps=self.steps,
                     data=self.data(corpus),
                     evals=self.evals(corpus),
                     batch_size=self.batch_size,
                     learning_rate=self.learning_rate,
+                    lr_factor=factor,
                     optimizer=self.optimizer,
                     compute_dtype=self.compute_dtype,
-                    **choice,
+                    seed=seed,
                 )
-                spec = replace(spec, schedule=schedule)
-                labels = {
-                    "family": "transformer",
-                    "cell": name,
-                    "lr_factor": choice["lr_factor"],
-                    "cycle": cycle,
-                    "decays": decays,
-                    "summed_lr": summed_learning_rate(spec),
-                }
-                runs.append(Run(spec, labels))
+                for seed in self.seeds
+            ]
+            specs = [replace(spec, schedule=schedule) for spec in specs]
+            labels = {
+                "family": "transformer",
+                "cell": name,
+                "lr_factor": factor,
+                "cycle": cycle,
+                "decays": decays,
+                "summed_lr": summed_learning_rate(specs[0]),
+            }
+            runs += [Run(spec, labels) for spec in specs]
         return runs
 
 
