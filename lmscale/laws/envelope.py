@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
+from scipy.stats import norm
+from scipy.stats import t as student_t
 
 from lmscale.laws.parametric import chinchilla_loss, fit_parametric
 from lmscale.laws.result import FitResult, interval
@@ -26,6 +28,8 @@ __all__ = ["fit_envelope"]
 #: Places along a curve at which its residuals are kept.
 _SHARES = 33
 _FEWEST_CURVES = 6
+#: Parameters of the surface that take up what differs between curves of different sizes: E, A, alpha.
+_FREE = 3
 
 
 def fit_envelope(
@@ -103,7 +107,10 @@ def fit_envelope(
             name: value + drawn[name] if name in "ab" else value * np.exp(drawn[name])
             for name, value in parameters.items()
         }
-    intervals = {name: interval(values, level) for name, values in draws.items()}
+    # Student's tails: the noise is known from so many curves only.
+    freedom = max(1, len(curves) - _FREE)
+    share = float(2 * norm.cdf(student_t.ppf(0.5 + level / 2, freedom)) - 1)
+    intervals = {name: interval(values, share) for name, values in draws.items()}
     convention = runs.convention
     return FitResult(
         law="envelope",
@@ -113,6 +120,7 @@ def fit_envelope(
         if bootstrap
         else "none",
         level=level,
+        draw_level=share,
         objective=float(np.sum(misfit[use] ** 2)),
         objective_name="sum of squared residuals of ln N about the power law",
         n_used=len(curves),
@@ -169,8 +177,7 @@ def _draws(
     }
     law = fit_parametric(table, method="varpro", bootstrap=0).parameters
     residual = np.log(observed / chinchilla_loss(law, params=n, tokens=np.exp(points)))
-    # The surface takes up some of what differs between sizes (E, A and alpha).
-    residual *= math.sqrt(len(curves) / (len(curves) - 3))
+    residual *= math.sqrt(len(curves) / (len(curves) - _FREE))
     smooth = chinchilla_loss(law, params=n, tokens=np.exp(tokens))
     first, last = np.array([[c[3][0], c[3][-1]] for c in curves]).T[:, :, None]
     smooth = np.where((grid >= first) & (grid <= last), smooth, np.inf)

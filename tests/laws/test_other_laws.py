@@ -240,7 +240,7 @@ def test_envelope_intervals_cover_the_truth():
     inside, found = [], []
     for seed in range(200):
         table = learning_curves(15, 30, noise=0.003, seed=seed)
-        result = laws.fit(table, "envelope", smooth=0, points=200, bootstrap=100, seed=seed)
+        result = laws.fit(table, "envelope", smooth=0, points=150, bootstrap=200, seed=seed)
         low, high = result.intervals["a"]
         inside.append(low <= truth <= high)
         found.append(result.parameters["a"])
