@@ -42,7 +42,12 @@ def law(spec):
 
 
 def declared(**fields):
-    small = {"sizes": (1e4, 4e4, 1.6e5), "unique_tokens": 2**17, "fresh": (2, 4, 8, 16)}
+    small = {
+        "sizes": (1e4, 4e4, 1.6e5),
+        "unique_tokens": 2**17,
+        "epochs": (1, 2, 4, 8, 16, 32, 64),
+        "fresh": (2, 4, 8, 16),
+    }
     return replace(SCALES["cpu"], **(small | fields)).runs(CORPUS)
 
 
@@ -62,7 +67,9 @@ def few_draws():
 @pytest.fixture
 def no_law(monkeypatch):
     """Leaves the law out, which costs most of an analysis."""
-    monkeypatch.setattr(repeat, "_fit", lambda runs: refused("data-constrained", "not asked for"))
+    monkeypatch.setattr(
+        repeat, "_fit", lambda runs, vocab_size: refused("data-constrained", "not asked for")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +122,13 @@ def test_a_fixed_total_with_fewer_unique_tokens(tmp_path, no_law):
     assert section.measures["excess_at_4"].value == pytest.approx(0.01, abs=0.01)
     assert section.measures["worth_at_16"].value is None
     assert section.measures["gain_beyond_40"].value is None
+
+
+def test_too_few_fresh_runs_have_no_law(tmp_path):
+    runs = declared(sizes=(1e4,), seeds=(0,))
+    section = analyse("repeat", study_of(tmp_path, runs))
+    assert "of two sizes or more" in section.measures["R_D_star"].why
+    assert section.conclusive and "lose their worth" not in section.finding
 
 
 def test_without_fresh_runs_or_results(tmp_path, no_law):

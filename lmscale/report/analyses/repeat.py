@@ -50,6 +50,8 @@ PAPER_EXCESS = (4, 0.005)
 REACH = 1.5
 #: Draws of the law's fit.
 BOOTSTRAP = 1000
+#: Tokens of GPT-2's vocabulary, in which the paper's base law counts.
+PAPER_VOCABULARY = 50_257
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def analyse(study: Study) -> Section:
     if not len(runs):
         return Section(name=NAME, title=TITLE, finding="No run has ended well yet.")
     pairs = _pairs(runs)
-    fit = _fit(runs)
+    fit = _fit(runs, int(study.table["vocab_size"].iloc[0]))
     if not len(pairs):
         return Section(
             name=NAME,
@@ -160,14 +162,18 @@ def _tokens_at(curve: pd.Series, loss: float) -> float:
     return float(np.exp(x[-1] + beyond)) if beyond <= math.log(REACH) else math.nan
 
 
-def _fit(runs: pd.DataFrame) -> FitResult:
+def _fit(runs: pd.DataFrame, vocab_size: int) -> FitResult:
+    """R_D* and R_N*, with a base law of these runs, or the paper's where its tokens are counted."""
     rows = runs.rename(columns={"unique": "unique_tokens"})
     rows = rows[["params", "tokens", "unique_tokens", "loss", "seed"]]
     once = runs[_is_fresh(runs)]
     # The base law has five parameters, and one size says nothing about that of size.
     own = once["params"].nunique() >= 2 and len(once) >= 6
+    if not own and vocab_size != PAPER_VOCABULARY:
+        why = f"{plural(len(once), 'fresh run')}, and the base law needs 6 of two sizes or more"
+        return refused("data-constrained", why)
     try:
-        return laws.fit(
+        fit = laws.fit(
             laws.Table.read(rows, convention="chinchilla"),
             "data-constrained",
             base="fit" if own else "muennighoff",
@@ -175,6 +181,12 @@ def _fit(runs: pd.DataFrame) -> FitResult:
         )
     except (TableError, FitError, np.linalg.LinAlgError) as error:
         return refused("data-constrained", str(error))
+    star = fit.parameters["R_D_star"]
+    if not 1e-3 < star < 1e4:
+        return refused(
+            "data-constrained", f"R_D* ran off to {star:.2g}: the law does not describe it"
+        )
+    return fit
 
 
 # --- readings -----------------------------------------------------------------------------------
@@ -339,8 +351,7 @@ def _warnings(
     warnings = [f"{text[0].upper()}{text[1:]}." for text in fit.warnings]
     if fit.parameters and fit.parameters["E"] == MUENNIGHOFF["E"]:
         warnings.append(
-            "Too few fresh runs for a base law of their own: the fit takes the paper's, which was "
-            "measured on another vocabulary."
+            "Too few fresh runs for a base law of their own: the fit takes the paper's."
         )
     seeds = runs["seed"].nunique()
     if seeds < LEAST_SEEDS:
