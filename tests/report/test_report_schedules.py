@@ -64,7 +64,7 @@ def test_planted_differences_come_back(section, name, truth):
 def test_the_spread_is_that_of_schedules_which_decay(section):
     low, high = section.measures["spread"].interval
     assert low < 0.02 < high < 0.05
-    assert "9 schedules with warmup" in section.finding
+    assert "8 schedules with warmup" in section.finding
 
 
 def test_verdicts(study, section):

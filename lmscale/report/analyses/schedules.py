@@ -26,6 +26,8 @@ __all__ = ["analyse"]
 NAME = "schedules"
 TITLE = "Learning-rate schedules"
 LEAST_SEEDS = 3
+#: Least summed learning rate, over that of the cosine, of the schedules whose spread is measured.
+LEAST_SUM = 0.5
 #: Loss that runs of Kaplan et al. 2020, Fig. 22, differ by whatever the schedule.
 PAPER_NOISE = 0.05
 #: Names that the experiment gives the schedules of the published comparisons.
@@ -68,14 +70,16 @@ def analyse(study: Study) -> Section:
             "schedule.",
             warnings=notes,
         )
-    decaying = [s for s in schedules if s.decays]
+    # The paper's condition is a summed rate that is large enough; it names no number.
+    enough = LEAST_SUM * base.summed_lr
+    decaying = [s for s in schedules if s.decays and s.summed_lr >= enough]
     cosines = sorted((s for s in schedules if math.isfinite(s.cycle)), key=lambda s: s.cycle)
     spread = _spread(decaying)
     by_name = {s.name: s for s in schedules}
     measures = {
         "spread": _measure(
             f"nats between the worst and the best of {plural(len(decaying), 'schedule')} with warmup "
-            f"and final decay",
+            f", final decay and at least {LEAST_SUM:g} of the cosine's summed rate",
             base,
             spread,
         ),
@@ -206,8 +210,11 @@ def _finding(decaying: list[_Schedule], spread: Any, overshoot: Measure) -> str:
             f"per token of each other"
         )
     if overshoot.value is not None:
-        shown = with_interval(overshoot.value, overshoot.interval)
-        parts.append(f"a cosine of twice the run ends {shown} nats above one that ends with it")
+        side, edges = ("above", overshoot.interval) if overshoot.value >= 0 else ("below", None)
+        if side == "below" and overshoot.interval:
+            edges = (-overshoot.interval[1], -overshoot.interval[0])
+        shown = with_interval(abs(overshoot.value), edges)
+        parts.append(f"a cosine of twice the run ends {shown} nats {side} one that ends with it")
     text = "; ".join(parts) or "Too few schedules to compare"
     return text[0].upper() + text[1:] + "."
 
