@@ -78,7 +78,7 @@ def analyse(study: Study) -> Section:
     by_name = {s.name: s for s in schedules}
     measures = {
         "spread": _measure(
-            f"nats between the worst and the best of {plural(len(decaying), 'schedule')} with warmup "
+            f"nats between the worst and the best of {plural(len(decaying), 'schedule')} with warmup"
             f", final decay and at least {LEAST_SUM:g} of the cosine's summed rate",
             base,
             spread,
