@@ -12,8 +12,8 @@ S_c / [L(N, D) - L(N, infinity)]^(1/alpha_S) updates.
 
 Every run has the same cosine schedule over all steps, as in the paper, so a run that stops early
 does so at a higher learning rate. At cpu scale the full set is not passed once: it stands for
-unlimited data at this length of training. At paper scale the shapes, subsets, batch, steps and
-learning rates are the paper's.
+unlimited data at this length of training; and the smallest subsets are a few source files. At paper
+scale the shapes, subsets, batch, steps and learning rates are the paper's.
 """
 
 from dataclasses import dataclass, field

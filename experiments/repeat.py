@@ -10,7 +10,7 @@ U unique tokens repeated R times are worth U + U R* (1 - exp(-R/R*)) fresh ones,
     lmscale run repeat --scale gpu    # 3 sizes x 11 runs x 3 seeds, minutes on one H100
     lmscale plan repeat --scale paper --device v5p:256
 
-The cpu scale repeats a dozen source files, which models learn by heart far sooner than the paper's
+The cpu scale repeats ten source files, which models learn by heart far sooner than the paper's
 millions of documents, and ends at 16 epochs. At paper scale three sizes are trained for as many tokens
 as is optimal for them, of which 1/44 to all are unique, as in the paper's Fig. 4; the batch is 512
 sequences throughout, theirs is 256 to 1024.
@@ -143,8 +143,8 @@ SCALES = {
         # One depth; widths 8, 12 and 16.
         n_layer=2,
         sizes=tuple(24.0 * width**2 for width in (8, 12, 16)),
-        # A quarter of this is four source files: at width 8, 4 epochs of it ended 6% above fresh data
-        # and 16 epochs above 4.
+        # Ten source files. A quarter of it is part of one: at width 8 (one seed) 4 epochs of that
+        # ended 6% above fresh data, and 16 epochs higher than 4.
         unique_tokens=2**17,
         epochs=(1, 2, 4, 8, 16),
         fresh=(2, 4, 8),
