@@ -16,6 +16,7 @@ expects, so that all batches reach the same losses. Its learning rate is that of
 over sqrt(1 + turning_batch / B): the square root of the batch where noise rules, constant where it
 does not (McCandlish et al. found powers of 0.5 to 1 for Adam below the critical batch, none above).
 `--lr-factors 0.5 1 2` searches around it, and each loss then takes the rate that reaches it first.
+Losses are read after a sixth of each run: before it warmup and learning rate set the pace, not noise.
 The paper publishes neither its batches nor its learning rates; here they are 2^15 to 2^21 tokens
 around its own batch of 2^19, and its rule for that batch.
 """
@@ -72,7 +73,7 @@ class BatchSize(Experiment):
         metadata={"help": "sequences where steps and learning rates stop following the batch"}
     )
     n_ctx: int
-    evaluations: int = field(default=30, metadata={"help": "of a run, at log-spaced steps"})
+    evaluations: int = field(default=24, metadata={"help": "of a run, at log-spaced steps"})
     noise_pieces: int = field(default=2, metadata={"help": "of a batch, for the noise scale"})
     lr_factors: tuple[float, ...] = field(
         default=(1.0,), metadata={"help": "multiples of the learning-rate rule to try per cell"}
@@ -113,7 +114,7 @@ class BatchSize(Experiment):
                 steps=steps,
                 data=self.data(corpus),
                 evals=self.evals(corpus),
-                eval_steps=log_spaced(steps / 20, steps, self.evaluations),
+                eval_steps=log_spaced(steps / 6, steps, self.evaluations),
                 learning_rate=self.learning_rate,
                 schedule="constant",
                 noise_pieces=self.noise_pieces,
@@ -136,10 +137,10 @@ SCALES = {
         # As in the other experiments on CPU: widths of 24 and 32 start badly from 0.02.
         init_std=0.08,
         batch_sizes=(2, 4, 8, 16, 32),
-        steps=75,
+        steps=110,
         turning_batch=16,
         n_ctx=128,
-        evaluations=18,
+        evaluations=16,
         eval_tokens=2**13,
         seeds=(0, 1, 2),
     ),

@@ -31,7 +31,7 @@ __all__ = ["analyse"]
 NAME = "critical_batch"
 TITLE = "The critical batch"
 #: Losses that are read off, and batches that must reach each.
-TARGETS, LEAST_BATCHES = 6, 4
+TARGETS, LEAST_BATCHES = 8, 4
 DRAWS = 300
 #: Kaplan et al. 2020, eq. 5.3: B_crit = 2.1e8 / L^(1/0.21) tokens.
 PAPER_POWER = 1 / 0.21
@@ -159,7 +159,7 @@ def _runs(study: Study) -> pd.DataFrame:
 
 
 def _targets(runs: pd.DataFrame) -> np.ndarray:
-    """Losses that the curves pass on the way, highest first: those of all sizes, if there are any."""
+    """Losses that all batches of some size pass on the way, highest first, evenly in the logarithm."""
     if not len(runs):
         return np.array([])
     ends = runs.assign(
@@ -170,9 +170,7 @@ def _targets(runs: pd.DataFrame) -> np.ndarray:
     cells = ends.groupby(["n_params", "batch_tokens", "lr_factor"])[["first", "last"]].mean()
     batches = cells.groupby(["n_params", "batch_tokens"]).min()
     of_size = batches.groupby("n_params").agg({"first": "min", "last": "max"})
-    low, high = of_size["last"].max(), of_size["first"].min()
-    if low > 0.95 * high:
-        low, high = of_size["last"].min(), of_size["first"].max()
+    low, high = of_size["last"].min(), of_size["first"].max()
     # A hair inside, so that single seeds reach them too.
     low, high = 1.01 * low, 0.99 * high
     return np.geomspace(high, low, TARGETS) if low < high else np.array([])
@@ -358,9 +356,10 @@ def _line(sizes: list[_Size]) -> _Line | None:
 
 
 def _power(sizes: list[_Size], line: _Line | None) -> Measure:
+    every = np.concatenate([size.targets for size in sizes])
     what = (
         f"power of 1/L in B_crit, {plural(len(sizes), 'size')} together, losses from "
-        f"{sizes[0].targets.max():.2f} to {sizes[0].targets.min():.2f}, "
+        f"{every.max():.2f} to {every.min():.2f}, "
         f"{plural(min(size.n_seeds for size in sizes), 'seed')} a batch"
     )
     if line is None:
