@@ -11,9 +11,10 @@ S_c / [L(N, D) - L(N, infinity)]^(1/alpha_S) updates.
     lmscale plan dataset_size --scale paper --device v5p:256
 
 Every run has the same cosine schedule over all steps, as in the paper, so a run that stops early
-does so at a higher learning rate. At cpu scale the full set is not passed once: it stands for
-unlimited data at this length of training; and the smallest subsets are a few source files. At paper
-scale the shapes, subsets, batch, steps and learning rates are the paper's.
+does so at a higher learning rate. Subsets are drawn as sequences from all over the text, so that the
+small ones are not a few documents. At cpu scale the full set is not passed once: it stands for
+unlimited data at this length of training. At paper scale the shapes, subsets, batch, steps and
+learning rates are the paper's.
 """
 
 from dataclasses import dataclass, field
@@ -109,6 +110,11 @@ class DatasetSize(Experiment):
             return width_rule()(model, n_tokens, batch_tokens)
         return hparams.kaplan_lr(n_params(model, "kaplan"))
 
+    def subset(self, full, divisor):
+        if divisor == 1:
+            return {}
+        return {"subset_tokens": full // divisor, "subset_by": "sequences"}
+
     def runs(self, corpus):
         full = corpus.n_tokens("train")
         return [
@@ -116,7 +122,7 @@ class DatasetSize(Experiment):
                 make_run(
                     model,
                     steps=self.steps,
-                    data=self.data(corpus, subset_tokens=full // d if d > 1 else None),
+                    data=self.data(corpus, **self.subset(full, d)),
                     evals=self.evals(corpus),
                     eval_every=max(1, self.steps // self.evaluations),
                     stopping=StoppingSpec(patience=self.patience),

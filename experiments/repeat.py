@@ -10,8 +10,8 @@ U unique tokens repeated R times are worth U + U R* (1 - exp(-R/R*)) fresh ones,
     lmscale run repeat --scale gpu    # 3 sizes x 11 runs x 3 seeds, minutes on one H100
     lmscale plan repeat --scale paper --device v5p:256
 
-The cpu scale repeats ten source files, which models learn by heart far sooner than the paper's
-millions of documents, and ends at 16 epochs. At paper scale three sizes are trained for as many tokens
+The unique tokens are sequences drawn from all over the text. The cpu scale repeats about a thousand of
+them, and ends at 16 epochs. At paper scale three sizes are trained for as many tokens
 as is optimal for them, of which 1/44 to all are unique, as in the paper's Fig. 4; the batch is 512
 sequences throughout, theirs is 256 to 1024.
 """
@@ -119,7 +119,7 @@ class Repeat(Experiment):
                 make_run(
                     model,
                     steps=round(tokens / batch_tokens),
-                    data=self.data(corpus, subset_tokens=round(unique)),
+                    data=self.data(corpus, subset_tokens=round(unique), subset_by="sequences"),
                     evals=self.evals(corpus),
                     batch_size=self.batch_size,
                     learning_rate=self.learning_rate,

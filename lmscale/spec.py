@@ -195,17 +195,24 @@ class DataSpec(_Spec):
     """Which tokens a run is trained on.
 
     `fingerprint` is the content hash of the token store (tokeniser included), so the same corpus
-    name with other text is another run. `subset_tokens` keeps the first that many training tokens;
-    documents are stored in a random order, so smaller subsets are nested random samples.
+    name with other text is another run. `subset_tokens` keeps that many training tokens, and smaller
+    subsets are nested in larger ones: by "documents" the first of the store, whose documents lie in
+    a random order; by "sequences" of n_ctx tokens, drawn from all over it, which is nearer to a random
+    sample where a subset would hold few documents.
     """
 
     corpus: str
     fingerprint: str
     subset_tokens: int | None = None
+    subset_by: Literal["documents", "sequences"] = "documents"
 
     def _check(self) -> None:
         if self.subset_tokens is not None:
             _positive(self, "subset_tokens")
+        _require(
+            self.subset_tokens is not None or self.subset_by == "documents",
+            "DataSpec.subset_by says how subset_tokens are chosen, so it needs subset_tokens",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

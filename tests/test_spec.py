@@ -100,6 +100,7 @@ RECURRENT = dataclasses.replace(
 #: With the fields that came later.
 BRANCH = dataclasses.replace(
     FULL,
+    data=dataclasses.replace(FULL.data, subset_by="sequences"),
     eval_steps=(7, 70),
     stopping=StoppingSpec(patience=3),
     start=StartSpec(run=PLAIN.run_id, step=500),
@@ -113,7 +114,7 @@ HASHES = {
     "plain": "f2609d6218f7",
     "full": "cb0e0982e070",
     "recurrent": "f61c594d4922",
-    "branch": "1e4ba4324798",
+    "branch": "9ca5cd1ed050",
 }
 
 each_run = pytest.mark.parametrize("name", RUNS)
@@ -131,7 +132,7 @@ def test_json_round_trip(name):
 
 def test_the_full_example_leaves_no_field_at_its_default():
     """Or else the round trip would not try it. `cycle_steps` excludes `cooldown_steps`."""
-    specs = [BRANCH, FULL.model, FULL.data, FULL.optimizer, FULL.schedule, FULL.evals[1]]
+    specs = [BRANCH, FULL.model, BRANCH.data, FULL.optimizer, FULL.schedule, FULL.evals[1]]
     specs += [BRANCH.stopping, BRANCH.start]
     specs += [RECURRENT.model]
     same = {
@@ -251,6 +252,7 @@ def other_value(spec, field):
         "d_attn": 128,
         "grad_clip": 1.0,
         "subset_tokens": None,
+        "subset_by": "sequences",
         "eval_steps": (5,),
         "stopping": StoppingSpec(patience=2),
         "start": StartSpec(run="another", step=10),

@@ -22,6 +22,10 @@ import numpy as np
 from lmscale.data.corpus import Corpus
 
 
+#: Of the permutation whose first sequences are a sample; far from the small seeds of epochs.
+_SAMPLE_SEED = 2**31 + 2**30
+
+
 def n_sequences(n_tokens: int, n_ctx: int) -> int:
     """Sequences of n_ctx inputs and as many targets in n_tokens."""
     return max(0, n_tokens - 1) // n_ctx
@@ -37,6 +41,8 @@ class SequenceOrder:
     n_sequences: int
     batch_size: int
     seed: int
+    #: Sequences of the text, where the order is of a sample drawn from all over it.
+    population: int | None = None
 
     def __len__(self) -> int:
         # In batches, as far as any run could go: positions stay well inside 64 bits.
@@ -54,11 +60,18 @@ class SequenceOrder:
         return int(np.random.SeedSequence(self.seed).generate_state(1)[0])
 
 
-def sequence_order(n_sequences: int, batch_size: int, seed: int) -> SequenceOrder:
-    """The order in which a run sees its sequences."""
+def sequence_order(
+    n_sequences: int, batch_size: int, seed: int, population: int | None = None
+) -> SequenceOrder:
+    """The order in which a run sees its sequences.
+
+    Args:
+      population: draws the n_sequences from that many, instead of taking the first. The sample does
+        not depend on the seed, and smaller samples are parts of larger ones.
+    """
     if n_sequences < 1:
         raise ValueError(f"an order needs at least one sequence, not {n_sequences}")
-    return SequenceOrder(n_sequences, batch_size, seed)
+    return SequenceOrder(n_sequences, batch_size, seed, population)
 
 
 def batch_indices(order: SequenceOrder, start_step: int, n_steps: int) -> np.ndarray:
@@ -73,7 +86,10 @@ def batch_indices(order: SequenceOrder, start_step: int, n_steps: int) -> np.nda
         position += last - first
     if not pieces:
         return np.zeros((n_steps, batch_size), np.int32)
-    return np.concatenate(pieces).astype(np.int32).reshape(n_steps, batch_size)
+    sequences = np.concatenate(pieces)
+    if order.population is not None:
+        sequences = _permuted(sequences, order.population, _SAMPLE_SEED)
+    return sequences.astype(np.int32).reshape(n_steps, batch_size)
 
 
 def gather(tokens: np.ndarray, indices: np.ndarray, n_ctx: int) -> np.ndarray:

@@ -50,7 +50,10 @@ class Feed:
                 f"{spec.data.corpus} has {n_tokens:,} training tokens, fewer than one sequence of "
                 f"n_ctx = {spec.model.n_ctx}"
             )
-        return sequence_order(n, spec.batch_size, spec.seed)
+        population = None
+        if spec.data.subset_by == "sequences":
+            population = n_sequences(n_tokens, spec.model.n_ctx)
+        return sequence_order(n, spec.batch_size, spec.seed, population)
 
     def chunk(
         self, runs: Sequence[tuple[RunSpec, Any, int] | None], n_steps: int, chunk_steps: int

@@ -176,3 +176,17 @@ def test_evaluation_windows_are_the_first_of_a_split(tmp_path, monkeypatch):
     # Bits per byte of a window are exact: the bytes of its targets are known.
     n_bytes = corpus.token_bytes[windows[0, 1:]].sum()
     assert n_bytes == len(corpus.tokenizer.decode_bytes(windows[0, 1:]))
+
+
+@pytest.mark.parametrize("population", [500, 100_003])
+def test_samples_are_nested_spread_out_and_the_same_for_every_seed(population):
+    def sample(n, seed):
+        order = sequence_order(n, n, seed, population)
+        first, second = batch_indices(order, 0, 2)
+        assert sorted(first) == sorted(second)
+        return set(first.tolist())
+
+    small, large = sample(40, seed=0), sample(160, seed=0)
+    assert len(small) == 40 and len(large) == 160
+    assert small < large == sample(160, seed=3)
+    assert max(large) > 0.9 * population and min(large) < 0.1 * population
