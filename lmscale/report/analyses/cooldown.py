@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student_t
 
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
@@ -170,15 +171,14 @@ def _measures(data: _Data, rates: pd.DataFrame) -> dict[str, Measure]:
         interval=(ratio, ratio) if ratio and not data.missing else None,
         why=f"{plural(data.missing, 'run')} without a result" if data.missing else "",
     )
-    seeds = _by_seed(data.pairs)
-    enough = len(seeds) >= LEAST_SEEDS
+    gap, interval, seeds = _mean_gap(data.pairs)
     cells = data.pairs.groupby(["budget", "params"]).ngroups
     measures["loss_difference"] = Measure(
         what=f"loss of the cooldown less that of the cosine, in nats, mean of {cells} cells, "
-        f"{plural(len(seeds), 'seed')}",
-        value=float(np.mean(seeds)) if len(seeds) else None,
-        interval=interval_of_mean(seeds) if enough else None,
-        why="" if enough else f"{plural(len(seeds), 'seed')}, where {LEAST_SEEDS} are needed",
+        f"{plural(seeds, 'seed')}",
+        value=gap,
+        interval=interval,
+        why="" if interval else f"{plural(seeds, 'seed')}, where {LEAST_SEEDS} are needed",
     )
     found = {schedule: _frontier_exponent(data, schedule) for schedule in (COSINE, COOLDOWN)}
     for schedule, value in found.items():
@@ -207,14 +207,30 @@ def _ratio(spent: dict[str, dict[float, float]]) -> float | None:
     return float((total.get(TRUNK, 0.0) + total.get(COOLDOWN, 0.0)) / total[COSINE])
 
 
-def _by_seed(pairs: pd.DataFrame) -> list[float]:
-    """Mean difference over the cells that every seed has, one number a seed."""
+def _mean_gap(
+    pairs: pd.DataFrame,
+) -> tuple[float | None, tuple[float, float] | None, int]:
+    """Mean over cells of cooldown minus cosine, its 95% interval, and the seeds that every cell has.
+
+    The branches of a trunk stray together, so a size and seed counts once: each size's mean over its
+    budgets varies between seeds, and the sizes' variances add up (Satterthwaite's degrees of
+    freedom).
+    """
     if not len(pairs):
-        return []
+        return None, None, 0
     wide = pairs.assign(gap=pairs[COOLDOWN] - pairs[COSINE]).pivot_table(
         index=["budget", "params"], columns="seed", values="gap"
     )
-    return [float(x) for x in wide.dropna().mean()]
+    wide = wide.dropna() if len(wide.dropna()) else wide[wide.columns[:1]].dropna()
+    by_size = wide.groupby("params")
+    value, seeds = float(wide.to_numpy().mean()), wide.shape[1]
+    if seeds < LEAST_SEEDS:
+        return value, None, seeds
+    share = (by_size.size() / len(wide)).to_numpy()
+    parts = share**2 * by_size.mean().var(axis=1, ddof=1).to_numpy() / seeds
+    freedom = (seeds - 1) * parts.sum() ** 2 / max((parts**2).sum(), 1e-300)
+    half = float(student_t.ppf(0.975, max(freedom, 1.0)) * math.sqrt(parts.sum()))
+    return value, (value - half, value + half), seeds
 
 
 def _rate_measure(rates: pd.DataFrame) -> Measure:
