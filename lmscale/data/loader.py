@@ -21,7 +21,6 @@ import numpy as np
 
 from lmscale.data.corpus import Corpus
 
-
 #: Of the permutation whose first sequences are a sample; far from the small seeds of epochs.
 _SAMPLE_SEED = 2**31 + 2**30
 
