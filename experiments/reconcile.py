@@ -7,14 +7,15 @@ head, a warmup and a cosine of one fixed length for every run: 0.835; (2) the he
 and batch tuned to the size: 0.497. Steps 1 and 2 are the same runs counted differently; up to step 3
 the schedule knows no budget, so one run a size is evaluated where it crosses each.
 
-    lmscale run reconcile                     # cpu: 3 budgets, 6 sizes, 3 seeds
+    lmscale run reconcile                     # cpu: 3 budgets, 6 sizes, 2 seeds
     lmscale run reconcile --scale gpu         # 6 budgets x 9 sizes, about an hour on one H100
     lmscale plan reconcile --scale paper --device v5p:256
 
 The smaller scales shrink the paper's lengths with the runs: the fixed warmup is as long as the best
 run of the smallest budget (the paper's, ten times that), the fixed cosine 16 times the longest run.
 Porian et al. tuned beta2 as well and dropped the decay in step 5; here beta2 follows their rule
-throughout and the decay is kept.
+throughout and the decay is kept. The cpu scale shows the machinery and, at best, the sign of the
+largest steps: losses of one size stray by 0.03 nats or more between seeds there.
 """
 
 import math
@@ -193,20 +194,21 @@ class Reconcile(Experiment):
 SCALES = {
     "cpu": Reconcile(
         vocab_size=512,
-        budgets=(4e9, 1.2e10, 3.6e10),
-        kaplan_budgets=(1.1e9, 4.3e9, 1.6e10),
+        budgets=(1e10, 2.2e10, 5e10),
+        kaplan_budgets=(3.6e9, 9.5e9, 2.5e10),
         n_layer=2,
-        sizes=tuple(24.0 * width**2 for width in (4, 8, 12, 16, 24, 32)),
-        spread=3.4,
+        sizes=tuple(24.0 * width**2 for width in (8, 12, 16, 24, 32, 48)),
+        spread=3.6,
         tokens_per_param=18.0,
         init_std=0.08,
-        fixed_lr=6e-3,
-        fixed_batch=8,
+        # With 6e-3 and batches of 8 most profiles below 2e10 FLOPs had no minimum.
+        fixed_lr=1e-2,
+        fixed_batch=4,
         tuned_batch=2,
-        fixed_warmup=1e5,
-        fixed_cosine=1.5e7,
+        fixed_warmup=1.7e5,
+        fixed_cosine=2e7,
         eval_tokens=32_768,
-        seeds=(0, 1, 2),
+        seeds=(0, 1),
     ),
     "gpu": Reconcile(
         vocab_size=8192,
