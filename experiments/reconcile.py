@@ -7,7 +7,7 @@ head, a warmup and a cosine of one fixed length for every run: 0.835; (2) the he
 and batch tuned to the size: 0.497. Steps 1 and 2 are the same runs counted differently; up to step 3
 the schedule knows no budget, so one run a size is evaluated where it crosses each.
 
-    lmscale run reconcile                     # cpu: 3 budgets, 6 sizes, 2 seeds
+    lmscale run reconcile                     # cpu: 3 budgets, 5 sizes, 2 seeds
     lmscale run reconcile --scale gpu         # 6 budgets x 9 sizes, about an hour on one H100
     lmscale plan reconcile --scale paper --device v5p:256
 
@@ -197,7 +197,7 @@ SCALES = {
         budgets=(1e10, 2.2e10, 5e10),
         kaplan_budgets=(3.6e9, 9.5e9, 2.5e10),
         n_layer=2,
-        sizes=tuple(24.0 * width**2 for width in (8, 12, 16, 24, 32, 48)),
+        sizes=tuple(24.0 * width**2 for width in (8, 12, 16, 24, 32)),
         spread=3.6,
         tokens_per_param=18.0,
         init_std=0.08,
