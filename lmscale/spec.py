@@ -12,6 +12,7 @@ The price is that a default, once released, is never changed.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import numbers
@@ -270,7 +271,7 @@ class ScheduleSpec(_Spec):
 
     cosine, linear: down to `final_fraction` at step `cycle_steps` (the whole run when None).
     constant: stays at the peak. cooldown: constant, then 1 - sqrt down to `final_fraction` over the
-    last `cooldown_steps` (a fifth of the run when None; Hagele et al. 2024). inverse_sqrt: peak *
+    last `cooldown_steps` (a fifth of the run when None; Hägele et al. 2024). inverse_sqrt: peak *
     sqrt(warmup / step).
     """
 
@@ -446,6 +447,7 @@ class RunSpec(_Spec):
 _MODEL_KINDS = {"transformer": TransformerSpec, "lstm": LSTMSpec}
 
 
+@functools.cache
 def _type_hints(cls: type) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
