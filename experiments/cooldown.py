@@ -1,6 +1,6 @@
 """Cooldowns instead of cosines: an IsoFLOP grid whose runs share one trunk per model size.
 
-Hagele et al. 2024, Fig. 1 and 10. A cosine must end with the run, so a grid trains every cell from
+Hägele et al. 2024, Fig. 1 and 10. A cosine must end with the run, so a grid trains every cell from
 scratch. At a constant learning rate the cells of one size are prefixes of each other: one trunk is
 trained, and at every budget a branch leaves it whose rate falls as 1 - sqrt over the last 20% of its
 steps. The paper found that this matches the cosine's loss, that the best constant rate is about half
@@ -32,14 +32,14 @@ class Cooldown(Experiment):
     claims = (
         Claim(
             text="A trunk per size with cooldowns costs about half of a cosine per cell (0.42).",
-            source="Hagele et al. 2024, Fig. 10",
+            source="Hägele et al. 2024, Fig. 10",
             measure="cooldown/flops_ratio",
             low=0.35,
             high=0.6,
         ),
         Claim(
             text="A 1-sqrt cooldown over 20% of the steps matches a cosine (within 0.02 nats).",
-            source="Hagele et al. 2024, Fig. 3 and 5",
+            source="Hägele et al. 2024, Fig. 3 and 5",
             measure="cooldown/loss_difference",
             low=-0.02,
             high=0.02,
@@ -47,7 +47,7 @@ class Cooldown(Experiment):
         ),
         Claim(
             text="Cooldowns give the same exponent of N_opt as cosines.",
-            source="Hagele et al. 2024, section 5",
+            source="Hägele et al. 2024, section 5",
             measure="cooldown/a_difference",
             low=-0.05,
             high=0.05,
@@ -55,7 +55,7 @@ class Cooldown(Experiment):
         ),
         Claim(
             text="The best constant learning rate is about half the best peak of a cosine.",
-            source="Hagele et al. 2024, section 3",
+            source="Hägele et al. 2024, section 3",
             measure="cooldown/best_lr_ratio",
             low=0.35,
             high=0.7,

@@ -87,7 +87,7 @@ class Schedules(Experiment):
         ),
         Claim(
             text="A constant rate with a cooldown over the last fifth matches a cosine, to 0.02 nats.",
-            source="Hagele et al. 2024",
+            source="Hägele et al. 2024",
             measure="schedules/cooldown_over_cosine",
             low=-0.02,
             high=0.02,

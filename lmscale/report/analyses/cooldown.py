@@ -1,4 +1,4 @@
-"""Cooldowns from one trunk against a cosine per cell (Hagele et al. 2024)."""
+"""Cooldowns from one trunk against a cosine per cell (Hägele et al. 2024)."""
 
 from __future__ import annotations
 
