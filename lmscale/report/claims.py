@@ -41,7 +41,8 @@ class Verdict:
 
 def judge(claim: Claim, sections: Sequence[Section]) -> Verdict:
     """Agrees where the measure's whole interval lies in the claim's range, disagrees where none of
-    it does, and otherwise can't tell. A number without an interval decides nothing."""
+    it does, and otherwise can't tell. A number without an interval decides nothing, nor does one whose
+    measure says why it cannot."""
     analysis, name = claim.measure.split("/", 1)
     section = next((s for s in sections if s.name == analysis), None)
     measure = section.measures.get(name) if section else None
@@ -51,6 +52,8 @@ def judge(claim: Claim, sections: Sequence[Section]) -> Verdict:
     if measure.interval is None or not all(map(math.isfinite, measure.interval)):
         why = measure.why or "the number has no interval, so its noise is unknown"
         return Verdict(claim, measure, "can't tell", _sentence(why, claim))
+    if measure.why:
+        return Verdict(claim, measure, "can't tell", _sentence(measure.why, claim))
     low, high = measure.interval
     allowed = _range(claim)
     if claim.low <= low and high <= claim.high:

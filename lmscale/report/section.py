@@ -51,8 +51,10 @@ class Measure:
 
     Attributes:
       what: what was measured, with its unit, on which runs and how many seeds.
-      value: None where the results do not hold it; `why` then says what is missing.
+      value: None where the results do not hold it.
       interval: 95%, over seeds or bootstrap draws; None where there is no noise to judge it by.
+      why: why it cannot decide a claim: what is missing, or how these runs lie outside of what the
+        claim is about. Empty where it can.
     """
 
     what: str

@@ -56,9 +56,10 @@ def test_a_range_has_two_ends():
         Measure(what="gap", value=2.0),
         Measure(what="gap", value=2.0, interval=(math.nan, 3.0)),
         Measure(what="gap", value=math.nan, interval=(1.0, 3.0)),
+        Measure(what="gap", value=2.0, interval=(1.0, 2.5), why="the runs are too short"),
     ],
 )
-def test_what_has_no_interval_decides_nothing(measure):
+def test_what_has_no_interval_or_says_why_decides_nothing(measure):
     found = verdict(measure, high=3.0)
     assert found.word == "can't tell"
     assert "ten times the parameters" in found.reason

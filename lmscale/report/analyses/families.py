@@ -320,35 +320,38 @@ def _measures(
 ) -> dict[str, Measure]:
     seeds = _seeds(deep)
     on = f"{plural(len(deep), 'model')} of two or more layers, {seeds}"
+    young = _unfinished(deep)
     ratio = Measure(
         what=f"scatter about one power law with embeddings over that without, {on}",
         value=found.ratio if found else None,
         interval=found.interval if found else None,
-        why="" if found else f"these results hold {on}",
+        why=young if found else f"these results hold {on}",
     )
     single = Measure(
         what="share of the loss by which one-layer models lie above the line of the deeper ones"
         + (f", {plural(shift[2], 'model')}, {seeds}" if shift else ""),
         value=shift[0] if shift else None,
         interval=shift[1] if shift else None,
-        why="" if shift else "no one-layer model lies among the sizes of deeper ones",
+        why=young if shift else "no one-layer model lies among the sizes of deeper ones",
     )
-    value, interval, why = None, None, failure
-    if fit is not None:
-        largest = max(deep, key=lambda m: m.n_params)
-        per_parameter = largest.tokens / largest.n_params
-        value, interval = fit.parameters["alpha_N"], fit.intervals.get("alpha_N")
-        if per_parameter < KAPLAN_TOKENS_PER_PARAMETER:
-            why = (
-                f"it is {with_interval(value, interval)} here, but the largest model saw "
-                f"{number(per_parameter, 2)} tokens a parameter where Kaplan's saw "
-                f"{KAPLAN_TOKENS_PER_PARAMETER}, so part of the trend is unfinished training"
-            )
-            value = interval = None
     alpha = Measure(
-        what=f"exponent α of L(N) without embeddings, {on}", value=value, interval=interval, why=why
+        what=f"exponent α of L(N) without embeddings, {on}",
+        value=fit.parameters["alpha_N"] if fit else None,
+        interval=fit.intervals.get("alpha_N") if fit else None,
+        why=young if fit else failure,
     )
     return {"collapse": ratio, "single_layer": single, "alpha_N": alpha}
+
+
+def _unfinished(models: list[_Model]) -> str:
+    """Why runs that are far from convergence decide nothing that the paper found near it."""
+    largest = max(models, key=lambda m: m.n_params, default=None)
+    if largest is None or largest.tokens >= KAPLAN_TOKENS_PER_PARAMETER * largest.n_params:
+        return ""
+    return (
+        f"the largest model saw {number(largest.tokens / largest.n_params, 2)} tokens a parameter "
+        f"where Kaplan's saw {KAPLAN_TOKENS_PER_PARAMETER}, and deeper models take longer to learn"
+    )
 
 
 def _seeds(models: list[_Model]) -> str:
