@@ -439,7 +439,7 @@ def _finding(sizes: list[_Size], line: _Line | None, measures: dict[str, Measure
     )
     if line is not None:
         power = measures["power"]
-        text += f", as L^−{with_interval(power.value, power.interval)}"
+        text += f", as 1/L to the power {with_interval(power.value, power.interval)}"
     ratio = measures["size_ratio"]
     if ratio.value is not None:
         text += (
@@ -581,7 +581,7 @@ def _curve(sizes: list[_Size], line: _Line | None) -> Chart:
         loss = np.geomspace(every.min() / 1.03, every.max() * 1.03, 60)
         if line is not None:
             axes.plot(
-                loss, line.at(loss), color=style.INK, lw=1.3, label=f"$L^{{-{line.power:.1f}}}$"
+                loss, line.at(loss), color=style.INK, lw=1.3, label=f"$L^{{{-line.power:.1f}}}$"
             )
             band = line.band(loss)
             if band:
