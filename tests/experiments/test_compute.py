@@ -19,6 +19,11 @@ def test_one_run_a_size_and_seed(scale, count):
     assert all(run.spec.eval_steps[0] > run.spec.schedule.warmup_steps for run in runs)
 
 
+def test_small_sizes_train_for_longer_on_a_cpu():
+    steps = [run.spec.steps for run in SCALES["cpu"].runs(CORPUS) if run.spec.seed == 0]
+    assert steps == sorted(steps, reverse=True) and steps[-1] == SCALES["cpu"].steps
+
+
 def test_the_paper_scale_is_the_papers():
     runs = [run.spec for run in SCALES["paper"].runs(CORPUS)]
     for spec in runs:
