@@ -8,14 +8,15 @@ Huber's function of a law's residuals (usually in log loss), as in Hoffmann et a
                                                     delta (|r| - delta/2)
 
 With Hoffmann's delta = 1e-3 this is close to least absolute deviations, on which first-order
-methods stop early. Here delta shrinks in stages, and each step solves
+methods stop early. Here delta shrinks in stages (many starts on a large table take the first on 64
+of its runs), and each step solves
 
     (H + lambda diag M) p = -grad f
 
 with the exact Hessian H (in the first stage, far from any minimum, with M, which is always
 positive) and the diagonal of the iteratively reweighted Gauss-Newton matrix M, which
 bounds Huber's function from above. lambda follows the ratio of actual to predicted decrease, and
-is at least what makes the matrix positive.
+rises where the matrix is not positive.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ __all__ = [
     "solve",
 ]
 
-#: Problems in one call of the compiled program.
-_BLOCK = 64
-#: Runs are padded (with weight 0) to a multiple of this, so that tables share compiled programs.
-_PAD = 64
+#: Problems in one vmapped group, and runs whose sums a step takes at a time: the arrays of a group
+#: then stay in the cache of one core.
+_LANES, _CHUNK = 32, 64
+_CORES = os.cpu_count() or 1
 
 #: r(theta, data) -> residuals [n]; the Jacobian and Hessian come from it.
 Residual = Callable[[Any, Any], Any]
@@ -98,54 +99,125 @@ def solve(
     """
     theta = np.atleast_2d(np.asarray(theta, np.float64))
     robust = math.isfinite(delta)
+    stages = (_STAGES if stages is None else stages) if robust else 0
     shared = np.ndim(weights) == 1
     weights = np.atleast_2d(np.asarray(weights, np.float64))
-    n = weights.shape[1]
-    n_padded = -(-n // _PAD) * _PAD
-    data = jax.tree.map(lambda x: _pad(np.asarray(x, np.float64), n_padded), data)
-    weights = np.concatenate([weights, np.zeros((len(weights), n_padded - n))], axis=1)
+    data = jax.tree.map(lambda x: np.asarray(x, np.float64), data)
     program = _program(residual, robust, max_steps)
-    states = _first_states(theta, (_STAGES if stages is None else stages) if robust else 0)
-
-    def run(index: np.ndarray, horizon: int) -> list[np.ndarray]:
-        missing = _BLOCK - len(index)
-        full = np.concatenate([index, np.repeat(index[:1], missing)]) if missing else index
-        w = np.broadcast_to(weights, (_BLOCK, n_padded)) if shared else weights[full]
-        # The switch to float64 holds for this thread and this block only: training code in the
-        # same process stays in float32.
-        with jax.enable_x64(True):
-            out = program(
-                _State(*(x[full] for x in states)), w, data, delta if robust else 1.0, horizon
-            )
-            return [np.asarray(item)[: len(index)] for item in out]
-
-    # Problems differ in how long they take, and a block takes as long as its slowest: so all run a
-    # few steps, those that are done leave, and the others close ranks.
+    states = _first_states(theta, stages)
     leader = np.arange(len(theta))
-    pending, horizon, phase = leader, 0, _PHASE
+    pending, evaluations = leader, 0
+    rows = _spread(data, weights[0]) if shared and stages == _STAGES else None
+    if rows is not None and len(theta) >= _LANES:
+        # The first stage only leads the starts to their basins, which these runs tell as well; few
+        # problems are then left for all runs.
+        few = jax.tree.map(lambda x: x[rows], data)
+        run, size = _runner(program, states, few, weights[:, rows], delta)
+        _finish(run, size, states, pending, leader, stages)
+        evaluations += int(states.steps.sum()) * len(rows)
+        states.stage[:], states.fresh[:], states.steps[:] = stages - 1, True, 0
+        states.done[:] = ~np.isfinite(states.value)
+        pending = _merge(states, np.unique(_followed(leader)), leader)
+        pending = pending[~states.done[pending]]
+    run, size = _runner(program, states, data, weights, delta if robust else 1.0)
+    _finish(run, size, states, pending, leader if shared else None, 0)
+    leader = _followed(leader)
+    evaluations += int(states.steps.sum()) * weights.shape[1]
+    return Solutions(
+        states.theta[leader], states.value[leader], states.converged[leader], evaluations
+    )
+
+
+def _finish(
+    run: Callable[..., Any],
+    size: int,
+    states: _State,
+    pending: np.ndarray,
+    leader: np.ndarray | None,
+    last: int,
+) -> None:
+    """Runs the pending problems to the end of stage `last`, at most `size` of them in a call.
+
+    Those that meet are merged where `leader` is given.
+
+    Problems differ in how long they take, and a block takes as long as its slowest: so all run a
+    few steps, those that are done leave, and the others close ranks.
+    """
+    horizon = 0
     while len(pending):
-        horizon += phase
-        blocks = [pending[i : i + _BLOCK] for i in range(0, len(pending), _BLOCK)]
-        done = _map(functools.partial(run, horizon=horizon), blocks)
+        horizon += _PHASE if len(pending) > _LANES else 4 * _PHASE
+        share = -(-len(pending) // (2 * _CORES * _LANES)) * _LANES
+        block = min(share, size)
+        blocks = [pending[i : i + block] for i in range(0, len(pending), block)]
+        done = _map(functools.partial(run, last=last, horizon=horizon), blocks)
         for index, out in zip(blocks, done, strict=True):
             for column, values in zip(states, out, strict=True):
                 column[index] = values
         pending = pending[~states.done[pending]]
-        if shared and len(pending):
+        if leader is not None and len(pending):
             pending = _merge(states, pending, leader)
+
+
+def _runner(
+    program: Callable[..., Any], states: _State, data: Any, weights: np.ndarray, delta: float
+) -> tuple[Callable[[np.ndarray, int, int], list[np.ndarray]], int]:
+    """A call of the program, and how many problems it takes at most.
+
+    (problems, last stage, horizon) -> their states after `horizon` steps, or at that stage's end.
+    """
+    n = weights.shape[1]
+    chunks = -(-n // _CHUNK)
+    # Tables share compiled programs: the rest of the room has weight 0 and takes no time.
+    room = max(4, 2 ** math.ceil(math.log2(chunks)))
+    shape = (max(1, min(16, 512 // room)), _LANES)
+    total = math.prod(shape)
+    weights = np.pad(weights, ((0, 0), (0, room * _CHUNK - n))).reshape(-1, room, _CHUNK)
+    with jax.enable_x64(True):
+        data = jax.tree.map(
+            lambda x: jnp.asarray(_pad(x, room * _CHUNK).reshape(room, _CHUNK, *x.shape[1:])), data
+        )
+        same = None
+        if len(weights) == 1:
+            same = jnp.asarray(np.broadcast_to(weights, (*shape, room, _CHUNK)))
+
+    def run(index: np.ndarray, last: int, horizon: int) -> list[np.ndarray]:
+        full = np.concatenate([index, np.repeat(index[:1], total - len(index))])
+        here = _State(*(x[full].reshape(*shape, *x.shape[1:]) for x in states))
+        here.done.reshape(-1)[len(index) :] = True
+        own = weights[full].reshape(*shape, room, _CHUNK) if same is None else same
+        # The switch to float64 holds for this thread and this block only: training code in the
+        # same process stays in float32.
+        with jax.enable_x64(True):
+            out = program(here, own, data, chunks, delta, last, horizon)
+            return [np.asarray(x).reshape(total, *x.shape[2:])[: len(index)] for x in out]
+
+    return run, total
+
+
+def _spread(data: Any, weight: np.ndarray) -> np.ndarray | None:
+    """Some `_CHUNK` runs that cover every column's range evenly; None where they are half or more."""
+    columns = [x.reshape(len(weight), -1).T for x in jax.tree.leaves(data)]
+    columns = np.concatenate(columns)[:, weight > 0]
+    n = columns.shape[1]
+    if n < 2 * _CHUNK:
+        return None
+    places = np.linspace(0, n - 1, max(2, _CHUNK // len(columns))).round().astype(int)
+    rows = np.unique(np.argsort(columns, axis=1, kind="stable")[:, places])
+    return np.flatnonzero(weight > 0)[rows]
+
+
+def _followed(leader: np.ndarray) -> np.ndarray:
+    """Whom each problem follows in the end."""
     while np.any(leader[leader] != leader):
         leader = leader[leader]
-    evaluations = int(states.steps.sum()) * n
-    return Solutions(
-        states.theta[leader], states.value[leader], states.converged[leader], evaluations
-    )
+    return leader
 
 
 def _map(function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
     """`function` of every item, on as many threads as there are cores (XLA lets go of the GIL)."""
     if len(items) == 1:
         return [function(items[0])]
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=_CORES) as pool:
         return list(pool.map(function, items))
 
 
@@ -155,7 +227,10 @@ def _merge(states: _State, pending: np.ndarray, leader: np.ndarray) -> np.ndarra
     Of the thousands of starts of one fit most have met within a few steps; `leader` notes whom
     each one follows. Returns those that go on.
     """
-    keys = np.concatenate([np.round(states.theta[pending], 5), states.stage[pending, None]], axis=1)
+    # The stages before the last only lead on; in the last, minima that are close stay apart.
+    stage = states.stage[pending, None]
+    cells = np.round(states.theta[pending] * np.where(stage > 0, 1e3, 1e5))
+    keys = np.concatenate([cells, stage], axis=1)
     _, first, where = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     leader[pending] = pending[first][where.ravel()]
     return pending[np.sort(first)]
@@ -229,7 +304,7 @@ def multi_start(
         objective=float(objectives[best]),
         converged=bool(solved.converged[best]),
         objectives=objectives,
-        n_best=int(np.sum(objectives <= objectives[best] + 1e-6 * scale)),
+        n_best=int(np.sum(objectives <= objectives[best] + 1e-6 * scale + 1e-14)),
         minima=solved.theta[minima],
         minima_objectives=objectives[minima],
         draws=draws,
@@ -333,60 +408,58 @@ class _State(NamedTuple):
     fresh: Any
     steps: Any
     steps_in_stage: Any
-    #: Steps in a row whose predicted decrease was below the tolerance.
+    #: Steps in a row whose predicted decrease was below the tolerance; two end a stage.
     small: Any
     done: Any
     converged: Any
 
 
 #: Steps that all problems take before those that are done leave.
-_PHASE = 6
+_PHASE = 3
 #: Stages of a robust fit before the last, and the most steps of each.
 _STAGES = 2
-_STAGE_STEPS = 30
+_STAGE_STEPS = 100
 _STAGE_TOLERANCE = 1e-4
 _TOLERANCE = 1e-16
+#: Threads of ours share the cores; XLA's own would wait on each other in arrays this small.
+_OPTIONS = {"xla_cpu_multi_thread_eigen": False, "xla_cpu_prefer_vector_width": 512}
 
 
 @functools.cache
 def _program(residual: Residual, robust: bool, max_steps: int) -> Callable[..., Any]:
     evaluate = derivatives(residual)
 
-    def advance(s: _State, weight: Any, data: Any, delta: Any) -> _State:
+    def advance(s: _State, sums: Callable[..., Any], delta: Any, end: Any) -> _State:
         n = s.theta.shape[0]
         scale = s.bound + 1e-14 * jnp.sum(s.bound) + 1e-200
-        # The smallest of a few dampings that makes the matrix positive.
-        ladder = s.damping * 10.0 ** jnp.arange(5)
-        moves, fine = jax.vmap(
-            lambda damping: _cholesky_solve(
-                s.hessian + jnp.diag((damping + 1e-15) * scale), -s.gradient, n
-            )
-        )(ladder)
-        positive, chosen = jnp.any(fine), jnp.argmax(fine)
-        move, used = moves[chosen], jnp.where(positive, ladder[chosen], ladder[-1])
-        move = jnp.where(s.fresh, 0.0, move)
+        damped = s.hessian + jnp.diag((s.damping + 1e-15) * scale)
+        move, positive = _cholesky_solve(damped, -s.gradient, n)
+        move = jnp.where(s.fresh | ~positive, 0.0, move)
         predicted = -(s.gradient @ move + 0.5 * move @ (s.hessian @ move))
 
         trial = s.theta + move
         here = delta * 10.0**s.stage if robust else jnp.asarray(1e150)
-        value, gradient, hessian, bound = evaluate(trial, data, here, weight, s.stage == _STAGES)
+        value, gradient, hessian, bound = sums(trial, here, s.stage == _STAGES)
         usable = positive & jnp.isfinite(value) & jnp.all(jnp.isfinite(hessian))
         gain = s.value - value
         # Below this promise rounding decides the gain, so a step need only do no harm.
         sure = (predicted <= 1e-12 * jnp.abs(s.value)) & (gain >= -1e-14 * jnp.abs(s.value))
         accept = s.fresh | (usable & ((gain > 0) | sure))
         ratio = jnp.where(usable & (predicted > 0), jnp.where(sure, 1.0, gain / predicted), -1.0)
-        damping = jnp.where(ratio > 0.7, used * 0.1, jnp.where(ratio > 0.2, used, used * 4.0))
-        damping = jnp.where(usable, damping, used * 10.0)
+        factor = jnp.where(ratio > 0.7, 0.1, jnp.where(ratio > 0.2, 1.0, 4.0))
+        damping = s.damping * jnp.where(usable, factor, 10.0)
         damping = jnp.where(s.fresh, s.damping, jnp.clip(damping, 1e-14, 1e14))
 
-        # The end is two steps in a row that promise almost nothing.
-        last = s.stage == 0
-        tolerance = jnp.where(last, _TOLERANCE, _STAGE_TOLERANCE)
+        # The end is two steps in a row that promise almost nothing, or one where that suffices: in
+        # a stage that only leads on, and where damping does not make the promise small.
+        last = s.stage == end
+        final = s.stage == 0
+        tolerance = jnp.where(final, _TOLERANCE, _STAGE_TOLERANCE)
         tiny = predicted <= tolerance * jnp.abs(s.value) + 1e-30
         tiny_move = jnp.all(jnp.abs(move) <= 1e-13 * (1 + jnp.abs(s.theta)))
-        small = jnp.where(~s.fresh & positive & (tiny | tiny_move), s.small + 1, 0)
-        limit = jnp.where(last, max_steps, _STAGE_STEPS)
+        enough = jnp.where(~final | (tiny & (s.damping <= 1e-4)), 2, 1)
+        small = jnp.where(~s.fresh & positive & (tiny | tiny_move), s.small + enough, 0)
+        limit = jnp.where(final, max_steps, _STAGE_STEPS)
         # A start at which the law is not finite can go nowhere.
         lost = s.fresh & ~(jnp.isfinite(value) & jnp.all(jnp.isfinite(hessian)))
         over = (small >= 2) | (s.damping >= 1e13) | (s.steps_in_stage >= limit) | lost
@@ -410,14 +483,27 @@ def _program(residual: Residual, robust: bool, max_steps: int) -> Callable[..., 
             converged=last & (small >= 2),
         )
 
-    def one(state: _State, weight: Any, data: Any, delta: Any, horizon: Any) -> _State:
+    def one(
+        state: _State, weight: Any, data: Any, chunks: Any, delta: Any, end: Any, horizon: Any
+    ) -> _State:
+        def sums(theta: Any, delta: Any, rough: Any) -> tuple[Any, ...]:
+            def add(i: Any, total: tuple[Any, ...]) -> tuple[Any, ...]:
+                part = jax.tree.map(lambda x: x[i], data)
+                return jax.tree.map(jnp.add, total, evaluate(theta, part, delta, weight[i], rough))
+
+            zero = jnp.zeros(())
+            none = (zero, *(jnp.zeros_like(x) for x in (theta, jnp.outer(theta, theta), theta)))
+            return jax.lax.fori_loop(0, chunks, add, none)
+
         return jax.lax.while_loop(
-            lambda s: ~s.done & (s.steps < horizon),
-            lambda s: advance(s, weight, data, delta),
-            state,
+            lambda s: ~s.done & (s.steps < horizon), lambda s: advance(s, sums, delta, end), state
         )
 
-    return jax.jit(jax.vmap(one, in_axes=(0, 0, None, None, None)))
+    def groups(state: _State, weight: Any, *shared: Any) -> _State:
+        group = jax.vmap(one, in_axes=(0, 0, *[None] * len(shared)))
+        return jax.lax.map(lambda pair: group(*pair, *shared), (state, weight))
+
+    return jax.jit(groups, compiler_options=_OPTIONS)
 
 
 def _first_states(theta: np.ndarray, stage: int) -> _State:
