@@ -57,7 +57,12 @@ def plant(
                 name: _evaluation(losses, spec.model.n_ctx)
                 for name, losses in values[record["step"]].items()
             }
-        trained = {"step": spec.steps, "tokens": spec.n_tokens, "flops": 6.0 * spec.n_tokens, "lr": 1e-3}
+        trained = {
+            "step": spec.steps,
+            "tokens": spec.n_tokens,
+            "flops": 6.0 * spec.n_tokens,
+            "lr": 1e-3,
+        }
         trained |= {"loss": _first_loss(records[-1]), "steps_averaged": 1}
         folder.append_metrics([*records, trained])
         folder.write_result(result(folder, "done", None, "cpu", spec.steps))
