@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lmscale.report.wording import number
 from lmscale.sweep.claims import Claim
 from lmscale.sweep.store import Store
 
-__all__ = ["Study"]
+__all__ = ["Study", "unfinished"]
+
+#: Tokens a parameter: 1.3e11 tokens for the largest model of 1.5e9 parameters (Kaplan et al. 2020, section 2.2).
+KAPLAN_TOKENS_PER_PARAMETER = 88
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,23 @@ class Study:
                 f"{factors[-1]:g}): a wider search might lower those losses."
             )
         ]
+
+
+def unfinished(runs: pd.DataFrame) -> str:
+    """Why runs far from convergence decide nothing that Kaplan et al. 2020 found near it.
+
+    Empty where the largest model of `runs` saw as many tokens a parameter as theirs.
+    """
+    if not len(runs):
+        return ""
+    largest = runs.loc[runs["params_kaplan"].astype(float).idxmax()]
+    ratio = largest["tokens"] / largest["params_kaplan"]
+    if ratio >= KAPLAN_TOKENS_PER_PARAMETER:
+        return ""
+    return (
+        f"the largest model saw {number(ratio, 2)} tokens a parameter where the paper's saw "
+        f"{KAPLAN_TOKENS_PER_PARAMETER}, and deeper models take longer to learn"
+    )
 
 
 def finite(value: Any) -> bool:

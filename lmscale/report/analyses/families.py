@@ -21,7 +21,7 @@ from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
 from lmscale.report.papers import points
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
-from lmscale.report.study import Study
+from lmscale.report.study import Study, unfinished
 from lmscale.report.wording import (
     between,
     interval_of_mean,
@@ -41,8 +41,6 @@ DEEP = 6
 #: Kaplan et al. 2020 leave models of one layer out of L(N).
 LEAST_DEPTH = 2
 KAPLAN_ALPHA = 0.076
-#: Tokens a parameter of Kaplan's largest model (1.3e11 for 1.5e9), the least of theirs.
-KAPLAN_TOKENS_PER_PARAMETER = 88
 #: Fewest models for a line whose scatter means something.
 LEAST_MODELS = 5
 _DRAWS = 2000
@@ -161,7 +159,7 @@ def analyse(study: Study) -> Section:
         charts=[_chart(models, fit)],
         grids=[_grid(models)],
         fits={f"depth {LEAST_DEPTH} and more/kaplan": fit or refused("power", failure)},
-        measures=_measures(deep, fit, failure, found, shift),
+        measures=_measures(deep, fit, failure, found, shift, unfinished(study.usable)),
         warnings=_warnings(study, models, fit),
     )
 
@@ -317,10 +315,10 @@ def _measures(
     failure: str,
     found: Collapse | None,
     shift: tuple[float, tuple[float, float], int] | None,
+    young: str,
 ) -> dict[str, Measure]:
     seeds = _seeds(deep)
     on = f"{plural(len(deep), 'model')} of two or more layers, {seeds}"
-    young = _unfinished(deep)
     ratio = Measure(
         what=f"scatter about one power law with embeddings over that without, {on}",
         value=found.ratio if found else None,
@@ -341,17 +339,6 @@ def _measures(
         why=young if fit else failure,
     )
     return {"collapse": ratio, "single_layer": single, "alpha_N": alpha}
-
-
-def _unfinished(models: list[_Model]) -> str:
-    """Why runs that are far from convergence decide nothing that the paper found near it."""
-    largest = max(models, key=lambda m: m.n_params, default=None)
-    if largest is None or largest.tokens >= KAPLAN_TOKENS_PER_PARAMETER * largest.n_params:
-        return ""
-    return (
-        f"the largest model saw {number(largest.tokens / largest.n_params, 2)} tokens a parameter "
-        f"where Kaplan's saw {KAPLAN_TOKENS_PER_PARAMETER}, and deeper models take longer to learn"
-    )
 
 
 def _seeds(models: list[_Model]) -> str:

@@ -18,7 +18,7 @@ import pandas as pd
 from lmscale.report import style
 from lmscale.report.papers import points
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.study import Study
+from lmscale.report.study import Study, unfinished
 from lmscale.report.wording import (
     between,
     family_name,
@@ -109,7 +109,10 @@ def analyse(study: Study) -> Section:
         key_numbers=_key_numbers(pooled),
         charts=[_chart(families)],
         grids=[_gap_grid(gaps), _model_grid(plain, families)],
-        measures={count: _measure(pooled[count], reused, count) for count in COUNTS},
+        measures={
+            count: _measure(pooled[count], reused, count, unfinished(study.usable))
+            for count in COUNTS
+        },
         warnings=_warnings(study, families),
     )
 
@@ -233,7 +236,7 @@ def _key_numbers(pooled: dict[str, _Gap | None]) -> list[KeyNumber]:
     ]
 
 
-def _measure(gap: _Gap | None, reused: list[_Family], count: str) -> Measure:
+def _measure(gap: _Gap | None, reused: list[_Family], count: str, young: str) -> Measure:
     what = f"nats per token above the plain Transformer at {COUNTS[count][0]}"
     if gap is None:
         why = "no model with reuse has ended well" if not reused else "the sizes do not overlap"
@@ -244,7 +247,7 @@ def _measure(gap: _Gap | None, reused: list[_Family], count: str) -> Measure:
         f"{plural(gap.seeds, 'seed')} each",
         value=gap.value,
         interval=gap.interval,
-        why="" if gap.interval else f"a difference needs {LEAST_SEEDS} seeds, not {gap.seeds}",
+        why=young if gap.interval else f"a difference needs {LEAST_SEEDS} seeds, not {gap.seeds}",
     )
 
 

@@ -24,7 +24,7 @@ from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
 from lmscale.report.papers import points
 from lmscale.report.section import Chart, Grid, Measure, Section, refused
-from lmscale.report.study import Study
+from lmscale.report.study import Study, unfinished
 from lmscale.report.wording import listed, number, plural, si, with_interval
 
 __all__ = ["Scan", "analyse", "make_scan"]
@@ -180,7 +180,7 @@ def analyse(study: Study) -> Section:
         charts=[_chart(scans)] if scans else [],
         grids=[_grid(scans)] if scans else [],
         fits={"standard shapes/kaplan": fit or refused("power", failure)},
-        measures={panel: _measure(panel, scans) for panel in PANELS},
+        measures={panel: _measure(panel, scans, unfinished(study.usable)) for panel in PANELS},
         warnings=[*_warnings(study, scans, fit, failure), *notes],
     )
 
@@ -323,7 +323,7 @@ def _details(scans: list[Scan], fit: FitResult | None, alpha: float) -> list[str
     return [text, noise, theirs]
 
 
-def _measure(panel: str, scans: list[Scan]) -> Measure:
+def _measure(panel: str, scans: list[Scan], young: str) -> Measure:
     about = {
         "aspect": f"percent of loss over a {ASPECT_RANGE:g}-fold range of d_model / n_layer",
         "ff_ratio": "percent of loss over d_ff / d_model from 1 to 4",
@@ -339,7 +339,7 @@ def _measure(panel: str, scans: list[Scan]) -> Measure:
         f"largest difference in {about}, {plural(len(chosen), 'shape')} of "
         f"{si(scan.n_params, 2)} parameters, {plural(scan.seeds, 'seed')} each"
     )
-    why = "" if interval else f"a difference needs {LEAST_SEEDS} seeds, not {scan.seeds}"
+    why = young if interval else f"a difference needs {LEAST_SEEDS} seeds, not {scan.seeds}"
     return Measure(what=what, value=value, interval=interval, why=why)
 
 
