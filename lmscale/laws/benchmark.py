@@ -23,7 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize
 
-from lmscale.laws.parametric import HUBER_DELTA, chinchilla_loss, fit_parametric, hoffmann_starts
+from lmscale.laws.parametric import (
+    HUBER_DELTA,
+    _log,
+    chinchilla_loss,
+    fit_parametric,
+    hoffmann_starts,
+)
 from lmscale.laws.solve import draw_weights
 
 __all__ = ["objective", "planted"]
@@ -66,7 +72,7 @@ def floor(repeats: int = 20_000, size: int = 2048) -> float:
     def once(_: int, x: jax.Array) -> jax.Array:
         first, second = jnp.exp(x), jnp.exp(-0.5 * x)
         total = 1.0 + first + second
-        return 0.5 * jnp.log(total) + first / total - x
+        return 0.5 * _log(total) + first / total - x
 
     with jax.enable_x64(True):
         x = jnp.linspace(-2.0, 2.0, size)

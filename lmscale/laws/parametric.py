@@ -23,6 +23,7 @@ import itertools
 import math
 from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -254,7 +255,9 @@ def _surface_derivatives(
     """f, gradient, Hessian and majorant in closed form.
 
     With p the softmax of the three terms, d r/d term = p and d^2 r/d term^2 = diag(p) - p p^T;
-    the terms are linear in theta, with features 1, u and v.
+    the terms are linear in theta, with features 1, u and v. Every sum is a product of p's with a
+    monomial in u and v, which all problems share: matrix times vector, once they are vmapped.
+    Comparisons, like the logarithm of the C library, keep XLA's loops from vectorising on a CPU.
     """
     a, b, e, alpha, beta = theta
     u, v = data["u"], data["v"]
@@ -262,36 +265,62 @@ def _surface_derivatives(
     x1 = jnp.exp(jnp.clip(a - e - alpha * u, -300.0, 300.0))
     x2 = jnp.exp(jnp.clip(b - e - beta * v, -300.0, 300.0))
     total = 1.0 + x1 + x2
-    r = e + jnp.log(total) - data["log_y"]
+    r = e + _log(total) - data["log_y"]
     p3 = 1.0 / total
     p1, p2 = x1 * p3, x2 * p3
     size = jnp.abs(r)
-    # Comparisons keep XLA's loops from vectorising on a CPU; this has none. Its floor is 1 inside.
+    # Huber's slope over r; its floor is 1 where r is within delta, else 0.
     ratio = delta / jnp.maximum(size, delta)
     bound = weight * ratio
     slope = bound * r
-    jacobian = jnp.stack([p1, p2, p3, -p1 * u, -p2 * v])
     coarse = jnp.asarray(rough, r.dtype)
     outer = coarse * bound + (1.0 - coarse) * (weight * jnp.floor(ratio) - slope)
-    sums = jnp.concatenate([jacobian * outer, slope[None]]) @ jacobian.T
-    hessian, gradient = sums[:5], sums[5]
-    # sum slope d^2 term: p is its first derivative, so its moments in u and v are what is missing.
-    s1, s2 = slope * p1, slope * p2
-    uu, vv = jnp.sum(s1 * u * u), jnp.sum(s2 * v * v)
-    uu, vv = jnp.where(rough, 0.0, uu), jnp.where(rough, 0.0, vv)
-    g = jnp.where(rough, 0.0, gradient)
-    zero = jnp.zeros(())
-    hessian = hessian + jnp.stack(
+
+    one, uu, vv = jnp.ones_like(u), u * u, v * v
+    pairs = (outer * p1 * p1, outer * p1 * p2, outer * p2 * p2)
+    h11, h14, h44 = (pairs[0] @ m for m in (one, u, uu))
+    h12, h24, h15, h45 = (pairs[1] @ m for m in (one, u, v, u * v))
+    h22, h25, h55 = (pairs[2] @ m for m in (one, v, vv))
+    h13, h34 = (outer * p1 * p3 @ m for m in (one, u))
+    h23, h35 = (outer * p2 * p3 @ m for m in (one, v))
+    h33 = outer * p3 * p3 @ one
+    # slope . p is the gradient, and with more of u and v what slope d^2 term adds to the Hessian.
+    g1, g4, g44 = (slope * p1 @ m for m in (one, u, uu))
+    g2, g5, g55 = (slope * p2 @ m for m in (one, v, vv))
+    g3 = slope * p3 @ one
+    fine = 1.0 - coarse
+    h11, h22, h33 = h11 + fine * g1, h22 + fine * g2, h33 + fine * g3
+    h14, h25, h44, h55 = h14 + fine * g4, h25 + fine * g5, h44 + fine * g44, h55 + fine * g55
+    hessian = jnp.stack(
         [
-            jnp.stack([g[0], zero, zero, g[3], zero]),
-            jnp.stack([zero, g[1], zero, zero, g[4]]),
-            jnp.stack([zero, zero, g[2], zero, zero]),
-            jnp.stack([g[3], zero, zero, uu, zero]),
-            jnp.stack([zero, g[4], zero, zero, vv]),
+            jnp.stack([h11, h12, h13, -h14, -h15]),
+            jnp.stack([h12, h22, h23, -h24, -h25]),
+            jnp.stack([h13, h23, h33, -h34, -h35]),
+            jnp.stack([-h14, -h24, -h34, h44, h45]),
+            jnp.stack([-h15, -h25, -h35, h45, h55]),
         ]
     )
-    value = jnp.sum(bound * size * (size - 0.5 * ratio * size))
-    return value, gradient, hessian, jnp.square(jacobian) @ bound
+    gradient = jnp.stack([g1, g2, g3, -g4, -g5])
+    b1, b4 = (bound * p1 * p1 @ m for m in (one, uu))
+    b2, b5 = (bound * p2 * p2 @ m for m in (one, vv))
+    majorant = jnp.stack([b1, b2, bound * p3 * p3 @ one, b4, b5])
+    value = bound * size * (size - 0.5 * ratio * size) @ one
+    return value, gradient, hessian, majorant
+
+
+def _log(x: Any) -> Any:
+    """ln x of normal float64 to 2 units in the last place, in operations that vectorise.
+
+    x = 2^k m with m within sqrt 2 of 1, and ln m = 2 artanh((m - 1)/(m + 1)) as a series.
+    """
+    bits = jax.lax.bitcast_convert_type(x, jnp.int64)
+    k = (bits - 0x3FE6A09E667F3BCD) >> 52
+    m = jax.lax.bitcast_convert_type(bits - (k << 52), jnp.float64)
+    s = (m - 1.0) / (m + 1.0)
+    square, series = s * s, 1.0 / 23.0
+    for odd in range(21, 0, -2):
+        series = 1.0 / odd + square * series
+    return k.astype(jnp.float64) * math.log(2.0) + 2.0 * s * series
 
 
 _surface_residual.derivatives = _surface_derivatives

@@ -146,7 +146,7 @@ def _finish(
     horizon = 0
     while len(pending):
         horizon += _PHASE if len(pending) > _LANES else 4 * _PHASE
-        share = -(-len(pending) // (2 * _CORES * _LANES)) * _LANES
+        share = -(-len(pending) // (_CORES * _LANES)) * _LANES
         block = min(share, size)
         blocks = [pending[i : i + block] for i in range(0, len(pending), block)]
         done = _map(functools.partial(run, last=last, horizon=horizon), blocks)
@@ -182,14 +182,16 @@ def _runner(
 
     def run(index: np.ndarray, last: int, horizon: int) -> list[np.ndarray]:
         full = np.concatenate([index, np.repeat(index[:1], total - len(index))])
-        here = _State(*(x[full].reshape(*shape, *x.shape[1:]) for x in states))
-        here.done.reshape(-1)[len(index) :] = True
+        here = np.concatenate([x[full].reshape(total, -1) for x in states], axis=1)
+        here[len(index) :, -2] = True  # those that only fill the call are done
         own = weights[full].reshape(*shape, room, _CHUNK) if same is None else same
         # The switch to float64 holds for this thread and this block only: training code in the
         # same process stays in float32.
         with jax.enable_x64(True):
-            out = program(here, own, data, chunks, delta, last, horizon)
-            return [np.asarray(x).reshape(total, *x.shape[2:])[: len(index)] for x in out]
+            out = program(here.reshape(*shape, -1), own, data, chunks, delta, last, horizon)
+            out = np.asarray(out).reshape(total, -1)[: len(index)]
+        parts = np.split(out, np.cumsum([x[0].size for x in states])[:-1], axis=1)
+        return [part.reshape(-1, *x.shape[1:]) for part, x in zip(parts, states, strict=True)]
 
     return run, total
 
@@ -356,11 +358,14 @@ def _distinct(objectives: np.ndarray) -> np.ndarray:
     """Positions of the distinct minima, best first, at most 32; the best is always among them."""
     order = np.argsort(objectives)
     kept = [int(order[0])]
-    for i in order[1:]:
-        if not np.isfinite(objectives[i]) or len(kept) == 32:
+    while len(kept) < 32:
+        # The next that is higher by more than rounding.
+        above = objectives[kept[-1]]
+        above += 1e-6 * abs(above) + 1e-14
+        place = np.searchsorted(objectives[order], above, side="right")
+        if place == len(order) or not np.isfinite(objectives[order[place]]):
             break
-        if objectives[i] - objectives[kept[-1]] > 1e-6 * abs(objectives[kept[-1]]) + 1e-14:
-            kept.append(int(i))
+        kept.append(int(order[place]))
     return np.asarray(kept)
 
 
@@ -499,11 +504,24 @@ def _program(residual: Residual, robust: bool, max_steps: int) -> Callable[..., 
             lambda s: ~s.done & (s.steps < horizon), lambda s: advance(s, sums, delta, end), state
         )
 
-    def groups(state: _State, weight: Any, *shared: Any) -> _State:
-        group = jax.vmap(one, in_axes=(0, 0, *[None] * len(shared)))
-        return jax.lax.map(lambda pair: group(*pair, *shared), (state, weight))
+    def packed(numbers: Any, *rest: Any) -> Any:
+        out = one(_unpacked(numbers), *rest)
+        return jnp.concatenate([jnp.ravel(x).astype(jnp.float64) for x in out])
+
+    def groups(numbers: Any, weight: Any, *shared: Any) -> Any:
+        group = jax.vmap(packed, in_axes=(0, 0, *[None] * len(shared)))
+        return jax.lax.map(lambda pair: group(*pair, *shared), (numbers, weight))
 
     return jax.jit(groups, compiler_options=_OPTIONS)
+
+
+def _unpacked(numbers: Any) -> _State:
+    """A state from its numbers, which travel in one array: a call takes less time that way."""
+    n = (math.isqrt(4 * len(numbers) - 27) - 3) // 2  # as n^2 + 3 n + 9 numbers are a state
+    like = jax.tree.map(lambda x: x[0], _first_states(np.zeros((1, n)), 0))
+    ends = np.cumsum([x.size for x in like])[:-1]
+    parts = jnp.split(numbers, ends)
+    return _State(*(p.reshape(x.shape).astype(x.dtype) for p, x in zip(parts, like, strict=True)))
 
 
 def _first_states(theta: np.ndarray, stage: int) -> _State:

@@ -1,11 +1,14 @@
 """Approach 3: planted surfaces, the solver against scipy, units and reductions, the frontier."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 
 from lmscale import laws
 from lmscale.laws.parametric import (
+    _log,
     chinchilla_loss,
     fit_parametric,
     iso_loss,
@@ -76,6 +79,12 @@ def test_the_published_grid_finds_the_same_minimum():
     grid = fit_parametric(table, starts="hoffmann", bootstrap=0)
     assert grid.details["n_starts"] == 4500
     assert grid.objective == pytest.approx(ours.objective, rel=1e-9)
+
+
+def test_the_logarithm_that_vectorises_is_the_logarithm():
+    x = np.concatenate([1 + np.geomspace(1e-15, 1, 2000), np.geomspace(1e-300, 1e300, 2000)])
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(_log(jnp.asarray(x)), np.log(x), rtol=5e-16)
 
 
 def test_neither_units_nor_reduction_change_the_answer():
