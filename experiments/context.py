@@ -16,17 +16,15 @@ the shapes are those of its standard ladder from 0.8M to 708M parameters, as Fig
 
 from dataclasses import dataclass, field
 
-from lmscale import hparams
-from lmscale.flops import n_params
 from lmscale.spec import TransformerSpec
 from lmscale.sweep import (
     Claim,
     Experiment,
     Run,
+    default_rule,
     make_run,
     product,
     transformer_ladder,
-    width_rule,
 )
 
 #: (n_layer, d_model) of the standard ladder of Kaplan et al. 2020 between the ends of Fig. 20.
@@ -99,11 +97,6 @@ class Context(Experiment):
             return transformer_ladder(self.sizes, n_layer=self.n_layer, **shared)
         return [TransformerSpec(n_layer=n, d_model=d, **shared) for n, d in PAPER_SHAPES]
 
-    def learning_rate(self, model, n_tokens, batch_tokens):
-        if self.compute_dtype == "float32":
-            return width_rule()(model, n_tokens, batch_tokens)
-        return hparams.kaplan_lr(n_params(model, "kaplan"))
-
     def runs(self, corpus):
         halvings = {max(1, self.steps // 2**k) for k in range(1, self.evaluations + 1)}
         return [
@@ -117,7 +110,7 @@ class Context(Experiment):
                     evals=self.evals(corpus),
                     # Equal tokens a batch, so that only the context differs.
                     batch_size=self.batch_size * self.n_ctx // n_ctx,
-                    learning_rate=self.learning_rate,
+                    learning_rate=default_rule(self.compute_dtype),
                     warmup_fraction=self.warmup_fraction,
                     final_fraction=self.final_fraction,
                     optimizer=self.optimizer,

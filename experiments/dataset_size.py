@@ -19,17 +19,15 @@ learning rates are the paper's.
 
 from dataclasses import dataclass, field
 
-from lmscale import hparams
-from lmscale.flops import n_params
 from lmscale.spec import StoppingSpec, TransformerSpec
 from lmscale.sweep import (
     Claim,
     Experiment,
     Run,
+    default_rule,
     make_run,
     product,
     transformer_ladder,
-    width_rule,
 )
 
 #: (n_layer, d_model) of the runs of Kaplan et al. 2020, Fig. 9: 393 thousand to 708 million parameters.
@@ -105,11 +103,6 @@ class DatasetSize(Experiment):
             return transformer_ladder(self.sizes, **shape, **shared)
         return [TransformerSpec(n_layer=n, d_model=d, **shared) for n, d in PAPER_SHAPES]
 
-    def learning_rate(self, model, n_tokens, batch_tokens):
-        if self.compute_dtype == "float32":
-            return width_rule()(model, n_tokens, batch_tokens)
-        return hparams.kaplan_lr(n_params(model, "kaplan"))
-
     def subset(self, full, divisor):
         if divisor == 1:
             return {}
@@ -127,7 +120,7 @@ class DatasetSize(Experiment):
                     eval_every=max(1, self.steps // self.evaluations),
                     stopping=StoppingSpec(patience=self.patience),
                     batch_size=self.batch_size,
-                    learning_rate=self.learning_rate,
+                    learning_rate=default_rule(self.compute_dtype),
                     lr_factor=self.lr_factor,
                     final_fraction=self.final_fraction,
                     warmup_fraction=0.012,  # 3000 of the paper's 250 thousand steps.

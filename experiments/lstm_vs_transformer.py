@@ -17,18 +17,16 @@ are the paper's own.
 
 from dataclasses import dataclass, field
 
-from lmscale import hparams
-from lmscale.flops import n_params
 from lmscale.spec import LSTMSpec, TransformerSpec
 from lmscale.sweep import (
     Claim,
     Experiment,
     Run,
+    default_rule,
     lstm_shape,
     make_run,
     product,
     transformer_ladder,
-    width_rule,
 )
 
 #: (n_layer, d_model) of the Transformers of Kaplan et al. 2020, Fig. 7.
@@ -140,11 +138,6 @@ class LSTMvsTransformer(Experiment):
             lstm = lstm_shape(size, n_layer=n_layer, d_embed=self.d_embed, **shared)
             yield f"lstm, {layers}", lstm
 
-    def learning_rate(self, model, n_tokens, batch_tokens):
-        if self.compute_dtype == "float32":
-            return width_rule()(model, n_tokens, batch_tokens)
-        return hparams.kaplan_lr(n_params(model, "kaplan"))
-
     def runs(self, corpus):
         return [
             Run(
@@ -154,7 +147,7 @@ class LSTMvsTransformer(Experiment):
                     data=self.data(corpus),
                     evals=self.evals(corpus),
                     batch_size=self.batch_size,
-                    learning_rate=self.learning_rate,
+                    learning_rate=default_rule(self.compute_dtype),
                     compute_dtype=self.compute_dtype,
                     **choice,
                 ),

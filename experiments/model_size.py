@@ -16,10 +16,8 @@ convergence, which the paper's exponent is about, but enough to compare depths.
 
 from dataclasses import dataclass, field
 
-from lmscale import hparams
-from lmscale.flops import n_params
 from lmscale.spec import TransformerSpec
-from lmscale.sweep import Claim, Experiment, Run, make_run, product, width_rule
+from lmscale.sweep import Claim, Experiment, Run, default_rule, make_run, product
 
 #: n_layer: widths of the models of Kaplan et al. 2020, Fig. 6.
 PAPER_SHAPES = {
@@ -101,11 +99,6 @@ class ModelSize(Experiment):
                 ),
             )
 
-    def learning_rate(self, model, n_tokens, batch_tokens):
-        if self.compute_dtype == "float32":
-            return width_rule()(model, n_tokens, batch_tokens)
-        return hparams.kaplan_lr(n_params(model, "kaplan"))
-
     def runs(self, corpus):
         return [
             Run(
@@ -115,7 +108,7 @@ class ModelSize(Experiment):
                     data=self.data(corpus),
                     evals=self.evals(corpus),
                     batch_size=self.batch_size,
-                    learning_rate=self.learning_rate,
+                    learning_rate=default_rule(self.compute_dtype),
                     warmup_fraction=self.warmup_fraction,
                     final_fraction=self.final_fraction,
                     optimizer=self.optimizer,

@@ -19,10 +19,8 @@ from dataclasses import dataclass, field
 
 from lmscale_experiments.lstm_vs_transformer import PAPER_LSTMS, PAPER_TRANSFORMERS
 
-from lmscale import hparams
-from lmscale.flops import n_params
 from lmscale.spec import LSTMSpec, TransformerSpec
-from lmscale.sweep import Claim, Experiment, Run, lstm_shape, make_run, product, width_rule
+from lmscale.sweep import Claim, Experiment, Run, default_rule, lstm_shape, make_run, product
 
 #: (series, reuse, n_layer stored, d_model) of Kaplan et al. 2020, Fig. 17. The last point of the
 #: series 8x really has a ratio of 6.
@@ -120,11 +118,6 @@ class RecurrentTransformer(Experiment):
             layers = "1 layer" if lstm.n_layer == 1 else f"{lstm.n_layer} layers"
             yield f"lstm, {layers}", 1, lstm
 
-    def learning_rate(self, model, n_tokens, batch_tokens):
-        if self.compute_dtype == "float32":
-            return width_rule()(model, n_tokens, batch_tokens)
-        return hparams.kaplan_lr(n_params(model, "kaplan"))
-
     def runs(self, corpus):
         return [
             Run(
@@ -134,7 +127,7 @@ class RecurrentTransformer(Experiment):
                     data=self.data(corpus),
                     evals=self.evals(corpus),
                     batch_size=self.batch_size,
-                    learning_rate=self.learning_rate,
+                    learning_rate=default_rule(self.compute_dtype),
                     warmup_fraction=self.warmup_fraction,
                     final_fraction=self.final_fraction,
                     optimizer=self.optimizer,

@@ -18,10 +18,8 @@ ratios and sizes give them. Those of the feed-forward scan cannot be told from t
 import math
 from dataclasses import dataclass, field
 
-from lmscale import hparams
-from lmscale.flops import n_params
 from lmscale.spec import TransformerSpec
-from lmscale.sweep import Claim, Experiment, Run, make_run, product, width_rule
+from lmscale.sweep import Claim, Experiment, Run, default_rule, make_run, product
 
 #: N: (n_layer, d_model) of the scans over d_model / n_layer in Kaplan et al. 2020, Fig. 5.
 PAPER_ASPECT = {
@@ -134,11 +132,6 @@ class Shape(Experiment):
             shape = {"n_layer": self.n_layer, "d_model": width, "ff_ratio": ratio}
             yield "ff_ratio", "", shape
 
-    def learning_rate(self, model, n_tokens, batch_tokens):
-        if self.compute_dtype == "float32":
-            return width_rule()(model, n_tokens, batch_tokens)
-        return hparams.kaplan_lr(n_params(model, "kaplan"))
-
     def runs(self, corpus):
         # A shape may belong to several scans; it is trained once.
         members = {}
@@ -153,7 +146,7 @@ class Shape(Experiment):
                     data=self.data(corpus),
                     evals=self.evals(corpus),
                     batch_size=self.batch_size,
-                    learning_rate=self.learning_rate,
+                    learning_rate=default_rule(self.compute_dtype),
                     warmup_fraction=self.warmup_fraction,
                     final_fraction=self.final_fraction,
                     optimizer=self.optimizer,

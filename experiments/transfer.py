@@ -21,18 +21,16 @@ to each other. It does not list the shapes of its Fig. 8; at paper scale they sp
 
 from dataclasses import dataclass, field
 
-from lmscale import hparams
 from lmscale.data import evaluation_corpus
-from lmscale.flops import n_params
 from lmscale.spec import EvalSpec
 from lmscale.sweep import (
     Claim,
     Experiment,
     Run,
+    default_rule,
     make_run,
     product,
     transformer_ladder,
-    width_rule,
 )
 
 
@@ -100,11 +98,6 @@ class Transfer(Experiment):
             ),
         )
 
-    def learning_rate(self, model, n_tokens, batch_tokens):
-        if self.compute_dtype == "float32":
-            return width_rule()(model, n_tokens, batch_tokens)
-        return hparams.kaplan_lr(n_params(model, "kaplan"))
-
     def runs(self, corpus):
         models = transformer_ladder(
             self.sizes,
@@ -124,7 +117,7 @@ class Transfer(Experiment):
                     data=self.data(corpus),
                     evals=evals,
                     batch_size=self.batch_size,
-                    learning_rate=self.learning_rate,
+                    learning_rate=default_rule(self.compute_dtype),
                     warmup_fraction=self.warmup_fraction,
                     final_fraction=self.final_fraction,
                     optimizer=self.optimizer,

@@ -2,7 +2,7 @@
 
 from lmscale.sweep.claims import Claim
 from lmscale.sweep.experiment import Experiment, ExperimentError, Run, load_scales
-from lmscale.sweep.grids import isoflop_grid, make_run, product, width_rule
+from lmscale.sweep.grids import default_rule, isoflop_grid, make_run, product, width_rule
 from lmscale.sweep.shapes import (
     chinchilla_shapes,
     lstm_shape,
@@ -19,6 +19,7 @@ __all__ = [
     "Store",
     "StoreError",
     "chinchilla_shapes",
+    "default_rule",
     "isoflop_grid",
     "load_scales",
     "lstm_shape",

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from lmscale import flops
+from lmscale import flops, hparams
 from lmscale.spec import (
     DataSpec,
     EvalSpec,
@@ -139,5 +139,16 @@ def width_rule(base: float = 0.006) -> LearningRateRule:
     def rule(model: ModelSpec, n_tokens: int, batch_tokens: int) -> float:
         width = model.d_hidden if isinstance(model, LSTMSpec) else model.d_model
         return base * math.sqrt(32 / width)
+
+    return rule
+
+
+def default_rule(compute_dtype: str) -> LearningRateRule:
+    """`width_rule` in float32, which is for CPUs; the rule of Kaplan et al. 2020 otherwise."""
+    if compute_dtype == "float32":
+        return width_rule()
+
+    def rule(model: ModelSpec, n_tokens: int, batch_tokens: int) -> float:
+        return hparams.kaplan_lr(flops.n_params(model, "kaplan"))
 
     return rule
