@@ -13,12 +13,11 @@ from lmscale import laws
 from lmscale.flops import CONVENTIONS
 from lmscale.laws import FitResult
 from lmscale.laws.solve import seed_weights
-from lmscale.report.study import Study
+from lmscale.report.study import LEAST_SEEDS, Study
 from lmscale.report.wording import si
 
 __all__ = [
     "BATCH_NOTE",
-    "LEAST_SEEDS",
     "Ladder",
     "Size",
     "evaluations",
@@ -28,8 +27,6 @@ __all__ = [
     "size_legend",
 ]
 
-#: Fewest seeds whose spread makes an interval.
-LEAST_SEEDS = 3
 #: Constants of B_crit(L) = B_star / L^(1/alpha_B) in tokens, Kaplan et al. 2020, Table 5.
 KAPLAN_BATCH = (2.1e8, 0.21)
 #: Warning for what was adjusted by the paper's critical batch.

@@ -13,7 +13,10 @@ from lmscale.report.wording import number
 from lmscale.sweep.claims import Claim
 from lmscale.sweep.store import Store
 
-__all__ = ["Study", "unfinished"]
+__all__ = ["LEAST_SEEDS", "Study", "unfinished"]
+
+#: Fewest seeds whose spread makes an interval, and so a claim: two say next to nothing of noise.
+LEAST_SEEDS = 3
 
 #: Tokens a parameter: 1.3e11 tokens for the largest model of 1.5e9 parameters (Kaplan et al. 2020, section 2.2).
 KAPLAN_TOKENS_PER_PARAMETER = 88

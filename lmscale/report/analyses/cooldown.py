@@ -15,7 +15,7 @@ from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
 from lmscale.report.exponents import counted, difference, exponent, home_convention
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
-from lmscale.report.study import Study
+from lmscale.report.study import LEAST_SEEDS, Study
 from lmscale.report.wording import (
     between,
     interval_of_mean,
@@ -33,8 +33,8 @@ TITLE = "Cooldowns from one trunk against a cosine per cell"
 #: Labels of the experiment's runs.
 TRUNK, COSINE, COOLDOWN = "trunk", "cosine", "cooldown"
 SWEPT = ", swept"
-#: Two points always lie on a line, and two seeds say nothing of noise.
-LEAST_BUDGETS, LEAST_SEEDS = 3, 3
+#: Two points always lie on a line.
+LEAST_BUDGETS = 3
 #: How the two schedules look wherever they appear.
 LOOKS = {
     COSINE: {"marker": "o", "ls": "-", "filled": True},

@@ -21,9 +21,9 @@ from lmscale.laws import FitResult, TableError
 from lmscale.laws.batch import hyperbola_residual
 from lmscale.laws.solve import seed_weights, solve
 from lmscale.report import style
-from lmscale.report.learning_curves import LEAST_SEEDS, evaluations, seed_interval
+from lmscale.report.learning_curves import evaluations, seed_interval
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
-from lmscale.report.study import Study
+from lmscale.report.study import LEAST_SEEDS, Study
 from lmscale.report.wording import between, listed, number, plural, si, with_interval
 
 __all__ = ["analyse"]

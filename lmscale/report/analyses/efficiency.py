@@ -13,7 +13,6 @@ from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
 from lmscale.report.learning_curves import (
     BATCH_NOTE,
-    LEAST_SEEDS,
     Ladder,
     Size,
     fit_learning_curves,
@@ -21,7 +20,7 @@ from lmscale.report.learning_curves import (
     seed_interval,
 )
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.study import Study
+from lmscale.report.study import LEAST_SEEDS, Study
 from lmscale.report.wording import between, number, plural, si, with_interval
 
 __all__ = ["analyse"]

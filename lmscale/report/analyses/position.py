@@ -19,7 +19,7 @@ from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.study import Study
+from lmscale.report.study import LEAST_SEEDS, Study
 from lmscale.report.wording import (
     between,
     family_name,
@@ -46,8 +46,6 @@ MOST_PAIRS = 3
 BEYOND = 100
 #: The first tokens, on which its LSTMs equal its Transformers.
 FIRST = 16
-#: Fewest seeds for a claim.
-LEAST_SEEDS = 3
 #: Plotted means per doubling of the position.
 PER_OCTAVE = 4
 #: Draws for each law a + b T^-c; there is one law a curve.

@@ -18,7 +18,7 @@ import pandas as pd
 from lmscale.report import style
 from lmscale.report.papers import points
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.study import Study, unfinished
+from lmscale.report.study import LEAST_SEEDS, Study, unfinished
 from lmscale.report.wording import (
     between,
     family_name,
@@ -34,8 +34,6 @@ __all__ = ["analyse", "behind"]
 
 NAME = "recurrent"
 TITLE = "Reused layers against plain ones"
-#: Fewest seeds for an interval.
-LEAST_SEEDS = 3
 #: How a model's size is counted: column, in words, axis.
 COUNTS = {
     "params": ("equal N", "N, stored parameters without embeddings"),

@@ -22,7 +22,7 @@ from lmscale.laws.data_constrained import MUENNIGHOFF, effective
 from lmscale.laws.result import interval
 from lmscale.report import style
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
-from lmscale.report.study import Study
+from lmscale.report.study import LEAST_SEEDS, Study
 from lmscale.report.wording import (
     between,
     family_name,
@@ -42,8 +42,6 @@ TITLE = "The worth of repeated data"
 ONCE = 1.01
 #: An epoch count stands for another within this factor (the paper's 14 for 16).
 NEAR = 1.3
-#: Fewest seeds whose spread makes an interval.
-LEAST_SEEDS = 3
 #: Loss of the paper's model of 8.7 billion parameters after 4 epochs, above one on fresh data.
 PAPER_EXCESS = (4, 0.005)
 #: How far D' is read off beyond the longest fresh run, on its last two points.

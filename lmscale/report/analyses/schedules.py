@@ -18,14 +18,13 @@ from scipy.stats import t as student
 
 from lmscale.report import style
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.study import Study
+from lmscale.report.study import LEAST_SEEDS, Study
 from lmscale.report.wording import between, interval_of_mean, number, plural, with_interval
 
 __all__ = ["analyse"]
 
 NAME = "schedules"
 TITLE = "Learning-rate schedules"
-LEAST_SEEDS = 3
 #: Least summed learning rate, over that of the cosine, of the schedules whose spread is measured.
 LEAST_SUM = 0.5
 #: Loss that runs of Kaplan et al. 2020, Fig. 22, differ by whatever the schedule.

@@ -24,7 +24,7 @@ from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
 from lmscale.report.papers import points
 from lmscale.report.section import Chart, Grid, Measure, Section, refused
-from lmscale.report.study import Study, unfinished
+from lmscale.report.study import LEAST_SEEDS, Study, unfinished
 from lmscale.report.wording import listed, number, plural, si, with_interval
 
 __all__ = ["Scan", "analyse", "make_scan"]
@@ -33,8 +33,6 @@ NAME = "shape"
 TITLE = "What shape costs at fixed size"
 #: The published slope of L(N), where the runs do not give their own.
 KAPLAN_ALPHA = 0.076
-#: Fewest seeds for an interval.
-LEAST_SEEDS = 3
 #: The factor in aspect ratio of the paper's claim, and the ranges of its other two.
 ASPECT_RANGE = 40.0
 FF_RANGE = (1.0, 4.0)
