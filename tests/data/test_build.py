@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prose import documents, write_text
 
 from lmscale.data import Corpus, DataError, build, build_corpus, data_root, open_corpus
 from lmscale.data.build import _cut
+from tests.data.prose import documents, write_text
 
 SPLITS = ("train", "valid", "test")
 SETTINGS = {"vocab_size": 320, "valid_fraction": 0.1, "test_fraction": 0.1}

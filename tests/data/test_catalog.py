@@ -2,7 +2,6 @@ import json
 import os
 
 import pytest
-from prose import documents, write_text
 
 from lmscale.data import (
     DataError,
@@ -15,6 +14,7 @@ from lmscale.data import (
     summary,
 )
 from lmscale.data.installed import find_installed, read_installed
+from tests.data.prose import documents, write_text
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,6 @@ import grain
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from prose import documents, write_text
 
 from lmscale.data import (
     batch_indices,
@@ -17,6 +16,7 @@ from lmscale.data import (
     n_sequences,
     sequence_order,
 )
+from tests.data.prose import documents, write_text
 
 TOKENS = np.random.default_rng(0).integers(0, 2**16, 5000).astype(np.uint16)
 

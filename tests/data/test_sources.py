@@ -4,10 +4,10 @@ import lzma
 
 import pytest
 from etils import epath
-from prose import documents
 
 from lmscale.data import DataError, sources
 from lmscale.data.sources import find_inputs, read_documents
+from tests.data.prose import documents
 
 DOCUMENTS = [text.strip() for text in documents(5)]
 JSONL = "\n".join(json.dumps({"text": text, "id": i}) for i, text in enumerate(DOCUMENTS)) + "\n"

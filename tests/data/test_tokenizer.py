@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sentencepiece
-from prose import documents
 
 from lmscale.data import DataError, Tokenizer
 from lmscale.data.tokenizer import train_tokenizer
+from tests.data.prose import documents
 
 NASTY = [
     "",

@@ -1,10 +1,10 @@
 """Every model is trained with both contexts on equally many tokens a batch."""
 
 import pytest
-from fake_corpus import CORPUS
 from lmscale_experiments.context import PAPER_SHAPES, SCALES
 
 from lmscale.report import analysis_names
+from tests.experiments.fake_corpus import CORPUS
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -1,8 +1,9 @@
 """The grid of sizes, tokens, batches and rates."""
 
 import pytest
-from fake_corpus import CORPUS
 from lmscale_experiments.learning_rate import SCALES
+
+from tests.experiments.fake_corpus import CORPUS
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -4,10 +4,10 @@ import dataclasses
 import json
 
 import pytest
-from fake_corpus import CORPUS
 from lmscale_experiments.schedules import OVERSHOOTS, SCALES, summed_learning_rate
 
 from lmscale.training.step import ProgramKey
+from tests.experiments.fake_corpus import CORPUS
 
 
 @pytest.mark.parametrize("scale", SCALES)

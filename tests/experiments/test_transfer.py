@@ -3,8 +3,9 @@
 from types import SimpleNamespace
 
 import pytest
-from fake_corpus import CORPUS
 from lmscale_experiments import transfer
+
+from tests.experiments.fake_corpus import CORPUS
 
 
 @pytest.fixture(autouse=True)

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 from flax import nnx
-from reference import BATCH, TIME, deviation, distance, evaluated, quick
 
 from lmscale.models import build_model, lstm
 from lmscale.models.layers import dropout
 from lmscale.models.lstm import recurrence
 from lmscale.spec import LSTMSpec
+from tests.models import reference
+from tests.models.reference import BATCH, TIME, deviation, distance, evaluated, quick
 
 #: Every switch at least once; n_ctx is longer than the input throughout.
 SWITCHES = {

@@ -10,10 +10,10 @@ import math
 
 import numpy as np
 import pytest
-import reference
-from reference import Parameters, deviation, evaluated
 
 from lmscale.spec import LSTMSpec, ModelSpec, TransformerSpec
+from tests.models import reference
+from tests.models.reference import Parameters, deviation, evaluated
 
 torch = pytest.importorskip(
     "torch",

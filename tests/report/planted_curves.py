@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import planted_store as planted
 
 from lmscale.files import read_json, write_json
 from lmscale.flops import n_params
@@ -15,6 +14,7 @@ from lmscale.spec import RunSpec
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.grids import make_run, width_rule
 from lmscale.sweep.shapes import transformer_ladder
+from tests.report import planted_store as planted
 
 #: L(N, S_min) = (N_c/N)^alpha_N + (S_c/S_min)^alpha_S, B_crit = B_star / L^(1/alpha_B).
 LAW = {"alpha_N": 0.09, "N_c": 1e10, "alpha_S": 0.7, "S_c": 15.0, "B_star": 1e6, "alpha_B": 0.25}

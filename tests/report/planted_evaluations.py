@@ -8,13 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import planted_store as planted
 
 from lmscale.files import read_json, write_json
 from lmscale.spec import RunSpec
 from lmscale.sweep.experiment import Experiment, Run
 from lmscale.sweep.store import Store
 from lmscale.training.loop import result
+from tests.report import planted_store as planted
 
 #: What an experiment's `runs` reads of a corpus.
 CORPUS = SimpleNamespace(name="planted", fingerprint="0123456789ab", vocab_size=planted.VOCAB)

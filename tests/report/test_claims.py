@@ -3,13 +3,13 @@
 import json
 import math
 
-import planted_store as planted
 import pytest
 
 from lmscale.cli import main
 from lmscale.report import Measure, Section
 from lmscale.report.claims import judge
 from lmscale.sweep import Claim
+from tests.report import planted_store as planted
 
 
 def claim(low=-math.inf, high=math.inf):

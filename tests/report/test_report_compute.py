@@ -1,12 +1,12 @@
 """The lower edge of planted learning curves has the exponents that Appendix B derives from their law."""
 
 import numpy as np
-import planted_curves as planted
 import pytest
 
 from lmscale import laws
 from lmscale.report import analyse
 from lmscale.report.analyses import compute
+from tests.report import planted_curves as planted
 
 BATCH = (planted.LAW["B_star"], planted.LAW["alpha_B"])
 

@@ -3,13 +3,13 @@
 import dataclasses
 
 import numpy as np
-import planted_evaluations as planted
 import pytest
 from lmscale_experiments.context import SCALES
 
 from lmscale import flops
 from lmscale.report import Study, analyse
 from lmscale.report.claims import judge
+from tests.report import planted_evaluations as planted
 
 EXPERIMENT = dataclasses.replace(SCALES["gpu"], n_ctx=512, sizes=(8e5, 3.2e6, 1.3e7))
 C, DELAY = 0.55, 4.0

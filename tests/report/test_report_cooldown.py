@@ -5,13 +5,13 @@ import math
 
 import numpy as np
 import pandas as pd
-import planted_store as planted
 import pytest
 
 from lmscale import flops
 from lmscale.report import Study, analyse
 from lmscale.sweep import load_scales
 from tests.fake_corpus import fake_corpus
+from tests.report import planted_store as planted
 
 GAP = 0.004
 

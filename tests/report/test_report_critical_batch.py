@@ -3,10 +3,10 @@
 import dataclasses
 
 import numpy as np
-import planted_curves as planted
 import pytest
 
 from lmscale.report import analyse
+from tests.report import planted_curves as planted
 
 NOISE = 1.5
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
-import planted_store as planted
 import pytest
 from lmscale_experiments.dataset_size import SCALES
 
@@ -13,6 +12,7 @@ from lmscale import flops, laws
 from lmscale.report import Study, analyse
 from lmscale.report.analyses import dataset
 from lmscale.training.loop import _falls_no_more, result
+from tests.report import planted_store as planted
 
 CORPUS = SimpleNamespace(
     name="planted",

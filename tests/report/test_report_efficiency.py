@@ -1,11 +1,11 @@
 """Tokens to a loss by size: what the planted law says, adjusted for the batch."""
 
-import planted_curves as planted
 import pytest
 
 from lmscale.report import analyse
 from lmscale.report.claims import judge
 from lmscale.sweep.claims import Claim
+from tests.report import planted_curves as planted
 
 BATCH = (planted.LAW["B_star"], planted.LAW["alpha_B"])
 

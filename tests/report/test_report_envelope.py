@@ -3,12 +3,12 @@
 import dataclasses
 
 import numpy as np
-import planted_store as planted
 import pytest
 
 from lmscale.laws import FitResult
 from lmscale.report import Study, analyse
 from lmscale.report.analyses.envelope import _held, _smoothed
+from tests.report import planted_store as planted
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Loss against size by depth: a planted collapse comes back, and the paper's points are read."""
 
 import numpy as np
-import planted_store as planted
 import pytest
 
 from lmscale.report import Study, analyse
@@ -10,6 +9,7 @@ from lmscale.report.analyses.families import collapse, single_layer_shift
 from lmscale.report.papers import points
 from lmscale.spec import TransformerSpec
 from lmscale.sweep import Run, make_run, width_rule
+from tests.report import planted_store as planted
 
 SINGLE = 0.04
 

@@ -3,12 +3,12 @@
 import re
 
 import pandas as pd
-import planted_store as planted
 import pytest
 
 from lmscale import flops, laws
 from lmscale.report import Study, analyse
 from lmscale.report.restate import budget_spread, native_convention, restate
+from tests.report import planted_store as planted
 
 
 def study(path, runs, **options):

@@ -2,11 +2,11 @@
 
 import math
 
-import planted_curves as planted
 import pytest
 
 from lmscale.report import analyse
 from lmscale.report.learning_curves import evaluations, ladder
+from tests.report import planted_curves as planted
 
 BATCH = (planted.LAW["B_star"], planted.LAW["alpha_B"])
 

@@ -5,7 +5,6 @@ import json
 import math
 
 import numpy as np
-import planted_evaluations as planted
 import pytest
 from lmscale_experiments.learning_rate import SCALES
 
@@ -13,6 +12,7 @@ from lmscale import flops, hparams
 from lmscale.report import Study, analyse, write_report
 from lmscale.report.claims import judge
 from lmscale.spec import SpecError
+from tests.report import planted_evaluations as planted
 
 EXPERIMENT = dataclasses.replace(
     SCALES["cpu"],

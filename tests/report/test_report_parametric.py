@@ -2,12 +2,12 @@
 
 import dataclasses
 
-import planted_store as planted
 import pytest
 
 from lmscale.report import Study, analyse
 from lmscale.report.analyses import parametric
 from lmscale.report.exponents import interval_of_difference
+from tests.report import planted_store as planted
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -4,7 +4,6 @@ import dataclasses
 import math
 
 import numpy as np
-import planted_store as planted
 import pytest
 
 from lmscale import flops
@@ -12,6 +11,7 @@ from lmscale.report import Study, analyse
 from lmscale.spec import RunSpec
 from lmscale.sweep import load_scales
 from tests.fake_corpus import fake_corpus
+from tests.report import planted_store as planted
 
 LAW = planted.Law()
 #: Tokens over which the planted fixed warmup costs something, and how much.

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import planted_store as planted
 import pytest
 
 from lmscale.report import Study, analyse
@@ -13,6 +12,7 @@ from lmscale.report.papers import points
 from lmscale.spec import TransformerSpec
 from lmscale.sweep import load_scales
 from tests.fake_corpus import fake_corpus
+from tests.report import planted_store as planted
 
 GAIN = 0.05
 

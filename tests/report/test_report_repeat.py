@@ -3,7 +3,6 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
-import planted_store as planted
 import pytest
 from lmscale_experiments.repeat import SCALES
 
@@ -12,6 +11,7 @@ from lmscale.laws.data_constrained import data_constrained_loss, effective
 from lmscale.report import Study, analyse
 from lmscale.report.analyses import repeat
 from lmscale.report.section import refused
+from tests.report import planted_store as planted
 
 CORPUS = SimpleNamespace(
     name="planted",

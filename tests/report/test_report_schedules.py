@@ -3,12 +3,12 @@
 import dataclasses
 
 import numpy as np
-import planted_evaluations as planted
 import pytest
 from lmscale_experiments.schedules import SCALES
 
 from lmscale.report import Study, analyse
 from lmscale.report.claims import judge
+from tests.report import planted_evaluations as planted
 
 EXPERIMENT = SCALES["cpu"]
 NOISE = 0.003

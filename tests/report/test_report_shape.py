@@ -1,7 +1,6 @@
 """Scans of shape: planted costs come back at equal N, with intervals that hold for the largest."""
 
 import numpy as np
-import planted_store as planted
 import pytest
 
 from lmscale.report import Study, analyse
@@ -10,6 +9,7 @@ from lmscale.report.analyses.shape import make_scan
 from lmscale.report.papers import points
 from lmscale.sweep import load_scales
 from tests.fake_corpus import fake_corpus
+from tests.report import planted_store as planted
 
 COST = 0.02
 

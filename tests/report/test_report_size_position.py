@@ -1,7 +1,6 @@
 """Loss against size and by position: planted laws come back, and what cannot be told is said."""
 
 import numpy as np
-import planted_store as planted
 import pytest
 
 from lmscale import flops
@@ -13,6 +12,7 @@ from lmscale.report.papers import points
 from lmscale.report.wording import si
 from lmscale.spec import LSTMSpec
 from lmscale.sweep import Run, lstm_shape, make_run, transformer_ladder, width_rule
+from tests.report import planted_store as planted
 
 
 @pytest.fixture

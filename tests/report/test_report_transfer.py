@@ -5,13 +5,13 @@ import math
 from types import SimpleNamespace
 
 import numpy as np
-import planted_evaluations as planted
 import pytest
 from lmscale_experiments import transfer
 
 from lmscale import flops
 from lmscale.report import Study, analyse
 from lmscale.report.claims import judge
+from tests.report import planted_evaluations as planted
 
 EXPERIMENT = dataclasses.replace(transfer.SCALES["cpu"], eval_corpora=("installed-prose", "books"))
 transfer.evaluation_corpus = lambda name, training: SimpleNamespace(name=name, fingerprint="f" * 12)

@@ -8,12 +8,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
-import planted_store as planted
 import pytest
 
 from lmscale.report import analysis_names, write_report
 from lmscale.report.style import inline
 from lmscale.report.wording import with_interval
+from tests.report import planted_store as planted
 
 CONTRACT = {
     "law",
