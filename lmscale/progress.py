@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -18,17 +19,19 @@ LOG_SECONDS = 15.0
 
 
 class Tracker:
-    """What the work reports to: how much is done, and a line about what is going on."""
+    """What the work, in any of its threads, reports to: how much is done, and what is going on."""
 
     def __init__(self, title: str, total: float, bar: Progress | None):
         self.title, self.total, self.done = title, total, 0.0
         self._bar = bar
         self._task = bar.add_task(title, total=total, note="") if bar else None
         self._start = self._logged = time.monotonic()
+        self._lock = threading.Lock()
 
     def update(self, advance: float = 0.0, note: str = "") -> None:
         """Adds `advance` to what is done; `note` says what is going on."""
-        self.done = min(self.total, self.done + advance)
+        with self._lock:
+            self.done = min(self.total, self.done + advance)
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, note=note)
             return
@@ -39,7 +42,8 @@ class Tracker:
 
     def skip(self, amount: float) -> None:
         """Takes work off that need not be done, or was done earlier: the ETA is of what is left."""
-        self.total = max(self.done, self.total - amount)
+        with self._lock:
+            self.total = max(self.done, self.total - amount)
         if self._bar is not None:
             self._bar.update(self._task, total=self.total)
 

@@ -1,10 +1,12 @@
-"""Execution of a plan: pack by pack, every run to its end, every failure written down."""
+"""Execution of a plan: every run to its end, every failure written down."""
 
 from __future__ import annotations
 
+import threading
 import traceback
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import jax
 
@@ -13,13 +15,11 @@ from lmscale.data import Corpus
 from lmscale.files import write_atomically
 from lmscale.parallel import make_mesh
 from lmscale.progress import Tracker
-from lmscale.spec import EvalSpec
 from lmscale.sweep.plan import Pack, Plan, branch_steps
 from lmscale.sweep.store import ENDED, Store
 from lmscale.training.evaluation import Evaluator
 from lmscale.training.feed import Feed
-from lmscale.training.loop import Preempted, train_pack
-from lmscale.training.run_folder import RunFolder
+from lmscale.training.loop import Preempted, RunQueue, give_up, train_pack
 from lmscale.training.step import build_program
 
 
@@ -35,8 +35,10 @@ def execute(
 ) -> None:
     """Trains every run of the plan that has not ended.
 
-    A failure of one pack is written to its runs' status.json (and error.txt) and the next pack goes
-    on. A pack that does not fit in memory is tried again with half the slots.
+    The plan's teams work side by side: while one compiles, another trains. A team without a pack
+    of its own helps with the one that has most left. A failure of one pack is written to its runs'
+    status.json (and error.txt) and the next pack goes on. A pack that does not fit in memory is
+    tried again with half the slots.
 
     Args:
       plan: for the devices of this process.
@@ -50,33 +52,27 @@ def execute(
     Raises:
       Preempted: when `stop` said so; every state is saved.
     """
-    kept_steps = branch_steps([run for pack in plan.packs for run in pack.runs])
-    corpora: dict[str, Corpus] = {}
-    feeds: dict[tuple, Feed] = {}
-
-    def corpus(name: str) -> Corpus:
-        if name not in corpora:
-            corpora[name] = open_corpus(name)
-        return corpora[name]
-
-    for number, pack in enumerate(plan.packs, 1):
+    jobs = []
+    for pack in plan.packs:
         folders = [store.folder(run) for run in pack.runs]
         left = [folder for folder in folders if folder.result() is None]
-        cost_left = sum(flops.own_flops(folder.spec) for folder in left)
-        bar.skip(pack.flops - cost_left)
-        if not left:
-            continue
-        label = pack.key.model.label
-        bar.log(
-            f"pack {number}/{len(plan.packs)}: {len(left)} runs of {label}, {pack.n_slots} at a time"
-        )
-        feed_key = (pack.fingerprint, pack.mesh)
-        mesh = mesh_of(pack)
+        bar.skip(pack.flops - sum(flops.own_flops(folder.spec) for folder in left))
+        if left:
+            jobs.append(_Job(pack, RunQueue(left), len(left)))
+    # A compiled program is slow to come by and quick to share, so teams begin with different ones.
+    board = _Board(jobs)
+    corpora = _Corpora(open_corpus)
 
-        def train(pack: Pack, left: list[RunFolder], mesh=mesh, feed_key=feed_key) -> None:
-            name = left[0].spec.data.corpus
-            if feed_key not in feeds:
-                feeds[feed_key] = Feed(corpus(name), mesh)
+    def work(team: int) -> None:
+        size = plan.devices.count // plan.teams
+        devices = jax.devices()[team * size : (team + 1) * size]
+        feeds: dict[tuple, Feed] = {}
+
+        def train(pack: Pack, queue: RunQueue) -> None:
+            mesh = mesh_of(pack, devices)
+            key = (pack.fingerprint, pack.mesh)
+            if key not in feeds:
+                feeds[key] = Feed(corpora(pack.runs[0].spec.data.corpus), mesh)
             program = build_program(
                 pack.key,
                 n_slots=pack.n_slots,
@@ -85,33 +81,99 @@ def execute(
                 micro_batch=pack.micro_batch,
                 attention=attention or default_attention(pack.key.compute_dtype),
             )
-
-            def eval_corpus(evaluation: EvalSpec) -> Corpus:
-                return corpus(evaluation.corpus)
-
             train_pack(
                 program,
-                left,
-                feeds[feed_key],
-                Evaluator(program, eval_corpus),
+                queue,
+                feeds[key],
+                Evaluator(program, lambda evaluation: corpora(evaluation.corpus)),
                 bar,
                 kept_steps=kept_steps,
                 checkpoint_seconds=checkpoint_seconds,
                 stop=stop,
             )
 
-        _train_or_record(train, pack, left, bar.log)
+        while (job := board.next()) is not None:
+            if not job.begun:
+                job.begun = True
+                bar.log(
+                    f"{job.pack.key.model.label}: {job.n_runs} runs, {job.pack.n_slots} at a time"
+                )
+            _train_or_record(train, job, bar.log)
+
+    kept_steps = branch_steps([run for pack in plan.packs for run in pack.runs])
+    while board.anything():
+        if plan.teams == 1:
+            work(0)
+        else:
+            _side_by_side(work, plan.teams)
+    for job in jobs:
+        for folder in job.queue.drain():
+            bar.skip(flops.own_flops(folder.spec))
+            give_up(folder, jax.devices()[0].device_kind)
 
 
-def _train_or_record(train: Callable, pack: Pack, left: list[RunFolder], log: Callable) -> None:
+@dataclass
+class _Job:
+    """A pack and its runs that are left."""
+
+    pack: Pack
+    queue: RunQueue
+    n_runs: int
+    begun: bool = False
+
+
+class _Board:
+    """Hands jobs to teams: those not begun in the order of the plan, then the largest."""
+
+    def __init__(self, jobs: Sequence[_Job]):
+        self._jobs = list(jobs)
+        self._fresh = list(jobs)
+        self._lock = threading.Lock()
+
+    def anything(self) -> bool:
+        return any(job.queue.cost() for job in self._jobs)
+
+    def next(self) -> _Job | None:
+        with self._lock:
+            for job in self._fresh:
+                if job.queue.cost():
+                    self._fresh.remove(job)
+                    return job
+            job = max(self._jobs, key=lambda job: job.queue.cost(), default=None)
+            return job if job is not None and job.queue.cost() else None
+
+
+class _Corpora:
+    """Corpora by name, each opened once."""
+
+    def __init__(self, open_corpus: Callable[[str], Corpus]):
+        self._open, self._found, self._lock = open_corpus, {}, threading.Lock()
+
+    def __call__(self, name: str) -> Corpus:
+        with self._lock:
+            if name not in self._found:
+                self._found[name] = self._open(name)
+            return self._found[name]
+
+
+def _side_by_side(work: Callable[[int], None], teams: int) -> None:
+    """Runs `work` in a thread a team, then raises what any of them raised: errors before preemption."""
+    with ThreadPoolExecutor(teams) as pool:
+        ends = [future.exception() for future in [pool.submit(work, team) for team in range(teams)]]
+    errors = [error for error in ends if error is not None]
+    if errors:
+        raise next((e for e in errors if not isinstance(e, Preempted)), errors[0])
+
+
+def _train_or_record(train: Callable, job: _Job, log: Callable) -> None:
+    pack = job.pack
     while True:
         try:
-            train(pack, left)
+            train(pack, job.queue)
             return
         except (Preempted, KeyboardInterrupt):
             raise
         except Exception as error:  # noqa: BLE001 (whatever broke a pack must not end the sweep)
-            left = [folder for folder in left if folder.status()["status"] not in ENDED]
             memory = "RESOURCE_EXHAUSTED" in str(error)
             smallest = pack.mesh[0]
             if memory and pack.n_slots > smallest:
@@ -123,6 +185,7 @@ def _train_or_record(train: Callable, pack: Pack, left: list[RunFolder], log: Ca
                 continue
             status = "out_of_memory" if memory else "failed"
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            left = [f for f in job.queue.drain() if f.status()["status"] not in ENDED]
             for folder in left:
                 old = folder.status()
                 folder.write_status(status, step=old["step"], seconds=old["seconds"], reason=reason)
@@ -131,10 +194,10 @@ def _train_or_record(train: Callable, pack: Pack, left: list[RunFolder], log: Ca
             return
 
 
-def mesh_of(pack: Pack) -> jax.sharding.Mesh:
-    """The pack's mesh on the first devices of this process."""
+def mesh_of(pack: Pack, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
+    """The pack's mesh on the first of the devices."""
     run, data, model = pack.mesh
-    return make_mesh(run, data, model, devices=jax.devices()[: run * data * model])
+    return make_mesh(run, data, model, devices=devices[: run * data * model])
 
 
 def default_attention(compute_dtype: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmscale import flops
 from lmscale.spec import LSTMSpec, RunSpec
@@ -55,8 +55,15 @@ class Pack:
 
 @dataclass(frozen=True)
 class Plan:
+    """All packs, in the order in which they are begun.
+
+    `teams` packs train at a time, each on devices of its own: on a CPU one a core, as a core trains
+    one run faster than several packed; elsewhere one pack takes what devices it needs.
+    """
+
     devices: Devices
     packs: tuple[Pack, ...]
+    teams: int = 1
 
     @property
     def flops(self) -> float:
@@ -64,7 +71,8 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        return math.fsum(pack.seconds for pack in self.packs)
+        """Predicted time: no less than an even share of all packs."""
+        return math.fsum(pack.seconds for pack in self.packs) / self.teams
 
     @property
     def n_runs(self) -> int:
@@ -77,8 +85,11 @@ def make_plan(runs: Sequence[Run], devices: Devices, *, n_slots: int | None = No
     Args:
       runs: of one experiment; equal specs are trained once.
       devices: what to train on.
-      n_slots: runs side by side, instead of the planner's choice.
+      n_slots: runs side by side in one program, instead of the planner's choice.
     """
+    teams = 1
+    if devices.kind == "cpu" and n_slots is None:
+        teams, devices = devices.count, replace(devices, count=1)
     unique = {run.spec.hash: run for run in runs}.values()
 
     def group(run: Run):
@@ -96,7 +107,9 @@ def make_plan(runs: Sequence[Run], devices: Devices, *, n_slots: int | None = No
         generation = max(len(_ancestors(run, by_id)) for run in pack.runs)
         return generation, pack.flops, repr(pack.key)
 
-    return Plan(devices, tuple(sorted(packs, key=order)))
+    return Plan(
+        replace(devices, count=devices.count * teams), tuple(sorted(packs, key=order)), teams
+    )
 
 
 def shard_runs(runs: Sequence[Run], index: int, count: int) -> list[Run]:
@@ -163,7 +176,7 @@ def _make_pack(runs: tuple[Run, ...], devices: Devices, n_slots: int | None) -> 
     micro_batch = _micro_batch(spec, devices, data, capacity / per_device)
     memory = device_memory(spec, data, micro_batch)
     if n_slots is None:
-        # A core trains one run faster than several packed; an accelerator wants to be filled.
+        # A CPU's packs hold one run each and train side by side; an accelerator wants to be filled.
         if devices.kind != "cpu" and data == 1:
             by_memory = int(capacity // memory)
             by_work = FILLING_TOKENS // spec.batch_tokens

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,41 @@ SMOOTHED_SHARE = 0.05
 def log_interval(steps: int) -> int:
     """Steps between two records of metrics.jsonl: about 200 records a run."""
     return max(1, steps // 200)
+
+
+class RunQueue:
+    """Runs that wait for a slot; several packs of one program may draw from it, in threads.
+
+    They leave in order, but a run that starts from another waits for it.
+    """
+
+    def __init__(self, folders: Sequence[RunFolder]):
+        self._waiting = list(folders)
+        self._lock = threading.Lock()
+
+    def take(self) -> RunFolder | None:
+        """The next run that can start, or None."""
+        with self._lock:
+            folder = next((f for f in self._waiting if _can_start(f)), None)
+            if folder is not None:
+                self._waiting.remove(folder)
+            return folder
+
+    def put_back(self, folders: Sequence[RunFolder]) -> None:
+        """Returns runs to the head of the queue."""
+        with self._lock:
+            self._waiting[:0] = folders
+
+    def drain(self) -> list[RunFolder]:
+        """Takes all that wait, whether they can start or not."""
+        with self._lock:
+            folders, self._waiting = self._waiting, []
+            return folders
+
+    def cost(self) -> float:
+        """FLOPs of the waiting runs that can start."""
+        with self._lock:
+            return sum(flops.own_flops(f.spec) for f in self._waiting if _can_start(f))
 
 
 class Preempted(Exception):
@@ -88,7 +124,7 @@ class _Slot:
 
 def train_pack(
     program: Program,
-    folders: Sequence[RunFolder],
+    queue: RunQueue,
     feed: Feed,
     evaluator: Evaluator,
     bar: Tracker,
@@ -97,12 +133,11 @@ def train_pack(
     checkpoint_seconds: float = 60.0,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Trains every run to its end, taking up checkpoints where there are any.
+    """Trains the runs of a queue to their ends, taking up checkpoints where there are any.
 
     Args:
       program: built for the key that all runs share.
-      folders: the runs; they enter the slots in this order, but a run that starts from another
-        waits for it.
+      queue: where the slots take their runs from, until none is left that can start.
       feed: their training tokens.
       evaluator: their evaluation sets.
       bar: counts the training FLOPs (exact convention) of all runs.
@@ -112,17 +147,15 @@ def train_pack(
 
     Raises:
       Preempted: see `stop`.
+      Exception: whatever broke the program; the runs in its slots are then back in the queue.
     """
     pack = _Pack(program, feed, evaluator, bar, kept_steps or {})
-    queue = list(folders)
     last_save = time.monotonic()
     try:
         while True:
             pack.fill(queue)
             slots = pack.slots()
             if not slots:
-                for folder in queue:
-                    pack.give_up(folder)
                 return
             events = [slot.next_event() for slot in slots]
             n_steps = min(
@@ -141,6 +174,11 @@ def train_pack(
             if time.monotonic() - last_save >= checkpoint_seconds:
                 pack.save("running")
                 last_save = time.monotonic()
+    except Preempted:
+        raise
+    except BaseException:
+        queue.put_back([slot.folder for slot in pack.slots()])
+        raise
     finally:
         pack.close()
 
@@ -170,17 +208,20 @@ class _Pack:
     def slots(self) -> list[_Slot]:
         return [slot for slot in self._slots if slot is not None]
 
-    def fill(self, queue: list[RunFolder]) -> None:
-        """Puts the next runs of the queue that can start into free slots."""
+    def fill(self, queue: RunQueue) -> None:
+        """Puts the next runs of the queue into free slots."""
         fresh = []
-        for index in range(len(self._slots)):
-            folder = next((f for f in queue if _can_start(f)), None)
-            if self._slots[index] is None and folder is not None:
-                queue.remove(folder)
+        for index, taken in enumerate(self._slots):
+            if taken is not None or (folder := queue.take()) is None:
+                continue
+            try:
                 slot = self._enter(index, folder)
-                self._slots[index] = slot
-                if slot.step == 0:
-                    fresh.append(slot)
+            except BaseException:
+                queue.put_back([folder])
+                raise
+            self._slots[index] = slot
+            if slot.step == 0:
+                fresh.append(slot)
         if fresh:
             seeds, mask = np.zeros(len(self._slots), np.int32), np.zeros(len(self._slots), bool)
             for slot in fresh:
@@ -221,21 +262,6 @@ class _Pack:
             window=window,
             saved_step=saved_step,
         )
-
-    def give_up(self, folder: RunFolder) -> None:
-        """Writes down why a run cannot start from the run that its spec names."""
-        spec, trunk = folder.spec, folder.trunk()
-        ended = (trunk.result() or {}).get("status")
-        self._bar.skip(flops.own_flops(spec))
-        if ended == "diverged":
-            reason = f"the run that it starts from, {spec.start.run}, diverged"
-            folder.write_result(result(folder, "diverged", reason, self._device_kind(), 0))
-            folder.write_status("diverged", step=0, seconds=0.0, reason=reason)
-            return
-        reason = f"{spec.start.run}, which it starts from, kept no state at step {spec.start.step}"
-        if ended == "done":
-            reason += ": delete that run's folder to train it again"
-        folder.write_status("failed", step=0, seconds=0.0, reason=reason)
 
     def _device_kind(self) -> str:
         return self._program.mesh.devices.flat[0].device_kind
@@ -415,6 +441,21 @@ def result(
         "evaluations": evaluations,
         "device": device,
     }
+
+
+def give_up(folder: RunFolder, device: str) -> None:
+    """Writes down why a run cannot start from the run that its spec names."""
+    spec, trunk = folder.spec, folder.trunk()
+    ended = (trunk.result() or {}).get("status")
+    if ended == "diverged":
+        reason = f"the run that it starts from, {spec.start.run}, diverged"
+        folder.write_result(result(folder, "diverged", reason, device, 0))
+        folder.write_status("diverged", step=0, seconds=0.0, reason=reason)
+        return
+    reason = f"{spec.start.run}, which it starts from, kept no state at step {spec.start.step}"
+    if ended == "done":
+        reason += ": delete that run's folder to train it again"
+    folder.write_status("failed", step=0, seconds=0.0, reason=reason)
 
 
 def _can_start(folder: RunFolder) -> bool:

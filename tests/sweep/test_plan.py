@@ -42,9 +42,11 @@ def test_a_pack_holds_what_compiles_to_one_program():
 
 
 def test_a_core_holds_one_run_in_pieces_that_fit_its_cache():
-    for pack in make_plan(runs(), parse_devices("cpu:2")).packs:
-        assert pack.mesh == (2, 1, 1)
-        assert pack.n_slots == 2
+    plan = make_plan(runs(), parse_devices("cpu:2"))
+    assert plan.teams == plan.devices.count == 2
+    for pack in plan.packs:
+        assert pack.mesh == (1, 1, 1)
+        assert pack.n_slots == 1
         assert pack.micro_batch == 2
     lstm = LSTMSpec(n_layer=1, d_hidden=16, d_embed=16, n_ctx=128, vocab_size=512)
     assert make_plan(runs([lstm]), parse_devices("cpu:2")).packs[0].micro_batch == 8
