@@ -11,6 +11,7 @@ from lmscale.flops import CONVENTIONS
 from lmscale.laws import FitResult
 from lmscale.report.restate import native_convention
 from lmscale.report.section import Measure
+from lmscale.report.study import few_seeds
 
 __all__ = ["counted", "difference", "exponent", "home_convention", "interval_of_difference"]
 
@@ -61,12 +62,19 @@ def difference(
     ours: tuple[float, tuple[float, float] | None] | None,
     other: tuple[float, tuple[float, float] | None] | None,
     why: str,
+    *,
+    seeds: int | None = None,
 ) -> Measure:
-    """The difference of two exponents as a measure; `why` says what is missing where one is."""
+    """The difference of two exponents as a measure.
+
+    Args:
+      why: what is missing where one of the two is None.
+      seeds: of the runs that both rest on. Fewer than `LEAST_SEEDS` decide nothing: intervals from
+        rows drawn again hold the scatter about a curve, not how far another seed would move both.
+    """
     if ours is None or other is None:
         return Measure(what=what, value=None, why=why)
+    value, few = ours[0] - other[0], few_seeds(seeds) if seeds is not None else ""
     if ours[1] is None or other[1] is None:
-        return Measure(what=what, value=ours[0] - other[0], why="one of the two has no interval")
-    return Measure(
-        what=what, value=ours[0] - other[0], interval=interval_of_difference(*ours, *other)
-    )
+        return Measure(what=what, value=value, why=few or "one of the two has no interval")
+    return Measure(what=what, value=value, interval=interval_of_difference(*ours, *other), why=few)

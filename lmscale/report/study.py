@@ -13,7 +13,7 @@ from lmscale.report.wording import number
 from lmscale.sweep.claims import Claim
 from lmscale.sweep.store import Store
 
-__all__ = ["LEAST_SEEDS", "Study", "unfinished"]
+__all__ = ["LEAST_SEEDS", "Study", "few_seeds", "unfinished"]
 
 #: Fewest seeds whose spread makes an interval, and so a claim: two say next to nothing of noise.
 LEAST_SEEDS = 3
@@ -128,6 +128,11 @@ class Study:
                 f"{factors[-1]:g}): a wider search might lower those losses."
             )
         ]
+
+
+def few_seeds(seeds: int, what: str = "a difference") -> str:
+    """Why `what` from so few seeds decides nothing; empty where they suffice."""
+    return "" if seeds >= LEAST_SEEDS else f"{what} needs {LEAST_SEEDS} seeds, not {seeds}"
 
 
 def unfinished(runs: pd.DataFrame) -> str:
