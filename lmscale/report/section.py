@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lmscale.laws import FitResult
+from lmscale.report.wording import between, with_interval
 
 __all__ = ["Chart", "Grid", "KeyNumber", "Measure", "Section", "refused"]
 
@@ -43,6 +44,17 @@ class KeyNumber:
     label: str
     value: str
     interval: str = ""
+
+    @classmethod
+    def of(
+        cls, label: str, value: float, interval: tuple[float, float] | None, unit: str = ""
+    ) -> KeyNumber:
+        """A value to as many digits as its interval warrants."""
+        return cls(
+            label=label,
+            value=with_interval(value, interval).split(" (")[0] + unit,
+            interval=between(interval) if interval else "no interval",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lmscale.report.wording import number
+from lmscale.report.wording import number, plural
 from lmscale.sweep.claims import Claim
 from lmscale.sweep.store import Store
 
-__all__ = ["LEAST_SEEDS", "Study", "few_seeds", "unfinished"]
+__all__ = ["LEAST_SEEDS", "LOST", "Study", "few_seeds", "unfinished"]
 
+#: States of a run that ended without a result to use.
+LOST = ("diverged", "failed", "out_of_memory")
 #: Fewest seeds whose spread makes an interval, and so a claim: two say next to nothing of noise.
 LEAST_SEEDS = 3
 
@@ -106,6 +108,18 @@ class Study:
         if "lr_factor" not in self.table:
             return []
         return sorted({float(x) for x in self.table["lr_factor"].dropna()})
+
+    @property
+    def lost(self) -> pd.DataFrame:
+        """The runs that did not end well and will not."""
+        if not len(self.table):
+            return self.table
+        return self.table[self.table["status"].isin(LOST)]
+
+    def lost_warning(self) -> list[str]:
+        """One sentence where runs are missing from every analysis for not ending well."""
+        n = len(self.lost)
+        return [f"{plural(n, 'run')} left out for not ending well."] if n else []
 
     def lr_edge_warning(self, family: str | None = None) -> list[str]:
         """One sentence where the best learning rate of a cell is the edge of those tried."""

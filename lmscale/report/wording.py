@@ -19,6 +19,7 @@ __all__ = [
     "count",
     "duration",
     "family_name",
+    "flipped",
     "interval_of_mean",
     "listed",
     "number",
@@ -96,6 +97,15 @@ def between(interval: Sequence[float], places: int | None = None) -> str:
     if places is None:
         places = _places(0.5 * (low + high), interval)
     return f"{_fixed(low, places)} to {_fixed(high, places)}"
+
+
+def flipped(
+    value: float, interval: tuple[float, float] | None
+) -> tuple[float, tuple[float, float] | None]:
+    """Value and interval of the size of a difference whose sign is put in words: "0.3 below"."""
+    if value >= 0:
+        return value, interval
+    return -value, (-interval[1], -interval[0]) if interval else None
 
 
 def _places(value: float, interval: Sequence[float]) -> int:

@@ -4,8 +4,10 @@ import math
 
 import pytest
 
+from lmscale.report.section import KeyNumber
 from lmscale.report.wording import (
     family_name,
+    flipped,
     interval_of_mean,
     listed,
     number,
@@ -65,3 +67,15 @@ def test_interval_of_a_mean_by_number_of_seeds():
     low, high = interval_of_mean([1.0, 2.0, 3.0])
     assert (low + high) / 2 == pytest.approx(2.0)
     assert high - 2.0 == pytest.approx(4.30265 / math.sqrt(3), rel=1e-4)
+
+
+def test_a_signed_difference_is_said_by_its_size():
+    assert flipped(-0.3, (-0.5, 0.1)) == (0.3, (-0.1, 0.5))
+    assert flipped(0.3, (-0.1, 0.5)) == (0.3, (-0.1, 0.5))
+    assert flipped(-0.3, None) == (0.3, None)
+
+
+def test_a_key_number_shows_the_digits_that_its_interval_warrants():
+    item = KeyNumber.of("ratio", 2.3456, (2.1, 2.6), "×")
+    assert (item.value, item.interval) == ("2.3×", "2.1 to 2.6")
+    assert KeyNumber.of("ratio", 2.3456, None).interval == "no interval"
