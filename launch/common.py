@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ PREEMPTED = 42
 #: Exit codes of `lmscale run` that no repetition cures: a run failed; bad usage.
 FINAL = (1, 2)
 
-#: Sums the steps of all runs of the store "$out": a measure of progress from one restart to the next.
+#: `steps_done` in shell, for the store "$out".
 PROGRESS_FUNCTION = """\
 steps_done() {
   %s status "$out" --json 2>/dev/null | grep -o '"step": *[0-9]*' | awk '{sum += $2} END {print sum + 0}'
@@ -92,7 +94,8 @@ def shell(words: Sequence[str]) -> str:
 
 def run_command(args: argparse.Namespace, lmscale: str, shard: str) -> list[str]:
     """The words of `lmscale run` for this shard ("I/N")."""
-    words = [*shlex.split(lmscale), "run", args.experiment]
+    command = [Raw(word) if word.startswith("~/") else word for word in shlex.split(lmscale)]
+    words = [*command, "run", args.experiment]
     for option in ("scale", "data"):
         if (value := getattr(args, option)) is not None:
             words += [f"--{option}", value]
@@ -112,6 +115,16 @@ def job_name(args: argparse.Namespace) -> str:
     stem = re.sub(r"[^a-z0-9]+", "-", Path(args.experiment).stem.lower()).strip("-")[:24]
     out = args.out if "://" in args.out else os.path.abspath(args.out)
     return f"lmscale-{stem}-{hashlib.sha256(out.encode()).hexdigest()[:6]}"
+
+
+def steps_done(lmscale: str, out: str) -> int:
+    """The steps of all runs of a store: a measure of progress from one restart to the next."""
+    command = [*shlex.split(lmscale), "status", out, "--json"]
+    found = subprocess.run(command, check=False, capture_output=True, text=True)
+    try:
+        return sum(row["step"] for row in json.loads(found.stdout)["table"])
+    except (ValueError, KeyError, TypeError):
+        return 0
 
 
 def positive(text: str) -> int:

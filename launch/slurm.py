@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(script)
-    done = subprocess.run(submit, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(submit, check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         return 1
     print(f"job {done.stdout.strip().split(';')[0]}: {path}")
