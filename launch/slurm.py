@@ -53,9 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = Path(args.logs) / f"{job_name(args)}.sbatch"
     submit = ["sbatch", "--parsable", str(path)]
     if args.dry_run:
-        print(f"# {path}")
-        print(script, end="")
-        print(f"# submitted by\n{shell(submit)}")
+        print(f"{script}\n# submitted by: {shell(submit)}")
         return 0
     if shutil.which("sbatch") is None:
         print(
@@ -110,8 +108,12 @@ def _directives(args: Namespace) -> list[str]:
         "open-mode": "append",
         "output": f"{args.logs}/%A_%a.log",
     }
-    lines = [f"--{name}={value}" for name, value in values.items() if value is not None]
+    lines = [f"--{name}={_quoted(value)}" for name, value in values.items() if value is not None]
     return [*lines, "--requeue", *args.sbatch]
+
+
+def _quoted(value: str | int) -> str:
+    return f'"{value}"' if " " in str(value) else str(value)
 
 
 def _step(args: Namespace, processes: int) -> str:
