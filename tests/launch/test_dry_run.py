@@ -37,45 +37,57 @@ SETTINGS = {
     "slurm-gang": (
         slurm,
         SHARED,
-        "--nodes 4 --gres gpu:h100:8 --time 1-0 --grace 300 --partition long --account lab "
-        "--constraint ib --prologue 'module load cuda'",
+        (
+            "--nodes 4 --gres gpu:h100:8 --time 1-0 --grace 300 --partition long --account lab "
+            "--constraint ib --prologue 'module load cuda'"
+        ),
         {},
     ),
     "slurm-gangs-in-container": (
         slurm,
         ("my_experiment", "--out", "gs://bucket/x", "--logs", "/shared/x logs"),
-        "--tasks 2 --tasks-per-node 8 --gpus 1 --sbatch=--exclusive --srun=--mpi=none "
-        "--lmscale 'apptainer exec --nv image.sif lmscale'",
+        (
+            "--tasks 2 --tasks-per-node 8 --gpus 1 --sbatch=--exclusive --srun=--mpi=none "
+            "--lmscale 'apptainer exec --nv image.sif lmscale'"
+        ),
         {},
     ),
     "tpu_pod": (tpu_pod, BUCKET, "--tpu v5litepod-16", {}),
     "tpu_pod-spot": (
         tpu_pod,
         BUCKET,
-        "--tpu v6e-64 --spot --shard 1/2 --zone us-east5-a --project p --data mine "
-        "--prologue 'gcloud storage cp -r gs://bucket/mine ~/.cache/lmscale/data/' -- --seeds 0 1",
+        (
+            "--tpu v6e-64 --spot --shard 1/2 --zone us-east5-a --project p --data mine "
+            "--prologue 'gcloud storage cp -r gs://bucket/mine ~/.cache/lmscale/data/' -- --seeds 0 1"
+        ),
         {},
     ),
     "tpu_pod-flex-start": (
         tpu_pod,
         BUCKET,
-        "--tpu v5p-8 --flex-start 4h --keep --name mine --poll 10 --setup 'pip install lmscale' "
-        "--request=--internal-ips",
+        (
+            "--tpu v5p-8 --flex-start 4h --keep --name mine --poll 10 --setup 'pip install lmscale' "
+            "--request=--internal-ips"
+        ),
         {},
     ),
     "gke-slice": (gke, BUCKET, "--image repo/lmscale --tpu v5e:4x4 --spot", {}),
     "gke-single-gpus": (
         gke,
         BUCKET,
-        "--image repo/lmscale --gpu nvidia-l4:1 --tasks 2 --namespace lab --queue mine "
-        "--service-account writer -- --seeds 0 '$(x)'",
+        (
+            "--image repo/lmscale --gpu nvidia-l4:1 --tasks 2 --namespace lab --queue mine "
+            "--service-account writer -- --seeds 0 '$(x)'"
+        ),
         {},
     ),
     "gke-gpu-gang": (
         gke,
         BUCKET,
-        "--image repo/lmscale --gpu nvidia-h100-80gb:8 --nodes 4 --env NCCL_DEBUG=WARN "
-        "--max-restarts 7",
+        (
+            "--image repo/lmscale --gpu nvidia-h100-80gb:8 --nodes 4 --env NCCL_DEBUG=WARN "
+            "--max-restarts 7"
+        ),
         {},
     ),
 }

@@ -6,11 +6,16 @@
 #   cluster.sh start DIR     then: export SLURM_CONF=DIR/slurm.conf
 #   cluster.sh stop DIR
 set -euo pipefail
+PATH=$PATH:/usr/sbin:/sbin
 
 install_packages() {
   command -v slurmctld >/dev/null && command -v munged >/dev/null && return
   [ "$(id -u)" = 0 ] || { echo "installing Slurm needs root" >&2; exit 1; }
   command -v apt-get >/dev/null || { echo "installing Slurm needs apt-get" >&2; exit 1; }
+  # One at a time: apt waits for nobody.
+  exec 9>/tmp/lmscale-slurm-install.lock
+  flock 9
+  command -v slurmctld >/dev/null && command -v munged >/dev/null && return
   # Packages ask this program whether they may start their services: not here. An own one stays.
   policy=/usr/sbin/policy-rc.d
   if [ ! -e "$policy" ]; then
