@@ -244,9 +244,9 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
         seconds = _seconds(args.time)
         if seconds is None:
             parser.error(f"--time must be as 90, 4:00:00 or 1-12, not {args.time!r}")
-        # Slurm may send the signal a minute early, and rounds limits to minutes.
-        if seconds < args.grace + 60:
-            parser.error(f"--time {args.time} leaves nothing before the {args.grace} s of --grace")
+        # Slurm may send the signal a minute early; what comes before must be worth a start.
+        if seconds < args.grace + 300:
+            parser.error(f"--time {args.time} leaves too little before --grace {args.grace}")
     for option in args.sbatch:
         if not option.startswith("-"):
             parser.error(f"--sbatch takes an option, as --sbatch=--exclusive, not {option!r}")

@@ -168,7 +168,7 @@ def test_a_slice_has_the_hosts_of_its_topology():
         (local, ["no_such.py", "--out", "x"], "there is no file no_such.py"),
         (local, [*SHARED, "--device", "cpu", "--workers", "9999"], "need as many devices"),
         (slurm, [*SHARED, "--time", "tomorrow"], "--time must be as"),
-        (slurm, [*SHARED, "--time", "2", "--grace", "100"], "leaves nothing"),
+        (slurm, [*SHARED, "--time", "2", "--grace", "100"], "leaves too little"),
         (slurm, [*SHARED, "--tasks", "0"], "at least 1"),
         (slurm, [*SHARED, "--gpus", "1", "--gres", "gpu:1"], "not both"),
         (slurm, [*BUCKET], "give a --logs folder"),
