@@ -30,6 +30,16 @@ on your own text:
   lmscale run isoflop --data mytext --out results/mytext
 """
 
+_BENCH_EPILOG = """\
+Where two defaults are given, the first is for a CPU and the second for an accelerator.
+
+  lmscale bench                                      both architectures, what the planner chooses
+  lmscale bench --pack 1 2 4 8 16 --model lstm       packed against one by one
+  lmscale bench --shape 12x768 --against torch       GPT-2 small beside torch and torch.compile
+  lmscale bench --path train evaluate data checkpoint
+  lmscale bench --sweep --model transformer --against torch
+"""
+
 
 class _CommandError(ValueError):
     """Bad usage that no library call would notice."""
@@ -129,6 +139,52 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     status.add_argument("dir", metavar="DIR")
     status.add_argument("--json", action="store_true")
+
+    bench = command(
+        "bench",
+        _bench,
+        "Measure speed on this machine: against its own matmul peak, and against torch.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_BENCH_EPILOG,
+    )
+    bench.add_argument(
+        "--model",
+        nargs="+",
+        choices=("transformer", "lstm"),
+        default=["transformer", "lstm"],
+        help="architectures (both)",
+    )
+    bench.add_argument(
+        "--shape",
+        nargs="+",
+        type=_layers_by_width,
+        metavar="LxW",
+        help="layers x width of the models (2x24 3x64 4x144 on a CPU, 12x768 on an accelerator)",
+    )
+    bench.add_argument(
+        "--pack",
+        nargs="+",
+        type=_pack,
+        metavar="R",
+        default=["plan"],
+        help="runs in one program: numbers, or plan for what the planner takes (plan)",
+    )
+    bench.add_argument(
+        "--path",
+        nargs="+",
+        choices=("train", "evaluate", "data", "checkpoint"),
+        default=["train"],
+        help="what to time (train)",
+    )
+    bench.add_argument("--sweep", action="store_true", help="time a whole sweep from a cold start")
+    bench.add_argument("--batch", type=_positive_int, metavar="SEQUENCES", help="(8; 32)")
+    bench.add_argument("--context", type=_positive_int, metavar="TOKENS", help="(128; 1024)")
+    bench.add_argument("--vocab", type=_positive_int, metavar="V", help="(1024; 50304)")
+    bench.add_argument("--dtype", choices=("float32", "bfloat16"), help="(float32; bfloat16)")
+    bench.add_argument("--steps", type=_positive_int, default=400, help="of each run of --sweep")
+    bench.add_argument("--against", choices=("torch",), help="beside it, in turns (needs torch)")
+    bench.add_argument("--repeat", type=_positive_int, default=5, help="samples of each case")
+    bench.add_argument("--json", action="store_true")
 
     fit = command(
         "fit",
@@ -331,6 +387,17 @@ def _positive_int(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
     return int(text)
+
+
+def _layers_by_width(text: str) -> tuple[int, int]:
+    layers, times, width = text.partition("x")
+    if not times:
+        raise argparse.ArgumentTypeError(f"must be LAYERSxWIDTH such as 12x768, not {text!r}")
+    return _positive_int(layers), _positive_int(width)
+
+
+def _pack(text: str) -> int | str:
+    return text if text == "plan" else _positive_int(text)
 
 
 def _critical_batch(text: str) -> tuple[float, float]:
@@ -784,6 +851,22 @@ def _advise(args: argparse.Namespace) -> int:
         print(f"  {off.factor:g} x the parameters costs {off.compute_factor:.3g} x the compute")
     for warning in advice.warnings:
         _say(f"warning: {warning}")
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    start_jax()
+    from lmscale.bench import command
+
+    if args.against and not command.has_torch():
+        raise _CommandError("--against torch needs torch: pip install 'lmscale[parity]'")
+    say = command.sweep if args.sweep else command.paths
+    found, lines = say(args)
+    if args.json:
+        _print_json(found)
+    else:
+        _print_table(lines[0])
+        print("\n".join(lines[1]))
     return 0
 
 

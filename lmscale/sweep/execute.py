@@ -22,6 +22,9 @@ from lmscale.training.feed import Feed
 from lmscale.training.loop import Preempted, RunQueue, give_up, train_pack
 from lmscale.training.step import build_program
 
+#: Training that must be left in a pack for a second team to compile its program too.
+HELP_SECONDS = 10.0
+
 
 def execute(
     plan: Plan,
@@ -35,8 +38,8 @@ def execute(
 ) -> None:
     """Trains every run of the plan that has not ended.
 
-    The plan's teams work side by side: while one compiles, another trains. A team without a pack
-    of its own helps with the one that has most left. A failure of one pack is written to its runs'
+    The plan's teams work side by side: while one compiles, another trains. A team that finds every
+    pack begun helps with the one that has most left, where that is worth its compiling once more. A failure of one pack is written to its runs'
     status.json (and error.txt) and the next pack goes on. A pack that does not fit in memory is
     tried again with half the slots.
 
@@ -58,9 +61,8 @@ def execute(
         left = [folder for folder in folders if folder.result() is None]
         bar.skip(pack.flops - sum(flops.own_flops(folder.spec) for folder in left))
         if left:
-            jobs.append(_Job(pack, RunQueue(left), len(left)))
-    # A compiled program is slow to come by and quick to share, so teams begin with different ones.
-    board = _Board(jobs)
+            jobs.append(_Job(pack, RunQueue(left)))
+    board = _Board(jobs, HELP_SECONDS * plan.devices.peak_flops * plan.devices.utilisation)
     corpora = _Corpora(open_corpus)
 
     def work(team: int) -> None:
@@ -92,20 +94,19 @@ def execute(
                 stop=stop,
             )
 
-        while (job := board.next()) is not None:
-            if not job.begun:
-                job.begun = True
-                bar.log(
-                    f"{job.pack.key.model.label}: {job.n_runs} runs, {job.pack.n_slots} at a time"
-                )
-            _train_or_record(train, job, bar.log)
+        while (job := board.take()) is not None:
+            label, n_slots = job.pack.key.model.label, job.pack.n_slots
+            bar.log(f"{label}: {len(job.queue)} runs, {n_slots} at a time")
+            try:
+                _train_or_record(train, job, bar.log)
+            finally:
+                board.leave(job)
 
     kept_steps = branch_steps([run for pack in plan.packs for run in pack.runs])
-    while board.anything():
-        if plan.teams == 1:
-            work(0)
-        else:
-            _side_by_side(work, plan.teams)
+    if plan.teams == 1:
+        work(0)
+    else:
+        _side_by_side(work, plan.teams)
     for job in jobs:
         for folder in job.queue.drain():
             bar.skip(flops.own_flops(folder.spec))
@@ -114,33 +115,50 @@ def execute(
 
 @dataclass
 class _Job:
-    """A pack and its runs that are left."""
+    """A pack, its runs that are left, and how many teams train them."""
 
     pack: Pack
     queue: RunQueue
-    n_runs: int
-    begun: bool = False
+    teams: int = 0
 
 
 class _Board:
-    """Hands jobs to teams: those not begun in the order of the plan, then the largest."""
+    """Hands jobs to teams: those that none is at in the order of the plan, then the largest.
 
-    def __init__(self, jobs: Sequence[_Job]):
+    A program is slow to compile and quick to share, so teams work on different ones while they can.
+    """
+
+    def __init__(self, jobs: Sequence[_Job], worth_helping: float):
         self._jobs = list(jobs)
-        self._fresh = list(jobs)
-        self._lock = threading.Lock()
+        #: FLOPs that must wait in a job for a second team to take it up.
+        self._worth_helping = worth_helping
+        self._changed = threading.Condition()
 
-    def anything(self) -> bool:
-        return any(job.queue.cost() for job in self._jobs)
+    def take(self) -> _Job | None:
+        """The next job for a team; waits while others may yet free runs; None when all is done."""
+        with self._changed:
+            while True:
+                costs = [(job.queue.cost(), job) for job in self._jobs]
+                for cost, job in costs:
+                    if cost and not job.teams:
+                        return self._join(job)
+                cost, job = max(costs, key=lambda pair: pair[0], default=(0, None))
+                if cost > self._worth_helping:
+                    return self._join(job)
+                if not any(job.teams and job.queue for job in self._jobs):
+                    return None
+                # Runs that start from another's state can be taken up once that state is there.
+                self._changed.wait(timeout=1.0)
 
-    def next(self) -> _Job | None:
-        with self._lock:
-            for job in self._fresh:
-                if job.queue.cost():
-                    self._fresh.remove(job)
-                    return job
-            job = max(self._jobs, key=lambda job: job.queue.cost(), default=None)
-            return job if job is not None and job.queue.cost() else None
+    def leave(self, job: _Job) -> None:
+        """A team has found nothing more to do in a job."""
+        with self._changed:
+            job.teams -= 1
+            self._changed.notify_all()
+
+    def _join(self, job: _Job) -> _Job:
+        job.teams += 1
+        return job
 
 
 class _Corpora:

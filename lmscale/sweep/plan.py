@@ -103,9 +103,10 @@ def make_plan(runs: Sequence[Run], devices: Devices, *, n_slots: int | None = No
     by_id = {run.spec.run_id: run for run in unique}
 
     def order(pack: Pack) -> tuple:
-        # Runs come after those that they start from; within a pack the loop sees to it.
+        # Runs come after those that they start from; within a pack the loop sees to it. The largest
+        # come first: small ones fill the end evenly, and what does not fit in memory shows at once.
         generation = max(len(_ancestors(run, by_id)) for run in pack.runs)
-        return generation, pack.flops, repr(pack.key)
+        return generation, -pack.flops, repr(pack.key)
 
     return Plan(
         replace(devices, count=devices.count * teams), tuple(sorted(packs, key=order)), teams

@@ -46,12 +46,17 @@ class RunQueue:
 
     def __init__(self, folders: Sequence[RunFolder]):
         self._waiting = list(folders)
+        self._ready: set[RunFolder] = set()
         self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Runs that wait, whether they can start or not."""
+        return len(self._waiting)
 
     def take(self) -> RunFolder | None:
         """The next run that can start, or None."""
         with self._lock:
-            folder = next((f for f in self._waiting if _can_start(f)), None)
+            folder = next((f for f in self._waiting if self._can_start(f)), None)
             if folder is not None:
                 self._waiting.remove(folder)
             return folder
@@ -70,7 +75,13 @@ class RunQueue:
     def cost(self) -> float:
         """FLOPs of the waiting runs that can start."""
         with self._lock:
-            return sum(flops.own_flops(f.spec) for f in self._waiting if _can_start(f))
+            return sum(flops.own_flops(f.spec) for f in self._waiting if self._can_start(f))
+
+    def _can_start(self, folder: RunFolder) -> bool:
+        # Asked often, and a run that can start once always can.
+        if folder not in self._ready and _can_start(folder):
+            self._ready.add(folder)
+        return folder in self._ready
 
 
 class Preempted(Exception):

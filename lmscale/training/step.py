@@ -86,6 +86,8 @@ class Program:
       which the first n_steps rows are filled. `data` is {"corpus" [T],
       "indices" [chunk_steps, R, B]} or {"windows" [chunk_steps, R, B, n_ctx + 1]}. Slots that are
       not active keep their state.
+    train_memory(the arguments of train) -> bytes that it takes on a device, arguments included, as
+      the compiler lays them out
     evaluate(state, windows [n, eval_batch, n_ctx + 1], weights [n, eval_batch]) -> mean loss by
       position [R, n_ctx]; a weight of 0 marks padding
     take(state, slot) -> one run's state;  put(state, slot, one) -> state
@@ -99,6 +101,7 @@ class Program:
     abstract_run: State
     reset: Callable
     train: Callable
+    train_memory: Callable
     evaluate: Callable
     take: Callable
     put: Callable
@@ -256,9 +259,20 @@ def build_program(
         "corpus": train_jit({"corpus": whole, "indices": batches}),
     }
 
+    def trainer(data):
+        return trainers["windows" if "windows" in data else "corpus"]
+
     def dispatch(state, hyper, data, n_steps, active):
-        return trainers["windows" if "windows" in data else "corpus"](
-            state, hyper, data, n_steps, active
+        return trainer(data)(state, hyper, data, n_steps, active)
+
+    def train_memory(state, hyper, data, n_steps, active) -> float:
+        lowered = trainer(data).lower(state, hyper, data, n_steps, active)
+        sizes = lowered.compile().memory_analysis()
+        return (
+            sizes.argument_size_in_bytes
+            + sizes.output_size_in_bytes
+            + sizes.temp_size_in_bytes
+            - sizes.alias_size_in_bytes
         )
 
     return Program(
@@ -274,6 +288,7 @@ def build_program(
             reset, in_shardings=(packed, by_run, by_run), out_shardings=packed, donate_argnums=0
         ),
         train=dispatch,
+        train_memory=train_memory,
         evaluate=jax.jit(
             evaluate,
             in_shardings=(packed, by_batch, by_batch),

@@ -6,8 +6,6 @@ our float32, near 1e-6.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
@@ -19,38 +17,10 @@ torch = pytest.importorskip(
     "torch",
     reason="parity compares with torch, which is not installed: pip install lmscale[parity]",
 )
+from lmscale.bench import torch_models
+
 pytestmark = pytest.mark.parity
 nn = torch.nn
-
-
-class LSTM(nn.Module):
-    """Kaplan et al. 2020, Fig. 7, around `torch.nn.LSTM`."""
-
-    def __init__(self, spec: LSTMSpec):
-        super().__init__()
-        self.embedding = nn.Embedding(spec.vocab_size, spec.d_embed)
-        self.lstm = nn.LSTM(spec.d_embed, spec.d_hidden, spec.n_layer, batch_first=True)
-        self.projection = nn.Linear(spec.d_hidden, spec.d_embed)
-
-    def forward(self, tokens):
-        x = self.embedding(tokens) * math.sqrt(self.embedding.embedding_dim)
-        return self.projection(self.lstm(x)[0]) @ self.embedding.weight.T
-
-    @staticmethod
-    def layout(p: Parameters) -> Parameters:
-        """Our parameters (or gradients) under torch's names, in torch's shapes."""
-        ours = {"embedding.weight": p["embed.embedding"], **linear(p, "projection", "projection")}
-        for layer in range(1 + len(p["rest.input_bias"])):
-            for torch_name, name in (
-                ("weight_ih", "input_kernel"),
-                ("weight_hh", "recurrent_kernel"),
-                ("bias_ih", "input_bias"),
-                ("bias_hh", "recurrent_bias"),
-            ):
-                leaf = p[f"first.{name}"] if layer == 0 else p[f"rest.{name}"][layer - 1]
-                leaf = leaf.reshape(*leaf.shape[:-2], -1).T
-                ours[f"lstm.{torch_name}_l{layer}"] = leaf
-        return ours
 
 
 class GPT2Block(nn.Module):
@@ -105,35 +75,51 @@ class Transformer(nn.Module):
                 x = block(x, mask)
         return self.norm(x) @ self.embedding.weight.T
 
-    @staticmethod
-    def layout(p: Parameters) -> Parameters:
-        """Our parameters (or gradients) under torch's names, in torch's shapes."""
-        ours = {"embedding.weight": p["embed.embedding"], "position.weight": p["position"]}
-        if "norm_final.scale" in p:
-            ours |= norm(p, "norm_final", "norm")
-        names = [name for name in p if name.startswith("blocks.")]
-        for layer in range(len(p[names[0]])):
-            block = {name.removeprefix("blocks."): p[name][layer] for name in names}
-            d_model, d_attn = (
-                len(block["attention.out.bias"]),
-                block["attention.qkv.bias"].size // 3,
-            )
-            there = f"blocks.{layer}"
-            ours |= norm(block, "norm_attention", f"{there}.norm1")
-            ours |= norm(block, "norm_feed_forward", f"{there}.norm2")
-            ours |= linear(block, "feed_forward.up", f"{there}.linear1")
-            ours |= linear(block, "feed_forward.down", f"{there}.linear2")
-            ours |= {
-                f"{there}.self_attn.in_proj_weight": block["attention.qkv.kernel"]
-                .reshape(d_model, 3 * d_attn)
-                .T,
-                f"{there}.self_attn.in_proj_bias": block["attention.qkv.bias"].ravel(),
-                f"{there}.self_attn.out_proj.weight": block["attention.out.kernel"]
-                .reshape(d_attn, d_model)
-                .T,
-                f"{there}.self_attn.out_proj.bias": block["attention.out.bias"],
-            }
-        return ours
+
+def lstm_layout(p: Parameters) -> Parameters:
+    """Our parameters (or gradients) under torch's names, in torch's shapes."""
+    ours = {"embedding.weight": p["embed.embedding"], **linear(p, "projection", "projection")}
+    for layer in range(1 + len(p["rest.input_bias"])):
+        for torch_name, name in (
+            ("weight_ih", "input_kernel"),
+            ("weight_hh", "recurrent_kernel"),
+            ("bias_ih", "input_bias"),
+            ("bias_hh", "recurrent_bias"),
+        ):
+            leaf = p[f"first.{name}"] if layer == 0 else p[f"rest.{name}"][layer - 1]
+            leaf = leaf.reshape(*leaf.shape[:-2], -1).T
+            ours[f"lstm.{torch_name}_l{layer}"] = leaf
+    return ours
+
+
+def transformer_layout(p: Parameters) -> Parameters:
+    """Our parameters (or gradients) under torch's names, in torch's shapes."""
+    ours = {"embedding.weight": p["embed.embedding"], "position.weight": p["position"]}
+    if "norm_final.scale" in p:
+        ours |= norm(p, "norm_final", "norm")
+    names = [name for name in p if name.startswith("blocks.")]
+    for layer in range(len(p[names[0]])):
+        block = {name.removeprefix("blocks."): p[name][layer] for name in names}
+        d_model, d_attn = (
+            len(block["attention.out.bias"]),
+            block["attention.qkv.bias"].size // 3,
+        )
+        there = f"blocks.{layer}"
+        ours |= norm(block, "norm_attention", f"{there}.norm1")
+        ours |= norm(block, "norm_feed_forward", f"{there}.norm2")
+        ours |= linear(block, "feed_forward.up", f"{there}.linear1")
+        ours |= linear(block, "feed_forward.down", f"{there}.linear2")
+        ours |= {
+            f"{there}.self_attn.in_proj_weight": block["attention.qkv.kernel"]
+            .reshape(d_model, 3 * d_attn)
+            .T,
+            f"{there}.self_attn.in_proj_bias": block["attention.qkv.bias"].ravel(),
+            f"{there}.self_attn.out_proj.weight": block["attention.out.kernel"]
+            .reshape(d_attn, d_model)
+            .T,
+            f"{there}.self_attn.out_proj.bias": block["attention.out.bias"],
+        }
+    return ours
 
 
 def linear(p: Parameters, here: str, there: str) -> Parameters:
@@ -146,15 +132,14 @@ def norm(p: Parameters, here: str, there: str) -> Parameters:
 
 def compare(model: nn.Module, spec: ModelSpec) -> dict[str, float]:
     """Deviation of the logits and of the gradient of each of torch's parameters."""
+    layout = lstm_layout if isinstance(spec, LSTMSpec) else transformer_layout
     p, _, logits, gradients = evaluated(spec)
     model = model.double()
-    model.load_state_dict(
-        {name: torch.tensor(np.array(leaf)) for name, leaf in model.layout(p).items()}
-    )
+    model.load_state_dict({name: torch.tensor(np.array(leaf)) for name, leaf in layout(p).items()})
     tokens, targets = (torch.tensor(x, dtype=torch.long) for x in reference.batch(spec))
     theirs = model(tokens)
     nn.functional.cross_entropy(theirs.flatten(0, 1), targets.flatten()).backward()
-    ours = model.layout(gradients)
+    ours = layout(gradients)
     deviations = {"logits": deviation(logits, theirs.detach())}
     for name, parameter in model.named_parameters():
         deviations[name] = deviation(ours[name], parameter.grad)
@@ -163,7 +148,7 @@ def compare(model: nn.Module, spec: ModelSpec) -> dict[str, float]:
 
 def test_lstm_equals_torch():
     spec = LSTMSpec(n_layer=3, d_hidden=9, d_embed=6, n_ctx=8, vocab_size=13)
-    deviations = compare(LSTM(spec), spec)
+    deviations = compare(torch_models.LSTM(spec), spec)
     assert sum(name.startswith("lstm.") for name in deviations) == 3 * 4
     assert max(deviations.values()) < 1e-5, deviations
 
@@ -178,4 +163,11 @@ TRANSFORMERS = {
 def test_transformer_equals_torch(switches):
     spec = TransformerSpec(**switches, d_model=12, n_head=3, d_ff=20, n_ctx=8, vocab_size=13)
     deviations = compare(Transformer(spec), spec)
+    assert max(deviations.values()) < 1e-5, deviations
+
+
+def test_the_reference_for_timings_is_the_same_transformer():
+    """What the benchmark times must compute what we compute."""
+    spec = TransformerSpec(n_layer=2, d_model=12, n_head=3, d_ff=20, n_ctx=8, vocab_size=13)
+    deviations = compare(torch_models.Transformer(spec), spec)
     assert max(deviations.values()) < 1e-5, deviations
