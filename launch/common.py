@@ -74,9 +74,12 @@ class Parser(argparse.ArgumentParser):
                 self.error(
                     f"{word} is the launcher's to give: put it before the --, or leave it out"
                 )
+        return args
+
+    def check_file(self, args: argparse.Namespace) -> None:
+        """An experiment's file must exist where the workers see this machine's files, or a copy."""
         if args.experiment.endswith(".py") and not Path(args.experiment).exists():
             self.error(f"there is no file {args.experiment}")
-        return args
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {message} (see --help)", file=sys.stderr)

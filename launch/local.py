@@ -103,6 +103,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
         "--stuck-limit", type=positive, default=3, help="restarts in a row without progress [3]"
     )
     args = parser.parse(argv)
+    parser.check_file(args)
     args.lmscale = lmscale_here(args.lmscale)
     args.device, args.devices = _devices(args.device)
     if not args.devices:

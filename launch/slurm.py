@@ -232,6 +232,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     )
     group.add_argument("--logs", metavar="DIR", help="[OUT/logs]")
     args = parser.parse(argv)
+    parser.check_file(args)
     if args.logs is None:
         if "://" in args.out:
             parser.error("with a bucket as --out, give a --logs folder that the nodes share")

@@ -168,10 +168,13 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     )
     group.add_argument("--logs", metavar="DIR", help="on this machine [logs/NAME]")
     args = parser.parse(argv)
+    parser.check_file(args)
     if args.apply and args.dry_run:
         parser.error("give --apply or --dry-run, not both")
     if not args.out.startswith("gs://"):
         parser.error(f"--out must be a bucket, as gs://BUCKET/isoflop, not {args.out!r}")
+    if args.experiment.startswith(("/", "..")):
+        parser.error(f"{args.experiment} is not in this clone, which is what the hosts get")
     if args.spot and args.flex_start:
         parser.error("give --spot or --flex-start, not both")
     index, _, count = args.shard.partition("/")

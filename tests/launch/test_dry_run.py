@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from launch import gke, local, slurm, tpu_pod
+from tests.launch.stub import calls, environment, stub
 
 GOLDEN = Path(__file__).parent / "golden"
 BUCKET = ("isoflop", "--out", "gs://bucket/isoflop")
@@ -189,6 +190,42 @@ def test_bad_usage_is_one_line_and_code_2(launcher, options, says, capsys):
     assert end.value.code == 2
     assert says in error
     assert error.count("\n") == 1
+
+
+def test_jobsets_are_given_to_kubectl(tmp_path, monkeypatch):
+    stub(tmp_path, "kubectl", 'cat >"$here/manifest"')
+    monkeypatch.setenv("PATH", environment(tmp_path)["PATH"])
+    options = [*BUCKET, "--image", "repo/lmscale", "--tpu", "v5e:4x4", "--spot"]
+    assert gke.main([*options, "--apply"]) == 0
+    assert calls(tmp_path, "kubectl") == ["apply --filename=-"]
+    assert (tmp_path / "manifest").read_text() == (GOLDEN / "gke-slice.yaml").read_text()
+
+
+def test_jobs_are_given_to_sbatch(tmp_path, monkeypatch, capsys):
+    stub(tmp_path, "sbatch", "echo '17;cluster'")
+    monkeypatch.setenv("PATH", environment(tmp_path)["PATH"])
+    out = tmp_path / "out"
+    options = ["isoflop", "--out", str(out), "--tasks", "2"]
+    slurm.main([*options, "--dry-run"])
+    text = capsys.readouterr().out
+    assert slurm.main(options) == 0
+    assert capsys.readouterr().out.startswith("job 17: ")
+    (call,) = calls(tmp_path, "sbatch")
+    script = Path(call.removeprefix("--parsable ")).read_text()
+    assert text == f"{script}\n# submitted by: sbatch {call}\n"
+
+
+@pytest.mark.parametrize("launcher", [slurm, tpu_pod, gke])
+def test_a_tool_that_is_not_there_is_said(launcher, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    options = {
+        slurm: ["isoflop", "--out", str(tmp_path / "out")],
+        tpu_pod: [*BUCKET, "--tpu", "v6e-8", "--apply", "--logs", str(tmp_path / "logs")],
+        gke: [*BUCKET, "--image", "i", "--tpu", "v5e:4x4", "--apply"],
+    }
+    assert launcher.main(options[launcher]) == 2
+    assert "there is no " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("limit", ["90", "90:30", "4:00:00", "1-12", "1-12:30", "1-12:30:00"])
