@@ -67,7 +67,7 @@ def test_an_array_of_four_tasks_finishes_twelve_runs(cluster, tmp_path):
 def test_a_job_cut_at_its_time_limit_is_requeued_and_ends_with_the_same_bits(cluster, tmp_path):
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     runs = ("--", "--seeds", 0, "--steps", 2000, "--checkpoint-seconds", 3600)
-    job = cluster.submit(cut, "--grace", 100, *runs)
+    job = cluster.submit(cut, "--grace", 170, *runs)
     wait_for(lambda: metrics(cut))
     # Held still while Slurm comes to see that the time is over, however fast this machine trains.
     pid = trainer(cut)
@@ -75,7 +75,7 @@ def test_a_job_cut_at_its_time_limit_is_requeued_and_ends_with_the_same_bits(clu
     assert len(results(cut)) < 2
     other = cluster.submit(whole, *runs)
     elapsed = cluster.call("squeue", "--noheader", f"--jobs={job}", "--format=%M")
-    limit = int(elapsed.split(":")[0]) + 2
+    limit = int(elapsed.split(":")[0]) + 3
     cluster.call("scontrol", "update", f"JobId={job}_0", f"TimeLimit={limit}")
     wait_for(lambda: was_signalled(pid, signal.SIGTERM))
     with contextlib.suppress(ProcessLookupError):
