@@ -7,7 +7,7 @@ head, a warmup and a cosine of one fixed length for every run: 0.835; (2) the he
 and batch tuned to the size: 0.497. Steps 1 and 2 are the same runs counted differently; up to step 3
 the schedule knows no budget, so one run a size is evaluated where it crosses each.
 
-    lmscale run reconcile                     # cpu: 3 budgets, 5 sizes, 2 seeds
+    lmscale run reconcile                     # cpu: 3 budgets, 5 sizes, 3 seeds
     lmscale run reconcile --scale gpu         # 6 budgets x 9 sizes, about an hour on one H100
     lmscale plan reconcile --scale paper --device v5p:256
 
@@ -208,7 +208,7 @@ SCALES = {
         fixed_warmup=1.7e5,
         fixed_cosine=2e7,
         eval_tokens=32_768,
-        seeds=(0, 1),
+        seeds=(0, 1, 2),
     ),
     "gpu": Reconcile(
         vocab_size=8192,
@@ -222,7 +222,7 @@ SCALES = {
         fixed_cosine=6.6e9,
         compute_dtype="bfloat16",
         eval_tokens=2**20,
-        seeds=(0, 1),
+        seeds=(0, 1, 2),
     ),
     "paper": Reconcile(
         vocab_size=50_432,

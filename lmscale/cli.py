@@ -590,25 +590,67 @@ def _print_plans(plans: dict[str, tuple[Any, float]]) -> None:
 
 
 def _status(args: argparse.Namespace) -> int:
+    from lmscale.sweep.overview import ILL, overview
     from lmscale.sweep.store import Store
 
     store = Store.open(args.dir)
-    rows = []
-    for folder, labels in store.declared():
-        status = folder.status()
-        rows.append({"run": folder.path.name, **labels, **status})
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row["status"]] = counts.get(row["status"], 0) + 1
+    found = overview(store)
+    whole = found.whole
     if args.json:
-        _print_json({"runs": len(rows), "counts": counts, "table": rows})
+        runs = [dataclasses.asdict(run) for run in found.runs]
+        for run in runs:
+            run.update(run.pop("labels"))
+        _print_json(
+            {
+                "runs": len(runs),
+                "counts": whole.counts,
+                "share": whole.share,
+                "seconds_left": whole.left,
+                "shards": [dataclasses.asdict(shard) for shard in found.shards],
+                "table": runs,
+            }
+        )
         return 0
-    print(f"{store.path}: " + ", ".join(f"{n} {status}" for status, n in counts.items()))
-    for row in rows:
-        if row["status"] not in ("done", "pending"):
-            reason = f"  {row['reason']}" if row["reason"] else ""
-            print(f"  {row['status']:<13} {row['step']:>7}/{row['steps']:<7} {row['run']}{reason}")
+    filled = round(30 * whole.share)
+    counts = ", ".join(f"{n} {status}" for status, n in whole.counts.items())
+    print(f"{store.path}: {counts}")
+    print(
+        f"[{'#' * filled}{'.' * (30 - filled)}] {whole.share:.0%} of {whole.flops:.3g} FLOPs",
+        end="",
+    )
+    print(f", {_left(whole.left)}" if whole.left is not None else "")
+    if found.shards:
+        rows = [["shard", "worker", "share", "left", "runs"]]
+        for part in found.shards:
+            runs = ", ".join(f"{n} {status}" for status, n in part.counts.items())
+            rows.append([part.name, part.host, f"{part.share:.0%}", _left(part.left), runs])
+        print()
+        _print_table(rows)
+    rows = [["status", "step", "left", "run", "why"]]
+    for run in found.runs:
+        if run.status in ("done", "pending"):
+            continue
+        why = run.reason or ""
+        if run.silent is not None:
+            why = f"not heard of for {_duration(run.silent)}: its worker may be gone"
+        step = f"{run.step}/{run.steps}"
+        left = "" if run.status in ILL else _left(run.left)
+        rows.append([run.status, step, left, run.run, why])
+    if len(rows) > 1:
+        print()
+        _print_table(rows)
     return 0
+
+
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else f"about {_duration(seconds)} left"
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _laws_epilog() -> str:

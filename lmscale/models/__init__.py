@@ -18,10 +18,12 @@ def build_model(
     dtype: str = "float32",
     unroll: bool = False,
     attention: str = "xla",
+    remat: bool = False,
 ) -> Transformer | LSTM:
     """The model that `spec` describes, freshly initialised from `rngs` (stream `params`).
 
-    Both kinds map token ids int32 [batch, time] to float32 logits [batch, time, vocab].
+    Both kinds map token ids int32 [batch, time] to float32 logits [batch, time, vocab], in two steps
+    for those who need them apart: `logits(hidden(tokens))`.
 
     Args:
       spec: shape of the model.
@@ -29,9 +31,11 @@ def build_model(
       dtype: of activations and matmuls, "float32" or "bfloat16".
       unroll: unroll the layers instead of scanning over them; the same numbers, slower to compile.
       attention: "xla" or "cudnn" (Transformer only).
+      remat: keep only the inputs of the blocks for the backward pass and compute the rest again
+        (Transformer only).
     """
     if isinstance(spec, TransformerSpec):
-        return Transformer(spec, rngs, dtype=dtype, unroll=unroll, attention=attention)
+        return Transformer(spec, rngs, dtype=dtype, unroll=unroll, attention=attention, remat=remat)
     if isinstance(spec, LSTMSpec):
         return LSTM(spec, rngs, dtype=dtype, unroll=unroll)
     raise TypeError(f"a model is a TransformerSpec or an LSTMSpec, not {type(spec).__name__}")

@@ -87,6 +87,10 @@ class LSTM(nnx.Module):
 
     def __call__(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
         """tokens int32 [batch, time] -> float32 logits [batch, time, vocab]."""
+        return self.logits(self.hidden(tokens, dropout_key=dropout_key))
+
+    def hidden(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
+        """tokens int32 [batch, time] -> what the head reads [batch, time, d_embed or d_hidden]."""
         spec = self.spec
         # sqrt(d_embed) brings the small tied embedding to the scale that a layer's input wants.
         x = self.embed(tokens) * math.sqrt(spec.d_embed)
@@ -104,9 +108,13 @@ class LSTM(nnx.Module):
             unroll = n_rest if self.unroll else 1
             x = jax.lax.scan(one_layer, x, (state, layers), unroll=unroll)[0]
         x = dropout(x, spec.dropout, fold(dropout_key, spec.n_layer))
-        if self.projection is not None:
-            x = self.projection(x)
-        return self.embed.attend(x) if self.head is None else self.head(x).astype(jnp.float32)
+        return x if self.projection is None else self.projection(x)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """[..., d_embed or d_hidden] -> float32 [..., vocab]."""
+        if self.head is None:
+            return self.embed.attend(hidden)
+        return self.head(hidden).astype(jnp.float32)
 
 
 @jax.custom_vjp

@@ -100,10 +100,12 @@ class Transformer(nnx.Module):
         dtype: str = "float32",
         unroll: bool = False,
         attention: str = "xla",
+        remat: bool = False,
     ):
         dtype = jnp.dtype(dtype)
         self.spec = spec
         self.unroll = unroll
+        self.remat = remat
         self.dtype = dtype
         self.embed = Embedding(spec.vocab_size, spec.d_model, rngs, std=spec.init_std, dtype=dtype)
         self.position = nnx.Param(
@@ -134,14 +136,22 @@ class Transformer(nnx.Module):
 
     def __call__(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
         """tokens int32 [batch, time <= n_ctx] -> float32 logits [batch, time, vocab]."""
+        return self.logits(self.hidden(tokens, dropout_key=dropout_key))
+
+    def hidden(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
+        """tokens int32 [batch, time <= n_ctx] -> what the head reads [batch, time, d_model]."""
         spec = self.spec
         n_time = tokens.shape[1]
         x = self.embed(tokens) + self.position[...][:n_time].astype(self.dtype)
         x = dropout(x, spec.dropout, fold(dropout_key, 0))
         x = self._apply_blocks(x, fold(dropout_key, 1))
-        if self.norm_final is not None:
-            x = self.norm_final(x)
-        return self.embed.attend(x) if self.head is None else self.head(x).astype(jnp.float32)
+        return x if self.norm_final is None else self.norm_final(x)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """[..., d_model] -> float32 [..., vocab]."""
+        if self.head is None:
+            return self.embed.attend(hidden)
+        return self.head(hidden).astype(jnp.float32)
 
     def _apply_blocks(self, x: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
         """All `spec.depth` applications of the blocks, in the order that the spec asks for."""
@@ -152,6 +162,10 @@ class Transformer(nnx.Module):
         def apply(x, layer_state, layer, step):
             block = nnx.merge(graphdef, layer_state)
             return block(x, fold(dropout_key, step * spec.n_layer + layer))
+
+        if self.remat:
+            # In a scan the loop already keeps the compiler from merging both passes.
+            apply = jax.checkpoint(apply, prevent_cse=self.unroll)
 
         def signal(x, step):
             if spec.step_signal == "none":

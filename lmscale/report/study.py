@@ -141,9 +141,11 @@ def unfinished(runs: pd.DataFrame) -> str:
     ratio = largest["tokens"] / largest["params_kaplan"]
     if ratio >= KAPLAN_TOKENS_PER_PARAMETER:
         return ""
+    longer = math.ceil(KAPLAN_TOKENS_PER_PARAMETER / ratio)
     return (
         f"the largest model saw {number(ratio, 2)} tokens a parameter where the paper's saw "
-        f"{KAPLAN_TOKENS_PER_PARAMETER}, and deeper models take longer to learn"
+        f"{KAPLAN_TOKENS_PER_PARAMETER}, and deeper models take longer to learn: it would take "
+        f"{longer} times the --steps first"
     )
 
 

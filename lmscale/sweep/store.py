@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import platform
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -178,16 +180,21 @@ def mark_best_lr(table: pd.DataFrame) -> pd.DataFrame:
 def only_writer(store: Store, shard: tuple[int, int]) -> Iterator[None]:
     """Holds a store's shard, so that a second process on this machine cannot train the same runs.
 
+    Leaves word of who trains it in shards/I-of-N.json.
+
     Raises:
       StoreError: when another process holds it.
     """
+    index, count = shard
+    worker = {"host": platform.node(), "process": os.getpid(), "started": time.time()}
+    note = store.path / "shards" / f"{index}-of-{count}.json"
     if "://" in str(store.path):
+        write_json(note, worker)
         yield
         return
     import fcntl
 
-    store.path.mkdir(parents=True, exist_ok=True)
-    index, count = shard
+    note.parent.mkdir(parents=True, exist_ok=True)
     with open(Path(store.path) / f".lock-{index}-of-{count}", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -195,6 +202,7 @@ def only_writer(store: Store, shard: tuple[int, int]) -> Iterator[None]:
             raise StoreError(
                 f"another lmscale is already training shard {index}/{count} of {store.path}"
             ) from error
+        write_json(note, worker)
         yield
 
 

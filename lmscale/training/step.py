@@ -18,7 +18,7 @@ from lmscale.data.loader import gather_on_device
 from lmscale.models import build_model
 from lmscale.parallel.partition import run_shardings
 from lmscale.spec import ModelSpec, RunSpec
-from lmscale.training.loss import token_losses
+from lmscale.training.loss import losses_in_pieces
 from lmscale.training.optimizer import make_optimizer, optimizer_hyperparameters
 from lmscale.training.schedule import learning_rate, schedule_hyperparameters
 
@@ -116,6 +116,8 @@ def build_program(
     chunk_steps: int,
     micro_batch: int | None = None,
     attention: str = "xla",
+    logit_pieces: int = 1,
+    remat: bool = False,
 ) -> Program:
     """Builds (and compiles at first use) the program for one kind of run.
 
@@ -127,7 +129,8 @@ def build_program(
       micro_batch: sequences per gradient accumulation step (all of the batch when None); must
         divide the batch size. It changes a result only by rounding. Where the noise scale is
         measured the pieces are `key.noise_pieces`.
-      attention: see `lmscale.models.build_model`.
+      attention, remat: see `lmscale.models.build_model`.
+      logit_pieces: see `lmscale.training.loss.losses_in_pieces`; must divide the context.
     """
     micro_batch = key.batch_size if micro_batch is None else micro_batch
     if key.batch_size % micro_batch:
@@ -136,16 +139,22 @@ def build_program(
     micro_batch = key.batch_size // n_accumulate
 
     def build(rngs: nnx.Rngs):
-        return build_model(key.model, rngs, dtype=key.compute_dtype, attention=attention)
+        return build_model(
+            key.model, rngs, dtype=key.compute_dtype, attention=attention, remat=remat
+        )
 
     graphdef = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(params=0))))[0]
 
     def init(seed: jax.Array) -> State:
         return initial_state(key, seed)
 
+    def losses(params, windows: jax.Array, dropout_key=None) -> jax.Array:
+        model = nnx.merge(graphdef, params)
+        hidden = model.hidden(windows[:, :-1], dropout_key=dropout_key)
+        return losses_in_pieces(model.logits, hidden, windows[:, 1:], logit_pieces)
+
     def mean_loss(params, windows: jax.Array, dropout_key) -> jax.Array:
-        logits = nnx.merge(graphdef, params)(windows[:, :-1], dropout_key=dropout_key)
-        return token_losses(logits, windows[:, 1:]).mean()
+        return losses(params, windows, dropout_key).mean()
 
     def gradient(params, windows: jax.Array, dropout_key):
         """Mean loss, its gradient, and the mean of the pieces' squared gradient norms."""
@@ -209,9 +218,7 @@ def build_program(
         def one(params):
             def piece(total, xs):
                 windows, weights = xs
-                logits = nnx.merge(graphdef, params)(windows[:, :-1])
-                losses = token_losses(logits, windows[:, 1:])
-                return total + jnp.einsum("bt,b->t", losses, weights), None
+                return total + jnp.einsum("bt,b->t", losses(params, windows), weights), None
 
             total = jax.lax.scan(piece, jnp.zeros(key.model.n_ctx), (windows, weights))[0]
             return total / weights.sum()

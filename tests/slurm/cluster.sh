@@ -94,7 +94,12 @@ start() {
 
 stop() {
   local dir=$1 file pid
-  SLURM_CONF="$dir/slurm.conf" scancel --user=root 2>/dev/null || true
+  export SLURM_CONF="$dir/slurm.conf"
+  scancel --user=root 2>/dev/null || true
+  for _ in $(seq 300); do
+    [ -n "$(squeue --noheader 2>/dev/null)" ] || break
+    sleep 0.1
+  done
   for file in "$dir"/slurmd.*.pid "$dir/slurmctld.pid" "$dir/munged.pid"; do
     [ -s "$file" ] || continue
     pid=$(cat "$file")

@@ -29,6 +29,7 @@ def train(
     windows=False,
     chunk=STEPS,
     active=None,
+    **execution,
 ):
     """Losses [STEPS, R] and the final state of a pack, on tokens that follow from a formula."""
     tokens = (np.arange(4001) ** 2 % 97).astype(np.uint16)
@@ -40,6 +41,7 @@ def train(
         mesh=make_mesh(*mesh, devices=devices),
         chunk_steps=chunk,
         micro_batch=micro_batch,
+        **execution,
     )
     active = np.ones(n_slots, bool) if active is None else np.array(active)
     rows = [hyperparameters(spec) for spec in specs]
@@ -121,6 +123,51 @@ def test_accumulation_changes_only_rounding(model):
     expected, _, _ = train(specs)
     got, _, _ = train(specs, micro_batch=2)
     np.testing.assert_allclose(got, expected, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("model", "execution"),
+    [
+        (TRANSFORMER, {"logit_pieces": 4}),
+        (LSTM, {"logit_pieces": 4}),
+        (dataclasses.replace(TRANSFORMER, dropout=0.1), {"remat": True}),
+    ],
+    ids=["transformer-pieces", "lstm-pieces", "remat"],
+)
+def test_what_saves_memory_changes_only_rounding(model, execution):
+    specs = different_specs(model)
+    expected, state, program = train(specs)
+    got, _, saving = train(specs, **execution)
+    np.testing.assert_allclose(got, expected, rtol=TOLERANCE)
+    windows = np.arange(program.eval_batch * 17).reshape(1, -1, 17).astype(np.int32) % 300
+    weights = np.ones((1, program.eval_batch), np.float32)
+    plain, saved = (
+        np.asarray(p.evaluate(jax.device_put(state), windows, weights)) for p in (program, saving)
+    )
+    np.testing.assert_allclose(saved, plain, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "execution"),
+    [({"vocab_size": 4000}, {"logit_pieces": 16}), ({"n_layer": 8}, {"remat": True})],
+    ids=["logits", "layers"],
+)
+def test_what_saves_memory_does(shape, execution):
+    model = dataclasses.replace(TRANSFORMER, **shape)
+
+    def memory(**execution) -> float:
+        program = build_program(
+            ProgramKey.of(run_spec(model=model, batch_size=32)),
+            n_slots=1,
+            mesh=make_mesh(devices=jax.devices()[:1]),
+            chunk_steps=1,
+            **execution,
+        )
+        hyper = {k: np.array([v]) for k, v in hyperparameters(run_spec(model=model)).items()}
+        data = {"windows": np.zeros((1, 1, 32, 17), np.int32)}
+        return program.train_memory(program.empty(), hyper, data, np.int32(1), np.ones(1, bool))
+
+    assert memory(**execution) < 0.75 * memory()
 
 
 def test_windows_and_indices_are_the_same_batches():

@@ -1,0 +1,155 @@
+"""How far a store is, at a glance: read from the files of its runs, while others write them."""
+
+from __future__ import annotations
+
+import math
+import time
+from calendar import timegm
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lmscale import flops
+from lmscale.files import read_json
+from lmscale.sweep.experiment import Run
+from lmscale.sweep.plan import shard_runs
+from lmscale.sweep.store import ENDED, Store
+
+#: A run whose status has not been written for so long, in seconds, is told as silent: workers write
+#: it at every checkpoint, a minute apart unless told otherwise.
+SILENT_SECONDS = 600.0
+#: Statuses of which the reason matters.
+ILL = ("diverged", "out_of_memory", "failed")
+
+
+@dataclass(frozen=True)
+class RunState:
+    """One run.
+
+    Attributes:
+      labels: its place in the experiment.
+      done, total: training FLOPs (exact convention) of its own.
+      seconds: trained so far.
+      left: predicted seconds, for a run under way.
+      silent: seconds since it was last heard of, for one under way that should have been.
+    """
+
+    run: str
+    labels: dict[str, Any]
+    status: str
+    reason: str | None
+    step: int
+    steps: int
+    done: float
+    total: float
+    seconds: float
+    left: float | None
+    silent: float | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A store, or one worker's shard of it.
+
+    Attributes:
+      name: "1/4" for the second shard of four; "" for the whole.
+      host: where its worker runs or ran; "" where that is not known.
+      counts: runs by status.
+      share: of the training FLOPs, done.
+      flops: training FLOPs in all.
+      left: predicted seconds until all its runs end, at the speed so far with as many runs under
+        way as now; None before anything was trained or while nothing trains.
+    """
+
+    name: str
+    host: str
+    counts: dict[str, int]
+    share: float
+    flops: float
+    left: float | None
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A store: as a whole, by shard where it has several, and run by run."""
+
+    whole: Part
+    shards: tuple[Part, ...]
+    runs: tuple[RunState, ...]
+
+
+def overview(store: Store, *, now: float | None = None) -> Overview:
+    """Reads how far a store is.
+
+    Args:
+      now: seconds since the epoch; the clock's when None.
+    """
+    now = time.time() if now is None else now
+    runs = [Run(folder.spec, labels) for folder, labels in store.declared()]
+    states = tuple(_state(store, run, now) for run in runs)
+    by_id = {state.run: state for state in states}
+    shards = []
+    workers = _workers(store)
+    for index, count, worker in workers:
+        mine = [by_id[run.spec.run_id] for run in shard_runs(runs, index, count)]
+        shards.append(_part(f"{index}/{count}", worker.get("host", ""), mine))
+    left = [shard.left for shard in shards if shard.left is not None]
+    whole = _part("", "", states)
+    if left:
+        # Shards end on their own: the store is done when the last one is.
+        whole = Part("", "", whole.counts, whole.share, whole.flops, max(left))
+    return Overview(whole, tuple(shards) if len(shards) > 1 else (), states)
+
+
+def _state(store: Store, run: Run, now: float) -> RunState:
+    spec = run.spec
+    status = store.folder(run).status()
+    per_step, begin = flops.step_flops(spec), spec.start.step if spec.start else 0
+    total, done = (spec.steps - begin) * per_step, max(0, status["step"] - begin) * per_step
+    if status["status"] in ENDED:
+        # Runs that diverge or stop early leave nothing to do.
+        total = done
+    under_way = status["status"] == "running"
+    seconds = status["seconds"]
+    left = (total - done) * seconds / done if under_way and done else None
+    silent = None
+    if under_way and "updated" in status:
+        age = now - timegm(time.strptime(status["updated"], "%Y-%m-%dT%H:%M:%SZ"))
+        silent = age if age > SILENT_SECONDS else None
+    return RunState(
+        run=spec.run_id,
+        labels=run.labels,
+        status=status["status"],
+        reason=status["reason"],
+        step=status["step"],
+        steps=spec.steps,
+        done=done,
+        total=total,
+        seconds=seconds,
+        left=left,
+        silent=silent,
+    )
+
+
+def _part(name: str, host: str, states: Sequence[RunState]) -> Part:
+    total, done = math.fsum(s.total for s in states), math.fsum(s.done for s in states)
+    seconds = math.fsum(s.seconds for s in states)
+    under_way = sum(s.status == "running" and s.silent is None for s in states)
+    left = None
+    if done and under_way:
+        left = (total - done) * seconds / done / under_way
+    counts = dict(Counter(state.status for state in states).most_common())
+    return Part(name, host, counts, done / total if total else 1.0, total, left)
+
+
+def _workers(store: Store) -> list[tuple[int, int, dict[str, Any]]]:
+    """(index, count, what its worker wrote) of every shard of the division that began last."""
+    found: dict[tuple[int, int], dict[str, Any]] = {}
+    for path in (store.path / "shards").glob("*-of-*.json"):
+        index, count = map(int, path.name.removesuffix(".json").split("-of-"))
+        found[index, count] = read_json(path)
+    if not found:
+        return []
+    count = max(found, key=lambda shard: found[shard]["started"])[1]
+    return [(index, count, found.get((index, count), {})) for index in range(count)]

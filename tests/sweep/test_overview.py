@@ -1,0 +1,75 @@
+"""How far a store is, from the files that its workers leave."""
+
+import json
+import time
+
+import pytest
+
+from lmscale.cli import main
+from lmscale.sweep.experiment import Run
+from lmscale.sweep.overview import overview
+from lmscale.sweep.plan import shard_runs
+from lmscale.sweep.store import Store, only_writer
+from tests.report import planted_store as planted
+from tests.training.specs import run_spec
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Eight runs of equal cost: two done, two half way, one diverged, three to come."""
+    runs = [Run(run_spec(seed=seed, steps=100), {"family": "transformer"}) for seed in range(8)]
+    planted.plant(tmp_path / "store", runs, analyses=[], status=lambda index, run: "pending")
+    store = Store(tmp_path / "store")
+    folders = [folder for folder, _ in store.declared()]
+    for folder in folders[:2]:
+        folder.write_status("done", step=100, seconds=60.0)
+    for folder in folders[2:4]:
+        folder.write_status("running", step=50, seconds=30.0)
+    folders[4].write_status("diverged", step=0, seconds=0.0, reason="the training loss is nan")
+    return store
+
+
+def test_the_whole_counts_flops_and_predicts_from_the_speed_so_far(store):
+    found = overview(store)
+    assert found.whole.counts == {"pending": 3, "done": 2, "running": 2, "diverged": 1}
+    # Seven runs are to train, as the diverged one costs nothing more; three of them are done.
+    assert found.whole.share == pytest.approx(3 / 7)
+    # 60 s a run, two at a time: four runs are left.
+    assert found.whole.left == pytest.approx(120)
+    assert [run.left for run in found.runs[2:4]] == pytest.approx([30, 30])
+    assert found.shards == ()
+
+
+def test_a_worker_that_is_gone_is_told_and_does_not_count(store):
+    found = overview(store, now=time.time() + 3600)
+    assert found.runs[2].silent == pytest.approx(3600, abs=5)
+    assert found.whole.left is None
+
+
+def test_shards_end_when_their_own_runs_do(store):
+    for index in range(2):
+        with only_writer(store, (index, 2)):
+            pass
+    found = overview(store)
+    assert [shard.name for shard in found.shards] == ["0/2", "1/2"]
+    assert all(shard.host for shard in found.shards)
+    runs = [Run(folder.spec, labels) for folder, labels in store.declared()]
+    for index, shard in enumerate(found.shards):
+        assert sum(shard.counts.values()) == len(shard_runs(runs, index, 2)) == 4
+    assert found.whole.left == max(shard.left for shard in found.shards if shard.left is not None)
+    with only_writer(store, (0, 1)):
+        assert overview(store).shards == ()
+
+
+def test_the_command_shows_it_at_a_glance(store, capsys):
+    for index in range(2):
+        with only_writer(store, (index, 2)):
+            pass
+    assert main(["status", str(store.path)]) == 0
+    out = capsys.readouterr().out
+    assert "3 pending, 2 done, 2 running, 1 diverged" in out
+    assert "43% of" in out and "the training loss is nan" in out and "50/100" in out
+    assert main(["status", str(store.path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["counts"]["done"] == 2 and len(found["shards"]) == 2
+    assert found["table"][4]["reason"] == "the training loss is nan"
