@@ -1,0 +1,136 @@
+"""What the launchers share: the worker's command line and its exit codes, and one-line errors."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+#: `lmscale run` was stopped with everything saved: the same command goes on from there.
+PREEMPTED = 42
+
+#: Exit codes of `lmscale run` that no repetition cures: a run failed; bad usage.
+FINAL = (1, 2)
+
+#: `steps_done` in shell, for the store "$out".
+PROGRESS_FUNCTION = """\
+steps_done() {
+  %s status "$out" --json 2>/dev/null | grep -o '"step": *[0-9]*' | awk '{sum += $2} END {print sum + 0}'
+}"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def __init__(self, prog: str, description: str, epilog: str):
+        super().__init__(
+            prog=f"python -m launch.{prog}",
+            usage="%(prog)s EXPERIMENT --out DIR [options] [-- options of `lmscale run`]",
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument(
+            "experiment", metavar="EXPERIMENT", help="as `lmscale run` takes it: a name or a file"
+        )
+        self.add_argument(
+            "--out",
+            metavar="DIR",
+            required=True,
+            help="store of the results, shared by all workers",
+        )
+        self.add_argument("--scale", help="cpu, gpu, paper")
+        self.add_argument("--data", metavar="CORPUS")
+        self.add_argument(
+            "--lmscale",
+            metavar="COMMAND",
+            help="the command on the workers; may have words before it, such as "
+            "'apptainer exec --nv image.sif lmscale'",
+        )
+        self.add_argument(
+            "--dry-run", action="store_true", help="print exactly what would run, and do nothing"
+        )
+
+    def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        """Options of the launcher before a `--`, those of `lmscale run` after it (`args.rest`)."""
+        argv = list(sys.argv[1:] if argv is None else argv)
+        cut = argv.index("--") if "--" in argv else len(argv)
+        args, unknown = self.parse_known_args(argv[:cut])
+        if unknown:
+            self.error(f"unknown: {shlex.join(unknown)}; options of `lmscale run` go after a --")
+        args.rest = argv[cut + 1 :]
+        for word in args.rest:
+            if word.split("=")[0] in ("--out", "--shard", "--distributed", "--scale", "--data"):
+                self.error(
+                    f"{word} is the launcher's to give: put it before the --, or leave it out"
+                )
+        return args
+
+    def check_file(self, args: argparse.Namespace) -> None:
+        """An experiment's file must exist where the workers see this machine's files, or a copy."""
+        if args.experiment.endswith(".py") and not Path(args.experiment).exists():
+            self.error(f"there is no file {args.experiment}")
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message} (see --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+class Raw(str):
+    """A word of a shell command that the shell is to expand."""
+
+
+def shell(words: Sequence[str]) -> str:
+    """The words as one shell command."""
+    return " ".join(word if isinstance(word, Raw) else shlex.quote(word) for word in words)
+
+
+def run_command(args: argparse.Namespace, lmscale: str, shard: str) -> list[str]:
+    """The words of `lmscale run` for this shard ("I/N")."""
+    command = [Raw(word) if word.startswith("~/") else word for word in shlex.split(lmscale)]
+    words = [*command, "run", args.experiment]
+    for option in ("scale", "data"):
+        if (value := getattr(args, option)) is not None:
+            words += [f"--{option}", value]
+    return [*words, "--out", args.out, "--shard", shard, *args.rest]
+
+
+def lmscale_here(given: str | None) -> str:
+    """The command for workers that see this machine's files: on PATH, or beside this Python."""
+    if given or shutil.which("lmscale"):
+        return given or "lmscale"
+    beside = Path(sys.executable).parent / "lmscale"
+    return str(beside) if os.access(beside, os.X_OK) else "lmscale"
+
+
+def job_name(args: argparse.Namespace) -> str:
+    """A name for the jobs that write to this store, and for no others: lmscale-isoflop-1a2b3c."""
+    stem = re.sub(r"[^a-z0-9]+", "-", Path(args.experiment).stem.lower()).strip("-")[:24]
+    out = args.out if "://" in args.out else os.path.abspath(args.out)
+    return f"lmscale-{stem}-{hashlib.sha256(out.encode()).hexdigest()[:6]}"
+
+
+def steps_done(lmscale: str, out: str) -> int:
+    """The steps of all runs of a store: a measure of progress from one restart to the next."""
+    command = [*shlex.split(lmscale), "status", out, "--json"]
+    found = subprocess.run(command, check=False, capture_output=True, text=True)
+    try:
+        return sum(row["step"] for row in json.loads(found.stdout)["table"])
+    except (ValueError, KeyError, TypeError):
+        return 0
+
+
+def positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)

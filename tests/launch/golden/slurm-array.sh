@@ -1,0 +1,51 @@
+#!/bin/bash
+#SBATCH --job-name=lmscale-isoflop-4d60d2
+#SBATCH --array=0-7%4
+#SBATCH --dependency=singleton
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --gpus-per-task=1
+#SBATCH --time=4:00:00
+#SBATCH --signal=TERM@120
+#SBATCH --open-mode=append
+#SBATCH --output=/shared/isoflop/logs/%A_%a.log
+#SBATCH --requeue
+
+set -uo pipefail
+out=/shared/isoflop
+logs=/shared/isoflop/logs
+
+# TERM (preemption, requeue, scancel) is for the training processes; this shell stays to see them end.
+trap : TERM
+srun --kill-on-bad-exit=0 --open-mode=append --output=/shared/isoflop/logs/%A_%a-%t.log --cpus-per-task=8 lmscale run isoflop --scale gpu --out /shared/isoflop --shard "$SLURM_ARRAY_TASK_ID/8" --budgets 1e17 1e18 &
+step=$!
+while kill -0 "$step" 2>/dev/null; do wait "$step"; done
+wait "$step"
+code=$?
+echo "$(date '+%F %T') task $SLURM_ARRAY_TASK_ID ended with code $code"
+
+steps_done() {
+  lmscale status "$out" --json 2>/dev/null | grep -o '"step": *[0-9]*' | awk '{sum += $2} END {print sum + 0}'
+}
+
+# 0: all is done. 1, 2: a run failed, or bad usage: no repetition helps. 42: stopped and saved. Others: killed.
+case $code in 0 | 1 | 2) exit "$code" ;; esac
+if [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" != RUNNING ]; then
+  # Cancelled, or already on its way back into the queue.
+  exit "$code"
+fi
+record="$logs/${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID.steps"
+last=-1 stuck=0
+[ -f "$record" ] && read -r last stuck <"$record"
+now=$(steps_done)
+if [ "$now" -gt "$last" ]; then stuck=0; else stuck=$((stuck + 1)); fi
+if [ "$stuck" -ge 3 ]; then
+  echo "no progress in $stuck requeues: giving up; see the logs of this task in $logs" >&2
+  exit 1
+fi
+echo "$now $stuck" >"$record"
+echo "requeued after $now steps of all runs"
+scontrol requeue "$SLURM_JOB_ID" || exit "$code"
+
+# submitted by: sbatch --parsable /shared/isoflop/logs/lmscale-isoflop-4d60d2.sbatch

