@@ -590,35 +590,44 @@ def _print_plans(plans: dict[str, tuple[Any, float]]) -> None:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from lmscale.sweep.overview import ILL, overview
-    from lmscale.sweep.store import Store
+    from lmscale.sweep.overview import overview
 
-    store = Store.open(args.dir)
-    found = overview(store)
-    whole = found.whole
+    stores, many = _stores(args.dir)
+    found = {store.path.name: overview(store) for store in stores}
     if args.json:
-        runs = [dataclasses.asdict(run) for run in found.runs]
-        for run in runs:
-            run.update(run.pop("labels"))
-        _print_json(
-            {
-                "runs": len(runs),
-                "counts": whole.counts,
-                "share": whole.share,
-                "seconds_left": whole.left,
-                "shards": [dataclasses.asdict(shard) for shard in found.shards],
-                "table": runs,
-            }
-        )
+        objects = [{"store": name, **_status_json(one)} for name, one in found.items()]
+        _print_json({"stores": objects} if many else objects[0])
         return 0
+    for number, (store, one) in enumerate(zip(stores, found.values(), strict=True)):
+        if number:
+            print()
+        _print_status(str(store.path), one)
+    return 0
+
+
+def _status_json(found: Any) -> dict[str, Any]:
+    runs = [dataclasses.asdict(run) for run in found.runs]
+    for run in runs:
+        run.update(run.pop("labels"))
+    return {
+        "runs": len(runs),
+        "counts": found.whole.counts,
+        "share": found.whole.share,
+        "seconds_left": found.whole.left,
+        "shards": [dataclasses.asdict(shard) for shard in found.shards],
+        "table": runs,
+    }
+
+
+def _print_status(name: str, found: Any) -> None:
+    from lmscale.sweep.overview import ILL
+
+    whole = found.whole
     filled = round(30 * whole.share)
-    counts = ", ".join(f"{n} {status}" for status, n in whole.counts.items())
-    print(f"{store.path}: {counts}")
-    print(
-        f"[{'#' * filled}{'.' * (30 - filled)}] {whole.share:.0%} of {whole.flops:.3g} FLOPs",
-        end="",
-    )
-    print(f", {_left(whole.left)}" if whole.left is not None else "")
+    bar = "#" * filled + "." * (30 - filled)
+    left = f", {_left(whole.left)}" if whole.left is not None else ""
+    print(f"{name}: " + ", ".join(f"{n} {status}" for status, n in whole.counts.items()))
+    print(f"[{bar}] {whole.share:.0%} of {whole.flops:.3g} FLOPs{left}")
     if found.shards:
         rows = [["shard", "worker", "share", "left", "runs"]]
         for part in found.shards:
@@ -639,7 +648,6 @@ def _status(args: argparse.Namespace) -> int:
     if len(rows) > 1:
         print()
         _print_table(rows)
-    return 0
 
 
 def _left(seconds: float | None) -> str:
@@ -935,17 +943,23 @@ def _sample(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace) -> int:
     from lmscale.report import write_front, write_report
-    from lmscale.sweep.store import Store
 
-    folder = Path(args.dir)
-    inside = sorted(path.parent for path in folder.glob("*/experiment.json"))
-    many = bool(inside) and not (folder / "experiment.json").exists()
-    for store in map(Store.open, inside if many else [args.dir]):
+    stores, many = _stores(args.dir)
+    for store in stores:
         store.write_table()
         print(write_report(store))
     if many:
-        print(write_front(folder))
+        print(write_front(Path(args.dir)))
     return 0
+
+
+def _stores(folder: str) -> tuple[list[Any], bool]:
+    """The store in a folder, or those in its folders; and whether it is the latter."""
+    from lmscale.sweep.store import Store
+
+    inside = sorted(path.parent for path in Path(folder).glob("*/experiment.json"))
+    many = bool(inside) and not (Path(folder) / "experiment.json").exists()
+    return [Store.open(path) for path in (inside if many else [folder])], many
 
 
 def _data_build(args: argparse.Namespace) -> int:

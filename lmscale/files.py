@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from typing import Any
 
 from etils import epath
@@ -25,7 +26,8 @@ def write_atomically(path: epath.Path, content: str | bytes) -> None:
         # An object store's writes are atomic by themselves.
         epath.Path(path).write_bytes(data)
         return
-    temporary = f"{path}.{os.getpid()}.tmp"
+    # Several machines may share the folder.
+    temporary = f"{path}.{platform.node()}.{os.getpid()}.tmp"
     with open(temporary, "wb") as file:
         file.write(data)
         file.flush()

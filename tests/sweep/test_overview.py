@@ -73,3 +73,14 @@ def test_the_command_shows_it_at_a_glance(store, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["counts"]["done"] == 2 and len(found["shards"]) == 2
     assert found["table"][4]["reason"] == "the training loss is nan"
+
+
+def test_a_folder_of_stores_is_shown_store_by_store(store, capsys):
+    planted.plant(store.path.parent / "other", [Run(run_spec(), {})], analyses=[])
+    assert main(["status", str(store.path.parent), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["stores"]
+    assert {one["store"]: one["share"] for one in found} == pytest.approx(
+        {"other": 1, "store": 3 / 7}
+    )
+    assert main(["status", str(store.path.parent)]) == 0
+    assert capsys.readouterr().out.count("FLOPs") == 2
