@@ -121,11 +121,14 @@ def job_name(args: argparse.Namespace) -> str:
 
 
 def steps_done(lmscale: str, out: str) -> int:
-    """The steps of all runs of a store: a measure of progress from one restart to the next."""
+    """The steps of all runs under a folder: a measure of progress from one restart to the next."""
     command = [*shlex.split(lmscale), "status", out, "--json"]
     found = subprocess.run(command, check=False, capture_output=True, text=True)
     try:
-        return sum(row["step"] for row in json.loads(found.stdout)["table"])
+        answer = json.loads(found.stdout)
+        # A folder of many stores answers with a list of them.
+        stores = answer.get("stores", [answer])
+        return sum(row["step"] for store in stores for row in store["table"])
     except (ValueError, KeyError, TypeError):
         return 0
 
