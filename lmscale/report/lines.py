@@ -1,37 +1,72 @@
-"""Straight lines through runs of several sizes, with bootstrap intervals over the runs."""
+"""Straight lines through runs of several sizes.
+
+How far a size strays from a line is common to its seeds, so it is the sizes that are counted: their
+means scatter about the line with (sizes - 2) degrees of freedom, however many seeds each has. Where
+the means happen to lie closer to it than the seeds' own scatter explains, that scatter counts instead.
+"""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
+from scipy.stats import t as student
 
-from lmscale.laws.result import expanded, interval
-
-__all__ = ["draw_runs", "slope", "slope_interval", "slope_with_interval"]
-
-
-def draw_runs(x: np.ndarray, n: int = 2000) -> np.ndarray:
-    """Bootstrap counts [draw, run] that keep at least two distinct x."""
-    rng = np.random.default_rng(0)
-    counts = rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=n)
-    member = x[:, None] == np.unique(x)
-    return counts[((counts @ member) > 0).sum(axis=1) >= 2]
+__all__ = ["Line", "fit_line"]
 
 
-def slope(x: np.ndarray, y: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
-    """d y / d x by least squares, once for every row of counts (once for all runs without them)."""
-    weights = np.ones((1, len(x))) if counts is None else counts
-    dx = x - (weights @ x / weights.sum(axis=1))[:, None]
-    return (weights * dx) @ y / (weights * dx**2).sum(axis=1)
+@dataclass(frozen=True)
+class Line:
+    """y = height + slope (x - middle), by least squares over the runs.
+
+    Attributes:
+      covariance: [2, 2] of (height, slope); NaN with fewer than three sizes.
+      freedom: its degrees of freedom, sizes less two.
+    """
+
+    middle: float
+    height: float
+    slope: float
+    covariance: np.ndarray
+    freedom: int
+
+    def slope_interval(self, level: float = 0.95) -> tuple[float, float] | None:
+        if self.freedom < 1:
+            return None
+        half = float(student.ppf(0.5 + level / 2, self.freedom) * math.sqrt(self.covariance[1, 1]))
+        return self.slope - half, self.slope + half
+
+    def draws(self, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Heights and slopes [n] from Student's distribution in two dimensions."""
+        rng = np.random.default_rng(seed)
+        root = np.linalg.cholesky(self.covariance + 1e-30 * np.eye(2))
+        normal = rng.standard_normal((n, 2)) @ root.T
+        normal /= np.sqrt(rng.chisquare(self.freedom, (n, 1)) / self.freedom)
+        return self.height + normal[:, 0], self.slope + normal[:, 1]
 
 
-def slope_interval(drawn: np.ndarray, n_runs: int) -> tuple[float, float]:
-    """95% from draws of a number that slopes decide, made wide enough for few runs."""
-    return interval(drawn, expanded(0.95, n_runs, 2), axis=0)
+def fit_line(x: np.ndarray, y: np.ndarray, sizes: np.ndarray | None = None) -> Line:
+    """The line through runs of several sizes.
 
-
-def slope_with_interval(
-    x: np.ndarray, y: np.ndarray, cells: np.ndarray | None = None
-) -> tuple[float, tuple[float, float]]:
-    """The slope and its 95% interval; `cells` says which runs are of one x, where x has noise."""
-    counts = draw_runs(x if cells is None else cells)
-    return float(slope(x, y)[0]), slope_interval(slope(x, y, counts), len(x))
+    Args:
+      x, y: [run]; either may hold noise.
+      sizes: [run] which size a run is of; by default those of one x.
+    """
+    labels, size = np.unique(x if sizes is None else sizes, return_inverse=True)
+    n_sizes, count = len(labels), np.bincount(size).astype(float)
+    middle = float(x.mean())
+    design = np.stack([np.ones_like(x), x - middle], axis=1)
+    normal = np.linalg.inv(design.T @ design)
+    height, slope = normal @ design.T @ y
+    rest = y - design @ (height, slope)
+    of_size = np.bincount(size, rest) / count
+    covariance = np.full((2, 2), np.nan)
+    if n_sizes > 2:
+        variance = n_sizes * np.average(of_size**2, weights=count) / (n_sizes - 2)
+        if len(x) > n_sizes:
+            own = float(np.sum((rest - of_size[size]) ** 2)) / (len(x) - n_sizes)
+            variance = max(variance, own * float(np.mean(1 / count)))
+        sums = np.stack([np.bincount(size, column) for column in design.T], axis=1)
+        covariance = variance * normal @ (sums.T @ sums) @ normal
+    return Line(middle, float(height), float(slope), covariance, n_sizes - 2)

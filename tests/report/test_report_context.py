@@ -11,7 +11,7 @@ from lmscale.report import Study, analyse
 from lmscale.report.claims import judge
 from tests.report import planted_evaluations as planted
 
-EXPERIMENT = dataclasses.replace(SCALES["gpu"], n_ctx=512, sizes=(8e5, 3.2e6, 1.3e7))
+EXPERIMENT = dataclasses.replace(SCALES["gpu"], n_ctx=512, sizes=(8e5, 1.6e6, 3.2e6, 6.4e6, 1.3e7))
 C, DELAY = 0.55, 4.0
 
 
@@ -50,7 +50,7 @@ def section(study):
 def test_the_exponent_comes_back(section):
     low, high = section.measures["exponent"].interval
     assert low < C < high and high - low < 0.2
-    assert section.conclusive and len(section.fits) == 3
+    assert section.conclusive and len(section.fits) == 5
 
 
 def test_the_first_token_gains_nothing_from_size(section):

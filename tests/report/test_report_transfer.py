@@ -66,7 +66,34 @@ def test_one_seed_decides_nothing_about_the_stage(tmp_path):
     study = read(tmp_path, experiment=dataclasses.replace(EXPERIMENT, seeds=(0,)))
     section = analyse("transfer", study)
     assert section.measures["stage_shift"].interval is None
+    assert "a slope needs 3 seeds, not 1" in section.measures["slope"].why
     assert judge(study.claims[1], [section]).word == "can't tell"
+
+
+def test_sizes_are_what_a_slope_rests_on(tmp_path):
+    """Local slopes of 1.2, 1.6 and 1.1, each known to a hair, do not make a slope known as well."""
+
+    def bends(spec):
+        found = evaluations(spec)
+        for losses in found.values():
+            losses["books"] += 0.05 * np.cos(2 * math.log(flops.n_params(spec.model, "kaplan")))
+        return found
+
+    measure = analyse("transfer", read(tmp_path, bends)).measures["slope"]
+    low, high = measure.interval
+    assert high - low > 0.2
+
+
+def test_built_in_text_lies_too_far_from_the_training_text(tmp_path):
+    experiment = dataclasses.replace(EXPERIMENT, eval_corpora=("installed-prose",))
+
+    def prose(spec):
+        found = evaluations(spec)
+        return {step: {k: losses[k] for k in ("valid", "prose")} for step, losses in found.items()}
+
+    section = analyse("transfer", read(tmp_path, prose, experiment))
+    assert "of other kinds" in section.measures["slope"].why
+    assert section.measures["slope"].interval is not None
 
 
 def test_nothing_to_compare_is_said(tmp_path):

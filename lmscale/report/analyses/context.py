@@ -19,11 +19,11 @@ from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
 from lmscale.report.analyses.position import log_means, scatter
-from lmscale.report.lines import draw_runs, slope, slope_interval, slope_with_interval
+from lmscale.report.lines import fit_line
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.study import Study
+from lmscale.report.study import LEAST_SEEDS, Study, few_seeds
 from lmscale.report.wording import (
-    between,
+    flipped,
     interval_of_mean,
     listed,
     plural,
@@ -42,8 +42,8 @@ PAPER_LEAST_N, PAPER_LEAST_CONTEXT = 5e5, 512
 #: Context that a token gains by: "short" range from the first token to these, "long" range from
 #: `MIDDLE` to the last half of the context.
 NEAR, MIDDLE = (3, 8), (9, 16)
-#: Fewest seeds for a verdict on a difference, fewest sizes for a slope.
-LEAST_SEEDS, LEAST_SIZES = 3, 3
+#: Fewest sizes for a slope.
+LEAST_SIZES = 3
 BOOTSTRAP = 400
 
 
@@ -192,25 +192,25 @@ def _slopes(models: list[_Model]) -> dict[int, _Estimate]:
         return {}
     found = {}
     for position in _octaves(models[0].n_ctx):
-        found[position] = _Estimate(
-            *slope_with_interval(*_rows(models, slice(position - 1, position)))
-        )
+        line = fit_line(*_rows(models, slice(position - 1, position)))
+        found[position] = _Estimate(line.slope, line.slope_interval())
     return found
 
 
 def _ratio(models: list[_Model], slopes: Any) -> tuple[_Estimate | None, str]:
-    """Slope at the first token over that of the last half, from the same draws of runs."""
+    """Slope at the first token over that of the last half, which the same runs decide."""
     if not slopes:
         return None, f"there are fewer than {LEAST_SIZES} sizes"
     x, first = _rows(models, slice(0, 1))
     last = _rows(models, slice(models[0].n_ctx // 2, None))[1]
-    below = slope(x, last)[0]
+    below = fit_line(x, last).slope
     if below >= 0:
         return None, "larger models are no better at the end of the context either"
-    counts = draw_runs(x)
-    with np.errstate(divide="ignore"):
-        drawn = slope(x, first, counts) / slope(x, last, counts)
-    return _Estimate(float(slope(x, first)[0] / below), slope_interval(drawn, len(x))), ""
+    ratio = fit_line(x, first).slope / below
+    # What the two slopes miss of that ratio, seed by seed: their common noise is gone from it.
+    low, high = fit_line(x, first - ratio * last).slope_interval()
+    edges = (ratio + high / below, ratio + low / below)
+    return _Estimate(ratio, edges), few_seeds(min(len(m.losses) for m in models))
 
 
 def _span(losses: np.ndarray, first: int, last: int) -> np.ndarray:
@@ -246,7 +246,7 @@ def _delay(model: _Model) -> tuple[_Estimate | None, str]:
         ratios.append(math.log(reached[1] / reached[0]))
     value = math.exp(float(np.mean(ratios)))
     if len(ratios) < LEAST_SEEDS:
-        return _Estimate(value, None), f"{plural(len(ratios), 'seed')} where three are needed"
+        return _Estimate(value, None), few_seeds(len(ratios))
     return _Estimate(value, tuple(math.exp(edge) for edge in interval_of_mean(ratios))), ""
 
 
@@ -284,7 +284,7 @@ def _short_gain(
         gains.append((a, _Estimate(values[-1], edges)))
     mean = float(np.mean(values))
     if seeds < LEAST_SEEDS:
-        return gains, _Estimate(mean, None), f"{plural(seeds, 'seed')} where three are needed"
+        return gains, _Estimate(mean, None), few_seeds(seeds)
     freedom = len(pairs) * (2 * seeds - 2)
     half = float(student.ppf(0.975, freedom)) * math.sqrt(
         text + np.sum(variances) / len(pairs) ** 2
@@ -329,7 +329,7 @@ def _finding(
         parts.append(f"the first token gains {shown} times as much from size as the last half does")
     if gain:
         side = "better" if gain.value > 0 else "worse"
-        shown = with_interval(abs(gain.value), _flipped(gain))
+        shown = with_interval(*flipped(gain.value, gain.interval))
         parts.append(
             f"on the first {short[0].n_ctx} tokens a context of {short[0].n_ctx} is {shown} nats "
             f"per token {side} than one of {best.n_ctx}"
@@ -338,12 +338,6 @@ def _finding(
         return "No law along the position yet."
     text = "; ".join(parts)
     return text[0].upper() + text[1:] + "."
-
-
-def _flipped(estimate: _Estimate) -> tuple[float, float] | None:
-    if estimate.interval is None or estimate.value >= 0:
-        return estimate.interval
-    return -estimate.interval[1], -estimate.interval[0]
 
 
 def _details(long: list[_Model], slopes: dict[int, _Estimate], delay: Any) -> list[str]:
@@ -380,25 +374,21 @@ def _key_numbers(long: list[_Model], ratio: Any, gain: Any) -> list[KeyNumber]:
     best = long[-1]
     if best.fit:
         numbers.append(
-            _key(f"exponent c along the context, N = {si(best.n_params)}", best.c, best.c_interval)
+            KeyNumber.of(
+                f"exponent c along the context, N = {si(best.n_params)}", best.c, best.c_interval
+            )
         )
     if ratio:
         numbers.append(
-            _key("gain from size at the first token over the last half", *vars(ratio).values())
+            KeyNumber.of(
+                "gain from size at the first token over the last half", *vars(ratio).values()
+            )
         )
     if gain:
         numbers.append(
-            _key("nats that a short context is ahead on its tokens", *vars(gain).values())
+            KeyNumber.of("nats that a short context is ahead on its tokens", *vars(gain).values())
         )
     return numbers
-
-
-def _key(label: str, value: float, edges: Any) -> KeyNumber:
-    return KeyNumber(
-        label=label,
-        value=with_interval(value, edges).split(" (")[0],
-        interval=between(edges) if edges else "no interval",
-    )
 
 
 def _warnings(long: list[_Model], short: list[_Model]) -> list[str]:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import norm
 
 from lmscale.report import style
-from lmscale.report.lines import slope_with_interval
+from lmscale.report.lines import fit_line
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.study import Study
+from lmscale.report.study import LEAST_SEEDS, Study, few_seeds
 from lmscale.report.wording import (
-    between,
     interval_of_mean,
     listed,
     number,
@@ -30,7 +30,10 @@ __all__ = ["analyse"]
 
 NAME = "transfer"
 TITLE = "Loss on other text than the training text"
-LEAST_SEEDS, LEAST_SIZES = 3, 3
+LEAST_SIZES = 3
+#: The text that every machine has: prose, C, type stubs and tables lie farther from each other than
+#: the paper's web text, books and Wikipedia.
+BUILT_IN = "installed-"
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,18 @@ class _Other:
     """Another distribution: d loss there / d loss on the training text, and what stage does.
 
     `slope` is NaN with fewer than three sizes; `shift` is in nats, NaN where no model passes the
-    losses of smaller trained ones on its way.
+    losses of smaller trained ones on its way. The measures take the farthest of several sets, so
+    that each has a second, wider interval (`picked_`) for being picked: Bonferroni's.
     """
 
     name: str
+    built_in: bool
     slope: float
     slope_interval: tuple[float, float] | None
+    picked_slope_interval: tuple[float, float] | None
     shift: float
     shift_interval: tuple[float, float] | None
+    picked_shift_interval: tuple[float, float] | None
     #: (smallest model's, largest model's) loss there less that on the training text.
     offsets: tuple[float, float]
 
@@ -71,7 +78,9 @@ def analyse(study: Study) -> Section:
     if not names:
         why = "only one evaluation set" if sizes else "no run has ended well"
         return Section(name=NAME, title=TITLE, finding=f"No other text to compare with yet: {why}.")
-    others = [_other(sizes, own, name) for name in names]
+    declared = study.experiment.get("fields", {}).get("eval_corpora", ())
+    built_in = {name for name in names if BUILT_IN + name in declared}
+    others = [_other(sizes, own, name, name in built_in, len(names)) for name in names]
     return Section(
         name=NAME,
         title=TITLE,
@@ -114,21 +123,29 @@ def _sizes(study: Study) -> list[_Size]:
     return sizes
 
 
-def _other(sizes: list[_Size], own: str, name: str) -> _Other:
+def _other(sizes: list[_Size], own: str, name: str, built_in: bool, n_sets: int) -> _Other:
     x = np.concatenate([s.final[own] for s in sizes])
     y = np.concatenate([s.final[name] for s in sizes])
     cells = np.concatenate([np.full(s.n_seeds, s.n_params) for s in sizes])
-    slope, slope_interval = math.nan, None
+    levels = (0.95, 1 - 0.05 / n_sets)
+    slope, slopes = math.nan, (None, None)
     if len(sizes) >= LEAST_SIZES:
-        slope, slope_interval = slope_with_interval(x, y, cells)
+        line = fit_line(x, y, cells)
+        slope, slopes = line.slope, [line.slope_interval(level) for level in levels]
+    shift, shifts = _shift(sizes, own, name, levels)
     ends = [float(np.mean(s.final[name] - s.final[own])) for s in (sizes[0], sizes[-1])]
-    return _Other(name, slope, slope_interval, *_shift(sizes, own, name), tuple(ends))
+    return _Other(name, built_in, slope, *slopes, shift, *shifts, tuple(ends))
 
 
-def _shift(sizes: list[_Size], own: str, name: str) -> tuple[float, tuple[float, float] | None]:
+def _shift(
+    sizes: list[_Size], own: str, name: str, levels: tuple[float, float]
+) -> tuple[float, list[tuple[float, float] | None]]:
     """How far the largest model lies, on its way, above the trained ones of equal loss.
 
     The trained models are joined by straight lines between the means of neighbouring sizes.
+
+    Returns:
+      The mean over seeds and an interval for each of `levels`.
     """
     order = sorted(sizes, key=lambda s: float(s.final[own].mean()))
     line_x = np.array([s.final[own].mean() for s in order])
@@ -140,16 +157,19 @@ def _shift(sizes: list[_Size], own: str, name: str) -> tuple[float, tuple[float,
         if inside.any():
             shifts.append(float(np.mean(y[inside] - np.interp(x[inside], line_x, line_y))))
     if len(shifts) < largest.n_seeds or not shifts:
-        return math.nan, None
+        return math.nan, [None, None]
     value = float(np.mean(shifts))
     if len(shifts) < LEAST_SEEDS:
-        return value, None
-    low, high = interval_of_mean(shifts)
+        return value, [None, None]
     # The trained models' own scatter about their line, which their means share.
     rests = [s.final[name] - s.final[own] for s in sizes if s.n_seeds > 1]
     error = math.sqrt(np.mean([r.var(ddof=1) / len(r) for r in rests])) if rests else 0.0
-    half = math.hypot(0.5 * (high - low), 2 * error)
-    return value, (value - half, value + half)
+    intervals = []
+    for level in levels:
+        low, high = interval_of_mean(shifts, level)
+        half = math.hypot(0.5 * (high - low), float(norm.ppf(0.5 + level / 2)) * error)
+        intervals.append((value - half, value + half))
+    return value, intervals
 
 
 # --- measures and words -------------------------------------------------------------------------
@@ -160,13 +180,24 @@ def _slope_measure(sizes: list[_Size], others: list[_Other]) -> Measure:
         return Measure(
             what="slope of the loss on other text", value=None, why=f"{plural(len(sizes), 'size')}"
         )
-    worst = max(others, key=lambda other: abs(other.slope - 1))
+    near = [other for other in others if not other.built_in]
+    worst = max(near or others, key=lambda other: abs(other.slope - 1))
+    far = (
+        "the built-in texts are of other kinds than the training text (prose, C, stubs, tables), "
+        "where the paper's were prose like its own"
+    )
     return Measure(
         what=f"nats that the loss on {worst.name} falls by for each nat on the training text (of "
-        f"{plural(len(others), 'set')} the farthest from 1), {_basis(sizes)}",
+        f"{plural(len(near or others), 'set')} the farthest from 1{_widened(others)}), "
+        f"{_basis(sizes)}",
         value=worst.slope,
-        interval=worst.slope_interval,
+        interval=worst.picked_slope_interval,
+        why=few_seeds(min(s.n_seeds for s in sizes), "a slope") or ("" if near else far),
     )
+
+
+def _widened(others: list[_Other]) -> str:
+    return ", with an interval wide enough for picking it" if len(others) > 1 else ""
 
 
 def _shift_measure(sizes: list[_Size], others: list[_Other]) -> Measure:
@@ -182,10 +213,10 @@ def _shift_measure(sizes: list[_Size], others: list[_Other]) -> Measure:
     return Measure(
         what=f"nats that the model of N = {si(sizes[-1].n_params)} lies above smaller trained ones on "
         f"{worst.name}, on its way at equal loss on the training text (of {plural(len(known), 'set')} "
-        f"the farthest from 0), {plural(seeds, 'seed')}",
+        f"the farthest from 0{_widened(others)}), {plural(seeds, 'seed')}",
         value=worst.shift,
-        interval=worst.shift_interval,
-        why="" if worst.shift_interval else f"{plural(seeds, 'seed')} where three are needed",
+        interval=worst.picked_shift_interval,
+        why=few_seeds(seeds),
     )
 
 
@@ -234,10 +265,8 @@ def _details(sizes: list[_Size], others: list[_Other]) -> list[str]:
 
 def _key_numbers(others: list[_Other]) -> list[KeyNumber]:
     return [
-        KeyNumber(
-            label=f"nats gained on {o.name} for each nat on the training text",
-            value=with_interval(o.slope, o.slope_interval).split(" (")[0],
-            interval=between(o.slope_interval),
+        KeyNumber.of(
+            f"nats gained on {o.name} for each nat on the training text", o.slope, o.slope_interval
         )
         for o in others[:2]
         if o.slope_interval
@@ -292,7 +321,7 @@ def _chart(sizes: list[_Size], own: str, others: list[_Other]) -> Chart:
     labels = {own: "training text"} | {name: name for name in names[1:]}
     n = [s.n_params for s in sizes]
     with style.canvas(7.0, 3.7) as figure:
-        left, right = figure.subplots(1, 2, sharey=True)
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.15))
         for name in names:
             _draw_sizes(left, n, [s.final[name] for s in sizes], looks[name], labels[name])
         left.set_title("after training, by size")
@@ -321,25 +350,31 @@ def _chart(sizes: list[_Size], own: str, others: list[_Other]) -> Chart:
         return style.render(
             figure,
             name=NAME,
-            caption="Loss on several texts (Kaplan et al. 2020, Fig. 8). Bars: 95% intervals over seeds "
-            "(the range for two). Right: large points are trained models of each size, small ones "
-            f"joined by lines the largest, N = {si(n[-1])}, during training; the axis runs from high to "
-            "low loss, as training does; dotted: equal losses.",
+            caption="Loss on several texts (Kaplan et al. 2020, Fig. 8). Bars and bands: 95% intervals "
+            "over seeds (the range for two). Right: points are trained models of each size, lines the "
+            f"largest, N = {si(n[-1])}, during training, the mean over seeds; the axis runs from high "
+            "to low loss, as training does; dotted: equal losses.",
             alt="Loss on "
             + listed([labels[name] for name in names])
             + " by size and during training.",
         )
 
 
+def _bars(losses: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Means [cell] and what bars reach below and above them [2, cell], over seeds."""
+    means = np.array([values.mean() for values in losses])
+    edges = [interval_of_mean(values) or (values[0], values[0]) for values in losses]
+    return means, np.abs(np.array(edges).T - means)
+
+
 def _draw_sizes(
     axes: Any, n: list[float], losses: list[np.ndarray], look: dict, label: str
 ) -> None:
-    means = np.array([values.mean() for values in losses])
-    edges = [interval_of_mean(values) or (values[0], values[0]) for values in losses]
+    means, bars = _bars(losses)
     axes.errorbar(
         n,
         means,
-        np.abs(np.array(edges).T - means),
+        bars,
         fmt=look["marker"] + "-",
         color=look["color"],
         lw=1.1,
@@ -351,17 +386,24 @@ def _draw_sizes(
 def _draw_against(
     axes: Any, sizes: list[_Size], own: str, name: str, look: dict, far: float
 ) -> None:
-    """Trained models as large points, and the path of the largest below a loss of `far`."""
-    for x, y in zip(sizes[-1].path[own], sizes[-1].path[name], strict=True):
-        near = x < far
-        axes.plot(x[near], y[near], ".-", color=look["color"], ms=3, lw=0.7, alpha=0.6)
-    axes.plot(
-        [s.final[own].mean() for s in sizes],
-        [s.final[name].mean() for s in sizes],
-        look["marker"],
+    """Trained models as points, and below a loss of `far` the mean path of the largest."""
+    x = sizes[-1].path[own].mean(axis=0)
+    y, bars = _bars(list(sizes[-1].path[name].T))
+    near = x < far
+    x, y, bars = x[near], y[near], bars[:, near]
+    axes.plot(x, y, color=look["color"], lw=1.1)
+    axes.fill_between(x, y - bars[0], y + bars[1], color=look["color"], alpha=0.1, lw=0)
+    (x, x_bars), (y, y_bars) = (_bars([s.final[key] for s in sizes]) for key in (own, name))
+    axes.errorbar(
+        x,
+        y,
+        y_bars,
+        x_bars,
+        fmt=look["marker"],
         color=look["color"],
-        ms=6,
+        ms=5,
         mec=style.PAPER,
         mew=0.6,
+        elinewidth=0.8,
         zorder=4,
     )
