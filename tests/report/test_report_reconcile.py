@@ -119,6 +119,7 @@ def test_one_seed_has_intervals_of_the_residuals(seeds):
     one = seeds.table[seeds.table["seed"] == 0].reset_index(drop=True)
     section = analyse("reconcile", dataclasses.replace(seeds, table=one))
     assert section.measures["change_3"].interval is not None
+    assert "needs 3 seeds, not 1" in section.measures["change_3"].why
     assert "taken as independent" in section.measures["change_3"].what
 
 

@@ -15,10 +15,10 @@ from scipy.stats import t as student_t
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
-from lmscale.report.exponents import exponent, interval_of_difference
+from lmscale.report.exponents import difference, exponent
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
-from lmscale.report.study import Study
-from lmscale.report.wording import between, listed, plural, power_of_ten, si, with_interval
+from lmscale.report.study import LEAST_SEEDS, Study
+from lmscale.report.wording import listed, plural, power_of_ten, si, with_interval
 
 __all__ = ["STEPS", "analyse", "draw_staircase"]
 
@@ -104,11 +104,7 @@ def analyse(study: Study) -> Section:
         conclusive=measures["change_all"].interval is not None,
         details=_details(readings, measures),
         key_numbers=[
-            KeyNumber(
-                label=label,
-                value=with_interval(*r.exponent).split(" (")[0],
-                interval=between(r.exponent[1]) if r.exponent[1] else "no interval",
-            )
+            KeyNumber.of(label, *r.exponent)
             for r, label in ((readings[0], "exponent as Kaplan"), (readings[-1], "after all steps"))
             if r.exponent
         ],
@@ -190,7 +186,7 @@ def _draws(rows: pd.DataFrame, fit: FitResult) -> np.ndarray:
     three seeds. The spread is widened for what drawing from so few takes off.
     """
     seeds = sorted(set(rows["seed"]))
-    if len(seeds) < 3:
+    if len(seeds) < LEAST_SEEDS:
         return np.empty(0)
     minima, flops = [], []
     for p in (p for p in fit.details["profiles"] if p.ok):
@@ -252,17 +248,18 @@ def _change(what: str, before: _Reading, after: _Reading) -> Measure:
         return Measure(
             what=what, value=None, why=f"step {missing.step.number}: {missing.failure or 'no runs'}"
         )
-    (a, a_interval), (b, b_interval) = after.exponent, before.exponent
-    interval = None
-    if len(before.draws) and len(after.draws):
-        gap = after.draws - before.draws
-        gap = gap[np.isfinite(gap)]
-        interval = tuple(np.percentile(gap, [2.5, 97.5]).tolist()) if len(gap) > 100 else None
-        what += f", seeds drawn alike in both ({_seeds(after)})"
-    elif a_interval and b_interval:
-        interval = interval_of_difference(a, a_interval, b, b_interval)
+    if not (len(before.draws) and len(after.draws)):
+        seeds = min(r.rows["seed"].nunique() for r in (before, after))
         what += f", their intervals taken as independent ({_seeds(after)})"
-    return Measure(what=what, value=a - b, interval=interval)
+        return difference(what, after.exponent, before.exponent, "", seeds=seeds)
+    gap = after.draws - before.draws
+    gap = gap[np.isfinite(gap)]
+    interval = tuple(np.percentile(gap, [2.5, 97.5]).tolist()) if len(gap) > 100 else None
+    return Measure(
+        what=f"{what}, seeds drawn alike in both ({_seeds(after)})",
+        value=after.exponent[0] - before.exponent[0],
+        interval=interval,
+    )
 
 
 def _title(step: Step) -> str:
