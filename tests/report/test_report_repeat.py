@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from lmscale_experiments.repeat import SCALES
 
@@ -102,15 +103,54 @@ def test_excess_and_gain_are_paired_by_seed(section):
 def test_charts_and_tables(section):
     assert [chart.name for chart in section.charts] == ["repeat", "repeat-worth"]
     assert [row[0] for row in section.grids[0].rows] == ["2", "4", "8", "16", "32", "64"]
-    assert section.grids[0].rows[1][4] == "0.931"
+    assert section.grids[0].rows[1][5] == "0.931"
 
 
 def test_one_seed_has_no_intervals(tmp_path, no_law):
     section = analyse("repeat", study_of(tmp_path, declared(seeds=(0,))))
     measure = section.measures["excess_at_4"]
     assert measure.value is not None and measure.interval is None
-    assert "1 seed, and an interval takes 3" in measure.why
+    assert "needs 3 seeds, not 1" in measure.why
     assert any("not known" in text for text in section.warnings)
+
+
+def test_a_worth_that_fresh_runs_do_not_reach_decides_nothing(tmp_path, no_law):
+    """Otherwise the sizes that repeat best drop out of the mean, and cap it at the longest run."""
+
+    def mixed(spec):
+        best = spec.model.d_model > 40
+        return law(spec) - (0.2 if best and spec.n_tokens == 16 * 2**17 else 0.0)
+
+    runs = declared(fresh=(2, 4, 8))
+    store = planted.plant(tmp_path, runs, analyses=["repeat"], law=mixed, noise=0.002)
+    section = analyse("repeat", Study.read(store))
+    measure = section.measures["worth_at_16"]
+    assert measure.interval and "left out: not all seeds" in measure.why
+    assert "mean of 2 sizes" in measure.what or "mean of 1 size," in measure.what
+    assert "of 3" in section.grids[0].rows[3][3]
+    # At 4 epochs every size has its fresh runs.
+    assert not section.measures["excess_at_4"].why
+
+
+def test_seeds_of_one_cell_are_one_point_of_the_law(tmp_path):
+    """More seeds that stray alike tell no more about R_D*."""
+
+    def strays(spec):
+        own = np.random.default_rng([spec.model.d_model, spec.steps, spec.data.subset_tokens])
+        return law(spec) * (1 + 0.004 * own.standard_normal())
+
+    intervals = []
+    for seeds in ((0,), (0, 1, 2, 3)):
+        path = tmp_path / str(len(seeds))
+        store = planted.plant(path, declared(seeds=seeds), analyses=["repeat"], law=strays, noise=0)
+        runs = repeat._runs(Study.read(store), "transformer")
+        intervals.append(repeat._fit(runs, planted.VOCAB).intervals["R_D_star"])
+    assert intervals[0] == pytest.approx(intervals[1], rel=1e-3)
+
+
+def test_intervals_say_that_one_set_was_drawn(section):
+    assert "one drawn set" in section.measures["excess_at_4"].what
+    assert any("not which tokens were drawn" in text for text in section.warnings)
 
 
 def test_a_fixed_total_with_fewer_unique_tokens(tmp_path, no_law):

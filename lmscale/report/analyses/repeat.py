@@ -22,9 +22,8 @@ from lmscale.laws.data_constrained import MUENNIGHOFF, effective
 from lmscale.laws.result import interval
 from lmscale.report import style
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
-from lmscale.report.study import LEAST_SEEDS, Study
+from lmscale.report.study import LEAST_SEEDS, Study, few_seeds
 from lmscale.report.wording import (
-    between,
     family_name,
     interval_of_mean,
     listed,
@@ -44,6 +43,8 @@ ONCE = 1.01
 NEAR = 1.3
 #: Loss of the paper's model of 8.7 billion parameters after 4 epochs, above one on fresh data.
 PAPER_EXCESS = (4, 0.005)
+#: What intervals over seeds leave out: the order and the first weights vary with the seed, not this.
+ONE_SET = "on one drawn set of unique tokens"
 #: How far D' is read off beyond the longest fresh run, on its last two points.
 REACH = 1.5
 #: Draws of the law's fit.
@@ -54,9 +55,16 @@ PAPER_VOCABULARY = 50_257
 
 @dataclass(frozen=True)
 class _Reading:
-    """A number over seeds: its mean, and Student's interval where there are three seeds or more."""
+    """A number over seeds: its mean, and Student's interval where there are three seeds or more.
+
+    Attributes:
+      values: of every seed, the mean over the sizes.
+      sizes: how many sizes have the number for every seed, out of `of`.
+    """
 
     values: tuple[float, ...]
+    sizes: int = 1
+    of: int = 1
 
     @property
     def mean(self) -> float:
@@ -162,17 +170,18 @@ def _tokens_at(curve: pd.Series, loss: float) -> float:
 
 def _fit(runs: pd.DataFrame, vocab_size: int) -> FitResult:
     """R_D* and R_N*, with a base law of these runs, or the paper's where its tokens are counted."""
-    rows = runs.rename(columns={"unique": "unique_tokens"})
-    rows = rows[["params", "tokens", "unique_tokens", "loss", "seed"]]
-    once = runs[_is_fresh(runs)]
+    # What a cell strays from the law is common to its seeds, so that it is one point, their mean.
+    cells = runs.assign(loss=np.log(runs["loss"])).groupby(["params", "tokens", "unique", "epochs"])
+    rows = np.exp(cells["loss"].mean()).reset_index().rename(columns={"unique": "unique_tokens"})
+    once = rows[_is_fresh(rows)]
     # The base law has five parameters, and one size says nothing about that of size.
     own = once["params"].nunique() >= 2 and len(once) >= 6
     if not own and vocab_size != PAPER_VOCABULARY:
-        why = f"{plural(len(once), 'fresh run')}, and the base law needs 6 of two sizes or more"
+        why = f"{plural(len(once), 'fresh cell')}, and the base law needs 6 of two sizes or more"
         return refused("data-constrained", why)
     try:
         fit = laws.fit(
-            laws.Table.read(rows, convention="chinchilla"),
+            laws.Table.read(rows.drop(columns="epochs"), convention="chinchilla"),
             "data-constrained",
             base="fit" if own else "muennighoff",
             bootstrap=BOOTSTRAP,
@@ -200,7 +209,8 @@ def _over_seeds(pairs: pd.DataFrame, value: Callable[[pd.DataFrame], pd.Series])
     """A number of every seed: its mean over the sizes that all seeds have."""
     values = value(pairs).astype(float)
     table = values.groupby([pairs["params"], pairs["seed"]]).mean().unstack()
-    return _Reading(tuple(table.dropna(axis=0).mean(axis=0).dropna()))
+    whole = table.dropna(axis=0)
+    return _Reading(tuple(whole.mean(axis=0).dropna()), len(whole), len(table))
 
 
 def _excess(pairs: pd.DataFrame, epochs: float) -> _Reading:
@@ -233,24 +243,24 @@ def _law_share(fit: FitResult, epochs: float) -> tuple[float, tuple[float, float
 
 
 def _measures(runs: pd.DataFrame, pairs: pd.DataFrame, fit: FitResult) -> dict[str, Measure]:
-    sizes = plural(pairs["params"].nunique(), "size")
     measures = {}
     at = _epochs(pairs, 4)
-    what = f"loss after {at or 4:g} epochs over that of as many fresh tokens, less one, mean of {sizes}"
+    what = f"loss after {at or 4:g} epochs over that of as many fresh tokens, less one"
     measures["excess_at_4"] = _measure(what, _excess(pairs, at) if at else None, "of 4 epochs")
     at = _epochs(pairs, 16)
-    what = f"fresh tokens that {at or 16:g} epochs are worth over the tokens seen, mean of {sizes}"
+    what = f"fresh tokens that {at or 16:g} epochs are worth over the tokens seen"
     measures["worth_at_16"] = _measure(
         what, _share(pairs, at) if at else None, "of 16 epochs whose loss fresh runs reach"
     )
     gain = _gain_beyond(runs, 40)
     what = "share by which the loss falls " + (
-        f"from {gain[0]:g} to {gain[1]:g} epochs, mean of {sizes}" if gain else "beyond 40 epochs"
+        f"from {gain[0]:g} to {gain[1]:g} epochs" if gain else "beyond 40 epochs"
     )
     measures["gain_beyond_40"] = _measure(
         what, gain[2] if gain else None, "up to and beyond 40 epochs of one set of tokens"
     )
-    what = f"R_D* of D' = U + U R_D* (1 − exp(−R/R_D*)), {plural(fit.n_used, 'run')}"
+    what = f"R_D* of D' = U + U R_D* (1 − exp(−R/R_D*)), {plural(fit.n_used, 'cell')} of size and length, "
+    what += "the base law held fixed"
     if fit.parameters:
         value = fit.parameters["R_D_star"]
         edges = fit.intervals.get("R_D_star")
@@ -263,9 +273,11 @@ def _measures(runs: pd.DataFrame, pairs: pd.DataFrame, fit: FitResult) -> dict[s
 def _measure(what: str, reading: _Reading | None, needs: str) -> Measure:
     if reading is None or not reading.values:
         return Measure(what=what, value=None, why=f"there are no runs {needs}")
-    n = len(reading.values)
-    why = "" if reading.interval else f"{plural(n, 'seed')}, and an interval takes {LEAST_SEEDS}"
-    what = f"{what}, {plural(n, 'seed')}"
+    n, out = len(reading.values), reading.of - reading.sizes
+    why = few_seeds(n)
+    if out and not why:
+        why = f"{plural(out, 'size')} of {reading.of} left out: not all seeds have runs {needs}"
+    what = f"{what}, mean of {plural(reading.sizes, 'size')}, {plural(n, 'seed')} {ONE_SET}"
     return Measure(what=what, value=reading.mean, interval=reading.interval, why=why)
 
 
@@ -334,12 +346,14 @@ def _key_numbers(measures: dict[str, Measure]) -> list[KeyNumber]:
         if measure.value is None:
             continue
         if name == "excess_at_4":
-            value = _percent(measure.value)
             edges = " to ".join(map(_percent, measure.interval)) if measure.interval else ""
+            found.append(
+                KeyNumber(
+                    label=label, value=_percent(measure.value), interval=edges or "no interval"
+                )
+            )
         else:
-            value = with_interval(measure.value, measure.interval).split(" (")[0]
-            edges = between(measure.interval) if measure.interval else ""
-        found.append(KeyNumber(label=label, value=value, interval=edges or "no interval"))
+            found.append(KeyNumber.of(label, measure.value, measure.interval))
     return found
 
 
@@ -366,10 +380,11 @@ def _warnings(
     if len(families) > 1:
         others = listed([family_name(f) for f in families[1:]])
         warnings.append(f"Only {family_name(families[0])} is analysed here, not {others}.")
-    lost = study.table[study.table["status"].isin(["diverged", "failed", "out_of_memory"])]
-    if len(lost):
-        warnings.append(f"{plural(len(lost), 'run')} left out for not ending well.")
-    return warnings
+    warnings.append(
+        "All seeds, and all sizes of one set, repeat the same unique tokens: the intervals hold the "
+        "seeds' noise, and not which tokens were drawn."
+    )
+    return warnings + study.lost_warning()
 
 
 # --- tables -------------------------------------------------------------------------------------
@@ -385,23 +400,26 @@ def _worth_grid(pairs: pd.DataFrame, fit: FitResult) -> Grid:
                 f"{epochs:g}",
                 _percent_with(excess) if excess.values else "–",
                 with_interval(share.mean, share.interval) if share.values else "–",
+                f"{share.sizes} of {share.of}",
                 with_interval(*_law_share(fit, epochs)) if fit.parameters else "–",
                 number(paper),
             ]
         )
     return Grid(
         caption="What repeating costs and what it is worth, means over the sizes that have every "
-        "seed; 95% intervals over seeds (three or more), those of the law from a bootstrap over runs. "
-        "Worth is D'/D, fresh tokens of equal loss over tokens seen.",
+        "seed; 95% intervals over seeds (three or more), those of the law from a bootstrap over cells. "
+        "Worth is D'/D, fresh tokens of equal loss over tokens seen, from the sizes whose losses the "
+        "fresh runs reach.",
         header=[
             "epochs",
             "loss against fresh data",
             "worth, read off",
+            "sizes",
             "worth, law fitted here",
             "worth, paper's law",
         ],
         rows=rows,
-        numeric=(0, 1, 2, 3, 4),
+        numeric=(0, 1, 2, 3, 4, 5),
     )
 
 
@@ -421,7 +439,8 @@ def _law_grid(fit: FitResult) -> list[Grid]:
     return [
         Grid(
             caption="L = E + A/N'^α + B/D'^β, N with embeddings: the base law is fitted to the runs of "
-            "one epoch and held fixed, R_D* and R_N* to all. 95% intervals from a bootstrap over runs.",
+            "one epoch and held fixed, R_D* and R_N* to all. 95% intervals from a bootstrap over cells, without the "
+            "noise of the base law.",
             header=["parameter", "here", "Muennighoff et al. 2023"],
             rows=rows,
             numeric=(1, 2),
