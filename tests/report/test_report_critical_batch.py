@@ -74,6 +74,25 @@ def test_each_loss_takes_the_learning_rate_that_gets_there_first(tmp_path):
     assert not any("edge" in warning for warning in section.warnings)
 
 
+def test_batches_that_miss_the_hyperbola_widen_the_interval_and_are_told(tmp_path, section):
+    def bent(spec, steps):
+        """The smallest and the largest batch take 8% longer."""
+        return planted.curve(spec, steps / (1.08 if spec.batch_size in (2, 64) else 1.0))
+
+    study = planted.plant(tmp_path, planted.batch_runs(), analyses=["critical_batch"], law=bent)
+    found = analyse("critical_batch", study)
+    assert any("depends on which batches were run" in text for text in found.warnings)
+    assert not any("which batches" in text for text in section.warnings)
+    assert "jackknife over batches" in next(iter(found.fits.values())).interval_method
+
+    def widths(analysed):
+        (grid,) = analysed.grids
+        edges = [[float(e.rstrip("k")) for e in row[5].split(" to ")] for row in grid.rows]
+        return np.mean([np.log(high / low) for low, high in edges])
+
+    assert widths(found) > 2 * widths(section)
+
+
 def test_three_batches_are_too_few(tmp_path):
     runs = planted.batch_runs((2, 8, 32), seeds=(0,))
     section = analyse("critical_batch", planted.plant(tmp_path, runs, analyses=["critical_batch"]))

@@ -3,7 +3,8 @@
 For every size and loss, S = S_min (1 + B_crit/B) is fitted to the steps that batches of B tokens took.
 Beside it stands the gradient noise scale B_simple = tr(Sigma)/|G|^2 of McCandlish et al. 2018, where
 the runs measured it. Intervals are over seeds drawn again within each size and batch; a run keeps
-all its losses together, because they are not independent.
+all its losses together, because they are not independent. Where runs do not follow the hyperbola,
+B_crit depends on which batches were run: what it moves by when each is left out in turn counts too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from lmscale.report import style
 from lmscale.report.learning_curves import evaluations, seed_interval
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
 from lmscale.report.study import LEAST_SEEDS, Study
-from lmscale.report.wording import between, listed, number, plural, si, with_interval
+from lmscale.report.wording import listed, number, plural, si, with_interval
 
 __all__ = ["analyse"]
 
@@ -37,6 +38,8 @@ DRAWS = 300
 PAPER_POWER = 1 / 0.21
 #: Records of a run within this factor of the step that reached a loss tell its noise scale.
 NOISE_WINDOW = 1.3
+#: Mean misfit of the smallest and the largest batch, in ln S, from which a warning tells of it.
+MISFIT = 0.02
 NO_INTERVAL = f"an interval needs {LEAST_SEEDS} seeds of each size and batch"
 
 
@@ -49,7 +52,8 @@ class _Size:
       rows: a row is a run and a target that it reached, at the learning rate that gets there first:
         batch_tokens, seed, loss (the target), steps.
       s_min, b_crit, noise: [target] updates; tokens; tokens of B_simple, NaN where not measured.
-      drawn_s_min, drawn_b_crit, drawn_noise: [draw, target] over seeds drawn again, or None.
+      drawn_s_min, drawn_b_crit, drawn_noise: [draw, target] over seeds drawn again (and batches left
+        out, for the first two), or None.
       fit: the law "critical-batch".
       at_edge: cells of batch and loss whose best learning rate is the edge of those tried.
     """
@@ -221,6 +225,8 @@ def _size(n_params: float, runs: pd.DataFrame, targets: np.ndarray) -> _Size:
     weights = _drawn_weights(rows)
     if weights is not None:
         drawn = _drawn_hyperbolas(rows, enough, weights)
+        left_out = _drawn_batches(rows, enough)
+        drawn = tuple(values * factor for values, factor in zip(drawn, left_out, strict=True))
         drawn_noise = _ratio_of_means(rows, enough, weights)
     return _Size(
         n_params=n_params,
@@ -306,6 +312,27 @@ def _drawn_hyperbolas(
     return theta[:, :, 0].T, theta[:, :, 1].T
 
 
+def _drawn_batches(rows: pd.DataFrame, targets: np.ndarray) -> np.ndarray:
+    """Factors [2, draw, target] of S_min and B_crit, as the choice of batches moves them.
+
+    The jackknife over batches: ln B_crit varies by (k - 1)/k times the sum of squares of what leaving
+    each of k batches out moves it by, with k - 1 degrees of freedom. A batch is drawn alike at all
+    losses and sizes, which it misfits alike.
+    """
+    batches = np.unique(rows["batch_tokens"])
+    kept = (rows["batch_tokens"].to_numpy() != batches[:, None]).astype(float)
+    without = np.log(_drawn_hyperbolas(rows, targets, kept))
+    reached = rows.groupby(["batch_tokens", "loss"]).size().unstack().reindex(columns=targets)
+    reached = reached.notna().to_numpy()
+    k = reached.sum(axis=0)
+    moved = np.where(reached, without - (without * reached).sum(axis=1, keepdims=True) / k, 0.0)
+    normal = [np.random.default_rng(int(b)).standard_normal(DRAWS) for b in batches]
+    freedom = len(batches) - 1
+    student = np.random.default_rng(0).chisquare(freedom, DRAWS) / freedom
+    drawn = np.stack(normal, axis=1) / np.sqrt(student)[:, None]
+    return np.exp(drawn @ (moved * np.sqrt((k - 1) / k)))
+
+
 def _with_intervals(
     fit: FitResult, targets: np.ndarray, drawn: tuple[np.ndarray, np.ndarray] | None
 ) -> FitResult:
@@ -321,7 +348,7 @@ def _with_intervals(
     return dataclasses.replace(
         fit,
         intervals={"alpha_B": interval},
-        interval_method="bootstrap over seeds within each batch",
+        interval_method="bootstrap over seeds within each batch, jackknife over batches",
     )
 
 
@@ -423,11 +450,9 @@ _KEYS = {
 
 
 def _key(label: str, measure: Measure) -> KeyNumber:
-    return KeyNumber(
-        label=label,
-        value="–" if measure.value is None else number(measure.value),
-        interval=between(measure.interval) if measure.interval else "no interval",
-    )
+    if measure.value is None:
+        return KeyNumber(label=label, value="–", interval="no interval")
+    return KeyNumber.of(label, measure.value, measure.interval)
 
 
 def _finding(sizes: list[_Size], line: _Line | None, measures: dict[str, Measure]) -> str:
@@ -469,6 +494,7 @@ def _warnings(sizes: list[_Size], reasons: list[str]) -> list[str]:
     warnings = [f"{reason[0].upper()}{reason[1:]}." for reason in reasons]
     for size in sizes:
         warnings += [f"N = {si(size.n_params)}: {warning}." for warning in size.fit.warnings]
+        warnings += _misfit(size)
         if size.at_edge:
             warnings.append(
                 f"N = {si(size.n_params)}: in {size.at_edge} cells of batch and loss the best "
@@ -478,6 +504,23 @@ def _warnings(sizes: list[_Size], reasons: list[str]) -> list[str]:
     if min(size.n_seeds for size in sizes) < LEAST_SEEDS and tried:
         warnings.append(f"Fewer than {LEAST_SEEDS} seeds a batch: there are no intervals.")
     return warnings
+
+
+def _misfit(size: _Size) -> list[str]:
+    """A warning where both ends of the batches lie on one side of the hyperbolas."""
+    rest = pd.DataFrame({name: size.fit.residuals[name] for name in ("batch_tokens", "residual")})
+    mean = rest.groupby("batch_tokens")["residual"].mean()
+    first, *inner, last = mean
+    if min(abs(first), abs(last)) < MISFIT or first * last < 0 or first * np.mean(inner) > 0:
+        return []
+    side = "more" if first > 0 else "fewer"
+    return [
+        (
+            f"N = {si(size.n_params)}: the smallest and the largest batch take {abs(first):.1%} and "
+            f"{abs(last):.1%} {side} updates than the hyperbola, those between the other way: B_crit "
+            f"depends on which batches were run, which its interval counts."
+        )
+    ]
 
 
 def _grid(sizes: list[_Size]) -> Grid:
@@ -501,7 +544,7 @@ def _grid(sizes: list[_Size]) -> Grid:
             )
     return Grid(
         caption="Least updates and tokens to a loss, critical batch and gradient noise scale (both in "
-        "tokens, with 95% intervals over seeds).",
+        "tokens, with 95% intervals: over seeds, and for B_crit over which batches were run).",
         header=["N", "loss", "S_min", "E_min", "B_crit", "interval", "noise scale", "interval"],
         rows=rows,
         numeric=(0, 1, 2, 3, 4, 5, 6, 7),
@@ -540,7 +583,7 @@ def _hyperbolas(sizes: list[_Size]) -> Chart:
             caption="Updates against tokens to the same loss, a point a run, from small batches "
             "(right) to large ones (left), and the fitted (S/S_min − 1)(E/E_min − 1) = 1 (Kaplan et "
             "al. 2020, Fig. 18). Crosses: the critical batch, twice the least of each, with its 95% "
-            "interval over seeds.",
+            "interval over seeds and batches.",
             alt="Updates against tokens to a loss for "
             + listed([f"N = {si(size.n_params)}" for size in sizes]),
         )
@@ -609,7 +652,14 @@ def _curve(sizes: list[_Size], line: _Line | None) -> Chart:
                 x, size.b_crit, mec=style.PAPER, mew=0.5, label=f"$B_{{crit}}$, {name}", **style_of
             )
             if np.isfinite(size.noise).any():
-                axes.plot(x, size.noise, mfc="none", label=f"noise scale, {name}", **style_of)
+                # Beside the filled point of its loss.
+                x = x * 1.003
+                if size.drawn_noise is not None:
+                    spreads = [seed_interval(drawn) for drawn in size.drawn_noise.T]
+                    for at, spread in zip(x, spreads, strict=True):
+                        if spread:
+                            axes.plot([at] * 2, spread, color=look["color"], lw=0.8)
+                axes.plot(x, size.noise, mfc=style.PAPER, label=f"noise scale, {name}", **style_of)
         axes.set(xlabel="loss (nats per token), falling", ylabel="batch (tokens)")
         axes.set_xlim(loss[-1], loss[0])
         style.log_axis(axes.xaxis, "plain")
@@ -621,8 +671,9 @@ def _curve(sizes: list[_Size], line: _Line | None) -> Chart:
         return style.render(
             figure,
             name="critical-batch",
-            caption="Critical batch against loss (filled, 95% intervals over seeds) and the gradient "
-            "noise scale at the same losses (open). Line and band: power law through the filled "
+            caption="Critical batch against loss (filled, 95% intervals over seeds and "
+            "over which batches were run) and the gradient noise scale at the same losses (open, 95% "
+            "intervals over seeds). Line and band: power law through the filled "
             "points of all sizes. Dotted: the slope of Kaplan et al. 2020, Fig. 10, through its "
             "middle; the level is that of another text.",
             alt="Critical batch and gradient noise scale against loss.",
