@@ -8,6 +8,7 @@ from lmscale_experiments.schedules import SCALES
 
 from lmscale.report import Study, analyse
 from lmscale.report.claims import judge
+from lmscale.report.wording import with_interval
 from tests.report import planted_evaluations as planted
 
 EXPERIMENT = SCALES["cpu"]
@@ -61,15 +62,50 @@ def test_planted_differences_come_back(section, name, truth):
     assert high - low < 8 * NOISE
 
 
-def test_the_spread_is_that_of_schedules_which_decay(section):
+def test_the_spread_is_that_of_schedules_which_decay(study, section):
     low, high = section.measures["spread"].interval
     assert low < 0.02 < high < 0.05
-    assert "8 schedules with warmup" in section.finding
+    cells = study.table.drop_duplicates("cell").set_index("cell")
+    large = cells["summed_lr"] >= 0.5 * cells["summed_lr"]["cosine to 0.1"]
+    decaying = int((cells["decays"] & large).sum())
+    assert 6 <= decaying < len(cells)
+    assert f"{decaying} schedules with warmup" in section.finding
 
 
 def test_verdicts(study, section):
     words = [judge(claim, [section]).word for claim in study.claims]
-    assert words == ["agrees", "agrees", "can't tell", "can't tell", "agrees", "agrees"]
+    assert words == ["can't tell", "agrees", "can't tell", "can't tell", "agrees", "agrees"]
+
+
+def test_short_runs_do_not_decide_how_much_schedules_matter(study, section):
+    assert "the runs take 1,000 steps" in section.measures["spread"].why
+    table = study.table.assign(steps=50_000)
+    long = analyse("schedules", dataclasses.replace(study, table=table))
+    assert judge(study.claims[0], [long]).word == "agrees"
+
+
+def test_a_spread_that_depends_on_what_counts_as_a_large_rate_decides_nothing(study):
+    """The paper asks for a large summed rate and names no number."""
+    small = study.table["cell"] == "cosine, half the run"
+    table = study.table.assign(
+        steps=50_000,
+        decays=study.table["decays"] | small,
+        loss=study.table["loss"] + 0.2 * small,
+    )
+    section = analyse("schedules", dataclasses.replace(study, table=table))
+    low, high = section.measures["spread"].interval
+    assert low < 0.05 and high > 0.2
+    assert judge(study.claims[0], [section]).word == "can't tell"
+    first, *_, last = next(g for g in section.grids if "Tukey" in g.caption).rows
+    assert first[3] == "cosine, half the run" != last[3]
+
+
+def test_noise_is_that_of_one_pool_in_table_and_measure(section):
+    """Schedules that decay are less noisy than others, so it matters whose noise a pair is given."""
+    rows = {row[0]: row[2] for row in section.grids[0].rows}
+    for name, measure in (("cosine, cycle 2x", "overshoot"), ("cosine to 0", "zero_over_tenth")):
+        found = section.measures[measure]
+        assert rows[name] == with_interval(found.value, found.interval)
 
 
 def test_a_single_seed_decides_nothing(tmp_path):

@@ -3,11 +3,13 @@
 Schedules are compared seed by seed: runs of one seed share their first weights and the order of their
 data, so their differences hold less noise than their losses. Of n schedules with s seeds each, that
 noise is what remains beside a mean for every schedule and one for every seed, with (n - 1)(s - 1)
-degrees of freedom.
+degrees of freedom. It is smaller among schedules that decay, which end on an average of their last
+steps, so two of those are compared with the noise of these alone, and any others with that of all.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -18,15 +20,18 @@ from scipy.stats import t as student
 
 from lmscale.report import style
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.study import LEAST_SEEDS, Study
-from lmscale.report.wording import between, interval_of_mean, number, plural, with_interval
+from lmscale.report.study import LEAST_SEEDS, Study, few_seeds
+from lmscale.report.wording import flipped, number, plural, with_interval
 
 __all__ = ["analyse"]
 
 NAME = "schedules"
 TITLE = "Learning-rate schedules"
-#: Least summed learning rate, over that of the cosine, of the schedules whose spread is measured.
-LEAST_SUM = 0.5
+#: Least summed learning rate, over that of the cosine, of the schedules whose spread is measured: the
+#: paper asks for a large one and names no number, so the spread is taken at each.
+LEAST_SUMS = (0.5, 0.6, 0.7, 0.8, 0.9)
+#: Updates of the runs of Kaplan et al. 2020, Fig. 22, and the share of them from which runs speak of it.
+PAPER_STEPS, LEAST_SHARE = 250_000, 0.1
 #: Loss that runs of Kaplan et al. 2020, Fig. 22, differ by whatever the schedule.
 PAPER_NOISE = 0.05
 #: Names that the experiment gives the schedules of the published comparisons.
@@ -69,34 +74,33 @@ def analyse(study: Study) -> Section:
             "schedule.",
             warnings=notes,
         )
-    # The paper's condition is a summed rate that is large enough; it names no number.
-    enough = LEAST_SUM * base.summed_lr
-    decaying = [s for s in schedules if s.decays and s.summed_lr >= enough]
+    spreads = _spreads(schedules, base)
     cosines = sorted((s for s in schedules if math.isfinite(s.cycle)), key=lambda s: s.cycle)
-    spread = _spread(decaying)
+    spread = _over_thresholds(spreads)
     by_name = {s.name: s for s in schedules}
+    by_cycle = {s.cycle: s.name for s in cosines}
+    pairs = {
+        "zero_over_tenth": (TO_ZERO, base.name),
+        "cosine_over_linear": (base.name, LINEAR),
+        "cooldown_over_cosine": (COOLDOWN, base.name),
+    }
     measures = {
-        "spread": _measure(
-            f"nats between the worst and the best of {plural(len(decaying), 'schedule')} with warmup"
-            f", final decay and at least {LEAST_SUM:g} of the cosine's summed rate",
-            base,
-            spread,
-        ),
-        "overshoot": _cycle_measure(cosines, 2.0),
-        "overshoot_quarter": _cycle_measure(cosines, 1.25),
-        "zero_over_tenth": _pair_measure(decaying, by_name, TO_ZERO, base.name),
-        "cosine_over_linear": _pair_measure(decaying, by_name, base.name, LINEAR),
-        "cooldown_over_cosine": _pair_measure(decaying, by_name, COOLDOWN, base.name),
+        "spread": _spread_measure(study, spreads, spread, base),
+        "overshoot": _cycle_measure(by_name, by_cycle, 2.0),
+        "overshoot_quarter": _cycle_measure(by_name, by_cycle, 1.25),
+    } | {
+        name: _pair_measure(by_name, f"nats that {a} ends above {b}", a, b)
+        for name, (a, b) in pairs.items()
     }
     return Section(
         name=NAME,
         title=TITLE,
-        finding=_finding(decaying, spread, measures["overshoot"]),
+        finding=_finding(spreads, measures["overshoot"]),
         conclusive=spread is not None and spread.interval is not None,
         details=_details(study, schedules),
         key_numbers=_key_numbers(spread, measures["overshoot"]),
-        charts=[_chart(schedules, base), *_cycle_chart(cosines)],
-        grids=[_grid(schedules, base)],
+        charts=[_chart(schedules, base), *_cycle_chart(schedules, cosines)],
+        grids=[_grid(schedules, base), *_spread_grid(spreads)],
         measures=measures,
         warnings=[*notes, *_warnings(study, schedules)],
     )
@@ -146,73 +150,117 @@ def _noise(schedules: list[_Schedule]) -> tuple[float, int]:
     return math.sqrt(float(np.sum(rest**2)) / max(1, freedom)), freedom
 
 
-def _difference(among: list[_Schedule], a: _Schedule, b: _Schedule) -> _Difference:
-    """Mean loss of a less that of b, with the noise of all schedules `among` which they are."""
+def _pool(schedules: list[_Schedule], *pair: _Schedule) -> list[_Schedule]:
+    """The schedules whose noise a comparison is held against: one rule wherever it is shown."""
+    decaying = [s for s in schedules if s.decays]
+    return decaying if all(s.decays for s in pair) and len(decaying) > 1 else schedules
+
+
+def _difference(schedules: list[_Schedule], a: _Schedule, b: _Schedule) -> _Difference:
+    """Mean loss of a less that of b."""
     value, seeds = a.mean - b.mean, len(a.losses)
     if seeds < LEAST_SEEDS:
         return _Difference(value, None)
-    spread, freedom = _noise(among)
+    spread, freedom = _noise(_pool(schedules, a, b))
     half = float(student.ppf(0.975, freedom)) * spread * math.sqrt(2 / seeds)
     return _Difference(value, (value - half, value + half))
 
 
-def _spread(schedules: list[_Schedule]) -> _Difference | None:
-    """Worst less best; the interval is Tukey's, as the two are picked by their losses."""
-    if len(schedules) < 2:
+def _spreads(
+    schedules: list[_Schedule], base: _Schedule
+) -> dict[float, tuple[list[_Schedule], _Difference]]:
+    """Least summed rate -> the decaying schedules that have it, best first, and worst less best.
+
+    The interval is Tukey's, as the two are picked by their losses.
+    """
+    found = {}
+    for least in LEAST_SUMS:
+        members = [s for s in schedules if s.decays and s.summed_lr >= least * base.summed_lr]
+        if len(members) < 2:
+            continue
+        value, seeds = members[-1].mean - members[0].mean, len(base.losses)
+        interval = None
+        if seeds >= LEAST_SEEDS:
+            noise, freedom = _noise(_pool(schedules, *members))
+            half = float(studentized_range.ppf(0.95, len(members), freedom)) * noise
+            half /= math.sqrt(seeds)
+            interval = (max(0.0, value - half), value + half)
+        found[least] = (members, _Difference(value, interval))
+    return found
+
+
+def _over_thresholds(
+    spreads: dict[float, tuple[list[_Schedule], _Difference]],
+) -> _Difference | None:
+    """The spread at the least threshold, with an interval that holds those of all of them."""
+    found = [item for _, item in spreads.values()]
+    if not found:
         return None
-    ordered = sorted(schedules, key=lambda s: s.mean)
-    value, seeds = ordered[-1].mean - ordered[0].mean, len(ordered[0].losses)
-    if seeds < LEAST_SEEDS:
-        return _Difference(value, None)
-    spread, freedom = _noise(schedules)
-    quantile = float(studentized_range.ppf(0.95, len(schedules), freedom))
-    half = quantile * spread / math.sqrt(seeds)
-    return _Difference(value, (max(0.0, value - half), value + half))
+    edges = [item.interval for item in found]
+    whole = None if None in edges else (min(e[0] for e in edges), max(e[1] for e in edges))
+    return _Difference(found[0].value, whole)
 
 
-def _measure(what: str, base: _Schedule, found: _Difference | None, why: str = "") -> Measure:
+def _spread_measure(study: Study, spreads: Any, found: Any, base: _Schedule) -> Measure:
     if found is None:
-        return Measure(what=what, value=None, why=why or "these schedules were not run")
-    seeds = len(base.losses)
+        return Measure(what="nats between schedules", value=None, why="these were not run")
+    least = next(iter(spreads))
+    steps, seeds = float(study.usable["steps"].median()), len(base.losses)
+    short = ""
+    if steps < LEAST_SHARE * PAPER_STEPS:
+        short = (
+            f"the runs take {steps:,.0f} steps where the paper's took {PAPER_STEPS:,}, and how much a "
+            f"schedule matters falls with the length of the run (from {LEAST_SHARE * PAPER_STEPS:,.0f} "
+            f"steps on it would count here)"
+        )
+    return Measure(
+        what=f"nats between the worst and the best of {plural(len(spreads[least][0]), 'schedule')} "
+        f"with warmup, final decay and at least {least:g} of the cosine's summed rate; the interval "
+        f"holds those of every threshold up to {max(spreads):g}, {plural(seeds, 'seed')}",
+        value=found.value,
+        interval=found.interval,
+        why=few_seeds(seeds) or short,
+    )
+
+
+def _cycle_measure(
+    by_name: dict[str, _Schedule], by_cycle: dict[float, str], cycle: float
+) -> Measure:
+    what = f"nats that a cosine of {cycle:g} times the run ends above one that ends with it"
+    return _pair_measure(by_name, what, by_cycle.get(cycle, ""), by_cycle[1.0])
+
+
+def _pair_measure(by_name: dict[str, _Schedule], what: str, a: str, b: str) -> Measure:
+    """Loss under schedule `a` less that under `b`."""
+    if not (a in by_name and b in by_name):
+        return Measure(what=what, value=None, why="these schedules were not run")
+    found, seeds = (
+        _difference(list(by_name.values()), by_name[a], by_name[b]),
+        len(by_name[b].losses),
+    )
     return Measure(
         what=f"{what}, {plural(seeds, 'seed')}",
         value=found.value,
         interval=found.interval,
-        why="" if found.interval else f"{plural(seeds, 'seed')} where three are needed",
+        why=few_seeds(seeds),
     )
-
-
-def _cycle_measure(cosines: list[_Schedule], cycle: float) -> Measure:
-    base = next(s for s in cosines if s.cycle == 1)
-    longer = next((s for s in cosines if s.cycle == cycle), None)
-    found = _difference(cosines, longer, base) if longer else None
-    what = f"nats that a cosine of {cycle:g} times the run ends above one that ends with it"
-    return _measure(what, base, found)
-
-
-def _pair_measure(among: list[_Schedule], by_name: dict[str, _Schedule], a: str, b: str) -> Measure:
-    found = None
-    if a in by_name and b in by_name:
-        found = _difference(among, by_name[a], by_name[b])
-    return _measure(f"nats that {a} ends above {b}", next(iter(by_name.values())), found)
 
 
 # --- words --------------------------------------------------------------------------------------
 
 
-def _finding(decaying: list[_Schedule], spread: Any, overshoot: Measure) -> str:
+def _finding(spreads: Any, overshoot: Measure) -> str:
     parts = []
-    if spread:
+    if spreads:
+        members, spread = next(iter(spreads.values()))
         shown = with_interval(spread.value, spread.interval, "95% interval")
         parts.append(
-            f"{plural(len(decaying), 'schedule')} with warmup and final decay end within {shown} nats "
+            f"{plural(len(members), 'schedule')} with warmup and final decay end within {shown} nats "
             f"per token of each other"
         )
     if overshoot.value is not None:
-        side, edges = ("above", overshoot.interval) if overshoot.value >= 0 else ("below", None)
-        if side == "below" and overshoot.interval:
-            edges = (-overshoot.interval[1], -overshoot.interval[0])
-        shown = with_interval(abs(overshoot.value), edges)
+        side = "above" if overshoot.value >= 0 else "below"
+        shown = with_interval(*flipped(overshoot.value, overshoot.interval))
         parts.append(f"a cosine of twice the run ends {shown} nats {side} one that ends with it")
     text = "; ".join(parts) or "Too few schedules to compare"
     return text[0].upper() + text[1:] + "."
@@ -227,6 +275,14 @@ def _details(study: Study, schedules: list[_Schedule]) -> list[str]:
             "schedules of a 3M model within it, but for those that summed to a small learning rate."
         )
     ]
+    kinds = [[s for s in schedules if s.decays == decays] for decays in (True, False)]
+    if len(best.losses) >= LEAST_SEEDS and min(map(len, kinds)) > 1:
+        own, rest = (f"{_noise(kind)[0]:.3f}" for kind in kinds)
+        paragraphs.append(
+            f"Noise beside the means of schedules and seeds: {own} nats among those that decay, "
+            f"{rest} among the others. Two that decay are compared with the noise of these, any "
+            f"other two with that of all, {_noise(schedules)[0]:.3f}."
+        )
     if len(study.tried_lr_factors()) < 2:
         paragraphs.append(
             "All schedules have one peak, "
@@ -241,11 +297,7 @@ def _key_numbers(spread: Any, overshoot: Measure) -> list[KeyNumber]:
         ("nats that a cosine of twice the run costs", overshoot),
     ]
     return [
-        KeyNumber(
-            label=label,
-            value=with_interval(item.value, item.interval).split(" (")[0],
-            interval=between(item.interval) if item.interval else "no interval",
-        )
+        KeyNumber.of(label, item.value, item.interval)
         for label, item in found
         if item is not None and item.value is not None
     ]
@@ -281,12 +333,40 @@ def _grid(schedules: list[_Schedule], base: _Schedule) -> Grid:
             ]
         )
     return Grid(
-        caption=f"Mean loss by schedule, and above {base.name} (nats per token; 95% intervals with the "
-        "noise of all schedules).",
+        caption=f"Mean loss by schedule, and above {base.name} (nats per token; 95% intervals over "
+        "seeds, with the noise of the schedules that decay where it is one of them, else of all).",
         header=["schedule", "loss", "above", "summed rate", "peak rate"],
         rows=rows,
         numeric=(1, 2, 3, 4),
     )
+
+
+def _spread_grid(spreads: Any) -> list[Grid]:
+    rows = []
+    # A row for every set of schedules, which are the same at several thresholds.
+    for n, group in itertools.groupby(spreads.items(), lambda item: len(item[1][0])):
+        group = list(group)
+        members, spread = group[0][1]
+        rows.append(
+            [
+                " to ".join(f"{least:g}" for least in sorted({group[0][0], group[-1][0]})),
+                str(n),
+                members[0].name,
+                members[-1].name,
+                with_interval(spread.value, spread.interval),
+            ]
+        )
+    if not rows:
+        return []
+    return [
+        Grid(
+            caption="Worst less best (nats per token; Tukey's 95% interval) of the schedules that "
+            "decay, by the least summed rate that counts as large, over that of the cosine.",
+            header=["least summed rate", "schedules", "best", "worst", "worst − best"],
+            rows=rows,
+            numeric=(0, 1, 4),
+        )
+    ]
 
 
 # --- figures ------------------------------------------------------------------------------------
@@ -314,15 +394,10 @@ def _chart(schedules: list[_Schedule], base: _Schedule) -> Chart:
             if found.interval and s is not base:
                 left.plot(found.interval, (row, row), color=look["color"], lw=1.2)
             left.plot(found.value, row, look["marker"], color=look["color"], ms=4.5)
-            edges = interval_of_mean(s.losses) or (s.mean, s.mean)
-            right.errorbar(
-                s.summed_lr,
-                s.mean,
-                [[s.mean - edges[0]], [edges[1] - s.mean]],
-                fmt=look["marker"],
-                color=look["color"],
-                elinewidth=0.8,
-            )
+            if found.interval and s is not base:
+                edges = [base.mean + edge for edge in found.interval]
+                right.plot([s.summed_lr] * 2, edges, color=look["color"], lw=1.0)
+            right.plot(s.summed_lr, s.mean, look["marker"], color=look["color"], ms=4.5)
         left.axvline(0, color=style.MUTED, lw=0.8)
         left.set_yticks(range(len(schedules)), [s.name for s in schedules])
         left.invert_yaxis()
@@ -337,12 +412,12 @@ def _chart(schedules: list[_Schedule], base: _Schedule) -> Chart:
             caption=f"Left: loss of every schedule above {base.name}, seed by seed (faint) and on the "
             "mean with its 95% interval. Right: loss against the summed learning rate (Kaplan et al. "
             f"2020, Fig. 22, whose 3M model lay between 3.65 and 3.90, {PAPER_NOISE} nats from run to "
-            "run); bars are 95% intervals of the mean over seeds, common noise included.",
+            f"run); bars are the intervals on the left, of the distance from {base.name}.",
             alt=f"Loss of {len(schedules)} schedules, from {schedules[0].name} to {schedules[-1].name}.",
         )
 
 
-def _cycle_chart(cosines: list[_Schedule]) -> list[Chart]:
+def _cycle_chart(schedules: list[_Schedule], cosines: list[_Schedule]) -> list[Chart]:
     if len(cosines) < 2:
         return []
     base = cosines[0]
@@ -350,7 +425,7 @@ def _cycle_chart(cosines: list[_Schedule]) -> list[Chart]:
         axes = figure.subplots()
         look = style.family_styles(["transformer"])["transformer"]
         for s in cosines:
-            found = _difference(cosines, s, base)
+            found = _difference(schedules, s, base)
             low, high = found.interval or (found.value, found.value)
             if s is base:
                 low = high = found.value
