@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import zlib
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
+from lmscale import laws
 from lmscale.flops import CONVENTIONS
 from lmscale.laws import FitResult
+from lmscale.laws.result import intervals_of
+from lmscale.report.lines import fit_line
 from lmscale.report.restate import native_convention
 from lmscale.report.section import Measure
 from lmscale.report.study import few_seeds
 
-__all__ = ["counted", "difference", "exponent", "home_convention", "interval_of_difference"]
+__all__ = [
+    "LEAST_BUDGETS",
+    "counted",
+    "difference",
+    "exponent",
+    "fit_power_of_cells",
+    "home_convention",
+    "interval_of_difference",
+]
+
+#: Fewest budgets of a frontier: two points always lie on a line.
+LEAST_BUDGETS = 3
+#: Draws of a law through cells.
+DRAWS = 2000
 
 
 def home_convention(runs: pd.DataFrame) -> str:
@@ -46,6 +65,38 @@ def exponent(
     convention, values = next(iter(fit.exponents.items()))
     found = fit.exponent_intervals.get(convention, {}).get(symbol)
     return values[symbol], found if found and all(map(math.isfinite, found)) else None
+
+
+def fit_power_of_cells(rows: pd.DataFrame, x: str) -> FitResult:
+    """The law "power" in `x` of runs in cells of one x, with intervals and draws from the cells.
+
+    What a cell strays from the law is common to its seeds, so that runs drawn one by one would make
+    too narrow an interval; with fewer than three cells there is none.
+
+    Raises:
+      TableError, FitError: when the runs do not determine it.
+    """
+    fit = laws.fit(laws.Table.read(rows, convention="kaplan"), "power", x=x, bootstrap=0)
+    line = fit_line(np.log(rows[x].to_numpy(float)), np.log(rows["loss"].to_numpy(float)))
+    interval = line.slope_interval(fit.level)
+    if interval is None:
+        return fit
+    # Every table draws by itself: the laws of two families must not stray together.
+    height, slope = line.draws(DRAWS, seed=zlib.crc32(rows.to_csv().encode()))
+    alpha, x_c = fit.parameters
+    with np.errstate(divide="ignore", over="ignore"):
+        draws = {alpha: -slope, x_c: np.exp(line.middle - height / slope)}
+    fit = dataclasses.replace(
+        fit,
+        draws=draws,
+        intervals=intervals_of(draws, fit.level) | {alpha: (-interval[1], -interval[0])},
+        draw_level=fit.level,
+        interval_method=f"Student's t over {rows[x].nunique()} means",
+    )
+    curve = fit.details["curve"]
+    with np.errstate(divide="ignore", over="ignore"):
+        low, high = fit.band(**{x: curve["x"]})
+    return fit.with_details(curve=curve | {"low": low, "high": high})
 
 
 def interval_of_difference(

@@ -1,5 +1,7 @@
 """Loss against size and by position: planted laws come back, and what cannot be told is said."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from lmscale import flops
 from lmscale.report import Study, analyse
 from lmscale.report.analyses import position as position_analysis
 from lmscale.report.analyses import size as size_analysis
-from lmscale.report.analyses.position import octave_means, stops_improving
+from lmscale.report.analyses.position import octave_means, scatter, stops_improving
 from lmscale.report.papers import points
 from lmscale.report.wording import si
 from lmscale.spec import LSTMSpec
@@ -68,6 +70,36 @@ def test_the_ratio_of_sizes_is_that_of_the_laws(study, size):
     assert float(number.value.rstrip("×")) == pytest.approx(truth, rel=0.1)
     low, high = (float(x) for x in number.interval.split(" to "))
     assert low < truth < high
+
+
+def test_a_gap_from_one_seed_has_no_interval(study):
+    one = study.table[study.table["seed"] == 0].reset_index(drop=True)
+    section = analyse("size", dataclasses.replace(study, table=one))
+    gap = section.measures["gap"]
+    assert gap.value is not None and gap.interval is None and "not 1" in gap.why
+    assert "(no interval" in section.finding
+    # The laws themselves have theirs, from how the sizes scatter about them.
+    assert section.fits["transformer/kaplan"].intervals["alpha_N"]
+
+
+def test_a_law_of_sizes_knows_no_more_from_more_seeds(tmp_path, undrawn):
+    """Where the sizes stray from the law and not their seeds, thirty runs are still five sizes."""
+
+    def strays(spec):
+        own = np.random.default_rng(spec.model.d_model).standard_normal()
+        return planted.SizeLaw()(spec) * (1 + 0.01 * own)
+
+    widths = []
+    for seeds in ((0,), tuple(range(6))):
+        runs = planted.size_runs(layers=(), seeds=seeds)
+        store = planted.plant(
+            tmp_path / str(len(seeds)), runs, analyses=["size"], law=strays, noise=1e-5
+        )
+        fit = analyse("size", Study.read(store)).fits["transformer/kaplan"]
+        low, high = fit.intervals["alpha_N"]
+        assert low < planted.SizeLaw().alpha < high
+        widths.append(high - low)
+    assert widths[1] == pytest.approx(widths[0], rel=0.1)
 
 
 def test_two_sizes_are_no_law(tmp_path):
@@ -133,6 +165,19 @@ def test_noise_of_the_text_widens_where_it_stops():
     assert high - low > quiet_high - quiet_low
 
 
+@pytest.mark.parametrize("length", [1, 16])
+def test_noise_that_neighbours_share_counts_in_a_mean_of_positions(length):
+    """Text that makes whole stretches of positions harder is not seen in differences of neighbours."""
+    rng = np.random.default_rng(4)
+    position = np.arange(1, 513)
+    noise = [0.05 * np.repeat(rng.standard_normal(-(-512 // length)), length) for _ in range(60)]
+    curves = 3 * position**-0.5 + np.array(noise)
+    # What a mean over half of the positions really varies by from text to text.
+    truth = curves[:, 256:].mean(axis=1).std() * np.sqrt(256)
+    found = np.median([scatter(curve) for curve in curves])
+    assert found == pytest.approx(truth, rel=0.35)
+
+
 def test_octaves_hold_their_positions():
     starts, means, errors = octave_means(np.arange(1, 101, dtype=float)[None])
     assert list(starts) == [1, 2, 4, 8, 16, 32, 64]
@@ -162,7 +207,7 @@ def wide_gap(spec):
 
 
 def test_a_gap_that_widens_is_measured_from_400k_on(tmp_path, undrawn):
-    sizes = (4e5, 1.6e6, 6.4e6, 2.5e7)
+    sizes = (4e5, 8e5, 1.6e6, 3.2e6, 6.4e6, 1.25e7, 2.5e7)
     shared = {"n_ctx": planted.N_CTX, "vocab_size": planted.VOCAB}
     models = [("transformer", m) for m in transformer_ladder(sizes, **shared)]
     models += [("lstm, 2 layers", lstm_shape(s, n_layer=2, **shared)) for s in sizes]

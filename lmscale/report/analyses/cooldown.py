@@ -13,7 +13,7 @@ from scipy.stats import t as student_t
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
-from lmscale.report.exponents import counted, difference, exponent, home_convention
+from lmscale.report.exponents import LEAST_BUDGETS, counted, difference, exponent, home_convention
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
 from lmscale.report.study import LEAST_SEEDS, Study, few_seeds
 from lmscale.report.wording import (
@@ -32,8 +32,6 @@ TITLE = "Cooldowns from one trunk against a cosine per cell"
 #: Labels of the experiment's runs.
 TRUNK, COSINE, COOLDOWN = "trunk", "cosine", "cooldown"
 SWEPT = ", swept"
-#: Two points always lie on a line.
-LEAST_BUDGETS = 3
 #: Fewest updates of runs that speak of the paper's: 20 tokens a parameter of its smallest model (33M,
 #: 0.1M tokens a batch) are 6,600. Which rate and schedule suit a run changes with its length.
 LEAST_STEPS = 5_000

@@ -19,9 +19,8 @@ from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.study import LEAST_SEEDS, Study
+from lmscale.report.study import Study, few_seeds
 from lmscale.report.wording import (
-    between,
     family_name,
     listed,
     number,
@@ -48,6 +47,8 @@ BEYOND = 100
 FIRST = 16
 #: Plotted means per doubling of the position.
 PER_OCTAVE = 4
+#: Positions of a block, beyond which the text's noise is taken as independent; fewest blocks that tell.
+BLOCK, LEAST_BLOCKS = 16, 6
 #: Draws for each law a + b T^-c; there is one law a curve.
 BOOTSTRAP = 400
 _DRAWS = 2000
@@ -219,11 +220,30 @@ def octave_means(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def scatter(mean: np.ndarray) -> float:
-    """Standard deviation of a position's loss about its neighbours, from second differences."""
+    """Standard deviation of a position's loss as it counts in a mean over positions.
+
+    From second differences, of positions and of the means of blocks of `BLOCK`, whichever is larger:
+    a window's neighbouring positions share their text, so that their noise does not average out as
+    that of independent ones, and differences of neighbours do not see it.
+    """
     tail = mean[min(7, len(mean) // 2) :]
     if len(tail) < 3:
         return 0.0
-    return float(np.std(np.diff(tail, 2)) / math.sqrt(6))
+    found = _second_differences(tail)
+    # From a quarter of the context on a block spans little of the curve; a cubic takes off the rest.
+    n_blocks = (len(mean) - len(mean) // 4) // BLOCK
+    if n_blocks >= LEAST_BLOCKS:
+        late = mean[len(mean) - n_blocks * BLOCK :]
+        x = np.linspace(-1, 1, len(late))
+        rest = late - np.polyval(np.polyfit(x, late, 3), x)
+        blocks = rest.reshape(n_blocks, BLOCK).mean(axis=1)
+        found = max(found, math.sqrt(BLOCK) * _second_differences(blocks))
+    return found
+
+
+def _second_differences(values: np.ndarray) -> float:
+    """Standard deviation of independent noise about a smooth curve."""
+    return float(np.std(np.diff(values, 2)) / math.sqrt(6))
 
 
 def stops_improving(losses: np.ndarray) -> tuple[int, tuple[int, int]]:
@@ -364,7 +384,7 @@ def _measures(pairs: list[_Pair]) -> dict[str, Measure]:
         return {name: Measure(what=what, value=None, why=why) for name, what in names.items()}
     pair = own[-1]
     seeds = min(len(pair.base.losses), len(pair.other.losses))
-    few = f"a difference needs {LEAST_SEEDS} seeds, not {seeds}" if seeds < LEAST_SEEDS else ""
+    few = few_seeds(seeds)
     at = f"{_sizes(pair)}, {seeds} {'seed' if seeds == 1 else 'seeds'} each"
 
     def measure(name: str, where: str, value: float, interval: tuple[float, float]) -> Measure:
@@ -461,10 +481,10 @@ def _key_numbers(pairs: list[_Pair]) -> list[KeyNumber]:
     pair = pairs[-1]
     name = family_name(pair.other.family)
     return [
-        KeyNumber(
-            label=f"nats that the {name} falls further behind from early to late positions",
-            value=with_interval(pair.widening, pair.widening_interval).split(" (")[0],
-            interval=between(pair.widening_interval),
+        KeyNumber.of(
+            f"nats that the {name} falls further behind from early to late positions",
+            pair.widening,
+            pair.widening_interval,
         )
     ]
 

@@ -15,7 +15,7 @@ from scipy.stats import t as student_t
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
-from lmscale.report.exponents import difference, exponent
+from lmscale.report.exponents import LEAST_BUDGETS, difference, exponent
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
 from lmscale.report.study import LEAST_SEEDS, Study
 from lmscale.report.wording import listed, plural, power_of_ten, si, with_interval
@@ -24,8 +24,6 @@ __all__ = ["STEPS", "analyse", "draw_staircase"]
 
 NAME = "reconcile"
 TITLE = "From Kaplan's exponent to Hoffmann's in five steps"
-#: Two points always lie on a line.
-LEAST_BUDGETS = 3
 #: An evaluation belongs to a budget that it misses by no more than this.
 NEAR = 0.05
 #: Draws of the seeds for the changes from step to step.

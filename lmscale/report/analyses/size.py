@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
+from lmscale.report.exponents import fit_power_of_cells
 from lmscale.report.papers import points
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
-from lmscale.report.study import LEAST_SEEDS, Study
+from lmscale.report.study import Study, few_seeds
 from lmscale.report.wording import (
-    between,
     family_name,
+    flipped,
     interval_of_mean,
     listed,
     number,
@@ -108,10 +108,10 @@ class _Gap:
         return min(self.base.seeds, self.family.seeds)
 
     def read(self, *n_params: float) -> tuple[np.ndarray, np.ndarray | None]:
-        """The gap at any sizes, and its bootstrap draws [draw, size]."""
+        """The gap at any sizes, and its draws [draw, size]; None below three seeds."""
         at = np.array(n_params, float)
         value = self.family.fit.predict(params=at) - self.base.fit.predict(params=at)
-        if not (self.family.fit.draws and self.base.fit.draws):
+        if few_seeds(self.seeds):
             return value, None
         return value, _drawn(self.family.fit, at) - _drawn(self.base.fit, at)
 
@@ -171,7 +171,7 @@ def _family(study: Study, name: str) -> tuple[_Family, list[str]]:
         ]
     )
     try:
-        fit = laws.fit(laws.Table.read(rows, convention="kaplan"), "power", x="params")
+        fit = fit_power_of_cells(rows, "params")
     except (TableError, FitError, np.linalg.LinAlgError) as error:
         return _Family(name, tuple(sizes), None, str(error)), notes
     return _Family(name, tuple(sizes), fit, ""), [*notes, *_bend(name, sizes)]
@@ -227,11 +227,14 @@ def _gaps(families: list[_Family]) -> list[_Gap]:
         grid = np.geomspace(low, high, 41)
         gap = family.fit.predict(params=grid) - base.fit.predict(params=grid)
         edges = np.full((2, len(grid)), np.nan)
-        if family.fit.draws and base.fit.draws:
+        ratio, ratio_interval = _size_ratio(base.fit, family.fit, grid)
+        # What single seeds scatter about two laws says nothing of how another seed moves the gap.
+        if few_seeds(min(base.seeds, family.seeds)):
+            ratio_interval = None
+        else:
             drawn = _drawn(family.fit, grid) - _drawn(base.fit, grid)
             edges = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
-        ratio = _size_ratio(base.fit, family.fit, grid)
-        gaps.append(_Gap(base, family, grid, gap, *edges, *ratio))
+        gaps.append(_Gap(base, family, grid, gap, *edges, ratio, ratio_interval))
     return gaps
 
 
@@ -256,12 +259,11 @@ def _size_ratio(
     low, high = base.ranges["params"]
     if not low / REACH <= at / value <= high * REACH:
         return math.nan, None
-    if base.draws and other.draws:
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            draws = ratio(base.draws, other.draws)
-        draws = draws[np.isfinite(draws)]
-        if len(draws) > 20:
-            interval = tuple(float(v) for v in np.percentile(draws, [2.5, 97.5]))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        draws = ratio(base.draws, other.draws)
+    draws = draws[np.isfinite(draws)]
+    if len(draws) > 20:
+        interval = tuple(float(v) for v in np.percentile(draws, [2.5, 97.5]))
     return value, interval
 
 
@@ -281,8 +283,8 @@ def _measures(gaps: list[_Gap]) -> dict[str, Measure]:
     middle = Measure(
         what=f"{nats}, {name} at N = {si(best.n_params[best.middle])}, {_seeds(best)}",
         value=value,
-        interval=interval if best.seeds >= LEAST_SEEDS else None,
-        why=_too_few(best),
+        interval=interval,
+        why=few_seeds(best.seeds),
     )
     return {"gap": middle, "gap_at_400k": _gap_at_400k(gaps), "widening": _widening(gaps)}
 
@@ -301,8 +303,8 @@ def _gap_at_400k(gaps: list[_Gap]) -> Measure:
     return Measure(
         what=f"{what}, {family_name(best.family.name)}, {_seeds(best)}",
         value=float(value[0]),
-        interval=_percentiles(draws[:, 0]) if draws is not None and not _too_few(best) else None,
-        why=_too_few(best),
+        interval=_percentiles(draws[:, 0]) if draws is not None else None,
+        why=few_seeds(best.seeds),
     )
 
 
@@ -327,13 +329,13 @@ def _widening(gaps: list[_Gap]) -> Measure:
     gap, low, high, value, draws = min(found, key=lambda item: item[3].mean())
     decades = math.log10(high / low)
     interval = None
-    if draws is not None and not _too_few(gap):
+    if draws is not None:
         interval = _percentiles((draws[:, 1] - draws[:, 0]) / decades)
     return Measure(
         what=f"{what}, {family_name(gap.family.name)} to {si(high)}, {_seeds(gap)}",
         value=float((value[1] - value[0]) / decades),
         interval=interval,
-        why=_too_few(gap),
+        why=few_seeds(gap.seeds),
     )
 
 
@@ -344,14 +346,6 @@ def _percentiles(draws: np.ndarray) -> tuple[float, float]:
 
 def _seeds(gap: _Gap) -> str:
     return f"{plural(gap.seeds, 'seed')} a size"
-
-
-def _too_few(gap: _Gap) -> str:
-    return (
-        f"a difference needs {LEAST_SEEDS} seeds, not {gap.seeds}"
-        if gap.seeds < LEAST_SEEDS
-        else ""
-    )
 
 
 # --- words --------------------------------------------------------------------------------------
@@ -369,7 +363,7 @@ def _finding(families: list[_Family], gaps: list[_Gap]) -> str:
         gap, interval = best.at(best.middle)
         name = family_name(best.family.name)
         size = si(best.n_params[best.middle])
-        shown = with_interval(abs(gap), _flipped(interval, gap), "95% interval")
+        shown = with_interval(*flipped(gap, interval), "95% interval")
         if interval and interval[0] <= 0 <= interval[1]:
             return (
                 f"At N = {size} no difference can be seen between {name} and Transformer: "
@@ -395,12 +389,6 @@ def _finding(families: list[_Family], gaps: list[_Gap]) -> str:
         return text[0].upper() + text[1:] + "."
     reasons = "; ".join(f"{family_name(f.name)}: {f.failure}" for f in families)
     return f"No law yet. {reasons}." if reasons else "No law yet: no runs."
-
-
-def _flipped(interval: tuple[float, float] | None, sign: float) -> tuple[float, float] | None:
-    if interval is None or sign >= 0:
-        return interval
-    return -interval[1], -interval[0]
 
 
 def _details(families: list[_Family], gaps: list[_Gap]) -> list[str]:
@@ -434,34 +422,17 @@ def _key_numbers(families: list[_Family], gaps: list[_Gap]) -> list[KeyNumber]:
     numbers = []
     if gaps:
         best = _closest(gaps)
-        value, interval = best.at(best.middle)
-        numbers.append(
-            KeyNumber(
-                label=f"nats per token, {family_name(best.family.name)} over Transformer at "
-                f"N = {si(best.n_params[best.middle])}",
-                value=with_interval(value, interval).split(" (")[0],
-                interval=between(interval) if interval else "no interval",
-            )
-        )
+        name, at = family_name(best.family.name), si(best.n_params[best.middle])
+        label = f"nats per token, {name} over Transformer at N = {at}"
+        numbers.append(KeyNumber.of(label, *best.at(best.middle)))
         if math.isfinite(best.ratio):
-            numbers.append(
-                KeyNumber(
-                    label=f"parameters that the {family_name(best.family.name)} needs for the "
-                    f"Transformer's loss",
-                    value=with_interval(best.ratio, best.ratio_interval).split(" (")[0] + "×",
-                    interval=between(best.ratio_interval) if best.ratio_interval else "no interval",
-                )
-            )
+            label = f"parameters that the {name} needs for the Transformer's loss"
+            numbers.append(KeyNumber.of(label, best.ratio, best.ratio_interval, "×"))
     for f in families:
         if f.fit and len(numbers) < 3:
-            interval = f.fit.intervals.get("alpha_N")
-            numbers.append(
-                KeyNumber(
-                    label=f"exponent α of L(N), {family_name(f.name)}",
-                    value=with_interval(f.fit.parameters["alpha_N"], interval).split(" (")[0],
-                    interval=between(interval) if interval else "no interval",
-                )
-            )
+            label = f"exponent α of L(N), {family_name(f.name)}"
+            alpha = f.fit.parameters["alpha_N"], f.fit.intervals.get("alpha_N")
+            numbers.append(KeyNumber.of(label, *alpha))
     return numbers
 
 
@@ -479,10 +450,7 @@ def _warnings(study: Study, families: list[_Family]) -> list[str]:
             warnings.append(
                 f"{name}: {plural(len(single), 'size')} with a single seed, whose spread is unknown."
             )
-        lost = study.table[
-            (study.table["family"] == family.name)
-            & study.table["status"].isin(["diverged", "failed", "out_of_memory"])
-        ]
+        lost = study.lost[study.lost["family"] == family.name] if len(study.lost) else ()
         if len(lost) and family.sizes:
             warnings.append(f"{name}: {plural(len(lost), 'run')} left out for not ending well.")
         warnings += [f"{name}: {text}" for text in study.lr_edge_warning(family.name)]
@@ -512,8 +480,8 @@ def _law_grid(families: list[_Family]) -> list[Grid]:
         return []
     return [
         Grid(
-            caption="L = (N_c / N)^α by family, N without embeddings; 95% intervals from a "
-            "bootstrap over runs. α and N_c are strongly correlated: compare losses, not N_c.",
+            caption="L = (N_c / N)^α by family, N without embeddings; 95% intervals from how "
+            "the sizes' means scatter about it. α and N_c are strongly correlated: compare losses, not N_c.",
             header=["family", "α", "N_c", "rms residual", "runs"],
             rows=rows,
             numeric=(1, 2, 3, 4),
