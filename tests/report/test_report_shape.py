@@ -1,11 +1,13 @@
 """Scans of shape: planted costs come back at equal N, with intervals that hold for the largest."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lmscale.report import Study, analyse
 from lmscale.report.analyses import shape
 from lmscale.report.analyses.shape import make_scan
+from lmscale.report.exponents import fit_power_of_cells
 from lmscale.report.papers import points
 from lmscale.sweep import load_scales
 from tests.fake_corpus import fake_corpus
@@ -114,3 +116,23 @@ def test_the_papers_points_meet_its_claims():
     assert set(paper["panel"]) == {"aspect", "ff_ratio", "head_width"}
     shapes = paper.dropna(subset=["n_layer"])
     assert np.allclose(12 * shapes["n_layer"] * shapes["d_model"] ** 2, shapes["n_params"])
+
+
+def test_only_what_depth_costs_waits_for_longer_training(section):
+    assert "tokens a parameter" in section.measures["aspect"].why
+    assert not section.measures["ff_ratio"].why and not section.measures["head_width"].why
+
+
+def test_the_slope_counts_sizes_and_not_seeds():
+    """Sizes stray from the line by much more than their seeds scatter."""
+    rng = np.random.default_rng(2)
+    held = []
+    for _ in range(200):
+        sizes = np.repeat(np.geomspace(1e4, 4e4, 4), 3)
+        stray = np.repeat(0.01 * rng.standard_normal(4), 3) + 0.001 * rng.standard_normal(12)
+        rows = pd.DataFrame({"params": sizes, "loss": 3 * (sizes / 1e4) ** -0.08 * np.exp(stray)})
+        low, high = fit_power_of_cells(rows, "params").intervals["alpha_N"]
+        held.append(low < 0.08 < high)
+    assert 0.9 < np.mean(held) < 0.99
+    two = rows[rows["params"] < 2e4]
+    assert not fit_power_of_cells(two, "params").intervals

@@ -77,5 +77,5 @@ def test_a_signed_difference_is_said_by_its_size():
 
 def test_a_key_number_shows_the_digits_that_its_interval_warrants():
     item = KeyNumber.of("ratio", 2.3456, (2.1, 2.6), "×")
-    assert (item.value, item.interval) == ("2.3×", "2.1 to 2.6")
+    assert (item.value, item.interval) == ("2.35×", "2.10 to 2.60")
     assert KeyNumber.of("ratio", 2.3456, None).interval == "no interval"

@@ -23,7 +23,6 @@ from lmscale.report.papers import points
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
 from lmscale.report.study import Study, unfinished
 from lmscale.report.wording import (
-    between,
     interval_of_mean,
     listed,
     number,
@@ -40,7 +39,7 @@ TITLE = "Loss against size, by depth"
 DEEP = 6
 #: Kaplan et al. 2020 leave models of one layer out of L(N).
 LEAST_DEPTH = 2
-KAPLAN_ALPHA = 0.076
+KAPLAN_ALPHA = laws.published("kaplan2020-nd").parameters["alpha_N"]
 #: Fewest models for a line whose scatter means something.
 LEAST_MODELS = 5
 _DRAWS = 2000
@@ -301,10 +300,11 @@ def _key_numbers(found: Collapse | None) -> list[KeyNumber]:
     if found is None:
         return []
     return [
-        KeyNumber(
-            label="scatter about one L(N) with embeddings, over that without",
-            value=with_interval(found.ratio, found.interval).split(" (")[0] + "×",
-            interval=between(found.interval),
+        KeyNumber.of(
+            "scatter about one L(N) with embeddings, over that without",
+            found.ratio,
+            found.interval,
+            "×",
         )
     ]
 
@@ -354,10 +354,7 @@ def _warnings(study: Study, models: list[_Model], fit: FitResult | None) -> list
             f"The models were trained for {si(min(tokens))} to {si(max(tokens))} tokens, so part "
             f"of the trend is that of the data."
         )
-    lost = study.table["status"].isin(["diverged", "failed", "out_of_memory"])
-    if lost.any():
-        warnings.append(f"{plural(int(lost.sum()), 'run')} left out for not ending well.")
-    return [*warnings, *study.lr_edge_warning()]
+    return [*warnings, *study.lost_warning(), *study.lr_edge_warning()]
 
 
 def _grid(models: list[_Model]) -> Grid:

@@ -22,6 +22,7 @@ from scipy.stats import t as student
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
+from lmscale.report.exponents import fit_power_of_cells
 from lmscale.report.papers import points
 from lmscale.report.section import Chart, Grid, Measure, Section, refused
 from lmscale.report.study import LEAST_SEEDS, Study, unfinished
@@ -32,7 +33,7 @@ __all__ = ["Scan", "analyse", "make_scan"]
 NAME = "shape"
 TITLE = "What shape costs at fixed size"
 #: The published slope of L(N), where the runs do not give their own.
-KAPLAN_ALPHA = 0.076
+KAPLAN_ALPHA = laws.published("kaplan2020-nd").parameters["alpha_N"]
 #: The factor in aspect ratio of the paper's claim, and the ranges of its other two.
 ASPECT_RANGE = 40.0
 FF_RANGE = (1.0, 4.0)
@@ -163,12 +164,10 @@ def analyse(study: Study) -> Section:
     if not len(usable) or "scans" not in usable:
         return Section(name=NAME, title=TITLE, finding="No scan of shapes has ended well yet.")
     fit, failure = _slope(usable)
-    alpha, error = KAPLAN_ALPHA, 0.0
-    if fit is not None:
-        alpha = fit.parameters["alpha_N"]
-        low, high = fit.intervals.get("alpha_N", (alpha, alpha))
-        error = (high - low) / 2 / 1.96
-    scans, notes = _scans(usable, alpha, error)
+    alpha = KAPLAN_ALPHA if fit is None else fit.parameters["alpha_N"]
+    # A slope without an interval may be anything from none to twice its value.
+    low, high = fit.intervals.get("alpha_N", (0, 2 * alpha)) if fit else (0, 2 * alpha)
+    scans, notes = _scans(usable, alpha, (high - low) / 2 / 1.96)
     return Section(
         name=NAME,
         title=TITLE,
@@ -178,13 +177,17 @@ def analyse(study: Study) -> Section:
         charts=[_chart(scans)] if scans else [],
         grids=[_grid(scans)] if scans else [],
         fits={"standard shapes/kaplan": fit or refused("power", failure)},
-        measures={panel: _measure(panel, scans, unfinished(study.usable)) for panel in PANELS},
+        measures={
+            # What depth costs changes as training goes on; one depth's other ratios need no such care.
+            panel: _measure(panel, scans, unfinished(usable) if panel == "aspect" else "")
+            for panel in PANELS
+        },
         warnings=[*_warnings(study, scans, fit, failure), *notes],
     )
 
 
 def _slope(usable: pd.DataFrame) -> tuple[FitResult | None, str]:
-    """L(N) of the runs of standard shape."""
+    """L(N) of the runs of standard shape, its interval from how the sizes stray from the line."""
     runs = usable[usable["scans"].str.contains("standard:", regex=False)]
     sizes = runs["params_kaplan"].nunique()
     if sizes < 2:
@@ -193,7 +196,7 @@ def _slope(usable: pd.DataFrame) -> tuple[FitResult | None, str]:
         {"params": runs["params_kaplan"], "loss": runs["loss"], "seed": runs["seed"]}
     )
     try:
-        return laws.fit(laws.Table.read(rows, convention="kaplan"), "power", x="params"), ""
+        return fit_power_of_cells(rows, "params"), ""
     except (TableError, FitError, np.linalg.LinAlgError) as error:
         return None, str(error)
 
@@ -354,11 +357,7 @@ def _warnings(study: Study, scans: list[Scan], fit: FitResult | None, failure: s
         )
     if any(scan.panel == "aspect" and "1 × " in scan.names[-1][:4] for scan in scans):
         warnings.append("The scan over aspect ratio ends in a single layer; the paper's has two.")
-    table = study.table
-    lost = table["status"].isin(["diverged", "failed", "out_of_memory"])
-    if lost.any():
-        warnings.append(f"{plural(int(lost.sum()), 'run')} left out for not ending well.")
-    return warnings
+    return [*warnings, *study.lost_warning()]
 
 
 def _grid(scans: list[Scan]) -> Grid:
