@@ -2,28 +2,44 @@
 
 from lmscale.sweep.claims import Claim
 from lmscale.sweep.experiment import Experiment, ExperimentError, Run, load_scales
-from lmscale.sweep.grids import default_rule, isoflop_grid, make_run, product, width_rule
+from lmscale.sweep.grids import (
+    KAPLAN_RECIPE,
+    SharedRecipe,
+    default_rule,
+    isoflop_grid,
+    make_run,
+    product,
+    width_rule,
+)
 from lmscale.sweep.shapes import (
     chinchilla_shapes,
+    family_label,
     lstm_shape,
+    nearest_sizes,
+    off_centre,
     transformer_ladder,
     transformer_shape,
 )
 from lmscale.sweep.store import Store, StoreError
 
 __all__ = [
+    "KAPLAN_RECIPE",
     "Claim",
     "Experiment",
     "ExperimentError",
     "Run",
+    "SharedRecipe",
     "Store",
     "StoreError",
     "chinchilla_shapes",
     "default_rule",
+    "family_label",
     "isoflop_grid",
     "load_scales",
     "lstm_shape",
     "make_run",
+    "nearest_sizes",
+    "off_centre",
     "product",
     "transformer_ladder",
     "transformer_shape",

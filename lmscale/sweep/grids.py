@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from lmscale import flops, hparams
+from lmscale.data import Corpus
 from lmscale.spec import (
     DataSpec,
     EvalSpec,
@@ -17,7 +19,23 @@ from lmscale.spec import (
     RunSpec,
     ScheduleSpec,
 )
-from lmscale.sweep.experiment import Run
+from lmscale.sweep.experiment import Experiment, Run
+
+#: Training of Kaplan et al. 2020, section 2.2, as fields of `SharedRecipe`. Above 1e9 parameters Adam's
+#: moments did not fit their memory.
+KAPLAN_RECIPE: dict[str, Any] = {
+    "vocab_size": 50_257,
+    "steps": 250_000,
+    "n_ctx": 1024,
+    "batch_size": 512,
+    "warmup_fraction": 3000 / 250_000,
+    "final_fraction": 0.0,
+    "optimizer": "adam",
+    "large_optimizer": "adafactor",
+    "compute_dtype": "bfloat16",
+}
+#: Non-embedding parameters above which `SharedRecipe.large_optimizer` is used.
+LARGE = 1e9
 
 #: A learning-rate rule: (model, training tokens, tokens a batch) -> peak learning rate.
 LearningRateRule = Callable[[ModelSpec, int, int], float]
@@ -152,3 +170,43 @@ def default_rule(compute_dtype: str) -> LearningRateRule:
         return hparams.kaplan_lr(flops.n_params(model, "kaplan"))
 
     return rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedRecipe(Experiment):
+    """Base of experiments whose models all train by one recipe, with a learning rate by size."""
+
+    init_std: float = field(
+        default=0.02, metadata={"help": "of the initial weights of Transformers"}
+    )
+    steps: int
+    n_ctx: int
+    batch_size: int = field(metadata={"help": "sequences"})
+    warmup_fraction: float = field(default=0.05, metadata={"help": "of the steps"})
+    final_fraction: float = field(
+        default=0.1, metadata={"help": "of the learning rate, at the end"}
+    )
+    optimizer: str = "adamw"
+    large_optimizer: str | None = field(
+        default=None, metadata={"help": "of models above 1e9 parameters, where another"}
+    )
+    compute_dtype: str = "float32"
+
+    def learning_rate(self, model: ModelSpec, n_tokens: int, batch_tokens: int) -> float:
+        return default_rule(self.compute_dtype)(model, n_tokens, batch_tokens)
+
+    def spec(self, corpus: Corpus, model: ModelSpec, **fields: Any) -> RunSpec:
+        """The run of one model; `fields` are those of `make_run` that differ from the recipe."""
+        large = self.large_optimizer and flops.n_params(model, "kaplan") > LARGE
+        recipe = {
+            "steps": self.steps,
+            "data": self.data(corpus),
+            "evals": fields.get("evals") or self.evals(corpus),
+            "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "warmup_fraction": self.warmup_fraction,
+            "final_fraction": self.final_fraction,
+            "optimizer": self.large_optimizer if large else self.optimizer,
+            "compute_dtype": self.compute_dtype,
+        }
+        return make_run(model, **recipe | fields)

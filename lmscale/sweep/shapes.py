@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from lmscale import flops
-from lmscale.spec import LSTMSpec, TransformerSpec
+from lmscale.spec import LSTMSpec, ModelSpec, TransformerSpec
 
 #: (d_model, d_ff, d_head, n_head, n_layer) of Hoffmann et al. 2022, Table A9: 44M to 16B parameters.
 CHINCHILLA_SHAPES = (
@@ -160,3 +160,47 @@ def lstm_shape(n_params: float, *, n_layer: int, n_ctx: int, vocab_size: int, **
         (shape(below), shape(above)),
         key=lambda m: abs(math.log(flops.n_params(m, "kaplan") / n_params)),
     )
+
+
+def off_centre(
+    model: ModelSpec, budget: float, tokens_per_param: float, convention: str = "standard"
+) -> float:
+    """ln of the model's size over that of one which `budget` trains for `tokens_per_param`.
+
+    A budget C = 6 N D buys D/N = C / (6 N^2) tokens a parameter (N with the head), hence the half.
+    """
+    tokens = budget / flops.training_flops_per_token(model, convention)
+    return -0.5 * math.log(tokens / flops.n_params(model, "standard") / tokens_per_param)
+
+
+def nearest_sizes(
+    models: Sequence[ModelSpec],
+    budget: float,
+    count: int,
+    *,
+    tokens_per_param: float,
+    convention: str = "standard",
+    spread: float | None = None,
+) -> list[ModelSpec]:
+    """The `count` models around the one that `budget` trains for `tokens_per_param`.
+
+    These are the nearest, or with `spread` those nearest to sizes evenly spaced in the logarithm from
+    that factor below the centre to that factor above, as far as the models reach: of a ladder with
+    steps of a few percent the nearest span too little for a minimum to show.
+    """
+    place = {m: off_centre(m, budget, tokens_per_param, convention) for m in models}
+    if spread is None:
+        return sorted(models, key=lambda m: abs(place[m]))[:count]
+    low = max(-math.log(spread), min(place.values()))
+    high = min(math.log(spread), max(place.values()))
+    chosen: list[ModelSpec] = []
+    for i in range(min(count, len(place))):
+        target = low + (high - low) * i / max(1, count - 1)
+        left = [m for m in place if m not in chosen]
+        chosen.append(min(left, key=lambda m: abs(place[m] - target)))
+    return chosen
+
+
+def family_label(model: ModelSpec) -> str:
+    """Architecture and depth, as the table's `family`: "transformer, 1 layer"."""
+    return f"{model.kind}, {'1 layer' if model.n_layer == 1 else f'{model.n_layer} layers'}"

@@ -2,7 +2,8 @@ import pytest
 
 from lmscale.flops import training_flops
 from lmscale.spec import DataSpec, TransformerSpec
-from lmscale.sweep.grids import isoflop_grid, make_run, product, width_rule
+from lmscale.sweep.grids import SharedRecipe, isoflop_grid, make_run, product, width_rule
+from tests.fake_corpus import fake_corpus
 
 DATA = DataSpec(corpus="none", fingerprint="none")
 MODELS = [
@@ -64,3 +65,25 @@ def test_product_varies_the_last_name_fastest():
         {"a": 1, "b": "y"},
         {"a": 2, "b": "x"},
     ]
+
+
+def test_a_shared_recipe_changes_the_optimizer_of_large_models_only():
+    recipe = SharedRecipe(
+        steps=100,
+        n_ctx=16,
+        batch_size=2,
+        warmup_fraction=0.2,
+        final_fraction=0.0,
+        optimizer="adam",
+        large_optimizer="adafactor",
+    )
+    small = TransformerSpec(n_layer=1, d_model=64, n_head=1, n_ctx=16, vocab_size=100)
+    large = TransformerSpec(n_layer=6, d_model=4288, n_ctx=16, vocab_size=100)
+    corpus = fake_corpus(100)
+    specs = [recipe.spec(corpus, model, seed=3) for model in (small, large)]
+    assert [spec.optimizer.name for spec in specs] == ["adam", "adafactor"]
+    for spec in specs:
+        assert (spec.steps, spec.batch_size, spec.seed) == (100, 2, 3)
+        assert (spec.schedule.warmup_steps, spec.schedule.final_fraction) == (20, 0.0)
+        assert spec.data.fingerprint == corpus.fingerprint and spec.evals[0].name == "valid"
+    assert recipe.spec(corpus, small, steps=50).schedule.warmup_steps == 10
