@@ -13,19 +13,22 @@ L(N, D) = E + A/N^alpha + B/D^beta (a = 0.46).
     lmscale plan isoflop --scale paper --device v5p:256
 
 At paper scale the budgets, shapes, context and learning rates are those of Hoffmann et al.; the
-batch is 0.5M tokens throughout, because theirs is published for the largest models only.
+batch is 0.5M tokens throughout, because theirs is published for the largest models only. Which of the
+50 shapes they trained at which budget is not published: here nine a budget, from a sixth of the best
+size to six times it or the largest.
 """
 
 import math
 from dataclasses import dataclass, field
 
 from lmscale import hparams
-from lmscale.flops import n_params, training_flops_per_token
+from lmscale.flops import n_params
 from lmscale.sweep import (
     Claim,
     Experiment,
     chinchilla_shapes,
     isoflop_grid,
+    nearest_sizes,
     transformer_ladder,
     width_rule,
 )
@@ -120,6 +123,10 @@ class IsoFLOP(Experiment):
     tokens_per_param: float = field(
         default=20.0, metadata={"help": "tokens per parameter that each profile is centred on"}
     )
+    spread: float | None = field(
+        default=None,
+        metadata={"help": "a profile's sizes reach this factor to either side; none: the nearest"},
+    )
     n_layer: int | None = field(
         default=None, metadata={"help": "one depth for the whole ladder, instead of one by size"}
     )
@@ -135,7 +142,7 @@ class IsoFLOP(Experiment):
     )
 
     def models(self, budget, vocab_size):
-        """The shapes of the ladder whose tokens per parameter lie closest to the centre."""
+        """The shapes of the ladder around the budget's centre."""
         if self.sizes:
             ladder = transformer_ladder(
                 self.sizes,
@@ -147,11 +154,14 @@ class IsoFLOP(Experiment):
         else:
             ladder = chinchilla_shapes(n_ctx=self.n_ctx, vocab_size=vocab_size)
 
-        def off_centre(model):
-            tokens = budget / training_flops_per_token(model, self.convention)
-            return abs(math.log(tokens / n_params(model, "standard") / self.tokens_per_param))
-
-        return sorted(ladder, key=off_centre)[: self.sizes_per_budget]
+        return nearest_sizes(
+            ladder,
+            budget,
+            self.sizes_per_budget,
+            tokens_per_param=self.tokens_per_param,
+            convention=self.convention,
+            spread=self.spread,
+        )
 
     def learning_rate(self, model, n_tokens, batch_tokens):
         if not self.sizes:
@@ -205,6 +215,7 @@ SCALES = {
         budgets=(6e18, 1e19, 3e19, 6e19, 1e20, 3e20, 6e20, 1e21, 3e21),
         sizes=(),
         sizes_per_budget=9,
+        spread=6.0,
         n_ctx=2048,
         batch_size=256,
         compute_dtype="bfloat16",

@@ -36,3 +36,20 @@ def test_every_claim_is_about_an_analysis_of_the_experiment():
         "parametric",
     }
     assert {"isoflop", "envelope", "parametric"} <= set(experiment.analyses)
+
+
+def test_the_papers_profiles_are_wide_enough_for_a_minimum():
+    experiment = SCALES["paper"]
+    runs = experiment.runs(fake_corpus(32_000))
+    for budget in experiment.budgets:
+        specs = [run.spec for run in runs if run.labels["budget"] == budget]
+        sizes = [n_params(spec.model, "chinchilla") for spec in specs]
+        # At both ends of the grid the paper's shapes end.
+        assert max(sizes) / min(sizes) > (25 if budget < 3e21 else 15)
+        # By the law of Besiroglu et al. 2024: far above the noise of a run.
+        losses = [
+            1.8172 + 482.01 / n**0.3478 + 2085.43 / spec.n_tokens**0.3658
+            for n, spec in zip(sizes, specs, strict=True)
+        ]
+        smallest, largest = losses[sizes.index(min(sizes))], losses[sizes.index(max(sizes))]
+        assert min(smallest, largest) > min(losses) + 0.025
