@@ -17,22 +17,14 @@ the shapes are those of its standard ladder from 0.8M to 708M parameters, as Fig
 from dataclasses import dataclass, field
 
 from lmscale.spec import TransformerSpec
-from lmscale.sweep import (
-    Claim,
-    Experiment,
-    Run,
-    default_rule,
-    make_run,
-    product,
-    transformer_ladder,
-)
+from lmscale.sweep import KAPLAN_RECIPE, Claim, Run, SharedRecipe, product, transformer_ladder
 
 #: (n_layer, d_model) of the standard ladder of Kaplan et al. 2020 between the ends of Fig. 20.
 PAPER_SHAPES = ((4, 128), (4, 256), (8, 512), (12, 768), (24, 1024), (36, 1280))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Context(Experiment):
+class Context(SharedRecipe):
     title = "Loss by position in the context: over size, during training, and with a short context"
     analyses = ("context", "curves")
     claims = (
@@ -47,7 +39,7 @@ class Context(Experiment):
         ),
         Claim(
             text="Larger models predict the first token no better: its loss falls with N by less "
-            "than a quarter of the rate of the last tokens.",
+            "than a quarter of the rate of the last tokens (our bound).",
             source="Kaplan et al. 2020, Fig. 21",
             measure="context/first_token",
             high=0.25,
@@ -78,18 +70,10 @@ class Context(Experiment):
     n_layer: int | None = field(
         default=None, metadata={"help": "one depth for the whole ladder, instead of one by size"}
     )
-    init_std: float = field(default=0.02, metadata={"help": "of the initial weights"})
-    steps: int
     batch_size: int = field(metadata={"help": "sequences of the long context"})
     evaluations: int = field(
         default=7, metadata={"help": "during training, each at half the steps of the next"}
     )
-    warmup_fraction: float = field(default=0.05, metadata={"help": "of the steps"})
-    final_fraction: float = field(
-        default=0.1, metadata={"help": "of the learning rate, at the end"}
-    )
-    optimizer: str = "adamw"
-    compute_dtype: str = "float32"
 
     def models(self, n_ctx, vocab_size):
         shared = {"n_ctx": n_ctx, "vocab_size": vocab_size, "init_std": self.init_std}
@@ -101,20 +85,13 @@ class Context(Experiment):
         halvings = {max(1, self.steps // 2**k) for k in range(1, self.evaluations + 1)}
         return [
             Run(
-                make_run(
+                self.spec(
+                    corpus,
                     model,
-                    steps=self.steps,
                     # The positions of a long context are what training changes one after the other.
                     eval_steps=tuple(sorted(halvings)) if n_ctx == self.n_ctx else (),
-                    data=self.data(corpus),
-                    evals=self.evals(corpus),
                     # Equal tokens a batch, so that only the context differs.
                     batch_size=self.batch_size * self.n_ctx // n_ctx,
-                    learning_rate=default_rule(self.compute_dtype),
-                    warmup_fraction=self.warmup_fraction,
-                    final_fraction=self.final_fraction,
-                    optimizer=self.optimizer,
-                    compute_dtype=self.compute_dtype,
                     **choice,
                 ),
                 {"family": f"transformer, context {n_ctx}"},
@@ -147,16 +124,9 @@ SCALES = {
         seeds=(0, 1, 2),
     ),
     "paper": Context(
-        vocab_size=50_257,
+        **KAPLAN_RECIPE,
         sizes=(),
-        steps=250_000,
-        n_ctx=1024,
-        batch_size=512,
         evaluations=10,
-        warmup_fraction=3000 / 250_000,
-        final_fraction=0.0,
-        optimizer="adam",
-        compute_dtype="bfloat16",
         eval_tokens=2**24,
         seeds=(0, 1, 2),
     ),

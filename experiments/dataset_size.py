@@ -20,22 +20,14 @@ learning rates are the paper's.
 from dataclasses import dataclass, field
 
 from lmscale.spec import StoppingSpec, TransformerSpec
-from lmscale.sweep import (
-    Claim,
-    Experiment,
-    Run,
-    default_rule,
-    make_run,
-    product,
-    transformer_ladder,
-)
+from lmscale.sweep import KAPLAN_RECIPE, Claim, Run, SharedRecipe, product, transformer_ladder
 
 #: (n_layer, d_model) of the runs of Kaplan et al. 2020, Fig. 9: 393 thousand to 708 million parameters.
 PAPER_SHAPES = ((2, 128), (4, 256), (8, 512), (12, 768), (24, 1024), (36, 1280))
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetSize(Experiment):
+class DatasetSize(SharedRecipe):
     title = "Dataset size: loss over N and D, overfitting and early stopping"
     analyses = ("dataset", "curves")
     claims = (
@@ -56,7 +48,7 @@ class DatasetSize(Experiment):
         ),
         Claim(
             text="Test loss stops falling no earlier than S_c / [L(N, D) − L(N, ∞)]^(1/α_S) updates: "
-            "at least 4 of 5 runs keep to it",
+            "at least 4 of 5 runs keep to it (our bound)",
             source="Kaplan et al. 2020, eq. 5.7, Fig. 16",
             measure="dataset/share_above_stopping_bound",
             low=0.8,
@@ -81,20 +73,14 @@ class DatasetSize(Experiment):
     n_layer: int | None = field(
         default=None, metadata={"help": "depth of all models, instead of one by size"}
     )
-    init_std: float = field(default=0.02, metadata={"help": "of the initial weights"})
     dropout: float = 0.1
-    steps: int
     evaluations: int = field(default=50, metadata={"help": "in a run that is not stopped"})
     patience: int = field(
         default=6, metadata={"help": "evaluations without a new lowest loss that end a run"}
     )
-    n_ctx: int
-    batch_size: int = field(metadata={"help": "sequences"})
-    final_fraction: float = field(
-        default=0.0, metadata={"help": "of the peak learning rate, at the end of the cosine"}
-    )
+    warmup_fraction: float = field(default=0.012, metadata={"help": "3000 of the paper's 250,000"})
+    final_fraction: float = 0.0
     lr_factor: float = field(default=1.0, metadata={"help": "multiple of the learning-rate rule"})
-    compute_dtype: str = "float32"
 
     def models(self, vocab_size):
         shared = {"n_ctx": self.n_ctx, "vocab_size": vocab_size, "dropout": self.dropout}
@@ -112,19 +98,13 @@ class DatasetSize(Experiment):
         full = corpus.n_tokens("train")
         return [
             Run(
-                make_run(
+                self.spec(
+                    corpus,
                     model,
-                    steps=self.steps,
                     data=self.data(corpus, **self.subset(full, d)),
-                    evals=self.evals(corpus),
                     eval_every=max(1, self.steps // self.evaluations),
                     stopping=StoppingSpec(patience=self.patience),
-                    batch_size=self.batch_size,
-                    learning_rate=default_rule(self.compute_dtype),
                     lr_factor=self.lr_factor,
-                    final_fraction=self.final_fraction,
-                    warmup_fraction=0.012,  # 3000 of the paper's 250 thousand steps.
-                    compute_dtype=self.compute_dtype,
                     seed=cell["seed"],
                 ),
                 {"family": "transformer", "divisor": d},
@@ -163,14 +143,10 @@ SCALES = {
         eval_tokens=2**19,
     ),
     "paper": DatasetSize(
-        vocab_size=50_257,
+        **KAPLAN_RECIPE,
         sizes=(),
         divisors=(1, 16, 32, 64, 128, 256, 512, 1024),
-        steps=250_000,
         evaluations=250,
-        n_ctx=1024,
-        batch_size=512,
-        compute_dtype="bfloat16",
         eval_tokens=2**24,
     ),
 }

@@ -9,15 +9,16 @@ from which only a single layer or an extreme ratio of depth to width departs.
     lmscale run model_size --scale gpu        # 5 depths x 4 widths x 3 seeds, under an hour on one H100
     lmscale plan model_size --scale paper --device v5p:256
 
-At paper scale the 39 shapes, the context, the batch, the steps, the schedule and the learning rates
-are the paper's own. All sizes see equally many tokens: at the two smaller scales far too few for
-convergence, which the paper's exponent is about, but enough to compare depths.
+At paper scale the 39 shapes, the context, the batch, the steps, the schedule, the optimizers and the
+learning rates are the paper's own. All sizes see equally many tokens: at the two smaller scales far
+too few for convergence, which the paper's three findings are about (deeper models take longer), so the
+small scales draw the figure and decide nothing.
 """
 
 from dataclasses import dataclass, field
 
 from lmscale.spec import TransformerSpec
-from lmscale.sweep import Claim, Experiment, Run, default_rule, make_run, product
+from lmscale.sweep import KAPLAN_RECIPE, Claim, Run, SharedRecipe, family_label, product
 
 #: n_layer: widths of the models of Kaplan et al. 2020, Fig. 6.
 PAPER_SHAPES = {
@@ -32,9 +33,11 @@ PAPER_SHAPES = {
     48: (1600,),
 }
 
+NEAR_CONVERGENCE = "the scale paper, where every model nears convergence"
+
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSize(Experiment):
+class ModelSize(SharedRecipe):
     title = "Loss against model size, by depth"
     analyses = ("families", "curves")
     claims = (
@@ -45,7 +48,7 @@ class ModelSize(Experiment):
             measure="families/collapse",
             # The paper's own points give 2.5.
             low=1.5,
-            would_tell="more sizes a depth, over several decades: the scale gpu",
+            would_tell=NEAR_CONVERGENCE,
         ),
         Claim(
             text="Models of a single layer lie above that line.",
@@ -53,7 +56,7 @@ class ModelSize(Experiment):
             measure="families/single_layer",
             low=0.0,
             # At 5e4 parameters its single layers lie 2% above, at 5e7 18%.
-            would_tell="larger models: in the paper the distance grows with N",
+            would_tell=NEAR_CONVERGENCE,
         ),
         Claim(
             text="Loss falls as N^−0.076.",
@@ -61,7 +64,7 @@ class ModelSize(Experiment):
             measure="families/alpha_N",
             low=0.066,
             high=0.086,
-            would_tell="the scale paper, where every model nears convergence",
+            would_tell=NEAR_CONVERGENCE,
         ),
     )
 
@@ -69,52 +72,29 @@ class ModelSize(Experiment):
         metadata={"help": "layers, one curve each; () takes the paper's shapes"}
     )
     widths: tuple[int, ...] = field(default=(), metadata={"help": "of every depth"})
-    init_std: float = field(default=0.02, metadata={"help": "of the initial weights"})
-    steps: int
-    n_ctx: int
-    batch_size: int = field(metadata={"help": "sequences"})
-    warmup_fraction: float = field(default=0.05, metadata={"help": "of the steps"})
-    final_fraction: float = field(
-        default=0.1, metadata={"help": "of the learning rate, at the end"}
-    )
-    optimizer: str = "adamw"
     lr_factors: tuple[float, ...] = field(
         default=(1.0,), metadata={"help": "multiples of the learning-rate rule to try per cell"}
     )
-    compute_dtype: str = "float32"
 
     def models(self, vocab_size):
         """(family, model) for every point of the figure."""
         shapes = {n: self.widths for n in self.depths} or PAPER_SHAPES
         for n_layer, width in ((n, width) for n, widths in shapes.items() for width in widths):
-            layers = "1 layer" if n_layer == 1 else f"{n_layer} layers"
-            yield (
-                f"transformer, {layers if n_layer <= 6 else 'more than 6 layers'}",
-                TransformerSpec(
-                    n_layer=n_layer,
-                    d_model=width,
-                    n_ctx=self.n_ctx,
-                    vocab_size=vocab_size,
-                    init_std=self.init_std,
-                ),
+            model = TransformerSpec(
+                n_layer=n_layer,
+                d_model=width,
+                n_ctx=self.n_ctx,
+                vocab_size=vocab_size,
+                init_std=self.init_std,
             )
+            # The paper's legend.
+            many = "transformer, more than 6 layers"
+            yield (family_label(model) if n_layer <= 6 else many), model
 
     def runs(self, corpus):
         return [
             Run(
-                make_run(
-                    model,
-                    steps=self.steps,
-                    data=self.data(corpus),
-                    evals=self.evals(corpus),
-                    batch_size=self.batch_size,
-                    learning_rate=default_rule(self.compute_dtype),
-                    warmup_fraction=self.warmup_fraction,
-                    final_fraction=self.final_fraction,
-                    optimizer=self.optimizer,
-                    compute_dtype=self.compute_dtype,
-                    **choice,
-                ),
+                self.spec(corpus, model, **choice),
                 {"family": family, "lr_factor": choice["lr_factor"]},
             )
             for family, model in self.models(corpus.vocab_size)
@@ -145,15 +125,8 @@ SCALES = {
         seeds=(0, 1, 2),
     ),
     "paper": ModelSize(
-        vocab_size=50_257,
+        **KAPLAN_RECIPE,
         depths=(),
-        steps=250_000,
-        n_ctx=1024,
-        batch_size=512,
-        warmup_fraction=3000 / 250_000,
-        final_fraction=0.0,
-        optimizer="adam",
-        compute_dtype="bfloat16",
         eval_tokens=2**24,
     ),
 }

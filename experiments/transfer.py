@@ -23,19 +23,11 @@ from dataclasses import dataclass, field
 
 from lmscale.data import evaluation_corpus
 from lmscale.spec import EvalSpec
-from lmscale.sweep import (
-    Claim,
-    Experiment,
-    Run,
-    default_rule,
-    make_run,
-    product,
-    transformer_ladder,
-)
+from lmscale.sweep import KAPLAN_RECIPE, Claim, Run, SharedRecipe, product, transformer_ladder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transfer(Experiment):
+class Transfer(SharedRecipe):
     title = "Loss on other text than the training text"
     analyses = ("transfer", "curves")
     claims = (
@@ -51,7 +43,7 @@ class Transfer(Experiment):
         ),
         Claim(
             text="It depends on the loss on the training distribution alone: models on their way lie "
-            "on the line of the trained ones, to 0.05 nats.",
+            "on the line of the trained ones, to 0.05 nats (our bound).",
             source="Kaplan et al. 2020, Fig. 8 right",
             measure="transfer/stage_shift",
             low=-0.05,
@@ -69,19 +61,9 @@ class Transfer(Experiment):
     n_layer: int | None = field(
         default=None, metadata={"help": "one depth for the whole ladder, instead of one by size"}
     )
-    init_std: float = field(default=0.02, metadata={"help": "of the initial weights"})
-    steps: int
-    n_ctx: int
-    batch_size: int = field(metadata={"help": "sequences"})
     evaluations: int = field(
         default=8, metadata={"help": "during training, two for every doubling of the steps"}
     )
-    warmup_fraction: float = field(default=0.05, metadata={"help": "of the steps"})
-    final_fraction: float = field(
-        default=0.1, metadata={"help": "of the learning rate, at the end"}
-    )
-    optimizer: str = "adamw"
-    compute_dtype: str = "float32"
 
     def evals(self, corpus):
         others = [(name, evaluation_corpus(name, corpus)) for name in self.eval_corpora]
@@ -108,22 +90,10 @@ class Transfer(Experiment):
         )
         evals = self.evals(corpus)
         on_the_way = {round(self.steps / 2 ** (k / 2)) for k in range(1, self.evaluations + 1)}
+        at = tuple(sorted(on_the_way - {0}))
         return [
             Run(
-                make_run(
-                    model,
-                    steps=self.steps,
-                    eval_steps=tuple(sorted(on_the_way - {0})),
-                    data=self.data(corpus),
-                    evals=evals,
-                    batch_size=self.batch_size,
-                    learning_rate=default_rule(self.compute_dtype),
-                    warmup_fraction=self.warmup_fraction,
-                    final_fraction=self.final_fraction,
-                    optimizer=self.optimizer,
-                    compute_dtype=self.compute_dtype,
-                    **choice,
-                ),
+                self.spec(corpus, model, eval_steps=at, evals=evals, **choice),
                 {"family": "transformer"},
             )
             for model in models
@@ -154,15 +124,8 @@ SCALES = {
         seeds=(0, 1, 2),
     ),
     "paper": Transfer(
-        vocab_size=50_257,
+        **KAPLAN_RECIPE,
         sizes=(1e5, 8e5, 3.1e6, 2.5e7, 8.5e7, 3e8, 7e8, 1.5e9),
-        steps=250_000,
-        n_ctx=1024,
-        batch_size=512,
-        warmup_fraction=3000 / 250_000,
-        final_fraction=0.0,
-        optimizer="adam",
-        compute_dtype="bfloat16",
         eval_tokens=2**20,
     ),
 }

@@ -32,6 +32,8 @@ def test_the_paper_scale_is_the_papers():
     assert sizes == set(paper["N_nonembed"])
     spec = runs[0].spec
     assert spec.schedule.warmup_steps == 3000 and spec.schedule.final_fraction == 0
+    large = [run.spec for run in runs if n_params(run.spec.model, "kaplan") > 1e9]
+    assert {spec.optimizer.name for spec in large} == {"adafactor"} and len(large) == 2
     assert spec.batch_tokens == 2**19 and spec.steps == 250_000
     assert spec.optimizer.name == "adam"
 

@@ -62,3 +62,5 @@ def test_the_paper_scale_has_the_papers_aspect_ratios_and_heads():
     ratios = {m.d_ff / m.d_model for m in members(runs, "ff_ratio")[""]}
     assert ratios == {0.5, 1, 2, 4, 8, 22, 40}
     assert len(members(runs, "standard")[""]) == 4
+    # Differences between shapes need them.
+    assert {run.spec.seed for run in runs} == {0, 1, 2}
