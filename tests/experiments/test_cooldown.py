@@ -3,7 +3,7 @@
 import pytest
 from lmscale_experiments.cooldown import SCALES
 
-from lmscale.flops import own_flops, training_flops
+from lmscale.flops import n_params, own_flops, training_flops
 from tests.fake_corpus import fake_corpus
 
 CORPUS = fake_corpus(512)
@@ -53,7 +53,20 @@ def test_the_constant_rate_is_half_the_cosines_peak():
         for family in ("cosine", "cooldown")
     }
     assert rates == {"cosine": {2e-3, 1e-3}, "cooldown": {1e-3, 5e-4}}
-    assert {run.spec.batch_tokens for run in runs} == {102_400}
+    assert {run.spec.optimizer.weight_decay for run in runs} == {0.1}
+
+
+def test_the_papers_largest_size_has_twice_the_batch():
+    largest = {}
+    for run in SCALES["paper"].runs(fake_corpus(50_304)):
+        size = n_params(run.spec.model, "standard")
+        largest.setdefault(run.spec.batch_tokens, set()).add(size)
+    assert sorted(largest) == [102_400, 204_800]
+    assert max(largest[102_400]) < 3e8 < min(largest[204_800])
+
+
+def test_no_claim_rests_on_a_count_of_the_grid_itself():
+    assert "cooldown/flops_ratio" not in {claim.measure for claim in SCALES["cpu"].claims}
 
 
 def test_one_cell_is_swept_under_both_schedules():
