@@ -63,6 +63,18 @@ def test_the_papers_shapes_budgets_and_lengths():
     assert len({run.spec.model for run in runs}) == 16
     assert len(experiment.budgets) == 12
     assert {run.spec.batch_tokens for run in of(runs, "4")} == {2**19}
+    factors = {run.labels["lr_factor"] for run in of(runs, "5")}
+    assert factors == {0.5, 1.0, 2.0}
     steps = {run.spec.schedule.warmup_steps for run in of(runs, "1 and 2")}
     assert max(steps) == round(1.57e9 / 2**19)
     assert len(experiment.claims) == 7
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+def test_the_fixed_lengths_are_those_of_the_papers_shrunk(scale):
+    experiment = SCALES[scale]
+    # D of the best run, with D = tokens_per_param N and C = 6 N D.
+    best = (experiment.tokens_per_param * min(experiment.budgets) / 6) ** 0.5
+    assert experiment.fixed_warmup == pytest.approx(best, rel=0.05)
+    longest = max(run.spec.n_tokens for run in experiment.runs(CORPUS))
+    assert experiment.fixed_cosine == pytest.approx(16 * longest, rel=0.1)
