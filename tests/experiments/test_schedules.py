@@ -43,3 +43,12 @@ def test_the_peak_can_follow_a_fitted_rule(tmp_path):
     experiment = dataclasses.replace(SCALES["cpu"], lr_fit=str(tmp_path / "fits.json"))
     peak = experiment.runs(CORPUS)[0].spec.optimizer.peak_lr
     assert peak == pytest.approx(0.5 * 13824**-0.5, rel=1e-5)
+
+
+def test_those_that_decay_do_so_at_the_end():
+    for run in SCALES["cpu"].runs(CORPUS):
+        schedule, steps = run.spec.schedule, run.spec.steps
+        ends = (schedule.cycle_steps or steps) == steps and schedule.name in (
+            *("cosine", "linear", "cooldown"),
+        )
+        assert run.labels["decays"] == (ends and schedule.warmup_steps > 0), run.labels["cell"]
