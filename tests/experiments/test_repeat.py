@@ -28,6 +28,8 @@ def test_every_repeated_run_has_a_fresh_one_or_says_so(scale):
         assert unique in (experiment.unique_tokens, tokens)
         if tokens > unique and run.labels["epochs"] in experiment.fresh:
             assert (model, tokens, tokens, seed) in cells
+    # What 16 epochs are worth, at most as many fresh tokens, can be read off the fresh runs.
+    assert max(experiment.fresh) >= 16
     assert len(experiment.seeds) >= 3
     # The schedule ends with the run.
     assert all(run.spec.schedule.cycle_steps is None for run in runs)
