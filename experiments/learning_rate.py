@@ -12,11 +12,13 @@ Li et al. 2025 ("StepLaw") publish: 1.79 N^-0.713 D^0.307 and 0.58 D^0.571 token
 The rule can drive other experiments: `lmscale run schedules --lr-fit
 results/learning_rate-cpu/fits.json`, or `lmscale.hparams.fitted_rule` in an experiment of your own.
 
-At paper scale the sizes, tokens and batches span those of Li et al., who ran 3700 cells; their shapes
-are not followed. Batches are rounded to whole sequences and tokens to whole steps.
+At paper scale the sizes, tokens and batches span those of Li et al., who trained 3700 models; as theirs,
+runs warm up for 2000 steps (here for half of a shorter run at most) and their cosine ends at a rate of
+1e-5 whatever its peak. Their shapes are not followed. Batches are rounded to whole sequences and tokens
+to whole steps.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lmscale import hparams
 from lmscale.flops import n_params
@@ -97,7 +99,22 @@ class LearningRate(Experiment):
     init_std: float = field(default=0.02, metadata={"help": "of the initial weights"})
     n_ctx: int
     least_steps: int = field(default=20, metadata={"help": "cells of fewer updates are left out"})
+    warmup_steps: int | None = field(
+        default=None, metadata={"help": "of every run, at most half of it; none takes a twentieth"}
+    )
+    final_lr: float | None = field(
+        default=None, metadata={"help": "learning rate at the end; none takes a tenth of the peak"}
+    )
     compute_dtype: str = "float32"
+
+    def schedule(self, spec):
+        """The schedule of a run: a share of its steps and peak, or as Li et al. have it."""
+        fields = {}
+        if self.warmup_steps is not None:
+            fields["warmup_steps"] = min(self.warmup_steps, spec.steps // 2)
+        if self.final_lr is not None:
+            fields["final_fraction"] = min(1.0, self.final_lr / spec.optimizer.peak_lr)
+        return replace(spec.schedule, **fields)
 
     def learning_rate(self, model, n_tokens, batch_tokens):
         """A first guess for the search: a published rule, or on a CPU one that rises as B^0.5."""
@@ -130,6 +147,7 @@ class LearningRate(Experiment):
                         compute_dtype=self.compute_dtype,
                         **choice,
                     )
+                    spec = replace(spec, schedule=self.schedule(spec))
                     labels = {"family": "transformer", "lr_factor": choice["lr_factor"]}
                     runs.append(Run(spec, labels | {"horizon": cell["tokens"]}))
         return runs
@@ -163,6 +181,8 @@ SCALES = {
         batch_sizes=(16, 32, 64, 128, 256, 512, 1024),
         lr_factors=(0.125, 0.25, 0.5, 1.0, 2.0, 4.0),
         n_ctx=2048,
+        warmup_steps=2000,
+        final_lr=1e-5,
         compute_dtype="bfloat16",
         eval_tokens=2**22,
     ),

@@ -27,3 +27,12 @@ def test_every_cell_is_searched(scale):
     # A parabola for the batch needs three of them.
     per_size = {(spec.model, round(spec.n_tokens, -3)): set() for spec in specs}
     assert len(experiment.batch_sizes) >= 3 and len(per_size) >= 4
+
+
+def test_the_papers_schedules_end_at_one_rate_whatever_their_peak():
+    specs = [run.spec for run in SCALES["paper"].runs(CORPUS)]
+    for spec in specs:
+        final = spec.schedule.final_fraction * spec.optimizer.peak_lr
+        assert final == pytest.approx(1e-5)
+        assert spec.schedule.warmup_steps == min(2000, spec.steps // 2)
+    assert all(run.spec.schedule.final_fraction == 0.1 for run in SCALES["gpu"].runs(CORPUS))
