@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
 from lmscale import laws
 from lmscale.flops import CONVENTIONS
 from lmscale.laws import FitResult
+from lmscale.laws.result import intervals_of
 from lmscale.laws.solve import seed_weights
 from lmscale.report.study import LEAST_SEEDS, Study
 from lmscale.report.wording import si
@@ -25,15 +29,22 @@ __all__ = [
     "ladder",
     "seed_interval",
     "size_legend",
+    "with_batch_error",
 ]
 
 #: Constants of B_crit(L) = B_star / L^(1/alpha_B) in tokens, Kaplan et al. 2020, Table 5.
-KAPLAN_BATCH = (2.1e8, 0.21)
+KAPLAN_CRITICAL_BATCH = tuple(
+    laws.published("kaplan2020-ns").parameters[name] for name in ("B_star", "alpha_B")
+)
 #: Warning for what was adjusted by the paper's critical batch.
 BATCH_NOTE = (
     "S_min, E_min and C_min are read with B_crit(L) of Kaplan et al. 2020, measured on another text "
     "and vocabulary. `lmscale run batch_size` measures it on yours; give it as --critical-batch."
 )
+#: Laws of the critical batch that its declared error is drawn as.
+BATCH_DRAWS = 16
+#: A batch this far from the critical one, either way, makes a correction that hardly matters.
+FAR = 10.0
 
 
 @dataclass(frozen=True)
@@ -70,12 +81,16 @@ class Ladder:
     Attributes:
       critical_batch: (B_star, alpha_B) of B_crit(L) = B_star / L^(1/alpha_B), in tokens.
       measured_batch: whether the experiment declares that law, or Kaplan's stands in for it.
+      batch_error: (loss, factor, alpha_low, alpha_high), where declared: at that loss B_crit is
+        known to within the factor, and alpha_B to within its two ends, each at 95%. The loss is in
+        the middle of those that B_crit was measured at, so that level and power err separately.
     """
 
     family: str
     sizes: tuple[Size, ...]
     critical_batch: tuple[float, float]
     measured_batch: bool
+    batch_error: tuple[float, float, float, float] | None = None
 
     def b_crit(self, loss: Any) -> Any:
         """B_crit(L) in tokens."""
@@ -85,6 +100,33 @@ class Ladder:
     def batch_law(self) -> dict[str, float]:
         """`critical_batch` by name."""
         return dict(zip(("B_star", "alpha_B"), self.critical_batch, strict=True))
+
+    def batch_laws(self) -> list[dict[str, float]]:
+        """`batch_law` as it may be: `BATCH_DRAWS` draws of its error, or itself without one."""
+        if self.batch_error is None:
+            return [self.batch_law]
+        loss, factor, *alphas = self.batch_error
+        middle = norm.ppf((np.arange(BATCH_DRAWS) + 0.5) / BATCH_DRAWS)
+        middle /= middle.std()
+        rng = np.random.default_rng(0)
+        # Every sixteenth of either distribution once.
+        level, power = rng.permutation(middle), rng.permutation(middle)
+        power = 1 / self.critical_batch[1] + power * abs(1 / alphas[0] - 1 / alphas[1]) / (2 * 1.96)
+        level = np.log(self.b_crit(loss)) + level * math.log(factor) / 1.96
+        return [
+            {"B_star": float(np.exp(b + p * math.log(loss))), "alpha_B": float(1 / p)}
+            for b, p in zip(level, power, strict=True)
+        ]
+
+    def unsure_batch(self) -> str:
+        """Why numbers that hang on B_crit(L) decide nothing; empty where its error is known."""
+        if not self.measured_batch:
+            return (
+                "B_crit(L) is that of Kaplan et al. 2020, measured on another text and vocabulary"
+            )
+        if self.batch_error is None:
+            return "how well B_crit(L) is known is not declared, and this number hangs on it"
+        return ""
 
     @property
     def n_seeds(self) -> int:
@@ -120,11 +162,14 @@ def evaluations(records: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarr
 def ladder(study: Study) -> Ladder | None:
     """The learning curves of the first family that has any; None where there are none.
 
+    The experiment's field `critical_batch` holds B_star and alpha_B, and maybe `Ladder.batch_error`.
+
     Where a size was trained for several lengths, the longest counts; seeds that were evaluated at
     other steps than the first one are read off between their own.
     """
     declared = study.experiment.get("fields", {}).get("critical_batch")
-    constants = tuple(declared) if declared else KAPLAN_BATCH
+    constants = tuple(declared[:2]) if declared else KAPLAN_CRITICAL_BATCH
+    error = tuple(declared[2:]) if declared and len(declared) == 6 else None
     for family in study.families:
         runs = study.usable
         runs = runs[runs["family"] == family] if len(runs) else runs
@@ -134,8 +179,8 @@ def ladder(study: Study) -> Ladder | None:
             if size is not None:
                 sizes.append(size)
         if sizes:
-            measured = constants != KAPLAN_BATCH
-            return Ladder(family, tuple(sizes), constants, measured)
+            measured = constants != KAPLAN_CRITICAL_BATCH
+            return Ladder(family, tuple(sizes), constants, measured, error)
     return None
 
 
@@ -156,8 +201,13 @@ def _size(study: Study, runs: pd.DataFrame) -> Size | None:
     )
 
 
-def fit_learning_curves(found: Ladder, bootstrap: int = 400) -> FitResult:
+def fit_learning_curves(
+    found: Ladder, bootstrap: int = 400, *, batch_law: dict[str, float] | None = None, seed: int = 0
+) -> FitResult:
     """L(N, S_min) of Kaplan et al. 2020, eq. 1.6, with N without embeddings.
+
+    Args:
+      batch_law: that S_min is read with; by default the ladder's.
 
     Raises:
       TableError, FitError: when the curves do not determine it.
@@ -177,8 +227,31 @@ def fit_learning_curves(found: Ladder, bootstrap: int = 400) -> FitResult:
     return laws.fit(
         laws.Table.read(pd.DataFrame(rows), convention="kaplan"),
         "kaplan-ns",
-        adjust=found.batch_law,
+        adjust=batch_law or found.batch_law,
         bootstrap=bootstrap,
+        seed=seed,
+    )
+
+
+def with_batch_error(fit: FitResult, found: Ladder) -> FitResult:
+    """A fit of the learning curves whose intervals hold the error of B_crit(L) too.
+
+    Draw i is of `found.batch_laws()[i % their number]`.
+    """
+    options = found.batch_laws()
+    if len(options) == 1 or not fit.draws:
+        return fit
+    share = max(2, len(next(iter(fit.draws.values()))) // len(options))
+    parts = [
+        fit_learning_curves(found, share, batch_law=law, seed=seed).draws
+        for seed, law in enumerate(options)
+    ]
+    draws = {name: np.stack([part[name] for part in parts], axis=1).ravel() for name in fit.draws}
+    return dataclasses.replace(
+        fit,
+        draws=draws,
+        intervals=intervals_of(draws, fit.draw_level or fit.level),
+        interval_method=fit.interval_method + " and the error of the critical batch",
     )
 
 
@@ -197,11 +270,8 @@ def seed_interval(draws: np.ndarray | None, level: float = 0.95) -> tuple[float,
 
 
 def size_legend(figure: Any, colours: dict[float, str]) -> None:
-    """N by colour, above the panels."""
-    shown = sorted(colours)
-    if len(shown) > 7:
-        keep = np.unique(np.round(np.linspace(0, len(shown) - 1, 7)).astype(int))
-        shown = [shown[i] for i in keep]
+    """N by colour, above the panels: at most seven, whose colours can be told apart."""
+    shown = _told_apart(sorted(colours), 7)
     handles = [figure.axes[0].plot([], [], color=colours[n], lw=2)[0] for n in shown]
     figure.legend(
         handles,
@@ -213,3 +283,16 @@ def size_legend(figure: Any, colours: dict[float, str]) -> None:
         handlelength=1.2,
         columnspacing=1.4,
     )
+
+
+def _told_apart(values: Sequence[float], most: int) -> list[float]:
+    """At most that many of ascending values, no two of them close by the whole range's measure."""
+    step = math.log(values[-1] / values[0]) / (1.5 * most)
+    kept = list(values[:1])
+    for value in values[1:]:
+        if math.log(value / kept[-1]) > step:
+            kept.append(value)
+    if len(kept) <= most:
+        return kept
+    wanted = np.geomspace(kept[0], kept[-1], most)
+    return sorted({min(kept, key=lambda v: abs(math.log(v / w))) for w in wanted})

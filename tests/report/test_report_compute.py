@@ -1,20 +1,27 @@
 """The lower edge of planted learning curves has the exponents that Appendix B derives from their law."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from lmscale import laws
 from lmscale.report import analyse
 from lmscale.report.analyses import compute
+from lmscale.report.learning_curves import ladder
 from tests.report import planted_curves as planted
 
 BATCH = (planted.LAW["B_star"], planted.LAW["alpha_B"])
 
 
 @pytest.fixture(scope="module")
-def section(tmp_path_factory):
+def study(tmp_path_factory):
     path = tmp_path_factory.mktemp("compute")
-    study = planted.plant(path, planted.ladder_runs(), analyses=["compute"], critical_batch=BATCH)
+    return planted.plant(path, planted.ladder_runs(), analyses=["compute"], critical_batch=BATCH)
+
+
+@pytest.fixture(scope="module")
+def section(study):
     return analyse("compute", study)
 
 
@@ -76,3 +83,39 @@ def test_a_ladder_that_holds_no_best_size_says_so(tmp_path):
     section = analyse("compute", planted.plant(tmp_path, runs, analyses=["compute"]))
     assert section.finding.startswith("No law yet: 2 sizes")
     assert not section.measures
+
+
+def test_a_fixed_batch_below_the_critical_one_tells_nothing_of_its_own(section):
+    """The planted batch is at most a fifth of B_crit(L)."""
+    for name in ("alpha_C", "size_exponent"):
+        assert "times B_crit(L) at most" in section.measures[name].why
+    assert compute._fixed(12.0) == ""
+
+
+def test_what_hangs_on_the_critical_batch_waits_for_its_error(section):
+    for name in ("alpha_C_min", "size_exponent_min", "exponent_ratio", "excess"):
+        assert "is not declared" in section.measures[name].why
+    assert not section.measures["off_optimum"].why
+
+
+def test_the_error_of_the_critical_batch_is_in_the_intervals(study):
+    exact = ladder(study)
+    unsure = dataclasses.replace(exact, batch_error=(4.0, 2.0, 0.17, 0.5))
+    spread = [
+        np.std(compute._edge(found, "kaplan", adjusted=True).loss_draws)
+        for found in (exact, unsure)
+    ]
+    assert spread[1] > 3 * spread[0]
+    measures = compute._measures(
+        unsure,
+        {
+            (convention, kind): compute._edge(unsure, convention, kind == "C_min")
+            for convention in ("kaplan",)
+            for kind in ("C", "C_min")
+        },
+        None,
+        [],
+    )
+    low, high = measures["alpha_C_min"].interval
+    assert low < laws.frontier_exponent(planted.LAW) < high
+    assert not measures["alpha_C_min"].why

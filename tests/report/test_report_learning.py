@@ -1,11 +1,21 @@
 """L(N, S_min): a planted law comes back, and what cannot be told is said."""
 
+import dataclasses
 import math
 
+import numpy as np
 import pytest
 
+from lmscale import laws
 from lmscale.report import analyse
-from lmscale.report.learning_curves import evaluations, ladder
+from lmscale.report.analyses import learning
+from lmscale.report.learning_curves import (
+    _told_apart,
+    evaluations,
+    fit_learning_curves,
+    ladder,
+    with_batch_error,
+)
 from tests.report import planted_curves as planted
 
 BATCH = (planted.LAW["B_star"], planted.LAW["alpha_B"])
@@ -71,3 +81,44 @@ def test_the_ladder_counts_compute_by_the_step(study):
     draws = found.drawn_losses(200)
     assert draws[0].shape == (200, 30)
     assert math.isclose(draws[0].mean(), size.losses.mean(), rel_tol=1e-3)
+
+
+def test_the_error_of_the_critical_batch_widens_the_exponent_of_the_steps(study):
+    """It decides only with that error declared, and S_min hangs on it."""
+    exact = ladder(study)
+    unsure = dataclasses.replace(exact, batch_error=(4.0, 1.5, 0.17, 0.5))
+    assert "is not declared" in exact.unsure_batch() and not unsure.unsure_batch()
+    at = [float(laws.critical_batch(4.0, **law)) for law in unsure.batch_laws()]
+    assert len(at) == 16
+    assert np.std(np.log(at)) == pytest.approx(np.log(1.5) / 1.96)
+    assert np.mean(np.log(at)) == pytest.approx(np.log(exact.b_crit(4.0)))
+    powers = [1 / law["alpha_B"] for law in unsure.batch_laws()]
+    assert np.std(powers) == pytest.approx((1 / 0.17 - 1 / 0.5) / 2 / 1.96)
+    fit = fit_learning_curves(exact, bootstrap=40)
+    assert with_batch_error(fit, exact) is fit
+    wide = with_batch_error(fit, unsure)
+    for name in ("alpha_S", "alpha_N"):
+        low, high = wide.intervals[name]
+        assert low < planted.LAW[name] < high
+    low, high = fit.intervals["alpha_S"]
+    assert np.diff(wide.intervals["alpha_S"])[0] > 3 * (high - low)
+
+
+def test_a_law_that_does_not_hold_and_few_seeds_decide_nothing(study):
+    found = ladder(study)
+    fit = fit_learning_curves(found, bootstrap=0)
+    undecided = learning._undecided
+    assert "stray from L(N, S)" in undecided(fit, found, 0.03)
+    assert "did not converge" in undecided(dataclasses.replace(fit, converged=False), found, 0.01)
+    one = dataclasses.replace(
+        found, sizes=tuple(dataclasses.replace(s, losses=s.losses[:1]) for s in found.sizes)
+    )
+    assert "needs 3 seeds, not 1" in undecided(fit, one, 0.01)
+    sure = dataclasses.replace(found, batch_error=(4.0, 1.5, 0.2, 0.3))
+    assert undecided(fit, sure, 0.01) == ""
+
+
+def test_a_legend_names_no_two_sizes_of_one_colour():
+    assert _told_apart([5.92e3, 6.14e3, 2.4e4, 9.8e4], 7) == [5.92e3, 2.4e4, 9.8e4]
+    assert len(_told_apart(list(np.geomspace(1e3, 1e6, 30)), 7)) == 7
+    assert _told_apart([1e3], 7) == [1e3]

@@ -2,7 +2,7 @@
 
 Kaplan's C counts no embeddings and no head, 6 N B S; C_min = C / (1 + B/B_crit(L)) is what training far
 below the critical batch would have taken. Intervals are over seeds: each draw takes every size's
-seeds again, and reads the edge anew.
+seeds again, and reads the edge anew, with another B_crit(L) where its error is declared.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
 from lmscale.report.learning_curves import (
     BATCH_NOTE,
+    FAR,
     Ladder,
     Size,
     fit_learning_curves,
     ladder,
     seed_interval,
     size_legend,
+    with_batch_error,
 )
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
 from lmscale.report.study import LEAST_SEEDS, Study
-from lmscale.report.wording import between, number, plural, with_interval
+from lmscale.report.wording import number, plural, with_interval
 
 __all__ = ["analyse"]
 
@@ -41,6 +43,10 @@ BUDGETS = 200
 PAPER = {"C": {"loss": 0.057, "size": 0.88}, "C_min": {"loss": 0.050, "size": 0.73}}
 #: Sizes, relative to the best, between which the paper finds a cost of 20% at most (Fig. 12).
 OFF_OPTIMUM = (0.6, 2.2)
+#: B/B_crit(L) at the ends of the paper's frontier, with its batch of 2^19 tokens, and the least that
+#: the upper end must be here for a claim about a fixed batch.
+PAPER_BATCH = ("12", "half")
+PAPER_ABOVE = 3.0
 NO_INTERVAL = f"an interval needs {LEAST_SEEDS} seeds a size"
 
 
@@ -53,6 +59,7 @@ class _Edge:
       n_opt, loss: [budget] least point of the parabola through these three, in ln N.
       size_law: N_opt = k_N C^a; loss_law: L = (C_c / C)^alpha_C, the law "power".
       size_draws, loss_draws: the exponents over seeds drawn again, or None.
+      drawn: of every draw n_opt and loss [budget], empty where it could not be read.
     """
 
     flops: np.ndarray
@@ -62,6 +69,7 @@ class _Edge:
     loss_law: FitResult
     size_draws: np.ndarray | None
     loss_draws: np.ndarray | None
+    drawn: list[tuple[np.ndarray, np.ndarray]]
 
     @property
     def size_exponent(self) -> float:
@@ -91,7 +99,7 @@ def analyse(study: Study) -> Section:
             fits={f"{found.family}/kaplan": refused("envelope", str(error))},
         )
     try:
-        curves = fit_learning_curves(found)
+        curves = with_batch_error(fit_learning_curves(found), found)
     except (TableError, FitError, np.linalg.LinAlgError):
         curves = None
     constants = None
@@ -111,11 +119,11 @@ def analyse(study: Study) -> Section:
         f"lower edge of the curves, and the best size grows as C_min^"
         f"{with_interval(size.value, size.interval)}, with parameters and compute counted without "
         f"embeddings; Kaplan et al. 2020 found 0.050 and 0.73.",
-        conclusive=size.interval is not None,
+        conclusive=size.interval is not None and not size.why,
         details=_details(constants),
         key_numbers=[
-            _key("exponent of the loss against C_min", alpha),
-            _key("exponent of N_opt against C_min", size),
+            KeyNumber.of("exponent of the loss against C_min", alpha.value, alpha.interval),
+            KeyNumber.of("exponent of N_opt against C_min", size.value, size.interval),
         ],
         charts=charts,
         grids=[_exponents(edges, constants)],
@@ -129,23 +137,32 @@ def analyse(study: Study) -> Section:
     )
 
 
-def _key(label: str, measure: Measure) -> KeyNumber:
-    return KeyNumber(
-        label=label,
-        value=with_interval(measure.value, measure.interval).split(" (")[0],
-        interval=between(measure.interval) if measure.interval else "no interval",
-    )
-
-
 # --- the lower edge -----------------------------------------------------------------------------
 
 
-def _edge(found: Ladder, convention: str, adjusted: bool) -> _Edge:
+@dataclass(frozen=True)
+class _Place:
+    """Where an edge is read: the budgets, and which size is about the best at each.
+
+    Attributes:
+      batch_law: that makes C_min of C, or None for C.
+      log_n: [size], grid: [budget] ln of compute, best: [budget] index of a size, level: [3, budget]
+        ln L of the best size and its neighbours.
+    """
+
+    batch_law: dict[str, float] | None
+    log_n: np.ndarray
+    grid: np.ndarray
+    best: np.ndarray
+    level: np.ndarray
+
+
+def _place(found: Ladder, convention: str, batch_law: dict[str, float] | None) -> _Place:
     """Raises a TableError where no size inside the ladder is best anywhere."""
     if len(found.sizes) < 3:
         raise TableError(f"{plural(len(found.sizes), 'size')}, and a best one needs neighbours")
     log_n = np.log([size.params[convention] for size in found.sizes])
-    curves = [_log_curve(found, size, size.loss, convention, adjusted) for size in found.sizes]
+    curves = [_log_curve(size, size.loss, convention, batch_law) for size in found.sizes]
     grid = np.linspace(min(c[0][0] for c in curves), max(c[0][-1] for c in curves), BUDGETS)
     level = _levels(grid, curves)
     best = np.clip(np.argmin(level, axis=0), 1, len(log_n) - 2)
@@ -156,23 +173,28 @@ def _edge(found: Ladder, convention: str, adjusted: bool) -> _Edge:
             "no two sizes inside the ladder are best anywhere: it takes smaller ones, larger ones "
             "or longer runs"
         )
-    x, y = _vertex(log_n, level[:, inside], best)
+    return _Place(batch_law, log_n, grid, best, _three(level[:, inside], best))
+
+
+def _edge(found: Ladder, convention: str, adjusted: bool) -> _Edge:
+    """Raises a TableError where no size inside the ladder is best anywhere."""
+    place = _place(found, convention, found.batch_law if adjusted else None)
+    grid = place.grid
+    x, y = _vertex(place.log_n, place.level, place.best)
     slope, start = np.polyfit(grid, x, 1)
     loss_law = laws.fit({"flops": np.exp(grid), "loss": np.exp(y)}, "power", x="flops", bootstrap=0)
-    drawn, size_draws, loss_draws = found.drawn_losses(DRAWS), None, None
-    if drawn is not None:
+    losses, size_draws, loss_draws, drawn = found.drawn_losses(DRAWS), None, None, []
+    if losses is not None:
         size_draws, loss_draws = np.full((2, DRAWS), np.nan)
+        places = _places(found, convention) if adjusted else [place]
         for i in range(DRAWS):
-            again = [
-                _log_curve(found, size, losses[i], convention, adjusted)
-                for size, losses in zip(found.sizes, drawn, strict=True)
-            ]
-            # At the same budgets, about the same sizes: a draw chooses neither.
-            place, low = _vertex(log_n, _levels(grid, again), best)
-            sound = np.isfinite(place)
-            if sound.mean() > 0.9:
-                size_draws[i] = np.polyfit(grid[sound], place[sound], 1)[0]
-                loss_draws[i] = -np.polyfit(grid[sound], low[sound], 1)[0]
+            budgets, n_opt, low = _drawn_edge(
+                found, convention, places[i % len(places)], [of_size[i] for of_size in losses]
+            )
+            drawn.append((np.exp(n_opt), np.exp(low)))
+            if len(budgets):
+                size_draws[i] = np.polyfit(budgets, n_opt, 1)[0]
+                loss_draws[i] = -np.polyfit(budgets, low, 1)[0]
     size_law = FitResult(
         law="envelope",
         parameters={"a": float(slope), "k_N": float(np.exp(start))},
@@ -191,16 +213,48 @@ def _edge(found: Ladder, convention: str, adjusted: bool) -> _Edge:
         loss_law=_with_interval(loss_law, "alpha_C", loss_draws),
         size_draws=size_draws,
         loss_draws=loss_draws,
+        drawn=drawn,
     )
 
 
+def _places(found: Ladder, convention: str) -> list[_Place | None]:
+    """Of C_min by every law that B_crit(L) may follow; None where that one has no edge."""
+    places = []
+    for law in found.batch_laws():
+        try:
+            places.append(_place(found, convention, law))
+        except TableError:
+            places.append(None)
+    return places
+
+
+def _drawn_edge(
+    found: Ladder, convention: str, place: _Place | None, losses: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ln of budgets, N_opt and loss by other losses; empty where a tenth of them have no minimum."""
+    nothing = np.empty(0)
+    if place is None:
+        return nothing, nothing, nothing
+    curves = [
+        _log_curve(size, loss, convention, place.batch_law)
+        for size, loss in zip(found.sizes, losses, strict=True)
+    ]
+    # At the same budgets, about the same sizes: a draw of seeds chooses neither.
+    level = _three(_levels(place.grid, curves), place.best)
+    n_opt, low = _vertex(place.log_n, level, place.best)
+    sound = np.isfinite(n_opt)
+    if sound.mean() <= 0.9:
+        return nothing, nothing, nothing
+    return place.grid[sound], n_opt[sound], low[sound]
+
+
 def _log_curve(
-    found: Ladder, size: Size, losses: np.ndarray, convention: str, adjusted: bool
+    size: Size, losses: np.ndarray, convention: str, batch_law: dict[str, float] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """ln C (or ln C_min) and ln L along a curve, as far as compute grows."""
+    """ln C, or ln C_min by `batch_law`, and ln L along a curve, as far as compute grows."""
     flops = size.flops_per_step[convention] * size.steps
-    if adjusted:
-        flops = laws.adjusted_compute(flops, size.batch_tokens, losses, **found.batch_law)
+    if batch_law is not None:
+        flops = laws.adjusted_compute(flops, size.batch_tokens, losses, **batch_law)
     grows = flops >= np.maximum.accumulate(flops)
     return np.log(flops[grows]), np.log(losses[grows])
 
@@ -215,11 +269,8 @@ def _three(values: np.ndarray, best: np.ndarray) -> np.ndarray:
     return np.stack([values[best + k, np.arange(len(best))] for k in (-1, 0, 1)])
 
 
-def _vertex(
-    log_n: np.ndarray, level: np.ndarray, best: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Least points of parabolas through three sizes; NaN where they are not convex."""
-    y = _three(level, best)
+def _vertex(log_n: np.ndarray, y: np.ndarray, best: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least points of parabolas through y [3, budget]; NaN where they are not convex."""
     x = np.stack([log_n[best + k] for k in (-1, 0, 1)]) - log_n[best]
     with np.errstate(invalid="ignore", divide="ignore"):
         left, right = (y[0] - y[1]) / x[0], (y[2] - y[1]) / x[2]
@@ -314,19 +365,29 @@ def _measures(
     costs: list[tuple[_Cost, np.ndarray | None]],
 ) -> dict[str, Measure]:
     naive, best = edges["kaplan", "C"], edges["kaplan", "C_min"]
+    batch = max(size.batch_tokens for size in found.sizes)
+    above = float(np.max(batch / found.b_crit(naive.loss)))
+    fixed = _fixed(above)
+    unsure = found.unsure_batch()
+    # C_min = C / (1 + B/B_crit): a batch far below the critical one needs no correction.
+    adjusted = unsure if above > 1 / FAR else ""
     where = f"{plural(len(found.sizes), 'size')}, {plural(found.n_seeds, 'seed')} each"
 
-    def exponent(what: str, value: float, draws: np.ndarray | None) -> Measure:
+    def exponent(what: str, value: float, draws: np.ndarray | None, why: str) -> Measure:
         interval = seed_interval(draws)
-        why = "" if interval else NO_INTERVAL
+        why = why if interval else NO_INTERVAL
         return Measure(what=f"{what}, {where}", value=value, interval=interval, why=why)
 
     measures = {
-        "alpha_C": exponent("exponent of L(C)", naive.loss_exponent, naive.loss_draws),
-        "alpha_C_min": exponent("exponent of L(C_min)", best.loss_exponent, best.loss_draws),
-        "size_exponent": exponent("exponent of N_opt(C)", naive.size_exponent, naive.size_draws),
+        "alpha_C": exponent("exponent of L(C)", naive.loss_exponent, naive.loss_draws, fixed),
+        "alpha_C_min": exponent(
+            "exponent of L(C_min)", best.loss_exponent, best.loss_draws, adjusted
+        ),
+        "size_exponent": exponent(
+            "exponent of N_opt(C)", naive.size_exponent, naive.size_draws, fixed
+        ),
         "size_exponent_min": exponent(
-            "exponent of N_opt(C_min)", best.size_exponent, best.size_draws
+            "exponent of N_opt(C_min)", best.size_exponent, best.size_draws, adjusted
         ),
         "off_optimum": _off_optimum(costs, where),
     }
@@ -334,29 +395,51 @@ def _measures(
         missing = Measure(what="", value=None, why="L(N, S) could not be fitted to the curves")
         return measures | {"exponent_ratio": missing, "excess": missing}
     k = curves.parameters
-    alpha_b = found.critical_batch[1]
 
-    def predicted(alpha_n: Any, alpha_s: Any) -> Any:
+    def predicted(alpha_n: Any, alpha_s: Any, alpha_b: Any) -> Any:
         return 1 / (1 / alpha_s + 1 / alpha_b + 1 / alpha_n)
 
-    ratio = best.loss_exponent / predicted(k["alpha_N"], k["alpha_S"])
+    ratio = best.loss_exponent / predicted(k["alpha_N"], k["alpha_S"], found.critical_batch[1])
     converged = (k["N_c"] / best.n_opt) ** k["alpha_N"]
     ratio_draws = excess_draws = None
     if best.loss_draws is not None and curves.draws:
-        # Both sets of draws are of seeds or curves at random, so that any pairing will do.
+        # Draw i of either is of the same B_crit(L); of seeds and curves any pairing will do.
         d = {name: values[:DRAWS] for name, values in curves.draws.items()}
-        ratio_draws = best.loss_draws / predicted(d["alpha_N"], d["alpha_S"])
+        laws_of_batch = found.batch_laws()
+        alpha_b = np.array([law["alpha_B"] for law in laws_of_batch])
+        alpha_b = alpha_b[np.arange(DRAWS) % len(alpha_b)]
+        ratio_draws = best.loss_draws / predicted(d["alpha_N"], d["alpha_S"], alpha_b)
         with np.errstate(over="ignore", invalid="ignore"):
-            floor = (d["N_c"][:, None] / best.n_opt) ** d["alpha_N"][:, None]
-        excess_draws = np.mean(best.loss / floor, axis=1) - 1
+            excess_draws = np.array(
+                [
+                    np.mean(loss / (n_c / n_opt) ** alpha) - 1 if len(loss) else np.nan
+                    for n_c, alpha, (n_opt, loss) in zip(
+                        d["N_c"], d["alpha_N"], best.drawn, strict=True
+                    )
+                ]
+            )
     return measures | {
-        "exponent_ratio": exponent("measured exponent of L(C_min) over the predicted", ratio, ratio_draws),
+        "exponent_ratio": exponent(
+            "measured exponent of L(C_min) over the predicted", ratio, ratio_draws, unsure
+        ),
         "excess": exponent(
             "loss of the best size over its own converged loss (by L(N, S)), less one",
             float(np.mean(best.loss / converged) - 1),
             excess_draws,
+            unsure,
         ),
-    }  # fmt: skip
+    }
+
+
+def _fixed(above: float) -> str:
+    """Why a fixed batch tells nothing of its own, from the most that it is over B_crit(L)."""
+    if above >= PAPER_ABOVE:
+        return ""
+    return (
+        f"the paper's batch went from {PAPER_BATCH[0]} times B_crit(L) to {PAPER_BATCH[1]} of it along "
+        f"its frontier, and that is what sets C apart from C_min; here it is {number(above, 2)} times "
+        f"B_crit(L) at most"
+    )
 
 
 def _off_optimum(costs: list[tuple[_Cost, np.ndarray | None]], where: str) -> Measure:

@@ -20,8 +20,8 @@ from lmscale.report.learning_curves import (
     seed_interval,
 )
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.study import LEAST_SEEDS, Study
-from lmscale.report.wording import between, number, plural, si, with_interval
+from lmscale.report.study import LEAST_SEEDS, Study, few_seeds
+from lmscale.report.wording import number, plural, si, with_interval
 
 __all__ = ["analyse"]
 
@@ -84,11 +84,10 @@ def analyse(study: Study) -> Section:
         fit = None
     exponent, ratio = _exponent(reached, found), _ratio(reached[0])
     measures = {"exponent": exponent, "ratio": _paper_ratio(reached[0], ratio)}
-    one = len({size.batch_tokens for size in found.sizes}) == 1
     warnings = [] if found.measured_batch else [BATCH_NOTE]
     if found.n_seeds < LEAST_SEEDS:
         warnings.append(f"Fewer than {LEAST_SEEDS} seeds a size: there are no intervals.")
-    if not one:
+    if not _one_batch(found):
         warnings.append("The sizes were trained with different batches; B_crit(L) makes up for it.")
     first = reached[0]
     fall = with_interval(exponent.value, exponent.interval, "95% interval")
@@ -102,10 +101,8 @@ def analyse(study: Study) -> Section:
         f"{change} than that of {si(first.sizes[0])}.",
         conclusive=exponent.interval is not None,
         key_numbers=[
-            KeyNumber(
-                label="exponent of the tokens to a loss, against N",
-                value=number(exponent.value),
-                interval=between(exponent.interval) if exponent.interval else "no interval",
+            KeyNumber.of(
+                "exponent of the tokens to a loss, against N", exponent.value, exponent.interval
             )
         ],
         charts=[_chart(reached, fit, found)],
@@ -177,8 +174,14 @@ def _exponent(reached: list[_Reached], found: Ladder) -> Measure:
         f"{si(sizes[-1])}, {plural(found.n_seeds, 'seed')}",
         value=float(np.mean([item.slope for item in reached])),
         interval=seed_interval(draws),
-        why="" if draws is not None else f"an interval needs {LEAST_SEEDS} seeds a size",
+        # At one loss B_crit is one number, and with one batch the exponent does not hang on it.
+        why=few_seeds(found.n_seeds, "an interval")
+        or ("" if _one_batch(found) else found.unsure_batch()),
     )
+
+
+def _one_batch(found: Ladder) -> bool:
+    return len({size.batch_tokens for size in found.sizes}) == 1
 
 
 def _ratio(item: _Reached) -> Measure:

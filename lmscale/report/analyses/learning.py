@@ -9,21 +9,23 @@ from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
 from lmscale.report.learning_curves import (
     BATCH_NOTE,
+    FAR,
     Ladder,
     fit_learning_curves,
     ladder,
     size_legend,
+    with_batch_error,
 )
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
-from lmscale.report.study import Study
-from lmscale.report.wording import between, number, plural, with_interval
+from lmscale.report.study import Study, few_seeds
+from lmscale.report.wording import number, plural, with_interval
 
 __all__ = ["analyse", "draw_learning_curves"]
 
 NAME = "learning"
 TITLE = "Learning curves as a law of size and steps"
 #: Kaplan et al. 2020, Table 3.
-PAPER = {"alpha_N": 0.077, "N_c": 6.5e13, "alpha_S": 0.76, "S_c": 2.1e3}
+PAPER = laws.published("kaplan2020-ns").parameters
 #: Root mean square of the relative residuals beyond which the law is said not to describe the curves.
 LARGEST_MISFIT = 0.02
 
@@ -42,7 +44,9 @@ def analyse(study: Study) -> Section:
             finding=f"No law yet: {error}.",
             fits={f"{found.family}/kaplan": refused("kaplan-ns", str(error))},
         )
+    drawn, fit = fit, with_batch_error(fit, found)
     misfit = float(np.sqrt(np.mean(fit.residuals["residual"] ** 2)))
+    undecided = _undecided(fit, found, misfit)
     alpha = {name: _shown(fit, name) for name in ("alpha_S", "alpha_N")}
     return Section(
         name=NAME,
@@ -51,22 +55,18 @@ def analyse(study: Study) -> Section:
         f"{plural(len(found.sizes), 'size')} within {100 * misfit:.2g}% (root mean square), with "
         f"exponents {alpha['alpha_S']} of the steps and {alpha['alpha_N']} of the size; Kaplan et "
         f"al. 2020 found 0.76 and 0.077.",
-        conclusive=fit.converged
-        and misfit < LARGEST_MISFIT
-        and min(fit.parameters["alpha_S"], fit.parameters["alpha_N"]) > 0,
+        conclusive=not _no_law(fit, misfit),
         key_numbers=[
-            KeyNumber(
-                label="exponent of the steps in the learning curves",
-                value=alpha["alpha_S"].split(" (")[0],
-                interval=between(fit.intervals["alpha_S"])
-                if "alpha_S" in fit.intervals
-                else "no interval",
+            KeyNumber.of(
+                "exponent of the steps in the learning curves",
+                fit.parameters["alpha_S"],
+                fit.intervals.get("alpha_S"),
             )
         ],
-        charts=[draw_learning_curves(fit, found)],
+        charts=[draw_learning_curves(drawn, found)],
         grids=[_constants(fit)],
         fits={f"{found.family}/kaplan": fit},
-        measures=_measures(fit, found),
+        measures=_measures(fit, found, undecided),
         warnings=_warnings(fit, found, misfit),
     )
 
@@ -75,14 +75,39 @@ def _shown(fit: FitResult, name: str) -> str:
     return with_interval(fit.parameters[name], fit.intervals.get(name))
 
 
-def _measures(fit: FitResult, found: Ladder) -> dict[str, Measure]:
+def _no_law(fit: FitResult, misfit: float) -> str:
+    """Why the curves do not follow L(N, S_min); empty where they do."""
+    if not fit.converged:
+        return "the fit of L(N, S) did not converge"
+    if misfit >= LARGEST_MISFIT:
+        return f"the curves stray from L(N, S) by {100 * misfit:.2g}%, so it does not describe them"
+    if min(fit.parameters["alpha_S"], fit.parameters["alpha_N"]) <= 0:
+        return "L(N, S) with a negative exponent is no law of learning"
+    return ""
+
+
+def _undecided(fit: FitResult, found: Ladder, misfit: float) -> str:
+    """Why the exponents decide no claim."""
+    batches = [size.batch_tokens / found.b_crit(size.loss) for size in found.sizes]
+    # S_min = S / (1 + B_crit/B): a batch far above the critical one needs no correction.
+    unsure = "" if min(map(np.min, batches)) > FAR else found.unsure_batch()
+    few = few_seeds(found.n_seeds, "an exponent of learning curves")
+    return _no_law(fit, misfit) or few or unsure
+
+
+def _measures(fit: FitResult, found: Ladder, undecided: str) -> dict[str, Measure]:
     where = f"{plural(len(found.sizes), 'size')}, {plural(found.n_seeds, 'seed')} each"
     words = {
         "alpha_S": f"exponent of the steps in L(N, S_min), {where}",
         "alpha_N": f"exponent of the size in L(N, S_min), {where}",
     }
     return {
-        name: Measure(what=what, value=fit.parameters[name], interval=fit.intervals.get(name))
+        name: Measure(
+            what=what,
+            value=fit.parameters[name],
+            interval=fit.intervals.get(name),
+            why=undecided,
+        )
         for name, what in words.items()
     }
 
