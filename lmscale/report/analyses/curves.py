@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from lmscale.report import style
+from lmscale.report.learning_curves import size_legend
 from lmscale.report.section import Chart, Grid, Section
-from lmscale.report.study import Study
+from lmscale.report.study import LOST, Study
 from lmscale.report.wording import family_name, listed, plural, power_of_ten, si
 
 __all__ = ["analyse"]
@@ -27,8 +28,7 @@ def analyse(study: Study) -> Section:
         return Section(name=NAME, title=TITLE, finding="No runs are declared.")
     counts = table["status"].value_counts()
     warnings = []
-    lost = table[table["status"].isin(["diverged", "failed", "out_of_memory"])]
-    for status, runs in lost.groupby("status"):
+    for status, runs in study.lost.groupby("status"):
         reasons = runs["reason"].fillna("no reason given").value_counts()
         text = "; ".join(
             f"{n}× {reason}" if len(runs) > 1 else reason for reason, n in [*reasons.items()][:3]
@@ -102,18 +102,7 @@ def _chart(study: Study, families: list[str]) -> Chart:
             row[0].set_title(family_name(family))
         panels[-1, 0].set_xlabel("tokens D")
         panels[-1, 1].set_xlabel("training compute C (exact FLOPs)")
-        shown = _some(sorted(colours), 7)
-        handles = [figure.axes[0].plot([], [], color=colours[n], lw=2)[0] for n in shown]
-        figure.legend(
-            handles,
-            [si(n) for n in shown],
-            title="N, parameters without embeddings",
-            title_fontsize=8,
-            loc="outside upper center",
-            ncols=len(shown),
-            handlelength=1.2,
-            columnspacing=1.4,
-        )
+        size_legend(figure, colours)
         caption = (
             "Training loss of every run, averaged between two records, one colour a size; runs at a "
             "learning rate that was not the best of their cell are faint."
@@ -154,15 +143,7 @@ def _draw(axes: Any, curve: dict[str, Any], x: str, colours: dict[float, str]) -
 
 
 def _ended_ill(row: Any) -> bool:
-    return row["status"] in ("diverged", "failed", "out_of_memory")
-
-
-def _some(values: list[float], most: int) -> list[float]:
-    """At most that many of the values, evenly spread in the logarithm."""
-    if len(values) <= most:
-        return values
-    wanted = np.geomspace(values[0], values[-1], most)
-    return sorted({min(values, key=lambda v: abs(math.log(v / w))) for w in wanted})
+    return row["status"] in LOST
 
 
 def _grid(study: Study) -> list[Grid]:
