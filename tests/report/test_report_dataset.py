@@ -5,8 +5,10 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from lmscale_experiments.dataset_size import SCALES
+from scipy.stats import binomtest
 
 from lmscale import flops, laws
 from lmscale.report import Study, analyse
@@ -155,3 +157,41 @@ def test_few_runs_fit_nothing(tmp_path):
     )
     finding = analyse("dataset", Study.read(pending)).finding
     assert finding == "No run on a dataset has ended well yet."
+
+
+def test_seeds_of_a_cell_share_what_it_strays_from_the_law(study):
+    """Three seeds without noise of their own leave the intervals as one seed has them."""
+    runs = dataset._runs(study, "transformer")
+    means = runs.groupby(["params", "dataset"])["loss"].transform("mean")
+    rng = np.random.default_rng(0)
+    cell = runs.groupby(["params", "dataset"]).ngroup().to_numpy()
+    runs = runs.assign(loss=means * np.exp(0.01 * rng.standard_normal(cell.max() + 1)[cell]))
+    width = []
+    for seeds in ((0,), (0, 1, 2)):
+        fits = dataset._fits(study, runs[runs["seed"].isin(seeds)])
+        width.append([np.diff(fits.exponent[1])[0], np.diff(fits.d.intervals["alpha_D"])[0]])
+    assert np.allclose(width[0], width[1], rtol=0.02)
+
+
+def test_the_share_above_the_bound_is_of_cells_over_the_draws_of_the_laws():
+    cells = pd.DataFrame({"step": np.full(20, 100.0)})
+    known = dataset._Stops(cells, np.full(20, 50.0), np.full((20, 400), 50.0))
+    exact = binomtest(20, 20).proportion_ci(0.95, method="exact")
+    assert known.share_interval() == pytest.approx((exact.low, exact.high), abs=0.01)
+    # A bound that may as well lie above every cell leaves nothing certain.
+    drawn = np.tile(np.repeat([50.0, 200.0], 200), (20, 1))
+    low, high = dataset._Stops(cells, np.full(20, 50.0), drawn).share_interval()
+    assert low < 0.01 and high == 1.0
+
+
+def test_a_cell_without_overfitting_is_no_violation():
+    cells = pd.DataFrame({"step": np.full(5, 100.0)})
+    bound = np.array([50.0, 50.0, 50.0, 50.0, np.nan])
+    stops = dataset._Stops(cells, bound, np.tile(bound[:, None], 50))
+    assert stops.judged == stops.kept == 4
+    assert stops.share_interval()[1] == 1.0
+
+
+def test_seeds_that_share_a_subset_are_said_to(section):
+    assert "seeds that share each subset" in section.measures["overfitting_exponent"].what
+    assert any("which sequences were drawn is in no interval" in w for w in section.warnings)

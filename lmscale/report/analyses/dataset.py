@@ -3,6 +3,9 @@
 D is the size of the training set, whatever number of epochs a run makes of it, and the loss is the
 lowest on the test set. A run is *stopped* where early stopping ended it before its last step: only
 there has the data set the loss, and not the length of training.
+
+A cell is a size on a dataset. Its seeds share what it strays from a law, and the sequences that were
+drawn for its subset, so laws are fitted to the means of cells, and cells are what is drawn again.
 """
 
 from __future__ import annotations
@@ -14,13 +17,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+from scipy.stats import beta
 
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.laws.kaplan import overfitting
 from lmscale.laws.result import interval
 from lmscale.report import style
+from lmscale.report.exponents import fit_power_of_cells
 from lmscale.report.learning_curves import evaluations
 from lmscale.report.papers import points
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
@@ -73,6 +77,57 @@ class _Laws:
         return p["alpha_N"] / p["alpha_D"], edges
 
 
+_STOP_COLUMNS = ("params", "dataset", "loss", "step", "first", "last")
+
+
+@dataclass(frozen=True)
+class _Stops:
+    """Cells that early stopping ended.
+
+    Attributes:
+      cells: params, dataset, loss (mean), and of the updates of the lowest test loss the geometric
+        mean `step`, the `first` and the `last` over seeds.
+      bound: [cell] updates of eq. 5.7; NaN where the loss is no higher than L(N, infinity).
+      drawn: [cell, draw] with the laws drawn again.
+    """
+
+    cells: pd.DataFrame
+    bound: np.ndarray
+    drawn: np.ndarray
+
+    @property
+    def judged(self) -> int:
+        return int(np.isfinite(self.bound).sum())
+
+    @property
+    def kept(self) -> int:
+        """Cells at or above their bound."""
+        return int((self.cells["step"].to_numpy() >= self.bound).sum())
+
+    def share_interval(self) -> tuple[float, float]:
+        """95% of the share of cells above their bound: Clopper and Pearson's, over all draws.
+
+        Every draw of the laws has other bounds, and so another count of cells above them, for which
+        either limit is drawn. With bounds known exactly this is their interval.
+        """
+        step = self.cells["step"].to_numpy()[:, None]
+        judged = np.isfinite(self.drawn).sum(axis=0)
+        kept = (step >= self.drawn).sum(axis=0)[judged > 0]
+        judged = judged[judged > 0]
+        # One uniform number for both limits; stratified, so that the ends do not depend on luck.
+        place = (np.random.default_rng(0).permutation(len(kept)) + 0.5) / max(1, len(kept))
+        low = np.where(kept > 0, beta.ppf(place, np.maximum(kept, 1), judged - kept + 1), 0.0)
+        high = np.where(kept < judged, beta.ppf(place, kept + 1, np.maximum(judged - kept, 1)), 1.0)
+        if not len(kept):
+            return 0.0, 1.0
+        return float(np.percentile(low, 2.5)), float(np.percentile(high, 97.5))
+
+    def bound_interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """95% of every cell's bound; the upper end is infinite where too many draws have none."""
+        drawn = np.where(np.isfinite(self.drawn), self.drawn, np.inf)
+        return tuple(np.percentile(drawn, [2.5, 97.5], axis=1, method="closest_observation"))
+
+
 def analyse(study: Study) -> Section:
     """The joint law, the data that a size needs, and the step at which test loss stops falling."""
     families = study.families
@@ -100,7 +155,7 @@ def analyse(study: Study) -> Section:
             "L(N,S)/kaplan": fits.ns,
         },
         measures=_measures(fits, runs, stops),
-        warnings=_warnings(study, families, runs, fits),
+        warnings=_warnings(study, families, runs, fits, stops),
     )
 
 
@@ -141,8 +196,7 @@ def _fitted(runs: pd.DataFrame) -> pd.Series:
 
 
 def _fits(study: Study, runs: pd.DataFrame) -> _Laws:
-    rows = runs[_fitted(runs)].rename(columns={"dataset": "tokens"})
-    rows = rows[["params", "tokens", "loss", "seed"]]
+    rows = _cell_means(runs[_fitted(runs)]).rename(columns={"dataset": "tokens"})
     largest = _largest(runs)
     limited = largest[largest["stopped"]].rename(columns={"dataset": "tokens"})
     subsets = limited["tokens"].nunique()
@@ -150,7 +204,7 @@ def _fits(study: Study, runs: pd.DataFrame) -> _Laws:
         why = f"the largest size stopped early on {plural(subsets, 'dataset')}, and L(D) needs {LEAST_SUBSETS}"
         d = refused("power", why)
     else:
-        d = _fit("power", limited[["tokens", "loss", "seed"]], x="tokens")
+        d = _limited(limited[["tokens", "loss", "seed"]])
     return _Laws(
         nd=_fit("kaplan-nd", rows),
         d=d,
@@ -166,6 +220,20 @@ def _fit(law: str, rows: pd.DataFrame, **options: Any) -> FitResult:
         return laws.fit(table, law, bootstrap=BOOTSTRAP, **options)
     except (TableError, FitError, np.linalg.LinAlgError) as error:
         return refused(law, str(error))
+
+
+def _cell_means(runs: pd.DataFrame) -> pd.DataFrame:
+    """The mean loss of every size and dataset; `weight` is how many seeds it is of."""
+    return runs.groupby(["params", "dataset"], as_index=False).agg(
+        loss=("loss", "mean"), weight=("seed", "size")
+    )
+
+
+def _limited(rows: pd.DataFrame) -> FitResult:
+    try:
+        return fit_power_of_cells(rows, "tokens")
+    except (TableError, FitError, np.linalg.LinAlgError) as error:
+        return refused("power", str(error))
 
 
 def _learning_curves(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
@@ -189,28 +257,35 @@ def _interval(fit: FitResult, draws: np.ndarray) -> tuple[float, float] | None:
     return (low, high) if math.isfinite(low) and math.isfinite(high) else None
 
 
-def _stops(runs: pd.DataFrame, fits: _Laws) -> pd.DataFrame:
-    """The stopped runs with the bound of eq. 5.7 in updates, and its 95% interval.
+def _stops(runs: pd.DataFrame, fits: _Laws) -> _Stops:
+    """The cells whose runs were stopped, and the bound of eq. 5.7 in updates for each.
 
     The paper counts updates at a batch far above the critical one. All runs here have one batch, and
     the learning curves are fitted at that batch too, so the updates are taken as they are.
     """
     stopped = runs[runs["stopped"]]
     if not (len(stopped) and fits.nd.parameters and fits.ns.parameters):
-        return stopped.iloc[:0].assign(bound=[], low=[], high=[])
+        return _Stops(pd.DataFrame(columns=_STOP_COLUMNS), np.empty(0), np.empty((0, 0)))
+    cells = stopped.groupby(["params", "dataset"], as_index=False).agg(
+        loss=("loss", "mean"),
+        step=("best_step", lambda steps: math.exp(np.mean(np.log(steps)))),
+        first=("best_step", "min"),
+        last=("best_step", "max"),
+    )
 
     def bound(nd: Any, ns: Any) -> np.ndarray:
         column = (slice(None), *[None] * np.ndim(nd["alpha_N"]))
-        params, loss = (stopped[name].to_numpy()[column] for name in ("params", "loss"))
+        params, loss = (cells[name].to_numpy()[column] for name in ("params", "loss"))
         with np.errstate(all="ignore"):
             gap = loss - (nd["N_c"] / params) ** nd["alpha_N"]
-            # A run no worse than its size's limit could have trained for ever.
-            return np.where(gap > 0, ns["S_c"] * np.abs(gap) ** (-1 / ns["alpha_S"]), np.inf)
+            # By the law such a cell does not overfit, and eq. 5.7 says nothing of it.
+            return np.where(gap > 0, ns["S_c"] * np.abs(gap) ** (-1 / ns["alpha_S"]), np.nan)
 
-    value = bound(fits.nd.parameters, fits.ns.parameters)
-    drawn = bound(fits.nd.draws, fits.ns.draws)
-    low, high = np.percentile(drawn, [2.5, 97.5], axis=1, method="closest_observation")
-    return stopped.assign(bound=value, low=low, high=high)
+    return _Stops(
+        cells,
+        bound(fits.nd.parameters, fits.ns.parameters),
+        bound(fits.nd.draws, fits.ns.draws),
+    )
 
 
 # --- numbers ------------------------------------------------------------------------------------
@@ -230,15 +305,20 @@ def _data_share(fit: FitResult, params: float, dataset: float) -> float:
     return float(p["D_c"] / dataset / (size + p["D_c"] / dataset))
 
 
-def _measures(fits: _Laws, runs: pd.DataFrame, stops: pd.DataFrame) -> dict[str, Measure]:
-    where = f"{plural(int(_fitted(runs).sum()), 'run')}, {plural(runs['seed'].nunique(), 'seed')}"
+def _measures(fits: _Laws, runs: pd.DataFrame, stops: _Stops) -> dict[str, Measure]:
+    cells = len(_cell_means(runs[_fitted(runs)]))
+    seeds = runs["seed"].nunique()
+    where = f"{plural(cells, 'cell')} of N and D, {plural(seeds, 'seed')}"
+    if seeds > 1:
+        where += " that share each subset"
     what = {
         "overfitting_exponent": f"α_N / α_D of L(N, D), {where}",
         "overfitting_at_rule": "L(N, D) / L(N, ∞) − 1 of the largest size at D = 5e3 N^0.74, by the "
         f"fitted law, {where}",
-        "share_above_stopping_bound": f"share of {plural(len(stops), 'run')} that stopped early at or "
-        "above the bound of eq. 5.7",
-        "data_exponent": "exponent of L(D), largest size, runs that stopped early",
+        "share_above_stopping_bound": f"share of {plural(stops.judged, 'cell')} of N and D that "
+        f"stopped early at or above the bound of eq. 5.7, means over {plural(seeds, 'seed')}",
+        "data_exponent": "exponent of L(D), largest size, runs that stopped early"
+        + (f", {plural(seeds, 'seed')} that share each subset" if seeds > 1 else ""),
     }
     measures = {}
     if not fits.nd.parameters:
@@ -250,13 +330,11 @@ def _measures(fits: _Laws, runs: pd.DataFrame, stops: pd.DataFrame) -> dict[str,
         name = "overfitting_exponent"
         measures[name] = Measure(what=what[name], value=value, interval=edges)
         measures["overfitting_at_rule"] = _at_rule(what["overfitting_at_rule"], fits.nd, runs)
-    if len(stops):
-        kept = int((stops["best_step"] >= stops["bound"]).sum())
-        edges = binomtest(kept, len(stops)).proportion_ci(0.95, method="exact")
+    if stops.judged:
         measures["share_above_stopping_bound"] = Measure(
             what=what["share_above_stopping_bound"],
-            value=kept / len(stops),
-            interval=(float(edges.low), float(edges.high)),
+            value=stops.kept / stops.judged,
+            interval=stops.share_interval(),
         )
     else:
         measures["share_above_stopping_bound"] = Measure(
@@ -316,7 +394,7 @@ def _finding(fits: _Laws, runs: pd.DataFrame) -> str:
     )
 
 
-def _details(fits: _Laws, runs: pd.DataFrame, stops: pd.DataFrame) -> list[str]:
+def _details(fits: _Laws, runs: pd.DataFrame, stops: _Stops) -> list[str]:
     texts = []
     if fits.nd.parameters:
         constant, power = RULE
@@ -337,11 +415,11 @@ def _details(fits: _Laws, runs: pd.DataFrame, stops: pd.DataFrame) -> list[str]:
                 f"{ends[1]:.0%} at {si(high)}"
             )
         texts.append(text + ".")
-    if len(stops):
-        kept = int((stops["best_step"] >= stops["bound"]).sum())
+    if stops.judged:
         texts.append(
-            f"Of {plural(len(stops), 'run')} that stopped early, {kept} had their lowest test loss at "
-            f"or after the bound S_c / [L(N, D) − L(N, ∞)]^(1/α_S), with S_c = "
+            f"Of {plural(stops.judged, 'cell')} of N and D whose runs stopped early, {stops.kept} had "
+            f"their lowest test loss, in the mean over seeds, at or after the bound S_c / [L(N, D) − "
+            f"L(N, ∞)]^(1/α_S), with S_c = "
             f"{number(fits.ns.parameters['S_c'])} and α_S = {number(fits.ns.parameters['alpha_S'])} "
             f"from the learning curves on the largest dataset."
         )
@@ -355,11 +433,7 @@ def _key_numbers(fits: _Laws, runs: pd.DataFrame) -> list[KeyNumber]:
     params = runs["params"].max()
     need, ends = _requirement(fits.nd, params)
     found = [
-        KeyNumber(
-            label="exponent r of overfitting in N^r / D",
-            value=with_interval(ratio, edges).split(" (")[0],
-            interval=between(edges) if edges else "no interval",
-        ),
+        KeyNumber.of("exponent r of overfitting in N^r / D", ratio, edges),
         KeyNumber(
             label=f"tokens that keep N = {si(params)} from overfitting by {NOISE:.0%}",
             value=si(need),
@@ -369,16 +443,14 @@ def _key_numbers(fits: _Laws, runs: pd.DataFrame) -> list[KeyNumber]:
     if fits.d.parameters:
         edges = fits.d.intervals.get("alpha_D")
         found.append(
-            KeyNumber(
-                label="exponent of L(D), largest size",
-                value=with_interval(fits.d.parameters["alpha_D"], edges).split(" (")[0],
-                interval=between(edges) if edges else "no interval",
-            )
+            KeyNumber.of("exponent of L(D), largest size", fits.d.parameters["alpha_D"], edges)
         )
     return found
 
 
-def _warnings(study: Study, families: list[str], runs: pd.DataFrame, fits: _Laws) -> list[str]:
+def _warnings(
+    study: Study, families: list[str], runs: pd.DataFrame, fits: _Laws, stops: _Stops
+) -> list[str]:
     warnings = []
     for name, fit in (("L(N, D)", fits.nd), ("L(D)", fits.d), ("L(N, S)", fits.ns)):
         warnings += [f"{name}: {text[0].upper()}{text[1:]}." for text in fit.warnings]
@@ -388,11 +460,14 @@ def _warnings(study: Study, families: list[str], runs: pd.DataFrame, fits: _Laws
             f"{plural(left_out, 'run')} with fewer than {LEAST_UPDATES} updates an epoch left out of "
             f"L(N, D), as in the paper."
         )
-    if runs["seed"].nunique() < 3:
-        warnings.append(
-            f"{plural(runs['seed'].nunique(), 'seed')} a cell: intervals come from how the runs "
-            f"scatter about the law."
-        )
+    seeds = runs["seed"].nunique()
+    warnings.append(
+        f"{plural(seeds, 'seed')} a cell: intervals come from how the cells' means scatter about the "
+        f"law."
+        + (" All seeds of a subset" if seeds > 1 else " All sizes")
+        + " train on the same sequences, and small subsets are parts of the larger ones, so that "
+        "which sequences were drawn is in no interval."
+    )
     unstopped = runs[~runs["stopped"] & (runs["dataset"] < runs["dataset"].max())]
     if len(unstopped):
         warnings.append(
@@ -402,10 +477,13 @@ def _warnings(study: Study, families: list[str], runs: pd.DataFrame, fits: _Laws
     if len(families) > 1:
         others = listed([family_name(f) for f in families[1:]])
         warnings.append(f"Only {family_name(families[0])} is analysed here, not {others}.")
-    lost = study.table[study.table["status"].isin(["diverged", "failed", "out_of_memory"])]
-    if len(lost):
-        warnings.append(f"{plural(len(lost), 'run')} left out for not ending well.")
-    return warnings
+    missing = len(stops.bound) - stops.judged
+    if missing:
+        warnings.append(
+            f"{plural(missing, 'cell')} that stopped early left out of the bound on early stopping: "
+            f"the loss is no higher than the law's for unlimited data."
+        )
+    return [*warnings, *study.lost_warning()]
 
 
 # --- tables -------------------------------------------------------------------------------------
@@ -613,7 +691,7 @@ def draw_overfitting(axes: Any, runs: pd.DataFrame, fit: FitResult) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}".replace("-", "−"))
 
 
-def _stopping_chart(study: Study, runs: pd.DataFrame, stops: pd.DataFrame) -> list[Chart]:
+def _stopping_chart(study: Study, runs: pd.DataFrame, stops: _Stops) -> list[Chart]:
     """The bound on early stopping, and learning curves of one size over the datasets."""
     drawn = _largest(runs)
     seed = drawn["seed"].min()
@@ -621,7 +699,7 @@ def _stopping_chart(study: Study, runs: pd.DataFrame, stops: pd.DataFrame) -> li
     if not curves:
         return []
     with style.canvas(10.2, 4.0) as figure:
-        both = bool(np.isfinite(stops["bound"]).any()) if len(stops) else False
+        both = bool(stops.judged)
         panels = figure.subplots(1, 1 + both, squeeze=False)[0]
         if both:
             draw_stops(panels[0], stops)
@@ -633,9 +711,11 @@ def _stopping_chart(study: Study, runs: pd.DataFrame, stops: pd.DataFrame) -> li
         )
         if both:
             caption = (
-                "Left: the update of the lowest test loss of every run that stopped early, against "
-                "the bound of Kaplan et al. 2020, eq. 5.7, with its 95% interval; the bound says that "
-                "no run lies in the grey. Right: " + caption[0].lower() + caption[1:]
+                "Left: the update of the lowest test loss where runs stopped early (mean over seeds, "
+                "with their range), against the bound of Kaplan et al. 2020, eq. 5.7, with its 95% "
+                "interval; the bound says that nothing lies in the grey. Right: "
+                + caption[0].lower()
+                + caption[1:]
             )
         caption += " As in the paper's Fig. 16."
         return [
@@ -648,22 +728,20 @@ def _stopping_chart(study: Study, runs: pd.DataFrame, stops: pd.DataFrame) -> li
         ]
 
 
-def draw_stops(axes: Any, stops: pd.DataFrame) -> None:
-    """Update of the lowest test loss against the bound of eq. 5.7.
-
-    Args:
-      stops: columns params, best_step, bound, low, high; one row a run.
-    """
-    stops = stops[np.isfinite(stops["bound"])]
-    sizes = sorted(stops["params"].unique())
+def draw_stops(axes: Any, stops: _Stops) -> None:
+    """Update of the lowest test loss of every cell against the bound of eq. 5.7."""
+    low, high = stops.bound_interval()
+    cells = stops.cells.assign(bound=stops.bound, low=low, high=high)
+    cells = cells[np.isfinite(stops.bound)]
+    sizes = sorted(cells["params"].unique())
     colours = style.ordered_colours(sizes)
-    ends = [stops[["bound", "best_step"]].min().min() / 1.6]
-    ends.append(stops[["bound", "best_step"]].max().max() * 1.6)
-    for row in stops.itertuples():
-        colour = colours[row.params]
-        edges = np.clip([row.low, row.high], *ends)
-        axes.plot(edges, [row.best_step] * 2, color=colour, lw=0.9, alpha=0.6)
-        axes.plot(row.bound, row.best_step, "o", color=colour, mec=style.PAPER, mew=0.5, zorder=3)
+    ends = [cells[["bound", "first"]].min().min() / 1.6, cells[["bound", "last"]].max().max() * 1.6]
+    for cell in cells.itertuples():
+        colour = colours[cell.params]
+        edges = np.clip([cell.low, cell.high], *ends)
+        axes.plot(edges, [cell.step] * 2, color=colour, lw=0.9, alpha=0.6)
+        axes.plot([cell.bound] * 2, [cell.first, cell.last], color=colour, lw=0.9, alpha=0.6)
+        axes.plot(cell.bound, cell.step, "o", color=colour, mec=style.PAPER, mew=0.5, zorder=3)
     axes.plot(ends, ends, color=style.INK, lw=1)
     axes.fill_between(ends, [ends[0]] * 2, ends, color=style.FAINT, alpha=0.5, lw=0, zorder=0)
     axes.set(xlim=ends, ylim=ends)
