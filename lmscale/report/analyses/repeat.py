@@ -319,7 +319,8 @@ def _details(pairs: pd.DataFrame, fit: FitResult) -> list[str]:
         reading = _share(pairs, epochs)
         if reading.values and epochs >= 4:
             shown = with_interval(reading.mean, reading.interval)
-            parts.append(f"{shown} at {epochs:g} epochs")
+            some = f" ({reading.sizes} of {reading.of} sizes)" if reading.sizes < reading.of else ""
+            parts.append(f"{shown} at {epochs:g} epochs{some}")
     if parts:
         texts.append(
             "Read off the fresh runs, a token of a repeated set is worth, in fresh tokens, "
@@ -423,15 +424,22 @@ def _worth_grid(pairs: pd.DataFrame, fit: FitResult) -> Grid:
     )
 
 
+def _fitted(fit: FitResult, name: str) -> str:
+    if name not in fit.intervals:
+        return number(fit.parameters[name])
+    if np.ptp(fit.intervals[name]) == 0:
+        # No draw moves R_N* where no model is larger than its unique tokens can feed.
+        return "– (these runs do not determine it)"
+    return with_interval(fit.parameters[name], fit.intervals[name])
+
+
 def _law_grid(fit: FitResult) -> list[Grid]:
     if not fit.parameters:
         return []
     rows = [
         [
             name.replace("_star", "*").replace("alpha", "α").replace("beta", "β"),
-            with_interval(fit.parameters[name], fit.intervals[name])
-            if name in fit.intervals
-            else number(fit.parameters[name]),
+            _fitted(fit, name),
             number(MUENNIGHOFF[name]),
         ]
         for name in ("R_D_star", "R_N_star", "E", "A", "B", "alpha", "beta")
@@ -532,7 +540,7 @@ def _worth_chart(pairs: pd.DataFrame, fit: FitResult) -> Chart:
             name="repeat-worth",
             caption="Effective data: the fresh tokens that repeated ones are worth, over the unique "
             "tokens, against epochs. Points: read off the fresh runs of the same size and seed, means "
-            "with their 95% interval over seeds; curves: D'/U = 1 + R_D* (1 − exp(−R/R_D*)), fitted "
+            "with their 95% interval over seeds, hollow where those do not reach every seed; curves: D'/U = 1 + R_D* (1 − exp(−R/R_D*)), fitted "
             "to these runs (band: 95%) and with the paper's R_D* = 15.4; dashed: fresh data.",
             alt="Effective data against epochs, measured, fitted and as published.",
         )
@@ -565,7 +573,8 @@ def draw_worth(axes: Any, fit: FitResult, pairs: pd.DataFrame) -> None:
     _draw_sizes(axes, pairs, sizes, colours)
     axes.set(xlabel="epochs D / U", ylabel="effective data D' / U", xlim=(0.9, 1.2 * most))
     axes.set_ylim(0.8, min(1.2 * most, 3 * max(17, pairs["worth"].max())))
-    axes.legend(loc="upper left")
+    # Bars may reach anywhere within the axes.
+    axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=2)
     style.log_axis(axes.xaxis, "octave")
     style.log_axis(axes.yaxis, "octave")
 
@@ -574,9 +583,12 @@ def _draw_sizes(axes: Any, pairs: pd.DataFrame, sizes: Sequence[float], colours:
     """The measured points, those of one epoch count side by side."""
     for index, size in enumerate(sizes):
         shift = 1.04 ** (index - (len(sizes) - 1) / 2)
-        own = pairs[(pairs["n_params"] == size) & pairs["worth"].notna()]
+        own = pairs[pairs["n_params"] == size]
         for epochs, cell in own.groupby("epochs"):
-            reading = _Reading(tuple(cell["worth"]))
+            within = cell["worth"].dropna()
+            if not len(within):
+                continue
+            reading, whole = _Reading(tuple(within)), len(within) == len(cell)
             if reading.interval:
                 edges = np.maximum(reading.interval, 0.1)
                 axes.plot([epochs * shift] * 2, edges, color=colours[size], lw=1.3)
@@ -585,8 +597,9 @@ def _draw_sizes(axes: Any, pairs: pd.DataFrame, sizes: Sequence[float], colours:
                 reading.mean,
                 "o",
                 color=colours[size],
-                mec=style.PAPER,
-                mew=0.5,
+                mfc=colours[size] if whole else style.PAPER,
+                mec=style.PAPER if whole else colours[size],
+                mew=0.5 if whole else 1.0,
                 ms=5,
                 zorder=4,
             )
