@@ -439,7 +439,7 @@ def _slope_grid(long: list[_Model], slopes: dict[int, _Estimate]) -> list[Grid]:
     return [
         Grid(
             caption="How loss falls with size at each position: slope of ln loss in ln N with its 95% "
-            "interval from a bootstrap over runs.",
+            "interval from how the sizes scatter about it.",
             header=["T", "slope"],
             rows=rows,
             numeric=(0, 1),
