@@ -6,14 +6,22 @@ beside them, so any pack on any mesh can take it up.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import orbax.checkpoint as ocp
 from etils import epath
 
+#: Orbax numbers the saves of a process and signals by that number: those of two threads must not
+#: overlap, or one creates the other's folders.
+_SAVING = threading.Lock()
+
 
 class Checkpoints:
-    """The checkpoints of one run. Saving returns as soon as the arrays are copied.
+    """The checkpoints of one run.
+
+    Saving returns as soon as the arrays are copied; in a thread beside the main one, when all is
+    written.
 
     Args:
       folder: theirs alone.
@@ -38,13 +46,13 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
         """Saves a pytree of arrays and a JSON-ready dictionary."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra)
-            ),
-            force=True,
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra)
         )
+        with _SAVING:
+            self._manager.save(step, args=args, force=True)
+            if threading.current_thread() is not threading.main_thread():
+                self.wait()
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """The state and the extra values saved at `step`.
