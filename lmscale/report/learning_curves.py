@@ -27,6 +27,8 @@ __all__ = [
     "evaluations",
     "fit_learning_curves",
     "ladder",
+    "misfit",
+    "no_law",
     "seed_interval",
     "size_legend",
     "with_batch_error",
@@ -43,6 +45,8 @@ BATCH_NOTE = (
 )
 #: Laws of the critical batch that its declared error is drawn as.
 BATCH_DRAWS = 16
+#: `misfit` beyond which L(N, S_min) is said not to describe the curves.
+LARGEST_MISFIT = 0.02
 #: A batch this far from the critical one, either way, makes a correction that hardly matters.
 FAR = 10.0
 
@@ -253,6 +257,23 @@ def with_batch_error(fit: FitResult, found: Ladder) -> FitResult:
         intervals=intervals_of(draws, fit.draw_level or fit.level),
         interval_method=fit.interval_method + " and the error of the critical batch",
     )
+
+
+def misfit(fit: FitResult) -> float:
+    """Root mean square of the relative residuals of a fit of the learning curves."""
+    return float(np.sqrt(np.mean(fit.residuals["residual"] ** 2)))
+
+
+def no_law(fit: FitResult) -> str:
+    """Why the curves do not follow the fitted L(N, S_min); empty where they do."""
+    if not fit.converged:
+        return "the fit of L(N, S) did not converge"
+    if misfit(fit) >= LARGEST_MISFIT:
+        stray = f"{100 * misfit(fit):.2g}%"
+        return f"the curves stray from L(N, S) by {stray}, so it does not describe them"
+    if min(fit.parameters["alpha_S"], fit.parameters["alpha_N"]) <= 0:
+        return "L(N, S) with a negative exponent is no law of learning"
+    return ""
 
 
 def seed_interval(draws: np.ndarray | None, level: float = 0.95) -> tuple[float, float] | None:

@@ -24,6 +24,7 @@ from lmscale.report.learning_curves import (
     Size,
     fit_learning_curves,
     ladder,
+    no_law,
     seed_interval,
     size_legend,
     with_batch_error,
@@ -394,7 +395,7 @@ def _measures(
     if curves is None:
         missing = Measure(what="", value=None, why="L(N, S) could not be fitted to the curves")
         return measures | {"exponent_ratio": missing, "excess": missing}
-    k = curves.parameters
+    k, unfit = curves.parameters, no_law(curves)
 
     def predicted(alpha_n: Any, alpha_s: Any, alpha_b: Any) -> Any:
         return 1 / (1 / alpha_s + 1 / alpha_b + 1 / alpha_n)
@@ -420,13 +421,13 @@ def _measures(
             )
     return measures | {
         "exponent_ratio": exponent(
-            "measured exponent of L(C_min) over the predicted", ratio, ratio_draws, unsure
+            "measured exponent of L(C_min) over the predicted", ratio, ratio_draws, unfit or unsure
         ),
         "excess": exponent(
             "loss of the best size over its own converged loss (by L(N, S)), less one",
             float(np.mean(best.loss / converged) - 1),
             excess_draws,
-            unsure,
+            unfit or unsure,
         ),
     }
 

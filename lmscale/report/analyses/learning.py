@@ -10,9 +10,12 @@ from lmscale.report import style
 from lmscale.report.learning_curves import (
     BATCH_NOTE,
     FAR,
+    LARGEST_MISFIT,
     Ladder,
     fit_learning_curves,
     ladder,
+    misfit,
+    no_law,
     size_legend,
     with_batch_error,
 )
@@ -26,8 +29,6 @@ NAME = "learning"
 TITLE = "Learning curves as a law of size and steps"
 #: Kaplan et al. 2020, Table 3.
 PAPER = laws.published("kaplan2020-ns").parameters
-#: Root mean square of the relative residuals beyond which the law is said not to describe the curves.
-LARGEST_MISFIT = 0.02
 
 
 def analyse(study: Study) -> Section:
@@ -45,17 +46,15 @@ def analyse(study: Study) -> Section:
             fits={f"{found.family}/kaplan": refused("kaplan-ns", str(error))},
         )
     drawn, fit = fit, with_batch_error(fit, found)
-    misfit = float(np.sqrt(np.mean(fit.residuals["residual"] ** 2)))
-    undecided = _undecided(fit, found, misfit)
     alpha = {name: _shown(fit, name) for name in ("alpha_S", "alpha_N")}
     return Section(
         name=NAME,
         title=TITLE,
         finding=f"One law of size and steps, L(N, S), describes the learning curves of "
-        f"{plural(len(found.sizes), 'size')} within {100 * misfit:.2g}% (root mean square), with "
+        f"{plural(len(found.sizes), 'size')} within {100 * misfit(fit):.2g}% (root mean square), with "
         f"exponents {alpha['alpha_S']} of the steps and {alpha['alpha_N']} of the size; Kaplan et "
         f"al. 2020 found 0.76 and 0.077.",
-        conclusive=not _no_law(fit, misfit),
+        conclusive=not no_law(fit),
         key_numbers=[
             KeyNumber.of(
                 "exponent of the steps in the learning curves",
@@ -66,8 +65,8 @@ def analyse(study: Study) -> Section:
         charts=[draw_learning_curves(drawn, found)],
         grids=[_constants(fit)],
         fits={f"{found.family}/kaplan": fit},
-        measures=_measures(fit, found, undecided),
-        warnings=_warnings(fit, found, misfit),
+        measures=_measures(fit, found, _undecided(fit, found)),
+        warnings=_warnings(fit, found),
     )
 
 
@@ -75,24 +74,13 @@ def _shown(fit: FitResult, name: str) -> str:
     return with_interval(fit.parameters[name], fit.intervals.get(name))
 
 
-def _no_law(fit: FitResult, misfit: float) -> str:
-    """Why the curves do not follow L(N, S_min); empty where they do."""
-    if not fit.converged:
-        return "the fit of L(N, S) did not converge"
-    if misfit >= LARGEST_MISFIT:
-        return f"the curves stray from L(N, S) by {100 * misfit:.2g}%, so it does not describe them"
-    if min(fit.parameters["alpha_S"], fit.parameters["alpha_N"]) <= 0:
-        return "L(N, S) with a negative exponent is no law of learning"
-    return ""
-
-
-def _undecided(fit: FitResult, found: Ladder, misfit: float) -> str:
+def _undecided(fit: FitResult, found: Ladder) -> str:
     """Why the exponents decide no claim."""
     batches = [size.batch_tokens / found.b_crit(size.loss) for size in found.sizes]
     # S_min = S / (1 + B_crit/B): a batch far above the critical one needs no correction.
     unsure = "" if min(map(np.min, batches)) > FAR else found.unsure_batch()
     few = few_seeds(found.n_seeds, "an exponent of learning curves")
-    return _no_law(fit, misfit) or few or unsure
+    return no_law(fit) or few or unsure
 
 
 def _measures(fit: FitResult, found: Ladder, undecided: str) -> dict[str, Measure]:
@@ -112,11 +100,11 @@ def _measures(fit: FitResult, found: Ladder, undecided: str) -> dict[str, Measur
     }
 
 
-def _warnings(fit: FitResult, found: Ladder, misfit: float) -> list[str]:
+def _warnings(fit: FitResult, found: Ladder) -> list[str]:
     warnings = [f"{warning[0].upper()}{warning[1:]}." for warning in fit.warnings]
-    if misfit >= LARGEST_MISFIT:
+    if misfit(fit) >= LARGEST_MISFIT:
         warnings.append(
-            f"The curves stray from the law by {100 * misfit:.2g}% (root mean square): where the "
+            f"The curves stray from the law by {100 * misfit(fit):.2g}% (root mean square): where the "
             f"residuals show a pattern, its constants depend on which part of the curves was fitted."
         )
     if not found.measured_batch:
