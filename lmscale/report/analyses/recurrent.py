@@ -354,8 +354,8 @@ def _chart(families: list[_Family]) -> Chart:
             caption="Loss of Transformers whose layers are applied several times, over the "
             "parameters that they store (left) and over those that a token passes, shared ones "
             f"as often as used (right). Above: these runs, {bars}; families are set {ASIDE - 1:.0%} "
-            "apart to the side, so that bars of one size can be told apart. Below: Kaplan et al. 2020, Figs. "
-            "7 and 17, on another text and vocabulary.",
+            "apart to the side, so that bars of one size can be told apart. Below: Kaplan et al. 2020, "
+            "Figs. 7 and 17, on another text and vocabulary.",
             alt="Loss against stored parameters and against compute for "
             + listed([family_name(f.name) for f in families])
             + ", above the same for Kaplan et al. 2020.",
