@@ -34,6 +34,7 @@ def test_the_envelope_finds_the_planted_exponent(study):
     assert section.measures["b"].value == pytest.approx(1 - a.value, abs=0.02)
     gap = section.measures["a_minus_approach_2"]
     assert gap.interval[0] < 0 < gap.interval[1]
+    assert gap.why == "a difference needs 3 seeds, not 1"
     assert [chart.name for chart in section.charts] == ["envelope-transformer"]
     assert "in the last 15% of a run" in section.details[0]
 

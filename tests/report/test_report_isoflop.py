@@ -132,3 +132,10 @@ def test_noise_that_hides_the_exponent_is_said_to(tmp_path):
 def test_an_experiment_without_budgets_has_no_profiles(tmp_path):
     runs = planted.size_runs(seeds=(0,), layers=())
     assert "carry no budget" in analyse("isoflop", study(tmp_path, runs)).finding
+
+
+def test_a_difference_from_one_seed_decides_nothing(tmp_path):
+    runs = planted.isoflop_runs(lstm=False, seeds=(0,), sizes=5)
+    section = analyse("isoflop", study(tmp_path, runs, noise=0.002))
+    assert "needs 3 seeds, not 1" in section.measures["kaplan_minus_native"].why
+    assert "one seed, so that the points have no bars" in section.charts[0].caption

@@ -46,6 +46,7 @@ def test_it_is_held_against_the_profiles_of_the_same_runs(section):
     measure = section.measures["a_minus_approach_2"]
     assert measure.interval[0] < 0 < measure.interval[1]
     assert abs(measure.value) < 0.05
+    assert measure.why == "a difference needs 3 seeds, not 1"
 
 
 def test_published_parameters_stand_beside(section):

@@ -16,7 +16,6 @@ from lmscale.report.exponents import difference, exponent, home_convention
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
 from lmscale.report.study import Study
 from lmscale.report.wording import (
-    between,
     family_name,
     number,
     plural,
@@ -211,13 +210,7 @@ def _late_share(family: _Family) -> float:
 
 def _key_numbers(family: _Family) -> list[KeyNumber]:
     found = family.exponent
-    return [
-        KeyNumber(
-            label=f"exponent of N_opt by the envelope, {family_name(family.name)}",
-            value=with_interval(*found).split(" (")[0],
-            interval=between(found[1]) if found[1] else "no interval",
-        )
-    ]
+    return [KeyNumber.of(f"exponent of N_opt by the envelope, {family_name(family.name)}", *found)]
 
 
 def _measures(study: Study, family: _Family) -> dict[str, Measure]:
@@ -240,6 +233,7 @@ def _measures(study: Study, family: _Family) -> dict[str, Measure]:
         family.exponent,
         exponent(approach_2(study, family.name)),
         "one of the two approaches gives no exponent",
+        seeds=family.runs["seed"].nunique() if len(family.runs) else 0,
     )
     return measures
 

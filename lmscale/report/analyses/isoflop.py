@@ -178,6 +178,10 @@ def _without_line_through_two(fit: FitResult) -> FitResult:
     )
 
 
+def _seeds(runs: pd.DataFrame) -> int:
+    return int(runs["seed"].nunique()) if len(runs) else 0
+
+
 def _best_sizes(runs: pd.DataFrame, fit: FitResult, lowest: dict[float, int]) -> dict[float, int]:
     """budget -> index of the run whose size is nearest to the profile's minimum."""
     best = dict(lowest)
@@ -301,20 +305,17 @@ def _key_numbers(family: _Family) -> list[KeyNumber]:
     fit = family.fit
     interval = _interval(fit, "N", family.native)
     numbers = [
-        KeyNumber(
-            label=f"exponent of N_opt, {family_name(family.name)}",
-            value=with_interval(family.exponents["N"], interval).split(" (")[0],
-            interval=between(interval) if interval else "no interval",
+        KeyNumber.of(
+            f"exponent of N_opt, {family_name(family.name)}", family.exponents["N"], interval
         )
     ]
     last = [profile for profile in fit.details["profiles"] if profile.ok][-1]
     ratio, interval = _tokens_per_param(last)
     numbers.append(
-        KeyNumber(
-            label=f"tokens per parameter at {power_of_ten(last.flops)} FLOPs, "
-            f"{family_name(family.name)}",
-            value=with_interval(ratio, interval).split(" (")[0],
-            interval=between(interval) if interval else "no interval",
+        KeyNumber.of(
+            f"tokens per parameter at {power_of_ten(last.flops)} FLOPs, {family_name(family.name)}",
+            ratio,
+            interval,
         )
     )
     return numbers
@@ -411,6 +412,7 @@ def _measures(family: _Family) -> dict[str, Measure]:
         exponent(family.fits.get("kaplan")),
         exponent(fit),
         "one of the two counts gives no exponent",
+        seeds=_seeds(family.runs),
     )
     return measures
 
@@ -539,9 +541,10 @@ def _triptych(study: Study, family: _Family) -> Chart:
         bad = [p for p in profiles if not p.ok]
         caption = (
             f"IsoFLOP profiles of the {family_name(family.name)} (Hoffmann et al. 2022, Fig. 3). "
-            f"Left: final loss over model size, one colour a budget; the parabola is fitted to the "
-            f"filled points (hollow ones lie outside its window), diamonds mark its minimum. Middle and right: the minima and the power "
-            f"law through them; bars and bands are 95% intervals ({fit.interval_method})."
+            f"Left: final loss over model size, one colour a budget, {_points(family)}; the parabola "
+            f"is fitted to the filled points (hollow ones lie outside its window), diamonds mark its "
+            f"minimum. Middle and right: the minima and the power law through them; bars and bands "
+            f"are 95% intervals ({fit.interval_method})."
         )
         if bad:
             caption += (
@@ -556,6 +559,13 @@ def _triptych(study: Study, family: _Family) -> Chart:
         return style.render(
             figure, name=f"{NAME}-{slug(family.name)}", caption=caption, alt=alt + "."
         )
+
+
+def _points(family: _Family) -> str:
+    seeds = _seeds(family.runs)
+    if seeds == 1:
+        return "one seed, so that the points have no bars and their noise shows about the parabolas"
+    return f"a point for each of {seeds} seeds"
 
 
 def _draw_profile(axes: Any, p: Profile, colour: str) -> Any:

@@ -22,7 +22,7 @@ from lmscale.laws.result import expanded, interval
 from lmscale.report import style
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
 from lmscale.report.study import Study
-from lmscale.report.wording import between, listed, number, plural, si, with_interval
+from lmscale.report.wording import listed, number, plural, si, with_interval
 
 __all__ = ["analyse"]
 
@@ -408,17 +408,10 @@ def _details(batch_rule: Any, at_best: Any, noise: float) -> list[str]:
 def _key_numbers(rule: _Rule | None) -> list[KeyNumber]:
     if rule is None:
         return []
-    found = []
-    for name in rule.names:
-        value, edges = rule.value(name)
-        found.append(
-            KeyNumber(
-                label=f"exponent of the best learning rate in {_VARIABLES[name]}",
-                value=with_interval(value, edges).split(" (")[0],
-                interval=between(edges),
-            )
-        )
-    return found
+    return [
+        KeyNumber.of(f"exponent of the best learning rate in {_VARIABLES[name]}", *rule.value(name))
+        for name in rule.names
+    ]
 
 
 def _warnings(study: Study, cells: list[_Cell], batches: list[_BestBatch]) -> list[str]:

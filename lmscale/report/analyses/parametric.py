@@ -19,7 +19,6 @@ from lmscale.report.exponents import counted, difference, exponent, home_convent
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
 from lmscale.report.study import Study
 from lmscale.report.wording import (
-    between,
     family_name,
     interval_of_mean,
     number,
@@ -154,13 +153,7 @@ def _key_numbers(family: _Family) -> list[KeyNumber]:
     found = family.exponent
     if found is None:
         return []
-    return [
-        KeyNumber(
-            label=f"exponent of N_opt by the surface, {family_name(family.name)}",
-            value=with_interval(*found).split(" (")[0],
-            interval=between(found[1]) if found[1] else "no interval",
-        )
-    ]
+    return [KeyNumber.of(f"exponent of N_opt by the surface, {family_name(family.name)}", *found)]
 
 
 def _measures(study: Study, family: _Family) -> dict[str, Measure]:
@@ -188,6 +181,7 @@ def _measures(study: Study, family: _Family) -> dict[str, Measure]:
         a,
         exponent(approach_2(study, family.name)),
         "one of the two approaches gives no exponent",
+        seeds=family.runs["seed"].nunique() if len(family.runs) else 0,
     )
     return measures
 
@@ -239,7 +233,7 @@ def _cell(value: float, interval: tuple[float, float] | None) -> str:
 def _surface_chart(study: Study, family: _Family) -> Chart:
     """Hoffmann et al. 2022, Fig. 4."""
     slices = "budget" in family.runs and family.runs["budget"].notna().any()
-    with style.canvas(9.6 if slices else 5.4, 3.9) as figure:
+    with style.canvas(9.6 if slices else 5.4, 4.3) as figure:
         panels = figure.subplots(1, 1 + slices, squeeze=False)[0]
         draw_contours(panels[0], family.fit, family.runs)
         if slices:
@@ -301,7 +295,7 @@ def draw_contours(axes: Any, fit: FitResult, runs: pd.DataFrame) -> None:
     style.log_axis(axes.yaxis, "count")
     axes.set_title("Contours of equal loss")
     if frontier:
-        axes.legend(loc="upper left", frameon=True, facecolor=style.PAPER, edgecolor="none")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
     bar = axes.figure.colorbar(points, ax=axes, pad=0.02, aspect=28)
     ticks = np.geomspace(low, high, 5)
     bar.ax.yaxis.set_major_locator(FixedLocator(ticks))
@@ -327,12 +321,20 @@ def draw_slices(axes: Any, fit: FitResult, runs: pd.DataFrame) -> None:
         )
     axes.set(xlabel="N (parameters)", ylabel="loss (nats per token)", title="Cut at each budget")
     style.log_axis(axes.xaxis, "count")
-    axes.legend(title="C (FLOPs)", title_fontsize=8, ncols=2, columnspacing=1, handletextpad=0.3)
-    # Room above the curves for the legend; a band that runs away must not set the scale.
+    axes.legend(
+        title="C (FLOPs)",
+        title_fontsize=8,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.15),
+        ncols=min(5, len(colours)),
+        columnspacing=1,
+        handletextpad=0.3,
+    )
+    # A band that runs away must not set the scale.
     bottom, top = axes.get_ylim()
     for n, low, high, colour in bands:
         axes.fill_between(n, low, high, color=colour, alpha=0.2, lw=0)
-    axes.set_ylim(bottom, top + 0.06 * (1 + len(colours) // 2) * (top - bottom))
+    axes.set_ylim(bottom, top)
 
 
 def _budget_means(family: _Family) -> list[tuple[float, float, tuple[float, float] | None]]:
