@@ -25,7 +25,7 @@ from lmscale.report import style
 from lmscale.report.exponents import fit_power_of_cells
 from lmscale.report.papers import points
 from lmscale.report.section import Chart, Grid, Measure, Section, refused
-from lmscale.report.study import LEAST_SEEDS, Study, unfinished
+from lmscale.report.study import LEAST_SEEDS, Study, few_seeds, unfinished
 from lmscale.report.wording import listed, number, plural, si, with_interval
 
 __all__ = ["Scan", "analyse", "make_scan"]
@@ -36,8 +36,7 @@ TITLE = "What shape costs at fixed size"
 KAPLAN_ALPHA = laws.published("kaplan2020-nd").parameters["alpha_N"]
 #: The factor in aspect ratio of the paper's claim, and the ranges of its other two.
 ASPECT_RANGE = 40.0
-FF_RANGE = (1.0, 4.0)
-HEAD_RANGE = (16.0, 64.0)
+RANGES = {"ff_ratio": (1.0, 4.0), "head_width": (16.0, 64.0)}
 
 #: scan -> (axis label, in words).
 PANELS = {
@@ -155,7 +154,16 @@ def _chosen(scan: Scan) -> np.ndarray | None:
     """The shapes of a scan that the paper's claim is about."""
     if scan.panel == "aspect":
         return _cheapest_range(scan, ASPECT_RANGE)
-    return _within(scan, *(FF_RANGE if scan.panel == "ff_ratio" else HEAD_RANGE))
+    return _within(scan, *RANGES[scan.panel])
+
+
+def _part(scan: Scan, chosen: np.ndarray) -> str:
+    """Why the chosen shapes do not stand for the paper's whole range; empty where they do."""
+    low, high = RANGES.get(scan.panel, (math.inf, 0.0))
+    first, last = scan.ratio[chosen[0]], scan.ratio[chosen[-1]]
+    if first <= low * 1.01 and last >= high * 0.99:
+        return ""
+    return f"the shapes reach from {si(first)} to {si(last)}, the claim from {low:g} to {high:g}"
 
 
 def analyse(study: Study) -> Section:
@@ -303,13 +311,12 @@ def _details(scans: list[Scan], fit: FitResult | None, alpha: float) -> list[str
         f"along L ∝ N^−α {source}; the largest move is {moved:.2f}% of the loss."
     )
     paper = points("kaplan2020_fig5")
-    ranges = {"ff_ratio": FF_RANGE, "head_width": HEAD_RANGE}
     worst = {
         panel: paper[(paper["panel"] == panel) & paper["ratio"].between(*bounds)]
         .groupby("series")["increase_percent"]
         .agg(np.ptp)
         .max()
-        for panel, bounds in ranges.items()
+        for panel, bounds in RANGES.items()
     }
     noise = (
         "Of a largest difference noise makes more, not less, so a small one is on the safe side; its "
@@ -340,7 +347,7 @@ def _measure(panel: str, scans: list[Scan], young: str) -> Measure:
         f"largest difference in {about}, {plural(len(chosen), 'shape')} of "
         f"{si(scan.n_params, 2)} parameters, {plural(scan.seeds, 'seed')} each"
     )
-    why = young if interval else f"a difference needs {LEAST_SEEDS} seeds, not {scan.seeds}"
+    why = few_seeds(scan.seeds) or _part(scan, chosen) or young
     return Measure(what=what, value=value, interval=interval, why=why)
 
 
