@@ -905,11 +905,11 @@ def _advise(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    start_jax()
     from lmscale.bench import command
 
     if args.against and not command.has_torch():
         raise _CommandError("--against torch needs torch: pip install 'lmscale[parity]'")
+    start_jax()
     say = command.sweep if args.sweep else command.paths
     found, lines = say(args)
     if args.json:
