@@ -7,9 +7,6 @@ rules can name an axis.
 
 from __future__ import annotations
 
-import functools
-import math
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -49,8 +46,14 @@ class LayerNorm(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        bias = jnp.zeros_like(self.scale[...]) if self.bias is None else self.bias[...]
-        return layer_norm(x, self.scale[...], bias, self.dtype)
+        x = x.astype(jnp.float32)
+        mean = x.mean(-1, keepdims=True)
+        centred = x - mean
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(variance + 1e-5) * self.scale[...]
+        if self.bias is not None:
+            y = y + self.bias[...]
+        return y.astype(self.dtype)
 
 
 class Embedding(nnx.Module):
@@ -67,63 +70,6 @@ class Embedding(nnx.Module):
         """x [..., d_embed] -> float32 logits [..., vocab]."""
         logits = jnp.tensordot(x, self.embedding[...].astype(self.dtype), ((-1,), (-1,)))
         return logits.astype(jnp.float32)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """(x - mean) / sqrt(variance + 1e-5) * scale + bias over the last axis, computed in float32.
-
-    The derivative is written by hand so that of the activations x alone is kept for it, where
-    automatic differentiation keeps several arrays of its size.
-
-    Args:
-      x: [..., d].
-      scale, bias: [d].
-      dtype: of the result.
-    """
-    return _layer_norm_forward(x, scale, bias, dtype)[0]
-
-
-def _layer_norm_forward(x, scale, bias, dtype):
-    wide = x.astype(jnp.float32)
-    mean = wide.mean(-1, keepdims=True)
-    centred = wide - mean
-    inverse = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5)
-    y = centred * inverse * scale + bias
-    return y.astype(dtype), (x, mean, inverse, scale)
-
-
-def _layer_norm_backward(dtype, saved, dy):
-    x, mean, inverse, scale = saved
-    dy = dy.astype(jnp.float32)
-    normal = (x.astype(jnp.float32) - mean) * inverse
-    d_normal = dy * scale
-    along = (d_normal * normal).mean(-1, keepdims=True)
-    dx = inverse * (d_normal - d_normal.mean(-1, keepdims=True) - normal * along)
-    rows = tuple(range(x.ndim - 1))
-    return dx.astype(x.dtype), (dy * normal).sum(rows), dy.sum(rows)
-
-
-layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
-
-
-@jax.custom_vjp
-def gelu(x: jax.Array) -> jax.Array:
-    """GELU in its tanh form, as in GPT-2; only x is kept for the derivative (see `layer_norm`)."""
-    return (0.5 * x * (1 + jnp.tanh(_gelu_inner(x)))).astype(x.dtype)
-
-
-def _gelu_inner(x: jax.Array) -> jax.Array:
-    return math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
-
-
-def _gelu_backward(x, dy):
-    tanh = jnp.tanh(_gelu_inner(x))
-    slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2)
-    return ((dy * 0.5 * (1 + tanh + x * (1 - tanh**2) * slope)).astype(x.dtype),)
-
-
-gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmscale.models.attention import causal_attention
-from lmscale.models.layers import Embedding, LayerNorm, Linear, dropout, fold, gelu
+from lmscale.models.layers import Embedding, LayerNorm, Linear, dropout, fold
 from lmscale.spec import TransformerSpec
 
 
@@ -59,7 +59,9 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.up(x)
-        return self.down(gelu(x) if self.activation == "gelu" else jax.nn.relu(x))
+        # GPT-2 uses the tanh form of GELU.
+        x = jax.nn.gelu(x, approximate=True) if self.activation == "gelu" else jax.nn.relu(x)
+        return self.down(x)
 
 
 class Block(nnx.Module):
