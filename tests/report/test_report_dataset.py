@@ -114,6 +114,7 @@ def test_runs_stop_above_the_bound(section):
     measure = section.measures["share_above_stopping_bound"]
     assert measure.value > 0.9
     assert measure.interval[0] > 0.7 and measure.interval[1] == 1.0
+    assert not measure.why
     ns = section.fits["L(N,S)/kaplan"]
     assert ns.parameters["alpha_S"] == pytest.approx(ALPHA_S, rel=0.1)
 
@@ -189,6 +190,7 @@ def test_a_cell_without_overfitting_is_no_violation():
     bound = np.array([50.0, 50.0, 50.0, 50.0, np.nan])
     stops = dataset._Stops(cells, bound, np.tile(bound[:, None], 50))
     assert stops.judged == stops.kept == 4
+    assert not stops.beyond(1200) and "runs of 40 at most" in stops.beyond(40)
     assert stops.share_interval()[1] == 1.0
 
 

@@ -104,6 +104,16 @@ class _Stops:
         """Cells at or above their bound."""
         return int((self.cells["step"].to_numpy() >= self.bound).sum())
 
+    def beyond(self, steps: float) -> str:
+        """Why bounds that are mostly longer than any run of so many `steps` decide nothing."""
+        bound = float(np.nanmedian(self.bound))
+        if bound <= steps:
+            return ""
+        return (
+            f"half of the bounds lie beyond {si(bound)} updates, where L(N, S) is extrapolated from "
+            f"runs of {si(steps)} at most"
+        )
+
     def share_interval(self) -> tuple[float, float]:
         """95% of the share of cells above their bound: Clopper and Pearson's, over all draws.
 
@@ -335,6 +345,7 @@ def _measures(fits: _Laws, runs: pd.DataFrame, stops: _Stops) -> dict[str, Measu
             what=what["share_above_stopping_bound"],
             value=stops.kept / stops.judged,
             interval=stops.share_interval(),
+            why=stops.beyond(float(runs["steps"].max())),
         )
     else:
         measures["share_above_stopping_bound"] = Measure(
@@ -563,7 +574,7 @@ def _paper_points() -> pd.DataFrame:
 
 def _law_chart(runs: pd.DataFrame, fit: FitResult, bits_per_nat: float | None) -> Chart:
     """L(N, D) as a fan of curves over D, one a size, beside the paper's."""
-    with style.canvas(10.2, 4.2) as figure:
+    with style.canvas(10.2, 4.6) as figure:
         figure.get_layout_engine().set(wspace=0.06)
         own, paper = figure.subplots(1, 2)
         draw_fan(own, runs, fit)
@@ -602,7 +613,7 @@ def draw_fan(axes: Any, runs: pd.DataFrame, fit: FitResult) -> None:
                     low, high = fit.band(params=np.full_like(grid, size), tokens=grid)
                 axes.fill_between(grid, low, high, color=colour, alpha=0.18, lw=0)
         _draw_cells(axes, runs[runs["params"] == size], "dataset", "loss", colour)
-    _size_legend(axes, sizes, colours, "upper right")
+    _size_legend(axes, sizes, colours)
     axes.set(xlabel="D, tokens in the training set", ylabel="test loss (nats per token)")
     style.log_axis(axes.xaxis, "count")
     style.log_axis(axes.yaxis, "plain")
@@ -628,13 +639,15 @@ def _draw_cells(axes: Any, runs: pd.DataFrame, x: str, y: str, colour: str) -> N
         )
 
 
-def _size_legend(axes: Any, sizes: Sequence[float], colours: dict, place: str) -> None:
+def _size_legend(axes: Any, sizes: Sequence[float], colours: dict) -> None:
+    """Below the panel, where it covers no data."""
     handles = [axes.plot([], [], "o-", color=colours[n], ms=4.5, lw=1.2)[0] for n in sizes]
     axes.legend(
         handles,
         [f"N = {si(n)}" for n in sizes],
-        loc=place,
-        ncols=2 if len(sizes) > 4 else 1,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.14),
+        ncols=3,
         handlelength=1.4,
         columnspacing=1.2,
     )
@@ -642,7 +655,7 @@ def _size_legend(axes: Any, sizes: Sequence[float], colours: dict, place: str) -
 
 def _overfitting_chart(runs: pd.DataFrame, fit: FitResult) -> Chart:
     """Overfitting against N^r / D: one curve for all sizes if the law holds."""
-    with style.canvas(10.2, 4.0) as figure:
+    with style.canvas(10.2, 4.4) as figure:
         panels = figure.subplots(1, 2)
         draw_overfitting(panels[0], runs, fit)
         draw_overfitting(panels[1], _paper_points(), PAPER)
@@ -685,10 +698,10 @@ def draw_overfitting(axes: Any, runs: pd.DataFrame, fit: FitResult) -> None:
     axes.axhline(NOISE, color=style.MUTED, lw=0.9, ls=(0, (4, 2)))
     for size in sizes:
         _draw_cells(axes, runs[runs["params"] == size], "x", "overfitting", colours[size])
-    _size_legend(axes, sizes, colours, "upper left")
+    _size_legend(axes, sizes, colours)
     axes.set(xlabel=f"$N^{{{ratio:.2f}}}$ / D", ylabel="overfitting, L(N, D) / L(N, ∞) − 1")
     style.log_axis(axes.xaxis, "power")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}".replace("-", "−"))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%".replace("-", "−"))
 
 
 def _stopping_chart(study: Study, runs: pd.DataFrame, stops: _Stops) -> list[Chart]:
@@ -698,7 +711,7 @@ def _stopping_chart(study: Study, runs: pd.DataFrame, stops: _Stops) -> list[Cha
     curves = [row for row in drawn[drawn["seed"] == seed].itertuples() if row.run in study.metrics]
     if not curves:
         return []
-    with style.canvas(10.2, 4.0) as figure:
+    with style.canvas(10.2, 4.4) as figure:
         both = bool(stops.judged)
         panels = figure.subplots(1, 1 + both, squeeze=False)[0]
         if both:
@@ -748,7 +761,7 @@ def draw_stops(axes: Any, stops: _Stops) -> None:
     axes.set_xlabel(r"bound $S_c$ / [L(N, D) − L(N, ∞)]$^{1/\alpha_S}$ (updates)")
     axes.set_ylabel("update of the lowest test loss")
     axes.set_title("Early stopping")
-    _size_legend(axes, sizes, colours, "upper left")
+    _size_legend(axes, sizes, colours)
     style.log_axis(axes.xaxis, "count")
     style.log_axis(axes.yaxis, "count")
 
