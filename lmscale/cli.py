@@ -620,8 +620,6 @@ def _status_json(found: Any) -> dict[str, Any]:
 
 
 def _print_status(name: str, found: Any) -> None:
-    from lmscale.sweep.overview import ILL
-
     whole = found.whole
     filled = round(30 * whole.share)
     bar = "#" * filled + "." * (30 - filled)
@@ -643,8 +641,7 @@ def _print_status(name: str, found: Any) -> None:
         if run.silent is not None:
             why = f"not heard of for {_duration(run.silent)}: its worker may be gone"
         step = f"{run.step}/{run.steps}"
-        left = "" if run.status in ILL else _left(run.left)
-        rows.append([run.status, step, left, run.run, why])
+        rows.append([run.status, step, _left(run.left), run.run, why])
     if len(rows) > 1:
         print()
         _print_table(rows)

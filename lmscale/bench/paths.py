@@ -120,6 +120,8 @@ def measure(
       attention: see `lmscale.models.build_model`; by platform when None.
       tick: told what goes on.
     """
+    tick("matmul peak")
+    peaks = {dtype: matmul_peak(dtype) for dtype in {spec.compute_dtype for spec in specs}}
     rows = []
     for spec in specs:
         cases: dict[str, _Case] = {}
@@ -132,21 +134,18 @@ def measure(
                     cases[f"{path} lmscale {runs}"] = side.case(path, Path(scratch))
             for form in against:
                 cases[f"train {form}"] = _torch_case(spec, form)
-            tick("matmul peak")
-            peak = matmul_peak(spec.compute_dtype)
             timings = interleave(
                 {name: case.call for name, case in cases.items()},
                 repeat=repeat,
                 tick=lambda name, spec=spec: tick(f"{spec.model.label}: {name}"),
             )
-        n_devices = devices.count
         params = {c: flops.n_params(spec.model, c) for c in flops.CONVENTIONS}
         rows += [
             Row(
                 model=spec.model.label,
                 params=params,
                 seconds=timings[name],
-                peak=peak * n_devices,
+                peak=peaks[spec.compute_dtype] * devices.count,
                 **case.known,
             )
             for name, case in cases.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -65,14 +66,14 @@ def measure_sweep(
             command = [sys.executable, "-m", "lmscale.cli", "run", str(declaration)]
             _run([*command, "--out", str(out), *overrides], LMSCALE_CACHE=f"{out}-cache")
             found = [json.loads(p.read_text()) for p in out.glob("runs/*/result.json")]
-            losses["lmscale"] = _mean([result["losses"]["valid"] for result in found])
+            losses["lmscale"] = statistics.fmean([result["losses"]["valid"] for result in found])
 
         def theirs(name: str) -> Callable[[], None]:
             def call() -> None:
                 out = scratch / f"torch-{next(counter)}.json"
                 command = [sys.executable, "-m", "lmscale.bench.torch_sweep", str(runs), str(out)]
                 _run([*command, *TORCH_FORMS[name](cores)], TORCHINDUCTOR_CACHE_DIR=f"{out}-cache")
-                losses[name] = _mean(list(json.loads(out.read_text()).values()))
+                losses[name] = statistics.fmean(list(json.loads(out.read_text()).values()))
 
             return call
 
@@ -87,7 +88,3 @@ def _run(command: list[str], **environment: str) -> None:
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)

@@ -39,9 +39,9 @@ def execute(
     """Trains every run of the plan that has not ended.
 
     The plan's teams work side by side: while one compiles, another trains. A team that finds every
-    pack begun helps with the one that has most left, where that is worth its compiling once more. A failure of one pack is written to its runs'
-    status.json (and error.txt) and the next pack goes on. A pack that does not fit in memory is
-    tried again with half the slots.
+    pack begun helps with the one that has most left, where that is worth its compiling once more. A
+    failure of one pack is written to its runs' status.json (and error.txt) and the next pack goes
+    on. A pack that does not fit in memory is tried again with half the slots.
 
     Args:
       plan: for the devices of this process.

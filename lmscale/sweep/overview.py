@@ -19,8 +19,6 @@ from lmscale.sweep.store import ENDED, Store
 #: A run whose status has not been written for so long, in seconds, is told as silent: workers write
 #: it at every checkpoint, a minute apart unless told otherwise.
 SILENT_SECONDS = 600.0
-#: Statuses of which the reason matters.
-ILL = ("diverged", "out_of_memory", "failed")
 
 
 @dataclass(frozen=True)
