@@ -410,7 +410,8 @@ def _run(args: argparse.Namespace) -> int:
     except _usage_errors() as error:
         _say(f"lmscale run: {error}")
         code = 2
-    except Exception:  # noqa: BLE001 (the other processes must hear of it)
+    except (Exception, KeyboardInterrupt):
+        # The other processes must hear of it.
         traceback.print_exc()
         code = 1
     return distributed.finish(code)
