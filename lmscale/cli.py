@@ -410,8 +410,7 @@ def _run(args: argparse.Namespace) -> int:
     except _usage_errors() as error:
         _say(f"lmscale run: {error}")
         code = 2
-    except (Exception, KeyboardInterrupt):
-        # The other processes must hear of it.
+    except BaseException:  # noqa: BLE001 (the other processes must hear of it)
         traceback.print_exc()
         code = 1
     return distributed.finish(code)

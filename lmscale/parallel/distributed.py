@@ -67,6 +67,8 @@ class _Gang:
     epoch: int = 0
     agreements: int = 0
     asked: int = 0
+    #: What this process ends with if JAX aborts it.
+    code: int = PREEMPTED
 
 
 _gang = _Gang()
@@ -119,7 +121,7 @@ def check_same(what: str, text: str) -> None:
         return
     folder = f"lmscale/same/{what}"
     _gang.client.key_value_set(f"{folder}/{_gang.index}", text)
-    _wait(f"lmscale/same/{what}", 300, f"waiting to compare the {what}")
+    _meet(folder, 300)
     texts = dict(_gang.client.key_value_dir_get(folder))
     others = sorted(int(key.rsplit("/", 1)[1]) for key, other in texts.items() if other != text)
     if others or len(texts) != _gang.count:
@@ -180,32 +182,42 @@ def share_failure(error: Exception) -> tuple[list[str], bool]:
     They can go on where each has failed by itself, as when a program does not fit in memory. Where
     one has failed alone, what the others had queued on their devices waits for it for ever.
 
-    A process that nobody follows here within 2 `HEARTBEAT`s is ended.
+    The first reason is that of the process that failed first. Where the others do not come (they
+    wait for this process in a collective), this process is ended.
     """
     gang, reason = _gang, f"{type(error).__name__}: {error}"
     if gang.count == 1:
         return [reason], True
     folder = f"lmscale/failed/{gang.epoch}"
-    entry = {"reason": reason, "own": not isinstance(error, PeerFailedError), "asked": gang.asked}
+    entry = {
+        "order": gang.client.key_value_increment("lmscale/failures", 1),
+        "reason": reason,
+        "own": not isinstance(error, PeerFailedError),
+        "asked": gang.asked,
+    }
     gang.client.key_value_set(f"{folder}/{gang.index}", json.dumps(entry))
-    _wait(folder, 2 * HEARTBEAT, f"failed alone, {reason}", code=1)
-    entries = [json.loads(value) for _, value in sorted(gang.client.key_value_dir_get(folder))]
+    _meet(folder, 2 * HEARTBEAT)
+    entries = [json.loads(value) for _, value in gang.client.key_value_dir_get(folder)]
+    if len(entries) == 1:
+        _say(f"process {gang.index} failed alone: {reason}")
+        os._exit(1)
     gang.epoch, gang.agreements = gang.epoch + 1, 0
     gang.asked = max(entry["asked"] for entry in entries)
-    own = [entry["reason"] for entry in entries if entry["own"]]
+    own = [e["reason"] for e in sorted(entries, key=lambda e: e["order"]) if e["own"]]
     return own, len(own) == gang.count
 
 
 def finish(code: int) -> int:
-    """Ends the gang: returns the exit code when all processes are here, else exits with it."""
+    """Ends the gang, with this exit code if the others come or not; to be returned to the system."""
     if _gang.client is None:
         return code
-    sys.stdout.flush()
+    _gang.code, together = code, True
     if _gang.count > 1:
         _gang.client.key_value_set(f"lmscale/left/{_gang.index}", str(code))
-        _wait("lmscale/left", 2 * HEARTBEAT, "" if code else "ended before the others", code=code)
-    if code not in (0, PREEMPTED):
+        together = _meet("lmscale/left", 2 * HEARTBEAT)
+    if not together or code not in (0, PREEMPTED):
         # What is still queued on the devices may wait for ever.
+        sys.stdout.flush()
         os._exit(code)
     jax.distributed.shutdown()
     return code
@@ -226,17 +238,20 @@ def _hear_of_failures() -> None:
             raise PeerFailedError(f"process {index} has failed: {json.loads(value)['reason']}")
 
 
-def _wait(barrier: str, seconds: float, doing: str, code: int = PREEMPTED) -> None:
-    """Waits for all processes, or ends this one: with `code`, or where one is lost `PREEMPTED`."""
+def _meet(barrier: str, seconds: float) -> bool:
+    """Waits for all processes; whether they came. Where one is lost this process is ended."""
     try:
         _gang.client.wait_at_barrier(barrier, int(1000 * seconds))
+        return True
     except jax.errors.JaxRuntimeError as error:
-        if "DEADLINE_EXCEEDED" not in str(error):
-            code = PREEMPTED
-            doing = f"lost another process: {_first_line(error)}"
-        if doing:
-            print(f"lmscale: process {_gang.index} {doing}", file=sys.stderr, flush=True)
-        os._exit(code)
+        if "DEADLINE_EXCEEDED" in str(error):
+            return False
+        _say(f"lost another process: {_first_line(error)}")
+        os._exit(_gang.code)
+
+
+def _say(message: str) -> None:
+    print(f"lmscale: {message}", file=sys.stderr, flush=True)
 
 
 def _check_port(address: str) -> None:
@@ -258,7 +273,7 @@ def _aborted(number: int) -> None:
     os.write(
         2, b"lmscale: lost another process; what was saved stays, run the same command again\n"
     )
-    os._exit(PREEMPTED)
+    os._exit(_gang.code)
 
 
 def _exit_on_abort() -> None:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.end_to_end.conftest import EXPERIMENT, environment  # noqa: F401 (a fixture)
+from tests.end_to_end.conftest import EXPERIMENT
 from tests.parallel.gang_worker import DISPATCH, train
 from tests.quick_compile import quick_jit
 
@@ -62,7 +62,7 @@ class Gang:
 
 
 @pytest.fixture
-def gang(environment):  # noqa: F811
+def gang(environment):
     """Starts gangs and leaves none behind."""
     started = []
 
@@ -115,7 +115,7 @@ def statuses(store) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def journey(environment, tmp_path_factory):  # noqa: F811
+def journey(environment, tmp_path_factory):
     """Every mesh of 2 x 2 devices, and a run on its way; {name: store}."""
     base = tmp_path_factory.mktemp("journey")
     stores = {"alone": base / "alone", "moved": base / "moved", "whole": base / "whole"}
