@@ -7,6 +7,7 @@ JOBS is a JSON list of arguments of `train`; it is also what tells one gang from
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
@@ -24,7 +25,7 @@ from lmscale.sweep.store import Store
 from lmscale.training.loop import Preempted
 from tests.training.specs import LSTM, TRANSFORMER, run_spec
 
-MODELS = {"transformer": TRANSFORMER, "lstm": LSTM}
+MODELS = {"transformer": TRANSFORMER, "lstm": dataclasses.replace(LSTM, n_layer=1)}
 #: Steps of a dispatch: each ends with an evaluation.
 DISPATCH = 4
 
@@ -42,7 +43,7 @@ def main(address: str, count: int, index: int, jobs: str) -> int:
     return distributed.finish(code)
 
 
-def train(store, models, mesh, seeds=(0, 1), steps=12, stop_after=None, fail=()) -> None:
+def train(store, models, mesh, seeds, steps, stop_after=None, fail=()) -> None:
     """Trains the runs of these models and seeds in a store, on a mesh.
 
     Args:
