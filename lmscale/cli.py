@@ -434,8 +434,9 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
     grids = []
     for name, experiment in _experiments(args):
         # The first builds what is not there yet, the others read it.
-        agree(lambda experiment=experiment: bool(_corpus(args.data, experiment)))
-        corpus = _corpus(args.data, experiment)
+        corpus = _corpus(args.data, experiment) if is_first() else None
+        agree(lambda: None)
+        corpus = corpus or _corpus(args.data, experiment)
         grids.append((name, experiment, corpus, experiment.runs(corpus)))
     check_same("runs", " ".join(run.spec.hash for *_, runs in grids for run in runs))
     devices, jobs = local_devices(), []

@@ -18,6 +18,7 @@ from flax import nnx
 
 from lmscale.models.attention import causal_attention
 from lmscale.models.layers import Embedding, LayerNorm, Linear, dropout, fold
+from lmscale.parallel.partition import keep_batch
 from lmscale.spec import TransformerSpec
 
 
@@ -86,6 +87,7 @@ class Block(nnx.Module):
                 x = x + dropout(layer(norm(x)), self.rate, key)
             else:
                 x = norm(x + dropout(layer(x), self.rate, key))
+            x = keep_batch(x)
         return x
 
 
@@ -141,7 +143,9 @@ class Transformer(nnx.Module):
         x = self._apply_blocks(x, fold(dropout_key, 1))
         if self.norm_final is not None:
             x = self.norm_final(x)
-        return self.embed.attend(x) if self.head is None else self.head(x).astype(jnp.float32)
+        if self.head is None:
+            return self.embed.attend(x)
+        return keep_batch(self.head(x).astype(jnp.float32), "model")
 
     def _apply_blocks(self, x: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
         """All `spec.depth` applications of the blocks, in the order that the spec asks for."""

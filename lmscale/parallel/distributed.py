@@ -87,8 +87,6 @@ def start(where: str | tuple[str, int, int], identity: str) -> None:
       GangError: when the others do not come, or are not of this gang.
     """
     global _gang
-    # Until JAX listens for it there is nothing to save.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(PREEMPTED))
     _exit_on_abort()
     options: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT}
     if where == "auto":

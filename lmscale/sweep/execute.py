@@ -14,7 +14,7 @@ from lmscale import flops
 from lmscale.data import Corpus
 from lmscale.files import write_atomically
 from lmscale.parallel import make_mesh
-from lmscale.parallel.distributed import GangError, agree, share_failure
+from lmscale.parallel.distributed import GangError, agree, is_first, share_failure
 from lmscale.progress import Tracker
 from lmscale.sweep.plan import Pack, Plan, branch_steps
 from lmscale.sweep.store import ENDED, Store
@@ -113,7 +113,8 @@ def execute(
     for job in jobs:
         for folder in job.queue.drain():
             bar.skip(flops.own_flops(folder.spec))
-            give_up(folder, jax.devices()[0].device_kind)
+            if is_first():
+                give_up(folder, jax.devices()[0].device_kind)
 
 
 @dataclass

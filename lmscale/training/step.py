@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from lmscale.data.loader import gather_on_device
 from lmscale.models import build_model
 from lmscale.parallel.distributed import place
-from lmscale.parallel.partition import run_shardings
+from lmscale.parallel.partition import on_mesh, run_shardings
 from lmscale.spec import ModelSpec, RunSpec
 from lmscale.training.loss import token_losses
 from lmscale.training.optimizer import make_optimizer, optimizer_hyperparameters
@@ -142,7 +142,8 @@ def build_program(
         return initial_state(key, seed)
 
     def mean_loss(params, windows: jax.Array, dropout_key) -> jax.Array:
-        logits = nnx.merge(graphdef, params)(windows[:, :-1], dropout_key=dropout_key)
+        with on_mesh(mesh):
+            logits = nnx.merge(graphdef, params)(windows[:, :-1], dropout_key=dropout_key)
         return token_losses(logits, windows[:, 1:]).mean()
 
     def gradient(params, windows: jax.Array, dropout_key):
@@ -207,7 +208,8 @@ def build_program(
         def one(params):
             def piece(total, xs):
                 windows, weights = xs
-                logits = nnx.merge(graphdef, params)(windows[:, :-1])
+                with on_mesh(mesh):
+                    logits = nnx.merge(graphdef, params)(windows[:, :-1])
                 losses = token_losses(logits, windows[:, 1:])
                 return total + jnp.einsum("bt,b->t", losses, weights), None
 

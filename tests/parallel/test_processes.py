@@ -164,24 +164,34 @@ def test_a_run_moves_between_process_counts_and_meshes(journey):
     assert statuses(journey["moved"]) == ["done"]
 
 
-def test_sigterm_to_one_process_saves_in_all_and_the_same_command_goes_on(gang, tmp_path):
-    command = ("lmscale.cli", "run", EXPERIMENT, "--data", "tiny", "--out", tmp_path)
-    command += ("--seeds", "0", "1", "--mesh", "2,1,1")
-    first = gang(2, 1, *command)
-    first.wait_until(lambda: any(len(c) > 20 for c in curves(tmp_path).values()))
-    first.processes[1].send_signal(signal.SIGTERM)
-    codes, errors = first.finish()
+def command(out, *arguments):
+    arguments = ("--data", "tiny", "--out", out, "--seeds", "0", "1", *arguments)
+    return "lmscale.cli", "run", EXPERIMENT, *arguments
+
+
+def test_the_first_process_alone_writes_and_talks(gang, tmp_path):
+    codes, errors = gang(2, 1, *command(tmp_path, "--steps", "40")).finish()
+    assert codes == [0, 0], errors
+    assert statuses(tmp_path) == ["done"] * 4
+    assert all(len(curve) == 40 for curve in curves(tmp_path).values())
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 5
+    assert (tmp_path / "report.html").exists()
+    assert "4 done" in errors[0]
+    assert "done" not in errors[1]
+
+
+def test_sigterm_to_one_process_saves_in_all(gang, tmp_path):
+    pair = gang(2, 1, *command(tmp_path, "--steps", "20000", "--mesh", "2,1,1"))
+    pair.wait_until(lambda: any(len(curve) for curve in curves(tmp_path).values()))
+    pair.processes[1].send_signal(signal.SIGTERM)
+    codes, errors = pair.finish()
     assert codes == [42, 42], errors
     assert errors[0].count("preempted: every run is saved") == 1
     assert "preempted" not in errors[1]
-    assert statuses(tmp_path).count("preempted") == 2
-    before = {name: len(curve) for name, curve in curves(tmp_path).items()}
-    codes, errors = gang(2, 1, *command).finish()
-    assert codes == [0, 0], errors
-    assert statuses(tmp_path) == ["done"] * 4
-    # Nothing was lost: every record of before is still the record of its step.
-    assert all(len(curve) == 200 >= before.get(name, 0) for name, curve in curves(tmp_path).items())
-    assert len((tmp_path / "results.csv").read_text().splitlines()) == 5
+    stopped = [json.loads(f.read_text()) for f in tmp_path.glob("runs/*/status.json")]
+    assert [status["status"] for status in stopped] == ["preempted"] * 2
+    (step,) = {status["step"] for status in stopped}
+    assert len(list(tmp_path.glob(f"runs/*/checkpoints/{step}"))) == 2
 
 
 @pytest.mark.parametrize("victim", [0, 1])
