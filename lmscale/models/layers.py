@@ -71,7 +71,7 @@ class Embedding(nnx.Module):
     def attend(self, x: jax.Array) -> jax.Array:
         """x [..., d_embed] -> float32 logits [..., vocab]."""
         logits = jnp.tensordot(x, self.embedding[...].astype(self.dtype), ((-1,), (-1,)))
-        return keep_batch(logits.astype(jnp.float32), "model")
+        return keep_batch(logits.astype(jnp.float32), -1)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

@@ -45,8 +45,8 @@ class LSTMLayer(nnx.Module):
         gates = gates + (self.input_bias[...] + self.recurrent_bias[...]).astype(self.dtype)
         # Once, not at every time step.
         kernel = gathered("first/recurrent_kernel", self.recurrent_kernel[...].astype(self.dtype))
-        hidden = recurrence(jnp.swapaxes(keep_batch(gates, "model"), 0, 1), kernel)
-        return keep_batch(jnp.swapaxes(hidden, 0, 1), "model")
+        hidden = recurrence(jnp.swapaxes(keep_batch(gates, -1), 0, 1), kernel)
+        return keep_batch(jnp.swapaxes(hidden, 0, 1), -1)
 
 
 class LSTM(nnx.Module):
@@ -109,7 +109,7 @@ class LSTM(nnx.Module):
             x = self.projection(x)
         if self.head is None:
             return self.embed.attend(x)
-        return keep_batch(self.head(x).astype(jnp.float32), "model")
+        return keep_batch(self.head(x).astype(jnp.float32), -1)
 
 
 @jax.custom_vjp

@@ -39,8 +39,9 @@ class Attention(nnx.Module):
         self.implementation = implementation
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        query, key, value = jnp.moveaxis(self.qkv(x), 2, 0)
-        return self.out(causal_attention(query, key, value, self.implementation))
+        query, key, value = jnp.moveaxis(keep_batch(self.qkv(x), 3), 2, 0)
+        mixed = causal_attention(query, key, value, self.implementation)
+        return self.out(keep_batch(mixed, 2))
 
 
 class FeedForward(nnx.Module):
@@ -59,7 +60,7 @@ class FeedForward(nnx.Module):
         self.activation = spec.activation
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.up(x)
+        x = keep_batch(self.up(x), -1)
         # GPT-2 uses the tanh form of GELU.
         x = jax.nn.gelu(x, approximate=True) if self.activation == "gelu" else jax.nn.relu(x)
         return self.down(x)
@@ -145,7 +146,7 @@ class Transformer(nnx.Module):
             x = self.norm_final(x)
         if self.head is None:
             return self.embed.attend(x)
-        return keep_batch(self.head(x).astype(jnp.float32), "model")
+        return keep_batch(self.head(x).astype(jnp.float32), -1)
 
     def _apply_blocks(self, x: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
         """All `spec.depth` applications of the blocks, in the order that the spec asks for."""

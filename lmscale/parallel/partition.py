@@ -64,9 +64,12 @@ def on_mesh(mesh: Mesh) -> Iterator[None]:
         _mesh.reset(token)
 
 
-def keep_batch(x: jax.Array, last: str | None = None) -> jax.Array:
-    """Activations [batch, ...] whose batch is split over `data` and whose last axis over `last`."""
-    return _constrained(x, ("data", *[None] * (x.ndim - 2), last))
+def keep_batch(x: jax.Array, over_model: int | None = None) -> jax.Array:
+    """Activations [batch, ...] split over `data`, and one dimension of them over `model`."""
+    axes = ["data", *[None] * (x.ndim - 1)]
+    if over_model is not None:
+        axes[over_model] = "model"
+    return _constrained(x, tuple(axes))
 
 
 def gathered(name: str, x: jax.Array) -> jax.Array:
