@@ -51,7 +51,7 @@ class Gang:
 
     def finish(self) -> tuple[list[int], list[str]]:
         """Exit codes and standard errors."""
-        errors = [process.communicate(timeout=300)[1] for process in self.processes]
+        errors = [process.communicate(timeout=600)[1] for process in self.processes]
         return [process.returncode for process in self.processes], errors
 
     def wait_until(self, condition):
