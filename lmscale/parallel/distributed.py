@@ -202,7 +202,11 @@ def share_failure(error: Exception) -> tuple[list[str], bool]:
     gang.epoch, gang.agreements = gang.epoch + 1, 0
     gang.asked = max(entry["asked"] for entry in entries)
     own = [e["reason"] for e in sorted(entries, key=lambda e: e["order"]) if e["own"]]
-    return own, len(own) == gang.count
+    sound = len(own) == gang.count
+    if not sound:
+        # Also where the process that failed is gone, and JAX aborts this one for it.
+        gang.code = 1
+    return own, sound
 
 
 def finish(code: int) -> int:
