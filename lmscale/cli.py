@@ -8,18 +8,17 @@ one JSON object on standard output and nothing else there; all else goes to stan
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-#: Exit code that means "run me again".
-PREEMPTED = 42
 
 _EPILOG = """\
 a first study, on a laptop:
@@ -121,8 +120,16 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--shard", metavar="I/N", type=_shard, default=(0, 1), help="part I of N, from 0"
     )
     run.add_argument("--slots", type=_positive_int, help="runs trained side by side (planned)")
+    _mesh_argument(run)
     run.add_argument(
         "--checkpoint-seconds", type=float, default=60.0, help="at most this much is lost to a kill"
+    )
+    run.add_argument(
+        "--distributed",
+        metavar="auto|HOST:PORT,COUNT,INDEX",
+        type=_distributed,
+        help="train together with other processes, all given this command: what JAX finds on a TPU "
+        "pod, under srun or in Kubernetes, or process INDEX of COUNT whose first is at HOST:PORT",
     )
 
     plan = command("plan", _plan, "Show packs, memory, FLOPs and hours of an experiment.")
@@ -130,6 +137,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     plan.add_argument(
         "--device", metavar="KIND[:COUNT]", help="h100:8, v5e:256, ... (this machine)"
     )
+    _mesh_argument(plan)
     plan.add_argument("--json", action="store_true")
 
     status = command(
@@ -282,6 +290,15 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _mesh_argument(parser: _Parser) -> None:
+    parser.add_argument(
+        "--mesh",
+        metavar="RUN,DATA,MODEL",
+        type=_mesh,
+        help="devices for runs side by side, for parts of each batch, for parts of each layer (planned)",
+    )
+
+
 def _experiment_arguments(parser: _Parser, argv: list[str]) -> None:
     """EXPERIMENT, --scale, --data, and an option for every field of the experiment named."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -419,11 +436,61 @@ def _shard(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
+def _mesh(text: str) -> tuple[int, int, int]:
+    sizes = tuple(int(part) if part.isdigit() else 0 for part in text.split(","))
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(
+            f"must be RUN,DATA,MODEL, three whole numbers of at least 1, not {text!r}"
+        )
+    return sizes
+
+
+def _distributed(text: str) -> str | tuple[str, int, int]:
+    if text == "auto":
+        return text
+    address, *numbers = text.split(",")
+    port = address.rpartition(":")[2]
+    if not (":" in address and len(numbers) == 2 and all(n.isdigit() for n in (port, *numbers))):
+        raise argparse.ArgumentTypeError(f"must be auto or HOST:PORT,COUNT,INDEX, not {text!r}")
+    count, index = map(int, numbers)
+    if index >= count:
+        raise argparse.ArgumentTypeError(f"INDEX runs from 0 to COUNT - 1, but this is {text!r}")
+    return address, count, index
+
+
 # --- commands -----------------------------------------------------------------------------------
 
 
 def _run(args: argparse.Namespace) -> int:
+    """Trains alone, or as one process of several."""
     start_jax()
+    if args.distributed is None:
+        return _train_all(args, _stop_on_signal())
+    from lmscale.parallel import distributed
+
+    try:
+        distributed.start(args.distributed, _identity(args))
+        code = _train_all(args, distributed.preempted)
+    except distributed.GangError as error:
+        _say(f"lmscale run: {error}")
+        code = error.code
+    except _usage_errors() as error:
+        _say(f"lmscale run: {error}")
+        code = 2
+    except BaseException:  # noqa: BLE001 (the other processes must hear of it)
+        traceback.print_exc()
+        code = 1
+    return distributed.finish(code)
+
+
+def _identity(args: argparse.Namespace) -> str:
+    """The command, as far as all processes that train together must have the same."""
+    own = ("handler", "distributed", "loaded", "many")
+    return json.dumps({k: repr(v) for k, v in vars(args).items() if k not in own}, sort_keys=True)
+
+
+def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
+    from lmscale.parallel.distributed import PREEMPTED, agree, check_same, is_first
     from lmscale.progress import progress
     from lmscale.report import write_front
     from lmscale.sweep.devices import local_devices
@@ -431,33 +498,47 @@ def _run(args: argparse.Namespace) -> int:
     from lmscale.sweep.store import Store
     from lmscale.training.loop import Preempted
 
-    devices, jobs = local_devices(), []
+    grids = []
     for name, experiment in _experiments(args):
-        corpus = _corpus(args.data, experiment)
-        runs = experiment.runs(corpus)
-        plan = make_plan(shard_runs(runs, *args.shard), devices, n_slots=args.slots)
+        # The first builds what is not there yet, the others read it.
+        corpus = _corpus(args.data, experiment) if is_first() else None
+        agree(lambda: None)
+        corpus = corpus or _corpus(args.data, experiment)
+        grids.append((name, experiment, corpus, experiment.runs(corpus)))
+    check_same("runs", " ".join(run.spec.hash for *_, runs in grids for run in runs))
+    devices, jobs = local_devices(), []
+    for name, experiment, corpus, runs in grids:
+        plan = make_plan(
+            shard_runs(runs, *args.shard),
+            devices,
+            n_slots=args.slots,
+            mesh=args.mesh,
+            whole=args.distributed is not None,
+        )
         jobs.append(_Job(name, experiment, corpus, runs, plan))
     jobs.sort(key=lambda job: job.plan.flops)
     parent = Path(args.out or "results")
     stores = [Store(parent / f"{job.name}-{args.scale}") for job in jobs]
     if args.out and not args.many:
         stores = [Store(args.out)]
-    stop, ill = _stop_on_signal(), False
-    with progress("training", sum(job.plan.flops for job in jobs)) as bar:
+    ill, flops = False, sum(job.plan.flops for job in jobs)
+    with progress("training", flops, silent=not is_first()) as bar:
         for job, store in zip(jobs, stores, strict=True):
             bar.log(f"{job.name}: {_plan_line(job.plan)} -> {store.path}")
             earlier = [other for other in stores if other is not store] if args.many else []
             try:
                 ill |= _train(args, job, store, earlier, bar, stop)
             except Preempted:
-                store.write_table()
-                _say("preempted: every run is saved; the same command goes on from here")
+                if is_first():
+                    store.write_table()
+                    _say("preempted: every run is saved; the same command goes on from here")
                 return PREEMPTED
-            if args.many:
+            if args.many and is_first():
                 write_front(parent)
-    if args.many:
+    if args.many and is_first():
         _say(f"all reports: {parent / 'index.html'}")
-    return 1 if ill else 0
+    # The others wait until the first has written its reports.
+    return agree(lambda: 1 if ill else 0)
 
 
 class _Job(NamedTuple):
@@ -474,16 +555,18 @@ def _train(
     args: argparse.Namespace, job: _Job, store: Any, earlier: list[Any], bar: Any, stop: Callable
 ) -> bool:
     """Trains and reports one experiment; True where a run failed for another reason than its loss."""
+    from lmscale.parallel.distributed import is_first
     from lmscale.report import write_report
     from lmscale.sweep.execute import execute
     from lmscale.sweep.store import only_writer
 
-    with only_writer(store, args.shard):
-        command = shlex.join(["lmscale", *sys.argv[1:]])
-        store.declare(job.name, args.scale, job.experiment, job.corpus, job.runs, command)
-        for other in earlier:
-            if taken := store.adopt(other, job.runs):
-                bar.log(f"{job.name}: {taken} runs taken from {other.path.name}")
+    with only_writer(store, args.shard) if is_first() else contextlib.nullcontext():
+        if is_first():
+            command = shlex.join(["lmscale", *sys.argv[1:]])
+            store.declare(job.name, args.scale, job.experiment, job.corpus, job.runs, command)
+            for other in earlier:
+                if taken := store.adopt(other, job.runs):
+                    bar.log(f"{job.name}: {taken} runs taken from {other.path.name}")
         execute(
             job.plan,
             store,
@@ -492,6 +575,8 @@ def _train(
             checkpoint_seconds=args.checkpoint_seconds,
             stop=stop,
         )
+        if not is_first():
+            return False
         table = store.write_table()
         page = write_report(store)
     counts = table["status"].value_counts().to_dict()
@@ -509,7 +594,7 @@ def _plan(args: argparse.Namespace) -> int:
     plans = {}
     for name, experiment in _experiments(args):
         corpus = _corpus(args.data, experiment)
-        plan = make_plan(experiment.runs(corpus), devices)
+        plan = make_plan(experiment.runs(corpus), devices, mesh=args.mesh)
         epochs = max(
             run.spec.n_tokens / (run.spec.data.subset_tokens or corpus.n_tokens("train"))
             for pack in plan.packs
@@ -1020,7 +1105,8 @@ def start_jax() -> None:
     """
     import jax
 
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     cache = os.environ.get("LMSCALE_CACHE") or Path.home() / ".cache" / "lmscale"
     jax.config.update("jax_compilation_cache_dir", str(Path(cache) / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

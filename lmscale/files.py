@@ -1,4 +1,7 @@
-"""Files that a reader, or a kill, sees whole or not at all. Paths may be remote (gs://)."""
+"""Files that a reader, or a kill, sees whole or not at all. Paths may be remote (gs://).
+
+Of processes that train together only the first writes.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import platform
 from typing import Any
 
 from etils import epath
+
+from lmscale.parallel.distributed import is_first
 
 
 def read_json(path: epath.Path) -> Any:
@@ -21,6 +26,8 @@ def write_json(path: epath.Path, values: Any) -> None:
 
 def write_atomically(path: epath.Path, content: str | bytes) -> None:
     """Replaces a file in one step: the old one stays until the new one is on disk."""
+    if not is_first():
+        return
     data = content.encode() if isinstance(content, str) else content
     if "://" in str(path):
         # An object store's writes are atomic by themselves.
@@ -33,3 +40,10 @@ def write_atomically(path: epath.Path, content: str | bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def append(path: epath.Path, text: str) -> None:
+    """Adds to the end of a file."""
+    if text and is_first():
+        with path.open("a") as file:
+            file.write(text)

@@ -66,9 +66,17 @@ class Tracker:
         return f"{self.title}: {share:.0%} after {elapsed:.0f} s{left}"
 
 
+class _Silent(Tracker):
+    def log(self, message: str) -> None:
+        pass
+
+
 @contextlib.contextmanager
-def progress(title: str, total: float) -> Iterator[Tracker]:
-    """A tracker for work of size `total`, shown while the context lasts."""
+def progress(title: str, total: float, *, silent: bool = False) -> Iterator[Tracker]:
+    """A tracker for work of size `total`, shown while the context lasts unless `silent`."""
+    if silent:
+        yield _Silent(title, total, None)
+        return
     console = Console(stderr=True)
     if not console.is_terminal:
         yield Tracker(title, total, None)

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lmscale.parallel.partition import keep_batch
+
 
 class Linear(nnx.Module):
     """x [..., *d_in] -> [..., *d_out]: contracts the trailing axes of x with the kernel's leading."""
@@ -64,12 +66,12 @@ class Embedding(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        return self.embedding[...][tokens].astype(self.dtype)
+        return keep_batch(self.embedding[...][tokens].astype(self.dtype))
 
     def attend(self, x: jax.Array) -> jax.Array:
         """x [..., d_embed] -> float32 logits [..., vocab]."""
         logits = jnp.tensordot(x, self.embedding[...].astype(self.dtype), ((-1,), (-1,)))
-        return logits.astype(jnp.float32)
+        return keep_batch(logits.astype(jnp.float32), -1)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

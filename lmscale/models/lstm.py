@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmscale.models.layers import Embedding, Linear, dropout, fold
+from lmscale.parallel.partition import gathered, keep_batch
 from lmscale.spec import LSTMSpec
 
 #: Gates in the order of cuDNN and torch.
@@ -42,10 +43,10 @@ class LSTMLayer(nnx.Module):
         # The input projection of all time steps is one matmul outside the recurrence.
         gates = jnp.tensordot(x.astype(self.dtype), self.input_kernel[...].astype(self.dtype), 1)
         gates = gates + (self.input_bias[...] + self.recurrent_bias[...]).astype(self.dtype)
-        hidden = recurrence(
-            jnp.swapaxes(gates, 0, 1), self.recurrent_kernel[...].astype(self.dtype)
-        )
-        return jnp.swapaxes(hidden, 0, 1)
+        # Once, not at every time step.
+        kernel = gathered("first/recurrent_kernel", self.recurrent_kernel[...].astype(self.dtype))
+        hidden = recurrence(jnp.swapaxes(keep_batch(gates, -1), 0, 1), kernel)
+        return keep_batch(jnp.swapaxes(hidden, 0, 1), -1)
 
 
 class LSTM(nnx.Module):
@@ -114,7 +115,7 @@ class LSTM(nnx.Module):
         """[..., d_embed or d_hidden] -> float32 [..., vocab]."""
         if self.head is None:
             return self.embed.attend(hidden)
-        return self.head(hidden).astype(jnp.float32)
+        return keep_batch(self.head(hidden).astype(jnp.float32), -1)
 
 
 @jax.custom_vjp

@@ -18,6 +18,7 @@ from flax import nnx
 
 from lmscale.models.attention import causal_attention
 from lmscale.models.layers import Embedding, LayerNorm, Linear, dropout, fold
+from lmscale.parallel.partition import keep_batch
 from lmscale.spec import TransformerSpec
 
 
@@ -38,8 +39,9 @@ class Attention(nnx.Module):
         self.implementation = implementation
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        query, key, value = jnp.moveaxis(self.qkv(x), 2, 0)
-        return self.out(causal_attention(query, key, value, self.implementation))
+        query, key, value = jnp.moveaxis(keep_batch(self.qkv(x), 3), 2, 0)
+        mixed = causal_attention(query, key, value, self.implementation)
+        return self.out(keep_batch(mixed, 2))
 
 
 class FeedForward(nnx.Module):
@@ -58,7 +60,7 @@ class FeedForward(nnx.Module):
         self.activation = spec.activation
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.up(x)
+        x = keep_batch(self.up(x), -1)
         # GPT-2 uses the tanh form of GELU.
         x = jax.nn.gelu(x, approximate=True) if self.activation == "gelu" else jax.nn.relu(x)
         return self.down(x)
@@ -86,6 +88,7 @@ class Block(nnx.Module):
                 x = x + dropout(layer(norm(x)), self.rate, key)
             else:
                 x = norm(x + dropout(layer(x), self.rate, key))
+            x = keep_batch(x)
         return x
 
 
@@ -151,7 +154,7 @@ class Transformer(nnx.Module):
         """[..., d_model] -> float32 [..., vocab]."""
         if self.head is None:
             return self.embed.attend(hidden)
-        return self.head(hidden).astype(jnp.float32)
+        return keep_batch(self.head(hidden).astype(jnp.float32), -1)
 
     def _apply_blocks(self, x: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
         """All `spec.depth` applications of the blocks, in the order that the spec asks for."""

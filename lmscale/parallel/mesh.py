@@ -22,11 +22,14 @@ def make_mesh(
 ) -> Mesh:
     """A mesh of shape (run, data, model) over exactly run * data * model devices.
 
-    On a TPU the axes follow the physical topology where they can; `mesh_utils` refuses shapes that
-    are not products of the physical axes, and then the devices are taken in order.
+    The axes differ in what they send: `model` most, `run` nothing. On a TPU they follow the
+    physical topology where they can, and of several slices (joined by a slower network) each holds
+    whole `model` axes and as much of `data` as it can. `mesh_utils` refuses shapes that are not
+    products of the physical axes; then, and elsewhere, the devices are taken in order, which is
+    that of the hosts: `model` inside one, then `data`, then `run`.
 
     Raises:
-      MeshError: when the shape does not use every device.
+      MeshError: when the shape does not use every device, or leaves out those of a process.
     """
     devices = list(jax.devices() if devices is None else devices)
     shape = (run, data, model)
@@ -35,9 +38,37 @@ def make_mesh(
             f"a mesh of {run} x {data} x {model} (run x data x model) needs "
             f"{math.prod(shape)} devices, but there are {len(devices)}"
         )
+    if jax.process_count() > 1 and len(devices) != jax.device_count():
+        raise MeshError(
+            f"processes that train together use all their {jax.device_count()} devices, but a mesh "
+            f"of {run} x {data} x {model} has {len(devices)}"
+        )
     if devices[0].platform == "tpu":
         try:
-            return Mesh(mesh_utils.create_device_mesh(shape, devices=devices), AXES)
-        except NotImplementedError:
+            return Mesh(_tpu_mesh(shape, devices), AXES)
+        except (NotImplementedError, ValueError):
             pass
     return Mesh(np.array(devices).reshape(shape), AXES)
+
+
+def _tpu_mesh(shape: tuple[int, int, int], devices: list[jax.Device]) -> np.ndarray:
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices=devices)
+    across = across_slices(shape, slices)
+    inside = tuple(size // of for size, of in zip(shape, across, strict=True))
+    return mesh_utils.create_hybrid_device_mesh(inside, across, devices=devices)
+
+
+def across_slices(shape: tuple[int, int, int], slices: int) -> tuple[int, int, int]:
+    """How many slices each axis spans: `run` as many as it can, `data` the rest, `model` one.
+
+    Raises:
+      ValueError: when run and data together cannot be split over the slices.
+    """
+    run = math.gcd(shape[0], slices)
+    if shape[1] % (slices // run):
+        raise ValueError(
+            f"{shape[0]} x {shape[1]} runs and pieces do not split over {slices} slices"
+        )
+    return run, slices // run, 1

@@ -4,11 +4,18 @@ FSDP splits a dimension of every large matrix over `data`, tensor parallelism an
 (Megatron's pattern: columns first, rows after). A dimension that the axis does not divide stays
 whole. Optimizer moments have their parameter's path as a suffix of their own, so the same table
 places them.
+
+Parameters alone do not tell XLA what to split: left to itself it splits features over `data` and
+sums partial logits of the whole batch over all devices. So models say where their activations lie
+(`keep_batch`), and a weight is then gathered where it is used.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -43,15 +50,56 @@ def path_name(path: tuple[Any, ...]) -> str:
     )
 
 
+#: The mesh of the program that is being traced.
+_mesh: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
+
+
+@contextlib.contextmanager
+def on_mesh(mesh: Mesh) -> Iterator[None]:
+    """While a model is traced: what `keep_batch` and `gathered` are to place arrays on."""
+    token = _mesh.set(mesh)
+    try:
+        yield
+    finally:
+        _mesh.reset(token)
+
+
+def keep_batch(x: jax.Array, over_model: int | None = None) -> jax.Array:
+    """Activations [batch, ...] split over `data`, and one dimension of them over `model`."""
+    axes = ["data", *[None] * (x.ndim - 1)]
+    if over_model is not None:
+        axes[over_model] = "model"
+    return _constrained(x, tuple(axes))
+
+
+def gathered(name: str, x: jax.Array) -> jax.Array:
+    """One parameter, split over `model` as the rules say but whole over `data`."""
+    axes = next(axes for pattern, axes in RULES if re.search(pattern, name) and len(axes) == x.ndim)
+    return _constrained(x, tuple(None if axis == "data" else axis for axis in axes))
+
+
+def _constrained(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    mesh = _mesh.get()
+    if mesh is None or mesh.shape["data"] * mesh.shape["model"] == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, _fitting(axes, x.shape, mesh)))
+
+
+def _fitting(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The axes, but for those that do not divide their dimension."""
+    return PartitionSpec(
+        *(
+            axis if axis and size % mesh.shape[axis] == 0 else None
+            for axis, size in zip(axes, shape, strict=True)
+        )
+    )
+
+
 def run_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     """Where one run's array of this path and shape lies: no run axis."""
     for pattern, axes in RULES:
         if re.search(pattern, name) and len(axes) == len(shape):
-            fits = (
-                axis if axis and size % mesh.shape[axis] == 0 else None
-                for axis, size in zip(axes, shape, strict=True)
-            )
-            return PartitionSpec(*fits)
+            return _fitting(axes, shape, mesh)
     return PartitionSpec()
 
 

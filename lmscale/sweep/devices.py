@@ -1,10 +1,10 @@
-"""What is known of devices without having them: peak speed and memory."""
+"""What is known of devices without having them: peak speed, memory, links."""
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 
@@ -19,6 +19,9 @@ class Devices:
       peak_flops: matrix FLOP/s of one, bfloat16 where it has it.
       memory: bytes of one.
       utilisation: share of the peak that the time estimate assumes.
+      link: bytes/s that one sends to those it is linked with.
+      linked: how many such links join: the GPUs of a host, the chips of a TPU slice.
+      network: bytes/s that one sends beyond them.
     """
 
     kind: str
@@ -26,20 +29,26 @@ class Devices:
     peak_flops: float
     memory: float
     utilisation: float
+    link: float
+    linked: int
+    network: float
 
 
 GB = 1e9
-#: Dense bfloat16 FLOP/s and memory of one chip, from the vendors' data sheets.
+#: Dense bfloat16 FLOP/s and memory of one chip, and of its links (NVLink, inter-chip interconnect)
+#: the bytes/s one way and how many chips they join, from the vendors' data sheets.
 KINDS = {
-    "a100": (312e12, 80 * GB),
-    "h100": (989e12, 80 * GB),
-    "h200": (989e12, 141 * GB),
-    "b200": (2250e12, 180 * GB),
-    "v4": (275e12, 32 * GB),
-    "v5e": (197e12, 16 * GB),
-    "v5p": (459e12, 95 * GB),
-    "v6e": (918e12, 32 * GB),
+    "a100": (312e12, 80 * GB, 300 * GB, 8),
+    "h100": (989e12, 80 * GB, 450 * GB, 8),
+    "h200": (989e12, 141 * GB, 450 * GB, 8),
+    "b200": (2250e12, 180 * GB, 900 * GB, 8),
+    "v4": (275e12, 32 * GB, 300 * GB, 4096),
+    "v5e": (197e12, 16 * GB, 200 * GB, 256),
+    "v5p": (459e12, 95 * GB, 600 * GB, 8960),
+    "v6e": (918e12, 32 * GB, 400 * GB, 256),
 }
+#: Bytes/s of one chip's share of a network between hosts or slices: 200 Gbit/s.
+NETWORK = 25 * GB
 #: Names that jax gives to devices, and ours.
 _JAX_KINDS = {
     "a100": "a100",
@@ -74,20 +83,20 @@ def parse_devices(text: str) -> Devices:
 
 
 def local_devices() -> Devices:
-    """The devices of this process."""
+    """The devices of this process, or of all that train together."""
     devices = jax.devices()
     if devices[0].platform == "cpu":
         return _devices("cpu", len(devices))
     name = devices[0].device_kind.lower()
     kind = next((ours for jax_name, ours in _JAX_KINDS.items() if jax_name in name), None)
     found = _devices(kind or "a100", len(devices))
-    memory = (devices[0].memory_stats() or {}).get("bytes_limit", found.memory)
-    return Devices(kind or name, found.count, found.peak_flops, memory, found.utilisation)
+    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", found.memory)
+    return replace(found, kind=kind or name, memory=memory)
 
 
 def _devices(kind: str, count: int) -> Devices:
     if kind == "cpu":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / count
-        return Devices("cpu", count, CPU_CORE_FLOPS, memory, 1.0)
-    peak, memory = KINDS[kind]
-    return Devices(kind, count, peak, memory, 0.3)
+        return Devices("cpu", count, CPU_CORE_FLOPS, memory, 1.0, 1 * GB, 1, 1 * GB)
+    peak, memory, link, linked = KINDS[kind]
+    return Devices(kind, count, peak, memory, 0.3, link, linked, NETWORK)

@@ -14,6 +14,7 @@ from lmscale import flops
 from lmscale.data import Corpus
 from lmscale.files import write_atomically
 from lmscale.parallel import make_mesh
+from lmscale.parallel.distributed import GangError, agree, is_first, share_failure
 from lmscale.progress import Tracker
 from lmscale.sweep.plan import Pack, Plan, branch_steps
 from lmscale.sweep.store import ENDED, Store
@@ -44,7 +45,7 @@ def execute(
     on. A pack that does not fit in memory is tried again with half the slots.
 
     Args:
-      plan: for the devices of this process.
+      plan: for the devices of this process, or of all that train together.
       store: where the runs live.
       open_corpus: by name.
       bar: is told of every FLOP of the plan (`Plan.flops` in all).
@@ -54,11 +55,13 @@ def execute(
 
     Raises:
       Preempted: when `stop` said so; every state is saved.
+      GangError: when one of the processes that train together has failed alone.
     """
     jobs = []
     for pack in plan.packs:
         folders = [store.folder(run) for run in pack.runs]
-        left = [folder for folder in folders if folder.result() is None]
+        ended = agree(lambda folders=folders: [f.result() is not None for f in folders])
+        left = [folder for folder, over in zip(folders, ended, strict=True) if not over]
         bar.skip(pack.flops - sum(flops.own_flops(folder.spec) for folder in left))
         if left:
             jobs.append(_Job(pack, RunQueue(left)))
@@ -110,7 +113,8 @@ def execute(
     for job in jobs:
         for folder in job.queue.drain():
             bar.skip(flops.own_flops(folder.spec))
-            give_up(folder, jax.devices()[0].device_kind)
+            if is_first():
+                give_up(folder, jax.devices()[0].device_kind)
 
 
 @dataclass
@@ -137,18 +141,11 @@ class _Board:
     def take(self) -> _Job | None:
         """The next job for a team; waits while others may yet free runs; None when all is done."""
         with self._changed:
-            while True:
-                costs = [(job.queue.cost(), job) for job in self._jobs]
-                for cost, job in costs:
-                    if cost and not job.teams:
-                        return self._join(job)
-                cost, job = max(costs, key=lambda pair: pair[0], default=(0, None))
-                if cost > self._worth_helping:
-                    return self._join(job)
-                if not any(job.teams and job.queue for job in self._jobs):
-                    return None
-                # Runs that start from another's state can be taken up once that state is there.
-                self._changed.wait(timeout=1.0)
+            index = agree(self._choose)
+            if index is None:
+                return None
+            self._jobs[index].teams += 1
+            return self._jobs[index]
 
     def leave(self, job: _Job) -> None:
         """A team has found nothing more to do in a job."""
@@ -156,9 +153,18 @@ class _Board:
             job.teams -= 1
             self._changed.notify_all()
 
-    def _join(self, job: _Job) -> _Job:
-        job.teams += 1
-        return job
+    def _choose(self) -> int | None:
+        while True:
+            costs = [job.queue.cost() for job in self._jobs]
+            for index, cost in enumerate(costs):
+                if cost and not self._jobs[index].teams:
+                    return index
+            if max(costs, default=0) > self._worth_helping:
+                return costs.index(max(costs))
+            if not any(job.teams and job.queue for job in self._jobs):
+                return None
+            # Runs that start from another's state can be taken up once that state is there.
+            self._changed.wait(timeout=1.0)
 
 
 class _Corpora:
@@ -189,10 +195,11 @@ def _train_or_record(train: Callable, job: _Job, log: Callable) -> None:
         try:
             train(pack, job.queue)
             return
-        except (Preempted, KeyboardInterrupt):
+        except (Preempted, KeyboardInterrupt, GangError):
             raise
-        except Exception as error:  # noqa: BLE001 (whatever broke a pack must not end the sweep)
-            memory = "RESOURCE_EXHAUSTED" in str(error)
+        except Exception as error:  # Whatever broke a pack must not end the sweep.
+            reasons, sound = share_failure(error)
+            memory = sound and any("RESOURCE_EXHAUSTED" in reason for reason in reasons)
             smallest = pack.mesh[0]
             if memory and pack.n_slots > smallest:
                 slots = max(smallest, pack.n_slots // 2 // smallest * smallest)
@@ -202,13 +209,15 @@ def _train_or_record(train: Callable, job: _Job, log: Callable) -> None:
                 pack = replace(pack, n_slots=slots)
                 continue
             status = "out_of_memory" if memory else "failed"
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            reason = reasons[0].splitlines()[0]
             left = [f for f in job.queue.drain() if f.status()["status"] not in ENDED]
             for folder in left:
                 old = folder.status()
                 folder.write_status(status, step=old["step"], seconds=old["seconds"], reason=reason)
                 write_atomically(folder.path / "error.txt", traceback.format_exc())
             log(f"{pack.key.model.label}: {len(left)} runs {status}: {reason}")
+            if not sound:
+                raise GangError(f"not every process has failed: {reason}", 1) from error
             return
 
 

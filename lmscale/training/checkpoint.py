@@ -17,6 +17,12 @@ from etils import epath
 _SAVING = threading.Lock()
 
 
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        """No: the loop asks JAX, whose count of such questions must stay the same everywhere."""
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -29,7 +35,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: epath.PathLike, *, keep_all: bool = False):
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             epath.Path(folder),
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=None if keep_all else 1, create=True, cleanup_tmp_directories=True
@@ -75,3 +81,8 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def saved_steps(folder: epath.PathLike) -> list[int]:
+    """The steps of all complete checkpoints of a folder that need not exist."""
+    return ocp.utils.checkpoint_steps(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lmscale.data import Corpus
 from lmscale.data.loader import batch_indices, gather, n_sequences, sequence_order
+from lmscale.parallel.distributed import agree, place
 from lmscale.spec import RunSpec, SpecError
 
 #: Share of a device's memory that the training tokens may take before they stay on the host.
@@ -21,19 +23,19 @@ class Feed:
     """The training tokens of one corpus, served to packs.
 
     With the tokens on the device only indices travel; otherwise the windows themselves do. The
-    batches are the same, because both come from the same indices.
+    batches are the same, because both come from the same indices. A process makes the part of a
+    batch that its own devices take.
     """
 
     def __init__(self, corpus: Corpus, mesh: Mesh, *, on_device: bool | None = None):
         self.corpus = corpus
         self._tokens = corpus.tokens("train")
+        self._sharding = NamedSharding(mesh, PartitionSpec(None, "run", "data"))
         if on_device is None:
-            on_device = _fits_on_device(self._tokens, mesh)
+            on_device = agree(lambda: _fits_on_device(self._tokens, mesh))
         self._on_device = None
         if on_device:
-            self._on_device = jax.device_put(
-                np.asarray(self._tokens), NamedSharding(mesh, PartitionSpec())
-            )
+            self._on_device = place(np.asarray(self._tokens), NamedSharding(mesh, PartitionSpec()))
 
     def order(self, spec: RunSpec):
         """The endless order of a run's batches: a pure function of its seed and the step."""
@@ -66,18 +68,38 @@ class Feed:
           chunk_steps: length of the program's chunk.
         """
         spec = next(run[0] for run in runs if run is not None)
-        indices = np.zeros((chunk_steps, len(runs), spec.batch_size), np.int32)
-        for slot, run in enumerate(runs):
-            if run is not None:
-                _, order, step = run
-                indices[:n_steps, slot] = batch_indices(order, step, n_steps)
+        shape = (chunk_steps, len(runs), spec.batch_size)
+
+        @functools.cache
+        def batches(slot: int) -> np.ndarray:
+            whole = np.zeros((chunk_steps, spec.batch_size), np.int32)
+            if runs[slot] is not None:
+                _, order, step = runs[slot]
+                whole[:n_steps] = batch_indices(order, step, n_steps)
+            return whole
+
+        def indices(part: tuple[slice, ...]) -> np.ndarray:
+            """Those of one device: all steps of its slots and rows."""
+            slots = range(*part[1].indices(len(runs)))
+            return np.stack([batches(slot)[:, part[2]] for slot in slots], axis=1)
+
         if self._on_device is not None:
-            return {"corpus": self._on_device, "indices": indices}
-        return {"windows": gather(self._tokens, indices, spec.model.n_ctx)}
+            return {
+                "corpus": self._on_device,
+                "indices": jax.make_array_from_callback(shape, self._sharding, indices),
+            }
+        n_ctx = spec.model.n_ctx
+        return {
+            "windows": jax.make_array_from_callback(
+                (*shape, n_ctx + 1),
+                self._sharding,
+                lambda part: gather(self._tokens, indices(part), n_ctx),
+            )
+        }
 
 
 def _fits_on_device(tokens: np.ndarray, mesh: Mesh) -> bool:
-    device = mesh.devices.flat[0]
+    device = mesh.local_devices[0]
     limit = (device.memory_stats() or {}).get("bytes_limit")
     # Windows start at int32 offsets.
     return len(tokens) < 2**31 and (limit is None or tokens.nbytes < DEVICE_SHARE * limit)

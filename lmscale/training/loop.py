@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from lmscale import flops
+from lmscale.parallel.distributed import agree, is_first
 from lmscale.progress import Tracker
 from lmscale.spec import RunSpec
-from lmscale.training.checkpoint import Checkpoints
+from lmscale.training.checkpoint import Checkpoints, saved_steps
 from lmscale.training.evaluation import Evaluator
 from lmscale.training.feed import Feed
 from lmscale.training.run_folder import RunFolder
@@ -56,7 +57,10 @@ class RunQueue:
     def take(self) -> RunFolder | None:
         """The next run that can start, or None."""
         with self._lock:
-            folder = next((f for f in self._waiting if self._can_start(f)), None)
+            if not self._waiting:
+                return None
+            name = agree(self._first_that_can_start)
+            folder = next((f for f in self._waiting if f.path.name == name), None)
             if folder is not None:
                 self._waiting.remove(folder)
             return folder
@@ -76,6 +80,9 @@ class RunQueue:
         """FLOPs of the waiting runs that can start."""
         with self._lock:
             return sum(flops.own_flops(f.spec) for f in self._waiting if self._can_start(f))
+
+    def _first_that_can_start(self) -> str | None:
+        return next((f.path.name for f in self._waiting if self._can_start(f)), None)
 
     def _can_start(self, folder: RunFolder) -> bool:
         # Asked often, and a run that can start once always can.
@@ -162,6 +169,10 @@ def train_pack(
     """
     pack = _Pack(program, feed, evaluator, bar, kept_steps or {})
     last_save = time.monotonic()
+
+    def save_is_due() -> bool:
+        return time.monotonic() - last_save >= checkpoint_seconds
+
     try:
         while True:
             pack.fill(queue)
@@ -182,7 +193,7 @@ def train_pack(
             if stop():
                 pack.save("preempted")
                 raise Preempted
-            if time.monotonic() - last_save >= checkpoint_seconds:
+            if agree(save_is_due):
                 pack.save("running")
                 last_save = time.monotonic()
     except Preempted:
@@ -223,8 +234,10 @@ class _Pack:
         """Puts the next runs of the queue into free slots."""
         fresh = []
         for index, taken in enumerate(self._slots):
-            if taken is not None or (folder := queue.take()) is None:
+            if taken is not None:
                 continue
+            if (folder := queue.take()) is None:
+                break
             try:
                 slot = self._enter(index, folder)
             except BaseException:
@@ -244,8 +257,8 @@ class _Pack:
         folder.create()
         self._evaluate.check(spec)
         checkpoints = Checkpoints(folder.checkpoints)
-        step, seconds, window = checkpoints.latest() or 0, folder.status()["seconds"], []
-        saved_step = step
+        step, seconds = agree(lambda: [checkpoints.latest() or 0, folder.status()["seconds"]])
+        saved_step, window = step, []
         begin = spec.start.step if spec.start else 0
         if step:
             one, extra = checkpoints.restore(step, self._program.abstract_run)
@@ -269,7 +282,7 @@ class _Pack:
             seconds=seconds,
             kept=frozenset(self._kept_steps.get(folder.path.name, ())),
             step_flops=step_flops,
-            stopped=bool(saved_step) and _falls_no_more(folder),
+            stopped=bool(saved_step) and agree(lambda: _falls_no_more(folder)),
             window=window,
             saved_step=saved_step,
         )
@@ -360,10 +373,10 @@ class _Pack:
         if not slot.evaluates():
             return
         # A run killed between its last checkpoint and its result has been evaluated already.
-        if not any("eval" in r and r["step"] == slot.step for r in slot.folder.metrics()):
+        if not agree(lambda: _is_evaluated(slot)):
             losses = self._evaluate(self._state, slot.index, slot.spec)
             slot.folder.append_metrics([{**_place(slot, slot.step), "eval": losses}])
-        if slot.step < slot.spec.steps and not _falls_no_more(slot.folder):
+        if slot.step < slot.spec.steps and not agree(lambda: _falls_no_more(slot.folder)):
             return
         self._checkpoint(slot)
         slot.checkpoints.wait()
@@ -373,7 +386,7 @@ class _Pack:
     def _keep(self, slot: _Slot) -> None:
         """Saves the state that other runs start from."""
         branches = Checkpoints(slot.folder.branches, keep_all=True)
-        if slot.step not in branches.steps():
+        if agree(lambda: slot.step not in branches.steps()):
             branches.save(slot.step, self._program.take(self._state, np.int32(slot.index)), {})
             branches.wait()
         branches.close()
@@ -390,9 +403,10 @@ class _Pack:
         self._end(slot, "diverged", f"the training loss is {loss} at step {step}")
 
     def _end(self, slot: _Slot, status: str, reason: str | None) -> None:
-        slot.folder.write_result(
-            result(slot.folder, status, reason, self._device_kind(), slot.step)
-        )
+        if is_first():
+            slot.folder.write_result(
+                result(slot.folder, status, reason, self._device_kind(), slot.step)
+            )
         slot.folder.write_status(
             status, step=slot.step, seconds=slot.trained_seconds(), reason=reason
         )
@@ -474,13 +488,7 @@ def _can_start(folder: RunFolder) -> bool:
     start = folder.spec.start
     if start is None or folder.checkpoints.exists():
         return True
-    branches = folder.trunk().branches
-    if not (branches / str(start.step)).exists():
-        return False
-    kept = Checkpoints(branches, keep_all=True)
-    complete = start.step in kept.steps()
-    kept.close()
-    return complete
+    return start.step in saved_steps(folder.trunk().branches)
 
 
 def _restore_branch(folder: RunFolder, like: State) -> State:
@@ -496,6 +504,10 @@ def _first_loss(record: dict[str, Any]) -> float:
 
 def _lowest(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
     return min(evaluations, key=_first_loss)
+
+
+def _is_evaluated(slot: _Slot) -> bool:
+    return any("eval" in r and r["step"] == slot.step for r in slot.folder.metrics())
 
 
 def _falls_no_more(folder: RunFolder) -> bool:

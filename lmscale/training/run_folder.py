@@ -12,7 +12,8 @@ from typing import Any
 
 from etils import epath
 
-from lmscale.files import read_json, write_atomically, write_json
+from lmscale.files import append, read_json, write_atomically, write_json
+from lmscale.parallel.distributed import is_first
 from lmscale.spec import RunSpec
 
 STATUSES = ("pending", "running", "done", "diverged", "out_of_memory", "failed", "preempted")
@@ -33,6 +34,8 @@ class RunFolder:
 
     def create(self) -> None:
         """Makes the folder and writes spec.json, unless they are there."""
+        if not is_first():
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / "spec.json").exists():
             write_atomically(self.path / "spec.json", self.spec.to_json() + "\n")
@@ -90,14 +93,14 @@ class RunFolder:
         return [json.loads(line) for line in lines[:-1]]
 
     def append_metrics(self, records: list[dict[str, Any]]) -> None:
-        if not records:
-            return
-        text = "".join(json.dumps(record) + "\n" for record in records)
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(text)
+        append(
+            self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records)
+        )
 
     def cut_metrics(self, step: int) -> None:
         """Drops the records after `step`, which training will write again."""
+        if not is_first():
+            return
         kept = [record for record in self.metrics() if record["step"] <= step]
         text = "".join(json.dumps(record) + "\n" for record in kept)
         write_atomically(self.path / "metrics.jsonl", text)

@@ -16,7 +16,8 @@ from jax.sharding import PartitionSpec as P
 
 from lmscale.data.loader import gather_on_device
 from lmscale.models import build_model
-from lmscale.parallel.partition import run_shardings
+from lmscale.parallel.distributed import place
+from lmscale.parallel.partition import on_mesh, run_shardings
 from lmscale.spec import ModelSpec, RunSpec
 from lmscale.training.loss import losses_in_pieces
 from lmscale.training.optimizer import make_optimizer, optimizer_hyperparameters
@@ -149,9 +150,10 @@ def build_program(
         return initial_state(key, seed)
 
     def losses(params, windows: jax.Array, dropout_key=None) -> jax.Array:
-        model = nnx.merge(graphdef, params)
-        hidden = model.hidden(windows[:, :-1], dropout_key=dropout_key)
-        return losses_in_pieces(model.logits, hidden, windows[:, 1:], logit_pieces)
+        with on_mesh(mesh):
+            model = nnx.merge(graphdef, params)
+            hidden = model.hidden(windows[:, :-1], dropout_key=dropout_key)
+            return losses_in_pieces(model.logits, hidden, windows[:, 1:], logit_pieces)
 
     def mean_loss(params, windows: jax.Array, dropout_key) -> jax.Array:
         return losses(params, windows, dropout_key).mean()
@@ -249,14 +251,17 @@ def build_program(
 
     def empty() -> State:
         # From the host, because a program that makes zeros is one more to compile.
-        return jax.tree.map(
-            lambda x, s: jax.device_put(np.zeros((n_slots, *x.shape), x.dtype), s), abstract, packed
-        )
+        def zeros(x, sharding):
+            shape = (n_slots, *x.shape)
+            part = np.zeros(sharding.shard_shape(shape), x.dtype)
+            return jax.make_array_from_callback(shape, sharding, lambda _: part)
+
+        return jax.tree.map(zeros, abstract, packed)
 
     def train_jit(data_sharding):
         return jax.jit(
             train,
-            in_shardings=(packed, by_run, data_sharding, whole, by_run),
+            in_shardings=(packed, whole, data_sharding, whole, whole),
             out_shardings=(packed, by_step),
             donate_argnums=0,
         )
@@ -266,11 +271,16 @@ def build_program(
         "corpus": train_jit({"corpus": whole, "indices": batches}),
     }
 
+    # What every process reads: a program of its own, so that training steps hold no collective.
+    several = jax.process_count() > 1
+    everywhere = jax.jit(lambda x: x, out_shardings=whole) if several else lambda x: x
+
     def trainer(data):
         return trainers["windows" if "windows" in data else "corpus"]
 
     def dispatch(state, hyper, data, n_steps, active):
-        return trainer(data)(state, hyper, data, n_steps, active)
+        state, metrics = trainer(data)(state, hyper, data, n_steps, active)
+        return state, everywhere(metrics)
 
     def train_memory(state, hyper, data, n_steps, active) -> float:
         lowered = trainer(data).lower(state, hyper, data, n_steps, active)
@@ -282,6 +292,14 @@ def build_program(
             - sizes.alias_size_in_bytes
         )
 
+    evaluate_jit = jax.jit(
+        evaluate, in_shardings=(packed, by_batch, by_batch), out_shardings=by_run
+    )
+
+    def evaluate_placed(state, windows, weights):
+        placed = (place(x, by_batch) for x in (windows, weights))
+        return everywhere(evaluate_jit(state, *placed))
+
     return Program(
         key=key,
         n_slots=n_slots,
@@ -292,15 +310,11 @@ def build_program(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, single
         ),
         reset=jax.jit(
-            reset, in_shardings=(packed, by_run, by_run), out_shardings=packed, donate_argnums=0
+            reset, in_shardings=(packed, whole, whole), out_shardings=packed, donate_argnums=0
         ),
         train=dispatch,
         train_memory=train_memory,
-        evaluate=jax.jit(
-            evaluate,
-            in_shardings=(packed, by_batch, by_batch),
-            out_shardings=by_run,
-        ),
+        evaluate=evaluate_placed,
         take=jax.jit(take, in_shardings=(packed, whole), out_shardings=single),
         put=jax.jit(
             put, in_shardings=(packed, whole, single), out_shardings=packed, donate_argnums=0

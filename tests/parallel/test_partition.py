@@ -4,6 +4,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from lmscale.parallel import MeshError, make_mesh, run_spec
+from lmscale.parallel.mesh import across_slices
 from lmscale.parallel.partition import RULES, path_name, run_shardings
 from lmscale.training.step import ProgramKey, initial_state
 from tests.training.specs import LSTM, TRANSFORMER
@@ -13,6 +14,24 @@ def test_a_mesh_uses_every_device():
     assert dict(make_mesh(2, 2, 2).shape) == {"run": 2, "data": 2, "model": 2}
     with pytest.raises(MeshError, match="needs 6 devices, but there are 8"):
         make_mesh(3, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "slices", "across"),
+    [
+        ((8, 4, 1), 2, (2, 1, 1)),
+        ((1, 16, 4), 4, (1, 4, 1)),
+        ((2, 8, 4), 4, (2, 2, 1)),
+        ((3, 8, 1), 2, (1, 2, 1)),
+    ],
+)
+def test_slices_are_joined_by_runs_then_by_batches_never_by_layers(shape, slices, across):
+    assert across_slices(shape, slices) == across
+
+
+def test_layers_cannot_be_split_over_slices():
+    with pytest.raises(ValueError, match="do not split over 4 slices"):
+        across_slices((1, 2, 8), 4)
 
 
 def test_a_dimension_that_the_axis_does_not_divide_stays_whole():

@@ -3,10 +3,11 @@ import math
 import pytest
 
 from lmscale import flops
+from lmscale.parallel import MeshError
 from lmscale.spec import DataSpec, LSTMSpec, TransformerSpec
 from lmscale.sweep.devices import DeviceError, parse_devices
 from lmscale.sweep.grids import isoflop_grid, width_rule
-from lmscale.sweep.plan import device_memory, make_plan, shard_runs
+from lmscale.sweep.plan import device_memory, make_plan, shard_runs, step_seconds
 
 DATA = DataSpec(corpus="none", fingerprint="none")
 
@@ -25,6 +26,20 @@ def runs(models=None, batch_size=8, seeds=(0, 1, 2)):
         learning_rate=width_rule(),
         seeds=seeds,
         min_steps=1,
+    )
+
+
+def large_runs(batch_size=256):
+    """One run of 6.6e9 parameters."""
+    model = TransformerSpec(n_layer=40, d_model=3584, n_ctx=2048, vocab_size=32000, n_head=28)
+    return isoflop_grid(
+        (6e20,),
+        [model],
+        data=DATA,
+        evals=(),
+        batch_size=batch_size,
+        learning_rate=width_rule(),
+        compute_dtype="bfloat16",
     )
 
 
@@ -62,22 +77,72 @@ def test_small_runs_spread_over_a_pod_by_the_run_axis_and_fill_one_gpu_side_by_s
 
 
 def test_a_large_run_is_split_until_it_fits():
-    model = TransformerSpec(n_layer=40, d_model=3584, n_ctx=2048, vocab_size=32000, n_head=28)
-    large = isoflop_grid(
-        (6e20,),
-        [model],
-        data=DATA,
-        evals=(),
-        batch_size=256,
-        learning_rate=width_rule(),
-        compute_dtype="bfloat16",
-    )
+    large = large_runs()
     devices = parse_devices("v5p:64")
     pack = make_plan(large, devices).packs[0]
     assert pack.mesh == (1, 64, 1)
     assert pack.memory < devices.memory
     assert device_memory(large[0].spec, 1, 1) > devices.memory
     assert pack.micro_batch % 64 == 0
+
+
+def test_layers_are_split_where_the_batch_is_too_small_to_be():
+    devices = parse_devices("v5p:64")
+    run_axis, data, model = make_plan(large_runs(batch_size=16), devices).packs[0].mesh
+    assert run_axis == 1
+    assert data <= 16
+    assert model in (2, 4)
+    # Splitting layers must pay: it is quicker than leaving those devices out.
+    spec = large_runs(batch_size=16)[0].spec
+    assert step_seconds(spec, devices, data, model, data) < step_seconds(
+        spec, devices, data, 1, data
+    )
+
+
+def test_layers_are_split_inside_a_host_only():
+    for pack in make_plan(large_runs(batch_size=16), parse_devices("h100:256")).packs:
+        assert pack.mesh[2] <= 8
+
+
+def test_communication_grows_with_the_pieces_of_a_batch():
+    (run,) = large_runs()
+    devices = parse_devices("v5e:256")
+    times = [step_seconds(run.spec, devices, 64, 1, piece) for piece in (256, 128, 64)]
+    assert times == sorted(times)
+    assert step_seconds(run.spec, devices, 1, 1, 1) == pytest.approx(
+        flops.step_flops(run.spec) / (devices.peak_flops * devices.utilisation)
+    )
+
+
+@pytest.mark.parametrize("mesh", [(2, 2, 1), (1, 4, 1), (1, 2, 2), (4, 1, 1)])
+def test_the_mesh_can_be_chosen(mesh):
+    plan = make_plan(runs(), parse_devices("h100:4"), mesh=mesh)
+    assert {pack.mesh for pack in plan.packs} == {mesh}
+    for pack in plan.packs:
+        assert pack.n_slots % mesh[0] == 0
+        assert pack.micro_batch % mesh[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("mesh", "whole", "says"),
+    [
+        ((2, 4, 1), False, "the mesh 2x4x1 needs 8 devices, but there are 4"),
+        ((1, 2, 1), True, "the mesh 1x2x1 uses 2 devices, but there are 4"),
+        ((1, 3, 1), False, "batches of 8 sequences"),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_refused(mesh, whole, says):
+    with pytest.raises(MeshError, match=says):
+        make_plan(runs(), parse_devices("h100:4"), mesh=mesh, whole=whole)
+
+
+@pytest.mark.parametrize("devices", ["cpu:4", "h100:16", "v5e:8"])
+@pytest.mark.parametrize("n_seeds", [1, 3])
+def test_processes_that_train_together_use_every_device_one_pack_at_a_time(devices, n_seeds):
+    devices = parse_devices(devices)
+    plan = make_plan(runs(seeds=range(n_seeds)), devices, whole=True)
+    assert plan.teams == 1
+    assert {math.prod(pack.mesh) for pack in plan.packs} == {devices.count}
 
 
 def test_the_number_of_slots_can_be_chosen():

@@ -1,0 +1,297 @@
+"""Several processes that train as one: how they start, agree, fail and end.
+
+All processes of a gang run the same code in lockstep on one mesh over all their devices. What could
+differ between them (files, clocks, signals) the first one decides and tells the others through
+JAX's key-value store, and it alone writes files; Orbax alone writes from every process. A process
+that is in no gang decides for itself, at no cost.
+
+How a gang ends early, and the exit code of its processes:
+
+- all fail in the same way: the failure is dealt with as in one process;
+- one fails alone: it says so, the others hear of it where they next ask, and all end with its code;
+- one is lost (killed, or its machine gone): JAX ends the others with an abort as soon as the first
+  process is gone, or within `HEARTBEAT` seconds; this becomes `PREEMPTED`, since what was saved
+  stays and another start goes on from it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+#: Exit code that means "run me again".
+PREEMPTED = 42
+#: Seconds without a sign of life after which a process counts as lost.
+HEARTBEAT = 10
+#: Agreements whose keys stay in the store: far more than one process can be ahead of another.
+_KEPT = 1000
+
+T = TypeVar("T")
+
+
+class GangError(Exception):
+    """The processes cannot go on together; the message is one line.
+
+    Attributes:
+      code: the exit code that all of them should end with.
+    """
+
+    def __init__(self, message: str, code: int = PREEMPTED):
+        super().__init__(message)
+        self.code = code
+
+
+class PeerFailedError(RuntimeError):
+    """Another process has failed, so this one cannot go on; see `share_failure`."""
+
+
+@dataclass
+class _Gang:
+    """What a process knows of its gang; without a client it is alone."""
+
+    client: Any = None
+    index: int = 0
+    count: int = 1
+    #: Failures that all processes have survived, agreements since, and times that a stop was asked.
+    epoch: int = 0
+    agreements: int = 0
+    asked: int = 0
+    #: What this process ends with if JAX aborts it.
+    code: int = PREEMPTED
+
+
+_gang = _Gang()
+
+
+def start(where: str | tuple[str, int, int], identity: str) -> None:
+    """Joins the gang. Must come before anything asks JAX for devices.
+
+    Args:
+      where: "auto" for what JAX finds by itself (a TPU pod, srun, Kubernetes), or the address
+        HOST:PORT of the first process, how many there are, and the number of this one.
+      identity: what all of them must agree on, such as the command. Two gangs on one port connect to
+        each other without an error; this is what tells them apart.
+
+    Raises:
+      GangError: when the others do not come, or are not of this gang.
+    """
+    global _gang
+    _exit_on_abort()
+    options: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT}
+    if where == "auto":
+        # Under Slurm JAX asks for the device of its local rank, also where it sees only one.
+        if os.environ.get("CUDA_VISIBLE_DEVICES", "").isdigit():
+            options["local_device_ids"] = 0
+    else:
+        address, count, index = where
+        options |= {"coordinator_address": address, "num_processes": count, "process_id": index}
+        options["cluster_detection_method"] = "deactivate"
+        if index == 0:
+            _check_port(address)
+    try:
+        jax.distributed.initialize(**options)
+    except (RuntimeError, ValueError) as error:
+        raise GangError(f"the processes did not find each other: {_first_line(error)}") from error
+    signal.signal(signal.SIGINT, _interrupt)
+    state = jax._src.distributed.global_state
+    _gang = _Gang(state.client, state.process_id, state.num_processes)
+    check_same("command", identity)
+
+
+def check_same(what: str, text: str) -> None:
+    """Compares a text between all processes.
+
+    Raises:
+      GangError: when it is not the same everywhere.
+    """
+    if _gang.count == 1:
+        return
+    folder = f"lmscale/same/{what}"
+    _gang.client.key_value_set(f"{folder}/{_gang.index}", text)
+    _meet(folder, 300)
+    texts = dict(_gang.client.key_value_dir_get(folder))
+    others = sorted(int(key.rsplit("/", 1)[1]) for key, other in texts.items() if other != text)
+    if others or len(texts) != _gang.count:
+        raise GangError(
+            f"process {_gang.index} and process {(others or ['?'])[0]} of this gang do not have the "
+            f"same {what}: another job uses the same port, or one was started with other arguments"
+        )
+
+
+def is_first() -> bool:
+    """Whether this process decides, writes and talks for its gang."""
+    return _gang.index == 0
+
+
+def agree(decide: Callable[[], T]) -> T:
+    """What `decide` (JSON-ready) returns in the first process, in every process.
+
+    The others do not call it; all must come here in the same order.
+
+    Raises:
+      PeerFailedError: when another process has failed meanwhile.
+      GangError: when another has ended.
+    """
+    if _gang.count == 1:
+        return decide()
+    gang = _gang
+    gang.agreements += 1
+    key = f"lmscale/agreed/{gang.epoch}/{{}}".format
+    if is_first():
+        _hear_of_failures()
+        value = decide()
+        gang.client.key_value_set(key(gang.agreements), json.dumps(value))
+        if gang.agreements > _KEPT:
+            gang.client.key_value_delete(key(gang.agreements - _KEPT))
+        return value
+    while True:
+        try:
+            return json.loads(gang.client.blocking_key_value_get(key(gang.agreements), 1000))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+        _hear_of_failures()
+
+
+def preempted() -> bool:
+    """Whether SIGTERM has come to any process; true in all of them at the same call.
+
+    JAX's preemption service spreads the notice and finds the call that every process has yet to
+    make, so all must call this equally often.
+    """
+    _gang.asked += 1
+    return multihost_utils.reached_preemption_sync_point(_gang.asked)
+
+
+def share_failure(error: Exception) -> tuple[list[str], bool]:
+    """To be called where a failure is caught: the reasons of all processes, and whether to go on.
+
+    They can go on where each has failed by itself, as when a program does not fit in memory. Where
+    one has failed alone, what the others had queued on their devices waits for it for ever.
+
+    The first reason is that of the process that failed first. Where the others do not come (they
+    wait for this process in a collective), this process is ended.
+    """
+    gang, reason = _gang, f"{type(error).__name__}: {error}"
+    if gang.count == 1:
+        return [reason], True
+    folder = f"lmscale/failed/{gang.epoch}"
+    entry = {
+        "order": gang.client.key_value_increment("lmscale/failures", 1),
+        "reason": reason,
+        "own": not isinstance(error, PeerFailedError),
+        "asked": gang.asked,
+    }
+    gang.client.key_value_set(f"{folder}/{gang.index}", json.dumps(entry))
+    _meet(folder, 2 * HEARTBEAT)
+    entries = [json.loads(value) for _, value in gang.client.key_value_dir_get(folder)]
+    if len(entries) == 1:
+        _say(f"process {gang.index} failed alone: {reason}")
+        os._exit(1)
+    gang.epoch, gang.agreements = gang.epoch + 1, 0
+    gang.asked = max(entry["asked"] for entry in entries)
+    own = [e["reason"] for e in sorted(entries, key=lambda e: e["order"]) if e["own"]]
+    sound = len(own) == gang.count
+    if not sound:
+        # Also where the process that failed is gone, and JAX aborts this one for it.
+        gang.code = 1
+    return own, sound
+
+
+def finish(code: int) -> int:
+    """Ends the gang, with this exit code if the others come or not; to be returned to the system."""
+    if _gang.client is None:
+        return code
+    _gang.code, together = code, True
+    if _gang.count > 1:
+        _gang.client.key_value_set(f"lmscale/left/{_gang.index}", str(code))
+        together = _meet("lmscale/left", 2 * HEARTBEAT)
+    if not together or code not in (0, PREEMPTED):
+        # What is still queued on the devices may wait for ever.
+        sys.stdout.flush()
+        os._exit(code)
+    jax.distributed.shutdown()
+    return code
+
+
+def place(values: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    """An array on the devices of all processes, from values that every process has."""
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+
+def _hear_of_failures() -> None:
+    """Raises what another process has failed or left with."""
+    for folder in (f"lmscale/failed/{_gang.epoch}", "lmscale/left"):
+        for key, value in _gang.client.key_value_dir_get(folder):
+            index = key.rsplit("/", 1)[1]
+            if "left" in folder:
+                raise GangError(f"process {index} has ended with exit code {value}", int(value))
+            raise PeerFailedError(f"process {index} has failed: {json.loads(value)['reason']}")
+
+
+def _meet(barrier: str, seconds: float) -> bool:
+    """Waits for all processes; whether they came. Where one is lost this process is ended."""
+    try:
+        _gang.client.wait_at_barrier(barrier, int(1000 * seconds))
+        return True
+    except jax.errors.JaxRuntimeError as error:
+        if "DEADLINE_EXCEEDED" in str(error):
+            return False
+        _say(f"lost another process: {_first_line(error)}")
+        os._exit(_gang.code)
+
+
+def _say(message: str) -> None:
+    print(f"lmscale: {message}", file=sys.stderr, flush=True)
+
+
+def _check_port(address: str) -> None:
+    """The key-value service would share a port with another job's without saying so."""
+    port = int(address.rsplit(":", 1)[1])
+    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise GangError(
+                f"port {port} is taken on this machine, by another job perhaps: every gang needs "
+                "a port of its own"
+            ) from error
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _aborted(number: int) -> None:
+    os.write(
+        2, b"lmscale: lost another process; what was saved stays, run the same command again\n"
+    )
+    os._exit(_gang.code)
+
+
+def _exit_on_abort() -> None:
+    """Turns JAX's abort at the loss of a process into an exit code.
+
+    It comes from a thread of JAX's, in C, so that neither an exception nor Python's own handlers
+    of signals can catch it.
+    """
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), _aborted)
+
+
+def _interrupt(number, frame) -> None:
+    """The first Ctrl-C asks for what SIGTERM asks for; the second ends the process."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

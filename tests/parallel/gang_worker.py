@@ -1,0 +1,81 @@
+"""A process that trains jobs for the tests, as one of several.
+
+    python -m tests.parallel.gang_worker ADDRESS COUNT INDEX JOBS
+
+JOBS is a JSON list of arguments of `train`; it is also what tells one gang from another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+
+import jax
+
+from lmscale.cli import start_jax
+from lmscale.data import open_corpus
+from lmscale.parallel import distributed
+from lmscale.progress import progress
+from lmscale.sweep.devices import local_devices
+from lmscale.sweep.execute import execute
+from lmscale.sweep.experiment import Run
+from lmscale.sweep.plan import make_plan
+from lmscale.sweep.store import Store
+from lmscale.training.loop import Preempted
+from tests.training.specs import LSTM, TRANSFORMER, run_spec
+
+MODELS = {"transformer": TRANSFORMER, "lstm": dataclasses.replace(LSTM, n_layer=1)}
+#: Steps of a dispatch: each ends with an evaluation.
+DISPATCH = 4
+
+
+def main(address: str, count: int, index: int, jobs: str) -> int:
+    start_jax()
+    try:
+        distributed.start((address, count, index), jobs)
+        for job in json.loads(jobs):
+            train(**job)
+        code = 0
+    except distributed.GangError as error:
+        print(error, file=sys.stderr)
+        code = error.code
+    return distributed.finish(code)
+
+
+def train(store, models, mesh, seeds, steps, stop_after=None, fail=()) -> None:
+    """Trains the runs of these models and seeds in a store, on a mesh.
+
+    Args:
+      stop_after: dispatches after which to stop, with everything saved.
+      fail: processes in which training fails after its first dispatch.
+    """
+    corpus = open_corpus("tiny")
+    runs = [
+        Run(run_spec(corpus, model=MODELS[name], seed=seed, steps=steps, eval_every=DISPATCH), {})
+        for name in models
+        for seed in seeds
+    ]
+    store = Store(store)
+    for run in runs:
+        store.folder(run).create()
+    dispatches = 0
+
+    def stop() -> bool:
+        nonlocal dispatches
+        dispatches += 1
+        if jax.process_index() in fail:
+            raise OSError("this disk is full")
+        return dispatches == stop_after
+
+    plan = make_plan(runs, local_devices(), mesh=tuple(mesh), whole=jax.process_count() > 1)
+    with progress("training", plan.flops, silent=True) as bar:
+        try:
+            execute(plan, store, lambda name: corpus, bar, stop=stop)
+        except Preempted:
+            assert dispatches == stop_after
+
+
+if __name__ == "__main__":
+    address, count, index, jobs = sys.argv[1:]
+    sys.exit(main(address, int(count), int(index), jobs))

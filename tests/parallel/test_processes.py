@@ -1,0 +1,233 @@
+"""Several processes on one machine train as one, move, are killed and are kept apart."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tests.end_to_end.conftest import EXPERIMENT
+from tests.parallel.gang_worker import DISPATCH, train
+from tests.quick_compile import quick_jit
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+#: Float32 sums in another order, over the steps of these runs.
+TOLERANCE = 1e-4
+MODELS = ("transformer", "lstm")
+MESHES = ((2, 2, 1), (1, 4, 1), (1, 2, 2))
+STEPS = 5 * DISPATCH
+#: One run that moves, a part at every place: on a mesh, in this process (0) or in so many others.
+JOURNEY = (((1, 4, 1), 2), ((1, 4, 1), 0), ((1, 1, 1), 0), ((1, 2, 1), 2))
+
+
+class Gang:
+    """Processes of one command that differ in their index alone."""
+
+    def __init__(self, environment, port, count, devices, *command, indices=None):
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", *self.line(command, port, count, index)],
+                cwd=ROOT,
+                env={**environment, "JAX_NUM_CPU_DEVICES": str(devices)},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for index in (range(count) if indices is None else indices)
+        ]
+
+    @staticmethod
+    def line(command, port, count, index):
+        if command[0] == "lmscale.cli":
+            return [*map(str, command), "--distributed", f"127.0.0.1:{port},{count},{index}"]
+        return [command[0], f"127.0.0.1:{port}", str(count), str(index), command[1]]
+
+    def finish(self) -> tuple[list[int], list[str]]:
+        """Exit codes and standard errors."""
+        errors = [process.communicate(timeout=600)[1] for process in self.processes]
+        return [process.returncode for process in self.processes], errors
+
+    def wait_until(self, condition):
+        while not condition():
+            for process in self.processes:
+                assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def gang(environment):
+    """Starts gangs and leaves none behind."""
+    started = []
+
+    def start(count, devices, *command, port=None, **options) -> Gang:
+        one = Gang(environment, port or free_port(), count, devices, *command, **options)
+        started.append(one)
+        return one
+
+    yield start
+    for process in (p for one in started for p in one.processes):
+        process.kill()
+        process.communicate()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def worker(*jobs):
+    return "tests.parallel.gang_worker", json.dumps(jobs)
+
+
+def job(store, **fields):
+    defaults = {"models": ["transformer"], "mesh": (1, 2, 1), "seeds": (0, 1), "steps": STEPS}
+    return {"store": str(store), **defaults, **fields}
+
+
+def curves(store) -> dict[str, np.ndarray]:
+    """The recorded training losses of every run; no step is recorded twice."""
+    found = {}
+    for path in sorted(Path(store).glob("runs/*/metrics.jsonl")):
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        steps = [r["step"] for r in records if "loss" in r]
+        assert steps == sorted(set(steps))
+        evaluated = [r["step"] for r in records if "eval" in r]
+        assert len(set(evaluated)) == len(evaluated)
+        found[path.parent.name] = np.array([r["loss"] for r in records if "loss" in r])
+    return found
+
+
+def statuses(store) -> list[str]:
+    files = sorted(Path(store).glob("runs/*/status.json"))
+    return [json.loads(file.read_text())["status"] for file in files]
+
+
+@pytest.fixture(scope="module")
+def journey(environment, tmp_path_factory):
+    """Every mesh of 2 x 2 devices, one device alone, and a run that moves; {name: store}."""
+    base = tmp_path_factory.mktemp("journey")
+    stores = {name: base / str(name) for name in ("alone", "moved", *MESHES)}
+
+    def train_here(**fields):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jax, "jit", quick_jit)
+            train(**fields)
+
+    train_here(**job(stores["alone"], models=MODELS, mesh=(1, 1, 1)))
+    for number, (mesh, count) in enumerate(JOURNEY):
+        stop_after = None if number == len(JOURNEY) - 1 else 1
+        leg = job(stores["moved"], mesh=mesh, seeds=(0,), stop_after=stop_after)
+        if count == 0:
+            train_here(**leg)
+            continue
+        packed = [job(stores[mesh], models=MODELS, mesh=mesh) for mesh in MESHES]
+        jobs = [leg] if number else [leg, *packed]
+        devices = int(np.prod(mesh)) // count
+        codes, errors = Gang(environment, free_port(), count, devices, *worker(*jobs)).finish()
+        assert codes == [0, 0], errors
+    return stores
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=lambda mesh: "x".join(map(str, mesh)))
+def test_two_processes_of_two_devices_train_like_one(journey, mesh):
+    expected, got = curves(journey["alone"]), curves(journey[mesh])
+    assert len(expected) == 4
+    assert got.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_allclose(got[name], expected[name], rtol=TOLERANCE)
+        ours, theirs = (
+            json.loads((journey[k] / "runs" / name / "result.json").read_text())
+            for k in (mesh, "alone")
+        )
+        assert ours["losses"]["valid"] == pytest.approx(theirs["losses"]["valid"], rel=TOLERANCE)
+        for by_position in zip(*(r["loss_by_position"]["valid"] for r in (ours, theirs))):
+            assert by_position[0] == pytest.approx(by_position[1], rel=10 * TOLERANCE)
+
+
+def test_a_run_moves_between_process_counts_and_meshes(journey):
+    ((name, got),) = curves(journey["moved"]).items()
+    assert len(got) == STEPS
+    np.testing.assert_allclose(got, curves(journey["alone"])[name], rtol=TOLERANCE)
+    assert statuses(journey["moved"]) == ["done"]
+
+
+def command(out, *arguments):
+    arguments = ("--data", "tiny", "--out", out, "--seeds", "0", "1", *arguments)
+    return "lmscale.cli", "run", EXPERIMENT, *arguments
+
+
+def test_the_first_process_alone_writes_and_talks(gang, tmp_path):
+    codes, errors = gang(2, 1, *command(tmp_path, "--steps", "40")).finish()
+    assert codes == [0, 0], errors
+    assert statuses(tmp_path) == ["done"] * 4
+    assert all(len(curve) == 40 for curve in curves(tmp_path).values())
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 5
+    assert (tmp_path / "report.html").exists()
+    assert "4 done" in errors[0]
+    assert "done" not in errors[1]
+
+
+def test_sigterm_to_one_process_saves_in_all(gang, tmp_path):
+    pair = gang(2, 1, *command(tmp_path, "--steps", "20000", "--mesh", "2,1,1"))
+    pair.wait_until(lambda: any(len(curve) for curve in curves(tmp_path).values()))
+    pair.processes[1].send_signal(signal.SIGTERM)
+    codes, errors = pair.finish()
+    assert codes == [42, 42], errors
+    assert errors[0].count("preempted: every run is saved") == 1
+    assert "preempted" not in errors[1]
+    stopped = [json.loads(f.read_text()) for f in tmp_path.glob("runs/*/status.json")]
+    assert [status["status"] for status in stopped] == ["preempted"] * 2
+    (step,) = {status["step"] for status in stopped}
+    assert len(list(tmp_path.glob(f"runs/*/checkpoints/{step}"))) == 2
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_other_in_seconds(gang, tmp_path, victim):
+    pair = gang(2, 1, *worker(job(tmp_path, steps=1_000_000)))
+    pair.wait_until(lambda: list(tmp_path.glob("runs/*/metrics.jsonl")))
+    pair.processes[victim].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    codes, errors = pair.finish()
+    assert codes[1 - victim] == 42, errors
+    assert "lost another process" in errors[1 - victim]
+    assert time.monotonic() - killed < 20
+    assert "failed" not in statuses(tmp_path)
+
+
+def test_two_gangs_on_one_port_are_kept_apart(gang, tmp_path):
+    port = free_port()
+    ours, theirs = (worker(job(tmp_path / name)) for name in "ab")
+    first = gang(2, 1, *ours, port=port, indices=[0])
+    first.wait_until(lambda: is_open(port))
+    codes, errors = gang(2, 1, *theirs, port=port, indices=[0]).finish()
+    assert codes == [42]
+    assert f"port {port} is taken" in errors[0]
+    # It is the other gang's second process that finds the first of this one.
+    second = gang(2, 1, *theirs, port=port, indices=[1])
+    for codes, errors in (first.finish(), second.finish()):
+        assert codes == [42]
+        assert "do not have the same command" in errors[0]
+
+
+def test_a_failure_is_dealt_with_together_or_ends_all(gang, tmp_path):
+    stores = [tmp_path / name for name in ("all", "none", "one")]
+    failing = ([0, 1], [], [1])
+    jobs = [job(store, fail=fail) for store, fail in zip(stores, failing, strict=True)]
+    codes, errors = gang(2, 1, *worker(*jobs)).finish()
+    assert codes == [1, 1], errors
+    assert [set(statuses(store)) for store in stores] == [{"failed"}, {"done"}, {"failed"}]
+    for path in stores[2].glob("runs/*/status.json"):
+        assert json.loads(path.read_text())["reason"] == "OSError: this disk is full"
