@@ -80,7 +80,7 @@ def _usage_errors() -> tuple[type[Exception], ...]:
         "lmscale.data": "DataError",
         "lmscale.laws": "TableError",
         "lmscale.laws.result": "FitError",
-        "lmscale.parallel": "MeshError",
+        "lmscale.parallel.mesh": "MeshError",
         "lmscale.sweep.experiment": "ExperimentError",
         "lmscale.sweep.store": "StoreError",
         "lmscale.sweep.devices": "DeviceError",
@@ -494,7 +494,8 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
     from lmscale.progress import progress
     from lmscale.report import write_front
     from lmscale.sweep.devices import local_devices
-    from lmscale.sweep.plan import make_plan, shard_runs
+    from lmscale.sweep.plan import make_plan
+    from lmscale.sweep.shards import shard_runs
     from lmscale.sweep.store import Store
     from lmscale.training.loop import Preempted
 

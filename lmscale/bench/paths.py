@@ -18,7 +18,7 @@ from lmscale import flops
 from lmscale.bench.peak import matmul_peak
 from lmscale.bench.timing import Timing, interleave
 from lmscale.data.loader import batch_indices, gather, sequence_order
-from lmscale.parallel import make_mesh
+from lmscale.parallel.mesh import make_mesh
 from lmscale.spec import DataSpec, OptimizerSpec, RunSpec, ScheduleSpec
 from lmscale.sweep.devices import Devices
 from lmscale.sweep.execute import default_attention

@@ -24,11 +24,12 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
+# Commands that train nothing come here too, and importing jax takes a second.
+if TYPE_CHECKING:
+    import jax
+    import numpy as np
 
 #: Exit code that means "run me again".
 PREEMPTED = 42
@@ -86,6 +87,8 @@ def start(where: str | tuple[str, int, int], identity: str) -> None:
     Raises:
       GangError: when the others do not come, or are not of this gang.
     """
+    import jax
+
     global _gang
     _exit_on_abort()
     options: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT}
@@ -155,6 +158,8 @@ def agree(decide: Callable[[], T]) -> T:
         if gang.agreements > _KEPT:
             gang.client.key_value_delete(key(gang.agreements - _KEPT))
         return value
+    import jax
+
     while True:
         try:
             return json.loads(gang.client.blocking_key_value_get(key(gang.agreements), 1000))
@@ -170,6 +175,8 @@ def preempted() -> bool:
     JAX's preemption service spreads the notice and finds the call that every process has yet to
     make, so all must call this equally often.
     """
+    from jax.experimental import multihost_utils
+
     _gang.asked += 1
     return multihost_utils.reached_preemption_sync_point(_gang.asked)
 
@@ -194,7 +201,8 @@ def share_failure(error: Exception) -> tuple[list[str], bool]:
         "asked": gang.asked,
     }
     gang.client.key_value_set(f"{folder}/{gang.index}", json.dumps(entry))
-    _meet(folder, 2 * HEARTBEAT)
+    # Who comes after the others have given up gets the same answer: that not all have met.
+    met = _meet(folder, 2 * HEARTBEAT)
     entries = [json.loads(value) for _, value in gang.client.key_value_dir_get(folder)]
     if len(entries) == 1:
         _say(f"process {gang.index} failed alone: {reason}")
@@ -202,7 +210,7 @@ def share_failure(error: Exception) -> tuple[list[str], bool]:
     gang.epoch, gang.agreements = gang.epoch + 1, 0
     gang.asked = max(entry["asked"] for entry in entries)
     own = [e["reason"] for e in sorted(entries, key=lambda e: e["order"]) if e["own"]]
-    sound = len(own) == gang.count
+    sound = met and len(own) == gang.count
     if not sound:
         # Also where the process that failed is gone, and JAX aborts this one for it.
         gang.code = 1
@@ -221,12 +229,16 @@ def finish(code: int) -> int:
         # What is still queued on the devices may wait for ever.
         sys.stdout.flush()
         os._exit(code)
+    import jax
+
     jax.distributed.shutdown()
     return code
 
 
 def place(values: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
     """An array on the devices of all processes, from values that every process has."""
+    import jax
+
     return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
 
@@ -242,6 +254,8 @@ def _hear_of_failures() -> None:
 
 def _meet(barrier: str, seconds: float) -> bool:
     """Waits for all processes; whether they came. Where one is lost this process is ended."""
+    import jax
+
     try:
         _gang.client.wait_at_barrier(barrier, int(1000 * seconds))
         return True

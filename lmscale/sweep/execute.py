@@ -13,10 +13,11 @@ import jax
 from lmscale import flops
 from lmscale.data import Corpus
 from lmscale.files import write_atomically
-from lmscale.parallel import make_mesh
 from lmscale.parallel.distributed import GangError, agree, is_first, share_failure
+from lmscale.parallel.mesh import make_mesh
 from lmscale.progress import Tracker
-from lmscale.sweep.plan import Pack, Plan, branch_steps
+from lmscale.sweep.plan import Pack, Plan
+from lmscale.sweep.shards import branch_steps
 from lmscale.sweep.store import ENDED, Store
 from lmscale.training.evaluation import Evaluator
 from lmscale.training.feed import Feed

@@ -13,7 +13,7 @@ from typing import Any
 from lmscale import flops
 from lmscale.files import read_json
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.plan import shard_runs
+from lmscale.sweep.shards import shard_runs
 from lmscale.sweep.store import ENDED, Store
 
 #: A run whose status has not been written for so long, in seconds, is told as silent: workers write

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lmscale import flops
-from lmscale.parallel import MeshError
+from lmscale.parallel.mesh import MeshError
 from lmscale.spec import LSTMSpec, RunSpec
 from lmscale.sweep.devices import Devices
 from lmscale.sweep.experiment import Run
+from lmscale.sweep.shards import ancestors
 from lmscale.training.step import ProgramKey
 
 #: Tokens of a gradient accumulation step on a CPU: pieces whose activations stay in the cache.
@@ -121,50 +122,12 @@ def make_plan(
     def order(pack: Pack) -> tuple:
         # Runs come after those that they start from; within a pack the loop sees to it. The largest
         # come first: small ones fill the end evenly, and what does not fit in memory shows at once.
-        generation = max(len(_ancestors(run, by_id)) for run in pack.runs)
+        generation = max(len(ancestors(run, by_id)) for run in pack.runs)
         return generation, -pack.flops, repr(pack.key)
 
     return Plan(
         replace(devices, count=devices.count * teams), tuple(sorted(packs, key=order)), teams
     )
-
-
-def shard_runs(runs: Sequence[Run], index: int, count: int) -> list[Run]:
-    """Shard number `index` of `count`: equal shares of the cost, each run in exactly one shard.
-
-    A run goes where the run is that it starts from.
-    """
-    loads = [0.0] * count
-    shards: list[list[Run]] = [[] for _ in range(count)]
-    by_id = {run.spec.run_id: run for run in runs}
-    trees: dict[str, list[Run]] = {}
-    for run in by_id.values():
-        root = (_ancestors(run, by_id) or [run])[-1]
-        trees.setdefault(root.spec.hash, []).append(run)
-    costs = {root: sum(flops.own_flops(run.spec) for run in tree) for root, tree in trees.items()}
-    for root in sorted(trees, key=lambda root: (-costs[root], root)):
-        least = min(range(count), key=lambda i: (loads[i], i))
-        loads[least] += costs[root]
-        shards[least] += trees[root]
-    return shards[index]
-
-
-def branch_steps(runs: Sequence[Run]) -> dict[str, set[int]]:
-    """Run -> the steps at which others of the runs start from it."""
-    kept: dict[str, set[int]] = {}
-    for run in runs:
-        if run.spec.start:
-            kept.setdefault(run.spec.start.run, set()).add(run.spec.start.step)
-    return kept
-
-
-def _ancestors(run: Run, by_id: Mapping[str, Run]) -> list[Run]:
-    """The run that a run starts from, the one that that one starts from, and so on."""
-    found = []
-    while run.spec.start and run.spec.start.run in by_id:
-        run = by_id[run.spec.start.run]
-        found.append(run)
-    return found
 
 
 def run_memory(spec: RunSpec, micro_batch: int, model_axis: int = 1) -> tuple[float, float]:

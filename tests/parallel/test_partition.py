@@ -3,9 +3,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from lmscale.parallel import MeshError, make_mesh, run_spec
-from lmscale.parallel.mesh import across_slices
-from lmscale.parallel.partition import RULES, path_name, run_shardings
+from lmscale.parallel.mesh import MeshError, across_slices, make_mesh
+from lmscale.parallel.partition import RULES, path_name, run_shardings, run_spec
 from lmscale.training.step import ProgramKey, initial_state
 from tests.training.specs import LSTM, TRANSFORMER
 

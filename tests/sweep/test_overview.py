@@ -8,7 +8,7 @@ import pytest
 from lmscale.cli import main
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.overview import overview
-from lmscale.sweep.plan import shard_runs
+from lmscale.sweep.shards import shard_runs
 from lmscale.sweep.store import Store, only_writer
 from tests.report import planted_store as planted
 from tests.training.specs import run_spec

@@ -3,11 +3,12 @@ import math
 import pytest
 
 from lmscale import flops
-from lmscale.parallel import MeshError
+from lmscale.parallel.mesh import MeshError
 from lmscale.spec import DataSpec, LSTMSpec, TransformerSpec
 from lmscale.sweep.devices import DeviceError, parse_devices
 from lmscale.sweep.grids import isoflop_grid, width_rule
-from lmscale.sweep.plan import device_memory, make_plan, shard_runs, step_seconds
+from lmscale.sweep.plan import device_memory, make_plan, step_seconds
+from lmscale.sweep.shards import shard_runs
 
 DATA = DataSpec(corpus="none", fingerprint="none")
 

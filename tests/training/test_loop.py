@@ -15,7 +15,8 @@ from lmscale.spec import StartSpec, StoppingSpec
 from lmscale.sweep.devices import local_devices
 from lmscale.sweep.execute import execute
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.plan import make_plan, shard_runs
+from lmscale.sweep.plan import make_plan
+from lmscale.sweep.shards import shard_runs
 from lmscale.sweep.store import Store
 from lmscale.training.loss import token_losses
 from lmscale.training.step import ProgramKey, initial_state

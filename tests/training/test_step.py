@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lmscale.data import n_sequences, sequence_order
 from lmscale.data.loader import batch_indices, gather
-from lmscale.parallel import make_mesh
+from lmscale.parallel.mesh import make_mesh
 from lmscale.training.step import ProgramKey, build_program, hyperparameters
 from tests.training.specs import LSTM, TRANSFORMER, run_spec
 
