@@ -55,8 +55,11 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    # Before the imports, which take seconds: a worker may be stopped when it has only begun.
+    stop = _stop_on_signal() if argv[:1] == ["run"] else None
     try:
         args = _parse(argv)
+        args.stop = stop
         return args.handler(args) or 0
     except KeyboardInterrupt:
         print("lmscale: interrupted", file=sys.stderr)
@@ -465,11 +468,14 @@ def _run(args: argparse.Namespace) -> int:
     """Trains alone, or as one process of several."""
     start_jax()
     if args.distributed is None:
-        return _train_all(args, _stop_on_signal())
+        return _train_all(args, args.stop)
     from lmscale.parallel import distributed
 
     try:
         distributed.start(args.distributed, _identity(args))
+        if args.stop():
+            # From here on JAX hears the signal, for all processes.
+            os.kill(os.getpid(), signal.SIGTERM)
         code = _train_all(args, distributed.preempted)
     except distributed.GangError as error:
         _say(f"lmscale run: {error}")
@@ -485,7 +491,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _identity(args: argparse.Namespace) -> str:
     """The command, as far as all processes that train together must have the same."""
-    own = ("handler", "distributed", "loaded", "many")
+    own = ("handler", "stop", "distributed", "loaded", "many")
     return json.dumps({k: repr(v) for k, v in vars(args).items() if k not in own}, sort_keys=True)
 
 

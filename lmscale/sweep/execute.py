@@ -52,7 +52,7 @@ def execute(
       bar: is told of every FLOP of the plan (`Plan.flops` in all).
       attention: see `lmscale.models.build_model`; by platform when None.
       checkpoint_seconds: at most this much work is lost to a kill.
-      stop: asked between dispatches.
+      stop: asked before every dispatch.
 
     Raises:
       Preempted: when `stop` said so; every state is saved.

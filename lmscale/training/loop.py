@@ -161,7 +161,7 @@ def train_pack(
       bar: counts the training FLOPs (exact convention) of all runs.
       kept_steps: run -> the steps at which other runs start from it.
       checkpoint_seconds: at most this much work is lost to a kill.
-      stop: asked between dispatches; when it says so, everything is saved and `Preempted` raised.
+      stop: asked before every dispatch; when it says so, everything is saved and `Preempted` raised.
 
     Raises:
       Preempted: see `stop`.
@@ -175,6 +175,9 @@ def train_pack(
 
     try:
         while True:
+            if stop():
+                pack.save("preempted")
+                raise Preempted
             pack.fill(queue)
             slots = pack.slots()
             if not slots:
@@ -190,9 +193,6 @@ def train_pack(
             for slot, event in zip(slots, events, strict=True):
                 if slot.step == event:
                     pack.event(slot)
-            if stop():
-                pack.save("preempted")
-                raise Preempted
             if agree(save_is_due):
                 pack.save("running")
                 last_save = time.monotonic()

@@ -1,6 +1,7 @@
 """Real processes, in an environment of the test's own."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,12 @@ def environment(corpus, tmp_path_factory) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": xla_flags(),
     }
+
+
+def catches(process: subprocess.Popen, number: int) -> bool:
+    """Whether a running process has a handler of its own for a signal (Linux)."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return bool(int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16) >> (number - 1) & 1)
 
 
 @pytest.fixture

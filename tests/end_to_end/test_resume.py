@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.end_to_end.conftest import EXPERIMENT
+from tests.end_to_end.conftest import EXPERIMENT, catches
 
 pytestmark = pytest.mark.slow
 ARGUMENTS = ("run", EXPERIMENT, "--data", "tiny", "--checkpoint-seconds", "0.01")
@@ -82,6 +82,17 @@ def test_sigterm_saves_exits_42_and_resumes_to_the_same_bits(
     assert {"preempted"} <= {state["status"] for state in states}
     assert finish(*ARGUMENTS, "--out", tmp_path)[0] == 0
     assert results(tmp_path) == results(uninterrupted)
+
+
+def test_sigterm_in_start_up_exits_42_with_nothing_trained(lmscale, tmp_path):
+    process = lmscale(*ARGUMENTS, "--out", tmp_path)
+    while not catches(process, signal.SIGTERM):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 42, err
+    assert steps_logged(tmp_path) == 0
 
 
 def test_what_is_done_is_not_done_again(finish, uninterrupted):

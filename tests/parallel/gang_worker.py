@@ -59,12 +59,13 @@ def train(store, models, mesh, seeds, steps, stop_after=None, fail=()) -> None:
     store = Store(store)
     for run in runs:
         store.folder(run).create()
-    dispatches = 0
+    # Stopping is asked for before each of them.
+    dispatches = -1
 
     def stop() -> bool:
         nonlocal dispatches
         dispatches += 1
-        if jax.process_index() in fail:
+        if dispatches and jax.process_index() in fail:
             raise OSError("this disk is full")
         return dispatches == stop_after
 

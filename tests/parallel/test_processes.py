@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.end_to_end.conftest import EXPERIMENT
+from tests.end_to_end.conftest import EXPERIMENT, catches
 from tests.parallel.gang_worker import DISPATCH, train
 from tests.quick_compile import quick_jit
 
@@ -192,6 +192,16 @@ def test_sigterm_to_one_process_saves_in_all(gang, tmp_path):
     assert [status["status"] for status in stopped] == ["preempted"] * 2
     (step,) = {status["step"] for status in stopped}
     assert len(list(tmp_path.glob(f"runs/*/checkpoints/{step}"))) == 2
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_sigterm_before_the_processes_have_met_ends_all(gang, tmp_path, asked):
+    pair = gang(2, 1, *command(tmp_path, "--steps", "20000", "--mesh", "2,1,1"))
+    pair.wait_until(lambda: catches(pair.processes[asked], signal.SIGTERM))
+    pair.processes[asked].send_signal(signal.SIGTERM)
+    codes, errors = pair.finish()
+    assert codes == [42, 42], errors
+    assert not any(len(curve) for curve in curves(tmp_path).values())
 
 
 @pytest.mark.parametrize("victim", [0, 1])
