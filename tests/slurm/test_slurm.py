@@ -107,23 +107,26 @@ def test_a_cancelled_and_resubmitted_array_redoes_nothing(cluster, tmp_path):
     assert all(metrics(tmp_path)[run].startswith(text) for run, text in logged.items())
 
 
-@pytest.mark.xfail(strict=True, reason="`lmscale run` has no --distributed yet")
-def test_a_gang_of_two_processes_trains_over_four_devices(cluster, tmp_path):
-    gang, alone = tmp_path / "gang", tmp_path / "alone"
-    runs = ("--", "--seeds", 0, "--steps", 200)
+def test_two_gangs_of_two_processes_train_their_runs_over_four_devices_each(cluster, tmp_path):
+    gangs, alone = tmp_path / "gangs", tmp_path / "alone"
+    runs = ("--", "--seeds", 0, "--steps", 400)
     # On a CPU the cores that a process may use are its devices.
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:2]))
     two = ("--lmscale", f"taskset --cpu-list {cores} {sys.executable} -m lmscale.cli")
-    job = cluster.submit(gang, "--nodes", 2, *two, *runs)
+    # All processes are on this machine, so the two gangs must not take the same port.
+    job = cluster.submit(gangs, "--tasks", 2, "--nodes", 2, *two, *runs, "--mesh", "1,2,2")
+    wait_for(lambda: metrics(gangs) or "FAILED" in cluster.states(job))
+    cluster.call("scontrol", "requeue", f"{job}_0")
     other = cluster.submit(alone, *two, *runs)
-    assert cluster.finish(job) == ["COMPLETED"], logs(gang)
+    assert cluster.finish(job) == ["COMPLETED"] * 2, logs(gangs)
     assert cluster.finish(other) == ["COMPLETED"], logs(alone)
-    ours, theirs = results(gang), results(alone)
+    ours, theirs = results(gangs), results(alone)
     assert len(ours) == 2
     assert ours.keys() == theirs.keys()
     for run, text in ours.items():
         # Another mesh: equal to rounding, not to the bit.
         a, b = json.loads(text), json.loads(theirs[run])
         assert a["losses"]["valid"] == pytest.approx(b["losses"]["valid"], rel=1e-3)
-    assert "on 4 x cpu" in (gang / f"logs/{job}_0-0.log").read_text()
-    assert (gang / f"logs/{job}_0-1.log").exists()
+    for task in range(2):
+        assert "on 4 x cpu" in (gangs / f"logs/{job}_{task}-0.log").read_text()
+        assert (gangs / f"logs/{job}_{task}-1.log").exists()
