@@ -499,21 +499,27 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
     from lmscale.parallel.distributed import PREEMPTED, agree, check_same, is_first
     from lmscale.progress import progress
     from lmscale.report import write_front
-    from lmscale.sweep.devices import local_devices
+    from lmscale.sweep.devices import Devices, local_devices
     from lmscale.sweep.plan import make_plan
     from lmscale.sweep.shards import shard_runs
     from lmscale.sweep.store import Store
     from lmscale.training.loop import Preempted
 
+    def declare(experiment: Any) -> tuple[Any, list[Any]]:
+        corpus = _corpus(args.data, experiment)
+        return corpus, experiment.runs(corpus)
+
     grids = []
     for name, experiment in _experiments(args):
-        # The first builds what is not there yet, the others read it.
-        corpus = _corpus(args.data, experiment) if is_first() else None
+        # The first builds the corpora that are not there yet, the others read them.
+        declared = declare(experiment) if is_first() else None
         agree(lambda: None)
-        corpus = corpus or _corpus(args.data, experiment)
-        grids.append((name, experiment, corpus, experiment.runs(corpus)))
+        grids.append((name, experiment, *(declared or declare(experiment))))
     check_same("runs", " ".join(run.spec.hash for *_, runs in grids for run in runs))
-    devices, jobs = local_devices(), []
+    # JAX looks for devices in all processes at once. Machines differ by some bytes of memory, but
+    # plans must not.
+    own = local_devices()
+    devices, jobs = Devices(**agree(lambda: dataclasses.asdict(own))), []
     for name, experiment, corpus, runs in grids:
         plan = make_plan(
             shard_runs(runs, *args.shard),
