@@ -39,7 +39,7 @@ _EPILOG = """\
 examples:
   one worker a GPU (TPU chip, CPU core), each with its share of the runs:
     python -m launch.local isoflop --scale gpu --out results/isoflop
-  large runs, each trained by all devices together:
+  large runs, by one job that splits them over all devices as needed:
     python -m launch.local isoflop --scale paper --out results/paper --together
   on CPU cores, whatever else there is, with options of `lmscale run`:
     python -m launch.local isoflop --out results/isoflop --device cpu --workers 2 -- --seeds 0 1
@@ -97,7 +97,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument(
         "--together",
         action="store_true",
-        help="train every run on all devices: one process, or with --workers one job of several",
+        help="one job over all devices, of one process or with --workers of several",
     )
     parser.add_argument(
         "--stuck-limit", type=positive, default=3, help="restarts in a row without progress [3]"

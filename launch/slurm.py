@@ -239,6 +239,8 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
         args.logs = f"{args.out.rstrip('/')}/logs"
     if args.gpus and args.gres:
         parser.error("give --gpus or --gres, not both")
+    if args.gres and args.tasks_per_node > 1:
+        parser.error("--gres is a node's, for all its processes at once: give --gpus, a process's")
     if args.lmscale is None:
         args.lmscale = "lmscale" if args.prologue else lmscale_here(None)
     if args.time is not None:

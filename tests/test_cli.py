@@ -1,6 +1,8 @@
 """The command line: errors in one line with exit code 2, JSON alone on standard output."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -70,6 +72,21 @@ def test_help_of_an_experiment_shows_its_paper_and_its_fields(capsys):
     assert "Hoffmann et al. 2022" in text
     assert "--budgets" in text
     assert "--tokens-per-param" in text
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["run", "isoflop", "--help"], ["status", "no/such/folder"]]
+)
+def test_commands_that_train_nothing_do_not_wait_for_jax(argv):
+    """Importing it takes longer than all that they do."""
+    program = (
+        "import contextlib, sys, lmscale.cli\n"
+        f"with contextlib.suppress(SystemExit): lmscale.cli.main({argv})\n"
+        "import lmscale.sweep.overview\n"
+        "sys.exit('jax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
+    assert done.returncode == 0
 
 
 def test_plan_as_json(capsys, monkeypatch, corpus):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 #: Exit code that means "run me again".
 PREEMPTED = 42
-#: Seconds without a sign of life after which a process counts as lost.
+#: Seconds without a sign of life after which a process counts as lost; LMSCALE_HEARTBEAT overrides.
 HEARTBEAT = 10
 #: Agreements whose keys stay in the store: far more than one process can be ahead of another.
 _KEPT = 1000
@@ -70,6 +70,7 @@ class _Gang:
     asked: int = 0
     #: What this process ends with if JAX aborts it.
     code: int = PREEMPTED
+    heartbeat: int = HEARTBEAT
 
 
 _gang = _Gang()
@@ -90,8 +91,11 @@ def start(where: str | tuple[str, int, int], identity: str) -> None:
     import jax
 
     global _gang
+    heartbeat = os.environ.get("LMSCALE_HEARTBEAT", str(HEARTBEAT))
+    if not heartbeat.isdigit() or int(heartbeat) < 1:
+        raise GangError(f"LMSCALE_HEARTBEAT must be seconds, at least 1, not {heartbeat!r}", 2)
     _exit_on_abort()
-    options: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT}
+    options: dict[str, Any] = {"heartbeat_timeout_seconds": int(heartbeat)}
     if where == "auto":
         # Under Slurm JAX asks for the device of its local rank, also where it sees only one.
         if os.environ.get("CUDA_VISIBLE_DEVICES", "").isdigit():
@@ -108,7 +112,7 @@ def start(where: str | tuple[str, int, int], identity: str) -> None:
         raise GangError(f"the processes did not find each other: {_first_line(error)}") from error
     signal.signal(signal.SIGINT, _interrupt)
     state = jax._src.distributed.global_state
-    _gang = _Gang(state.client, state.process_id, state.num_processes)
+    _gang = _Gang(state.client, state.process_id, state.num_processes, heartbeat=int(heartbeat))
     check_same("command", identity)
 
 
@@ -202,7 +206,7 @@ def share_failure(error: Exception) -> tuple[list[str], bool]:
     }
     gang.client.key_value_set(f"{folder}/{gang.index}", json.dumps(entry))
     # Who comes after the others have given up gets the same answer: that not all have met.
-    met = _meet(folder, 2 * HEARTBEAT)
+    met = _meet(folder, 2 * gang.heartbeat)
     entries = [json.loads(value) for _, value in gang.client.key_value_dir_get(folder)]
     if len(entries) == 1:
         _say(f"process {gang.index} failed alone: {reason}")
@@ -224,7 +228,7 @@ def finish(code: int) -> int:
     _gang.code, together = code, True
     if _gang.count > 1:
         _gang.client.key_value_set(f"lmscale/left/{_gang.index}", str(code))
-        together = _meet("lmscale/left", 2 * HEARTBEAT)
+        together = _meet("lmscale/left", 2 * _gang.heartbeat)
     if not together or code not in (0, PREEMPTED):
         # What is still queued on the devices may wait for ever.
         sys.stdout.flush()

@@ -22,6 +22,8 @@ def environment(corpus, tmp_path_factory) -> dict[str, str]:
         "LMSCALE_CACHE": str(tmp_path_factory.mktemp("cache")),
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": xla_flags(),
+        # A machine that runs tests may be busy with others, or held still.
+        "LMSCALE_HEARTBEAT": "100",
     }
 
 

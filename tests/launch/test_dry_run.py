@@ -172,6 +172,7 @@ def test_a_slice_has_the_hosts_of_its_topology():
         (slurm, [*SHARED, "--time", "2", "--grace", "100"], "leaves too little"),
         (slurm, [*SHARED, "--tasks", "0"], "at least 1"),
         (slurm, [*SHARED, "--gpus", "1", "--gres", "gpu:1"], "not both"),
+        (slurm, [*SHARED, "--gres", "gpu:4", "--tasks-per-node", "4"], "a process's"),
         (slurm, [*BUCKET], "give a --logs folder"),
         (tpu_pod, ["isoflop", "--out", "results", "--tpu", "v6e-8"], "--out must be a bucket"),
         (tpu_pod, [*BUCKET, "--tpu", "v9-8"], "--tpu must be a type of"),
@@ -213,6 +214,33 @@ def test_jobs_are_given_to_sbatch(tmp_path, monkeypatch, capsys):
     (call,) = calls(tmp_path, "sbatch")
     script = Path(call.removeprefix("--parsable ")).read_text()
     assert text == f"{script}\n# submitted by: sbatch {call}\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "ends", "requeues"),
+    [(0, 0, False), (1, 1, False), (2, 2, False), (42, 0, True), (134, 0, True), (143, 0, True)],
+)
+def test_a_slurm_task_is_requeued_unless_it_ended_by_itself(tmp_path, code, ends, requeues):
+    """The batch script itself, between a training step that ends so and a Slurm that notes it."""
+    stub(tmp_path, "lmscale", 'echo "{\\"table\\": [{\\"step\\": 7}]}"')
+    stub(tmp_path, "srun", f"exit {code}")
+    stub(tmp_path, "squeue", "echo RUNNING")
+    stub(tmp_path, "scontrol", "exit 0")
+    out = tmp_path / "out"
+    (out / "logs").mkdir(parents=True)
+    args = slurm._parse(["isoflop", "--out", str(out), "--lmscale", str(tmp_path / "lmscale")])
+    job = {"SLURM_JOB_ID": "17", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "0"}
+
+    def turn() -> int:
+        script = ["bash", "-c", slurm.batch_script(args)]
+        settings = environment(tmp_path) | job
+        return subprocess.run(script, env=settings, check=False, capture_output=True).returncode
+
+    assert turn() == ends
+    assert ("requeue 17" in calls(tmp_path, "scontrol")) == requeues
+    if requeues:
+        # Without progress from one turn to the next it ends.
+        assert [turn() for _ in range(3)] == [0, 0, 1]
 
 
 @pytest.mark.parametrize("launcher", [slurm, tpu_pod, gke])

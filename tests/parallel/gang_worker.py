@@ -7,14 +7,18 @@ JOBS is a JSON list of arguments of `train`; it is also what tells one gang from
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
+from unittest import mock
 
 import jax
 
 from lmscale.cli import start_jax
 from lmscale.data import open_corpus
+from lmscale.data.loader import gather
 from lmscale.parallel import distributed
 from lmscale.progress import progress
 from lmscale.sweep.devices import local_devices
@@ -43,12 +47,13 @@ def main(address: str, count: int, index: int, jobs: str) -> int:
     return distributed.finish(code)
 
 
-def train(store, models, mesh, seeds, steps, stop_after=None, fail=()) -> None:
+def train(store, models, mesh, seeds, steps, stop_after=None, fail=(), on_host=False) -> None:
     """Trains the runs of these models and seeds in a store, on a mesh.
 
     Args:
       stop_after: dispatches after which to stop, with everything saved.
       fail: processes in which training fails after its first dispatch.
+      on_host: keeps the training tokens there; a process must read its own devices' parts only.
     """
     corpus = open_corpus("tiny")
     runs = [
@@ -70,11 +75,33 @@ def train(store, models, mesh, seeds, steps, stop_after=None, fail=()) -> None:
         return dispatches == stop_after
 
     plan = make_plan(runs, local_devices(), mesh=tuple(mesh), whole=jax.process_count() > 1)
-    with progress("training", plan.flops, silent=True) as bar:
+    with (
+        progress("training", plan.flops, silent=True) as bar,
+        tokens_on_host() if on_host else contextlib.nullcontext() as parts,
+    ):
         try:
             execute(plan, store, lambda name: corpus, bar, stop=stop)
         except Preempted:
             assert dispatches == stop_after
+    if on_host:
+        (pack,) = plan.packs
+        a_device = (pack.chunk_steps, pack.n_slots // mesh[0], runs[0].spec.batch_size // mesh[1])
+        assert parts == dispatches * jax.local_device_count() * [a_device]
+
+
+@contextlib.contextmanager
+def tokens_on_host() -> Iterator[list[tuple[int, ...]]]:
+    """As where they do not fit on the device; the shapes of indices whose windows are read."""
+    parts = []
+
+    def noted(tokens, indices, n_ctx):
+        parts.append(indices.shape)
+        return gather(tokens, indices, n_ctx)
+
+    feed = "lmscale.training.feed"
+    with mock.patch(f"{feed}.gather", noted), mock.patch(f"{feed}._fits_on_device") as fits:
+        fits.return_value = False
+        yield parts
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def gang(environment):
     """Starts gangs and leaves none behind."""
     started = []
 
-    def start(count, devices, *command, port=None, **options) -> Gang:
+    def start(count, devices, *command, port=None, environment=environment, **options) -> Gang:
         one = Gang(environment, port or free_port(), count, devices, *command, **options)
         started.append(one)
         return one
@@ -119,7 +119,7 @@ def statuses(store) -> list[str]:
 def journey(environment, tmp_path_factory):
     """Every mesh of 2 x 2 devices, one device alone, and a run that moves; {name: store}."""
     base = tmp_path_factory.mktemp("journey")
-    stores = {name: base / str(name) for name in ("alone", "moved", *MESHES)}
+    stores = {name: base / str(name) for name in ("alone", "moved", "host", *MESHES)}
 
     def train_here(**fields):
         with pytest.MonkeyPatch.context() as patch:
@@ -134,11 +134,28 @@ def journey(environment, tmp_path_factory):
             train_here(**leg)
             continue
         packed = [job(stores[mesh], models=MODELS, mesh=mesh) for mesh in MESHES]
-        jobs = [leg] if number else [leg, *packed]
+        host = job(stores["host"], mesh=MESHES[0], on_host=True)
+        jobs = [leg] if number else [leg, *packed, host]
         devices = int(np.prod(mesh)) // count
         codes, errors = Gang(environment, free_port(), count, devices, *worker(*jobs)).finish()
         assert codes == [0, 0], errors
     return stores
+
+
+def test_tokens_on_the_hosts_give_the_same_losses(journey):
+    expected, got = curves(journey[MESHES[0]]), curves(journey["host"])
+    assert len(got) == 2
+    for name, losses in got.items():
+        np.testing.assert_array_equal(losses, expected[name])
+
+
+def test_each_process_saves_its_part(journey):
+    for state in journey[(1, 4, 1)].glob("runs/*/checkpoints/*/state"):
+        parts = [
+            sum(file.stat().st_size for file in (state / f"ocdbt.process_{i}").rglob("*"))
+            for i in range(2)
+        ]
+        assert max(parts) < 2 * min(parts)
 
 
 @pytest.mark.parametrize("mesh", MESHES, ids=lambda mesh: "x".join(map(str, mesh)))
@@ -205,15 +222,17 @@ def test_sigterm_before_the_processes_have_met_ends_all(gang, tmp_path, asked):
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_ends_the_other_in_seconds(gang, tmp_path, victim):
-    pair = gang(2, 1, *worker(job(tmp_path, steps=1_000_000)))
+def test_a_killed_process_ends_the_other_in_seconds(gang, environment, tmp_path, victim):
+    environment = {**environment, "LMSCALE_HEARTBEAT": "10"}
+    pair = gang(2, 1, *worker(job(tmp_path, steps=1_000_000)), environment=environment)
     pair.wait_until(lambda: list(tmp_path.glob("runs/*/metrics.jsonl")))
     pair.processes[victim].send_signal(signal.SIGKILL)
     killed = time.monotonic()
     codes, errors = pair.finish()
     assert codes[1 - victim] == 42, errors
     assert "lost another process" in errors[1 - victim]
-    assert time.monotonic() - killed < 20
+    # JAX's own limit is 100 s.
+    assert time.monotonic() - killed < 60
     assert "failed" not in statuses(tmp_path)
 
 
@@ -232,11 +251,12 @@ def test_two_gangs_on_one_port_are_kept_apart(gang, tmp_path):
         assert "do not have the same command" in errors[0]
 
 
-def test_a_failure_is_dealt_with_together_or_ends_all(gang, tmp_path):
+def test_a_failure_is_dealt_with_together_or_ends_all(gang, environment, tmp_path):
+    environment = {**environment, "LMSCALE_HEARTBEAT": "10"}
     stores = [tmp_path / name for name in ("all", "none", "one")]
     failing = ([0, 1], [], [1])
     jobs = [job(store, fail=fail) for store, fail in zip(stores, failing, strict=True)]
-    codes, errors = gang(2, 1, *worker(*jobs)).finish()
+    codes, errors = gang(2, 1, *worker(*jobs), environment=environment).finish()
     assert codes == [1, 1], errors
     assert [set(statuses(store)) for store in stores] == [{"failed"}, {"done"}, {"failed"}]
     for path in stores[2].glob("runs/*/status.json"):
