@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmscale.parallel.partition import keep_batch
+from lmscale.parallel.partition import gathered, keep_batch
 
 
 class Linear(nnx.Module):
@@ -66,7 +66,9 @@ class Embedding(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        return keep_batch(self.embedding[...][tokens].astype(self.dtype))
+        # Else XLA may split features over the batch's devices, and gather the batch for the derivative.
+        embedding = gathered("embed/embedding", self.embedding[...])
+        return keep_batch(embedding[tokens].astype(self.dtype))
 
     def attend(self, x: jax.Array) -> jax.Array:
         """x [..., d_embed] -> float32 logits [..., vocab]."""
