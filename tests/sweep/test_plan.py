@@ -7,7 +7,7 @@ from lmscale.parallel import MeshError
 from lmscale.spec import DataSpec, LSTMSpec, TransformerSpec
 from lmscale.sweep.devices import DeviceError, parse_devices
 from lmscale.sweep.grids import isoflop_grid, width_rule
-from lmscale.sweep.plan import device_memory, make_plan, shard_runs, step_seconds
+from lmscale.sweep.plan import Execution, device_memory, make_plan, shard_runs, step_seconds
 
 DATA = DataSpec(corpus="none", fingerprint="none")
 
@@ -82,7 +82,7 @@ def test_a_large_run_is_split_until_it_fits():
     pack = make_plan(large, devices).packs[0]
     assert pack.mesh == (1, 64, 1)
     assert pack.memory < devices.memory
-    assert device_memory(large[0].spec, 1, 1) > devices.memory
+    assert device_memory(large[0].spec, "tpu", Execution()) > devices.memory
     assert pack.micro_batch % 64 == 0
 
 
@@ -94,8 +94,8 @@ def test_layers_are_split_where_the_batch_is_too_small_to_be():
     assert model in (2, 4)
     # Splitting layers must pay: it is quicker than leaving those devices out.
     spec = large_runs(batch_size=16)[0].spec
-    assert step_seconds(spec, devices, data, model, data) < step_seconds(
-        spec, devices, data, 1, data
+    assert step_seconds(spec, devices, Execution(data, model, data)) < step_seconds(
+        spec, devices, Execution(data, 1, data)
     )
 
 
@@ -107,9 +107,9 @@ def test_layers_are_split_inside_a_host_only():
 def test_communication_grows_with_the_pieces_of_a_batch():
     (run,) = large_runs()
     devices = parse_devices("v5e:256")
-    times = [step_seconds(run.spec, devices, 64, 1, piece) for piece in (256, 128, 64)]
+    times = [step_seconds(run.spec, devices, Execution(64, 1, n)) for n in (256, 128, 64)]
     assert times == sorted(times)
-    assert step_seconds(run.spec, devices, 1, 1, 1) == pytest.approx(
+    assert step_seconds(run.spec, devices, Execution(micro_batch=256)) == pytest.approx(
         flops.step_flops(run.spec) / (devices.peak_flops * devices.utilisation)
     )
 
