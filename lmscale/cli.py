@@ -809,10 +809,8 @@ def _print_compiled(name: str | None, devices: Any, answers: list[Any], effort: 
             print(f"{describe(pack)}: does not fit; {_remedy(pack, devices, memory)}")
         if compiled.arguments is None:
             continue
-        peak = f", at most {compiled.peak / 1e9:.3g} in use" if compiled.peak else ""
         print(
-            f"{label}: {compiled.arguments / 1e9:.3g} GB of state and tokens, "
-            f"{compiled.temporaries / 1e9:.3g} of temporaries{peak}; "
+            f"{label}: {compiled.arguments / 1e9:.3g} GB are state and tokens; "
             f"a step reads and writes {compiled.touched / 1e9:.3g} GB and {_sent(compiled)}; "
             f"attention by {compiled.attention}; compiled in {compiled.seconds:.0f} s"
         )

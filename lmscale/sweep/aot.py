@@ -44,9 +44,9 @@ class Compiled:
     """One compiled train program.
 
     Attributes:
-      needs: bytes on each device: arguments, temporaries and the program itself. Where the compiler
-        gave up, what it said it needs.
-      arguments, temporaries, peak: of these; None where the compiler gave up or does not tell.
+      needs: bytes on each device at the most, arguments and the program itself included. Where the
+        compiler gave up, what it said it needs.
+      arguments: of these; None where the compiler gave up.
       touched: bytes that a step reads and writes in a device's memory, see `lmscale.parallel.hlo`.
       sent: bytes that a step sends from a device, by kind of collective.
       network: of these what leaves its host or slice.
@@ -58,8 +58,6 @@ class Compiled:
 
     needs: float
     arguments: float | None
-    temporaries: float | None
-    peak: float | None
     touched: float
     sent: dict[str, float]
     network: float
@@ -74,7 +72,7 @@ class Compiled:
 
 
 #: What is known when nothing was compiled.
-_NOTHING = Compiled(math.inf, None, None, None, 0.0, {}, 0.0, (), "", 0.0, 0.0)
+_NOTHING = Compiled(math.inf, None, 0.0, {}, 0.0, (), "", 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -373,11 +371,12 @@ def _compile(request: dict[str, Any]) -> Compiled:
     sent: dict[str, float] = {}
     for collective in ranked:
         sent[collective.kind] = sent.get(collective.kind, 0.0) + collective.total
+    # A TPU's temporaries are stated larger than the heap that its buffers are then laid out in, which
+    # the peak is within a few percent of.
+    peak = sizes.peak_memory_in_bytes if devices.platform == "tpu" else 0
     return Compiled(
-        needs=device_bytes(compiled) + sizes.generated_code_size_in_bytes,
+        needs=(peak or device_bytes(compiled)) + sizes.generated_code_size_in_bytes,
         arguments=sizes.argument_size_in_bytes,
-        temporaries=sizes.temp_size_in_bytes,
-        peak=getattr(sizes, "peak_memory_in_bytes", None),
         touched=text.touched(),
         sent=sent,
         network=sum(c.total for c in ranked if c.span > devices.linked),

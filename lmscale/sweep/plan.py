@@ -259,8 +259,9 @@ def device_memory(spec: RunSpec, platform: str, how: Execution) -> float:
     """
     sizes = _sizes(spec.model, spec.compute_dtype, platform)
     params, moments = _state(ProgramKey.of(spec), how.data, how.model)
-    # With gradients and a copy while the update is formed, and where pieces are added up one more.
-    state = moments + params * (3 + (how.micro_batch < spec.batch_size))
+    # With gradients, where pieces are added up those of a piece, and on a CPU a copy while the update
+    # is formed.
+    copies = 2 + (how.micro_batch < spec.batch_size) + (platform == "cpu")
     tokens = how.micro_batch // how.data * spec.model.n_ctx
     split = how.model if spec.model.vocab_size % how.model == 0 else 1
     head = sizes.head / split / how.logit_pieces
@@ -268,10 +269,11 @@ def device_memory(spec: RunSpec, platform: str, how: Execution) -> float:
     if how.remat:
         kept = sizes.depth * sizes.input + max(layer, head)
     else:
-        # Elsewhere than on a CPU buffers of different sizes do not take each other's place.
-        kept = (sizes.depth + (platform != "cpu")) * layer + head
-    gathered = sizes.vocabulary / split if how.data > 1 else 0
-    return state + tokens * kept + gathered
+        kept = sizes.depth * layer + head
+    # In pieces, in float32 and with its gradient, each twice.
+    vocabulary = 4 * 4 if how.logit_pieces > 1 else sizes.width
+    gathered = vocabulary * sizes.vocabulary / split if how.data > 1 else 0
+    return moments + params * copies + tokens * kept + gathered
 
 
 @dataclass(frozen=True)
@@ -279,12 +281,13 @@ class _Sizes:
     """Bytes that a model's activations take.
 
     Attributes:
-      head: of a token's logits, their exponentials and their gradient.
+      head: of a token's logits and their gradient.
       input: of a token where it enters a layer.
       whole, split: of what a layer keeps for a token, which a model axis does not divide, and which
         it does.
       depth: layers.
-      vocabulary: of the embedding as it is computed with.
+      width: of a number that is computed with.
+      vocabulary: numbers in the embedding.
     """
 
     head: float
@@ -292,13 +295,14 @@ class _Sizes:
     whole: float
     split: float
     depth: int
-    vocabulary: float
+    width: int
+    vocabulary: int
 
 
 @functools.lru_cache(maxsize=1024)
 def _sizes(model: ModelSpec, compute_dtype: str, platform: str) -> _Sizes:
     width = 2 if compute_dtype == "bfloat16" else 4
-    head = 4 * model.vocab_size * (2 if platform == "cpu" else 3)
+    head = 2 * 4 * model.vocab_size
     if isinstance(model, LSTMSpec):
         h = model.d_hidden
         return _Sizes(
@@ -307,7 +311,8 @@ def _sizes(model: ModelSpec, compute_dtype: str, platform: str) -> _Sizes:
             whole=0,
             split=(10 * width + 8) * h,
             depth=model.n_layer,
-            vocabulary=width * model.vocab_size * model.d_embed,
+            width=width,
+            vocabulary=model.vocab_size * model.d_embed,
         )
     d, a, f = model.d_model, model.d_attn, model.d_ff
     scores = 0
@@ -323,7 +328,8 @@ def _sizes(model: ModelSpec, compute_dtype: str, platform: str) -> _Sizes:
         whole=(2 * 3 * 4 + 2 * width) * d,
         split=(4 * a + (1 + activation) * f) * width + scores,
         depth=model.depth,
-        vocabulary=width * model.vocab_size * d,
+        width=width,
+        vocabulary=model.vocab_size * d,
     )
 
 
