@@ -812,7 +812,7 @@ def _print_compiled(name: str | None, devices: Any, answers: list[Any], effort: 
         print(
             f"{label}: {compiled.arguments / 1e9:.3g} GB are state and tokens; "
             f"a step reads and writes {compiled.touched / 1e9:.3g} GB and {_sent(compiled)}; "
-            f"attention by {compiled.attention}; compiled in {compiled.seconds:.0f} s"
+            f"compiled in {compiled.seconds:.0f} s"
         )
 
 

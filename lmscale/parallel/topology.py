@@ -11,8 +11,11 @@ import importlib.util
 import math
 from typing import Any
 
-#: The package that compiles for a platform, and the extra of lmscale that brings it.
-COMPILERS = {"tpu": ("libtpu", "tpu"), "gpu": ("jax-cuda13-plugin", "cuda13-aot")}
+#: Packages that compile for a platform, any of them, and the extra of lmscale that brings one.
+COMPILERS = {
+    "tpu": (("libtpu",), "tpu"),
+    "gpu": (("jax-cuda13-plugin", "jax-cuda12-plugin"), "cuda13-aot"),
+}
 #: Environment of a process that compiles for devices it does not have: it must not look for any, nor
 #: ask a cloud's metadata server which it is on, and several may run side by side.
 ENVIRONMENT = {
@@ -48,12 +51,25 @@ class TopologyError(ValueError):
 
 
 def compiler(platform: str) -> str | None:
-    """The installed compiler for a platform, with its version, or None."""
-    package, _ = COMPILERS[platform]
-    try:
-        return f"{package} {importlib.metadata.version(package)}"
-    except importlib.metadata.PackageNotFoundError:
+    """The installed compiler for a platform, with its version, or None.
+
+    For GPUs it needs cuDNN as well, which holds the attention kernels.
+    """
+    if platform == "gpu" and not _installed("nvidia.cudnn"):
         return None
+    for package in COMPILERS[platform][0]:
+        try:
+            return f"{package} {importlib.metadata.version(package)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def topology_name(kind: str, count: int, linked: int) -> tuple[str, int]:
@@ -169,7 +185,6 @@ def gpu_target(kind: str) -> str:
             "gpu_device_info {",
             *lines,
             f"  cuda_compute_capability {{ major: {capability} feature_extension: {features} }}",
-            "  device_interconnect_info { active_links: 18 }",
             "}",
             'platform_name: "CUDA"',
             "dnn_version_info { major: 9 minor: 10 patch: 0 }",

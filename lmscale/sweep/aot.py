@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import math
 import os
@@ -51,7 +50,6 @@ class Compiled:
       sent: bytes that a step sends from a device, by kind of collective.
       network: of these what leaves its host or slice.
       largest: the collectives that send most: (kind, result, times, bytes, operation).
-      attention: the kernel that it was compiled with.
       seconds, cpu_seconds: that the compiler took.
       error: what it said where it gave up for another reason than memory.
     """
@@ -62,7 +60,6 @@ class Compiled:
     sent: dict[str, float]
     network: float
     largest: tuple[tuple[str, str, int, float, str], ...]
-    attention: str
     seconds: float
     cpu_seconds: float
     error: str | None = None
@@ -72,7 +69,7 @@ class Compiled:
 
 
 #: What is known when nothing was compiled.
-_NOTHING = Compiled(math.inf, None, 0.0, {}, 0.0, (), "", 0.0, 0.0)
+_NOTHING = Compiled(math.inf, None, 0.0, {}, 0.0, (), 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -107,9 +104,9 @@ def require_compiler(devices: Devices) -> None:
     if devices.platform == "cpu":
         raise CompileError("--compile is for TPUs and GPUs that are not here: give --device")
     if compiler(devices.platform) is None:
-        package, extra = COMPILERS[devices.platform]
+        extra = COMPILERS[devices.platform][1]
         raise CompileError(
-            f"compiling for {devices.kind} needs {package}: pip install 'lmscale[{extra}]'"
+            f"compiling for {devices.kind} needs its compiler: pip install 'lmscale[{extra}]'"
         )
 
 
@@ -278,7 +275,7 @@ def _request(pack: Pack, devices: Devices, tokens: tuple[int, str], effort: str)
         "tokens": n_tokens,
         "dtype": dtype,
         "effort": effort,
-        "attention": _attention(devices.platform, pack.key.compute_dtype),
+        "attention": default_attention(devices.platform, pack.key.compute_dtype),
         "versions": [
             *(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "flax")),
             compiler(devices.platform),
@@ -303,14 +300,6 @@ def _sources() -> str:
     for file in files:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _attention(platform: str, compute_dtype: str) -> str:
-    """What would be trained with, as far as it can be compiled: cuDNN's kernels need its library."""
-    wanted = default_attention(platform, compute_dtype)
-    if wanted == "cudnn" and importlib.util.find_spec("nvidia.cudnn") is None:
-        return "xla"
-    return wanted
 
 
 # --- in the other process -----------------------------------------------------------------------
@@ -351,7 +340,6 @@ def _compile(request: dict[str, Any]) -> Compiled:
 
     def known() -> dict[str, Any]:
         return {
-            "attention": request["attention"],
             "seconds": time.monotonic() - start[0],
             "cpu_seconds": time.process_time() - start[1],
         }
