@@ -739,7 +739,7 @@ def _print_packs(plan: Any, epochs: float) -> None:
     from lmscale.sweep.plan import fits
 
     print(
-        f"{'model':<24}{'runs':>5}{'at once':>9}{'mesh':>10}{'micro':>7}{'GB':>8}{'FLOPs':>10}{'hours':>8}"
+        f"{'model':<24}{'runs':>5}{'at once':>9}{'mesh':>10}{'micro':>7}{'GB':>9}{'FLOPs':>10}{'hours':>10}"
     )
     for pack in plan.packs:
         mesh = "x".join(map(str, pack.mesh))
@@ -747,8 +747,8 @@ def _print_packs(plan: Any, epochs: float) -> None:
         marks += [f"logits in {pack.logit_pieces}"] * (pack.logit_pieces > 1)
         print(
             f"{pack.key.model.label:<24}{len(pack.runs):>5}{pack.n_slots:>9}{mesh:>10}"
-            f"{pack.micro_batch:>7}{pack.memory / 1e9:>8.3g}{pack.flops:>10.3g}"
-            f"{pack.seconds / 3600:>8.3g}  {', '.join(marks)}".rstrip()
+            f"{pack.micro_batch:>7}{pack.memory / 1e9:>9.3g}{pack.flops:>10.3g}"
+            f"{pack.seconds / 3600:>10.3g}  {', '.join(marks)}".rstrip()
         )
     print(_plan_line(plan) + "; mesh is run x data x model")
     for pack in plan.packs:
@@ -784,8 +784,8 @@ def _print_compiled(name: str | None, devices: Any, answers: list[Any], effort: 
             pack.key.model.label,
             "x".join(map(str, pack.mesh)),
             str(pack.micro_batch),
-            f"{compiled.needs / 1e9:.3g}",
-            f"{pack.memory / 1e9:.3g}",
+            "" if compiled.error else f"{compiled.needs / 1e9:.3g}",
+            f"{(pack.memory + compiled.tokens) / 1e9:.3g}",
         ]
         if compiled.arguments is None:
             row += [""] * 4
@@ -794,7 +794,8 @@ def _print_compiled(name: str | None, devices: Any, answers: list[Any], effort: 
             times = (bounds.compute, bounds.memory, bounds.links)
             row += [f"{1e3 * t:.3g} ms" for t in times]
             row += [f"{roofline_hours(pack, devices, compiled):.3g}"]
-        rows.append([*row, "" if compiled.fits(devices) else "does not fit"])
+        verdict = "" if compiled.fits(devices) else "does not fit"
+        rows.append([*row, "failed" if compiled.error else verdict])
     _print_table(rows)
     print("ms a step of all slots takes at least; hours by the longest of them (see plan --help)")
     for answer in done:

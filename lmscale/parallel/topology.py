@@ -42,8 +42,6 @@ _GPUS = {
     "h200": (132, 128, 228, 227, 50, 1.98, 4800e9, 141, "9"),
     "b200": (148, 128, 228, 227, 126, 1.965, 7672e9, 180, "10"),
 }
-#: GPUs of a host.
-_HOST = 8
 
 
 class TopologyError(ValueError):
@@ -72,17 +70,25 @@ def _installed(module: str) -> bool:
         return False
 
 
-def topology_name(kind: str, count: int, linked: int) -> tuple[str, int]:
-    """The shape of a slice in the compiler's words, such as "v5e:16x16", and how many there are.
+def topology_name(kind: str, platform: str, count: int, linked: int) -> tuple[str, int]:
+    """The shape of a TPU slice, or of GPU hosts, in the compiler's words, and how many slices there are.
 
     Args:
-      kind: of TPU.
-      count: chips in all.
-      linked: chips of the largest slice.
+      kind: see `lmscale.sweep.devices.KINDS`.
+      platform: "tpu" or "gpu".
+      count: devices in all.
+      linked: chips of the largest slice, GPUs of a host.
+
+    Returns:
+      Such as ("v5e:16x16", 1), or for GPUs partitions x hosts x GPUs, ("1x8x8", 1).
 
     Raises:
-      TopologyError: when no slices have so many chips.
+      TopologyError: when no slices or hosts have so many.
     """
+    if platform == "gpu":
+        if count > linked and count % linked:
+            raise TopologyError(f"hosts have {linked} GPUs each, so not {count} in all")
+        return f"1x{max(1, count // linked)}x{min(count, linked)}", 1
     n_slices = max(1, count // linked)
     shape = _slice_shape(_DIMENSIONS[kind], count // n_slices)
     if shape is None or count % n_slices:
@@ -113,13 +119,7 @@ def _slice_shape(dimensions: int, count: int) -> str | None:
 
 
 def absent_devices(kind: str, platform: str, count: int, linked: int) -> list[Any]:
-    """Stand-ins for devices, to make a mesh of and compile for.
-
-    Args:
-      kind: see `lmscale.sweep.devices.KINDS`.
-      platform: "tpu" or "gpu".
-      count: how many.
-      linked: how many make a slice at most.
+    """Stand-ins for devices, to make a mesh of and compile for; the arguments of `topology_name`.
 
     Raises:
       TopologyError: when there are no such devices.
@@ -127,15 +127,12 @@ def absent_devices(kind: str, platform: str, count: int, linked: int) -> list[An
     # Not with the module: `lmscale --help` would wait for jax.
     from jax.experimental import topologies
 
+    name, n_slices = topology_name(kind, platform, count, linked)
     if platform == "gpu":
-        if count > _HOST and count % _HOST:
-            raise TopologyError(f"hosts have {_HOST} GPUs each, so not {count} in all")
-        hosts, each = (count // _HOST, _HOST) if count > _HOST else (1, count)
         found = topologies.get_topology_desc(
-            platform="cuda", target_config=gpu_target(kind), topology=f"1x{hosts}x{each}"
+            platform="cuda", target_config=gpu_target(kind), topology=name
         )
         return list(found.devices)
-    name, n_slices = topology_name(kind, count, linked)
     sides = [int(side) for side in name.partition(":")[2].split("x")]
     options: dict[str, Any] = {}
     if kind == "v4":

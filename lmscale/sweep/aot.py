@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lmscale.parallel.topology import COMPILERS, ENVIRONMENT, compiler
+from lmscale.parallel.topology import COMPILERS, ENVIRONMENT, compiler, topology_name
 from lmscale.spec import RunSpec
 from lmscale.sweep.devices import Devices
 from lmscale.sweep.plan import Pack, Plan, default_attention, executed_flops, leaner
@@ -46,6 +46,7 @@ class Compiled:
       needs: bytes on each device at the most, arguments and the program itself included. Where the
         compiler gave up, what it said it needs.
       arguments: of these; None where the compiler gave up.
+      tokens: of these the training tokens, where they lie on the devices.
       touched: bytes that a step reads and writes in a device's memory, see `lmscale.parallel.hlo`.
       sent: bytes that a step sends from a device, by kind of collective.
       network: of these what leaves its host or slice.
@@ -56,6 +57,7 @@ class Compiled:
 
     needs: float
     arguments: float | None
+    tokens: float
     touched: float
     sent: dict[str, float]
     network: float
@@ -69,7 +71,7 @@ class Compiled:
 
 
 #: What is known when nothing was compiled.
-_NOTHING = Compiled(math.inf, None, 0.0, {}, 0.0, (), 0.0, 0.0)
+_NOTHING = Compiled(math.inf, None, 0.0, 0.0, {}, 0.0, (), 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,11 @@ class Answer:
 
 
 def require_compiler(devices: Devices) -> None:
-    """Raises CompileError where the compiler for these devices is missing."""
+    """Checks that there is a compiler for these devices, and that there are such devices.
+
+    Raises:
+      CompileError, TopologyError: when not.
+    """
     if devices.platform == "cpu":
         raise CompileError("--compile is for TPUs and GPUs that are not here: give --device")
     if compiler(devices.platform) is None:
@@ -108,6 +114,7 @@ def require_compiler(devices: Devices) -> None:
         raise CompileError(
             f"compiling for {devices.kind} needs its compiler: pip install 'lmscale[{extra}]'"
         )
+    topology_name(devices.kind, devices.platform, devices.count, devices.linked)
 
 
 def roofline(pack: Pack, devices: Devices, compiled: Compiled) -> Roofline:
@@ -203,7 +210,8 @@ def _settle(
 def allowance(pack: Pack, devices: Devices, compiled: Compiled) -> float:
     """What a prediction may come to, when the last one was as wrong as the compiler says."""
     # A twentieth less, for that to be another plan.
-    return 0.95 * devices.memory * min(1.0, pack.memory / compiled.needs)
+    free = devices.memory - compiled.tokens
+    return 0.95 * free * min(1.0, pack.memory / (compiled.needs - compiled.tokens))
 
 
 def describe(pack: Pack) -> str:
@@ -328,8 +336,9 @@ def _compile(request: dict[str, Any]) -> Compiled:
         remat=request["remat"],
     )
     corpus = jax.ShapeDtypeStruct((request["tokens"],), request["dtype"])
-    if not fits_on_device(corpus.size, corpus.size * corpus.dtype.itemsize, devices.memory):
-        corpus = None
+    tokens = corpus.size * corpus.dtype.itemsize
+    if not fits_on_device(corpus.size, tokens, devices.memory):
+        corpus, tokens = None, 0
     platform = {"gpu": "cuda"}.get(devices.platform, devices.platform)
     lowered = program.lower_train(*train_arguments(program, spec, corpus), platform=platform)
     options = {}
@@ -365,6 +374,7 @@ def _compile(request: dict[str, Any]) -> Compiled:
     return Compiled(
         needs=(peak or device_bytes(compiled)) + sizes.generated_code_size_in_bytes,
         arguments=sizes.argument_size_in_bytes,
+        tokens=tokens,
         touched=text.touched(),
         sent=sent,
         network=sum(c.total for c in ranked if c.span > devices.linked),
