@@ -130,7 +130,8 @@ def measure(
                     spec,
                     devices,
                     runs,
-                    attention or default_attention(devices.platform, spec.compute_dtype),
+                    attention
+                    or default_attention(devices.platform, spec.model, spec.compute_dtype),
                 )
                 for path in paths:
                     cases[f"{path} lmscale {runs}"] = side.case(path, Path(scratch))

@@ -95,14 +95,15 @@ class Program:
     def _parse(self, text: str) -> None:
         current: dict[str, _Instruction] | None = None
         name = ""
-        for line in text.splitlines():
+        for line in text.split("\n"):
             if current is None:
                 header = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
                 if header and not line.startswith("HloModule"):
                     name, current = header[2], {}
                     self._computations[name] = current
                     self._entry = name if header[1] else self._entry
-            elif line.startswith("}"):
+            elif line == "}":
+                # Notes on a kernel may take several lines, of which some begin like this.
                 current = None
             elif instruction := _parse_instruction(line):
                 current[instruction.name] = instruction

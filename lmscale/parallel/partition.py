@@ -16,7 +16,7 @@ import contextlib
 import contextvars
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -71,6 +71,27 @@ def keep_batch(x: jax.Array, over_model: int | None = None) -> jax.Array:
     if over_model is not None:
         axes[over_model] = "model"
     return _constrained(x, tuple(axes))
+
+
+def on_each_device(function: Callable, axes: tuple[str | None, ...]) -> Callable:
+    """A function of arrays that lie on these axes, applied by each device to its own parts."""
+
+    def apply(*arrays: jax.Array) -> jax.Array:
+        mesh = _mesh.get()
+        if mesh is None or mesh.size == 1:
+            return function(*arrays)
+        spec = _fitting(axes, arrays[0].shape, mesh)
+        # Not checked for what differs between devices: kernels do not say.
+        split = jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=(spec,) * len(arrays),
+            out_specs=spec,
+            check_vma=False,
+        )
+        return split(*arrays)
+
+    return apply
 
 
 def gathered(name: str, x: jax.Array) -> jax.Array:

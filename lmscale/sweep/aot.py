@@ -283,7 +283,7 @@ def _request(pack: Pack, devices: Devices, tokens: tuple[int, str], effort: str)
         "tokens": n_tokens,
         "dtype": dtype,
         "effort": effort,
-        "attention": default_attention(devices.platform, pack.key.compute_dtype),
+        "attention": default_attention(devices.platform, pack.key.model, pack.key.compute_dtype),
         "versions": [
             *(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "flax")),
             compiler(devices.platform),

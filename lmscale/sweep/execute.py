@@ -89,7 +89,7 @@ def execute(
                 chunk_steps=pack.chunk_steps,
                 micro_batch=pack.micro_batch,
                 attention=attention
-                or default_attention(plan.devices.platform, pack.key.compute_dtype),
+                or default_attention(plan.devices.platform, pack.key.model, pack.key.compute_dtype),
                 logit_pieces=pack.logit_pieces,
                 remat=pack.remat,
             )

@@ -16,6 +16,7 @@ import jax
 from jax.sharding import AbstractMesh
 
 from lmscale import flops
+from lmscale.models.attention import splash_takes
 from lmscale.parallel import AXES, MeshError, run_spec
 from lmscale.parallel.partition import path_name
 from lmscale.spec import LSTMSpec, ModelSpec, RunSpec
@@ -245,9 +246,13 @@ def _ancestors(run: Run, by_id: Mapping[str, Run]) -> list[Run]:
     return found
 
 
-def default_attention(platform: str, compute_dtype: str) -> str:
-    """The flash kernel on a GPU in bfloat16, XLA's elsewhere."""
-    return "cudnn" if platform == "gpu" and compute_dtype == "bfloat16" else "xla"
+def default_attention(platform: str, model: ModelSpec, compute_dtype: str) -> str:
+    """The flash kernel of a GPU in bfloat16, of a TPU where it takes the context, else XLA's."""
+    if platform == "gpu" and compute_dtype == "bfloat16":
+        return "cudnn"
+    if platform == "tpu" and splash_takes(model.n_ctx):
+        return "splash"
+    return "xla"
 
 
 def device_memory(spec: RunSpec, platform: str, how: Execution) -> float:
@@ -315,10 +320,13 @@ def _sizes(model: ModelSpec, compute_dtype: str, platform: str) -> _Sizes:
             vocabulary=model.vocab_size * model.d_embed,
         )
     d, a, f = model.d_model, model.d_attn, model.d_ff
-    scores = 0
-    if default_attention(platform, compute_dtype) == "xla":
-        # In float32, and as weights.
-        scores = (4 + width) * model.n_head * model.n_ctx
+    attention = default_attention(platform, model, compute_dtype)
+    # Queries, keys, values and what comes of them, which the TPU's kernel wants in heads of 128.
+    heads = 4 * a
+    if attention == "splash":
+        heads = 4 * model.n_head * 128 * math.ceil(a / model.n_head / 128)
+    # Scores in float32, and as weights.
+    scores = (4 + width) * model.n_head * model.n_ctx if attention == "xla" else 0
     # What the derivatives of GELU are made of.
     activation = {"gelu": 5, "relu": 2}[model.activation]
     return _Sizes(
@@ -326,7 +334,7 @@ def _sizes(model: ModelSpec, compute_dtype: str, platform: str) -> _Sizes:
         input=width * d,
         # Two norms in float32, three arrays each, and the inputs of both branches.
         whole=(2 * 3 * 4 + 2 * width) * d,
-        split=(4 * a + (1 + activation) * f) * width + scores,
+        split=(heads + (1 + activation) * f) * width + scores,
         depth=model.depth,
         width=width,
         vocabulary=model.vocab_size * d,

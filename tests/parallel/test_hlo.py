@@ -109,6 +109,9 @@ TPU = """HloModule jit_train, is_scheduled=true
   %next = s32[]{:T(128)} add(%i, %two)
   %ag = (bf16[8,128]{1,0:T(8,128)(2,1)}, bf16[32,128]{1,0:T(8,128)(2,1)S(1)}) all-gather-start(%x), replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={0}, metadata={op_name="jit(train)/layer/dot_general"}
   %got = bf16[32,128]{1,0:T(8,128)(2,1)S(1)} all-gather-done(%ag)
+  %kernel = bf16[8,128]{1,0:T(8,128)(2,1)} custom-call(%x), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"block": 512
+}}, metadata={op_name="jit(train)/layer/attention"}
   %y = bf16[8,128]{1,0:T(8,128)(2,1)} slice(%got), slice={[0:8], [0:128]}
   ROOT %out = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)}, s32[]{:T(128)}) tuple(%next, %y, %n)
 }
