@@ -29,6 +29,21 @@ on your own text:
   lmscale run isoflop --data mytext --out results/mytext
 """
 
+_PLAN_EPILOG = """\
+With --device the machine need not be there. Where its compiler is installed (pip install
+'lmscale[tpu]' for TPUs, 'lmscale[cuda13-aot]' for GPUs) the train programs are compiled for it, and the plan
+says what they need of a chip's memory, what they send, and how long a step takes at least:
+
+  lmscale plan isoflop --scale paper --device v5e:256
+  lmscale plan isoflop --scale paper --device h100:64 --compile all
+  lmscale plan isoflop --scale paper --device v5p:64 --mesh 1,32,2 --effort full
+
+A step takes at least the longest of: its FLOPs (our count, with what is computed twice to save memory) at
+the chip's bfloat16 peak; the bytes that it reads and writes at the memory's bandwidth, as if nothing stayed
+on the chip between two operations (low effort keeps less there than full effort); the bytes that
+it sends at the links' bandwidth. The column hours of the first table assumes a share of the peak instead.
+"""
+
 _BENCH_EPILOG = """\
 Where two defaults are given, the first is for a CPU and the second for an accelerator.
 
@@ -87,6 +102,8 @@ def _usage_errors() -> tuple[type[Exception], ...]:
         "lmscale.sweep.experiment": "ExperimentError",
         "lmscale.sweep.store": "StoreError",
         "lmscale.sweep.devices": "DeviceError",
+        "lmscale.sweep.aot": "CompileError",
+        "lmscale.parallel.topology": "TopologyError",
     }
     return _CommandError, *(
         getattr(sys.modules[module], name)
@@ -137,10 +154,23 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
     plan = command("plan", _plan, "Show packs, memory, FLOPs and hours of an experiment.")
     _experiment_arguments(plan, argv)
+    plan.epilog = f"{_PLAN_EPILOG}\n{plan.epilog or ''}"
     plan.add_argument(
         "--device", metavar="KIND[:COUNT]", help="h100:8, v5e:256, ... (this machine)"
     )
     _mesh_argument(plan)
+    plan.add_argument(
+        "--compile",
+        choices=("largest", "all", "none"),
+        help="compile the packs that need most memory and most FLOPs, all, or none (largest with "
+        "--device, where the compiler is installed and one experiment is planned)",
+    )
+    plan.add_argument(
+        "--effort",
+        choices=("low", "full"),
+        default="low",
+        help="of the TPU compiler: seconds a pack, or as for the training itself (low)",
+    )
     plan.add_argument("--json", action="store_true")
 
     status = command(
@@ -604,6 +634,7 @@ def _plan(args: argparse.Namespace) -> int:
     from lmscale.sweep.plan import make_plan
 
     devices = parse_devices(args.device) if args.device else local_devices()
+    which = _what_to_compile(args, devices)
     plans = {}
     for name, experiment in _experiments(args):
         corpus = _corpus(args.data, experiment)
@@ -613,7 +644,10 @@ def _plan(args: argparse.Namespace) -> int:
             for pack in plan.packs
             for run in pack.runs
         )
-        plans[name] = (plan, epochs)
+        answers = _compile(args, plan, which, corpus) if which != "none" else None
+        if answers is not None:
+            plan = dataclasses.replace(plan, packs=tuple(answer.pack for answer in answers))
+        plans[name] = (plan, epochs, answers)
     if args.json:
         found = [
             {"experiment": name, "scale": args.scale, **_plan_json(*plan)}
@@ -622,18 +656,52 @@ def _plan(args: argparse.Namespace) -> int:
         _print_json({"experiments": found} if args.many else found[0])
         return 0
     if args.many:
-        _print_plans(plans)
+        _print_plans({name: plan for name, (plan, *_) in plans.items()})
     else:
-        _print_packs(*next(iter(plans.values())))
+        _print_packs(*next(iter(plans.values()))[:2])
     some = next(iter(plans.values()))[0].devices
     print(
         f"time assumes {some.utilisation:.0%} of {some.peak_flops:.3g} FLOP/s a device; "
         "GB a device is an estimate from shapes"
     )
+    for name, (plan, _, answers) in plans.items():
+        if answers is not None:
+            _print_compiled(name if args.many else None, plan.devices, answers, args.effort)
     return 0
 
 
-def _plan_json(plan: Any, epochs: float) -> dict[str, Any]:
+def _what_to_compile(args: argparse.Namespace, devices: Any) -> str:
+    """--compile, or by what there is to compile with."""
+    from lmscale.parallel.topology import compiler
+    from lmscale.sweep.aot import require_compiler
+
+    if args.compile is None:
+        able = bool(args.device) and devices.platform != "cpu" and compiler(devices.platform)
+        return "largest" if able and not args.many else "none"
+    if args.compile != "none":
+        require_compiler(devices)
+    return args.compile
+
+
+def _compile(args: argparse.Namespace, plan: Any, which: str, corpus: Any) -> list[Any]:
+    from lmscale.progress import progress
+    from lmscale.sweep.aot import ask_compiler, chosen
+
+    tokens = corpus.tokens("train")
+    with progress("compiling", len(chosen(plan, which))) as bar:
+        return ask_compiler(
+            plan,
+            which,
+            (len(tokens), str(tokens.dtype)),
+            effort=args.effort,
+            mesh=args.mesh,
+            tick=bar.update,
+        )
+
+
+def _plan_json(plan: Any, epochs: float, answers: list[Any] | None) -> dict[str, Any]:
+    from lmscale.sweep.plan import fits
+
     packs = [
         {
             "model": pack.key.model.label,
@@ -641,13 +709,18 @@ def _plan_json(plan: Any, epochs: float) -> dict[str, Any]:
             "slots": pack.n_slots,
             "mesh": dict(zip(("run", "data", "model"), pack.mesh, strict=True)),
             "micro_batch": pack.micro_batch,
+            "remat": pack.remat,
+            "logit_pieces": pack.logit_pieces,
             "chunk_steps": pack.chunk_steps,
             "memory_bytes": pack.memory,
+            "fits": fits(pack, plan.devices),
             "flops": pack.flops,
             "seconds": pack.seconds,
         }
         for pack in plan.packs
     ]
+    for pack, answer in zip(packs, answers or (), strict=False):
+        pack["compiled"] = _compiled_json(answer, plan.devices)
     return {
         "device": dataclasses.asdict(plan.devices),
         "runs": plan.n_runs,
@@ -658,32 +731,125 @@ def _plan_json(plan: Any, epochs: float) -> dict[str, Any]:
     }
 
 
+def _compiled_json(answer: Any, devices: Any) -> dict[str, Any] | None:
+    from lmscale.sweep.aot import describe, roofline, roofline_hours
+
+    if answer.compiled is None:
+        return None
+    found = dataclasses.asdict(answer.compiled)
+    known = answer.compiled.arguments is not None
+    bounds = roofline(answer.pack, devices, answer.compiled) if known else None
+    return found | {
+        "needs": found["needs"] if found["needs"] < float("inf") else None,
+        "fits": answer.compiled.fits(devices),
+        "roofline": dataclasses.asdict(bounds) if known else None,
+        "hours": roofline_hours(answer.pack, devices, answer.compiled) if known else None,
+        "refused": [describe(pack) for pack, _ in answer.refused],
+    }
+
+
 def _print_packs(plan: Any, epochs: float) -> None:
+    from lmscale.sweep.plan import fits
+
     print(
-        f"{'model':<24}{'runs':>5}{'at once':>9}{'mesh':>10}{'micro':>7}{'GB':>8}{'FLOPs':>10}{'hours':>8}"
+        f"{'model':<24}{'runs':>5}{'at once':>9}{'mesh':>10}{'micro':>7}{'GB':>9}{'FLOPs':>10}{'hours':>10}"
     )
     for pack in plan.packs:
         mesh = "x".join(map(str, pack.mesh))
+        marks = ["remat"] * pack.remat
+        marks += [f"logits in {pack.logit_pieces}"] * (pack.logit_pieces > 1)
         print(
             f"{pack.key.model.label:<24}{len(pack.runs):>5}{pack.n_slots:>9}{mesh:>10}"
-            f"{pack.micro_batch:>7}{pack.memory / 1e9:>8.3g}{pack.flops:>10.3g}"
-            f"{pack.seconds / 3600:>8.3g}"
+            f"{pack.micro_batch:>7}{pack.memory / 1e9:>9.3g}{pack.flops:>10.3g}"
+            f"{pack.seconds / 3600:>10.3g}  {', '.join(marks)}".rstrip()
         )
     print(_plan_line(plan) + "; mesh is run x data x model")
+    for pack in plan.packs:
+        if not fits(pack, plan.devices):
+            print(f"{pack.key.model.label} does not fit: {_remedy(pack, plan.devices)}")
     if epochs > 4:
         print(f"the run that repeats its data most passes over it {epochs:.0f} times")
 
 
-def _print_plans(plans: dict[str, tuple[Any, float]]) -> None:
+def _remedy(pack: Any, devices: Any, memory: float | None = None) -> str:
+    """What would make a pack fit that fits in none of the ways the planner knows."""
+    from lmscale.sweep.plan import enough_devices
+
+    count = enough_devices(pack, devices, memory)
+    if count is None:
+        return "no number of these devices would do; take another kind"
+    return f"it would on {devices.kind}:{count}"
+
+
+def _print_compiled(name: str | None, devices: Any, answers: list[Any], effort: str) -> None:
+    from lmscale.parallel.topology import compiler
+    from lmscale.sweep.aot import allowance, describe, roofline, roofline_hours
+
+    done = [answer for answer in answers if answer.compiled is not None]
+    at = f" at {effort} effort" if devices.platform == "tpu" else ""
+    print(
+        f"\n{name + ': ' if name else ''}{len(done)} of {len(answers)} packs compiled by "
+        f"{compiler(devices.platform)}{at}, a chip having {devices.memory / 1e9:.1f} GB"
+    )
+    rows = [["model", "mesh", "micro", "GB", "planned", "compute", "memory", "links", "hours", ""]]
+    for pack, compiled in ((answer.pack, answer.compiled) for answer in done):
+        row = [
+            pack.key.model.label,
+            "x".join(map(str, pack.mesh)),
+            str(pack.micro_batch),
+            "" if compiled.error else f"{compiled.needs / 1e9:.3g}",
+            f"{(pack.memory + compiled.tokens) / 1e9:.3g}",
+        ]
+        if compiled.arguments is None:
+            row += [""] * 4
+        else:
+            bounds = roofline(pack, devices, compiled)
+            times = (bounds.compute, bounds.memory, bounds.links)
+            row += [f"{1e3 * t:.3g} ms" for t in times]
+            row += [f"{roofline_hours(pack, devices, compiled):.3g}"]
+        verdict = "" if compiled.fits(devices) else "does not fit"
+        rows.append([*row, "failed" if compiled.error else verdict])
+    _print_table(rows)
+    print("ms a step of all slots takes at least; hours by the longest of them (see plan --help)")
+    for answer in done:
+        pack, compiled = answer.pack, answer.compiled
+        label = pack.key.model.label
+        for tried, result in answer.refused:
+            print(f"{describe(tried)}: needs {result.needs / 1e9:.3g} GB, so it was planned anew")
+        if compiled.error:
+            print(f"{label}: {compiled.error}")
+        elif not compiled.fits(devices):
+            memory = allowance(pack, devices, compiled)
+            print(f"{describe(pack)}: does not fit; {_remedy(pack, devices, memory)}")
+        if compiled.arguments is None:
+            continue
+        print(
+            f"{label}: {compiled.arguments / 1e9:.3g} GB are state and tokens; "
+            f"a step reads and writes {compiled.touched / 1e9:.3g} GB and {_sent(compiled)}; "
+            f"compiled in {compiled.seconds:.0f} s"
+        )
+
+
+def _sent(compiled: Any) -> str:
+    """What a step sends from a chip, by kind of collective."""
+    total = sum(compiled.sent.values())
+    if not total:
+        return "sends nothing"
+    kinds = ", ".join(f"{kind} {size / 1e9:.3g}" for kind, size in compiled.sent.items())
+    beyond = f", {compiled.network / 1e9:.3g} beyond its host" if compiled.network else ""
+    return f"sends {total / 1e9:.3g} GB ({kinds}{beyond})"
+
+
+def _print_plans(plans: dict[str, Any]) -> None:
     """One line an experiment, the cheapest first."""
     print(f"{'experiment':<24}{'runs':>6}{'packs':>7}{'most GB':>9}{'FLOPs':>10}{'hours':>10}")
-    for name, (plan, _) in sorted(plans.items(), key=lambda item: item[1][0].flops):
+    for name, plan in sorted(plans.items(), key=lambda item: item[1].flops):
         memory = max(pack.memory for pack in plan.packs)
         print(
             f"{name:<24}{plan.n_runs:>6}{len(plan.packs):>7}{memory / 1e9:>9.3g}{plan.flops:>10.3g}"
             f"{plan.seconds / 3600:>10.3g}"
         )
-    total = [sum(values) for values in zip(*((p.flops, p.seconds) for p, _ in plans.values()))]
+    total = [sum(values) for values in zip(*((p.flops, p.seconds) for p in plans.values()))]
     print(f"{'all':<46}{total[0]:>10.3g}{total[1] / 3600:>10.3g}")
 
 

@@ -21,11 +21,10 @@ from lmscale.data.loader import batch_indices, gather, sequence_order
 from lmscale.parallel.mesh import make_mesh
 from lmscale.spec import DataSpec, OptimizerSpec, RunSpec, ScheduleSpec
 from lmscale.sweep.devices import Devices
-from lmscale.sweep.execute import default_attention
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.plan import Pack, make_plan
+from lmscale.sweep.plan import Pack, default_attention, make_plan
 from lmscale.training.checkpoint import Checkpoints
-from lmscale.training.step import Program, build_program, hyperparameters
+from lmscale.training.step import Program, build_program, device_bytes, hyperparameters
 
 #: What can be timed.
 PATHS = ("train", "evaluate", "data", "checkpoint")
@@ -128,7 +127,11 @@ def measure(
         with tempfile.TemporaryDirectory() as scratch:
             for runs in packs:
                 side = _Ours(
-                    spec, devices, runs, attention or default_attention(spec.compute_dtype)
+                    spec,
+                    devices,
+                    runs,
+                    attention
+                    or default_attention(devices.platform, spec.model, spec.compute_dtype),
                 )
                 for path in paths:
                     cases[f"{path} lmscale {runs}"] = side.case(path, Path(scratch))
@@ -180,6 +183,8 @@ class _Ours:
             chunk_steps=pack.chunk_steps,
             micro_batch=pack.micro_batch,
             attention=attention,
+            logit_pieces=pack.logit_pieces,
+            remat=pack.remat,
         )
 
     def case(self, path: str, scratch: Path) -> _Case:
@@ -277,7 +282,8 @@ class _TrainLoop:
         )
         self._program = program
         # The corpus is not the step's.
-        self.memory = program.train_memory(self._state, *self._rest) - corpus.nbytes
+        compiled = program.lower_train(self._state, *self._rest).compile()
+        self.memory = device_bytes(compiled) - corpus.nbytes
 
     def __call__(self) -> None:
         self._state, metrics = self._program.train(self._state, *self._rest)

@@ -30,7 +30,7 @@ def build_model(
       rngs: source of the initial parameters, which are always float32.
       dtype: of activations and matmuls, "float32" or "bfloat16".
       unroll: unroll the layers instead of scanning over them; the same numbers, slower to compile.
-      attention: "xla" or "cudnn" (Transformer only).
+      attention: "xla", "cudnn" or "splash" (Transformer only).
       remat: keep only the inputs of the blocks for the backward pass and compute the rest again
         (Transformer only).
     """

@@ -7,6 +7,11 @@ import math
 import jax
 import jax.numpy as jnp
 
+from lmscale.parallel.partition import on_each_device
+
+#: What a TPU's flash kernel cuts the context into; the context is a multiple of the last.
+_BLOCKS = (512, 256, 128)
+
 
 def causal_attention(
     query: jax.Array, key: jax.Array, value: jax.Array, implementation: str = "xla"
@@ -16,17 +21,23 @@ def causal_attention(
     Args:
       query, key, value: [batch, time, n_head, d_head].
       implementation: "xla" computes all scores; "cudnn" is the flash kernel of NVIDIA GPUs and
-        needs bfloat16 inputs. There is no silent fall-back from one to the other.
+        needs bfloat16 inputs; "splash" is that of TPUs and needs a time that is a multiple of 128.
+        There is no silent fall-back from one to the other.
 
     Returns:
       [batch, time, n_head, d_head] in the dtype of the inputs; softmax in float32.
+
+    Raises:
+      ValueError: when there is no such implementation, or it cannot take such inputs.
     """
+    if implementation == "splash":
+        return _splash(query, key, value)
     if implementation == "cudnn":
         return jax.nn.dot_product_attention(
             query, key, value, is_causal=True, implementation="cudnn"
         )
     if implementation != "xla":
-        raise ValueError(f"attention must be xla or cudnn, not {implementation!r}")
+        raise ValueError(f"attention must be xla, cudnn or splash, not {implementation!r}")
     n_time, d_head = query.shape[-3], query.shape[-1]
     scores = jnp.einsum(
         "bqhd,bkhd->bhqk",
@@ -39,3 +50,43 @@ def causal_attention(
     mask = jnp.where(position[:, None] >= position[None, :], 0.0, -1e30)
     weights = jax.nn.softmax(scores + mask, axis=-1).astype(query.dtype)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+
+
+def splash_takes(n_time: int) -> bool:
+    """Whether a TPU's flash kernel takes a context of so many tokens."""
+    return n_time % _BLOCKS[-1] == 0
+
+
+def _splash(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    n_time, d_head = query.shape[-3], query.shape[-1]
+    if not splash_takes(n_time):
+        raise ValueError(f"splash attention needs a context in 128s, not one of {n_time} tokens")
+
+    def attend(query, key, value):
+        # The kernel has heads first, and no batch.
+        query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+        kernel = _splash_kernel(query.shape[1], n_time)
+        return jnp.swapaxes(jax.vmap(kernel)(query, key, value), 1, 2)
+
+    # It does not scale by itself. XLA cannot split a kernel, so each device runs it on its own part.
+    scaled = query * jnp.asarray(1 / math.sqrt(d_head), query.dtype)
+    return on_each_device(attend, ("data", None, "model", None))(scaled, key, value)
+
+
+def _splash_kernel(n_head: int, n_time: int):
+    # Not with the module: only TPUs need it.
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel,
+        splash_attention_mask,
+    )
+
+    block = next(size for size in _BLOCKS if n_time % size == 0)
+    sizes = splash_attention_kernel.BlockSizes(
+        **dict.fromkeys(("block_q", "block_kv", "block_kv_compute"), block),
+        **dict.fromkeys(("block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute"), block),
+        **dict.fromkeys(("block_q_dq", "block_kv_dq"), block),
+    )
+    mask = splash_attention_mask.CausalMask((n_time, n_time))
+    return splash_attention_kernel.make_splash_mha_single_device(
+        splash_attention_mask.MultiHeadMask([mask] * n_head), block_sizes=sizes
+    )

@@ -2,7 +2,7 @@
 
 FSDP splits a dimension of every large matrix over `data`, tensor parallelism another over `model`
 (Megatron's pattern: columns first, rows after). A dimension that the axis does not divide stays
-whole. Optimizer moments have their parameter's path as a suffix of their own, so the same table
+whole; `data` then takes another one, since a state that is not split may not fit. Optimizer moments have their parameter's path as a suffix of their own, so the same table
 places them.
 
 Parameters alone do not tell XLA what to split: left to itself it splits features over `data` and
@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 #: (pattern searched at the end of the path, mesh axis of each dimension). First match wins; what
 #: matches nothing is replicated. Stacked layers have their layer dimension first.
@@ -72,10 +73,41 @@ def keep_batch(x: jax.Array, over_model: int | None = None) -> jax.Array:
     return _constrained(x, tuple(axes))
 
 
+def on_each_device(function: Callable, axes: tuple[str | None, ...]) -> Callable:
+    """A function of arrays that lie on these axes, applied by each device to its own parts."""
+
+    def apply(*arrays: jax.Array) -> jax.Array:
+        mesh = _mesh.get()
+        if mesh is None or mesh.size == 1:
+            return function(*arrays)
+        spec = _fitting(axes, arrays[0].shape, mesh)
+        # Not checked for what differs between devices: kernels do not say.
+        split = jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=(spec,) * len(arrays),
+            out_specs=spec,
+            check_vma=False,
+        )
+        return split(*arrays)
+
+    return apply
+
+
 def gathered(name: str, x: jax.Array) -> jax.Array:
     """One parameter, split over `model` as the rules say but whole over `data`."""
     axes = next(axes for pattern, axes in RULES if re.search(pattern, name) and len(axes) == x.ndim)
     return _constrained(x, tuple(None if axis == "data" else axis for axis in axes))
+
+
+def with_whole_head(params: Any) -> Any:
+    """The parameters, the matrix that logits are made with whole over `data`."""
+
+    def whole(path, x):
+        name = path_name(path)
+        return gathered(name, x) if name in ("embed/embedding", "head/kernel") else x
+
+    return jax.tree_util.tree_map_with_path(whole, params)
 
 
 def _constrained(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
@@ -85,7 +117,9 @@ def _constrained(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, _fitting(axes, x.shape, mesh)))
 
 
-def _fitting(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def _fitting(
+    axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh
+) -> PartitionSpec:
     """The axes, but for those that do not divide their dimension."""
     return PartitionSpec(
         *(
@@ -95,12 +129,29 @@ def _fitting(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -
     )
 
 
-def run_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def run_spec(name: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """Where one run's array of this path and shape lies: no run axis."""
     for pattern, axes in RULES:
         if re.search(pattern, name) and len(axes) == len(shape):
-            return _fitting(axes, shape, mesh)
+            return _with_data(axes, shape, mesh)
     return PartitionSpec()
+
+
+def _with_data(
+    axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh
+) -> PartitionSpec:
+    """The axes that fit; where `data` does not divide its dimension, on the largest that it does."""
+    placed = list(_fitting(axes, shape, mesh))
+    if "data" in placed or "data" not in axes:
+        return PartitionSpec(*placed)
+    # The layers of a stack are taken one by one.
+    inside = range(axes[0] is None, len(shape))
+    for i in sorted(inside, key=lambda i: -shape[i]):
+        split = (placed[i], "data") if placed[i] else ("data",)
+        if shape[i] % math.prod(mesh.shape[axis] for axis in split) == 0:
+            placed[i] = split if placed[i] else "data"
+            break
+    return PartitionSpec(*placed)
 
 
 def run_shardings(tree: Any, mesh: Mesh, *, packed: bool) -> Any:

@@ -14,10 +14,12 @@ class Devices:
     """The accelerators that a plan is for.
 
     Attributes:
-      kind: "cpu", or a key of `KINDS`.
+      kind: "cpu", a key of `KINDS`, or what JAX calls a device that is none of these.
+      platform: "cpu", "gpu" or "tpu".
       count: how many (for a CPU: cores).
       peak_flops: matrix FLOP/s of one, bfloat16 where it has it.
-      memory: bytes of one.
+      memory: bytes of one that programs can have.
+      bandwidth: bytes/s that one reads and writes there; None for a CPU.
       utilisation: share of the peak that the time estimate assumes.
       link: bytes/s that one sends to those it is linked with.
       linked: how many such links join: the GPUs of a host, the chips of a TPU slice.
@@ -25,27 +27,30 @@ class Devices:
     """
 
     kind: str
+    platform: str
     count: int
     peak_flops: float
     memory: float
+    bandwidth: float | None
     utilisation: float
     link: float
     linked: int
     network: float
 
 
-GB = 1e9
-#: Dense bfloat16 FLOP/s and memory of one chip, and of its links (NVLink, inter-chip interconnect)
-#: the bytes/s one way and how many chips they join, from the vendors' data sheets.
+GB, GiB = 1e9, 2**30
+#: Platform; dense bfloat16 FLOP/s, memory and its bandwidth of one chip; and of its links (NVLink,
+#: inter-chip interconnect) the bytes/s one way and how many chips they join. From the vendors' data
+#: sheets, but for a TPU's memory, which is what its compiler leaves to a program.
 KINDS = {
-    "a100": (312e12, 80 * GB, 300 * GB, 8),
-    "h100": (989e12, 80 * GB, 450 * GB, 8),
-    "h200": (989e12, 141 * GB, 450 * GB, 8),
-    "b200": (2250e12, 180 * GB, 900 * GB, 8),
-    "v4": (275e12, 32 * GB, 300 * GB, 4096),
-    "v5e": (197e12, 16 * GB, 200 * GB, 256),
-    "v5p": (459e12, 95 * GB, 600 * GB, 8960),
-    "v6e": (918e12, 32 * GB, 400 * GB, 256),
+    "a100": ("gpu", 312e12, 80 * GB, 2039 * GB, 300 * GB, 8),
+    "h100": ("gpu", 989e12, 80 * GB, 3352 * GB, 450 * GB, 8),
+    "h200": ("gpu", 989e12, 141 * GB, 4800 * GB, 450 * GB, 8),
+    "b200": ("gpu", 2250e12, 180 * GB, 7672 * GB, 900 * GB, 8),
+    "v4": ("tpu", 275e12, 30.75 * GiB, 1228 * GB, 300 * GB, 4096),
+    "v5e": ("tpu", 197e12, 15.75 * GiB, 819 * GB, 200 * GB, 256),
+    "v5p": ("tpu", 459e12, 95.74 * GiB, 2765 * GB, 600 * GB, 8960),
+    "v6e": ("tpu", 918e12, 31.25 * GiB, 1638 * GB, 400 * GB, 256),
 }
 #: Bytes/s of one chip's share of a network between hosts or slices: 200 Gbit/s.
 NETWORK = 25 * GB
@@ -91,12 +96,13 @@ def local_devices() -> Devices:
     kind = next((ours for jax_name, ours in _JAX_KINDS.items() if jax_name in name), None)
     found = _devices(kind or "a100", len(devices))
     memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", found.memory)
-    return replace(found, kind=kind or name, memory=memory)
+    platform = devices[0].platform
+    return replace(found, kind=kind or name, platform=platform, memory=memory)
 
 
 def _devices(kind: str, count: int) -> Devices:
     if kind == "cpu":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / count
-        return Devices("cpu", count, CPU_CORE_FLOPS, memory, 1.0, 1 * GB, 1, 1 * GB)
-    peak, memory, link, linked = KINDS[kind]
-    return Devices(kind, count, peak, memory, 0.3, link, linked, NETWORK)
+        return Devices("cpu", "cpu", count, CPU_CORE_FLOPS, memory, None, 1.0, 1 * GB, 1, 1 * GB)
+    platform, peak, memory, bandwidth, link, linked = KINDS[kind]
+    return Devices(kind, platform, count, peak, memory, bandwidth, 0.3, link, linked, NETWORK)

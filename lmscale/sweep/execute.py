@@ -16,7 +16,8 @@ from lmscale.files import write_atomically
 from lmscale.parallel.distributed import GangError, agree, is_first, share_failure
 from lmscale.parallel.mesh import make_mesh
 from lmscale.progress import Tracker
-from lmscale.sweep.plan import Pack, Plan
+from lmscale.sweep.devices import Devices
+from lmscale.sweep.plan import Pack, Plan, default_attention, leaner
 from lmscale.sweep.shards import branch_steps
 from lmscale.sweep.store import ENDED, Store
 from lmscale.training.evaluation import Evaluator
@@ -26,6 +27,8 @@ from lmscale.training.step import build_program
 
 #: Training that must be left in a pack for a second team to compile its program too.
 HELP_SECONDS = 10.0
+#: Share of the predicted memory that a pack which did not fit is planned anew for.
+LEANER = 0.7
 
 
 def execute(
@@ -43,7 +46,8 @@ def execute(
     The plan's teams work side by side: while one compiles, another trains. A team that finds every
     pack begun helps with the one that has most left, where that is worth its compiling once more. A
     failure of one pack is written to its runs' status.json (and error.txt) and the next pack goes
-    on. A pack that does not fit in memory is tried again with half the slots.
+    on. A pack that does not fit in memory is tried again with half the slots, then with what
+    `lmscale.sweep.plan.leaner` makes of it.
 
     Args:
       plan: for the devices of this process, or of all that train together.
@@ -85,7 +89,10 @@ def execute(
                 mesh=mesh,
                 chunk_steps=pack.chunk_steps,
                 micro_batch=pack.micro_batch,
-                attention=attention or default_attention(pack.key.compute_dtype),
+                attention=attention
+                or default_attention(plan.devices.platform, pack.key.model, pack.key.compute_dtype),
+                logit_pieces=pack.logit_pieces,
+                remat=pack.remat,
             )
             train_pack(
                 program,
@@ -102,7 +109,7 @@ def execute(
             label, n_slots = job.pack.key.model.label, job.pack.n_slots
             bar.log(f"{label}: {len(job.queue)} runs, {n_slots} at a time")
             try:
-                _train_or_record(train, job, bar.log)
+                _train_or_record(train, job, plan.devices, bar.log)
             finally:
                 board.leave(job)
 
@@ -190,7 +197,7 @@ def _side_by_side(work: Callable[[int], None], teams: int) -> None:
         raise next((e for e in errors if not isinstance(e, Preempted)), errors[0])
 
 
-def _train_or_record(train: Callable, job: _Job, log: Callable) -> None:
+def _train_or_record(train: Callable, job: _Job, devices: Devices, log: Callable) -> None:
     pack = job.pack
     while True:
         try:
@@ -209,6 +216,14 @@ def _train_or_record(train: Callable, job: _Job, log: Callable) -> None:
                 )
                 pack = replace(pack, n_slots=slots)
                 continue
+            less = None
+            if memory and devices.platform != "cpu":
+                allowed = LEANER * pack.memory
+                less = leaner(pack, devices, allowed, n_slots=pack.n_slots, mesh=pack.mesh)
+            if less is not None:
+                log(f"{pack.key.model.label}: does not fit in memory, trying with less of it")
+                pack = less
+                continue
             status = "out_of_memory" if memory else "failed"
             reason = reasons[0].splitlines()[0]
             left = [f for f in job.queue.drain() if f.status()["status"] not in ENDED]
@@ -226,9 +241,3 @@ def mesh_of(pack: Pack, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
     """The pack's mesh on the first of the devices."""
     run, data, model = pack.mesh
     return make_mesh(run, data, model, devices=devices[: run * data * model])
-
-
-def default_attention(compute_dtype: str) -> str:
-    """The flash kernel on a GPU in bfloat16, XLA's elsewhere."""
-    on_gpu = jax.default_backend() == "gpu"
-    return "cudnn" if on_gpu and compute_dtype == "bfloat16" else "xla"

@@ -5,18 +5,25 @@ A plan is execution: it never changes what a run computes, but for rounding.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh
 
 from lmscale import flops
-from lmscale.parallel.mesh import MeshError
-from lmscale.spec import LSTMSpec, RunSpec
+from lmscale.models.attention import splash_takes
+from lmscale.parallel.mesh import AXES, MeshError
+from lmscale.parallel.partition import path_name, run_spec
+from lmscale.spec import LSTMSpec, ModelSpec, RunSpec
 from lmscale.sweep.devices import Devices
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.shards import ancestors
-from lmscale.training.step import ProgramKey
+from lmscale.training.step import ProgramKey, initial_state
 
 #: Tokens of a gradient accumulation step on a CPU: pieces whose activations stay in the cache.
 CPU_PIECE_TOKENS = 256
@@ -28,6 +35,26 @@ MEMORY_SHARE = 0.8
 FILLING_TOKENS = 65_536
 #: Seconds that a collective takes however little it sends.
 COLLECTIVE_SECONDS = 10e-6
+#: Parts that the logits are computed in where they do not fit whole, as far as the context divides.
+LOGIT_PIECES = 8
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run is trained on its devices. It changes a result by rounding at most.
+
+    Attributes:
+      data, model: devices that share each batch and the state, and each layer.
+      micro_batch: sequences of a gradient accumulation step, over all devices.
+      remat: layers keep only their inputs, and are computed again for the backward pass.
+      logit_pieces: parts of the context whose logits exist at a time, computed again likewise.
+    """
+
+    data: int = 1
+    model: int = 1
+    micro_batch: int = 1
+    remat: bool = False
+    logit_pieces: int = 1
 
 
 @dataclass(frozen=True)
@@ -38,9 +65,9 @@ class Pack:
       runs: longest first, so that the slots empty at about the same time.
       n_slots: runs trained side by side.
       mesh: sizes of the axes run, data, model.
-      micro_batch: sequences of a gradient accumulation step.
+      micro_batch, remat, logit_pieces: see `Execution`.
       chunk_steps: most steps of a dispatch.
-      memory: predicted bytes on each device.
+      memory: predicted bytes on each device, without the training tokens.
       flops: training FLOPs of all runs as the program executes them.
       seconds: predicted time, compilation left out.
     """
@@ -51,10 +78,17 @@ class Pack:
     n_slots: int
     mesh: tuple[int, int, int]
     micro_batch: int
+    remat: bool
+    logit_pieces: int
     chunk_steps: int
     memory: float
     flops: float
     seconds: float
+
+    @property
+    def execution(self) -> Execution:
+        _, data, model = self.mesh
+        return Execution(data, model, self.micro_batch, self.remat, self.logit_pieces)
 
 
 @dataclass(frozen=True)
@@ -90,6 +124,7 @@ def make_plan(
     n_slots: int | None = None,
     mesh: tuple[int, int, int] | None = None,
     whole: bool = False,
+    memory_share: float = MEMORY_SHARE,
 ) -> Plan:
     """Groups the runs into packs, the largest first.
 
@@ -99,14 +134,15 @@ def make_plan(
       n_slots: runs side by side in one program, instead of the planner's choice.
       mesh: sizes of the axes run, data, model, instead of the planner's choice.
       whole: every mesh takes all devices, as where several processes train together.
+      memory_share: of the devices' memory that the prediction may fill.
 
     Raises:
       MeshError: when `mesh` asks for other devices than there are, or does not divide a batch.
     """
     teams = 1
-    if devices.kind == "cpu" and n_slots is None and mesh is None and not whole:
+    if devices.platform == "cpu" and n_slots is None and mesh is None and not whole:
         teams, devices = devices.count, replace(devices, count=1)
-    layout = _Layout(n_slots, mesh, whole)
+    layout = _Layout(n_slots, mesh, whole, memory_share)
     unique = {run.spec.hash: run for run in runs}.values()
 
     def group(run: Run):
@@ -130,61 +166,210 @@ def make_plan(
     )
 
 
-def run_memory(spec: RunSpec, micro_batch: int, model_axis: int = 1) -> tuple[float, float]:
-    """Predicted bytes of one run: (parameters, gradients and moments; activations).
+def leaner(
+    pack: Pack,
+    devices: Devices,
+    memory: float,
+    *,
+    n_slots: int | None = None,
+    mesh: tuple[int, int, int] | None = None,
+) -> Pack | None:
+    """What the planner makes of a pack's runs with less memory a device, or None if there is nothing.
 
-    With a `model_axis` the activations are those of all its devices together, each of which holds
-    the residual stream whole.
+    Args:
+      pack: that did not fit.
+      devices: that it was planned for.
+      memory: bytes that the prediction may come to.
+      n_slots, mesh: see `make_plan`.
     """
-    n = flops.n_params(spec.model, "exact")
-    moments = 0.1 if spec.optimizer.name == "adafactor" else 2
-    # Parameters, gradients, moments, and one copy while the update is formed.
-    state = 4 * n * (3 + moments)
-    model, width = spec.model, 2 if spec.compute_dtype == "bfloat16" else 4
-    tokens = micro_batch * model.n_ctx
-    # Logits, their exponentials and their gradient, in float32.
-    head = 3 * 4 * model.vocab_size
+    share = memory / devices.memory
+    (other,) = make_plan(pack.runs, devices, n_slots=n_slots, mesh=mesh, memory_share=share).packs
+    return other if other.memory < pack.memory else None
+
+
+def fits(pack: Pack, devices: Devices) -> bool:
+    """Whether a pack is predicted to leave some of the memory free."""
+    return pack.memory <= MEMORY_SHARE * devices.memory
+
+
+def enough_devices(pack: Pack, devices: Devices, memory: float | None = None) -> int | None:
+    """The fewest devices of this kind, in doublings, on which a pack is predicted to fit.
+
+    Args:
+      pack: that does not fit.
+      devices: that it was planned for.
+      memory: bytes that the prediction may come to, instead of a plan's share.
+    """
+    share = MEMORY_SHARE if memory is None else memory / devices.memory
+    for doublings in range(1, 9):
+        more = replace(devices, count=devices.count * 2**doublings)
+        (other,) = make_plan(pack.runs, more, memory_share=share).packs
+        if other.memory <= share * devices.memory:
+            return more.count
+    return None
+
+
+def default_attention(platform: str, model: ModelSpec, compute_dtype: str) -> str:
+    """The flash kernel of a GPU in bfloat16, of a TPU where it takes the context, else XLA's."""
+    if platform == "gpu" and compute_dtype == "bfloat16":
+        return "cudnn"
+    if platform == "tpu" and splash_takes(model.n_ctx):
+        return "splash"
+    return "xla"
+
+
+def device_memory(spec: RunSpec, platform: str, how: Execution) -> float:
+    """Predicted bytes that one run takes on each of its devices.
+
+    Its share of parameters, gradients and moments; what the forward pass keeps for the backward
+    pass, or with `remat` the layers' inputs and what one of them needs while it is computed again;
+    the logits; and one matrix of the vocabulary, which is gathered where it is used.
+    """
+    sizes = _sizes(spec.model, spec.compute_dtype, platform)
+    params, moments = _state(ProgramKey.of(spec), how.data, how.model)
+    # With gradients, where pieces are added up those of a piece, and on a CPU a copy while the update
+    # is formed.
+    copies = 2 + (how.micro_batch < spec.batch_size) + (platform == "cpu")
+    tokens = how.micro_batch // how.data * spec.model.n_ctx
+    split = how.model if spec.model.vocab_size % how.model == 0 else 1
+    head = sizes.head / split / how.logit_pieces
+    layer = sizes.whole + sizes.split / how.model
+    if how.remat:
+        kept = sizes.depth * sizes.input + max(layer, head)
+    else:
+        kept = sizes.depth * layer + head
+    # In pieces, in float32 and with its gradient, each twice.
+    vocabulary = 4 * 4 if how.logit_pieces > 1 else sizes.width
+    gathered = vocabulary * sizes.vocabulary / split if how.data > 1 else 0
+    return moments + params * copies + tokens * kept + gathered
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Bytes that a model's activations take.
+
+    Attributes:
+      head: of a token's logits and their gradient.
+      input: of a token where it enters a layer.
+      whole, split: of what a layer keeps for a token, which a model axis does not divide, and which
+        it does.
+      depth: layers.
+      width: of a number that is computed with.
+      vocabulary: numbers in the embedding.
+    """
+
+    head: float
+    input: float
+    whole: float
+    split: float
+    depth: int
+    width: int
+    vocabulary: int
+
+
+@functools.lru_cache(maxsize=1024)
+def _sizes(model: ModelSpec, compute_dtype: str, platform: str) -> _Sizes:
+    width = 2 if compute_dtype == "bfloat16" else 4
+    head = 2 * 4 * model.vocab_size
     if isinstance(model, LSTMSpec):
-        layers = model.n_layer * (10 * width + 8) * model.d_hidden
-        return state, tokens * (head + layers)
-    scores = 3 * 4 * model.n_head * model.n_ctx
-    residual = 8 * model.d_model * model_axis
-    layer = (residual + 4 * model.d_attn + 3 * model.d_ff) * width + scores
-    return state, tokens * (head + model.depth * layer)
+        h = model.d_hidden
+        return _Sizes(
+            head=head,
+            input=width * h,
+            whole=0,
+            split=(10 * width + 8) * h,
+            depth=model.n_layer,
+            width=width,
+            vocabulary=model.vocab_size * model.d_embed,
+        )
+    d, a, f = model.d_model, model.d_attn, model.d_ff
+    attention = default_attention(platform, model, compute_dtype)
+    # Queries, keys, values and what comes of them, which the TPU's kernel wants in heads of 128.
+    heads = 4 * a
+    if attention == "splash":
+        heads = 4 * model.n_head * 128 * math.ceil(a / model.n_head / 128)
+    # Scores in float32, and as weights.
+    scores = (4 + width) * model.n_head * model.n_ctx if attention == "xla" else 0
+    # What the derivatives of GELU are made of.
+    activation = {"gelu": 5, "relu": 2}[model.activation]
+    return _Sizes(
+        head=head,
+        input=width * d,
+        # Two norms in float32, three arrays each, and the inputs of both branches.
+        whole=(2 * 3 * 4 + 2 * width) * d,
+        split=(heads + (1 + activation) * f) * width + scores,
+        depth=model.depth,
+        width=width,
+        vocabulary=model.vocab_size * d,
+    )
 
 
-def device_memory(spec: RunSpec, data: int, micro_batch: int, model_axis: int = 1) -> float:
-    """Predicted bytes that one run takes on each of the devices it is split over."""
-    state, activations = run_memory(spec, micro_batch, model_axis)
-    return (state + activations) / (data * model_axis)
+@functools.lru_cache(maxsize=1024)
+def _state(key: ProgramKey, data: int, model: int) -> tuple[float, float]:
+    """Bytes of one run's parameters and of the optimizer's moments on each of its devices."""
+    if data * model == 1 and key.optimizer != "adafactor":
+        params = 4 * flops.n_params(key.model, "exact")
+        return params, 2 * params
+    state = _abstract_state(key)
+    mesh = AbstractMesh((1, data, model), AXES)
+
+    def part(tree: Any) -> float:
+        found = 0.0
+        for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
+            split = itertools.chain.from_iterable(
+                (axis,) if isinstance(axis, str) else axis or ()
+                for axis in run_spec(path_name(path), x.shape, mesh)
+            )
+            found += x.size * x.dtype.itemsize / math.prod(mesh.shape[axis] for axis in split)
+        return found
+
+    return part(state["params"]), part(state["opt"])
 
 
-def step_seconds(
-    spec: RunSpec, devices: Devices, data: int, model_axis: int, micro_batch: int
-) -> float:
-    """Predicted time of a step of one run on data x model devices: a roofline.
+@functools.lru_cache(maxsize=256)
+def _abstract_state(key: ProgramKey) -> Any:
+    return jax.eval_shape(lambda seed: initial_state(key, seed), jax.ShapeDtypeStruct((), "int32"))
 
-    Over `data` the parameters are gathered for the forward and the backward pass of every piece of
-    the batch and their gradients reduced, while the devices compute. Over `model` every layer's
-    partial sums are reduced twice in either pass (a Transformer's; an LSTM's hidden state at every
-    time step), while the devices wait.
+
+def executed_flops(spec: RunSpec, how: Execution) -> float:
+    """FLOPs of a step of one run with what is computed twice to save memory."""
+    again = 0.0
+    if how.remat or how.logit_pieces > 1:
+        for name, operation in flops.operations(spec.model).items():
+            twice = how.logit_pieces > 1 if name in ("head", "loss") else how.remat
+            again += operation.forward_flops if twice else 0.0
+    return flops.step_flops(spec) + again * spec.batch_tokens
+
+
+def step_seconds(spec: RunSpec, devices: Devices, how: Execution) -> float:
+    """Predicted time of a step of one run on its devices: a roofline.
+
+    Every piece of a batch reads the parameters and adds to the gradients, at least as long as the
+    memory takes for that. Over `data` the parameters are gathered for the forward and the backward
+    pass of every piece and their gradients reduced, while the devices compute. Over `model` every
+    layer's partial sums are reduced twice in either pass (a Transformer's; an LSTM's hidden state at
+    every time step), while the devices wait.
     """
-    model, n_pieces = spec.model, spec.batch_size // micro_batch
-    compute = flops.step_flops(spec) / (data * model_axis)
+    model, n_pieces = spec.model, spec.batch_size // how.micro_batch
+    n_params = flops.n_params(model, "exact") / how.model
+    width = 2 if spec.compute_dtype == "bfloat16" else 4
+    compute = executed_flops(spec, how) / (how.data * how.model)
     compute /= devices.peak_flops * devices.utilisation
+    if devices.bandwidth is not None:
+        touched = n_params * (3 * width + 12 / how.data)
+        compute = max(compute, n_pieces * touched / devices.bandwidth)
     lstm = isinstance(model, LSTMSpec)
     depth = model.n_layer if lstm else model.depth
     gather = reduce = 0.0
-    if data > 1:
-        link = devices.link if data * model_axis <= devices.linked else devices.network
-        size = 4 * flops.n_params(model, "exact") / model_axis * (data - 1) / data
+    if how.data > 1:
+        link = devices.link if how.data * how.model <= devices.linked else devices.network
+        size = width * n_params * (how.data - 1) / how.data
         gather = n_pieces * 3 * (size / link + depth * COLLECTIVE_SECONDS)
-    if model_axis > 1:
-        link = devices.link if model_axis <= devices.linked else devices.network
-        width = 2 if spec.compute_dtype == "bfloat16" else 4
-        size = spec.batch_tokens / data * width * (model.d_hidden if lstm else model.d_model)
+    if how.model > 1:
+        link = devices.link if how.model <= devices.linked else devices.network
+        size = spec.batch_tokens / how.data * width * (model.d_hidden if lstm else model.d_model)
         # An all-reduce is a reduce-scatter and a gather.
-        size *= 2 * (model_axis - 1) / model_axis
+        size *= 2 * (how.model - 1) / how.model
         each, times = (2, model.n_ctx) if lstm else (4, 1)
         reduce = each * depth * (size / link + n_pieces * times * COLLECTIVE_SECONDS)
     return max(compute, gather) + reduce
@@ -197,24 +382,25 @@ class _Layout:
     n_slots: int | None
     mesh: tuple[int, int, int] | None
     whole: bool
+    memory_share: float
 
 
 def _make_pack(runs: tuple[Run, ...], devices: Devices, layout: _Layout) -> Pack:
     spec, n_slots = runs[0].spec, layout.n_slots
-    capacity = MEMORY_SHARE * devices.memory
+    capacity = layout.memory_share * devices.memory
     run_axis, data, model_axis = _mesh(spec, len(runs), layout, devices, capacity)
     per_device = 1 if n_slots is None else n_slots // run_axis
-    micro_batch = _micro_batch(spec, devices, data, model_axis, capacity / per_device)
-    memory = device_memory(spec, data, micro_batch, model_axis)
+    how = _execution(spec, devices, data, model_axis, capacity / per_device)
+    memory = device_memory(spec, devices.platform, how)
     if n_slots is None:
         # A CPU's packs hold one run each and train side by side; an accelerator wants to be filled.
-        if devices.kind != "cpu" and data == model_axis == 1:
+        if devices.platform != "cpu" and data == model_axis == 1:
             by_memory = int(capacity // memory)
             by_work = FILLING_TOKENS // spec.batch_tokens
             per_device = max(1, min(by_memory, by_work, math.ceil(len(runs) / run_axis)))
         n_slots = run_axis * per_device
     total = math.fsum(flops.own_flops(run.spec) for run in runs)
-    step = step_seconds(spec, devices, data, model_axis, micro_batch) * per_device
+    step = step_seconds(spec, devices, how) * per_device
     longest = max(run.spec.steps for run in runs)
     return Pack(
         key=ProgramKey.of(spec),
@@ -222,7 +408,9 @@ def _make_pack(runs: tuple[Run, ...], devices: Devices, layout: _Layout) -> Pack
         runs=runs,
         n_slots=n_slots,
         mesh=(run_axis, data, model_axis),
-        micro_batch=micro_batch,
+        micro_batch=how.micro_batch,
+        remat=how.remat,
+        logit_pieces=how.logit_pieces,
         chunk_steps=max(
             1, min(256, longest, 2 ** round(math.log2(max(1.0, DISPATCH_SECONDS / step))))
         ),
@@ -247,7 +435,7 @@ def _mesh(
         return _checked(layout, spec, devices)
     n_slots, count = layout.n_slots, devices.count
     n_runs = n_runs if n_slots is None else n_slots
-    fixed = devices.kind == "cpu" and not layout.whole
+    fixed = devices.platform == "cpu" and not layout.whole
 
     def splits(limit: int) -> range:
         return range(1, 2 if fixed else limit + 1)
@@ -267,14 +455,18 @@ def _mesh(
             f"no mesh takes all {count} devices with --slots {n_slots} and batches of "
             f"{spec.batch_size}: choose other --slots"
         )
-    fitting = [o for o in options if device_memory(spec, o[1], o[1], o[2]) <= capacity]
+
+    @functools.cache
+    def fastest(data: int, model_axis: int) -> tuple[Execution, float, float]:
+        how = _execution(spec, devices, data, model_axis, capacity)
+        memory = device_memory(spec, devices.platform, how)
+        return how, memory, step_seconds(spec, devices, how)
 
     def seconds(option: tuple[int, int, int]) -> tuple:
         run_axis, data, model_axis = option
-        micro_batch = _micro_batch(spec, devices, data, model_axis, capacity)
-        rounds = math.ceil(n_runs / run_axis)
-        return rounds * step_seconds(spec, devices, data, model_axis, micro_batch), -run_axis
+        return math.ceil(n_runs / run_axis) * fastest(data, model_axis)[2], -run_axis
 
+    fitting = [o for o in options if fastest(*o[1:])[1] <= capacity]
     # Where nothing fits, most devices a run is the best that can be tried.
     return min(fitting, key=seconds, default=max(options, key=lambda o: (o[1] * o[2], o[1])))
 
@@ -306,17 +498,39 @@ def _splits_over(spec: RunSpec, model_axis: int) -> bool:
     return model.n_head % model_axis == 0 and model.d_ff % model_axis == 0
 
 
-def _micro_batch(
+def _execution(
     spec: RunSpec, devices: Devices, data: int, model_axis: int, capacity: float
-) -> int:
-    """The largest piece of the batch whose activations fit the cache (CPU) or the memory."""
-    if spec.noise_pieces:
-        return spec.batch_size // spec.noise_pieces
+) -> Execution:
+    """The quickest execution on so many devices that fits the memory, or the leanest where none does.
+
+    On a CPU the pieces of a batch are those whose activations stay in the cache.
+    """
     pieces = [d for d in range(data, spec.batch_size + 1, data) if spec.batch_size % d == 0]
-    if devices.kind == "cpu":
+    if spec.noise_pieces:
+        pieces = [spec.batch_size // spec.noise_pieces]
+    elif devices.platform == "cpu":
         # An LSTM's time scan costs by its steps, not by its rows, so it takes the batch whole.
         limit = math.inf if isinstance(spec.model, LSTMSpec) else CPU_PIECE_TOKENS
         fitting = [d for d in pieces if d * spec.model.n_ctx <= limit * data]
-    else:
-        fitting = [d for d in pieces if device_memory(spec, data, d, model_axis) <= capacity]
-    return max(fitting, default=pieces[0])
+        pieces = [max(fitting, default=pieces[0])]
+    if devices.platform == "cpu":
+        return Execution(data, model_axis, pieces[0])
+    split = next(p for p in (LOGIT_PIECES, 4, 2, 1) if spec.model.n_ctx % p == 0)
+    # An LSTM keeps what its time scan needs.
+    again = (False,) if isinstance(spec.model, LSTMSpec) else (False, True)
+    forms = [(remat, logits) for remat in again for logits in (1, split)]
+    quickest = []
+    for remat, logits in forms:
+        fitting = (
+            how
+            for piece in reversed(pieces)
+            if device_memory(
+                spec,
+                devices.platform,
+                how := Execution(data, model_axis, piece, remat, logits),
+            )
+            <= capacity
+        )
+        quickest += itertools.islice(fitting, 1)
+    leanest = Execution(data, model_axis, pieces[0], *forms[-1])
+    return min(quickest, key=lambda how: step_seconds(spec, devices, how), default=leanest)

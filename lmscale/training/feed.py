@@ -32,7 +32,7 @@ class Feed:
         self._tokens = corpus.tokens("train")
         self._sharding = NamedSharding(mesh, PartitionSpec(None, "run", "data"))
         if on_device is None:
-            on_device = agree(lambda: _fits_on_device(self._tokens, mesh))
+            on_device = agree(lambda: _fits(self._tokens, mesh))
         self._on_device = None
         if on_device:
             self._on_device = place(np.asarray(self._tokens), NamedSharding(mesh, PartitionSpec()))
@@ -98,8 +98,12 @@ class Feed:
         }
 
 
-def _fits_on_device(tokens: np.ndarray, mesh: Mesh) -> bool:
-    device = mesh.local_devices[0]
-    limit = (device.memory_stats() or {}).get("bytes_limit")
+def fits_on_device(n_tokens: int, n_bytes: int, memory: float | None) -> bool:
+    """Whether the training tokens should lie on devices with so much memory (None: not known)."""
     # Windows start at int32 offsets.
-    return len(tokens) < 2**31 and (limit is None or tokens.nbytes < DEVICE_SHARE * limit)
+    return n_tokens < 2**31 and (memory is None or n_bytes < DEVICE_SHARE * memory)
+
+
+def _fits(tokens: np.ndarray, mesh: Mesh) -> bool:
+    limit = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
+    return fits_on_device(len(tokens), tokens.nbytes, limit)

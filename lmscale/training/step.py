@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from lmscale.data.loader import gather_on_device
 from lmscale.models import build_model
 from lmscale.parallel.distributed import place
-from lmscale.parallel.partition import on_mesh, run_shardings
+from lmscale.parallel.partition import on_mesh, run_shardings, with_whole_head
 from lmscale.spec import ModelSpec, RunSpec
 from lmscale.training.loss import losses_in_pieces
 from lmscale.training.optimizer import make_optimizer, optimizer_hyperparameters
@@ -87,8 +87,8 @@ class Program:
       which the first n_steps rows are filled. `data` is {"corpus" [T],
       "indices" [chunk_steps, R, B]} or {"windows" [chunk_steps, R, B, n_ctx + 1]}. Slots that are
       not active keep their state.
-    train_memory(the arguments of train) -> bytes that it takes on a device, arguments included, as
-      the compiler lays them out
+    lower_train(the arguments of train or their shapes, platform) -> the lowered program, for that
+      platform instead of the mesh's own when it is given; see `train_arguments`, `device_bytes`
     evaluate(state, windows [n, eval_batch, n_ctx + 1], weights [n, eval_batch]) -> mean loss by
       position [R, n_ctx]; a weight of 0 marks padding
     take(state, slot) -> one run's state;  put(state, slot, one) -> state
@@ -102,7 +102,7 @@ class Program:
     abstract_run: State
     reset: Callable
     train: Callable
-    train_memory: Callable
+    lower_train: Callable
     evaluate: Callable
     take: Callable
     put: Callable
@@ -153,7 +153,9 @@ def build_program(
         with on_mesh(mesh):
             model = nnx.merge(graphdef, params)
             hidden = model.hidden(windows[:, :-1], dropout_key=dropout_key)
-            return losses_in_pieces(model.logits, hidden, windows[:, 1:], logit_pieces)
+            # Gathered once, not for every piece.
+            head = model if logit_pieces == 1 else nnx.merge(graphdef, with_whole_head(params))
+            return losses_in_pieces(head.logits, hidden, windows[:, 1:], logit_pieces)
 
     def mean_loss(params, windows: jax.Array, dropout_key) -> jax.Array:
         return losses(params, windows, dropout_key).mean()
@@ -282,15 +284,9 @@ def build_program(
         state, metrics = trainer(data)(state, hyper, data, n_steps, active)
         return state, everywhere(metrics)
 
-    def train_memory(state, hyper, data, n_steps, active) -> float:
-        lowered = trainer(data).lower(state, hyper, data, n_steps, active)
-        sizes = lowered.compile().memory_analysis()
-        return (
-            sizes.argument_size_in_bytes
-            + sizes.output_size_in_bytes
-            + sizes.temp_size_in_bytes
-            - sizes.alias_size_in_bytes
-        )
+    def lower_train(*arguments, platform: str | None = None) -> jax.stages.Lowered:
+        traced = trainer(arguments[2]).trace(*arguments)
+        return traced.lower(lowering_platforms=None if platform is None else (platform,))
 
     evaluate_jit = jax.jit(
         evaluate, in_shardings=(packed, by_batch, by_batch), out_shardings=by_run
@@ -313,11 +309,54 @@ def build_program(
             reset, in_shardings=(packed, whole, whole), out_shardings=packed, donate_argnums=0
         ),
         train=dispatch,
-        train_memory=train_memory,
+        lower_train=lower_train,
         evaluate=evaluate_placed,
         take=jax.jit(take, in_shardings=(packed, whole), out_shardings=single),
         put=jax.jit(
             put, in_shardings=(packed, whole, single), out_shardings=packed, donate_argnums=0
         ),
         empty=empty,
+    )
+
+
+def train_arguments(program: Program, spec: RunSpec, corpus: jax.ShapeDtypeStruct | None) -> tuple:
+    """The shapes of what `Program.train` is called with.
+
+    Args:
+      program: of the run's key.
+      spec: any of its runs.
+      corpus: the training tokens where they lie on the devices, else None.
+    """
+    n_slots = program.n_slots
+
+    def packed(x) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((n_slots, *x.shape), x.dtype)
+
+    hyper = {
+        name: packed(np.asarray(value, np.int32 if isinstance(value, int) else np.float32))
+        for name, value in hyperparameters(spec).items()
+    }
+    shape = (program.chunk_steps, n_slots, spec.batch_size)
+    if corpus is None:
+        windows = (*shape, spec.model.n_ctx + 1)
+        data = {"windows": jax.ShapeDtypeStruct(windows, jnp.int32)}
+    else:
+        data = {"corpus": corpus, "indices": jax.ShapeDtypeStruct(shape, jnp.int32)}
+    return (
+        jax.tree.map(packed, program.abstract_run),
+        hyper,
+        data,
+        jax.ShapeDtypeStruct((), jnp.int32),
+        jax.ShapeDtypeStruct((n_slots,), bool),
+    )
+
+
+def device_bytes(compiled: jax.stages.Compiled) -> float:
+    """What a program takes on each device, arguments included, as the compiler lays it out."""
+    sizes = compiled.memory_analysis()
+    return (
+        sizes.argument_size_in_bytes
+        + sizes.output_size_in_bytes
+        + sizes.temp_size_in_bytes
+        - sizes.alias_size_in_bytes
     )

@@ -40,6 +40,13 @@ def test_a_dimension_that_the_axis_does_not_divide_stays_whole():
     assert run_spec("no/such/parameter", (512, 64), mesh) == P()
 
 
+def test_data_takes_another_dimension_where_it_does_not_divide_its_own():
+    mesh = make_mesh(1, 4, 2)
+    assert run_spec("up/kernel", (3, 50, 200), mesh) == P(None, None, ("model", "data"))
+    assert run_spec("up/kernel", (4, 50, 201), mesh) == P(None, None, None)
+    assert run_spec("embed/embedding", (512, 50), mesh) == P(("model", "data"), None)
+
+
 @pytest.mark.parametrize("model", [TRANSFORMER, LSTM], ids=["transformer", "lstm"])
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
 def test_every_matrix_and_its_moments_are_split(model, optimizer):

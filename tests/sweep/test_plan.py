@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -7,7 +8,16 @@ from lmscale.parallel.mesh import MeshError
 from lmscale.spec import DataSpec, LSTMSpec, TransformerSpec
 from lmscale.sweep.devices import DeviceError, parse_devices
 from lmscale.sweep.grids import isoflop_grid, width_rule
-from lmscale.sweep.plan import device_memory, make_plan, step_seconds
+from lmscale.sweep.plan import (
+    Execution,
+    default_attention,
+    device_memory,
+    enough_devices,
+    fits,
+    leaner,
+    make_plan,
+    step_seconds,
+)
 from lmscale.sweep.shards import shard_runs
 
 DATA = DataSpec(corpus="none", fingerprint="none")
@@ -83,7 +93,7 @@ def test_a_large_run_is_split_until_it_fits():
     pack = make_plan(large, devices).packs[0]
     assert pack.mesh == (1, 64, 1)
     assert pack.memory < devices.memory
-    assert device_memory(large[0].spec, 1, 1) > devices.memory
+    assert device_memory(large[0].spec, "tpu", Execution()) > devices.memory
     assert pack.micro_batch % 64 == 0
 
 
@@ -95,8 +105,8 @@ def test_layers_are_split_where_the_batch_is_too_small_to_be():
     assert model in (2, 4)
     # Splitting layers must pay: it is quicker than leaving those devices out.
     spec = large_runs(batch_size=16)[0].spec
-    assert step_seconds(spec, devices, data, model, data) < step_seconds(
-        spec, devices, data, 1, data
+    assert step_seconds(spec, devices, Execution(data, model, data)) < step_seconds(
+        spec, devices, Execution(data, 1, data)
     )
 
 
@@ -108,11 +118,78 @@ def test_layers_are_split_inside_a_host_only():
 def test_communication_grows_with_the_pieces_of_a_batch():
     (run,) = large_runs()
     devices = parse_devices("v5e:256")
-    times = [step_seconds(run.spec, devices, 64, 1, piece) for piece in (256, 128, 64)]
+    times = [step_seconds(run.spec, devices, Execution(64, 1, n)) for n in (256, 128, 64)]
     assert times == sorted(times)
-    assert step_seconds(run.spec, devices, 1, 1, 1) == pytest.approx(
+    assert step_seconds(run.spec, devices, Execution(micro_batch=256)) == pytest.approx(
         flops.step_flops(run.spec) / (devices.peak_flops * devices.utilisation)
     )
+
+
+def test_what_does_not_fit_whole_is_computed_twice():
+    devices = parse_devices("v5e:16")
+    pack = make_plan(large_runs(), devices).packs[0]
+    assert pack.remat
+    assert fits(pack, devices)
+    spec, how = pack.runs[0].spec, pack.execution
+    kept = dataclasses.replace(how, remat=False)
+    assert device_memory(spec, "tpu", kept) > device_memory(spec, "tpu", how)
+    assert step_seconds(spec, devices, kept) < step_seconds(spec, devices, how)
+
+
+def test_logits_in_pieces_take_less_memory_and_more_time():
+    (run,) = large_runs()
+    devices = parse_devices("v5e:16")
+    whole = Execution(16, 1, 256)
+    pieces = dataclasses.replace(whole, logit_pieces=8)
+    assert device_memory(run.spec, "tpu", pieces) < device_memory(run.spec, "tpu", whole)
+    assert step_seconds(run.spec, devices, pieces) > step_seconds(run.spec, devices, whole)
+
+
+def test_a_state_that_an_axis_does_not_divide_is_counted_whole():
+    """33 heads of 61 are split over no data axis of 64, and a width of 2013 neither."""
+    model = TransformerSpec(n_layer=4, d_model=2013, n_head=33, n_ctx=1024, vocab_size=50_257)
+    runs = isoflop_grid(
+        (1e18,), [model], data=DATA, evals=(), batch_size=64, learning_rate=width_rule()
+    )
+    spec = runs[0].spec
+    odd = device_memory(spec, "tpu", Execution(64, 1, 64))
+    assert odd > 4 * 4 * flops.n_params(model, "exact")
+    even = dataclasses.replace(model, d_model=2048, n_head=32, d_ff=None, d_attn=None)
+    spec = dataclasses.replace(spec, model=even)
+    assert device_memory(spec, "tpu", Execution(64, 1, 64)) < 0.5 * odd
+
+
+def test_a_pack_that_did_not_fit_is_planned_with_less():
+    devices = parse_devices("v5e:16")
+    pack = make_plan(large_runs(), devices).packs[0]
+    other = leaner(pack, devices, 0.9 * pack.memory)
+    assert other.memory <= 0.9 * pack.memory
+    assert other.runs == pack.runs
+    kept = leaner(pack, devices, 0.9 * pack.memory, n_slots=pack.n_slots, mesh=pack.mesh)
+    assert kept.mesh == pack.mesh
+    least = leaner(pack, devices, 1.0)
+    assert leaner(least, devices, 1.0) is None
+
+
+def test_how_many_devices_would_do():
+    devices = parse_devices("v5e:2")
+    pack = make_plan(large_runs(), devices).packs[0]
+    assert not fits(pack, devices)
+    count = enough_devices(pack, devices)
+    assert fits(make_plan(large_runs(), parse_devices(f"v5e:{count}")).packs[0], devices)
+    assert not fits(make_plan(large_runs(), parse_devices(f"v5e:{count // 2}")).packs[0], devices)
+
+
+def test_each_platform_has_its_attention():
+    def attention(platform, n_ctx, compute_dtype="bfloat16"):
+        model = TransformerSpec(n_layer=2, d_model=64, n_ctx=n_ctx, vocab_size=512)
+        return default_attention(platform, model, compute_dtype)
+
+    assert attention("tpu", 1024) == "splash"
+    assert attention("tpu", 100) == "xla"
+    assert attention("gpu", 1024) == "cudnn"
+    assert attention("gpu", 1024, "float32") == "xla"
+    assert attention("cpu", 1024) == "xla"
 
 
 @pytest.mark.parametrize("mesh", [(2, 2, 1), (1, 4, 1), (1, 2, 2), (4, 1, 1)])

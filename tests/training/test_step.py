@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lmscale.data import n_sequences, sequence_order
 from lmscale.data.loader import batch_indices, gather
 from lmscale.parallel.mesh import make_mesh
-from lmscale.training.step import ProgramKey, build_program, hyperparameters
+from lmscale.training.step import ProgramKey, build_program, device_bytes, hyperparameters
 from tests.training.specs import LSTM, TRANSFORMER, run_spec
 
 #: Relative difference in loss that a pack or a mesh may make, by the order of float32 sums.
@@ -165,7 +165,8 @@ def test_what_saves_memory_does(shape, execution):
         )
         hyper = {k: np.array([v]) for k, v in hyperparameters(run_spec(model=model)).items()}
         data = {"windows": np.zeros((1, 1, 32, 17), np.int32)}
-        return program.train_memory(program.empty(), hyper, data, np.int32(1), np.ones(1, bool))
+        arguments = (program.empty(), hyper, data, np.int32(1), np.ones(1, bool))
+        return device_bytes(program.lower_train(*arguments).compile())
 
     assert memory(**execution) < 0.75 * memory()
 
