@@ -179,6 +179,7 @@ class _Ours:
             mesh=make_mesh(*pack.mesh, devices=devices),
             chunk_steps=pack.chunk_steps,
             micro_batch=pack.micro_batch,
+            unroll=pack.unroll,
             attention=attention,
         )
 

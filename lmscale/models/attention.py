@@ -27,6 +27,16 @@ def causal_attention(
         )
     if implementation != "xla":
         raise ValueError(f"attention must be xla or cudnn, not {implementation!r}")
+    return _plain(query, key, value)
+
+
+@jax.custom_vjp
+def _plain(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """All scores at once. Of them only the weights are kept for the derivative."""
+    return _plain_forward(query, key, value)[0]
+
+
+def _plain_forward(query, key, value):
     n_time, d_head = query.shape[-3], query.shape[-1]
     scores = jnp.einsum(
         "bqhd,bkhd->bhqk",
@@ -38,4 +48,20 @@ def causal_attention(
     position = jnp.arange(n_time)
     mask = jnp.where(position[:, None] >= position[None, :], 0.0, -1e30)
     weights = jax.nn.softmax(scores + mask, axis=-1).astype(query.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, value), (query, key, value, weights)
+
+
+def _plain_backward(saved, d_out):
+    query, key, value, weights = saved
+    d_value = jnp.einsum("bhqk,bqhd->bkhd", weights, d_out)
+    d_weights = jnp.einsum(
+        "bqhd,bkhd->bhqk", d_out, value, preferred_element_type=jnp.float32
+    ) * weights.astype(jnp.float32)
+    d_scores = d_weights - weights * d_weights.sum(-1, keepdims=True)
+    d_scores = (d_scores / math.sqrt(query.shape[-1])).astype(query.dtype)
+    d_query = jnp.einsum("bhqk,bkhd->bqhd", d_scores, key)
+    d_key = jnp.einsum("bhqk,bqhd->bkhd", d_scores, query)
+    return d_query, d_key, d_value
+
+
+_plain.defvjp(_plain_forward, _plain_backward)

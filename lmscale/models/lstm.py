@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmscale.models.layers import Embedding, Linear, dropout, fold
+from lmscale.models.layers import Embedding, Linear, contract, dropout, fold
 from lmscale.parallel.partition import gathered, keep_batch
 from lmscale.spec import LSTMSpec
 
@@ -41,7 +41,7 @@ class LSTMLayer(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         # The input projection of all time steps is one matmul outside the recurrence.
-        gates = jnp.tensordot(x.astype(self.dtype), self.input_kernel[...].astype(self.dtype), 1)
+        gates = contract(x.astype(self.dtype), self.input_kernel[...].astype(self.dtype), 1)
         gates = gates + (self.input_bias[...] + self.recurrent_bias[...]).astype(self.dtype)
         # Once, not at every time step.
         kernel = gathered("first/recurrent_kernel", self.recurrent_kernel[...].astype(self.dtype))

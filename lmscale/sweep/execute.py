@@ -84,6 +84,7 @@ def execute(
                 mesh=mesh,
                 chunk_steps=pack.chunk_steps,
                 micro_batch=pack.micro_batch,
+                unroll=pack.unroll,
                 attention=attention or default_attention(pack.key.compute_dtype),
             )
             train_pack(
