@@ -38,12 +38,8 @@ def _plain(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 def _plain_forward(query, key, value):
     n_time, d_head = query.shape[-3], query.shape[-1]
-    scores = jnp.einsum(
-        "bqhd,bkhd->bhqk",
-        query * jnp.asarray(1 / math.sqrt(d_head), query.dtype),
-        key,
-        preferred_element_type=jnp.float32,
-    )
+    query = query * jnp.asarray(1 / math.sqrt(d_head), query.dtype)
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
     # An additive mask: on CPU it fuses where a select does not (measured 2x on short contexts).
     position = jnp.arange(n_time)
     mask = jnp.where(position[:, None] >= position[None, :], 0.0, -1e30)
@@ -54,12 +50,12 @@ def _plain_forward(query, key, value):
 def _plain_backward(saved, d_out):
     query, key, value, weights = saved
     d_value = jnp.einsum("bhqk,bqhd->bkhd", weights, d_out)
-    d_weights = jnp.einsum(
-        "bqhd,bkhd->bhqk", d_out, value, preferred_element_type=jnp.float32
-    ) * weights.astype(jnp.float32)
-    d_scores = d_weights - weights * d_weights.sum(-1, keepdims=True)
-    d_scores = (d_scores / math.sqrt(query.shape[-1])).astype(query.dtype)
+    d_weights = jnp.einsum("bqhd,bkhd->bhqk", d_out, value, preferred_element_type=jnp.float32)
+    d_weights = d_weights * weights
+    d_scores = (d_weights - weights * d_weights.sum(-1, keepdims=True)).astype(query.dtype)
     d_query = jnp.einsum("bhqk,bkhd->bqhd", d_scores, key)
+    d_query = d_query * jnp.asarray(1 / math.sqrt(query.shape[-1]), query.dtype)
+    # The query that was kept is scaled already.
     d_key = jnp.einsum("bhqk,bqhd->bkhd", d_scores, query)
     return d_query, d_key, d_value
 

@@ -73,8 +73,10 @@ class LayerNorm(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        bias = jnp.zeros_like(self.scale[...]) if self.bias is None else self.bias[...]
-        return layer_norm(x, self.scale[...], bias, self.dtype)
+        y = normalise(x, self.scale[...])
+        if self.bias is not None:
+            y = y + self.bias[...]
+        return y.astype(self.dtype)
 
 
 class Embedding(nnx.Module):
@@ -93,58 +95,55 @@ class Embedding(nnx.Module):
         return keep_batch(logits.astype(jnp.float32), -1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """(x - mean) / sqrt(variance + 1e-5) * scale + bias over the last axis, computed in float32.
+@jax.custom_vjp
+def normalise(x: jax.Array, scale: jax.Array) -> jax.Array:
+    """(x - mean) / sqrt(variance + 1e-5) * scale over the last axis, in float32.
 
     The derivative is written by hand so that of the activations x alone is kept for it, where
     automatic differentiation keeps several arrays of its size.
 
     Args:
       x: [..., d].
-      scale, bias: [d].
-      dtype: of the result.
+      scale: [d].
     """
-    return _layer_norm_forward(x, scale, bias, dtype)[0]
+    return _normalise_forward(x, scale)[0]
 
 
-def _layer_norm_forward(x, scale, bias, dtype):
+def _normalise_forward(x, scale):
     wide = x.astype(jnp.float32)
     mean = wide.mean(-1, keepdims=True)
     centred = wide - mean
     inverse = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5)
-    y = centred * inverse * scale + bias
-    return y.astype(dtype), (x, mean, inverse, scale)
+    return centred * inverse * scale, (x, mean, inverse, scale)
 
 
-def _layer_norm_backward(dtype, saved, dy):
+def _normalise_backward(saved, dy):
     x, mean, inverse, scale = saved
-    dy = dy.astype(jnp.float32)
     normal = (x.astype(jnp.float32) - mean) * inverse
     d_normal = dy * scale
     along = (d_normal * normal).mean(-1, keepdims=True)
     dx = inverse * (d_normal - d_normal.mean(-1, keepdims=True) - normal * along)
-    rows = tuple(range(x.ndim - 1))
-    return dx.astype(x.dtype), (dy * normal).sum(rows), dy.sum(rows)
+    return dx.astype(x.dtype), (dy * normal).sum(tuple(range(x.ndim - 1)))
 
 
-layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+_GELU_1 = math.sqrt(2 / math.pi)
+_GELU_3 = 0.044715 * _GELU_1
 
 
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """GELU in its tanh form, as in GPT-2; only x is kept for the derivative (see `layer_norm`)."""
-    return (0.5 * x * (1 + jnp.tanh(_gelu_inner(x)))).astype(x.dtype)
-
-
-def _gelu_inner(x: jax.Array) -> jax.Array:
-    return math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
+    """GELU in its tanh form, as in GPT-2; only x is kept for the derivative (see `normalise`)."""
+    return 0.5 * x * (1 + jnp.tanh(x * (_GELU_1 + _GELU_3 * (x * x))))
 
 
 def _gelu_backward(x, dy):
-    tanh = jnp.tanh(_gelu_inner(x))
-    slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
-    return ((dy * 0.5 * (1 + tanh + x * (1 - tanh * tanh) * slope)).astype(x.dtype),)
+    square = x * x
+    tanh = jnp.tanh(x * (_GELU_1 + _GELU_3 * square))
+    slope = x * (1 - tanh * tanh) * (_GELU_1 + 3 * _GELU_3 * square)
+    return (0.5 * dy * (1 + tanh + slope),)
 
 
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
