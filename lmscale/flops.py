@@ -82,10 +82,10 @@ _MATMULS = (
 _ADD = (1, 1)
 _SCALE = (1, 1)
 _LAYER_NORM = (6, 12)
-_SOFTMAX = (5, 6)
-_ACTIVATION = {"gelu": (8, 14), "relu": (1, 2)}
-_LSTM_GATES = (17, 22)
-_CROSS_ENTROPY = (3, 2)
+_SOFTMAX = (5, 4)
+_ACTIVATION = {"gelu": (7, 14), "relu": (1, 2)}
+_LSTM_GATES = (20, 31)
+_CROSS_ENTROPY = (3, 4)
 
 
 def operations(model: ModelSpec) -> dict[str, Operation]:

@@ -182,6 +182,7 @@ class _Ours:
             mesh=make_mesh(*pack.mesh, devices=devices),
             chunk_steps=pack.chunk_steps,
             micro_batch=pack.micro_batch,
+            unroll=pack.unroll,
             attention=attention,
             logit_pieces=pack.logit_pieces,
             remat=pack.remat,

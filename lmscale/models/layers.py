@@ -7,6 +7,9 @@ rules can name an axis.
 
 from __future__ import annotations
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -33,10 +36,32 @@ class Linear(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = jnp.tensordot(
-            x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.n_contracted
-        )
+        y = contract(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.n_contracted)
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def contract(x: jax.Array, kernel: jax.Array, n: int) -> jax.Array:
+    """x [..., *d_in], kernel [*d_in, *d_out] -> [..., *d_out], where d_in has `n` axes.
+
+    The derivative is what automatic differentiation gives, but the kernel's comes out with its axes
+    in the kernel's order. On a CPU, XLA transposes the activations of a whole batch otherwise.
+    """
+    return jnp.tensordot(x, kernel, n)
+
+
+def _contract_backward(n, saved, dy):
+    x, kernel = saved
+    rows = x.ndim - n
+    by_row = [a.reshape(-1, *a.shape[rows:]) for a in (x, dy)]
+    d_kernel = jax.lax.dot_general(*by_row, (((0,), (0,)), ((), ())))
+    d_out = (tuple(range(rows, dy.ndim)), tuple(range(n, kernel.ndim)))
+    dx = jax.lax.dot_general(dy, kernel, (d_out, ((), ())))
+    # The barrier keeps XLA from turning a transpose of the result into one of the operands.
+    return dx, jax.lax.optimization_barrier(d_kernel)
+
+
+contract.defvjp(lambda x, kernel, n: (contract(x, kernel, n), (x, kernel)), _contract_backward)
 
 
 class LayerNorm(nnx.Module):
@@ -48,11 +73,7 @@ class LayerNorm(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.astype(jnp.float32)
-        mean = x.mean(-1, keepdims=True)
-        centred = x - mean
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(variance + 1e-5) * self.scale[...]
+        y = normalise(x, self.scale[...])
         if self.bias is not None:
             y = y + self.bias[...]
         return y.astype(self.dtype)
@@ -72,8 +93,62 @@ class Embedding(nnx.Module):
 
     def attend(self, x: jax.Array) -> jax.Array:
         """x [..., d_embed] -> float32 logits [..., vocab]."""
-        logits = jnp.tensordot(x, self.embedding[...].astype(self.dtype), ((-1,), (-1,)))
+        logits = contract(x, self.embedding[...].astype(self.dtype).T, 1)
         return keep_batch(logits.astype(jnp.float32), -1)
+
+
+@jax.custom_vjp
+def normalise(x: jax.Array, scale: jax.Array) -> jax.Array:
+    """(x - mean) / sqrt(variance + 1e-5) * scale over the last axis, in float32.
+
+    The derivative is written by hand so that of the activations x alone is kept for it, where
+    automatic differentiation keeps several arrays of its size.
+
+    Args:
+      x: [..., d].
+      scale: [d].
+    """
+    return _normalise_forward(x, scale)[0]
+
+
+def _normalise_forward(x, scale):
+    wide = x.astype(jnp.float32)
+    mean = wide.mean(-1, keepdims=True)
+    centred = wide - mean
+    inverse = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5)
+    return centred * inverse * scale, (x, mean, inverse, scale)
+
+
+def _normalise_backward(saved, dy):
+    x, mean, inverse, scale = saved
+    normal = (x.astype(jnp.float32) - mean) * inverse
+    d_normal = dy * scale
+    along = (d_normal * normal).mean(-1, keepdims=True)
+    dx = inverse * (d_normal - d_normal.mean(-1, keepdims=True) - normal * along)
+    return dx.astype(x.dtype), (dy * normal).sum(tuple(range(x.ndim - 1)))
+
+
+normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+_GELU_1 = math.sqrt(2 / math.pi)
+_GELU_3 = 0.044715 * _GELU_1
+
+
+@jax.custom_vjp
+def gelu(x: jax.Array) -> jax.Array:
+    """GELU in its tanh form, as in GPT-2; only x is kept for the derivative (see `normalise`)."""
+    return 0.5 * x * (1 + jnp.tanh(x * (_GELU_1 + _GELU_3 * (x * x))))
+
+
+def _gelu_backward(x, dy):
+    square = x * x
+    tanh = jnp.tanh(x * (_GELU_1 + _GELU_3 * square))
+    slope = x * (1 - tanh * tanh) * (_GELU_1 + 3 * _GELU_3 * square)
+    return (0.5 * dy * (1 + tanh + slope),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

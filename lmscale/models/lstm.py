@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmscale.models.layers import Embedding, Linear, dropout, fold
+from lmscale.models.layers import Embedding, Linear, contract, dropout, fold
 from lmscale.parallel.partition import gathered, keep_batch
 from lmscale.spec import LSTMSpec
 
@@ -25,7 +25,7 @@ GATES = ("input", "forget", "cell", "output")
 
 
 class LSTMLayer(nnx.Module):
-    """One layer: inputs [batch, time, d_in] -> hidden states [batch, time, d_hidden]."""
+    """One layer: inputs [time, batch, d_in] -> hidden states [time, batch, d_hidden]."""
 
     def __init__(self, d_in: int, d_hidden: int, rngs: nnx.Rngs, *, dtype):
         def kernel(fan_in: int) -> nnx.Param:
@@ -41,12 +41,12 @@ class LSTMLayer(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         # The input projection of all time steps is one matmul outside the recurrence.
-        gates = jnp.tensordot(x.astype(self.dtype), self.input_kernel[...].astype(self.dtype), 1)
+        gates = contract(x.astype(self.dtype), self.input_kernel[...].astype(self.dtype), 1)
         gates = gates + (self.input_bias[...] + self.recurrent_bias[...]).astype(self.dtype)
         # Once, not at every time step.
         kernel = gathered("first/recurrent_kernel", self.recurrent_kernel[...].astype(self.dtype))
-        hidden = recurrence(jnp.swapaxes(keep_batch(gates, -1), 0, 1), kernel)
-        return keep_batch(jnp.swapaxes(hidden, 0, 1), -1)
+        hidden = recurrence(keep_batch(gates, -1, batch_axis=1), kernel)
+        return keep_batch(hidden, -1, batch_axis=1)
 
 
 class LSTM(nnx.Module):
@@ -95,6 +95,8 @@ class LSTM(nnx.Module):
         spec = self.spec
         # sqrt(d_embed) brings the small tied embedding to the scale that a layer's input wants.
         x = self.embed(tokens) * math.sqrt(spec.d_embed)
+        # Time first, so that a time step is one piece of memory.
+        x = jnp.swapaxes(x, 0, 1)
         x = self.first(dropout(x, spec.dropout, fold(dropout_key, 0)))
         if self.rest is not None:
             graphdef, state = nnx.split(self.rest)
@@ -109,6 +111,7 @@ class LSTM(nnx.Module):
             unroll = n_rest if self.unroll else 1
             x = jax.lax.scan(one_layer, x, (state, layers), unroll=unroll)[0]
         x = dropout(x, spec.dropout, fold(dropout_key, spec.n_layer))
+        x = keep_batch(jnp.swapaxes(x, 0, 1), -1)
         return x if self.projection is None else self.projection(x)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
@@ -131,23 +134,27 @@ def recurrence(gates: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       Hidden states [time, batch, d_hidden]. The cell state is kept in float32.
 
-    The derivative is written by hand so that the kernel's gradient is one matmul over all time
-    steps after the backward scan, not one small matmul added up inside it.
+    The derivative is written by hand: what does not wait for the step before is computed for all
+    time steps at once, and the kernel's gradient is one matmul after the backward scan.
     """
     return _recurrence_forward(gates, kernel)[0]
 
 
 def _recurrence_forward(gates, kernel):
     n_batch, d_hidden = gates.shape[1], gates.shape[3]
+    # sigmoid(z) = (1 + tanh(z / 2)) / 2, so that one tanh serves all gates.
+    is_tanh = (jnp.arange(4) == GATES.index("cell"))[:, None]
+    half = jnp.where(is_tanh, 1.0, 0.5)
+    offset = jnp.where(is_tanh, 0.0, 0.5)
 
     def step(carry, gates_t):
         h, c = carry
         z = (gates_t + jnp.tensordot(h, kernel, 1)).astype(jnp.float32)
-        i, f, o = (jax.nn.sigmoid(z[:, GATES.index(g)]) for g in ("input", "forget", "output"))
-        g = jnp.tanh(z[:, GATES.index("cell")])
+        activated = offset + half * jnp.tanh(half * z)
+        i, f, g, o = (activated[:, k] for k in range(4))
         c = f * c + i * g
         h = (o * jnp.tanh(c)).astype(gates.dtype)
-        return (h, c), (h, c, jnp.stack([i, f, g, o], axis=1).astype(gates.dtype))
+        return (h, c), (h, c, activated.astype(gates.dtype))
 
     zeros = jnp.zeros((n_batch, d_hidden), jnp.float32)
     _, (hidden, cell, activated) = jax.lax.scan(step, (zeros.astype(gates.dtype), zeros), gates)
@@ -160,29 +167,27 @@ def _recurrence_backward(saved, d_hidden_states):
     def earlier(x):
         return jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
 
+    # dz of a gate is `by_cell` dc + `by_output` dh, and of the two only dc and dh wait for others.
+    i, f, g, o = (activated[:, :, k].astype(jnp.float32) for k in range(4))
+    tanh_c, zero = jnp.tanh(cell), jnp.zeros_like(o)
+    by_cell = [g * i * (1 - i), earlier(cell) * f * (1 - f), i * (1 - g * g), zero]
+    by_output = [zero, zero, zero, tanh_c * o * (1 - o)]
+    dc_by_dh = o * (1 - tanh_c * tanh_c)
+    # Once: XLA would transpose it at every time step.
+    transposed = jax.lax.optimization_barrier(kernel.reshape(kernel.shape[0], -1).T)
+
     def step(carry, xs):
         dh, dc = carry
-        dh_out, c, c_before, gates_t = xs
-        i, f, g, o = jnp.moveaxis(gates_t.astype(jnp.float32), 1, 0)
+        dh_out, by_cell, by_output, dc_by_dh, f = xs
         dh = dh + dh_out.astype(jnp.float32)
-        tanh_c = jnp.tanh(c)
-        dc = dc + dh * o * (1 - tanh_c**2)
-        dz = jnp.stack(
-            [
-                dc * g * i * (1 - i),
-                dc * c_before * f * (1 - f),
-                dc * i * (1 - g**2),
-                dh * tanh_c * o * (1 - o),
-            ],
-            axis=1,
-        ).astype(kernel.dtype)
-        dh = jnp.tensordot(dz, kernel, ((1, 2), (1, 2))).astype(jnp.float32)
+        dc = dc + dh * dc_by_dh
+        dz = (by_cell * dc[:, None] + by_output * dh[:, None]).astype(kernel.dtype)
+        dh = (dz.reshape(dz.shape[0], -1) @ transposed).astype(jnp.float32)
         return (dh, dc * f), dz
 
     zeros = jnp.zeros(cell.shape[1:], jnp.float32)
-    _, dz = jax.lax.scan(
-        step, (zeros, zeros), (d_hidden_states, cell, earlier(cell), activated), reverse=True
-    )
+    of_step = (d_hidden_states, jnp.stack(by_cell, 2), jnp.stack(by_output, 2), dc_by_dh, f)
+    _, dz = jax.lax.scan(step, (zeros, zeros), of_step, reverse=True)
     d_kernel = jnp.tensordot(earlier(hidden), dz, ((0, 1), (0, 1)))
     return dz, d_kernel.astype(kernel.dtype)
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmscale.models.attention import causal_attention
-from lmscale.models.layers import Embedding, LayerNorm, Linear, dropout, fold
+from lmscale.models.layers import Embedding, LayerNorm, Linear, dropout, fold, gelu
 from lmscale.parallel.partition import keep_batch
 from lmscale.spec import TransformerSpec
 
@@ -61,9 +61,7 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = keep_batch(self.up(x), -1)
-        # GPT-2 uses the tanh form of GELU.
-        x = jax.nn.gelu(x, approximate=True) if self.activation == "gelu" else jax.nn.relu(x)
-        return self.down(x)
+        return self.down(gelu(x) if self.activation == "gelu" else jax.nn.relu(x))
 
 
 class Block(nnx.Module):

@@ -65,9 +65,10 @@ def on_mesh(mesh: Mesh) -> Iterator[None]:
         _mesh.reset(token)
 
 
-def keep_batch(x: jax.Array, over_model: int | None = None) -> jax.Array:
-    """Activations [batch, ...] split over `data`, and one dimension of them over `model`."""
-    axes = ["data", *[None] * (x.ndim - 1)]
+def keep_batch(x: jax.Array, over_model: int | None = None, batch_axis: int = 0) -> jax.Array:
+    """Activations split by batch over `data`, and one dimension of them over `model`."""
+    axes: list[str | None] = [None] * x.ndim
+    axes[batch_axis] = "data"
     if over_model is not None:
         axes[over_model] = "model"
     return _constrained(x, tuple(axes))

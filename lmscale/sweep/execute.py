@@ -93,6 +93,7 @@ def execute(
                 or default_attention(plan.devices.platform, pack.key.model, pack.key.compute_dtype),
                 logit_pieces=pack.logit_pieces,
                 remat=pack.remat,
+                unroll=pack.unroll,
             )
             train_pack(
                 program,

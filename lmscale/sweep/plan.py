@@ -27,6 +27,9 @@ from lmscale.training.step import ProgramKey, initial_state
 
 #: Tokens of a gradient accumulation step on a CPU: pieces whose activations stay in the cache.
 CPU_PIECE_TOKENS = 256
+#: Deepest models whose layers are unrolled on a CPU. A loop over layers copies what every layer
+#: keeps for the backward pass (a tenth of a step); without it compilation grows with the depth.
+CPU_UNROLLED_LAYERS = 4
 #: Seconds that one dispatch should take: long against its overhead, short against a kill.
 DISPATCH_SECONDS = 0.5
 #: Share of a device's memory that a plan fills.
@@ -66,6 +69,7 @@ class Pack:
       n_slots: runs trained side by side.
       mesh: sizes of the axes run, data, model.
       micro_batch, remat, logit_pieces: see `Execution`.
+      unroll: whether the layers are unrolled instead of looped over.
       chunk_steps: most steps of a dispatch.
       memory: predicted bytes on each device, without the training tokens.
       flops: training FLOPs of all runs as the program executes them.
@@ -80,6 +84,7 @@ class Pack:
     micro_batch: int
     remat: bool
     logit_pieces: int
+    unroll: bool
     chunk_steps: int
     memory: float
     flops: float
@@ -402,6 +407,7 @@ def _make_pack(runs: tuple[Run, ...], devices: Devices, layout: _Layout) -> Pack
     total = math.fsum(flops.own_flops(run.spec) for run in runs)
     step = step_seconds(spec, devices, how) * per_device
     longest = max(run.spec.steps for run in runs)
+    depth = spec.model.n_layer if isinstance(spec.model, LSTMSpec) else spec.model.depth
     return Pack(
         key=ProgramKey.of(spec),
         fingerprint=spec.data.fingerprint,
@@ -411,6 +417,7 @@ def _make_pack(runs: tuple[Run, ...], devices: Devices, layout: _Layout) -> Pack
         micro_batch=how.micro_batch,
         remat=how.remat,
         logit_pieces=how.logit_pieces,
+        unroll=devices.platform == "cpu" and depth <= CPU_UNROLLED_LAYERS,
         chunk_steps=max(
             1, min(256, longest, 2 ** round(math.log2(max(1.0, DISPATCH_SECONDS / step))))
         ),

@@ -119,6 +119,7 @@ def build_program(
     attention: str = "xla",
     logit_pieces: int = 1,
     remat: bool = False,
+    unroll: bool = False,
 ) -> Program:
     """Builds (and compiles at first use) the program for one kind of run.
 
@@ -130,7 +131,7 @@ def build_program(
       micro_batch: sequences per gradient accumulation step (all of the batch when None); must
         divide the batch size. It changes a result only by rounding. Where the noise scale is
         measured the pieces are `key.noise_pieces`.
-      attention, remat: see `lmscale.models.build_model`.
+      attention, remat, unroll: see `lmscale.models.build_model`.
       logit_pieces: see `lmscale.training.loss.losses_in_pieces`; must divide the context.
     """
     micro_batch = key.batch_size if micro_batch is None else micro_batch
@@ -141,8 +142,25 @@ def build_program(
 
     def build(rngs: nnx.Rngs):
         return build_model(
-            key.model, rngs, dtype=key.compute_dtype, attention=attention, remat=remat
+            key.model,
+            rngs,
+            dtype=key.compute_dtype,
+            unroll=unroll,
+            attention=attention,
+            remat=remat,
         )
+
+    def over_runs(function: Callable) -> Callable:
+        """Lifts a function of one run to all slots."""
+        if n_slots > 1:
+            return jax.vmap(function, spmd_axis_name="run")
+
+        # A run axis of one costs a CPU dear: its reductions miss the kernels for few axes.
+        def alone(*args):
+            result = function(*jax.tree.map(lambda x: x[0], args))
+            return jax.tree.map(lambda x: x[None], result)
+
+        return alone
 
     graphdef = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(params=0))))[0]
 
@@ -199,7 +217,7 @@ def build_program(
         return new, dict(zip(metrics, measured, strict=False))
 
     metrics = METRICS if key.noise_pieces else METRICS[:-1]
-    packed_step = jax.vmap(train_one, spmd_axis_name="run")
+    packed_step = over_runs(train_one)
 
     def train(state: State, hyper, data, n_steps: jax.Array, active: jax.Array):
         buffers = {name: jnp.zeros((chunk_steps, n_slots), jnp.float32) for name in metrics}
@@ -227,10 +245,10 @@ def build_program(
             total = jax.lax.scan(piece, jnp.zeros(key.model.n_ctx), (windows, weights))[0]
             return total / weights.sum()
 
-        return jax.vmap(one, spmd_axis_name="run")(state["params"])
+        return over_runs(one)(state["params"])
 
     def reset(state: State, seeds: jax.Array, mask: jax.Array) -> State:
-        fresh = jax.vmap(init, spmd_axis_name="run")(seeds)
+        fresh = over_runs(init)(seeds)
 
         def choose(new, old):
             return jnp.where(mask.reshape(-1, *[1] * (new.ndim - 1)), new, old)
