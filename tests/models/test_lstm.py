@@ -327,7 +327,7 @@ def test_every_place_of_dropout_has_its_own_key(switches, monkeypatch):
     seen = []
 
     def spy(x, rate, key):
-        assert rate == 0.3 and x.shape[:2] == (BATCH, TIME)
+        assert rate == 0.3 and x.shape[:2] == (TIME, BATCH)
         jax.debug.callback(lambda data: seen.append(tuple(data.tolist())), jax.random.key_data(key))
         return dropout(x, rate, key)
 

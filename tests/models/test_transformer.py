@@ -208,7 +208,7 @@ def test_layer_norm_of_bfloat16_is_computed_in_float32():
 
 def test_unknown_attention_is_refused():
     x = jnp.zeros((1, 2, 1, 4))
-    with pytest.raises(ValueError, match="xla or cudnn, not 'flash'"):
+    with pytest.raises(ValueError, match="xla, cudnn or splash, not 'flash'"):
         causal_attention(x, x, x, "flash")
 
 
