@@ -40,28 +40,39 @@ class Linear(nnx.Module):
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def contract(x: jax.Array, kernel: jax.Array, n: int) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def contract(x: jax.Array, kernel: jax.Array, n: int, batch_first: bool = True) -> jax.Array:
     """x [..., *d_in], kernel [*d_in, *d_out] -> [..., *d_out], where d_in has `n` axes.
 
     The derivative is what automatic differentiation gives, but the kernel's comes out with its axes
     in the kernel's order. On a CPU, XLA transposes the activations of a whole batch otherwise.
+
+    Args:
+      batch_first: whether the batch is the first axis of x; or devices that share it would gather it.
     """
     return jnp.tensordot(x, kernel, n)
 
 
-def _contract_backward(n, saved, dy):
+def _contract_backward(n, batch_first, saved, dy):
     x, kernel = saved
-    rows = x.ndim - n
-    by_row = [a.reshape(-1, *a.shape[rows:]) for a in (x, dy)]
-    d_kernel = jax.lax.dot_general(*by_row, (((0,), (0,)), ((), ())))
-    d_out = (tuple(range(rows, dy.ndim)), tuple(range(n, kernel.ndim)))
+    rows = tuple(range(x.ndim - n))
+    left, right = x, dy
+    if batch_first:
+        # On a CPU one axis of rows is quicker than several.
+        left, right = (a.reshape(-1, *a.shape[len(rows) :]) for a in (x, dy))
+        rows = (0,)
+    d_kernel = jax.lax.dot_general(left, right, ((rows, rows), ((), ())))
+    d_out = (tuple(range(x.ndim - n, dy.ndim)), tuple(range(n, kernel.ndim)))
     dx = jax.lax.dot_general(dy, kernel, (d_out, ((), ())))
     # The barrier keeps XLA from turning a transpose of the result into one of the operands.
     return dx, jax.lax.optimization_barrier(d_kernel)
 
 
-contract.defvjp(lambda x, kernel, n: (contract(x, kernel, n), (x, kernel)), _contract_backward)
+def _contract_forward(x, kernel, n, batch_first):
+    return contract(x, kernel, n, batch_first), (x, kernel)
+
+
+contract.defvjp(_contract_forward, _contract_backward)
 
 
 class LayerNorm(nnx.Module):

@@ -41,7 +41,8 @@ class LSTMLayer(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         # The input projection of all time steps is one matmul outside the recurrence.
-        gates = contract(x.astype(self.dtype), self.input_kernel[...].astype(self.dtype), 1)
+        kernel = self.input_kernel[...].astype(self.dtype)
+        gates = contract(x.astype(self.dtype), kernel, 1, batch_first=False)
         gates = gates + (self.input_bias[...] + self.recurrent_bias[...]).astype(self.dtype)
         # Once, not at every time step.
         kernel = gathered("first/recurrent_kernel", self.recurrent_kernel[...].astype(self.dtype))

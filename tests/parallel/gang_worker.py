@@ -99,7 +99,7 @@ def tokens_on_host() -> Iterator[list[tuple[int, ...]]]:
         return gather(tokens, indices, n_ctx)
 
     feed = "lmscale.training.feed"
-    with mock.patch(f"{feed}.gather", noted), mock.patch(f"{feed}._fits_on_device") as fits:
+    with mock.patch(f"{feed}.gather", noted), mock.patch(f"{feed}._fits") as fits:
         fits.return_value = False
         yield parts
 
