@@ -76,6 +76,8 @@ class Evaluator:
         self._program = program
         self._open_corpus = open_corpus
         self._sets: dict[EvalSpec, EvalSet] = {}
+        #: The last state and the losses of all its slots, as its slots are often due together.
+        self._last: tuple[Any, dict[EvalSpec, np.ndarray]] = (None, {})
 
     def check(self, spec: RunSpec) -> None:
         """Reads the sets of a run, so that what is wrong with them shows before it trains."""
@@ -87,8 +89,7 @@ class Evaluator:
         losses = {}
         for evaluation in spec.evals:
             data = self._set(evaluation)
-            by_position = self._program.evaluate(state, data.windows, data.weights)
-            by_position = np.asarray(jax.device_get(by_position))[slot].astype(np.float64)
+            by_position = self._of_all_slots(state, evaluation)[slot].astype(np.float64)
             loss = float(by_position.mean())
             losses[evaluation.name] = {
                 "loss": loss,
@@ -96,6 +97,17 @@ class Evaluator:
                 "by_position": [float(np.float32(x)) for x in by_position],
             }
         return losses
+
+    def _of_all_slots(self, state: Any, spec: EvalSpec) -> np.ndarray:
+        """Losses by position [R, n_ctx], computed once for a state."""
+        if self._last[0] is not state:
+            self._last = (state, {})
+        known = self._last[1]
+        if spec not in known:
+            data = self._set(spec)
+            found = self._program.evaluate(state, data.windows, data.weights)
+            known[spec] = np.asarray(jax.device_get(found))
+        return known[spec]
 
     def _set(self, spec: EvalSpec) -> EvalSet:
         if spec not in self._sets:
