@@ -601,6 +601,7 @@ def _train(
     from lmscale.parallel.distributed import is_first
     from lmscale.report import write_report
     from lmscale.sweep.execute import execute
+    from lmscale.sweep.slots import choices_of
     from lmscale.sweep.store import only_writer
 
     with only_writer(store, args.shard) if is_first() else contextlib.nullcontext():
@@ -615,6 +616,7 @@ def _train(
             store,
             lambda name: _corpus(name, job.experiment),
             bar,
+            choices=None if args.slots else choices_of(store, job.plan.devices, bar.log),
             checkpoint_seconds=args.checkpoint_seconds,
             stop=stop,
         )
@@ -1284,10 +1286,11 @@ def start_jax() -> None:
     """
     import jax
 
+    from lmscale.files import cache_folder
+
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-    cache = os.environ.get("LMSCALE_CACHE") or Path.home() / ".cache" / "lmscale"
-    jax.config.update("jax_compilation_cache_dir", str(Path(cache) / "compiled"))
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

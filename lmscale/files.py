@@ -8,11 +8,17 @@ from __future__ import annotations
 import json
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
 from etils import epath
 
 from lmscale.parallel.distributed import is_first
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: compiled programs, compiled plans, measured speeds."""
+    return Path(os.environ.get("LMSCALE_CACHE") or Path.home() / ".cache" / "lmscale")
 
 
 def read_json(path: epath.Path) -> Any:

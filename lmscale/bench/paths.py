@@ -18,13 +18,13 @@ from lmscale import flops
 from lmscale.bench.peak import matmul_peak
 from lmscale.bench.timing import Timing, interleave
 from lmscale.data.loader import batch_indices, gather, sequence_order
-from lmscale.parallel.mesh import make_mesh
 from lmscale.spec import DataSpec, OptimizerSpec, RunSpec, ScheduleSpec
 from lmscale.sweep.devices import Devices
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.plan import Pack, default_attention, make_plan
+from lmscale.sweep.plan import make_plan
+from lmscale.sweep.programs import mesh_of, program_of
 from lmscale.training.checkpoint import Checkpoints
-from lmscale.training.step import Program, build_program, device_bytes, hyperparameters
+from lmscale.training.step import Program, device_bytes, packed_hyperparameters
 
 #: What can be timed.
 PATHS = ("train", "evaluate", "data", "checkpoint")
@@ -126,13 +126,7 @@ def measure(
         cases: dict[str, _Case] = {}
         with tempfile.TemporaryDirectory() as scratch:
             for runs in packs:
-                side = _Ours(
-                    spec,
-                    devices,
-                    runs,
-                    attention
-                    or default_attention(devices.platform, spec.model, spec.compute_dtype),
-                )
+                side = _Ours(spec, devices, runs, attention)
                 for path in paths:
                     cases[f"{path} lmscale {runs}"] = side.case(path, Path(scratch))
             for form in against:
@@ -160,7 +154,7 @@ class _Ours:
     """Our programs for one model and pack size: one a team."""
 
     def __init__(
-        self, spec: RunSpec, devices: Devices, runs: int | Literal["plan"], attention: str
+        self, spec: RunSpec, devices: Devices, runs: int | Literal["plan"], attention: str | None
     ):
         n_runs = 16 if runs == "plan" else runs
         seeds = [Run(dataclasses.replace(spec, seed=seed), {}) for seed in range(n_runs)]
@@ -169,24 +163,15 @@ class _Ours:
         self.teams = plan.teams
         size = int(np.prod(self.pack.mesh))
         self.programs = [
-            self._program(jax.devices()[team * size : (team + 1) * size], attention)
+            program_of(
+                self.pack,
+                mesh_of(self.pack, jax.devices()[team * size : (team + 1) * size]),
+                devices.platform,
+                attention,
+            )
             for team in range(self.teams)
         ]
         self.n_runs = self.pack.n_slots * self.teams
-
-    def _program(self, devices: list[jax.Device], attention: str) -> Program:
-        pack: Pack = self.pack
-        return build_program(
-            pack.key,
-            n_slots=pack.n_slots,
-            mesh=make_mesh(*pack.mesh, devices=devices),
-            chunk_steps=pack.chunk_steps,
-            micro_batch=pack.micro_batch,
-            unroll=pack.unroll,
-            attention=attention,
-            logit_pieces=pack.logit_pieces,
-            remat=pack.remat,
-        )
 
     def case(self, path: str, scratch: Path) -> _Case:
         known = {"path": path, "framework": "lmscale", "pack": self.n_runs, "teams": self.teams}
@@ -276,7 +261,7 @@ class _TrainLoop:
         )
         self._state = _fresh(program, spec)
         self._rest = (
-            {name: np.repeat(value, program.n_slots) for name, value in _hyper(spec).items()},
+            packed_hyperparameters([spec] * program.n_slots),
             {"corpus": corpus, "indices": starts.astype(np.int32)},
             np.int32(n_steps),
             np.ones(program.n_slots, bool),
@@ -332,13 +317,6 @@ def _torch_case(spec: RunSpec, form: str) -> _Case:
 def _fresh(program: Program, spec: RunSpec) -> Any:
     seeds = np.arange(program.n_slots, dtype=np.int32) + spec.seed
     return program.reset(program.empty(), seeds, np.ones(program.n_slots, bool))
-
-
-def _hyper(spec: RunSpec) -> dict[str, np.ndarray]:
-    return {
-        name: np.array([value], np.int32 if isinstance(value, int) else np.float32)
-        for name, value in hyperparameters(spec).items()
-    }
 
 
 def _tokens(spec: RunSpec) -> np.ndarray:

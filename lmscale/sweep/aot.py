@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lmscale.files import cache_folder
 from lmscale.parallel.topology import COMPILERS, ENVIRONMENT, compiler, topology_name
 from lmscale.spec import RunSpec
 from lmscale.sweep.devices import Devices
@@ -235,7 +236,7 @@ def compile_pack(
       effort: of `EFFORTS`.
     """
     request = _request(pack, devices, tokens, effort)
-    kept = _cache() / f"{cache_key(request)}.json"
+    kept = cache_folder() / "plans" / f"{cache_key(request)}.json"
     if kept.exists():
         return _from_json(json.loads(kept.read_text()))
     spec = pack.runs[0].spec.to_dict()
@@ -260,11 +261,6 @@ def compile_pack(
 
 def _from_json(values: dict[str, Any]) -> Compiled:
     return Compiled(**{**values, "largest": tuple(map(tuple, values["largest"]))})
-
-
-def _cache() -> Path:
-    root = os.environ.get("LMSCALE_CACHE") or Path.home() / ".cache" / "lmscale"
-    return Path(root) / "plans"
 
 
 def _request(pack: Pack, devices: Devices, tokens: tuple[int, str], effort: str) -> dict[str, Any]:

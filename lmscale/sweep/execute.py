@@ -6,7 +6,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 
@@ -14,16 +14,17 @@ from lmscale import flops
 from lmscale.data import Corpus
 from lmscale.files import write_atomically
 from lmscale.parallel.distributed import GangError, agree, is_first, share_failure
-from lmscale.parallel.mesh import make_mesh
 from lmscale.progress import Tracker
 from lmscale.sweep.devices import Devices
-from lmscale.sweep.plan import Pack, Plan, default_attention, leaner
+from lmscale.sweep.plan import Pack, Plan, leaner, with_slots
+from lmscale.sweep.programs import CompileAhead, mesh_of, program_of
 from lmscale.sweep.shards import branch_steps
+from lmscale.sweep.slots import SlotChoices, training_rate
 from lmscale.sweep.store import ENDED, Store
 from lmscale.training.evaluation import Evaluator
 from lmscale.training.feed import Feed
 from lmscale.training.loop import Preempted, RunQueue, give_up, train_pack
-from lmscale.training.step import build_program
+from lmscale.training.step import Program
 
 #: Training that must be left in a pack for a second team to compile its program too.
 HELP_SECONDS = 10.0
@@ -37,6 +38,7 @@ def execute(
     open_corpus: Callable[[str], Corpus],
     bar: Tracker,
     *,
+    choices: SlotChoices | None = None,
     attention: str | None = None,
     checkpoint_seconds: float = 60.0,
     stop: Callable[[], bool] = lambda: False,
@@ -54,6 +56,7 @@ def execute(
       store: where the runs live.
       open_corpus: by name.
       bar: is told of every FLOP of the plan (`Plan.flops` in all).
+      choices: of the numbers of slots; as planned when None.
       attention: see `lmscale.models.build_model`; by platform when None.
       checkpoint_seconds: at most this much work is lost to a kill.
       stop: asked before every dispatch.
@@ -78,27 +81,44 @@ def execute(
         devices = jax.devices()[team * size : (team + 1) * size]
         feeds: dict[tuple, Feed] = {}
 
-        def train(pack: Pack, queue: RunQueue) -> None:
+        ahead = CompileAhead()
+
+        def program_for(pack: Pack) -> Program:
             mesh = mesh_of(pack, devices)
+            return program_of(pack, mesh, plan.devices.platform, attention)
+
+        def feed_for(pack: Pack) -> Feed:
             key = (pack.fingerprint, pack.mesh)
             if key not in feeds:
-                feeds[key] = Feed(corpora(pack.runs[0].spec.data.corpus), mesh)
-            program = build_program(
-                pack.key,
-                n_slots=pack.n_slots,
-                mesh=mesh,
-                chunk_steps=pack.chunk_steps,
-                micro_batch=pack.micro_batch,
-                attention=attention
-                or default_attention(plan.devices.platform, pack.key.model, pack.key.compute_dtype),
-                logit_pieces=pack.logit_pieces,
-                remat=pack.remat,
-                unroll=pack.unroll,
+                corpus = corpora(pack.runs[0].spec.data.corpus)
+                feeds[key] = Feed(corpus, mesh_of(pack, devices))
+            return feeds[key]
+
+        def settle(pack: Pack) -> Pack:
+            if choices is None:
+                return pack
+            return choices.settle(
+                pack, lambda pack: training_rate(program_for(pack), pack, feed_for(pack))
             )
+
+        def compile_next() -> None:
+            following = board.following()
+            if following is None or (following.fingerprint, following.mesh) not in feeds:
+                return
+            if choices is not None:
+                following = choices.planned(following)
+            ahead.begin(program_for(following), following, feed_for(following).corpus_shape)
+
+        def train(pack: Pack, queue: RunQueue) -> None:
+            bar.log(f"{pack.key.model.label}: {len(queue)} runs, {pack.n_slots} at a time")
+            feed, program = feed_for(pack), program_for(pack)
+            # Teams compile while others train.
+            if plan.teams == 1 and jax.process_count() == 1:
+                compile_next()
             train_pack(
                 program,
                 queue,
-                feeds[key],
+                feed,
                 Evaluator(program, lambda evaluation: corpora(evaluation.corpus)),
                 bar,
                 kept_steps=kept_steps,
@@ -107,10 +127,8 @@ def execute(
             )
 
         while (job := board.take()) is not None:
-            label, n_slots = job.pack.key.model.label, job.pack.n_slots
-            bar.log(f"{label}: {len(job.queue)} runs, {n_slots} at a time")
             try:
-                _train_or_record(train, job, plan.devices, bar.log)
+                _train_or_record(settle, train, job, plan.devices, bar.log)
             finally:
                 board.leave(job)
 
@@ -156,6 +174,12 @@ class _Board:
             self._jobs[index].teams += 1
             return self._jobs[index]
 
+    def following(self) -> Pack | None:
+        """The pack that would be handed out now."""
+        with self._changed:
+            index = self._untouched()
+            return None if index is None else self._jobs[index].pack
+
     def leave(self, job: _Job) -> None:
         """A team has found nothing more to do in a job."""
         with self._changed:
@@ -164,16 +188,20 @@ class _Board:
 
     def _choose(self) -> int | None:
         while True:
+            if (index := self._untouched()) is not None:
+                return index
             costs = [job.queue.cost() for job in self._jobs]
-            for index, cost in enumerate(costs):
-                if cost and not self._jobs[index].teams:
-                    return index
             if max(costs, default=0) > self._worth_helping:
                 return costs.index(max(costs))
             if not any(job.teams and job.queue for job in self._jobs):
                 return None
             # Runs that start from another's state can be taken up once that state is there.
             self._changed.wait(timeout=1.0)
+
+    def _untouched(self) -> int | None:
+        """The first job that no team is at and that has runs which can start."""
+        waiting = (i for i, job in enumerate(self._jobs) if not job.teams and job.queue.cost())
+        return next(waiting, None)
 
 
 class _Corpora:
@@ -198,10 +226,14 @@ def _side_by_side(work: Callable[[int], None], teams: int) -> None:
         raise next((e for e in errors if not isinstance(e, Preempted)), errors[0])
 
 
-def _train_or_record(train: Callable, job: _Job, devices: Devices, log: Callable) -> None:
-    pack = job.pack
+def _train_or_record(
+    settle: Callable, train: Callable, job: _Job, devices: Devices, log: Callable
+) -> None:
+    pack, settled = job.pack, False
     while True:
         try:
+            if not settled:
+                pack, settled = settle(pack), True
             train(pack, job.queue)
             return
         except (Preempted, KeyboardInterrupt, GangError):
@@ -215,7 +247,7 @@ def _train_or_record(train: Callable, job: _Job, devices: Devices, log: Callable
                 log(
                     f"{pack.key.model.label}: {pack.n_slots} runs do not fit in memory, trying {slots}"
                 )
-                pack = replace(pack, n_slots=slots)
+                pack = with_slots(pack, slots, devices)
                 continue
             less = None
             if memory and devices.platform != "cpu":
@@ -236,9 +268,3 @@ def _train_or_record(train: Callable, job: _Job, devices: Devices, log: Callable
             if not sound:
                 raise GangError(f"not every process has failed: {reason}", 1) from error
             return
-
-
-def mesh_of(pack: Pack, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
-    """The pack's mesh on the first of the devices."""
-    run, data, model = pack.mesh
-    return make_mesh(run, data, model, devices=devices[: run * data * model])

@@ -390,41 +390,58 @@ class _Layout:
     memory_share: float
 
 
+def with_slots(pack: Pack, n_slots: int, devices: Devices) -> Pack:
+    """The pack with so many runs side by side, and what follows from it."""
+    spec, how = pack.runs[0].spec, pack.execution
+    per_device = n_slots // pack.mesh[0]
+    step = step_seconds(spec, devices, how) * per_device
+    longest = max(run.spec.steps for run in pack.runs)
+    chunk = 2 ** round(math.log2(max(1.0, DISPATCH_SECONDS / step)))
+    return replace(
+        pack,
+        n_slots=n_slots,
+        chunk_steps=max(1, min(256, longest, chunk)),
+        memory=device_memory(spec, devices.platform, how) * per_device,
+        seconds=pack.flops / flops.step_flops(spec) * step / n_slots,
+    )
+
+
+def most_slots(pack: Pack, devices: Devices) -> int:
+    """The most runs side by side that are of use and are predicted to fit in memory."""
+    run_axis = pack.mesh[0]
+    one = device_memory(pack.runs[0].spec, devices.platform, pack.execution)
+    by_memory = int(MEMORY_SHARE * devices.memory // one)
+    return run_axis * max(1, min(by_memory, math.ceil(len(pack.runs) / run_axis)))
+
+
 def _make_pack(runs: tuple[Run, ...], devices: Devices, layout: _Layout) -> Pack:
-    spec, n_slots = runs[0].spec, layout.n_slots
+    spec = runs[0].spec
     capacity = layout.memory_share * devices.memory
     run_axis, data, model_axis = _mesh(spec, len(runs), layout, devices, capacity)
-    per_device = 1 if n_slots is None else n_slots // run_axis
+    per_device = 1 if layout.n_slots is None else layout.n_slots // run_axis
     how = _execution(spec, devices, data, model_axis, capacity / per_device)
-    memory = device_memory(spec, devices.platform, how)
-    if n_slots is None:
-        # A CPU's packs hold one run each and train side by side; an accelerator wants to be filled.
-        if devices.platform != "cpu" and data == model_axis == 1:
-            by_memory = int(capacity // memory)
-            by_work = FILLING_TOKENS // spec.batch_tokens
-            per_device = max(1, min(by_memory, by_work, math.ceil(len(runs) / run_axis)))
-        n_slots = run_axis * per_device
-    total = math.fsum(flops.own_flops(run.spec) for run in runs)
-    step = step_seconds(spec, devices, how) * per_device
-    longest = max(run.spec.steps for run in runs)
+    # A CPU's packs hold one run each and train side by side; an accelerator wants to be filled.
+    if layout.n_slots is None and devices.platform != "cpu" and data == model_axis == 1:
+        by_memory = int(capacity // device_memory(spec, devices.platform, how))
+        by_work = FILLING_TOKENS // spec.batch_tokens
+        per_device = max(1, min(by_memory, by_work, math.ceil(len(runs) / run_axis)))
     depth = spec.model.n_layer if isinstance(spec.model, LSTMSpec) else spec.model.depth
-    return Pack(
+    pack = Pack(
         key=ProgramKey.of(spec),
         fingerprint=spec.data.fingerprint,
         runs=runs,
-        n_slots=n_slots,
+        n_slots=1,
         mesh=(run_axis, data, model_axis),
         micro_batch=how.micro_batch,
         remat=how.remat,
         logit_pieces=how.logit_pieces,
         unroll=devices.platform == "cpu" and depth <= CPU_UNROLLED_LAYERS,
-        chunk_steps=max(
-            1, min(256, longest, 2 ** round(math.log2(max(1.0, DISPATCH_SECONDS / step))))
-        ),
-        memory=memory * per_device,
-        flops=total,
-        seconds=total / flops.step_flops(spec) * step / n_slots,
+        chunk_steps=1,
+        memory=0.0,
+        flops=math.fsum(flops.own_flops(run.spec) for run in runs),
+        seconds=0.0,
     )
+    return with_slots(pack, run_axis * per_device, devices)
 
 
 def _mesh(

@@ -37,6 +37,12 @@ class Feed:
         if on_device:
             self._on_device = place(np.asarray(self._tokens), NamedSharding(mesh, PartitionSpec()))
 
+    @property
+    def corpus_shape(self) -> jax.ShapeDtypeStruct | None:
+        """Of the tokens on the devices; None where they stay on the host."""
+        tokens = self._on_device
+        return None if tokens is None else jax.ShapeDtypeStruct(tokens.shape, tokens.dtype)
+
     def order(self, spec: RunSpec):
         """The endless order of a run's batches: a pure function of its seed and the step."""
         n_tokens = len(self._tokens)

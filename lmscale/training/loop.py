@@ -28,7 +28,7 @@ from lmscale.training.checkpoint import Checkpoints, saved_steps
 from lmscale.training.evaluation import Evaluator
 from lmscale.training.feed import Feed
 from lmscale.training.run_folder import RunFolder
-from lmscale.training.step import METRICS, Program, State, hyperparameters
+from lmscale.training.step import METRICS, Program, State, packed_hyperparameters
 
 #: The training loss of a result is the mean over this last share of the steps (Porian et al. 2024).
 SMOOTHED_SHARE = 0.05
@@ -307,14 +307,7 @@ class _Pack:
     def _hyperparameters(self) -> dict[str, np.ndarray]:
         if self._hyper is None:
             some = next(slot for slot in self._slots if slot is not None)
-            rows = [hyperparameters((slot or some).spec) for slot in self._slots]
-            self._hyper = {
-                name: np.array(
-                    [row[name] for row in rows],
-                    np.int32 if isinstance(rows[0][name], int) else np.float32,
-                )
-                for name in rows[0]
-            }
+            self._hyper = packed_hyperparameters([(slot or some).spec for slot in self._slots])
         return self._hyper
 
     def _read(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,17 @@ def hyperparameters(spec: RunSpec) -> dict[str, float | int]:
     }
 
 
+def packed_hyperparameters(specs: Sequence[RunSpec]) -> dict[str, np.ndarray]:
+    """Those of the runs of a pack, [R] each."""
+    rows = [hyperparameters(spec) for spec in specs]
+    return {
+        name: np.array(
+            [row[name] for row in rows], np.int32 if isinstance(rows[0][name], int) else np.float32
+        )
+        for name in rows[0]
+    }
+
+
 def initial_state(key: ProgramKey, seed: jax.Array) -> State:
     """One run's state before its first step."""
     model = build_model(key.model, nnx.Rngs(params=jax.random.key(seed)), dtype=key.compute_dtype)
@@ -92,6 +103,7 @@ class Program:
     evaluate(state, windows [n, eval_batch, n_ctx + 1], weights [n, eval_batch]) -> mean loss by
       position [R, n_ctx]; a weight of 0 marks padding
     take(state, slot) -> one run's state;  put(state, slot, one) -> state
+    abstract_run, abstract_pack: shapes and places of one run's state, and of `state`
     """
 
     key: ProgramKey
@@ -100,6 +112,7 @@ class Program:
     eval_batch: int
     mesh: Mesh
     abstract_run: State
+    abstract_pack: State
     reset: Callable
     train: Callable
     lower_train: Callable
@@ -314,15 +327,17 @@ def build_program(
         placed = (place(x, by_batch) for x in (windows, weights))
         return everywhere(evaluate_jit(state, *placed))
 
+    def placed(x, sharding, *axes: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((*axes, *x.shape), x.dtype, sharding=sharding)
+
     return Program(
         key=key,
         n_slots=n_slots,
         chunk_steps=chunk_steps,
         eval_batch=eval_batch,
         mesh=mesh,
-        abstract_run=jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, single
-        ),
+        abstract_run=jax.tree.map(placed, abstract, single),
+        abstract_pack=jax.tree.map(lambda x, s: placed(x, s, n_slots), abstract, packed),
         reset=jax.jit(
             reset, in_shardings=(packed, whole, whole), out_shardings=packed, donate_argnums=0
         ),
@@ -346,14 +361,7 @@ def train_arguments(program: Program, spec: RunSpec, corpus: jax.ShapeDtypeStruc
       corpus: the training tokens where they lie on the devices, else None.
     """
     n_slots = program.n_slots
-
-    def packed(x) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((n_slots, *x.shape), x.dtype)
-
-    hyper = {
-        name: packed(np.asarray(value, np.int32 if isinstance(value, int) else np.float32))
-        for name, value in hyperparameters(spec).items()
-    }
+    hyper = packed_hyperparameters([spec] * n_slots)
     shape = (program.chunk_steps, n_slots, spec.batch_size)
     if corpus is None:
         windows = (*shape, spec.model.n_ctx + 1)
@@ -361,8 +369,8 @@ def train_arguments(program: Program, spec: RunSpec, corpus: jax.ShapeDtypeStruc
     else:
         data = {"corpus": corpus, "indices": jax.ShapeDtypeStruct(shape, jnp.int32)}
     return (
-        jax.tree.map(packed, program.abstract_run),
-        hyper,
+        program.abstract_pack,
+        {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in hyper.items()},
         data,
         jax.ShapeDtypeStruct((), jnp.int32),
         jax.ShapeDtypeStruct((n_slots,), bool),

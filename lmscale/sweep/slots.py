@@ -1,0 +1,166 @@
+"""How many runs train side by side: as planned, or as measured where that is worth it; and recorded.
+
+A different number changes a result by rounding, so what was chosen once is kept: in the store, so
+that a run that was cut goes on as it began, and for all stores of this machine, so that its
+experiments agree and measure once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from lmscale.files import cache_folder, read_json, write_json
+from lmscale.parallel.distributed import agree
+from lmscale.sweep.devices import Devices
+from lmscale.sweep.plan import Pack, most_slots, with_slots
+from lmscale.sweep.store import Store
+from lmscale.training.feed import Feed
+from lmscale.training.step import Program, packed_hyperparameters
+
+#: Predicted seconds of training from which it pays to compile and time a few programs.
+WORTH_MEASURING = 900.0
+#: How much more a larger pack must train in the same time; small ones end with fewer idle slots.
+GAIN = 1.03
+#: Seconds that the timed dispatches of a program take together, at least.
+TIMED_SECONDS = 2.0
+
+
+def choices_of(store: Store, devices: Devices, log: Callable[[str], None]) -> SlotChoices:
+    """Those of a store, which it shares with this machine's others."""
+    return SlotChoices([store.path / "slots", epath.Path(cache_folder()) / "slots"], devices, log)
+
+
+class SlotChoices:
+    """The numbers of slots of a store's packs, in one small file each.
+
+    Args:
+      folders: where choices are recorded: the store's own first, then the machine's.
+      devices: that the packs are planned for.
+      log: told of what was measured.
+      worth: predicted seconds from which it is measured (`WORTH_MEASURING`).
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[epath.Path],
+        devices: Devices,
+        log: Callable[[str], None],
+        *,
+        worth: float = WORTH_MEASURING,
+    ):
+        self._folders, self._devices, self._log, self._worth = folders, devices, log, worth
+        self._locks: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def settle(self, pack: Pack, rate: Callable[[Pack], float]) -> Pack:
+        """The pack with the number of slots that is recorded for it, or else is now.
+
+        Args:
+          pack: as planned.
+          rate: measures tokens/s of all slots of a pack; raises what jax does where memory runs out.
+        """
+        name = self._name(pack)
+        with self._lock:
+            lock = self._locks.setdefault(name, threading.Lock())
+        with lock:
+            known = agree(lambda: self._recorded(name))
+            if known is None:
+                known = self._choose(pack, rate)
+            for folder in self._folders:
+                if not agree((folder / name).exists):
+                    folder.mkdir(parents=True, exist_ok=True)
+                    write_json(folder / name, known)
+            return with_slots(pack, known["n_slots"], self._devices)
+
+    def planned(self, pack: Pack) -> Pack:
+        """The pack with the number of slots that is recorded for it, or else its own."""
+        known = self._recorded(self._name(pack))
+        return pack if known is None else with_slots(pack, known["n_slots"], self._devices)
+
+    def _recorded(self, name: str) -> dict[str, Any] | None:
+        found = (read_json(folder / name) for folder in self._folders)
+        return next((known for known in found if known is not None), None)
+
+    def _choose(self, pack: Pack, rate: Callable[[Pack], float]) -> dict[str, Any]:
+        rates: dict[int, float] = {}
+        # Of processes that train together each would measure a time of its own, or fail alone.
+        alone = jax.process_count() == 1 and pack.mesh[1:] == (1, 1)
+        if alone and pack.seconds >= self._worth:
+            label = pack.key.model.label
+
+            def timed(n_slots: int) -> float:
+                rates[n_slots] = _or_nothing(rate, with_slots(pack, n_slots, self._devices))
+                self._log(f"{label}: {n_slots} side by side train {rates[n_slots]:,.0f} tokens/s")
+                return rates[n_slots]
+
+            best = best_number(pack.n_slots, pack.mesh[0], most_slots(pack, self._devices), timed)
+        else:
+            best = pack.n_slots
+        return {
+            "model": pack.key.model.label,
+            "device": self._devices.kind,
+            "n_slots": best,
+            "chosen": "measured" if rates else "predicted",
+            "tokens_per_second": {str(n): rates[n] for n in sorted(rates)},
+        }
+
+    def _name(self, pack: Pack) -> str:
+        """One file for whatever has a speed of its own."""
+        device = self._devices.kind, self._devices.count, jax.__version__
+        speed = (pack.key, pack.mesh, pack.execution, pack.n_slots, device)
+        return f"{hashlib.sha256(repr(speed).encode()).hexdigest()[:16]}.json"
+
+
+def best_number(planned: int, unit: int, most: int, rate: Callable[[int], float]) -> int:
+    """The number of slots that trains most, found from the planned one upwards, or else downwards.
+
+    Args:
+      planned: the number to begin with.
+      unit: what it must be a multiple of.
+      most: the largest.
+      rate: of a number, measured; 0 where it does not fit.
+    """
+    best, speed = planned, rate(planned)
+    while best * 2 <= most and (more := rate(best * 2)) > GAIN * speed:
+        best, speed = best * 2, more
+    if best > planned:
+        return best
+    while best % (2 * unit) == 0 and (fewer := rate(best // 2)) * GAIN >= speed:
+        best, speed = best // 2, max(speed, fewer)
+    return best
+
+
+def training_rate(program: Program, pack: Pack, feed: Feed) -> float:
+    """Tokens per second of all slots of a program, measured on the first steps of a pack's runs."""
+    runs = [pack.runs[i % len(pack.runs)].spec for i in range(program.n_slots)]
+    every, n_steps = np.ones(program.n_slots, bool), program.chunk_steps
+    hyper = packed_hyperparameters(runs)
+    data = feed.chunk([(spec, feed.order(spec), 0) for spec in runs], n_steps, n_steps)
+    seeds = np.array([spec.seed for spec in runs], np.int32)
+    state = program.reset(program.empty(), seeds, every)
+    seconds: list[float] = []
+    # The first compiles.
+    while len(seconds) < 4 or sum(seconds[1:]) < TIMED_SECONDS:
+        start = time.perf_counter()
+        state, metrics = program.train(state, hyper, data, np.int32(n_steps), every)
+        jax.block_until_ready(metrics)
+        seconds.append(time.perf_counter() - start)
+    return program.n_slots * n_steps * runs[0].batch_tokens / statistics.median(seconds[1:])
+
+
+def _or_nothing(rate: Callable[[Pack], float], pack: Pack) -> float:
+    try:
+        return rate(pack)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            return 0.0
+        raise
