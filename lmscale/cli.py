@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import shlex
@@ -614,9 +615,9 @@ def _train(
         execute(
             job.plan,
             store,
-            lambda name: _corpus(name, job.experiment),
+            functools.partial(_open_corpus, vocab_size=job.experiment.vocab_size),
             bar,
-            choices=None if args.slots else choices_of(store, job.plan.devices, bar.log),
+            choices=None if args.slots else choices_of(store, job.plan.devices),
             checkpoint_seconds=args.checkpoint_seconds,
             stop=stop,
         )
@@ -1296,12 +1297,14 @@ def start_jax() -> None:
 
 
 def _corpus(name: str, experiment: Any):
+    return _open_corpus(name, experiment.vocab_size)
+
+
+def _open_corpus(name: str, vocab_size: int):
     from lmscale.data import open_corpus
 
     # Only the built-in corpus is built to order; others bring the vocabulary they were built with.
-    return open_corpus(
-        name, vocab_size=experiment.vocab_size if name == "installed-python" else None
-    )
+    return open_corpus(name, vocab_size=vocab_size if name == "installed-python" else None)
 
 
 def _plan_line(plan: Any) -> str:

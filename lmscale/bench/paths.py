@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +22,9 @@ from lmscale.data.loader import batch_indices, gather, sequence_order
 from lmscale.spec import DataSpec, OptimizerSpec, RunSpec, ScheduleSpec
 from lmscale.sweep.devices import Devices
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.plan import make_plan
+from lmscale.sweep.plan import Pack, make_plan
 from lmscale.sweep.programs import mesh_of, program_of
+from lmscale.sweep.teams import become_team, settings, spawn_context
 from lmscale.training.checkpoint import Checkpoints
 from lmscale.training.step import Program, device_bytes, packed_hyperparameters
 
@@ -124,9 +126,10 @@ def measure(
     rows = []
     for spec in specs:
         cases: dict[str, _Case] = {}
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as sides:
             for runs in packs:
                 side = _Ours(spec, devices, runs, attention)
+                sides.callback(side.close)
                 for path in paths:
                     cases[f"{path} lmscale {runs}"] = side.case(path, Path(scratch))
             for form in against:
@@ -161,17 +164,15 @@ class _Ours:
         plan = make_plan(seeds, devices, n_slots=None if runs == "plan" else runs)
         self.spec, self.pack = spec, plan.packs[0]
         self.teams = plan.teams
-        size = int(np.prod(self.pack.mesh))
-        self.programs = [
-            program_of(
-                self.pack,
-                mesh_of(self.pack, jax.devices()[team * size : (team + 1) * size]),
-                devices.platform,
-                attention,
-            )
-            for team in range(self.teams)
-        ]
+        mesh = mesh_of(self.pack, jax.devices())
+        self.program = program_of(self.pack, mesh, devices.platform, attention)
         self.n_runs = self.pack.n_slots * self.teams
+        self._attention = attention
+        self._processes: list[ProcessPoolExecutor] = []
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.shutdown()
 
     def case(self, path: str, scratch: Path) -> _Case:
         known = {"path": path, "framework": "lmscale", "pack": self.n_runs, "teams": self.teams}
@@ -184,13 +185,23 @@ class _Ours:
 
     def _train(self, known: dict[str, Any]) -> _Case:
         steps = self.pack.chunk_steps
-        workers = [_TrainLoop(program, self.spec, steps) for program in self.programs]
-        pool = ThreadPoolExecutor(self.teams)
+        if self.teams == 1:
+            call = _TrainLoop(self.program, self.spec, steps)
+            compiled = call.memory
+        else:
+            # As a sweep's teams train.
+            arguments = (settings(), self.pack, self.spec, steps, self._attention)
+            self._processes = [
+                ProcessPoolExecutor(1, spawn_context(), _begin_team, arguments)
+                for _ in range(self.teams)
+            ]
+            compiled = self._processes[0].submit(_team_memory).result()
 
-        def call() -> None:
-            list(pool.map(lambda worker: worker(), workers))
+            def call() -> None:
+                for future in [process.submit(_train_in_team) for process in self._processes]:
+                    future.result()
 
-        memory = {"plan": self.pack.memory, "compiled": workers[0].memory}
+        memory = {"plan": self.pack.memory, "compiled": compiled}
         n = self.n_runs * steps
         return _Case(
             call,
@@ -203,7 +214,7 @@ class _Ours:
         )
 
     def _evaluate(self, known: dict[str, Any]) -> _Case:
-        program = self.programs[0]
+        program = self.program
         state = _fresh(program, self.spec)
         shape = (4, program.eval_batch)
         windows = _tokens(self.spec)[: np.prod(shape) * (self.spec.model.n_ctx + 1)]
@@ -232,7 +243,7 @@ class _Ours:
 
     def _checkpoint(self, known: dict[str, Any], scratch: Path) -> _Case:
         """One run's state, from the device to a file, waited for."""
-        program = self.programs[0]
+        program = self.program
         state = _fresh(program, self.spec)
         folders = iter(range(10**9))
 
@@ -274,6 +285,27 @@ class _TrainLoop:
     def __call__(self) -> None:
         self._state, metrics = self._program.train(self._state, *self._rest)
         jax.block_until_ready(metrics)
+
+
+#: Of a team's process.
+_loop: _TrainLoop
+
+
+def _begin_team(
+    values: dict[str, Any], pack: Pack, spec: RunSpec, steps: int, attention: str | None
+) -> None:
+    global _loop
+    become_team(values)
+    program = program_of(pack, mesh_of(pack, jax.devices()), "cpu", attention)
+    _loop = _TrainLoop(program, spec, steps)
+
+
+def _train_in_team() -> None:
+    _loop()
+
+
+def _team_memory() -> float:
+    return _loop.memory
 
 
 def _torch_case(spec: RunSpec, form: str) -> _Case:

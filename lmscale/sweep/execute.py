@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import jax
@@ -21,9 +21,11 @@ from lmscale.sweep.programs import CompileAhead, mesh_of, program_of
 from lmscale.sweep.shards import branch_steps
 from lmscale.sweep.slots import SlotChoices, training_rate
 from lmscale.sweep.store import ENDED, Store
+from lmscale.sweep.teams import run_teams
 from lmscale.training.evaluation import Evaluator
 from lmscale.training.feed import Feed
 from lmscale.training.loop import Preempted, RunQueue, give_up, train_pack
+from lmscale.training.run_folder import RunFolder
 from lmscale.training.step import Program
 
 #: Training that must be left in a pack for a second team to compile its program too.
@@ -45,16 +47,16 @@ def execute(
 ) -> None:
     """Trains every run of the plan that has not ended.
 
-    The plan's teams work side by side: while one compiles, another trains. A team that finds every
-    pack begun helps with the one that has most left, where that is worth its compiling once more. A
-    failure of one pack is written to its runs' status.json (and error.txt) and the next pack goes
-    on. A pack that does not fit in memory is tried again with half the slots, then with what
-    `lmscale.sweep.plan.leaner` makes of it.
+    The plan's teams work side by side, each in a process of its own: while one compiles, another
+    trains. A team that finds every pack begun helps with the one that has most left, where that is
+    worth its compiling once more. A failure of one pack is written to its runs' status.json (and
+    error.txt) and the next pack goes on. A pack that does not fit in memory is tried again with half
+    the slots, then with what `lmscale.sweep.plan.leaner` makes of it.
 
     Args:
       plan: for the devices of this process, or of all that train together.
       store: where the runs live.
-      open_corpus: by name.
+      open_corpus: by name; a function of a module where there are teams.
       bar: is told of every FLOP of the plan (`Plan.flops` in all).
       choices: of the numbers of slots; as planned when None.
       attention: see `lmscale.models.build_model`; by platform when None.
@@ -64,177 +66,198 @@ def execute(
     Raises:
       Preempted: when `stop` said so; every state is saved.
       GangError: when one of the processes that train together has failed alone.
+      TeamError: when the process of a team has died.
     """
-    jobs = []
+    queues = []
     for pack in plan.packs:
         folders = [store.folder(run) for run in pack.runs]
         ended = agree(lambda folders=folders: [f.result() is not None for f in folders])
         left = [folder for folder, over in zip(folders, ended, strict=True) if not over]
         bar.skip(pack.flops - sum(flops.own_flops(folder.spec) for folder in left))
-        if left:
-            jobs.append(_Job(pack, RunQueue(left)))
-    board = _Board(jobs, HELP_SECONDS * plan.devices.peak_flops * plan.devices.utilisation)
-    corpora = _Corpora(open_corpus)
-
-    def work(team: int) -> None:
-        size = plan.devices.count // plan.teams
-        devices = jax.devices()[team * size : (team + 1) * size]
-        feeds: dict[tuple, Feed] = {}
-
-        ahead = CompileAhead()
-
-        def program_for(pack: Pack) -> Program:
-            mesh = mesh_of(pack, devices)
-            return program_of(pack, mesh, plan.devices.platform, attention)
-
-        def feed_for(pack: Pack) -> Feed:
-            key = (pack.fingerprint, pack.mesh)
-            if key not in feeds:
-                corpus = corpora(pack.runs[0].spec.data.corpus)
-                feeds[key] = Feed(corpus, mesh_of(pack, devices))
-            return feeds[key]
-
-        def settle(pack: Pack) -> Pack:
-            if choices is None:
-                return pack
-            return choices.settle(
-                pack, lambda pack: training_rate(program_for(pack), pack, feed_for(pack))
-            )
-
-        def compile_next() -> None:
-            following = board.following()
-            if following is None or (following.fingerprint, following.mesh) not in feeds:
-                return
-            if choices is not None:
-                following = choices.planned(following)
-            ahead.begin(program_for(following), following, feed_for(following).corpus_shape)
-
-        def train(pack: Pack, queue: RunQueue) -> None:
-            bar.log(f"{pack.key.model.label}: {len(queue)} runs, {pack.n_slots} at a time")
-            feed, program = feed_for(pack), program_for(pack)
-            # Teams compile while others train.
-            if plan.teams == 1 and jax.process_count() == 1:
-                compile_next()
-            train_pack(
-                program,
-                queue,
-                feed,
-                Evaluator(program, lambda evaluation: corpora(evaluation.corpus)),
-                bar,
-                kept_steps=kept_steps,
-                checkpoint_seconds=checkpoint_seconds,
-                stop=stop,
-            )
-
-        while (job := board.take()) is not None:
-            try:
-                _train_or_record(settle, train, job, plan.devices, bar.log)
-            finally:
-                board.leave(job)
-
-    kept_steps = branch_steps([run for pack in plan.packs for run in pack.runs])
+        queues.append(RunQueue(left))
+    worth_helping = HELP_SECONDS * plan.devices.peak_flops * plan.devices.utilisation
+    board = _Board(queues, bar, stop, worth_helping)
+    how = _How(plan, open_corpus, choices, attention, checkpoint_seconds)
     if plan.teams == 1:
-        work(0)
-    else:
-        _side_by_side(work, plan.teams)
-    for job in jobs:
-        for folder in job.queue.drain():
+        _train_packs(board, how)
+    elif any(queues):
+        run_teams(plan.teams, _train_packs, board, _Board.METHODS, how)
+    for index in range(len(queues)):
+        for folder in board.drain(index):
             bar.skip(flops.own_flops(folder.spec))
             if is_first():
                 give_up(folder, jax.devices()[0].device_kind)
 
 
-@dataclass
-class _Job:
-    """A pack, its runs that are left, and how many teams train them."""
+@dataclass(frozen=True)
+class _How:
+    """What every team is told; see `execute`."""
 
-    pack: Pack
-    queue: RunQueue
-    teams: int = 0
+    plan: Plan
+    open_corpus: Callable[[str], Corpus]
+    choices: SlotChoices | None
+    attention: str | None
+    checkpoint_seconds: float
 
 
 class _Board:
-    """Hands jobs to teams: those that none is at in the order of the plan, then the largest.
+    """What the teams of a plan share: the runs that wait, by pack, the bar, and the word to stop.
 
-    A program is slow to compile and quick to share, so teams work on different ones while they can.
+    A program is slow to compile and quick to share, so teams work on different packs while they can:
+    those that none is at in the order of the plan, then the largest.
     """
 
-    def __init__(self, jobs: Sequence[_Job], worth_helping: float):
-        self._jobs = list(jobs)
-        #: FLOPs that must wait in a job for a second team to take it up.
+    METHODS = ("take", "following", "leave", "take_run", "put_back", "drain", "n_waiting")
+    METHODS += ("update", "skip", "log", "stopped")
+
+    def __init__(
+        self,
+        queues: Sequence[RunQueue],
+        bar: Tracker,
+        stop: Callable[[], bool],
+        worth_helping: float,
+    ):
+        self._queues = queues
+        self._teams = [0] * len(queues)
+        #: FLOPs that must wait in a pack for a second team to take it up.
         self._worth_helping = worth_helping
         self._changed = threading.Condition()
+        self.update, self.skip, self.log = bar.update, bar.skip, bar.log
+        self.stopped = stop
+        # What a team asks of one queue.
+        self.take_run = lambda index: queues[index].take()
+        self.put_back = lambda index, folders: queues[index].put_back(folders)
+        self.drain = lambda index: queues[index].drain()
+        self.n_waiting = lambda index: len(queues[index])
 
-    def take(self) -> _Job | None:
-        """The next job for a team; waits while others may yet free runs; None when all is done."""
+    def take(self) -> int | None:
+        """The next pack for a team; waits while others may yet free runs; None when all is done."""
         with self._changed:
             index = agree(self._choose)
-            if index is None:
-                return None
-            self._jobs[index].teams += 1
-            return self._jobs[index]
+            if index is not None:
+                self._teams[index] += 1
+            return index
 
-    def following(self) -> Pack | None:
+    def following(self) -> int | None:
         """The pack that would be handed out now."""
         with self._changed:
-            index = self._untouched()
-            return None if index is None else self._jobs[index].pack
+            return self._untouched()
 
-    def leave(self, job: _Job) -> None:
-        """A team has found nothing more to do in a job."""
+    def leave(self, index: int) -> None:
+        """A team has found nothing more to do in a pack."""
         with self._changed:
-            job.teams -= 1
+            self._teams[index] -= 1
             self._changed.notify_all()
 
     def _choose(self) -> int | None:
         while True:
             if (index := self._untouched()) is not None:
                 return index
-            costs = [job.queue.cost() for job in self._jobs]
+            costs = [queue.cost() for queue in self._queues]
             if max(costs, default=0) > self._worth_helping:
                 return costs.index(max(costs))
-            if not any(job.teams and job.queue for job in self._jobs):
+            busy = zip(self._teams, self._queues, strict=True)
+            if not any(teams and queue for teams, queue in busy):
                 return None
             # Runs that start from another's state can be taken up once that state is there.
             self._changed.wait(timeout=1.0)
 
     def _untouched(self) -> int | None:
-        """The first job that no team is at and that has runs which can start."""
-        waiting = (i for i, job in enumerate(self._jobs) if not job.teams and job.queue.cost())
-        return next(waiting, None)
+        """The first pack that no team is at and that has runs which can start."""
+        both = enumerate(zip(self._teams, self._queues, strict=True))
+        return next((i for i, (teams, queue) in both if not teams and queue.cost()), None)
 
 
-class _Corpora:
-    """Corpora by name, each opened once."""
+class _Queue:
+    """The runs of one pack, as its team takes them from the board."""
 
-    def __init__(self, open_corpus: Callable[[str], Corpus]):
-        self._open, self._found, self._lock = open_corpus, {}, threading.Lock()
+    def __init__(self, board: _Board, index: int):
+        self._board, self._index = board, index
 
-    def __call__(self, name: str) -> Corpus:
-        with self._lock:
-            if name not in self._found:
-                self._found[name] = self._open(name)
-            return self._found[name]
+    def __len__(self) -> int:
+        return self._board.n_waiting(self._index)
+
+    def take(self) -> RunFolder | None:
+        return self._board.take_run(self._index)
+
+    def put_back(self, folders: Sequence[RunFolder]) -> None:
+        self._board.put_back(self._index, list(folders))
+
+    def drain(self) -> list[RunFolder]:
+        return self._board.drain(self._index)
 
 
-def _side_by_side(work: Callable[[int], None], teams: int) -> None:
-    """Runs `work` in a thread a team, then raises what any of them raised: errors before preemption."""
-    with ThreadPoolExecutor(teams) as pool:
-        ends = [future.exception() for future in [pool.submit(work, team) for team in range(teams)]]
-    errors = [error for error in ends if error is not None]
-    if errors:
-        raise next((e for e in errors if not isinstance(e, Preempted)), errors[0])
+def _train_packs(board: _Board, how: _How) -> None:
+    """What a team does: packs from the board, until there are none."""
+    plan, choices = how.plan, how.choices
+    devices = jax.devices()
+    corpora = functools.cache(how.open_corpus)
+    kept_steps = branch_steps([run for pack in plan.packs for run in pack.runs])
+    feeds: dict[tuple, Feed] = {}
+    ahead = CompileAhead()
+
+    def program_for(pack: Pack) -> Program:
+        mesh = mesh_of(pack, devices)
+        return program_of(pack, mesh, plan.devices.platform, how.attention)
+
+    def feed_for(pack: Pack) -> Feed:
+        key = (pack.fingerprint, pack.mesh)
+        if key not in feeds:
+            corpus = corpora(pack.runs[0].spec.data.corpus)
+            feeds[key] = Feed(corpus, mesh_of(pack, devices))
+        return feeds[key]
+
+    def settle(pack: Pack) -> Pack:
+        if choices is None:
+            return pack
+        return choices.settle(
+            pack, lambda pack: training_rate(program_for(pack), pack, feed_for(pack)), board.log
+        )
+
+    def compile_next() -> None:
+        index = board.following()
+        if index is None:
+            return
+        following = plan.packs[index]
+        if (following.fingerprint, following.mesh) in feeds:
+            if choices is not None:
+                following = choices.planned(following)
+            ahead.begin(program_for(following), following, feed_for(following).corpus_shape)
+
+    def train(pack: Pack, queue: _Queue) -> None:
+        board.log(f"{pack.key.model.label}: {len(queue)} runs, {pack.n_slots} at a time")
+        feed, program = feed_for(pack), program_for(pack)
+        # Teams compile while others train.
+        if plan.teams == 1 and jax.process_count() == 1:
+            compile_next()
+        train_pack(
+            program,
+            queue,
+            feed,
+            Evaluator(program, lambda evaluation: corpora(evaluation.corpus)),
+            board,
+            kept_steps=kept_steps,
+            checkpoint_seconds=how.checkpoint_seconds,
+            stop=board.stopped,
+        )
+
+    while (index := board.take()) is not None:
+        try:
+            queue = _Queue(board, index)
+            _train_or_record(settle, train, plan.packs[index], queue, plan.devices, board.log)
+        finally:
+            board.leave(index)
 
 
 def _train_or_record(
-    settle: Callable, train: Callable, job: _Job, devices: Devices, log: Callable
+    settle: Callable, train: Callable, pack: Pack, queue: _Queue, devices: Devices, log: Callable
 ) -> None:
-    pack, settled = job.pack, False
+    settled = False
     while True:
         try:
             if not settled:
                 pack, settled = settle(pack), True
-            train(pack, job.queue)
+            train(pack, queue)
             return
         except (Preempted, KeyboardInterrupt, GangError):
             raise
@@ -259,7 +282,7 @@ def _train_or_record(
                 continue
             status = "out_of_memory" if memory else "failed"
             reason = reasons[0].splitlines()[0]
-            left = [f for f in job.queue.drain() if f.status()["status"] not in ENDED]
+            left = [f for f in queue.drain() if f.status()["status"] not in ENDED]
             for folder in left:
                 old = folder.status()
                 folder.write_status(status, step=old["step"], seconds=old["seconds"], reason=reason)

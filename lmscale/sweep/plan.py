@@ -32,6 +32,8 @@ CPU_PIECE_TOKENS = 256
 CPU_UNROLLED_LAYERS = 4
 #: Seconds that one dispatch should take: long against its overhead, short against a kill.
 DISPATCH_SECONDS = 0.5
+#: Predicted seconds of one core from which every core gets a team.
+TEAM_SECONDS = 60.0
 #: Share of a device's memory that a plan fills.
 MEMORY_SHARE = 0.8
 #: Tokens in flight (slots x batch) above which an accelerator has enough to do in every launch.
@@ -100,8 +102,8 @@ class Pack:
 class Plan:
     """All packs, in the order in which they are begun.
 
-    `teams` packs train at a time, each on devices of its own: on a CPU one a core, as a core trains
-    one run faster than several packed; elsewhere one pack takes what devices it needs.
+    `teams` packs train at a time: on a CPU one a core, as a core trains one run faster than several
+    packed; elsewhere one pack takes what devices it needs.
     """
 
     devices: Devices
@@ -144,11 +146,14 @@ def make_plan(
     Raises:
       MeshError: when `mesh` asks for other devices than there are, or does not divide a batch.
     """
+    unique = {run.spec.hash: run for run in runs}.values()
     teams = 1
     if devices.platform == "cpu" and n_slots is None and mesh is None and not whole:
-        teams, devices = devices.count, replace(devices, count=1)
+        # Runs that are over at once are not worth starting a process a core for.
+        total = math.fsum(flops.own_flops(run.spec) for run in unique)
+        teams = devices.count if total > TEAM_SECONDS * devices.peak_flops else 1
+        devices = replace(devices, count=1)
     layout = _Layout(n_slots, mesh, whole, memory_share)
-    unique = {run.spec.hash: run for run in runs}.values()
 
     def group(run: Run):
         return ProgramKey.of(run.spec), run.spec.data.corpus, run.spec.data.fingerprint

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -34,80 +34,70 @@ GAIN = 1.03
 TIMED_SECONDS = 2.0
 
 
-def choices_of(store: Store, devices: Devices, log: Callable[[str], None]) -> SlotChoices:
+def choices_of(store: Store, devices: Devices) -> SlotChoices:
     """Those of a store, which it shares with this machine's others."""
-    return SlotChoices([store.path / "slots", epath.Path(cache_folder()) / "slots"], devices, log)
+    return SlotChoices((store.path / "slots", epath.Path(cache_folder()) / "slots"), devices)
 
 
+@dataclass(frozen=True)
 class SlotChoices:
     """The numbers of slots of a store's packs, in one small file each.
 
-    Args:
+    Attributes:
       folders: where choices are recorded: the store's own first, then the machine's.
       devices: that the packs are planned for.
-      log: told of what was measured.
-      worth: predicted seconds from which it is measured (`WORTH_MEASURING`).
+      worth: predicted seconds of a pack from which it is measured.
     """
 
-    def __init__(
-        self,
-        folders: Sequence[epath.Path],
-        devices: Devices,
-        log: Callable[[str], None],
-        *,
-        worth: float = WORTH_MEASURING,
-    ):
-        self._folders, self._devices, self._log, self._worth = folders, devices, log, worth
-        self._locks: dict[str, threading.Lock] = {}
-        self._lock = threading.Lock()
+    folders: tuple[epath.Path, ...]
+    devices: Devices
+    worth: float = WORTH_MEASURING
 
-    def settle(self, pack: Pack, rate: Callable[[Pack], float]) -> Pack:
+    def settle(self, pack: Pack, rate: Callable[[Pack], float], log: Callable[[str], None]) -> Pack:
         """The pack with the number of slots that is recorded for it, or else is now.
 
         Args:
           pack: as planned.
           rate: measures tokens/s of all slots of a pack; raises what jax does where memory runs out.
+          log: told of what was measured.
         """
         name = self._name(pack)
-        with self._lock:
-            lock = self._locks.setdefault(name, threading.Lock())
-        with lock:
-            known = agree(lambda: self._recorded(name))
-            if known is None:
-                known = self._choose(pack, rate)
-            for folder in self._folders:
-                if not agree((folder / name).exists):
-                    folder.mkdir(parents=True, exist_ok=True)
-                    write_json(folder / name, known)
-            return with_slots(pack, known["n_slots"], self._devices)
+        known = agree(lambda: self._recorded(name)) or self._choose(pack, rate, log)
+        for folder in self.folders:
+            if not agree((folder / name).exists):
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(folder / name, known)
+        return with_slots(pack, known["n_slots"], self.devices)
 
     def planned(self, pack: Pack) -> Pack:
         """The pack with the number of slots that is recorded for it, or else its own."""
         known = self._recorded(self._name(pack))
-        return pack if known is None else with_slots(pack, known["n_slots"], self._devices)
+        return pack if known is None else with_slots(pack, known["n_slots"], self.devices)
 
     def _recorded(self, name: str) -> dict[str, Any] | None:
-        found = (read_json(folder / name) for folder in self._folders)
+        found = (read_json(folder / name) for folder in self.folders)
         return next((known for known in found if known is not None), None)
 
-    def _choose(self, pack: Pack, rate: Callable[[Pack], float]) -> dict[str, Any]:
+    def _choose(
+        self, pack: Pack, rate: Callable[[Pack], float], log: Callable[[str], None]
+    ) -> dict[str, Any]:
         rates: dict[int, float] = {}
         # Of processes that train together each would measure a time of its own, or fail alone.
         alone = jax.process_count() == 1 and pack.mesh[1:] == (1, 1)
-        if alone and pack.seconds >= self._worth:
+        if alone and pack.seconds >= self.worth:
             label = pack.key.model.label
 
             def timed(n_slots: int) -> float:
-                rates[n_slots] = _or_nothing(rate, with_slots(pack, n_slots, self._devices))
-                self._log(f"{label}: {n_slots} side by side train {rates[n_slots]:,.0f} tokens/s")
+                rates[n_slots] = _or_nothing(rate, with_slots(pack, n_slots, self.devices))
+                log(f"{label}: {n_slots} side by side train {rates[n_slots]:,.0f} tokens/s")
                 return rates[n_slots]
 
-            best = best_number(pack.n_slots, pack.mesh[0], most_slots(pack, self._devices), timed)
+            best = best_number(pack.n_slots, pack.mesh[0], most_slots(pack, self.devices), timed)
         else:
             best = pack.n_slots
         return {
             "model": pack.key.model.label,
-            "device": self._devices.kind,
+            "device": self.devices.kind,
             "n_slots": best,
             "chosen": "measured" if rates else "predicted",
             "tokens_per_second": {str(n): rates[n] for n in sorted(rates)},
@@ -115,7 +105,7 @@ class SlotChoices:
 
     def _name(self, pack: Pack) -> str:
         """One file for whatever has a speed of its own."""
-        device = self._devices.kind, self._devices.count, jax.__version__
+        device = self.devices.kind, self.devices.count, jax.__version__
         speed = (pack.key, pack.mesh, pack.execution, pack.n_slots, device)
         return f"{hashlib.sha256(repr(speed).encode()).hexdigest()[:16]}.json"
 

@@ -21,6 +21,7 @@ from lmscale.parallel.partition import on_mesh, run_shardings, with_whole_head
 from lmscale.spec import ModelSpec, RunSpec
 from lmscale.training.loss import losses_in_pieces
 from lmscale.training.optimizer import make_optimizer, optimizer_hyperparameters
+from lmscale.training.quick import quick_options
 from lmscale.training.schedule import learning_rate, schedule_hyperparameters
 
 #: A pytree of one run's {"params", "opt", "step"}; a pack's has a leading run axis everywhere.
@@ -304,6 +305,9 @@ def build_program(
         "corpus": train_jit({"corpus": whole, "indices": batches}),
     }
 
+    # Programs that run once a run.
+    once = quick_options() if mesh.devices.flat[0].platform == "cpu" else None
+
     # What every process reads: a program of its own, so that training steps hold no collective.
     several = jax.process_count() > 1
     everywhere = jax.jit(lambda x: x, out_shardings=whole) if several else lambda x: x
@@ -339,7 +343,11 @@ def build_program(
         abstract_run=jax.tree.map(placed, abstract, single),
         abstract_pack=jax.tree.map(lambda x, s: placed(x, s, n_slots), abstract, packed),
         reset=jax.jit(
-            reset, in_shardings=(packed, whole, whole), out_shardings=packed, donate_argnums=0
+            reset,
+            in_shardings=(packed, whole, whole),
+            out_shardings=packed,
+            donate_argnums=0,
+            compiler_options=once,
         ),
         train=dispatch,
         lower_train=lower_train,

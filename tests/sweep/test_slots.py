@@ -59,8 +59,8 @@ def test_a_choice_is_measured_once_and_kept(tmp_path):
     here, machine, log = tmp_path / "store", tmp_path / "machine", []
     devices = local_devices()
 
-    def choices(*folders):
-        return SlotChoices(folders, devices, log.append, worth=0.0)
+    def settle(pack, rate, *folders):
+        return SlotChoices(folders, devices, worth=0.0).settle(pack, rate, log.append)
 
     def rate(pack):
         return {1: 10.0, 2: 30.0, 4: 31.0, 8: 0.0}[pack.n_slots]
@@ -68,7 +68,7 @@ def test_a_choice_is_measured_once_and_kept(tmp_path):
     def never(pack):
         raise AssertionError("measured again")
 
-    chosen = choices(here, machine).settle(pack, rate)
+    chosen = settle(pack, rate, here, machine)
     assert chosen.n_slots == 4 and chosen.memory == 4 * pack.memory
     assert len(log) == 4
     (file,) = here.iterdir()
@@ -80,13 +80,13 @@ def test_a_choice_is_measured_once_and_kept(tmp_path):
         "tokens_per_second": {"1": 10.0, "2": 30.0, "4": 31.0, "8": 0.0},
     }
     # By the store alone, and by another store of this machine, which keeps it.
-    assert choices(here).settle(pack, never) == chosen
-    assert choices(here).planned(pack) == chosen
-    assert choices(tmp_path / "other", machine).settle(pack, never) == chosen
-    assert choices(tmp_path / "other").settle(pack, never) == chosen
+    assert settle(pack, never, here) == chosen
+    assert SlotChoices((here,), devices).planned(pack) == chosen
+    assert settle(pack, never, tmp_path / "other", machine) == chosen
+    assert settle(pack, never, tmp_path / "other") == chosen
     # Another kind of run has another speed.
     (longer,) = packs_of(*seeds(8, batch_size=8))
-    assert choices(here).planned(longer) == longer
+    assert SlotChoices((here,), devices).planned(longer) == longer
 
 
 def test_a_short_pack_is_trained_as_planned(tmp_path):
@@ -95,7 +95,7 @@ def test_a_short_pack_is_trained_as_planned(tmp_path):
     def never(pack):
         raise AssertionError("measured")
 
-    assert SlotChoices([tmp_path], local_devices(), print).settle(pack, never) == pack
+    assert SlotChoices((tmp_path,), local_devices()).settle(pack, never, print) == pack
     (file,) = tmp_path.iterdir()
     found = json.loads(file.read_text())
     assert (found["chosen"], found["n_slots"]) == ("predicted", 1)
@@ -108,7 +108,7 @@ def test_another_error_than_memory_is_not_a_speed(tmp_path):
         raise jax.errors.JaxRuntimeError("INTERNAL: no kernel")
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="no kernel"):
-        SlotChoices([tmp_path], local_devices(), print, worth=0.0).settle(pack, broken)
+        SlotChoices((tmp_path,), local_devices(), worth=0.0).settle(pack, broken, print)
     assert not list(tmp_path.iterdir())
 
 
@@ -118,7 +118,7 @@ def train(store, corpus, specs, *, worth, n_slots=1):
         store.folder(run).create()
     devices = local_devices()
     plan = make_plan(runs, devices, n_slots=n_slots)
-    choices = SlotChoices([store.path / "slots"], devices, lambda line: None, worth=worth)
+    choices = SlotChoices((store.path / "slots",), devices, worth=worth)
     with progress("training", plan.flops) as bar:
         execute(plan, store, lambda name: corpus, bar, choices=choices)
     return [store.folder(run).result() for run in runs]

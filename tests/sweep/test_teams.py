@@ -1,0 +1,123 @@
+"""Teams: processes that train side by side, what they share, and how they end."""
+
+import dataclasses
+import functools
+import os
+import signal
+import time
+
+import jax
+import pytest
+
+from lmscale.progress import progress
+from lmscale.sweep.devices import parse_devices
+from lmscale.sweep.execute import execute
+from lmscale.sweep.experiment import Run
+from lmscale.sweep.plan import make_plan
+from lmscale.sweep.store import Store
+from lmscale.sweep.teams import TeamError, run_teams
+from lmscale.training.loop import Preempted
+from tests.training.specs import LSTM, run_spec
+
+
+class Shared:
+    """Numbers to be drawn, and what was said of them."""
+
+    METHODS = ("draw", "say")
+
+    def __init__(self, numbers):
+        self.numbers, self.said = list(numbers), []
+
+    def draw(self):
+        return self.numbers.pop() if self.numbers else None
+
+    def say(self, *words):
+        self.said.append(words)
+
+
+def square(shared, power):
+    while (number := shared.draw()) is not None:
+        shared.say(os.getpid(), jax.device_count(), number**power)
+        time.sleep(0.1)
+
+
+def be_killed(shared):
+    if shared.draw() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(shared):
+    raise OSError("this disk is full")
+
+
+def be_preempted(shared):
+    if shared.draw() == 1:
+        raise Preempted
+
+
+def test_teams_share_the_work():
+    shared = Shared(range(20))
+    run_teams(2, square, shared, Shared.METHODS, 2)
+    assert sorted(square for _, _, square in shared.said) == [n * n for n in range(20)]
+    assert len({team for team, _, _ in shared.said} - {os.getpid()}) == 2
+    assert {devices for _, devices, _ in shared.said} == {1}
+
+
+@pytest.mark.parametrize(
+    ("work", "error", "words"),
+    [
+        (be_killed, TeamError, "killed by signal 9; is there enough memory"),
+        (fail, TeamError, "ended with exit code 1"),
+        (be_preempted, Preempted, None),
+    ],
+)
+def test_how_a_team_ends_is_heard_of(work, error, words):
+    with pytest.raises(error, match=words):
+        run_teams(2, work, Shared([0, 1]), Shared.METHODS)
+
+
+def same(corpus, name):
+    return corpus
+
+
+def train(path, corpus, specs, n_teams, stop=lambda: False):
+    store = Store(path)
+    runs = [Run(spec, {}) for spec in specs]
+    for run in runs:
+        store.folder(run).create()
+    plan = dataclasses.replace(make_plan(runs, parse_devices("cpu:2")), teams=n_teams)
+    with progress("training", plan.flops) as bar:
+        execute(plan, store, functools.partial(same, corpus), bar, stop=stop)
+    assert bar.done == pytest.approx(bar.total)
+    return [store.folder(run).result() for run in runs]
+
+
+@pytest.mark.slow
+def test_teams_train_as_one_does(tmp_path, corpus):
+    specs = [
+        run_spec(corpus, seed=seed, **fields)
+        for seed in range(2)
+        for fields in ({}, {"model": LSTM}, {"optimizer": {"peak_lr": 1e30}})
+    ]
+    alone = train(tmp_path / "alone", corpus, specs, 1)
+    together = train(tmp_path / "together", corpus, specs, 2)
+    assert [r["status"] for r in alone] == ["done", "done", "diverged"] * 2
+    for one, other in zip(alone, together, strict=True):
+        assert one["status"] == other["status"]
+        assert one["losses"] == pytest.approx(other["losses"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_teams_stop_when_they_are_asked_to(tmp_path, corpus):
+    """And go on later to the same result."""
+    specs = [run_spec(corpus, seed=seed, eval_every=4) for seed in range(4)]
+    whole = train(tmp_path / "whole", corpus, specs, 2)
+    asked = iter([False] * 3)
+    with pytest.raises(Preempted):
+        train(tmp_path / "cut", corpus, specs, 2, stop=lambda: next(asked, True))
+    ended = [Store(tmp_path / "cut").folder(Run(spec, {})).result() for spec in specs]
+    assert None in ended
+    again = train(tmp_path / "cut", corpus, specs, 2)
+    for one, other in zip(whole, again, strict=True):
+        assert one["losses"] == other["losses"]
+        assert one["loss_by_position"] == other["loss_by_position"]
