@@ -223,7 +223,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     bench.add_argument("--context", type=_positive_int, metavar="TOKENS", help="(128; 1024)")
     bench.add_argument("--vocab", type=_positive_int, metavar="V", help="(1024; 50304)")
     bench.add_argument("--dtype", choices=("float32", "bfloat16"), help="(float32; bfloat16)")
-    bench.add_argument("--steps", type=_positive_int, default=400, help="of each run of --sweep")
+    bench.add_argument("--steps", type=_positive_int, default=1000, help="of each run of --sweep")
     bench.add_argument("--against", choices=("torch",), help="beside it, in turns (needs torch)")
     bench.add_argument("--repeat", type=_positive_int, default=5, help="samples of each case")
     bench.add_argument("--json", action="store_true")
