@@ -146,7 +146,8 @@ def test_tokens_on_the_hosts_give_the_same_losses(journey):
     expected, got = curves(journey[MESHES[0]]), curves(journey["host"])
     assert len(got) == 2
     for name, losses in got.items():
-        np.testing.assert_array_equal(losses, expected[name])
+        # Of two programs, whose float32 sums may be in another order.
+        np.testing.assert_allclose(losses, expected[name], rtol=1e-6)
 
 
 def test_each_process_saves_its_part(journey):
