@@ -300,14 +300,13 @@ def _sizes(model: ModelSpec, compute_dtype: str, platform: str) -> _Sizes:
         heads = 4 * model.n_head * 128 * math.ceil(a / model.n_head / 128)
     # Scores in float32, and as weights.
     scores = (4 + width) * model.n_head * model.n_ctx if attention == "xla" else 0
-    # What the derivatives of GELU are made of.
-    activation = {"gelu": 5, "relu": 2}[model.activation]
     return _Sizes(
         head=head,
         input=width * d,
-        # Two norms in float32, three arrays each, and the inputs of both branches.
-        whole=(2 * 3 * 4 + 2 * width) * d,
-        split=(heads + (1 + activation) * f) * width + scores,
+        # Inputs and results of two norms, and the former in float32.
+        whole=(4 * width + 2 * 4) * d,
+        # Before and after the activation.
+        split=(heads + 2 * f) * width + scores,
         depth=model.depth,
         width=width,
         vocabulary=model.vocab_size * d,
