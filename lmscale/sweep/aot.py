@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lmscale.files import cache_folder
+from lmscale.files import cache_folder, write_atomically
 from lmscale.parallel.topology import COMPILERS, ENVIRONMENT, compiler, topology_name
 from lmscale.spec import RunSpec
 from lmscale.sweep.devices import Devices
@@ -253,9 +253,7 @@ def compile_pack(
         return replace(_NOTHING, error=f"the compiler: {lines[-1]}")
     found = json.loads(done.stdout.splitlines()[-1])
     kept.parent.mkdir(parents=True, exist_ok=True)
-    partial = kept.with_suffix(f".{os.getpid()}.tmp")
-    partial.write_text(json.dumps(found))
-    os.replace(partial, kept)
+    write_atomically(kept, json.dumps(found))
     return _from_json(found)
 
 

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from lmscale.parallel.mesh import make_mesh
 from lmscale.parallel.partition import RULES, path_name, run_spec
 from lmscale.spec import LSTMSpec, TransformerSpec
-from lmscale.training.step import ProgramKey, build_program, hyperparameters
+from lmscale.training.step import ProgramKey, build_program, packed_hyperparameters
 from tests.quick_compile import quick_jit
 from tests.training.specs import run_spec as a_run
 
@@ -79,10 +79,7 @@ def compiled_step(model, mesh, monkeypatch, **fields):
     program = build_program(
         ProgramKey.of(spec), n_slots=n_slots, mesh=make_mesh(*mesh), chunk_steps=2
     )
-    hyper = {
-        name: np.array([value] * n_slots, np.int32 if isinstance(value, int) else np.float32)
-        for name, value in hyperparameters(spec).items()
-    }
+    hyper = packed_hyperparameters([spec] * n_slots)
     data = {
         "corpus": np.zeros(1000, np.uint16),
         "indices": np.zeros((2, n_slots, BATCH), np.int32),
