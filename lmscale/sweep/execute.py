@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import functools
-import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -15,6 +15,7 @@ from lmscale.data import Corpus
 from lmscale.files import write_atomically
 from lmscale.parallel.distributed import GangError, agree, is_first, share_failure
 from lmscale.progress import Tracker
+from lmscale.sweep.board import Board, PackQueue
 from lmscale.sweep.devices import Devices
 from lmscale.sweep.plan import Pack, Plan, leaner, with_slots
 from lmscale.sweep.programs import CompileAhead, mesh_of, program_of
@@ -25,11 +26,10 @@ from lmscale.sweep.teams import run_teams
 from lmscale.training.evaluation import Evaluator
 from lmscale.training.feed import Feed
 from lmscale.training.loop import Preempted, RunQueue, give_up, train_pack
-from lmscale.training.run_folder import RunFolder
 from lmscale.training.step import Program
 
-#: Training that must be left in a pack for a second team to compile its program too.
-HELP_SECONDS = 10.0
+#: Programs that a team keeps for when it comes back to a pack.
+KEPT_PROGRAMS = 4
 #: Share of the predicted memory that a pack which did not fit is planned anew for.
 LEANER = 0.7
 
@@ -48,10 +48,10 @@ def execute(
     """Trains every run of the plan that has not ended.
 
     The plan's teams work side by side, each in a process of its own: while one compiles, another
-    trains. A team that finds every pack begun helps with the one that has most left, where that is
-    worth its compiling once more. A failure of one pack is written to its runs' status.json (and
-    error.txt) and the next pack goes on. A pack that does not fit in memory is tried again with half
-    the slots, then with what `lmscale.sweep.plan.leaner` makes of it.
+    trains, and the longest runs go first (see `lmscale.sweep.board`). A failure of one pack is
+    written to its runs' status.json (and error.txt) and the next pack goes on. A pack that does not
+    fit in memory is tried again with half the slots, then with what `lmscale.sweep.plan.leaner`
+    makes of it.
 
     Args:
       plan: for the devices of this process, or of all that train together.
@@ -75,13 +75,12 @@ def execute(
         left = [folder for folder, over in zip(folders, ended, strict=True) if not over]
         bar.skip(pack.flops - sum(flops.own_flops(folder.spec) for folder in left))
         queues.append(RunQueue(left))
-    worth_helping = HELP_SECONDS * plan.devices.peak_flops * plan.devices.utilisation
-    board = _Board(queues, bar, stop, worth_helping)
+    board = Board(plan, queues, bar, stop)
     how = _How(plan, open_corpus, choices, attention, checkpoint_seconds)
     if plan.teams == 1:
         _train_packs(board, how)
     elif any(queues):
-        run_teams(plan.teams, _train_packs, board, _Board.METHODS, how)
+        run_teams(plan.teams, _train_packs, board, Board.METHODS, how)
     for index in range(len(queues)):
         for folder in board.drain(index):
             bar.skip(flops.own_flops(folder.spec))
@@ -100,94 +99,7 @@ class _How:
     checkpoint_seconds: float
 
 
-class _Board:
-    """What the teams of a plan share: the runs that wait, by pack, the bar, and the word to stop.
-
-    A program is slow to compile and quick to share, so teams work on different packs while they can:
-    those that none is at in the order of the plan, then the largest.
-    """
-
-    METHODS = ("take", "following", "leave", "take_run", "put_back", "drain", "n_waiting")
-    METHODS += ("update", "skip", "log", "stopped")
-
-    def __init__(
-        self,
-        queues: Sequence[RunQueue],
-        bar: Tracker,
-        stop: Callable[[], bool],
-        worth_helping: float,
-    ):
-        self._queues = queues
-        self._teams = [0] * len(queues)
-        #: FLOPs that must wait in a pack for a second team to take it up.
-        self._worth_helping = worth_helping
-        self._changed = threading.Condition()
-        self.update, self.skip, self.log = bar.update, bar.skip, bar.log
-        self.stopped = stop
-        # What a team asks of one queue.
-        self.take_run = lambda index: queues[index].take()
-        self.put_back = lambda index, folders: queues[index].put_back(folders)
-        self.drain = lambda index: queues[index].drain()
-        self.n_waiting = lambda index: len(queues[index])
-
-    def take(self) -> int | None:
-        """The next pack for a team; waits while others may yet free runs; None when all is done."""
-        with self._changed:
-            index = agree(self._choose)
-            if index is not None:
-                self._teams[index] += 1
-            return index
-
-    def following(self) -> int | None:
-        """The pack that would be handed out now."""
-        with self._changed:
-            return self._untouched()
-
-    def leave(self, index: int) -> None:
-        """A team has found nothing more to do in a pack."""
-        with self._changed:
-            self._teams[index] -= 1
-            self._changed.notify_all()
-
-    def _choose(self) -> int | None:
-        while True:
-            if (index := self._untouched()) is not None:
-                return index
-            costs = [queue.cost() for queue in self._queues]
-            if max(costs, default=0) > self._worth_helping:
-                return costs.index(max(costs))
-            busy = zip(self._teams, self._queues, strict=True)
-            if not any(teams and queue for teams, queue in busy):
-                return None
-            # Runs that start from another's state can be taken up once that state is there.
-            self._changed.wait(timeout=1.0)
-
-    def _untouched(self) -> int | None:
-        """The first pack that no team is at and that has runs which can start."""
-        both = enumerate(zip(self._teams, self._queues, strict=True))
-        return next((i for i, (teams, queue) in both if not teams and queue.cost()), None)
-
-
-class _Queue:
-    """The runs of one pack, as its team takes them from the board."""
-
-    def __init__(self, board: _Board, index: int):
-        self._board, self._index = board, index
-
-    def __len__(self) -> int:
-        return self._board.n_waiting(self._index)
-
-    def take(self) -> RunFolder | None:
-        return self._board.take_run(self._index)
-
-    def put_back(self, folders: Sequence[RunFolder]) -> None:
-        self._board.put_back(self._index, list(folders))
-
-    def drain(self) -> list[RunFolder]:
-        return self._board.drain(self._index)
-
-
-def _train_packs(board: _Board, how: _How) -> None:
+def _train_packs(board: Board, how: _How) -> None:
     """What a team does: packs from the board, until there are none."""
     plan, choices = how.plan, how.choices
     devices = jax.devices()
@@ -195,10 +107,15 @@ def _train_packs(board: _Board, how: _How) -> None:
     kept_steps = branch_steps([run for pack in plan.packs for run in pack.runs])
     feeds: dict[tuple, Feed] = {}
     ahead = CompileAhead()
+    kept: collections.deque[tuple[Pack, Program]] = collections.deque(maxlen=KEPT_PROGRAMS)
 
     def program_for(pack: Pack) -> Program:
-        mesh = mesh_of(pack, devices)
-        return program_of(pack, mesh, plan.devices.platform, how.attention)
+        program = next((program for known, program in kept if known == pack), None)
+        if program is None:
+            mesh = mesh_of(pack, devices)
+            program = program_of(pack, mesh, plan.devices.platform, how.attention)
+            kept.append((pack, program))
+        return program
 
     def feed_for(pack: Pack) -> Feed:
         key = (pack.fingerprint, pack.mesh)
@@ -224,8 +141,14 @@ def _train_packs(board: _Board, how: _How) -> None:
                 following = choices.planned(following)
             ahead.begin(program_for(following), following, feed_for(following).corpus_shape)
 
-    def train(pack: Pack, queue: _Queue) -> None:
-        board.log(f"{pack.key.model.label}: {len(queue)} runs, {pack.n_slots} at a time")
+    told: set[str] = set()
+
+    def train(pack: Pack, queue: PackQueue) -> None:
+        label = pack.key.model.label
+        # A team may come back to a pack.
+        if label not in told:
+            told.add(label)
+            board.log(f"{label}: {len(queue)} runs, {pack.n_slots} at a time")
         feed, program = feed_for(pack), program_for(pack)
         # Teams compile while others train.
         if plan.teams == 1 and jax.process_count() == 1:
@@ -243,14 +166,14 @@ def _train_packs(board: _Board, how: _How) -> None:
 
     while (index := board.take()) is not None:
         try:
-            queue = _Queue(board, index)
+            queue = PackQueue(board, index)
             _train_or_record(settle, train, plan.packs[index], queue, plan.devices, board.log)
         finally:
             board.leave(index)
 
 
 def _train_or_record(
-    settle: Callable, train: Callable, pack: Pack, queue: _Queue, devices: Devices, log: Callable
+    settle: Callable, train: Callable, pack: Pack, queue: PackQueue, devices: Devices, log: Callable
 ) -> None:
     settled = False
     while True:

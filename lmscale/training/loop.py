@@ -81,6 +81,12 @@ class RunQueue:
         with self._lock:
             return sum(flops.own_flops(f.spec) for f in self._waiting if self._can_start(f))
 
+    def next_cost(self) -> float:
+        """FLOPs of the next run that can start; 0 when there is none."""
+        with self._lock:
+            costs = (flops.own_flops(f.spec) for f in self._waiting if self._can_start(f))
+            return next(costs, 0.0)
+
     def _first_that_can_start(self) -> str | None:
         return next((f.path.name for f in self._waiting if self._can_start(f)), None)
 

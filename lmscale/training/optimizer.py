@@ -28,7 +28,11 @@ def optimizer_hyperparameters(spec: RunSpec) -> dict[str, float]:
 
 
 def make_optimizer(
-    name: str, learning_rate: jax.Array, hyper: Mapping[str, jax.Array]
+    name: str,
+    learning_rate: jax.Array,
+    hyper: Mapping[str, jax.Array],
+    *,
+    flat: bool = False,
 ) -> optax.GradientTransformation:
     """Clipping, then `name`, then decoupled weight decay, then the learning rate.
 
@@ -40,14 +44,18 @@ def make_optimizer(
         square 1, no momentum, no relative step size; Shazeer & Stern 2018).
       learning_rate: of this step.
       hyper: see `optimizer_hyperparameters`.
+      flat: the moments of all parameters are one vector: fewer operations to compile and to start.
+        Not for adafactor, whose moments are of matrices.
     """
     if name == "adafactor":
         scale = optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
     else:
         scale = optax.scale_by_adam(b1=hyper["beta1"], b2=hyper["beta2"], eps=hyper["eps"])
+    scaled = (optax.clip_by_global_norm(hyper["grad_clip"]), scale)
+    if flat:
+        scaled = (optax.flatten(optax.chain(*scaled)),)
     return optax.chain(
-        optax.clip_by_global_norm(hyper["grad_clip"]),
-        scale,
+        *scaled,
         optax.add_decayed_weights(hyper["weight_decay"], mask=_decay_mask),
         optax.scale(-learning_rate),
     )

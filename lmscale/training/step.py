@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,14 +73,44 @@ def packed_hyperparameters(specs: Sequence[RunSpec]) -> dict[str, np.ndarray]:
     }
 
 
-def initial_state(key: ProgramKey, seed: jax.Array) -> State:
-    """One run's state before its first step."""
+def initial_state(key: ProgramKey, seed: jax.Array, *, flat: bool = False) -> State:
+    """One run's state before its first step; `flat` as for `make_optimizer`."""
     model = build_model(key.model, nnx.Rngs(params=jax.random.key(seed)), dtype=key.compute_dtype)
     params = nnx.to_pure_dict(nnx.split(model)[1])
     # The optimizer's state does not depend on its hyperparameters.
     hyper = {"grad_clip": 1.0, "beta1": 0.9, "beta2": 0.9, "eps": 1e-8, "weight_decay": 0.0}
-    opt = make_optimizer(key.optimizer, jnp.float32(0), hyper).init(params)
+    opt = make_optimizer(key.optimizer, jnp.float32(0), hyper, flat=flat).init(params)
     return {"params": params, "opt": opt, "step": jnp.int32(0)}
+
+
+def flatten_moments(state: State, like: State) -> State:
+    """A run's state with its moments in one vector each, as in `like`."""
+    moments = iter(jax.tree.leaves(state["opt"]))
+    shapes = [x.shape for x in jax.tree.leaves(state["params"])]
+
+    def flat(x):
+        # The count of steps is one number in both.
+        return (
+            next(moments)
+            if x.ndim == 0
+            else jnp.concatenate([next(moments).ravel() for _ in shapes])
+        )
+
+    return {**state, "opt": jax.tree.map(flat, like["opt"])}
+
+
+def unflatten_moments(state: State, like: State) -> State:
+    """The inverse: moments in the shapes of their parameters, as in `like`."""
+    shapes = [x.shape for x in jax.tree.leaves(state["params"])]
+    ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
+    leaves = []
+    for x in jax.tree.leaves(state["opt"]):
+        if x.ndim == 0:
+            leaves.append(x)
+        else:
+            parts = zip(jnp.split(x, ends[:-1]), shapes, strict=True)
+            leaves += [part.reshape(shape) for part, shape in parts]
+    return {**state, "opt": jax.tree.unflatten(jax.tree.structure(like["opt"]), leaves)}
 
 
 def single_device_like(spec: RunSpec) -> State:
@@ -177,9 +209,13 @@ def build_program(
         return alone
 
     graphdef = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(params=0))))[0]
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    # A CPU compiles the update of every parameter by itself, for long. What is split over devices
+    # cannot be one vector.
+    flat = on_cpu and key.optimizer != "adafactor" and mesh.shape["data"] * mesh.shape["model"] == 1
 
     def init(seed: jax.Array) -> State:
-        return initial_state(key, seed)
+        return initial_state(key, seed, flat=flat)
 
     def losses(params, windows: jax.Array, dropout_key=None) -> jax.Array:
         with on_mesh(mesh):
@@ -219,7 +255,7 @@ def build_program(
             dropout_key = jax.random.fold_in(stream, state["step"])
         loss, grads, piece_squared = gradient(state["params"], windows, dropout_key)
         lr = learning_rate(state["step"], hyper)
-        optimizer = make_optimizer(key.optimizer, lr, hyper)
+        optimizer = make_optimizer(key.optimizer, lr, hyper, flat=flat)
         updates, opt = optimizer.update(grads, state["opt"], state["params"])
         new = {
             "params": optax.apply_updates(state["params"], updates),
@@ -270,14 +306,19 @@ def build_program(
         return jax.tree.map(choose, fresh, state)
 
     def put(state: State, slot: jax.Array, one: State) -> State:
+        if flat:
+            one = flatten_moments(one, abstract)
         return jax.tree.map(lambda x, y: x.at[slot].set(y), state, one)
 
     def take(state: State, slot: jax.Array) -> State:
-        return jax.tree.map(lambda x: x[slot], state)
+        one = jax.tree.map(lambda x: x[slot], state)
+        return unflatten_moments(one, saved) if flat else one
 
-    abstract = jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.int32))
+    seed = jax.ShapeDtypeStruct((), jnp.int32)
+    abstract = jax.eval_shape(init, seed)
+    saved = jax.eval_shape(lambda seed: initial_state(key, seed), seed)
     packed = run_shardings(abstract, mesh, packed=True)
-    single = run_shardings(abstract, mesh, packed=False)
+    single = run_shardings(saved, mesh, packed=False)
     whole, by_run = NamedSharding(mesh, P()), NamedSharding(mesh, P("run"))
     by_step = NamedSharding(mesh, P(None, "run"))
     by_batch = NamedSharding(mesh, P(None, "data"))
@@ -306,7 +347,7 @@ def build_program(
     }
 
     # Programs that run once a run.
-    once = quick_options() if mesh.devices.flat[0].platform == "cpu" else None
+    once = quick_options() if on_cpu else None
 
     # What every process reads: a program of its own, so that training steps hold no collective.
     several = jax.process_count() > 1
@@ -340,7 +381,7 @@ def build_program(
         chunk_steps=chunk_steps,
         eval_batch=eval_batch,
         mesh=mesh,
-        abstract_run=jax.tree.map(placed, abstract, single),
+        abstract_run=jax.tree.map(placed, saved, single),
         abstract_pack=jax.tree.map(lambda x, s: placed(x, s, n_slots), abstract, packed),
         reset=jax.jit(
             reset,
@@ -352,9 +393,15 @@ def build_program(
         train=dispatch,
         lower_train=lower_train,
         evaluate=evaluate_placed,
-        take=jax.jit(take, in_shardings=(packed, whole), out_shardings=single),
+        take=jax.jit(
+            take, in_shardings=(packed, whole), out_shardings=single, compiler_options=once
+        ),
         put=jax.jit(
-            put, in_shardings=(packed, whole, single), out_shardings=packed, donate_argnums=0
+            put,
+            in_shardings=(packed, whole, single),
+            out_shardings=packed,
+            donate_argnums=0,
+            compiler_options=once,
         ),
         empty=empty,
     )
