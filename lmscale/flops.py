@@ -84,7 +84,7 @@ _SCALE = (1, 1)
 _LAYER_NORM = (6, 12)
 _SOFTMAX = (5, 4)
 _ACTIVATION = {"gelu": (7, 14), "relu": (1, 2)}
-_LSTM_GATES = (20, 31)
+_LSTM_GATES = (20, 20)
 _CROSS_ENTROPY = (3, 4)
 
 

@@ -135,62 +135,62 @@ def recurrence(gates: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       Hidden states [time, batch, d_hidden]. The cell state is kept in float32.
 
-    The derivative is written by hand: what does not wait for the step before is computed for all
-    time steps at once, and the kernel's gradient is one matmul after the backward scan.
+    The derivative is written by hand: it computes no exponential again, and the kernel's gradient is
+    one matmul after the backward scan.
     """
     return _recurrence_forward(gates, kernel)[0]
 
 
 def _recurrence_forward(gates, kernel):
-    n_batch, d_hidden = gates.shape[1], gates.shape[3]
+    n_time, n_batch, _, d_hidden = gates.shape
+    # The gates side by side in one axis: a CPU is slower over more axes.
+    kernel = kernel.reshape(d_hidden, -1)
     # sigmoid(z) = (1 + tanh(z / 2)) / 2, so that one tanh serves all gates.
-    is_tanh = (jnp.arange(4) == GATES.index("cell"))[:, None]
+    is_tanh = jnp.repeat(jnp.arange(4) == GATES.index("cell"), d_hidden)
     half = jnp.where(is_tanh, 1.0, 0.5)
     offset = jnp.where(is_tanh, 0.0, 0.5)
 
     def step(carry, gates_t):
         h, c = carry
-        z = (gates_t + jnp.tensordot(h, kernel, 1)).astype(jnp.float32)
+        z = (gates_t + h @ kernel).astype(jnp.float32)
         activated = offset + half * jnp.tanh(half * z)
-        i, f, g, o = (activated[:, k] for k in range(4))
+        i, f, g, o = jnp.split(activated, 4, axis=-1)
         c = f * c + i * g
-        h = (o * jnp.tanh(c)).astype(gates.dtype)
-        return (h, c), (h, c, activated.astype(gates.dtype))
+        tanh_c = jnp.tanh(c)
+        h = (o * tanh_c).astype(gates.dtype)
+        # One by one, because XLA does not vectorise what takes several parts of one time step.
+        return (h, c), (h, c, *(x.astype(gates.dtype) for x in (tanh_c, i, f, g, o)))
 
     zeros = jnp.zeros((n_batch, d_hidden), jnp.float32)
-    _, (hidden, cell, activated) = jax.lax.scan(step, (zeros.astype(gates.dtype), zeros), gates)
-    return hidden, (hidden, cell, activated, kernel)
+    start = (zeros.astype(gates.dtype), zeros)
+    _, kept = jax.lax.scan(step, start, gates.reshape(n_time, n_batch, -1))
+    return kept[0], (*kept, kernel)
 
 
 def _recurrence_backward(saved, d_hidden_states):
-    hidden, cell, activated, kernel = saved
-
-    def earlier(x):
-        return jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
-
-    # dz of a gate is `by_cell` dc + `by_output` dh, and of the two only dc and dh wait for others.
-    i, f, g, o = (activated[:, :, k].astype(jnp.float32) for k in range(4))
-    tanh_c, zero = jnp.tanh(cell), jnp.zeros_like(o)
-    by_cell = [g * i * (1 - i), earlier(cell) * f * (1 - f), i * (1 - g * g), zero]
-    by_output = [zero, zero, zero, tanh_c * o * (1 - o)]
-    dc_by_dh = o * (1 - tanh_c * tanh_c)
+    *kept, kernel = saved
+    hidden = kept[0]
+    (_, n_batch, d_hidden), dtype = hidden.shape, kernel.dtype
     # Once: XLA would transpose it at every time step.
-    transposed = jax.lax.optimization_barrier(kernel.reshape(kernel.shape[0], -1).T)
+    transposed = jax.lax.optimization_barrier(kernel.T)
 
     def step(carry, xs):
         dh, dc = carry
-        dh_out, by_cell, by_output, dc_by_dh, f = xs
-        dh = dh + dh_out.astype(jnp.float32)
-        dc = dc + dh * dc_by_dh
-        dz = (by_cell * dc[:, None] + by_output * dh[:, None]).astype(kernel.dtype)
-        dh = (dz.reshape(dz.shape[0], -1) @ transposed).astype(jnp.float32)
-        return (dh, dc * f), dz
+        d_out, h, c, tanh_c, i, f, g, o = (x.astype(jnp.float32) for x in xs)
+        added = i * g
+        dh = dh + d_out
+        # o (1 - tanh^2 c), and c - added is f times the cell before.
+        dc = dc + dh * (o - h * tanh_c)
+        dz = (dc * added * (1 - i), dc * (c - added) * (1 - f), dc * (i - added * g))
+        dz = jnp.concatenate([*dz, dh * h * (1 - o)], axis=-1).astype(dtype)
+        return ((dz @ transposed).astype(jnp.float32), dc * f), dz
 
-    zeros = jnp.zeros(cell.shape[1:], jnp.float32)
-    of_step = (d_hidden_states, jnp.stack(by_cell, 2), jnp.stack(by_output, 2), dc_by_dh, f)
-    _, dz = jax.lax.scan(step, (zeros, zeros), of_step, reverse=True)
-    d_kernel = jnp.tensordot(earlier(hidden), dz, ((0, 1), (0, 1)))
-    return dz, d_kernel.astype(kernel.dtype)
+    zeros = jnp.zeros((n_batch, d_hidden), jnp.float32)
+    _, dz = jax.lax.scan(step, (zeros, zeros), (d_hidden_states, *kept), reverse=True)
+    earlier = jnp.concatenate([jnp.zeros_like(hidden[:1]), hidden[:-1]])
+    d_kernel = jnp.tensordot(earlier, dz, ((0, 1), (0, 1))).astype(dtype)
+    gates = (4, d_hidden)
+    return dz.reshape(*dz.shape[:2], *gates), d_kernel.reshape(d_hidden, *gates)
 
 
 recurrence.defvjp(_recurrence_forward, _recurrence_backward)

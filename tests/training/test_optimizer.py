@@ -12,12 +12,12 @@ from tests.training.specs import run_spec
 PARAMS = {"up": {"kernel": np.array([[1.0, -2.0], [0.5, 3.0]]), "bias": np.array([0.3, -0.4])}}
 
 
-def updates(name: str, gradients: list, lr: float = 0.1, **optimizer):
+def updates(name: str, gradients: list, lr: float = 0.1, *, flat: bool = False, **optimizer):
     """Parameters after each gradient."""
     hyper = optimizer_hyperparameters(run_spec(optimizer={"name": name, **optimizer}))
     hyper = {k: jnp.float32(v) for k, v in hyper.items()}
     params = jax.tree.map(jnp.float32, PARAMS)
-    tx = make_optimizer(name, jnp.float32(lr), hyper)
+    tx = make_optimizer(name, jnp.float32(lr), hyper, flat=flat)
     state, seen = tx.init(params), []
     for gradient in gradients:
         change, state = tx.update(jax.tree.map(jnp.float32, gradient), state, params)
@@ -49,12 +49,12 @@ def adamw_reference(gradients, lr, beta1, beta2, eps, decay):
     return params
 
 
+@pytest.mark.parametrize("flat", [False, True])
 @pytest.mark.parametrize(("name", "decay"), [("adam", 0.0), ("adamw", 0.0), ("adamw", 0.3)])
-def test_adam_and_adamw(name, decay):
+def test_adam_and_adamw(name, decay, flat):
     gradients = random_gradients(5)
-    got = updates(
-        name, gradients, beta1=0.8, beta2=0.9, eps=1e-3, weight_decay=decay, grad_clip=None
-    )[-1]
+    numbers = {"beta1": 0.8, "beta2": 0.9, "eps": 1e-3, "weight_decay": decay, "grad_clip": None}
+    got = updates(name, gradients, flat=flat, **numbers)[-1]
     want = adamw_reference(gradients, 0.1, 0.8, 0.9, 1e-3, decay)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, want)
 
