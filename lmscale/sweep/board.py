@@ -12,7 +12,7 @@ from lmscale.training.loop import RunQueue
 from lmscale.training.run_folder import RunFolder
 
 #: Predicted seconds of training that must wait in a pack for another team to load its program too.
-HELP_SECONDS = 10.0
+HELP_SECONDS = 4.0
 
 
 class Board:

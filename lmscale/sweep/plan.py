@@ -33,7 +33,9 @@ CPU_UNROLLED_LAYERS = 4
 #: Seconds that one dispatch should take: long against its overhead, short against a kill.
 DISPATCH_SECONDS = 0.5
 #: Predicted seconds of one core from which every core gets a team.
-TEAM_SECONDS = 60.0
+TEAM_SECONDS = 20.0
+#: Seconds that a CPU's core compiles for a pack.
+CPU_COMPILE_SECONDS = 12.0
 #: Share of a device's memory that a plan fills.
 MEMORY_SHARE = 0.8
 #: Tokens in flight (slots x batch) above which an accelerator has enough to do in every launch.
@@ -116,8 +118,9 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Predicted time: no less than an even share of all packs."""
-        return math.fsum(pack.seconds for pack in self.packs) / self.teams
+        """Predicted time: no less than an even share of all packs; a CPU's compilation counts."""
+        compiling = CPU_COMPILE_SECONDS if self.devices.platform == "cpu" else 0.0
+        return math.fsum(pack.seconds + compiling for pack in self.packs) / self.teams
 
     @property
     def n_runs(self) -> int:
