@@ -11,9 +11,8 @@ import time
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from etils import epath
 
 from lmscale import flops
@@ -22,6 +21,9 @@ from lmscale.files import read_json, write_atomically, write_json
 from lmscale.spec import LSTMSpec
 from lmscale.sweep.experiment import Experiment, Run
 from lmscale.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Statuses that end a run for good: a result that is not trained again.
 ENDED = ("done", "diverged")
@@ -140,6 +142,9 @@ class Store:
         lowest mean loss over seeds in their cell; without a search it marks every run that ended
         well.
         """
+        # Not with the module: it loads slowly, and processes that train do without.
+        import pandas as pd
+
         rows = [_row(folder, labels) for folder, labels in self.declared()]
         return mark_best_lr(pd.DataFrame(rows))
 

@@ -287,7 +287,8 @@ def build_program(
 
         return jax.lax.fori_loop(0, n_steps, body, (state, buffers))
 
-    eval_batch = max(1, min(64, 16_384 // key.model.n_ctx))
+    # No more than a piece of training, so that what fits there fits here.
+    eval_batch = max(1, min(micro_batch, 64, 16_384 // key.model.n_ctx))
     eval_batch = -(-eval_batch // mesh.shape["data"]) * mesh.shape["data"]
 
     def evaluate(state: State, windows: jax.Array, weights: jax.Array) -> jax.Array:

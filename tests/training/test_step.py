@@ -16,6 +16,7 @@ from lmscale.training.step import (
     build_program,
     device_bytes,
     packed_hyperparameters,
+    train_arguments,
 )
 from tests.training.specs import LSTM, TRANSFORMER, run_spec
 
@@ -172,6 +173,36 @@ def test_what_saves_memory_does(shape, execution):
     assert memory(**execution) < 0.75 * memory()
 
 
+@MODELS
+@pytest.mark.parametrize("micro_batch", [32, 4])
+def test_evaluation_and_checkpoints_need_no_more_memory_than_training(
+    model, micro_batch, monkeypatch
+):
+    programs, plain = {}, jax.jit
+
+    def jit(function, **options):
+        programs[function.__name__] = plain(function, **options)
+        return programs[function.__name__]
+
+    monkeypatch.setattr(jax, "jit", jit)
+    spec = run_spec(model=model, batch_size=32)
+    program = build_program(
+        ProgramKey.of(spec),
+        n_slots=2,
+        mesh=make_mesh(devices=jax.devices()[:1]),
+        chunk_steps=1,
+        micro_batch=micro_batch,
+    )
+    windows = jax.ShapeDtypeStruct((1, program.eval_batch, 17), np.int32)
+    weights = jax.ShapeDtypeStruct((1, program.eval_batch), np.float32)
+    state = program.abstract_pack
+    training = program.lower_train(*train_arguments(program, spec, None)).compile()
+    evaluation = programs["evaluate"].lower(state, windows, weights).compile()
+    taking = programs["take"].lower(state, jax.ShapeDtypeStruct((), np.int32)).compile()
+    assert device_bytes(evaluation) < device_bytes(training)
+    assert device_bytes(taking) < device_bytes(training)
+
+
 def test_windows_and_indices_are_the_same_batches():
     specs = different_specs(TRANSFORMER)
     on_device, _, _ = train(specs)
@@ -231,14 +262,14 @@ def test_evaluation_ignores_padding_and_reports_by_position():
     rng = np.random.default_rng(0)
     windows = rng.integers(0, 300, (2, program.eval_batch, 17)).astype(np.int32)
     weights = np.zeros((2, program.eval_batch), np.float32)
-    weights[0, :3] = 1
+    weights[0, :2] = 1
     got = np.asarray(program.evaluate(jax.device_put(state), windows, weights))
     assert got.shape == (4, 16)
-    twice = np.concatenate([windows[:1, :3]] * 2, axis=1)
+    twice = np.concatenate([windows[:1, :2]] * 2, axis=1)
     padded = np.zeros((1, program.eval_batch, 17), np.int32)
-    padded[0, :6] = twice[0]
+    padded[0, :4] = twice[0]
     again_weights = np.zeros((1, program.eval_batch), np.float32)
-    again_weights[0, :6] = 1
+    again_weights[0, :4] = 1
     again = np.asarray(program.evaluate(jax.device_put(state), padded, again_weights))
     np.testing.assert_allclose(got, again, rtol=1e-5)
     assert jnp.ptp(got) > 0
