@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmscale.models.layers import Embedding, Linear, contract, dropout, fold
-from lmscale.parallel.partition import gathered, keep_batch
+from lmscale.parallel.partition import gathered, keep_batch, splits_layers
 from lmscale.spec import LSTMSpec
 
 #: Gates in the order of cuDNN and torch.
@@ -46,6 +46,10 @@ class LSTMLayer(nnx.Module):
         gates = gates + (self.input_bias[...] + self.recurrent_bias[...]).astype(self.dtype)
         # Once, not at every time step.
         kernel = gathered("first/recurrent_kernel", self.recurrent_kernel[...].astype(self.dtype))
+        if not splits_layers():
+            # One axis for all gates, which a CPU is quicker over than over two.
+            gates = gates.reshape(*gates.shape[:2], -1)
+            kernel = kernel.reshape(kernel.shape[0], -1)
         hidden = recurrence(keep_batch(gates, -1, batch_axis=1), kernel)
         return keep_batch(hidden, -1, batch_axis=1)
 
@@ -129,8 +133,9 @@ def recurrence(gates: jax.Array, kernel: jax.Array) -> jax.Array:
     i, f, o = sigmoid, g = tanh of gates_t + h_{t-1} kernel;  c_t = f c_{t-1} + i g;  h_t = o tanh c_t
 
     Args:
-      gates: input projections with biases, [time, batch, 4, d_hidden], gates in the order `GATES`.
-      kernel: recurrent weights [d_hidden, 4, d_hidden].
+      gates: input projections with biases, [time, batch, 4, d_hidden], gates in the order `GATES`,
+        or [time, batch, 4 d_hidden] where hidden units are not split over devices.
+      kernel: recurrent weights, [d_hidden, 4, d_hidden] or [d_hidden, 4 d_hidden] likewise.
 
     Returns:
       Hidden states [time, batch, d_hidden]. The cell state is kept in float32.
@@ -142,19 +147,16 @@ def recurrence(gates: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _recurrence_forward(gates, kernel):
-    n_time, n_batch, _, d_hidden = gates.shape
-    # The gates side by side in one axis: a CPU is slower over more axes.
-    kernel = kernel.reshape(d_hidden, -1)
+    n_batch, d_hidden = gates.shape[1], kernel.shape[0]
     # sigmoid(z) = (1 + tanh(z / 2)) / 2, so that one tanh serves all gates.
-    is_tanh = jnp.repeat(jnp.arange(4) == GATES.index("cell"), d_hidden)
+    is_tanh = jnp.repeat(jnp.arange(4) == GATES.index("cell"), d_hidden).reshape(kernel.shape[1:])
     half = jnp.where(is_tanh, 1.0, 0.5)
     offset = jnp.where(is_tanh, 0.0, 0.5)
 
     def step(carry, gates_t):
         h, c = carry
-        z = (gates_t + h @ kernel).astype(jnp.float32)
-        activated = offset + half * jnp.tanh(half * z)
-        i, f, g, o = jnp.split(activated, 4, axis=-1)
+        z = (gates_t + jnp.tensordot(h, kernel, 1)).astype(jnp.float32)
+        i, f, g, o = _split_gates(offset + half * jnp.tanh(half * z))
         c = f * c + i * g
         tanh_c = jnp.tanh(c)
         h = (o * tanh_c).astype(gates.dtype)
@@ -162,8 +164,7 @@ def _recurrence_forward(gates, kernel):
         return (h, c), (h, c, *(x.astype(gates.dtype) for x in (tanh_c, i, f, g, o)))
 
     zeros = jnp.zeros((n_batch, d_hidden), jnp.float32)
-    start = (zeros.astype(gates.dtype), zeros)
-    _, kept = jax.lax.scan(step, start, gates.reshape(n_time, n_batch, -1))
+    _, kept = jax.lax.scan(step, (zeros.astype(gates.dtype), zeros), gates)
     return kept[0], (*kept, kernel)
 
 
@@ -172,7 +173,7 @@ def _recurrence_backward(saved, d_hidden_states):
     hidden = kept[0]
     (_, n_batch, d_hidden), dtype = hidden.shape, kernel.dtype
     # Once: XLA would transpose it at every time step.
-    transposed = jax.lax.optimization_barrier(kernel.T)
+    transposed = jax.lax.optimization_barrier(kernel.reshape(d_hidden, -1).T)
 
     def step(carry, xs):
         dh, dc = carry
@@ -182,15 +183,24 @@ def _recurrence_backward(saved, d_hidden_states):
         # o (1 - tanh^2 c), and c - added is f times the cell before.
         dc = dc + dh * (o - h * tanh_c)
         dz = (dc * added * (1 - i), dc * (c - added) * (1 - f), dc * (i - added * g))
-        dz = jnp.concatenate([*dz, dh * h * (1 - o)], axis=-1).astype(dtype)
-        return ((dz @ transposed).astype(jnp.float32), dc * f), dz
+        dz = _join_gates(*dz, dh * h * (1 - o), like=kernel).astype(dtype)
+        dh = (dz.reshape(n_batch, -1) @ transposed).astype(jnp.float32)
+        return (dh, dc * f), dz
 
     zeros = jnp.zeros((n_batch, d_hidden), jnp.float32)
     _, dz = jax.lax.scan(step, (zeros, zeros), (d_hidden_states, *kept), reverse=True)
     earlier = jnp.concatenate([jnp.zeros_like(hidden[:1]), hidden[:-1]])
-    d_kernel = jnp.tensordot(earlier, dz, ((0, 1), (0, 1))).astype(dtype)
-    gates = (4, d_hidden)
-    return dz.reshape(*dz.shape[:2], *gates), d_kernel.reshape(d_hidden, *gates)
+    return dz, jnp.tensordot(earlier, dz, ((0, 1), (0, 1))).astype(dtype)
+
+
+def _split_gates(x: jax.Array) -> list[jax.Array]:
+    """[batch, 4, d_hidden] or [batch, 4 d_hidden] -> four of [batch, d_hidden]."""
+    return jnp.split(x, 4, axis=-1) if x.ndim == 2 else [x[:, k] for k in range(4)]
+
+
+def _join_gates(*gates: jax.Array, like: jax.Array) -> jax.Array:
+    """The inverse, in as many axes as the kernel `like` has."""
+    return jnp.concatenate(gates, axis=-1) if like.ndim == 2 else jnp.stack(gates, axis=1)
 
 
 recurrence.defvjp(_recurrence_forward, _recurrence_backward)

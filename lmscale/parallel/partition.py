@@ -65,6 +65,12 @@ def on_mesh(mesh: Mesh) -> Iterator[None]:
         _mesh.reset(token)
 
 
+def splits_layers() -> bool:
+    """Whether the program that is being traced splits its layers over `model`."""
+    mesh = _mesh.get()
+    return mesh is not None and mesh.shape["model"] > 1
+
+
 def keep_batch(x: jax.Array, over_model: int | None = None, batch_axis: int = 0) -> jax.Array:
     """Activations split by batch over `data`, and one dimension of them over `model`."""
     axes: list[str | None] = [None] * x.ndim
