@@ -127,7 +127,8 @@ def test_stopped_it_lets_the_hosts_save_and_deletes_the_slice(launch, tmp_path, 
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    _, error = process.communicate(timeout=60)
+    # Each host is given up to 90 s to save.
+    _, error = process.communicate(timeout=240)
     assert process.returncode == 42, error
     assert (tmp_path / "saved").read_text() == "saved\n" * 2
     assert not (tmp_path / "state").exists()
