@@ -283,7 +283,9 @@ class _Sizes:
 @functools.lru_cache(maxsize=1024)
 def _sizes(model: ModelSpec, compute_dtype: str, platform: str) -> _Sizes:
     width = 2 if compute_dtype == "bfloat16" else 4
-    head = 2 * 4 * model.vocab_size
+    # Exponentials and the gradient. XLA for GPUs keeps less: it computes again what is quick to.
+    gpu = platform == "gpu"
+    head = (width if gpu else 4 + width) * model.vocab_size
     if isinstance(model, LSTMSpec):
         h = model.d_hidden
         return _Sizes(
@@ -307,7 +309,7 @@ def _sizes(model: ModelSpec, compute_dtype: str, platform: str) -> _Sizes:
         head=head,
         input=width * d,
         # Inputs and results of two norms, and the former in float32.
-        whole=(4 * width + 2 * 4) * d,
+        whole=(4 * width + (0 if gpu else 2 * 4)) * d,
         # Before and after the activation.
         split=(heads + 2 * f) * width + scores,
         depth=model.depth,
