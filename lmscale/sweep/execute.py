@@ -141,14 +141,13 @@ def _train_packs(board: Board, how: _How) -> None:
                 following = choices.planned(following)
             ahead.begin(program_for(following), following, feed_for(following).corpus_shape)
 
-    told: set[str] = set()
+    told: set[tuple] = set()
 
     def train(pack: Pack, queue: PackQueue) -> None:
-        label = pack.key.model.label
         # A team may come back to a pack.
-        if label not in told:
-            told.add(label)
-            board.log(f"{label}: {len(queue)} runs, {pack.n_slots} at a time")
+        if (kind := (pack.key, pack.fingerprint, pack.n_slots)) not in told:
+            told.add(kind)
+            board.log(f"{pack.key.model.label}: {len(queue)} runs, {pack.n_slots} at a time")
         feed, program = feed_for(pack), program_for(pack)
         # Teams compile while others train.
         if plan.teams == 1 and jax.process_count() == 1:

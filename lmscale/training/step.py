@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
@@ -85,31 +86,22 @@ def initial_state(key: ProgramKey, seed: jax.Array, *, flat: bool = False) -> St
 
 def flatten_moments(state: State, like: State) -> State:
     """A run's state with its moments in one vector each, as in `like`."""
-    moments = iter(jax.tree.leaves(state["opt"]))
-    shapes = [x.shape for x in jax.tree.leaves(state["params"])]
+    leaves, n_params = iter(jax.tree.leaves(state["opt"])), len(jax.tree.leaves(state["params"]))
 
     def flat(x):
         # The count of steps is one number in both.
-        return (
-            next(moments)
-            if x.ndim == 0
-            else jnp.concatenate([next(moments).ravel() for _ in shapes])
-        )
+        if x.ndim == 0:
+            return next(leaves)
+        return ravel_pytree(list(itertools.islice(leaves, n_params)))[0]
 
     return {**state, "opt": jax.tree.map(flat, like["opt"])}
 
 
 def unflatten_moments(state: State, like: State) -> State:
     """The inverse: moments in the shapes of their parameters, as in `like`."""
-    shapes = [x.shape for x in jax.tree.leaves(state["params"])]
-    ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
-    leaves = []
+    unravel, leaves = ravel_pytree(state["params"])[1], []
     for x in jax.tree.leaves(state["opt"]):
-        if x.ndim == 0:
-            leaves.append(x)
-        else:
-            parts = zip(jnp.split(x, ends[:-1]), shapes, strict=True)
-            leaves += [part.reshape(shape) for part, shape in parts]
+        leaves += [x] if x.ndim == 0 else jax.tree.leaves(unravel(x))
     return {**state, "opt": jax.tree.unflatten(jax.tree.structure(like["opt"]), leaves)}
 
 
@@ -186,7 +178,8 @@ def build_program(
     n_accumulate = key.noise_pieces or key.batch_size // micro_batch
     micro_batch = key.batch_size // n_accumulate
 
-    def graph_of(*, unroll: bool) -> nnx.GraphDef:
+    @functools.cache
+    def graph_of(unroll: bool) -> nnx.GraphDef:
         def build():
             return build_model(
                 key.model,
@@ -212,7 +205,7 @@ def build_program(
         return alone
 
     # What unrolled layers save is in the backward pass, and a loop compiles twice as quickly.
-    training, evaluating = graph_of(unroll=unroll), graph_of(unroll=False)
+    training, evaluating = graph_of(unroll), graph_of(False)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     # A CPU compiles the update of every parameter by itself, for long. What is split over devices
     # cannot be one vector.
@@ -322,7 +315,7 @@ def build_program(
 
     seed = jax.ShapeDtypeStruct((), jnp.int32)
     abstract = jax.eval_shape(init, seed)
-    saved = jax.eval_shape(lambda seed: initial_state(key, seed), seed)
+    saved = jax.eval_shape(lambda seed: initial_state(key, seed), seed) if flat else abstract
     packed = run_shardings(abstract, mesh, packed=True)
     single = run_shardings(saved, mesh, packed=False)
     whole, by_run = NamedSharding(mesh, P()), NamedSharding(mesh, P("run"))
