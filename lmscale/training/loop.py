@@ -47,6 +47,8 @@ class RunQueue:
 
     def __init__(self, folders: Sequence[RunFolder]):
         self._waiting = list(folders)
+        # Asked for at every run that is taken.
+        self._flops = {folder.path.name: flops.own_flops(folder.spec) for folder in folders}
         self._ready: set[RunFolder] = set()
         self._lock = threading.Lock()
 
@@ -79,12 +81,12 @@ class RunQueue:
     def cost(self) -> float:
         """FLOPs of the waiting runs that can start."""
         with self._lock:
-            return sum(flops.own_flops(f.spec) for f in self._waiting if self._can_start(f))
+            return sum(self._flops[f.path.name] for f in self._waiting if self._can_start(f))
 
     def next_cost(self) -> float:
         """FLOPs of the next run that can start; 0 when there is none."""
         with self._lock:
-            costs = (flops.own_flops(f.spec) for f in self._waiting if self._can_start(f))
+            costs = (self._flops[f.path.name] for f in self._waiting if self._can_start(f))
             return next(costs, 0.0)
 
     def _first_that_can_start(self) -> str | None:
