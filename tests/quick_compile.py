@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-from lmscale.training.quick import quick_options
+from lmscale.training.compiler import quick_options
 
 _jit = jax.jit
 

@@ -22,9 +22,9 @@ from lmscale.models import build_model
 from lmscale.parallel.distributed import place
 from lmscale.parallel.partition import on_mesh, run_shardings, with_whole_head
 from lmscale.spec import ModelSpec, RunSpec
+from lmscale.training.compiler import cpu_options, quick_options
 from lmscale.training.loss import losses_in_pieces
 from lmscale.training.optimizer import make_optimizer, optimizer_hyperparameters
-from lmscale.training.quick import quick_options
 from lmscale.training.schedule import learning_rate, schedule_hyperparameters
 
 #: A pytree of one run's {"params", "opt", "step"}; a pack's has a leading run axis everywhere.
@@ -338,8 +338,10 @@ def build_program(
             in_shardings=(packed, whole, data_sharding, whole, whole),
             out_shardings=(packed, by_step),
             donate_argnums=0,
+            compiler_options=fast,
         )
 
+    fast = cpu_options() if on_cpu else None
     trainers = {
         "windows": train_jit({"windows": batches}),
         "corpus": train_jit({"corpus": whole, "indices": batches}),
@@ -364,7 +366,10 @@ def build_program(
         return traced.lower(lowering_platforms=None if platform is None else (platform,))
 
     evaluate_jit = jax.jit(
-        evaluate, in_shardings=(packed, by_batch, by_batch), out_shardings=by_run
+        evaluate,
+        in_shardings=(packed, by_batch, by_batch),
+        out_shardings=by_run,
+        compiler_options=fast,
     )
 
     def evaluate_placed(state, windows, weights):
