@@ -9,6 +9,7 @@ import optax
 
 from lmscale.parallel.partition import path_name
 from lmscale.spec import RunSpec
+from lmscale.training.form import on_vectors
 
 #: Parameters that weight decay applies to, by the last part of their path: matrices, not biases,
 #: norms or positions.
@@ -44,8 +45,8 @@ def make_optimizer(
         square 1, no momentum, no relative step size; Shazeer & Stern 2018).
       learning_rate: of this step.
       hyper: see `optimizer_hyperparameters`.
-      flat: the moments of all parameters are one vector: fewer operations to compile and to start.
-        Not for adafactor, whose moments are of matrices.
+      flat: the moments are a few vectors, see `lmscale.training.form`. Not for adafactor, whose
+        moments are of matrices.
     """
     if name == "adafactor":
         scale = optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
@@ -53,7 +54,7 @@ def make_optimizer(
         scale = optax.scale_by_adam(b1=hyper["beta1"], b2=hyper["beta2"], eps=hyper["eps"])
     scaled = (optax.clip_by_global_norm(hyper["grad_clip"]), scale)
     if flat:
-        scaled = (optax.flatten(optax.chain(*scaled)),)
+        scaled = (on_vectors(optax.chain(*scaled)),)
     return optax.chain(
         *scaled,
         optax.add_decayed_weights(hyper["weight_decay"], mask=_decay_mask),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
@@ -22,6 +20,7 @@ from lmscale.models import build_model
 from lmscale.parallel.distributed import place
 from lmscale.parallel.partition import on_mesh, run_shardings, with_whole_head
 from lmscale.spec import ModelSpec, RunSpec
+from lmscale.training import form
 from lmscale.training.compiler import cpu_options, quick_options
 from lmscale.training.loss import losses_in_pieces
 from lmscale.training.optimizer import make_optimizer, optimizer_hyperparameters
@@ -74,35 +73,17 @@ def packed_hyperparameters(specs: Sequence[RunSpec]) -> dict[str, np.ndarray]:
     }
 
 
-def initial_state(key: ProgramKey, seed: jax.Array, *, flat: bool = False) -> State:
-    """One run's state before its first step; `flat` as for `make_optimizer`."""
+def initial_state(key: ProgramKey, seed: jax.Array) -> State:
+    """One run's state before its first step."""
     model = build_model(key.model, nnx.Rngs(params=jax.random.key(seed)), dtype=key.compute_dtype)
     params = nnx.to_pure_dict(nnx.split(model)[1])
-    # The optimizer's state does not depend on its hyperparameters.
+    return {"params": params, "opt": initial_moments(key, params), "step": jnp.int32(0)}
+
+
+def initial_moments(key: ProgramKey, params: Any, *, flat: bool = False) -> Any:
+    """The optimizer's state before the first step, which does not depend on its hyperparameters."""
     hyper = {"grad_clip": 1.0, "beta1": 0.9, "beta2": 0.9, "eps": 1e-8, "weight_decay": 0.0}
-    opt = make_optimizer(key.optimizer, jnp.float32(0), hyper, flat=flat).init(params)
-    return {"params": params, "opt": opt, "step": jnp.int32(0)}
-
-
-def flatten_moments(state: State, like: State) -> State:
-    """A run's state with its moments in one vector each, as in `like`."""
-    leaves, n_params = iter(jax.tree.leaves(state["opt"])), len(jax.tree.leaves(state["params"]))
-
-    def flat(x):
-        # The count of steps is one number in both.
-        if x.ndim == 0:
-            return next(leaves)
-        return ravel_pytree(list(itertools.islice(leaves, n_params)))[0]
-
-    return {**state, "opt": jax.tree.map(flat, like["opt"])}
-
-
-def unflatten_moments(state: State, like: State) -> State:
-    """The inverse: moments in the shapes of their parameters, as in `like`."""
-    unravel, leaves = ravel_pytree(state["params"])[1], []
-    for x in jax.tree.leaves(state["opt"]):
-        leaves += [x] if x.ndim == 0 else jax.tree.leaves(unravel(x))
-    return {**state, "opt": jax.tree.unflatten(jax.tree.structure(like["opt"]), leaves)}
+    return make_optimizer(key.optimizer, jnp.float32(0), hyper, flat=flat).init(params)
 
 
 def single_device_like(spec: RunSpec) -> State:
@@ -207,15 +188,23 @@ def build_program(
     # What unrolled layers save is in the backward pass, and a loop compiles twice as quickly.
     training, evaluating = graph_of(unroll), graph_of(False)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    # A CPU compiles the update of every parameter by itself, for long. What is split over devices
-    # cannot be one vector.
+    # What is split over devices cannot be one vector, and Adafactor's moments are of matrices.
     flat = on_cpu and key.optimizer != "adafactor" and mesh.shape["data"] * mesh.shape["model"] == 1
 
+    def trained(state: State) -> State:
+        if not flat:
+            return state
+        split = form.apart if unroll else dict
+        like = jax.eval_shape(lambda x: initial_moments(key, split(x), flat=True), state["params"])
+        return form.trained(state, like, layers_apart=unroll)
+
     def init(seed: jax.Array) -> State:
-        return initial_state(key, seed, flat=flat)
+        return trained(initial_state(key, seed))
 
     def losses(graphdef, params, windows: jax.Array, dropout_key=None) -> jax.Array:
         with on_mesh(mesh):
+            # XLA sees that what is stacked here is taken apart again by an unrolled model.
+            params = form.stacked(params)
             model = nnx.merge(graphdef, params)
             hidden = model.hidden(windows[:, :-1], dropout_key=dropout_key)
             # Gathered once, not for every piece.
@@ -223,7 +212,8 @@ def build_program(
             return losses_in_pieces(head.logits, hidden, windows[:, 1:], logit_pieces)
 
     def mean_loss(params, windows: jax.Array, dropout_key) -> jax.Array:
-        return losses(training, params, windows, dropout_key).mean()
+        # Of the whole batch: nothing is left to divide when all pieces are added.
+        return losses(training, params, windows, dropout_key).mean() / n_accumulate
 
     def gradient(params, windows: jax.Array, dropout_key):
         """Mean loss, its gradient, and the mean of the pieces' squared gradient norms."""
@@ -240,9 +230,9 @@ def build_program(
             return jax.tree.map(jnp.add, total, loss_and_grads), squared
 
         zero = jax.tree.map(jnp.zeros_like, (jnp.float32(0), params))
-        total, squared = jax.lax.scan(piece, zero, (pieces, jnp.arange(n_accumulate)))
-        loss, grads = jax.tree.map(lambda x: x / n_accumulate, total)
-        return loss, grads, squared.mean() if key.noise_pieces else None
+        (loss, grads), squared = jax.lax.scan(piece, zero, (pieces, jnp.arange(n_accumulate)))
+        # Of pieces' own means, not of their shares of the batch's.
+        return loss, grads, squared.mean() * n_accumulate**2 if key.noise_pieces else None
 
     def train_one(state: State, hyper, windows: jax.Array, active: jax.Array):
         dropout_key = None
@@ -305,17 +295,15 @@ def build_program(
         return jax.tree.map(choose, fresh, state)
 
     def put(state: State, slot: jax.Array, one: State) -> State:
-        if flat:
-            one = flatten_moments(one, abstract)
-        return jax.tree.map(lambda x, y: x.at[slot].set(y), state, one)
+        return jax.tree.map(lambda x, y: x.at[slot].set(y), state, trained(one))
 
     def take(state: State, slot: jax.Array) -> State:
         one = jax.tree.map(lambda x: x[slot], state)
-        return unflatten_moments(one, saved) if flat else one
+        return form.saved(one, saved["opt"]) if flat else one
 
     seed = jax.ShapeDtypeStruct((), jnp.int32)
     abstract = jax.eval_shape(init, seed)
-    saved = jax.eval_shape(lambda seed: initial_state(key, seed), seed) if flat else abstract
+    saved = jax.eval_shape(lambda seed: initial_state(key, seed), seed)
     packed = run_shardings(abstract, mesh, packed=True)
     single = run_shardings(saved, mesh, packed=False)
     whole, by_run = NamedSharding(mesh, P()), NamedSharding(mesh, P("run"))
