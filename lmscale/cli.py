@@ -11,11 +11,13 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import importlib
 import json
 import os
 import shlex
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -529,7 +531,6 @@ def _identity(args: argparse.Namespace) -> str:
 def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
     from lmscale.parallel.distributed import PREEMPTED, agree, check_same, is_first
     from lmscale.progress import progress
-    from lmscale.report import write_front
     from lmscale.sweep.devices import Devices, local_devices
     from lmscale.sweep.plan import make_plan
     from lmscale.sweep.shards import shard_runs
@@ -578,6 +579,8 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
                     _say("preempted: every run is saved; the same command goes on from here")
                 return PREEMPTED
             if args.many and is_first():
+                from lmscale.report import write_front
+
                 write_front(parent)
     if args.many and is_first():
         _say(f"all reports: {parent / 'index.html'}")
@@ -600,11 +603,12 @@ def _train(
 ) -> bool:
     """Trains and reports one experiment; True where a run failed for another reason than its loss."""
     from lmscale.parallel.distributed import is_first
-    from lmscale.report import write_report
     from lmscale.sweep.execute import execute
     from lmscale.sweep.slots import choices_of
     from lmscale.sweep.store import only_writer
 
+    # Seconds of importing that no run needs to wait for.
+    threading.Thread(target=importlib.import_module, args=("lmscale.report",), daemon=True).start()
     with only_writer(store, args.shard) if is_first() else contextlib.nullcontext():
         if is_first():
             command = shlex.join(["lmscale", *sys.argv[1:]])
@@ -623,6 +627,8 @@ def _train(
         )
         if not is_first():
             return False
+        from lmscale.report import write_report
+
         table = store.write_table()
         page = write_report(store)
     counts = table["status"].value_counts().to_dict()

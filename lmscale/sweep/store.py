@@ -9,6 +9,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,8 +102,9 @@ class Store:
                 "git_commit": _git_commit(),
             },
         )
-        for run in runs:
-            self.folder(run).create()
+        # Side by side, as each waits for its file to be on disk.
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda run: self.folder(run).create(), runs))
 
     def experiment(self) -> dict[str, Any]:
         """experiment.json."""
