@@ -607,10 +607,13 @@ def _train(
     from lmscale.sweep.slots import choices_of
     from lmscale.sweep.store import only_writer
 
-    # Seconds of importing that no run needs to wait for.
-    threading.Thread(target=importlib.import_module, args=("lmscale.report",), daemon=True).start()
     with only_writer(store, args.shard) if is_first() else contextlib.nullcontext():
         if is_first():
+            # Seconds of importing that no run needs to wait for.
+            report = threading.Thread(
+                target=importlib.import_module, args=("lmscale.report",), daemon=True
+            )
+            report.start()
             command = shlex.join(["lmscale", *sys.argv[1:]])
             store.declare(job.name, args.scale, job.experiment, job.corpus, job.runs, command)
             for other in earlier:

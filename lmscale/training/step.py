@@ -320,6 +320,9 @@ def build_program(
 
         return jax.tree.map(zeros, abstract, packed)
 
+    # Of programs that run for long, and of those that run once a run.
+    fast, once = (cpu_options(), quick_options()) if on_cpu else (None, None)
+
     def train_jit(data_sharding):
         return jax.jit(
             train,
@@ -329,14 +332,10 @@ def build_program(
             compiler_options=fast,
         )
 
-    fast = cpu_options() if on_cpu else None
     trainers = {
         "windows": train_jit({"windows": batches}),
         "corpus": train_jit({"corpus": whole, "indices": batches}),
     }
-
-    # Programs that run once a run.
-    once = quick_options() if on_cpu else None
 
     # What every process reads: a program of its own, so that training steps hold no collective.
     several = jax.process_count() > 1
