@@ -107,14 +107,19 @@ def gathered(name: str, x: jax.Array) -> jax.Array:
     return _constrained(x, tuple(None if axis == "data" else axis for axis in axes))
 
 
-def with_whole_head(params: Any) -> Any:
-    """The parameters, the matrix that logits are made with whole over `data`."""
+def head_params(params: dict[str, Any], *, whole: bool = False) -> dict[str, Any]:
+    """Those that logits are made with: of the head, or of the embedding where that is the head.
 
-    def whole(path, x):
-        name = path_name(path)
-        return gathered(name, x) if name in ("embed/embedding", "head/kernel") else x
+    Args:
+      whole: gather the matrix over `data`.
+    """
+    name = "head" if "head" in params else "embed"
 
-    return jax.tree_util.tree_map_with_path(whole, params)
+    def gather(path, x):
+        return gathered(f"{name}/{path_name(path)}", x)
+
+    head = jax.tree_util.tree_map_with_path(gather, params[name]) if whole else params[name]
+    return {name: head}
 
 
 def _constrained(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:

@@ -25,7 +25,8 @@ from lmscale.sweep.experiment import Run
 from lmscale.sweep.shards import ancestors
 from lmscale.training.step import ProgramKey, initial_state
 
-#: Tokens of a gradient accumulation step on a CPU: pieces whose activations stay in the cache.
+#: Tokens of a gradient accumulation step on a CPU, and of the logits at a time: pieces that stay in
+#: the cache.
 CPU_PIECE_TOKENS = 256
 #: Deepest models whose layers are unrolled on a CPU. A loop over layers copies what every layer
 #: keeps for the backward pass (a tenth of a step); without it compilation grows with the depth.
@@ -54,7 +55,7 @@ class Execution:
       data, model: devices that share each batch and the state, and each layer.
       micro_batch: sequences of a gradient accumulation step, over all devices.
       remat: layers keep only their inputs, and are computed again for the backward pass.
-      logit_pieces: parts of the context whose logits exist at a time, computed again likewise.
+      logit_pieces: parts of the context whose logits exist at a time.
     """
 
     data: int = 1
@@ -348,10 +349,9 @@ def _abstract_state(key: ProgramKey) -> Any:
 def executed_flops(spec: RunSpec, how: Execution) -> float:
     """FLOPs of a step of one run with what is computed twice to save memory."""
     again = 0.0
-    if how.remat or how.logit_pieces > 1:
-        for name, operation in flops.operations(spec.model).items():
-            twice = how.logit_pieces > 1 if name in ("head", "loss") else how.remat
-            again += operation.forward_flops if twice else 0.0
+    if how.remat:
+        operations = flops.operations(spec.model).items()
+        again = sum(x.forward_flops for name, x in operations if name not in ("head", "loss"))
     return flops.step_flops(spec) + again * spec.batch_tokens
 
 
@@ -359,7 +359,7 @@ def step_seconds(spec: RunSpec, devices: Devices, how: Execution) -> float:
     """Predicted time of a step of one run on its devices: a roofline.
 
     Every piece of a batch reads the parameters and adds to the gradients, at least as long as the
-    memory takes for that. Over `data` the parameters are gathered for the forward and the backward
+    memory takes for that; every part of its logits adds to the head's gradient. Over `data` the parameters are gathered for the forward and the backward
     pass of every piece and their gradients reduced, while the devices compute. Over `model` every
     layer's partial sums are reduced twice in either pass (a Transformer's; an LSTM's hidden state at
     every time step), while the devices wait.
@@ -372,6 +372,9 @@ def step_seconds(spec: RunSpec, devices: Devices, how: Execution) -> float:
     if devices.bandwidth is not None:
         touched = n_params * (3 * width + 12 / how.data)
         compute = max(compute, n_pieces * touched / devices.bandwidth)
+        if how.logit_pieces > 1:
+            head = _sizes(model, spec.compute_dtype, devices.platform).vocabulary / how.model
+            compute += 12 * n_pieces * how.logit_pieces * head / devices.bandwidth
     lstm = isinstance(model, LSTMSpec)
     depth = model.n_layer if lstm else model.depth
     gather = reduce = 0.0
@@ -547,7 +550,10 @@ def _execution(
         fitting = [d for d in pieces if d * spec.model.n_ctx <= limit * data]
         pieces = [max(fitting, default=pieces[0])]
     if devices.platform == "cpu":
-        return Execution(data, model_axis, pieces[0])
+        n_ctx = spec.model.n_ctx
+        least = pieces[0] // data * n_ctx / CPU_PIECE_TOKENS
+        split = next(p for p in range(1, n_ctx + 1) if n_ctx % p == 0 and p >= min(least, n_ctx))
+        return Execution(data, model_axis, pieces[0], logit_pieces=split)
     split = next(p for p in (LOGIT_PIECES, 4, 2, 1) if spec.model.n_ctx % p == 0)
     # An LSTM keeps what its time scan needs.
     again = (False,) if isinstance(spec.model, LSTMSpec) else (False, True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,32 +45,75 @@ def _token_losses_backward(saved, d_losses):
 token_losses.defvjp(_token_losses_forward, _token_losses_backward)
 
 
+#: (params, hidden [..., d]) -> float32 logits [..., vocab].
+Logits = Callable[[Any, jax.Array], jax.Array]
+
+
 def losses_in_pieces(
-    logits: Callable[[jax.Array], jax.Array], hidden: jax.Array, targets: jax.Array, n_pieces: int
+    logits: Logits, params: Any, hidden: jax.Array, targets: jax.Array, n_pieces: int
 ) -> jax.Array:
     """`token_losses` of the logits of `hidden`, of which only a share exists at any time.
 
     The context is cut, not the batch, so that a batch that is split over devices stays where it is.
-    The backward pass computes each piece's logits again.
+    For what is not differentiated; see `mean_loss_in_pieces`.
 
     Args:
-      logits: [..., d] -> float32 [..., vocab].
+      params: of the head.
       hidden: [batch, time, d].
       targets: int32 [batch, time].
-      n_pieces: divides the time; 1 takes all at once and computes nothing again.
+      n_pieces: divides the time; 1 takes all at once.
 
     Returns:
       float32 [batch, time], in nats.
     """
     if n_pieces == 1:
-        return token_losses(logits(hidden), targets)
+        return token_losses(logits(params, hidden), targets)
+    pieces = _cut(hidden, n_pieces), _cut(targets, n_pieces)
+    return _joined(jax.lax.map(lambda xs: token_losses(logits(params, xs[0]), xs[1]), pieces))
 
-    def cut(x: jax.Array) -> jax.Array:
-        return jnp.moveaxis(x.reshape(x.shape[0], n_pieces, -1, *x.shape[2:]), 1, 0)
 
-    @jax.checkpoint
-    def piece(x: jax.Array, y: jax.Array) -> jax.Array:
-        return token_losses(logits(x), y)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4))
+def mean_loss_in_pieces(
+    logits: Logits, params: Any, hidden: jax.Array, targets: jax.Array, n_pieces: int
+) -> jax.Array:
+    """The mean of `losses_in_pieces`, a scalar that can be differentiated.
 
-    losses = jax.lax.scan(lambda _, xs: (None, piece(*xs)), None, (cut(hidden), cut(targets)))[1]
-    return jnp.moveaxis(losses, 0, 1).reshape(targets.shape)
+    As every token has the same share of the mean, a piece's gradient is formed as soon as its
+    logits are there, and no logits are kept or computed again.
+    """
+    return _mean_loss_forward(logits, params, hidden, targets, n_pieces)[0]
+
+
+def _mean_loss_forward(logits, params, hidden, targets, n_pieces):
+    def share(params, x, y):
+        return token_losses(logits(params, x), y).mean() / n_pieces
+
+    def piece(total, xs):
+        loss, (d_params, d_x) = jax.value_and_grad(share, (0, 1))(params, *xs)
+        return jax.tree.map(jnp.add, total, (loss, d_params)), d_x
+
+    if n_pieces == 1:
+        loss, (d_params, d_hidden) = jax.value_and_grad(share, (0, 1))(params, hidden, targets)
+        return loss, (d_params, d_hidden)
+    zero = jax.tree.map(jnp.zeros_like, (jnp.float32(0), params))
+    pieces = _cut(hidden, n_pieces), _cut(targets, n_pieces)
+    (loss, d_params), d_hidden = jax.lax.scan(piece, zero, pieces)
+    return loss, (d_params, _joined(d_hidden))
+
+
+def _mean_loss_backward(logits, n_pieces, saved, d_loss):
+    d_params, d_hidden = jax.tree.map(lambda x: x * d_loss.astype(x.dtype), saved)
+    return d_params, d_hidden, None
+
+
+mean_loss_in_pieces.defvjp(_mean_loss_forward, _mean_loss_backward)
+
+
+def _cut(x: jax.Array, n_pieces: int) -> jax.Array:
+    """[batch, time, ...] -> [n_pieces, batch, time / n_pieces, ...]."""
+    return jnp.moveaxis(x.reshape(x.shape[0], n_pieces, -1, *x.shape[2:]), 1, 0)
+
+
+def _joined(x: jax.Array) -> jax.Array:
+    """The inverse of `_cut`."""
+    return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])

@@ -18,11 +18,11 @@ from jax.sharding import PartitionSpec as P
 from lmscale.data.loader import gather_on_device
 from lmscale.models import build_model
 from lmscale.parallel.distributed import place
-from lmscale.parallel.partition import on_mesh, run_shardings, with_whole_head
+from lmscale.parallel.partition import head_params, on_mesh, run_shardings
 from lmscale.spec import ModelSpec, RunSpec
 from lmscale.training import form
 from lmscale.training.compiler import cpu_options, quick_options
-from lmscale.training.loss import losses_in_pieces
+from lmscale.training.loss import losses_in_pieces, mean_loss_in_pieces
 from lmscale.training.optimizer import make_optimizer, optimizer_hyperparameters
 from lmscale.training.schedule import learning_rate, schedule_hyperparameters
 
@@ -201,19 +201,26 @@ def build_program(
     def init(seed: jax.Array) -> State:
         return trained(initial_state(key, seed))
 
-    def losses(graphdef, params, windows: jax.Array, dropout_key=None) -> jax.Array:
+    def loss_of(function: Callable, graphdef, params, windows, dropout_key=None) -> jax.Array:
+        """`losses_in_pieces` or `mean_loss_in_pieces` of the model's predictions."""
         with on_mesh(mesh):
             # XLA sees that what is stacked here is taken apart again by an unrolled model.
             params = form.stacked(params)
-            model = nnx.merge(graphdef, params)
-            hidden = model.hidden(windows[:, :-1], dropout_key=dropout_key)
+            hidden = nnx.merge(graphdef, params).hidden(windows[:, :-1], dropout_key=dropout_key)
             # Gathered once, not for every piece.
-            head = model if logit_pieces == 1 else nnx.merge(graphdef, with_whole_head(params))
-            return losses_in_pieces(head.logits, hidden, windows[:, 1:], logit_pieces)
+            head = head_params(params, whole=logit_pieces > 1)
+            shapes = jax.eval_shape(lambda: params)
+
+            def logits(head, hidden):
+                # Of the other parameters the head needs nothing.
+                return nnx.merge(graphdef, {**shapes, **head}).logits(hidden)
+
+            return function(logits, head, hidden, windows[:, 1:], logit_pieces)
 
     def mean_loss(params, windows: jax.Array, dropout_key) -> jax.Array:
+        loss = loss_of(mean_loss_in_pieces, training, params, windows, dropout_key)
         # Of the whole batch: nothing is left to divide when all pieces are added.
-        return losses(training, params, windows, dropout_key).mean() / n_accumulate
+        return loss / n_accumulate
 
     def gradient(params, windows: jax.Array, dropout_key):
         """Mean loss, its gradient, and the mean of the pieces' squared gradient norms."""
@@ -278,7 +285,7 @@ def build_program(
         def one(params):
             def piece(total, xs):
                 windows, weights = xs
-                of_windows = losses(evaluating, params, windows)
+                of_windows = loss_of(losses_in_pieces, evaluating, params, windows)
                 return total + jnp.einsum("bt,b->t", of_windows, weights), None
 
             total = jax.lax.scan(piece, jnp.zeros(key.model.n_ctx), (windows, weights))[0]

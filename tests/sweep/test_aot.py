@@ -63,9 +63,9 @@ def test_what_is_computed_twice_costs_time():
     spec, how = plan.packs[0].runs[0].spec, plan.packs[0].execution
     plain = dataclasses.replace(how, remat=False, logit_pieces=1)
     remat = dataclasses.replace(plain, remat=True)
-    both = dataclasses.replace(remat, logit_pieces=8)
+    parts = dataclasses.replace(plain, logit_pieces=8)
     assert 1.1 < executed_flops(spec, remat) / executed_flops(spec, plain) < 4 / 3
-    assert executed_flops(spec, both) / executed_flops(spec, plain) == pytest.approx(4 / 3, 0.02)
+    assert executed_flops(spec, parts) == executed_flops(spec, plain)
 
 
 def test_results_are_kept_by_all_that_they_depend_on():

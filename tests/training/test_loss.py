@@ -1,8 +1,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from lmscale.training.loss import losses_in_pieces, token_losses
+from lmscale.training.loss import losses_in_pieces, mean_loss_in_pieces, token_losses
 
 
 def test_cross_entropy_against_float64():
@@ -24,13 +25,38 @@ def test_huge_logits_do_not_overflow_and_the_gradient_is_probabilities_less_one_
     np.testing.assert_allclose(gradient, want, atol=1e-6)
 
 
-def test_pieces_give_every_token_its_own_loss():
+def head_problem():
     rng = np.random.default_rng(0)
-    hidden, head = rng.normal(size=(3, 8, 5)), jnp.float32(rng.normal(size=(5, 40)))
+    hidden, head = rng.normal(size=(3, 8, 5)), rng.normal(size=(5, 40))
     targets = jnp.int32(rng.integers(0, 40, (3, 8)))
+    return lambda head, x: x @ head, jnp.float32(head), jnp.float32(hidden), targets
 
-    def losses(n_pieces):
-        return losses_in_pieces(lambda x: x @ head, jnp.float32(hidden), targets, n_pieces)
 
-    np.testing.assert_allclose(losses(4), losses(1), rtol=1e-6)
-    assert len(np.unique(losses(1))) == 24
+def test_pieces_give_every_token_its_own_loss():
+    whole = losses_in_pieces(*head_problem(), 1)
+    np.testing.assert_allclose(losses_in_pieces(*head_problem(), 4), whole, rtol=1e-6)
+    assert len(np.unique(whole)) == 24
+
+
+@pytest.mark.parametrize("n_pieces", [1, 2, 8])
+def test_the_mean_loss_and_its_gradients_are_those_of_the_tokens_losses(n_pieces):
+    logits, *arguments, targets = head_problem()
+
+    def plain(head, hidden):
+        log_p = jax.nn.log_softmax(logits(head, hidden))
+        return -0.7 * jnp.take_along_axis(log_p, targets[..., None], -1).mean()
+
+    def ours(head, hidden):
+        return 0.7 * mean_loss_in_pieces(logits, head, hidden, targets, n_pieces)
+
+    expected = jax.value_and_grad(plain, (0, 1))(*arguments)
+    got = jax.value_and_grad(ours, (0, 1))(*arguments)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7), got, expected)
+
+
+def test_no_logits_outlive_their_piece():
+    """What the forward pass keeps are gradients, of the hidden states' and the head's own sizes."""
+    logits, head, hidden, targets = head_problem()
+    _, backward = jax.vjp(lambda *x: mean_loss_in_pieces(logits, *x, targets, 4), head, hidden)
+    sizes = {x.shape for x in jax.tree.leaves(backward)}
+    assert sizes <= {head.shape, hidden.shape, ()}
