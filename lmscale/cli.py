@@ -23,6 +23,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lmscale.parallel.processes import expect_processes
+
 _EPILOG = """\
 a first study, on a laptop:
   lmscale run isoflop                        trains a grid on the Python sources of this machine
@@ -74,7 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     # Before the imports, which take seconds: a worker may be stopped when it has only begun.
-    stop = _stop_on_signal() if argv[:1] == ["run"] else None
+    stop = None
+    if argv[:1] == ["run"]:
+        stop = _stop_on_signal()
+        if not {"-h", "--help", "--distributed"} & set(argv):
+            expect_processes()
     try:
         args = _parse(argv)
         args.stop = stop

@@ -19,12 +19,13 @@ from lmscale import flops
 from lmscale.bench.peak import matmul_peak
 from lmscale.bench.timing import Timing, interleave
 from lmscale.data.loader import batch_indices, gather, sequence_order
+from lmscale.parallel.processes import process_context
 from lmscale.spec import DataSpec, OptimizerSpec, RunSpec, ScheduleSpec
 from lmscale.sweep.devices import Devices
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.plan import Pack, make_plan
 from lmscale.sweep.programs import mesh_of, program_of
-from lmscale.sweep.teams import become_team, settings, spawn_context
+from lmscale.sweep.teams import become_team, settings
 from lmscale.training.checkpoint import Checkpoints
 from lmscale.training.step import Program, device_bytes, packed_hyperparameters
 
@@ -192,7 +193,7 @@ class _Ours:
             # As a sweep's teams train.
             arguments = (settings(), self.pack, self.spec, steps, self._attention)
             self._processes = [
-                ProcessPoolExecutor(1, spawn_context(), _begin_team, arguments)
+                ProcessPoolExecutor(1, process_context(), _begin_team, arguments)
                 for _ in range(self.teams)
             ]
             compiled = self._processes[0].submit(_team_memory).result()

@@ -359,10 +359,10 @@ def step_seconds(spec: RunSpec, devices: Devices, how: Execution) -> float:
     """Predicted time of a step of one run on its devices: a roofline.
 
     Every piece of a batch reads the parameters and adds to the gradients, at least as long as the
-    memory takes for that; every part of its logits adds to the head's gradient. Over `data` the parameters are gathered for the forward and the backward
-    pass of every piece and their gradients reduced, while the devices compute. Over `model` every
-    layer's partial sums are reduced twice in either pass (a Transformer's; an LSTM's hidden state at
-    every time step), while the devices wait.
+    memory takes for that; every part of its logits adds to the head's gradient. Over `data` the
+    parameters are gathered for the forward and the backward pass of every piece and their gradients
+    reduced, while the devices compute. Over `model` every layer's partial sums are reduced twice in
+    either pass (a Transformer's; an LSTM's hidden state at every time step), while the devices wait.
     """
     model, n_pieces = spec.model, spec.batch_size // how.micro_batch
     n_params = flops.n_params(model, "exact") / how.model

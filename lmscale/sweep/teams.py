@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 from lmscale.parallel.distributed import PREEMPTED
+from lmscale.parallel.processes import process_context
 from lmscale.training.loop import Preempted
 
 #: What a team takes over from the process that starts it.
@@ -54,7 +55,7 @@ def run_teams(n_teams: int, work: Callable[..., None], shared: Any, methods: Seq
     server = Server(authkey=key).get_server()
     # It goes with this process: when it is stopped, Python puts back sys.stdout and sys.stderr.
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    context = spawn_context()
+    context = process_context()
     teams = [
         context.Process(
             target=_team,
@@ -83,23 +84,22 @@ def run_teams(n_teams: int, work: Callable[..., None], shared: Any, methods: Seq
         raise Preempted
 
 
-def spawn_context() -> multiprocessing.context.SpawnContext:
-    """Processes of their own, because jax does not survive a fork."""
-    return multiprocessing.get_context("spawn")
-
-
 def settings() -> dict[str, Any]:
-    """Of jax in this process: what `become_team` wants."""
-    return {name: getattr(jax.config, name) for name in _SETTINGS}
+    """Of this process: what `become_team` wants."""
+    config = {name: getattr(jax.config, name) for name in _SETTINGS}
+    return {"environment": dict(os.environ), "jax": config}
 
 
 def become_team(values: dict[str, Any]) -> None:
     """Makes this process one that trains on one core; before jax looks for devices."""
+    # What it was forked from may be older than the environment.
+    os.environ.clear()
+    os.environ.update(values["environment"])
     # Read by XLA: the threads that share the work of one operation.
     os.environ["NPROC"] = "1"
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 1)
-    for name, value in values.items():
+    for name, value in values["jax"].items():
         jax.config.update(name, value)
     # The process that started it is asked to stop, and tells.
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -71,22 +71,25 @@ def on_vectors(transform: optax.GradientTransformation) -> optax.GradientTransfo
     return optax.GradientTransformation(lambda params: transform.init(vectors(params)), update)
 
 
-def trained(state: dict[str, Any], like: Any, *, layers_apart: bool) -> dict[str, Any]:
+def trained(
+    state: dict[str, Any], initial_moments: Callable[[Any], Any], *, layers_apart: bool
+) -> dict[str, Any]:
     """A run's saved state in the form in which it is trained.
 
     Args:
       state: {"params", "opt", "step"}.
-      like: the optimizer's state that is wanted, whose moments are vectors.
+      initial_moments: of parameters, with moments that are vectors; asked for its structure only.
       layers_apart: whether the layers are to be apart.
     """
     split = apart if layers_apart else dict
-    moments = jax.tree.structure(state["params"])
+    params, moments = split(state["params"]), jax.tree.structure(state["params"])
 
     def one(x):
         return vectors(split(x)) if isinstance(x, dict) else [x]
 
+    like = jax.eval_shape(initial_moments, params)
     opt = _in_place_of(like, state["opt"], one, lambda x: jax.tree.structure(x) == moments)
-    return {**state, "params": split(state["params"]), "opt": opt}
+    return {**state, "params": params, "opt": opt}
 
 
 def saved(state: dict[str, Any], like: Any) -> dict[str, Any]:

@@ -194,9 +194,8 @@ def build_program(
     def trained(state: State) -> State:
         if not flat:
             return state
-        split = form.apart if unroll else dict
-        like = jax.eval_shape(lambda x: initial_moments(key, split(x), flat=True), state["params"])
-        return form.trained(state, like, layers_apart=unroll)
+        moments = functools.partial(initial_moments, key, flat=True)
+        return form.trained(state, moments, layers_apart=unroll)
 
     def init(seed: jax.Array) -> State:
         return trained(initial_state(key, seed))

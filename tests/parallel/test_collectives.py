@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec as P
 from lmscale.parallel.mesh import make_mesh
 from lmscale.parallel.partition import RULES, path_name, run_spec
 from lmscale.spec import LSTMSpec, TransformerSpec
+from lmscale.training.compiler import quick_options
 from lmscale.training.step import ProgramKey, build_program, packed_hyperparameters
-from tests.quick_compile import quick_jit
 from tests.training.specs import run_spec as a_run
 
 pytestmark = pytest.mark.slow
@@ -66,16 +66,9 @@ def collectives(text: str) -> list[Sent]:
     return found
 
 
-def compiled_step(model, mesh, monkeypatch, **fields):
+def compiled_step(model, mesh):
     """The compiled train program of a pack with one run for each part of the run axis, and its pack."""
-    programs = {}
-
-    def jit(function, **options):
-        programs[function.__name__] = quick_jit(function, **options)
-        return programs[function.__name__]
-
-    monkeypatch.setattr(jax, "jit", jit)
-    n_slots, spec = mesh[0], a_run(model=model, batch_size=BATCH, **fields)
+    n_slots, spec = mesh[0], a_run(model=model, batch_size=BATCH)
     program = build_program(
         ProgramKey.of(spec), n_slots=n_slots, mesh=make_mesh(*mesh), chunk_steps=2
     )
@@ -85,7 +78,7 @@ def compiled_step(model, mesh, monkeypatch, **fields):
         "indices": np.zeros((2, n_slots, BATCH), np.int32),
     }
     arguments = (program.empty(), hyper, data, np.int32(1), np.ones(n_slots, bool))
-    return programs["train"].lower(*arguments).compile(), program
+    return program.lower_train(*arguments).compile(quick_options()), program
 
 
 def parameters(program) -> dict[str, tuple[int, ...]]:
@@ -96,8 +89,7 @@ def parameters(program) -> dict[str, tuple[int, ...]]:
 @pytest.fixture(scope="module", params=MODELS)
 def step(request):
     """A step on 4 x 2 devices: its model's name, the compiled program, the pack's program."""
-    with pytest.MonkeyPatch.context() as patch:
-        return request.param, *compiled_step(MODELS[request.param], (1, 4, 2), patch)
+    return request.param, *compiled_step(MODELS[request.param], (1, 4, 2))
 
 
 def test_every_matrix_is_held_as_the_rules_say(step):
@@ -144,6 +136,6 @@ def test_what_else_is_sent_is_a_gradient_or_some_vectors_a_token(step):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_runs_side_by_side_send_nothing(name, monkeypatch):
-    compiled, _ = compiled_step(MODELS[name], (8, 1, 1), monkeypatch)
+def test_runs_side_by_side_send_nothing(name):
+    compiled, _ = compiled_step(MODELS[name], (8, 1, 1))
     assert collectives(compiled.as_text()) == []

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import signal
+import sys
 import time
 
 import jax
@@ -55,6 +56,17 @@ def be_preempted(shared):
         raise Preempted
 
 
+def tell_environment(shared):
+    shared.say(os.environ.get("LMSCALE_TEST"), os.environ["NPROC"])
+
+
+def stop_the_server(shared):
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(os.getppid(), number)
+    time.sleep(0.5)
+    shared.say("done")
+
+
 def test_teams_share_the_work():
     shared = Shared(range(20))
     run_teams(2, square, shared, Shared.METHODS, 2)
@@ -74,6 +86,23 @@ def test_teams_share_the_work():
 def test_how_a_team_ends_is_heard_of(work, error, words):
     with pytest.raises(error, match=words):
         run_teams(2, work, Shared([0, 1]), Shared.METHODS)
+
+
+def test_teams_have_the_environment_of_now(monkeypatch):
+    """What they are forked from is older."""
+    shared = Shared(())
+    run_teams(1, tell_environment, shared, Shared.METHODS)
+    monkeypatch.setenv("LMSCALE_TEST", "new")
+    run_teams(1, tell_environment, shared, Shared.METHODS)
+    assert shared.said == [(None, "1"), ("new", "1")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a team is its parent's own child")
+def test_a_signal_to_all_processes_does_not_end_what_teams_are_forked_from():
+    shared = Shared(())
+    run_teams(1, stop_the_server, shared, Shared.METHODS)
+    run_teams(1, stop_the_server, shared, Shared.METHODS)
+    assert shared.said == [("done",), ("done",)]
 
 
 def same(corpus, name):
