@@ -23,8 +23,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lmscale.parallel.processes import expect_processes
-
 _EPILOG = """\
 a first study, on a laptop:
   lmscale run isoflop                        trains a grid on the Python sources of this machine
@@ -80,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[:1] == ["run"]:
         stop = _stop_on_signal()
         if not {"-h", "--help", "--distributed"} & set(argv):
+            from lmscale.parallel.processes import expect_processes
+
             expect_processes()
     try:
         args = _parse(argv)

@@ -217,10 +217,9 @@ def allowance(pack: Pack, devices: Devices, compiled: Compiled) -> float:
 
 def describe(pack: Pack) -> str:
     """How a pack is executed, in a line."""
-    again = [name for name, used in (("remat", pack.remat),) if used]
-    again += [f"logits in {pack.logit_pieces}"] if pack.logit_pieces > 1 else []
+    extra = ", remat" if pack.remat else ""
+    extra += f", logits in {pack.logit_pieces}" if pack.logit_pieces > 1 else ""
     mesh = "x".join(map(str, pack.mesh))
-    extra = "".join(f", {name}" for name in again)
     return f"{pack.key.model.label} on {mesh}, {pack.micro_batch} sequences at a time{extra}"
 
 

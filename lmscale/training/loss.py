@@ -88,13 +88,14 @@ def _mean_loss_forward(logits, params, hidden, targets, n_pieces):
     def share(params, x, y):
         return token_losses(logits(params, x), y).mean() / n_pieces
 
+    loss_and_gradients = jax.value_and_grad(share, (0, 1))
+    if n_pieces == 1:
+        return loss_and_gradients(params, hidden, targets)
+
     def piece(total, xs):
-        loss, (d_params, d_x) = jax.value_and_grad(share, (0, 1))(params, *xs)
+        loss, (d_params, d_x) = loss_and_gradients(params, *xs)
         return jax.tree.map(jnp.add, total, (loss, d_params)), d_x
 
-    if n_pieces == 1:
-        loss, (d_params, d_hidden) = jax.value_and_grad(share, (0, 1))(params, hidden, targets)
-        return loss, (d_params, d_hidden)
     zero = jax.tree.map(jnp.zeros_like, (jnp.float32(0), params))
     pieces = _cut(hidden, n_pieces), _cut(targets, n_pieces)
     (loss, d_params), d_hidden = jax.lax.scan(piece, zero, pieces)
