@@ -121,7 +121,10 @@ class _Slot:
     started: float = field(default_factory=time.monotonic)
     #: What the program measures (`METRICS`) at each step since the last record.
     window: list[tuple[float, ...]] = field(default_factory=list)
-    last_record: float = field(default_factory=time.monotonic)
+    #: Those of them that were timed, as after a restart not all are, and their seconds.
+    timed_steps: int = 0
+    timed_seconds: float = 0.0
+    last_read: float = field(default_factory=time.monotonic)
     saved_step: int = -1
     ended: bool = False
 
@@ -333,21 +336,24 @@ class _Pack:
         """Adds the numbers of consecutive steps; a run whose loss is not finite ends here."""
         spec, records = slot.spec, []
         every = log_interval(spec.steps)
+        now = time.monotonic()
+        # The steps of a dispatch come all at once, so each took an even share of it.
+        seconds, slot.last_read = (now - slot.last_read) / len(rows), now
         for step, row in enumerate(rows, before + 1):
             if not math.isfinite(row[0]):
                 slot.folder.append_metrics(records)
                 self._end_diverged(slot, step, row[0])
                 return
             slot.window.append(row)
+            slot.timed_steps += 1
+            slot.timed_seconds += seconds
             if step % every == 0 or step == spec.steps:
                 records.append(self._summary(slot, step))
-                slot.window = []
+                slot.window, slot.timed_steps, slot.timed_seconds = [], 0, 0.0
         slot.folder.append_metrics(records)
 
     def _summary(self, slot: _Slot, step: int) -> dict[str, Any]:
         spec, n = slot.spec, len(slot.window)
-        now = time.monotonic()
-        seconds, slot.last_record = max(now - slot.last_record, 1e-9), now
         loss, grad_norm, lr, *piece = zip(*slot.window, strict=True)
         noise = {}
         if piece:
@@ -361,7 +367,7 @@ class _Pack:
             "lr": lr[-1],
             **noise,
             "steps_averaged": n,
-            "tokens_per_second": n * spec.batch_tokens / seconds,
+            "tokens_per_second": slot.timed_steps * spec.batch_tokens / slot.timed_seconds,
         }
 
     def event(self, slot: _Slot) -> None:
@@ -377,6 +383,8 @@ class _Pack:
         if not agree(lambda: _is_evaluated(slot)):
             losses = self._evaluate(self._state, slot.index, slot.spec)
             slot.folder.append_metrics([{**_place(slot, slot.step), "eval": losses}])
+            for waited in self.slots():
+                waited.last_read = time.monotonic()
         if slot.step < slot.spec.steps and not agree(lambda: _falls_no_more(slot.folder)):
             return
         self._checkpoint(slot)

@@ -125,6 +125,19 @@ def test_evaluations_at_chosen_steps(tmp_path, corpus):
     assert result["losses"] == plain["losses"]
 
 
+def test_a_dispatch_gives_each_of_its_steps_an_even_share_of_its_time(tmp_path, corpus):
+    spec = run_spec(corpus, steps=8, eval_steps=(4,))
+    train(tmp_path, corpus, spec)
+    folder = Store(tmp_path).folder(Run(spec, {}))
+    records = [r for r in folder.metrics() if "loss" in r]
+    # A record a step, and a dispatch up to the evaluation and one after it.
+    assert [r["step"] for r in records] == list(range(1, 9))
+    rates = [r["tokens_per_second"] for r in records]
+    assert len(set(rates[:4])) == len(set(rates[4:])) == 1
+    seconds = sum(spec.batch_tokens / rate for rate in rates)
+    assert 0 < seconds <= folder.status()["seconds"] + 0.001
+
+
 def test_the_parts_of_the_noise_scale_are_squared_gradient_norms(tmp_path, corpus):
     """Against gradients of the pieces, each taken by itself."""
     pieces = 4
