@@ -67,9 +67,9 @@ _JAX_KINDS = {
     "tpu v5": "v5p",
     "tpu v6": "v6e",
 }
-#: FLOP/s (exact count) of a core that trains models of 10 thousand to a million parameters: 20 to
-#: 35e9 of each of two cores of an Intel Xeon at once.
-CPU_CORE_FLOPS = 25e9
+#: FLOP/s (exact count) of a core that trains models of 10 thousand to a million parameters: 28 to
+#: 65e9 of each of two cores at once, the smallest models lowest (Intel Xeon and AMD EPYC).
+CPU_CORE_FLOPS = 40e9
 
 
 class DeviceError(ValueError):

@@ -36,7 +36,7 @@ DISPATCH_SECONDS = 0.5
 #: Predicted seconds of one core from which every core gets a team.
 TEAM_SECONDS = 20.0
 #: Seconds that a CPU's core compiles for a pack.
-CPU_COMPILE_SECONDS = 12.0
+CPU_COMPILE_SECONDS = 9.0
 #: Share of a device's memory that a plan fills.
 MEMORY_SHARE = 0.8
 #: Tokens in flight (slots x batch) above which an accelerator has enough to do in every launch.
@@ -245,7 +245,7 @@ def device_memory(spec: RunSpec, platform: str, how: Execution) -> float:
     # is formed.
     copies = 2 + (how.micro_batch < spec.batch_size) + (platform == "cpu")
     tokens = how.micro_batch // how.data * spec.model.n_ctx
-    split = how.model if spec.model.vocab_size % how.model == 0 else 1
+    split = _vocabulary_split(spec.model, how)
     head = sizes.head / split / how.logit_pieces
     layer = sizes.whole + sizes.split / how.model
     if how.remat:
@@ -256,6 +256,11 @@ def device_memory(spec: RunSpec, platform: str, how: Execution) -> float:
     vocabulary = 4 * 4 if how.logit_pieces > 1 else sizes.width
     gathered = vocabulary * sizes.vocabulary / split if how.data > 1 else 0
     return moments + params * copies + tokens * kept + gathered
+
+
+def _vocabulary_split(model: ModelSpec, how: Execution) -> int:
+    """Devices that share the head: those of the model axis where it divides the vocabulary."""
+    return how.model if model.vocab_size % how.model == 0 else 1
 
 
 @dataclass(frozen=True)
@@ -373,7 +378,8 @@ def step_seconds(spec: RunSpec, devices: Devices, how: Execution) -> float:
         touched = n_params * (3 * width + 12 / how.data)
         compute = max(compute, n_pieces * touched / devices.bandwidth)
         if how.logit_pieces > 1:
-            head = _sizes(model, spec.compute_dtype, devices.platform).vocabulary / how.model
+            head = _sizes(model, spec.compute_dtype, devices.platform).vocabulary
+            head /= _vocabulary_split(model, how)
             compute += 12 * n_pieces * how.logit_pieces * head / devices.bandwidth
     lstm = isinstance(model, LSTMSpec)
     depth = model.n_layer if lstm else model.depth
