@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -165,11 +166,15 @@ class _Ours:
         plan = make_plan(seeds, devices, n_slots=None if runs == "plan" else runs)
         self.spec, self.pack = spec, plan.packs[0]
         self.teams = plan.teams
-        mesh = mesh_of(self.pack, jax.devices())
-        self.program = program_of(self.pack, mesh, devices.platform, attention)
         self.n_runs = self.pack.n_slots * self.teams
-        self._attention = attention
+        self._platform, self._attention = devices.platform, attention
         self._processes: list[ProcessPoolExecutor] = []
+
+    @functools.cached_property
+    def program(self) -> Program:
+        """Of this process; teams build their own."""
+        mesh = mesh_of(self.pack, jax.devices())
+        return program_of(self.pack, mesh, self._platform, self._attention)
 
     def close(self) -> None:
         for process in self._processes:
