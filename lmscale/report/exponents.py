@@ -29,7 +29,7 @@ __all__ = [
     "interval_of_difference",
 ]
 
-#: Fewest budgets of a frontier: two points always lie on a line.
+#: Fewest budgets of a frontier: two points always lie on a line, and the third can say it is wrong.
 LEAST_BUDGETS = 3
 #: Draws of a law through cells.
 DRAWS = 2000

@@ -15,7 +15,7 @@ from lmscale import laws
 from lmscale.flops import CONVENTIONS
 from lmscale.laws import FitError, FitResult, Profile, TableError
 from lmscale.report import style
-from lmscale.report.exponents import difference, exponent
+from lmscale.report.exponents import LEAST_BUDGETS, difference, exponent
 from lmscale.report.published import EXPONENTS
 from lmscale.report.restate import Restated, native_convention, restate
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
@@ -36,8 +36,6 @@ __all__ = ["analyse", "approach_2", "slug"]
 
 NAME = "isoflop"
 TITLE = "IsoFLOP profiles: the best model size for a budget"
-#: Two points always lie on a line; the third is what an exponent can be wrong about.
-LEAST_BUDGETS = 3
 
 #: What N is called under each convention.
 _N_NAMES = {
