@@ -157,6 +157,12 @@ def _json(row: Row) -> dict[str, Any]:
     }
 
 
+def _runs(row: Row) -> str:
+    """Runs at once: in one program, or so many programs of so many each."""
+    runs = str(row.pack) if row.teams == 1 else f"{row.teams} x {row.pack // row.teams}"
+    return f"{runs} (plan)" if row.planned else runs
+
+
 def _table(rows: list[Row], devices: Devices, dtype: str) -> tuple[list[list[str]], list[str]]:
     table = [
         ["path", "by", "model", "N", "runs", "ms a call", "range", "tokens/s", "GFLOP/s", "of peak"]
@@ -171,7 +177,7 @@ def _table(rows: list[Row], devices: Devices, dtype: str) -> tuple[list[list[str
                 row.framework,
                 row.model,
                 f"{row.params['kaplan']:.3g}",
-                str(row.pack),
+                _runs(row),
                 f"{1e3 * row.seconds.median:.3g}",
                 f"{1e3 * row.seconds.low:.3g}-{1e3 * row.seconds.high:.3g}",
                 f"{row.tokens_per_second:,.0f}" if row.n_tokens else "",

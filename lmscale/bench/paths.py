@@ -47,6 +47,7 @@ class Row:
       params: of one run, by convention.
       pack: runs trained at once, all together.
       teams: programs that hold them, each on a core of its own.
+      planned: whether the planner chose both.
       n_tokens: that one call handles, all runs together.
       n_flops: that one call needs by the exact convention; None where the path has none.
       seconds: of one call.
@@ -60,6 +61,7 @@ class Row:
     params: dict[str, int]
     pack: int
     teams: int
+    planned: bool
     n_tokens: int
     n_flops: float | None
     seconds: Timing
@@ -165,7 +167,7 @@ class _Ours:
         seeds = [Run(dataclasses.replace(spec, seed=seed), {}) for seed in range(n_runs)]
         plan = make_plan(seeds, devices, n_slots=None if runs == "plan" else runs)
         self.spec, self.pack = spec, plan.packs[0]
-        self.teams = plan.teams
+        self.teams, self._planned = plan.teams, runs == "plan"
         self.n_runs = self.pack.n_slots * self.teams
         self._platform, self._attention = devices.platform, attention
         self._processes: list[ProcessPoolExecutor] = []
@@ -181,7 +183,13 @@ class _Ours:
             process.shutdown()
 
     def case(self, path: str, scratch: Path) -> _Case:
-        known = {"path": path, "framework": "lmscale", "pack": self.n_runs, "teams": self.teams}
+        known = {
+            "path": path,
+            "framework": "lmscale",
+            "pack": self.n_runs,
+            "teams": self.teams,
+            "planned": self._planned,
+        }
         return {
             "train": self._train,
             "evaluate": self._evaluate,
@@ -244,7 +252,7 @@ class _Ours:
         def call() -> None:
             gather(tokens, batch_indices(order, next(step), 16)[:, None], n_ctx)
 
-        known |= {"pack": 1, "teams": 1, "memory": {}}
+        known |= {"pack": 1, "teams": 1, "planned": False, "memory": {}}
         return _Case(call, known | {"n_tokens": 16 * self.spec.batch_tokens, "n_flops": None})
 
     def _checkpoint(self, known: dict[str, Any], scratch: Path) -> _Case:
@@ -261,7 +269,7 @@ class _Ours:
             checkpoints.close()
             shutil.rmtree(folder)
 
-        known |= {"pack": 1, "teams": 1, "memory": {}}
+        known |= {"pack": 1, "teams": 1, "planned": False, "memory": {}}
         return _Case(call, known | {"n_tokens": 0, "n_flops": None})
 
 
@@ -345,6 +353,7 @@ def _torch_case(spec: RunSpec, form: str) -> _Case:
             "framework": form,
             "pack": 1,
             "teams": 1,
+            "planned": False,
             "n_tokens": spec.batch_tokens,
             "n_flops": flops.step_flops(spec),
             "memory": {},

@@ -5,10 +5,13 @@ import json
 import pytest
 
 from lmscale import flops
-from lmscale.bench.command import _model
+from lmscale.bench.command import _model, _table
+from lmscale.bench.paths import Row
 from lmscale.bench.sweep_runs import SCALES
+from lmscale.bench.timing import Timing
 from lmscale.bench.torch_sweep import learning_rate
 from lmscale.cli import main
+from lmscale.sweep.devices import parse_devices
 from lmscale.training.schedule import schedule_hyperparameters
 from tests.fake_corpus import fake_corpus
 
@@ -31,6 +34,19 @@ def test_every_path_is_measured(monkeypatch, capsys):
     assert train["tokens_per_second"] == train["n_tokens"] / train["seconds"]["median"]
     assert 0 < train["fraction_of_peak"] < 1
     assert train["memory"]["compiled"] > 4 * 3 * 2 * flops.n_params(spec, "exact")
+
+
+def test_the_table_tells_what_was_planned_from_what_was_asked_for():
+    def row(pack, teams, planned):
+        timing = Timing(0.5, 0.4, 0.6, 5)
+        return Row(
+            "train", "lmscale", "m", {"kaplan": 9}, pack, teams, planned, 8, 1.0, timing, 4.0, {}
+        )
+
+    rows = [row(2, 2, True), row(2, 1, False), row(8, 1, True)]
+    header, *lines = _table(rows, parse_devices("cpu:2"), "float32")[0]
+    column = header.index("runs")
+    assert [line[column] for line in lines] == ["2 x 1 (plan)", "2", "8 (plan)"]
 
 
 @pytest.mark.parametrize(
