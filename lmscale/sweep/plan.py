@@ -237,7 +237,8 @@ def device_memory(spec: RunSpec, platform: str, how: Execution) -> float:
 
     Its share of parameters, gradients and moments; what the forward pass keeps for the backward
     pass, or with `remat` the layers' inputs and what one of them needs while it is computed again;
-    the logits; and one matrix of the vocabulary, which is gathered where it is used.
+    the logits, or what the backward pass adds once they are gone; and one matrix of the vocabulary and
+    one layer, which are gathered where they are used.
     """
     sizes = _sizes(spec.model, spec.compute_dtype, platform)
     params, moments = _state(ProgramKey.of(spec), how.data, how.model)
@@ -247,14 +248,16 @@ def device_memory(spec: RunSpec, platform: str, how: Execution) -> float:
     tokens = how.micro_batch // how.data * spec.model.n_ctx
     split = _vocabulary_split(spec.model, how)
     head = sizes.head / split / how.logit_pieces
-    layer = sizes.whole + sizes.split / how.model
+    layer, backward = sizes.whole + sizes.split / how.model, sizes.backward / how.model
     if how.remat:
-        kept = sizes.depth * sizes.input + max(layer, head)
+        kept = sizes.depth * sizes.input + max(layer + backward + sizes.ends, head)
     else:
-        kept = sizes.depth * layer + head
-    # In pieces, in float32 and with its gradient, each twice.
-    vocabulary = 4 * 4 if how.logit_pieces > 1 else sizes.width
-    gathered = vocabulary * sizes.vocabulary / split if how.data > 1 else 0
+        kept = sizes.depth * layer + max(sizes.depth * backward + sizes.ends, head)
+    # With its gradient in float32; in pieces both are, each twice.
+    vocabulary = 4 * 4 if how.logit_pieces > 1 else sizes.width + 4
+    gathered = vocabulary * sizes.vocabulary / split + sizes.width * sizes.layer / how.model
+    if how.data == 1:
+        gathered = 0
     return moments + params * copies + tokens * kept + gathered
 
 
@@ -272,18 +275,24 @@ class _Sizes:
       input: of a token where it enters a layer.
       whole, split: of what a layer keeps for a token, which a model axis does not divide, and which
         it does.
+      backward: of what the backward pass adds to it, and a model axis divides.
+      ends: of what lies around the layers during the backward pass.
       depth: layers.
       width: of a number that is computed with.
       vocabulary: numbers in the embedding.
+      layer: numbers in the largest layer's kernels.
     """
 
     head: float
     input: float
     whole: float
     split: float
+    backward: float
+    ends: float
     depth: int
     width: int
     vocabulary: int
+    layer: int
 
 
 @functools.lru_cache(maxsize=1024)
@@ -294,14 +303,25 @@ def _sizes(model: ModelSpec, compute_dtype: str, platform: str) -> _Sizes:
     head = (width if gpu else 4 + width) * model.vocab_size
     if isinstance(model, LSTMSpec):
         h = model.d_hidden
+        # The input, four gates, hidden state, tanh of the cell; and the cell in float32.
+        forward = (7 * width + 4) * h
+        # Derivatives of the gates, and the hidden states of the steps before.
+        backward = 5 * width * h
+        if gpu:
+            # Where the logits are not gone by then.
+            forward, backward = forward + backward, 0
         return _Sizes(
             head=head,
             input=width * h,
             whole=0,
-            split=(10 * width + 8) * h,
+            split=forward,
+            backward=backward,
+            # As CPU programs of 14 shapes take it; a TPU's take none.
+            ends=width * (6.5 * h + 1.2 * model.d_embed) if platform == "cpu" else 0,
             depth=model.n_layer,
             width=width,
             vocabulary=model.vocab_size * model.d_embed,
+            layer=4 * h * (h + max(h, model.d_embed)),
         )
     d, a, f = model.d_model, model.d_attn, model.d_ff
     attention = default_attention(platform, model, compute_dtype)
@@ -318,9 +338,12 @@ def _sizes(model: ModelSpec, compute_dtype: str, platform: str) -> _Sizes:
         whole=(4 * width + (0 if gpu else 2 * 4)) * d,
         # Before and after the activation.
         split=(heads + 2 * f) * width + scores,
+        backward=0,
+        ends=0,
         depth=model.depth,
         width=width,
         vocabulary=model.vocab_size * d,
+        layer=d * (4 * a + 2 * f),
     )
 
 
