@@ -27,7 +27,7 @@ from lmscale.training.step import ProgramKey, initial_state
 
 #: Tokens of a gradient accumulation step on a CPU, and of the logits at a time: pieces that stay in
 #: the cache.
-CPU_PIECE_TOKENS = 256
+CPU_PIECE_TOKENS = 512
 #: Deepest models whose layers are unrolled on a CPU. A loop over layers copies what every layer
 #: keeps for the backward pass (a tenth of a step); without it compilation grows with the depth.
 CPU_UNROLLED_LAYERS = 4

@@ -73,7 +73,7 @@ def test_a_core_holds_one_run_in_pieces_that_fit_its_cache():
     for pack in plan.packs:
         assert pack.mesh == (1, 1, 1)
         assert pack.n_slots == 1
-        assert pack.micro_batch == 2
+        assert pack.micro_batch == 4
     lstm = LSTMSpec(n_layer=1, d_hidden=16, d_embed=16, n_ctx=128, vocab_size=512)
     assert make_plan(runs([lstm]), parse_devices("cpu:2")).packs[0].micro_batch == 8
 
