@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
@@ -47,21 +46,12 @@ def vectors(params: dict[str, Any]) -> list[jax.Array]:
 
 def from_vectors(parts: list[jax.Array], like: dict[str, Any]) -> dict[str, Any]:
     """The inverse of `vectors`, in the shapes of `like`."""
-    whole = [_cut(x, part) for part, x in zip(_parts(like), parts, strict=True)]
+    whole = [ravel_pytree(part)[1](x) for part, x in zip(_parts(like), parts, strict=True)]
     layers, rest = iter(whole), whole[-1]
     return {
         name: [next(layers) for _ in x] if isinstance(x, list) else rest[name]
         for name, x in like.items()
     }
-
-
-def _cut(vector: jax.Array, like: Any) -> Any:
-    """What was ravelled, in the shapes of `like`."""
-    leaves, tree = jax.tree.flatten(like)
-    ends = np.cumsum([leaf.size for leaf in leaves])
-    pieces = jnp.split(vector, ends[:-1])
-    shaped = [piece.reshape(leaf.shape) for piece, leaf in zip(pieces, leaves, strict=True)]
-    return jax.tree.unflatten(tree, shaped)
 
 
 def _parts(params: dict[str, Any]) -> list[Any]:
