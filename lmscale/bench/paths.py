@@ -34,6 +34,8 @@ from lmscale.training.step import Program, device_bytes, packed_hyperparameters
 PATHS = ("train", "evaluate", "data", "checkpoint")
 #: Tokens of the corpus that the programs read from: more than fits a cache.
 CORPUS_TOKENS = 2**24
+#: Of a `Row` whose path knows no packs.
+_ONE_RUN = {"pack": 1, "teams": 1, "planned": False, "memory": {}}
 
 
 @dataclass(frozen=True)
@@ -252,7 +254,7 @@ class _Ours:
         def call() -> None:
             gather(tokens, batch_indices(order, next(step), 16)[:, None], n_ctx)
 
-        known |= {"pack": 1, "teams": 1, "planned": False, "memory": {}}
+        known |= _ONE_RUN
         return _Case(call, known | {"n_tokens": 16 * self.spec.batch_tokens, "n_flops": None})
 
     def _checkpoint(self, known: dict[str, Any], scratch: Path) -> _Case:
@@ -269,7 +271,7 @@ class _Ours:
             checkpoints.close()
             shutil.rmtree(folder)
 
-        known |= {"pack": 1, "teams": 1, "planned": False, "memory": {}}
+        known |= _ONE_RUN
         return _Case(call, known | {"n_tokens": 0, "n_flops": None})
 
 
@@ -351,12 +353,9 @@ def _torch_case(spec: RunSpec, form: str) -> _Case:
         {
             "path": "train",
             "framework": form,
-            "pack": 1,
-            "teams": 1,
-            "planned": False,
             "n_tokens": spec.batch_tokens,
             "n_flops": flops.step_flops(spec),
-            "memory": {},
+            **_ONE_RUN,
         },
     )
 

@@ -253,11 +253,11 @@ def device_memory(spec: RunSpec, platform: str, how: Execution) -> float:
         kept = sizes.depth * sizes.input + max(layer + backward + sizes.ends, head)
     else:
         kept = sizes.depth * layer + max(sizes.depth * backward + sizes.ends, head)
-    # With its gradient in float32; in pieces both are, each twice.
-    vocabulary = 4 * 4 if how.logit_pieces > 1 else sizes.width + 4
-    gathered = vocabulary * sizes.vocabulary / split + sizes.width * sizes.layer / how.model
-    if how.data == 1:
-        gathered = 0
+    gathered = 0.0
+    if how.data > 1:
+        # With its gradient in float32; in pieces both are, each twice.
+        vocabulary = 4 * 4 if how.logit_pieces > 1 else sizes.width + 4
+        gathered = vocabulary * sizes.vocabulary / split + sizes.width * sizes.layer / how.model
     return moments + params * copies + tokens * kept + gathered
 
 
