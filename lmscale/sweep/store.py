@@ -157,22 +157,27 @@ class Store:
         return table
 
 
+#: What the runs of one cell have in common: they differ in learning rate and seed only.
+_CELL = (
+    "family",
+    "budget",
+    "cell",
+    "architecture",
+    "n_layer",
+    "width",
+    "steps",
+    "batch_size",
+)
+
+
+def cell_columns(table: pd.DataFrame) -> list[str]:
+    """The columns of a store's table that name a cell of its learning-rate search."""
+    return [name for name in _CELL if name in table]
+
+
 def mark_best_lr(table: pd.DataFrame) -> pd.DataFrame:
     """Adds the column `best_lr`; see `Store.table`."""
-    cell = [
-        name
-        for name in (
-            "family",
-            "budget",
-            "cell",
-            "architecture",
-            "n_layer",
-            "width",
-            "steps",
-            "batch_size",
-        )
-        if name in table
-    ]
+    cell = cell_columns(table)
     losses = table["loss"].where(table["status"] == "done")
     if "lr_factor" not in table:
         return table.assign(best_lr=losses.notna())

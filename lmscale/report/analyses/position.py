@@ -521,7 +521,7 @@ def _warnings(study: Study, curves: list[_Curve], pairs: list[_Pair]) -> list[st
         for c in curves
         if c.failure
     ]
-    return warnings
+    return [*warnings, *study.lr_edge_warning()]
 
 
 # --- tables -------------------------------------------------------------------------------------
