@@ -77,7 +77,14 @@ FULL = RunSpec(
     compute_dtype="bfloat16",
     evals=(
         EVAL,
-        EvalSpec(name="wiki", corpus="wiki", fingerprint="89ef", split="test", tokens=1_000_000),
+        EvalSpec(
+            name="wiki",
+            corpus="wiki",
+            fingerprint="89ef",
+            split="test",
+            tokens=1_000_000,
+            sampling="spread",
+        ),
     ),
     eval_every=100,
 )
