@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 from lmscale.spec import LSTMSpec, TransformerSpec
 from lmscale.sweep import (
     KAPLAN_RECIPE,
+    LSTM_INIT,
     Claim,
+    ExperimentError,
     Run,
     SharedRecipe,
     family_label,
@@ -47,7 +49,7 @@ PAPER_LSTMS = {
 @dataclass(frozen=True, kw_only=True)
 class LSTMvsTransformer(SharedRecipe):
     title = "LSTM against Transformer: loss over size, and over position in the context"
-    analyses = ("size", "position", "curves")
+    analyses = ("size", "position", "rate_search", "curves")
     claims = (
         Claim(
             text="At equal size the LSTM ends above the Transformer.",
@@ -108,7 +110,9 @@ class LSTMvsTransformer(SharedRecipe):
         metadata={"help": "non-embedding parameters; () takes the paper's shapes"}
     )
     lstm_layers: tuple[int, ...] = field(metadata={"help": "one curve per number of layers"})
-    d_embed: int = field(default=512, metadata={"help": "embedding width of the LSTMs"})
+    d_embed: tuple[int, ...] = field(
+        default=(512,), metadata={"help": "embedding width of the LSTMs: one, or one a size"}
+    )
     n_layer: int | None = field(
         default=None, metadata={"help": "depth of all Transformers, instead of one by size"}
     )
@@ -124,15 +128,22 @@ class LSTMvsTransformer(SharedRecipe):
                 yield "transformer", TransformerSpec(n_layer=n_layer, d_model=d_model, **shared)
             for n_layer, widths in PAPER_LSTMS.items():
                 for width in widths:
-                    lstm = LSTMSpec(n_layer=n_layer, d_hidden=width, **shared)
+                    lstm = LSTMSpec(n_layer=n_layer, d_hidden=width, **LSTM_INIT, **shared)
                     yield family_label(lstm), lstm
             return
         depth = {"n_layer": self.n_layer, "init_std": self.init_std}
         for model in transformer_ladder(self.sizes, **depth, **shared):
             yield "transformer", model
-        for n_layer, size in ((n, size) for n in self.lstm_layers for size in self.sizes):
-            lstm = lstm_shape(size, n_layer=n_layer, d_embed=self.d_embed, **shared)
-            yield family_label(lstm), lstm
+        widths = self.d_embed * len(self.sizes) if len(self.d_embed) == 1 else self.d_embed
+        if len(widths) != len(self.sizes):
+            raise ExperimentError(
+                f"d_embed gives {len(widths)} widths for {len(self.sizes)} sizes: give one, or one "
+                "a size"
+            )
+        for n_layer in self.lstm_layers:
+            for size, d_embed in zip(self.sizes, widths, strict=True):
+                lstm = lstm_shape(size, n_layer=n_layer, d_embed=d_embed, **LSTM_INIT, **shared)
+                yield family_label(lstm), lstm
 
     def runs(self, corpus):
         return [
@@ -149,13 +160,16 @@ SCALES = {
     "cpu": LSTMvsTransformer(
         vocab_size=512,
         sizes=(6e3, 1.5e4, 4e4, 1e5),
-        lstm_layers=(2,),
-        d_embed=64,
-        n_layer=2,
+        # The strongest of each architecture that was found (RESULTS.md).
+        lstm_layers=(1,),
+        d_embed=(48, 64, 64, 64),
+        n_layer=1,
         init_std=0.08,
         steps=1200,
         n_ctx=256,
         batch_size=2,
+        lr_factors=(0.5, 1.0, 2.0),
+        eval_tokens=2**18,
         seeds=(0, 1, 2),
     ),
     "gpu": LSTMvsTransformer(

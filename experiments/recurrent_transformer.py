@@ -24,6 +24,7 @@ from lmscale_experiments.lstm_vs_transformer import PAPER_LSTMS, PAPER_TRANSFORM
 from lmscale.spec import LSTMSpec, TransformerSpec
 from lmscale.sweep import (
     KAPLAN_RECIPE,
+    LSTM_INIT,
     Claim,
     Run,
     SharedRecipe,
@@ -44,7 +45,7 @@ PAPER_REUSED = (
 @dataclass(frozen=True, kw_only=True)
 class RecurrentTransformer(SharedRecipe):
     title = "Recurrent Transformer: reused layers against plain ones"
-    analyses = ("recurrent", "curves")
+    analyses = ("recurrent", "rate_search", "curves")
     claims = (
         Claim(
             text="With as many stored parameters, a Transformer with reused layers ends below a "
@@ -73,6 +74,9 @@ class RecurrentTransformer(SharedRecipe):
     d_embed: int = field(default=512, metadata={"help": "embedding width of the LSTMs"})
     reuse_order: str = field(default="stack", metadata={"help": "stack (ABAB) or layer (AABB)"})
     step_signal: str = field(default="none", metadata={"help": "none or sinusoidal"})
+    lr_factors: tuple[float, ...] = field(
+        default=(1.0,), metadata={"help": "multiples of the learning-rate rule to try per cell"}
+    )
 
     def shapes(self):
         """(series, reuse, n_layer, d_model) of every Transformer."""
@@ -88,6 +92,7 @@ class RecurrentTransformer(SharedRecipe):
             yield from ((reuse, reuse, self.n_layer, width) for width in widths)
 
     def lstms(self, **shared):
+        shared |= LSTM_INIT
         if not self.widths:
             for n_layer, widths in PAPER_LSTMS.items():
                 for width in widths:
@@ -121,10 +126,10 @@ class RecurrentTransformer(SharedRecipe):
         return [
             Run(
                 self.spec(corpus, model, **choice),
-                {"family": family, "reuse": reuse},
+                {"family": family, "reuse": reuse, "lr_factor": choice["lr_factor"]},
             )
             for family, reuse, model in self.models(corpus.vocab_size)
-            for choice in product(seed=self.seeds)
+            for choice in product(lr_factor=self.lr_factors, seed=self.seeds)
         ]
 
 
@@ -134,12 +139,14 @@ SCALES = {
         # Steps of about sqrt(2): layers applied twice take the compute of the next width.
         widths=(16, 24, 32, 48),
         reuse=(2, 4),
+        lstm_layers=(1,),
         lstm_sizes=(7e3, 2.8e4),
         d_embed=32,
         init_std=0.08,
         steps=1000,
         n_ctx=128,
         batch_size=2,
+        lr_factors=(0.5, 1.0, 2.0),
         seeds=(0, 1, 2),
     ),
     "gpu": RecurrentTransformer(

@@ -141,8 +141,8 @@ class Store:
         """One row a run: what it is, what it cost, what it reached.
 
         Where a learning-rate search was made, `best_lr` marks the runs of the factor with the
-        lowest mean loss over seeds in their cell; without a search it marks every run that ended
-        well.
+        lowest mean loss over seeds in their cell, of the factors at which most seeds ended well;
+        without a search it marks every run that ended well.
         """
         # Not with the module: it loads slowly, and processes that train do without.
         import pandas as pd
@@ -181,10 +181,13 @@ def mark_best_lr(table: pd.DataFrame) -> pd.DataFrame:
     losses = table["loss"].where(table["status"] == "done")
     if "lr_factor" not in table:
         return table.assign(best_lr=losses.notna())
-    mean = losses.groupby([table[name] for name in (*cell, "lr_factor")], dropna=False).transform(
-        "mean"
-    )
-    lowest = mean.groupby([table[name] for name in cell], dropna=False).transform("min")
+    cells = [table[name] for name in cell]
+    of_factor = losses.groupby([*cells, table["lr_factor"]], dropna=False)
+    # A rate at which seeds diverge must not win by the seeds that are left.
+    seeds = of_factor.transform("count")
+    most = seeds.groupby(cells, dropna=False).transform("max")
+    mean = of_factor.transform("mean").where(seeds == most)
+    lowest = mean.groupby(cells, dropna=False).transform("min")
     return table.assign(best_lr=losses.notna() & (mean == lowest))
 
 
