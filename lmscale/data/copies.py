@@ -2,12 +2,13 @@
 
 Two ways of being a copy are looked for, both by hashes of windows (see `shingles`):
 
-- *Long copies*: windows of 48 bytes at every 16th byte of a candidate are looked up at every byte of
-  all other text. Any copy of 63 bytes or more holds such a window.
+- *Long copies*: windows of 48 bytes that lie in two documents. One byte in eight begins such a window,
+  chosen by what follows it, so that the same bytes are chosen in both: a copy of 80 bytes has one with a
+  chance of 99%.
 - *Near-duplicates*: the share of a candidate's sampled shingles that are in one other document
   (Broder 1997, "On the resemblance and containment of documents": sampling modulo m).
 
-Only the candidates are kept in memory, about 3 bytes for each of theirs; the text streams past.
+Only the candidates are kept in memory, about 6 bytes for each of theirs; the text streams past.
 """
 
 from __future__ import annotations
@@ -16,10 +17,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lmscale.data.shingles import END, WINDOW, HashLookup, is_sampled, plain, window_hashes
+from lmscale.data.shingles import END, SHINGLE, WINDOW, HashLookup, plain, samples
 
-#: Windows of a candidate lie this many bytes apart.
-_STRIDE = 16
 #: A shingle of more candidates than this is a phrase, not a sign of two documents being one.
 _MANY = 64
 _NOBODY, _SEVERAL = -1, -2
@@ -71,12 +70,11 @@ class CopyFinder:
         # An `END` belongs to the document before it.
         ends = np.flatnonzero(text == END)
         found_windows, found_shingles = [], []
-        for start, shingles, windows in window_hashes(text):
+        for places, shingles, windows in samples(text):
             at, window = self._windows.find(windows)
-            found_windows.append((window, np.searchsorted(ends, at + start)))
-            sampled = is_sampled(shingles)
-            at, shingle = self._shingles.find(shingles[sampled])
-            found_shingles.append((shingle, np.searchsorted(ends, sampled[at] + start)))
+            found_windows.append((window, np.searchsorted(ends, places[at])))
+            at, shingle = self._shingles.find(shingles)
+            found_shingles.append((shingle, np.searchsorted(ends, places[at])))
         if found_windows:
             self._note_windows(*_distinct(found_windows, len(own)), first)
             self._note_shingles(*_distinct(found_shingles, len(own)), own)
@@ -112,12 +110,9 @@ class CopyFinder:
         first = self._first_window[candidate]
         window = self._windows.key_of[first : first + len(starts)]
         starts = starts[self._seen_in[window] == _SEVERAL]
-        # The copy may go on for less than a stride on both sides of the window.
-        begin = np.maximum(starts - _STRIDE + 1, 0)
-        end = np.minimum(starts + WINDOW + _STRIDE - 1, len(positions))
         change = np.zeros(len(positions) + 1, np.int64)
-        np.add.at(change, begin, 1)
-        np.add.at(change, end, -1)
+        np.add.at(change, starts, 1)
+        np.add.at(change, starts + WINDOW, -1)
         inside = np.cumsum(change[:-1]) > 0
         # What was left out of the comparison goes with the byte before it.
         return np.repeat(inside, np.diff(positions, append=len(text)))
@@ -126,15 +121,9 @@ class CopyFinder:
 def _windows_and_sample(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(hashes of a candidate's windows, hashes of its sampled shingles, the windows' starts)."""
     simple, _ = plain(np.frombuffer(text, np.uint8))
-    n_windows = max(0, len(simple) - WINDOW + 1)
-    starts = np.arange(0, n_windows, _STRIDE)
-    if n_windows and starts[-1] != n_windows - 1:
-        starts = np.append(starts, n_windows - 1)
-    windows, sampled = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
-    for start, some_shingles, some_windows in window_hashes(simple):
-        windows.append(some_windows)
-        sampled.append(some_shingles[is_sampled(some_shingles)])
-    return np.concatenate(windows)[starts], np.unique(np.concatenate(sampled)), starts
+    starts, shingles, windows = (np.concatenate(parts) for parts in zip(*samples(simple)))
+    whole = starts <= len(simple) - WINDOW
+    return windows[whole], np.unique(shingles[starts <= len(simple) - SHINGLE]), starts[whole]
 
 
 def _distinct(found: list[tuple[np.ndarray, np.ndarray]], n: int) -> tuple[np.ndarray, np.ndarray]:

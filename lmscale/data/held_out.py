@@ -41,7 +41,7 @@ LEFT = ("near_duplicates", "copied")
 #: Documents are looked at in batches of about this size.
 _BATCH_BYTES = 1 << 20
 #: Shares that are tried, so that a little more text changes nobody's split.
-_STEPS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.5)
+_STEPS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ END = 0xFF
 
 #: Arrays of 64-bit hashes of this many windows stay in a core's cache.
 _SLICE = 1 << 15
-_ONE_IN = np.uint64(8)
+_SAMPLED_BELOW = np.uint64(2**61)
 
 
 def random_words(numbers: np.ndarray, seed: int) -> np.ndarray:
@@ -52,33 +52,27 @@ def plain(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return lower[kept], kept
 
 
-def window_hashes(text: np.ndarray):
-    """Hashes of all windows of a plain text uint8 [m], slice by slice.
+def samples(text: np.ndarray):
+    """Samples of a plain text uint8 [m]: one byte in eight, chosen by the hash of its shingle.
+
+    Broder (1997) compares documents by such samples: the share of one's sampled shingles that is in
+    the other's sample estimates the share of all shingles that the other has.
 
     Yields:
-      (start, uint64 [k], uint64 [l]): the hashes of the shingles and of the windows of `WINDOW` bytes
-      that begin at the text's byte start, start + 1, ...
+      (places int [k], uint64 [k], uint64 [k]): some sampled bytes in their order, and the hashes of the
+      shingles and of the windows that begin there. Behind the text there are `END`s.
     """
-    for start in range(0, len(text), _SLICE):
-        part = text[start : start + _SLICE + WINDOW - 1]
+    text = np.concatenate([text, np.full(WINDOW - 1, END, np.uint8)])
+    for start in range(0, len(text) - WINDOW + 1, _SLICE):
         # Twice the length a step: h_2n[i] = K_n h_n[i] + h_n[i + n], modulo 2^64.
-        hashes, n = _OF_BYTE[part], 1
+        hashes, n = _OF_BYTE[text[start : start + _SLICE + WINDOW - 1]], 1
         for factor in _FACTORS[:4]:
             hashes = hashes[:-n] * factor + hashes[n:]
             n *= 2
-        shingles = hashes
-        double = hashes[:-n] * _FACTORS[4] + hashes[n:]
-        windows = double[: -SHINGLE or None] * _FACTORS[5] + shingles[2 * SHINGLE :]
-        yield start, shingles[:_SLICE], windows
-
-
-def is_sampled(shingles: np.ndarray) -> np.ndarray:
-    """Positions of the shingles that stand for a text: one in eight, by their hash.
-
-    Broder (1997) compares documents by such samples: the share of one's sample that is in the other's
-    estimates the share of its shingles that are.
-    """
-    return np.flatnonzero((shingles * _MIX) >> np.uint64(32) & (_ONE_IN - np.uint64(1)) == 0)
+        at = np.flatnonzero(hashes[: -2 * SHINGLE] * _MIX < _SAMPLED_BELOW)
+        shingles = hashes[at]
+        double = shingles * _FACTORS[4] + hashes[at + SHINGLE]
+        yield at + start, shingles, double * _FACTORS[5] + hashes[at + 2 * SHINGLE]
 
 
 class HashLookup:
@@ -91,16 +85,27 @@ class HashLookup:
 
     def __init__(self, hashes: np.ndarray):
         self.keys, self.key_of = np.unique(hashes, return_inverse=True)
+        bits = min(24, max(10, len(self.keys).bit_length()))
         # Most hashes are no key: a table of their first bits says so without a search.
-        bits = min(28, max(10, len(self.keys).bit_length() + 4))
+        self._is_prefix_shift = np.uint64(64 - bits - 4)
+        self._is_prefix = np.zeros(1 << bits + 4, bool)
+        self._is_prefix[self.keys >> self._is_prefix_shift] = True
+        # Where the keys with some first bits begin: a search of all keys would miss the cache.
+        prefixes = self.keys >> np.uint64(64 - bits)
         self._shift = np.uint64(64 - bits)
-        self._table = np.zeros(1 << bits, bool)
-        self._table[self.keys >> self._shift] = True
+        self._first = np.searchsorted(prefixes, np.arange(1 << bits, dtype=np.uint64))
+        self._most = int(np.bincount(prefixes.astype(np.int64)).max(initial=0))
+        self._sentinel = np.append(self.keys, np.uint64(2**64 - 1))
 
     def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(positions in hashes, numbers of their keys) of the hashes that are keys."""
-        at = np.flatnonzero(self._table[hashes >> self._shift])
-        number = np.searchsorted(self.keys, hashes[at])
-        number[number == len(self.keys)] = 0
-        same = self.keys[number] == hashes[at] if len(self.keys) else np.zeros(len(at), bool)
+        at = np.flatnonzero(self._is_prefix[hashes >> self._is_prefix_shift])
+        wanted = hashes[at]
+        number = self._first[wanted >> self._shift]
+        for _ in range(self._most):
+            before = self._sentinel[number] < wanted
+            if not before.any():
+                break
+            number += before
+        same = (self._sentinel[number] == wanted) & (number < len(self.keys))
         return at[same], number[same]

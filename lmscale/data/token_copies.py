@@ -12,7 +12,8 @@ from lmscale.data.shingles import HashLookup, random_words
 #: Tokens of a copy that counts.
 COPY_TOKENS = 32
 _STEPS = 5  # doublings to it
-_CHUNK = 1 << 18
+#: Arrays of 64-bit hashes of this many windows stay in a core's cache.
+_CHUNK = 1 << 15
 
 
 def copies_of_training(
@@ -61,11 +62,12 @@ def _copied(held_out: np.ndarray, training: Iterable[np.ndarray], eod_id: int) -
 
 def _hashes(tokens: np.ndarray) -> Iterator[np.ndarray]:
     """uint64 hashes of all windows of `COPY_TOKENS` tokens, in pieces."""
+    of_token = random_words(np.arange(int(tokens.max(initial=0)) + 1), 0)
+    factors = random_words(np.arange(_STEPS), 1 << 40) | np.uint64(1)
     for start in range(0, len(tokens) - COPY_TOKENS + 1, _CHUNK):
-        ids = np.asarray(tokens[start : start + _CHUNK + COPY_TOKENS - 1])
         # Twice the length a step: h_2n[i] = K_n h_n[i] + h_n[i + n], modulo 2^64.
-        hashes, n = random_words(ids, 0), 1
-        for factor in random_words(np.arange(_STEPS), 1 << 40) | np.uint64(1):
+        hashes, n = of_token[tokens[start : start + _CHUNK + COPY_TOKENS - 1]], 1
+        for factor in factors:
             hashes = hashes[:-n] * factor + hashes[n:]
             n *= 2
         yield hashes
