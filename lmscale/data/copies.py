@@ -19,6 +19,8 @@ import numpy as np
 
 from lmscale.data.shingles import END, SHINGLE, WINDOW, HashLookup, plain, samples
 
+#: Bytes between chosen windows, on average.
+_BETWEEN = 8
 #: A shingle of more candidates than this is a phrase, not a sign of two documents being one.
 _MANY = 64
 _NOBODY, _SEVERAL = -1, -2
@@ -110,9 +112,10 @@ class CopyFinder:
         first = self._first_window[candidate]
         window = self._windows.key_of[first : first + len(starts)]
         starts = starts[self._seen_in[window] == _SEVERAL]
+        # A copy goes on before its first chosen window, and behind its last one.
         change = np.zeros(len(positions) + 1, np.int64)
-        np.add.at(change, starts, 1)
-        np.add.at(change, starts + WINDOW, -1)
+        np.add.at(change, np.maximum(starts - _BETWEEN, 0), 1)
+        np.add.at(change, np.minimum(starts + WINDOW + _BETWEEN, len(positions)), -1)
         inside = np.cumsum(change[:-1]) > 0
         # What was left out of the comparison goes with the byte before it.
         return np.repeat(inside, np.diff(positions, append=len(text)))

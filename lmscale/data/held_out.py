@@ -3,7 +3,7 @@
 A document's place in the choice is a number in [0, 1) from the SHA-256 of its text: validation
 takes documents from the low end, test from the high end. A document is held out only if it is no
 copy: no other document of the corpus holds half of it (near-duplicates), and a stretch of it is
-left in which less than a tenth lies in long copies of other documents. That stretch, of a bounded
+left in which less than a twentieth lies in long copies of other documents. That stretch, of a bounded
 length, is its contribution; the rest of a held-out document is dropped. All other documents are
 training text. So a document is on one side alone, and what is held out is not in the training text.
 """
@@ -20,12 +20,14 @@ from lmscale.data.buckets import count_unique, read_bucket
 from lmscale.data.copies import CopyFinder
 from lmscale.data.shingles import END
 
-#: Where no fraction is given, each held-out split has this many documents if a share of at most
-#: MAX_SHARE gives so many; and of a large text at most about MOST_DOCUMENTS.
+#: Where no fraction is given, each held-out split has this many documents, or a tenth of all where
+#: that is less; and of a large text at most about MOST_DOCUMENTS.
 ENOUGH_DOCUMENTS = 200
 MOST_DOCUMENTS = 5000
 MAX_SHARE = 0.1
 USUAL_SHARE = 0.01
+#: Where many documents are copies, more of them are looked at to find enough that are not.
+_MAX_LOOKED_AT = 0.2
 #: Bytes that one document contributes at most, unless the documents are so few that this would make
 #: less than _ENOUGH_BYTES.
 MAX_BYTES = 1 << 14
@@ -33,7 +35,7 @@ _ENOUGH_BYTES = 1 << 20
 #: A document of which one other holds this share is its near-duplicate.
 NEAR_DUPLICATE = 0.5
 #: Of a contribution at most this share lies in long copies.
-MAX_COPIED = 0.1
+MAX_COPIED = 0.05
 #: A contribution is half of its document, or at least this much.
 _MIN_BYTES = 1 << 11
 #: Why a document that was looked at is training text all the same.
@@ -103,8 +105,8 @@ def choose_held_out(
 
     Args:
       valid, test: the share of documents to look at for each split. None chooses one share for both:
-        the smallest that gives `ENOUGH_DOCUMENTS` in each, between 1% (less where that is more than
-        `MOST_DOCUMENTS`) and 10%.
+        the smallest, from 1% (less where that is more than `MOST_DOCUMENTS`), that gives
+        `ENOUGH_DOCUMENTS` in each, or a tenth of all documents.
       other_text: text outside of the corpus whose copies are not held out either: arrays of documents
         with `END` between them.
       progress: called with the bytes looked at.
@@ -119,18 +121,19 @@ def choose_held_out(
 
     if valid is not None and test is not None:
         return look(0.0)
-    shares = [share for share in _shares(n) if share <= MAX_SHARE]
+    shares = [share for share in _shares(n) if share <= _MAX_LOOKED_AT]
     # Some of the documents that are looked at will be copies.
-    share = next((s for s in shares if s * n >= 1.5 * ENOUGH_DOCUMENTS), shares[-1])
+    needed = max(1, min(ENOUGH_DOCUMENTS, int(MAX_SHARE * n)))
+    share = next((s for s in shares if s * n >= 1.5 * needed), shares[-1])
     while True:
         found = look(share)
-        enough = [s for s in shares if s <= share and _fewest(found, s, valid, test) >= _needed(n)]
+        enough = [s for s in shares if s <= share and _fewest(found, s, valid, test) >= needed]
         if enough:
             return _narrowed(found, rule(enough[0]))
         if share == shares[-1]:
             break
         rest = [s for s in shares if s > share]
-        wanted = share * 1.2 * ENOUGH_DOCUMENTS / max(1, _fewest(found, share, valid, test))
+        wanted = share * 1.2 * needed / max(1, _fewest(found, share, valid, test))
         share = next((s for s in rest if s >= wanted), rest[-1])
     if _fewest(found, share, valid, test):
         return found
@@ -143,10 +146,6 @@ def _shares(n: int) -> list[float]:
     shares = [round(step * 10.0**power, 12) for power in range(-9, 0) for step in _STEPS]
     first = next(i for i, share in enumerate(shares) if share >= least * (1 - 1e-9))
     return shares[first:]
-
-
-def _needed(n: int) -> int:
-    return min(ENOUGH_DOCUMENTS, int(MAX_SHARE * n) or 1)
 
 
 def _fewest(found: HeldOut, share: float, valid: float | None, test: float | None) -> int:

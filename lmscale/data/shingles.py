@@ -63,7 +63,7 @@ def samples(text: np.ndarray):
       shingles and of the windows that begin there. Behind the text there are `END`s.
     """
     text = np.concatenate([text, np.full(WINDOW - 1, END, np.uint8)])
-    for start in range(0, len(text) - WINDOW + 1, _SLICE):
+    for start in range(0, max(1, len(text) - WINDOW + 1), _SLICE):
         # Twice the length a step: h_2n[i] = K_n h_n[i] + h_n[i + n], modulo 2^64.
         hashes, n = _OF_BYTE[text[start : start + _SLICE + WINDOW - 1]], 1
         for factor in _FACTORS[:4]:

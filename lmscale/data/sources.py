@@ -176,7 +176,8 @@ def _separating(separator: str | None) -> _Separating:
     before = rb"\r?\n(?:" + line + rb")"
     return _Separating(
         re.compile(before + rb"(?=\r?\n)"),
-        re.compile(before + rb"\r?\Z"),
+        # A line end at the end of a file is not an empty line.
+        re.compile(before + rb"\r?\Z" if any(lines) else rb"(?!)"),
         max(len(line.encode()) for line in lines) + len(b"\r\n\r\n"),
     )
 
