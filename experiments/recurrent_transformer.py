@@ -4,17 +4,17 @@ Kaplan et al. 2020, Fig. 17. A recurrent (Universal) Transformer stores a stack 
 applies it several times. The paper found it slightly better than a plain Transformer of equally many
 stored parameters, and slightly worse than one that takes as much compute.
 
-    lmscale run recurrent_transformer                # cpu: 11 models x 3 seeds, minutes on two cores
+    lmscale run recurrent_transformer                # cpu: 11 models x 3 rates x 3 seeds
     lmscale run recurrent_transformer --scale gpu    # 25 models x 3 seeds, under an hour on one H100
     lmscale plan recurrent_transformer --scale paper --device v5p:256
 
 LSTMs, which share nothing over depth but all over time, are trained beside. The paper says neither in
 which order shared blocks are applied nor whether a step signal is added: here the whole stack is
 repeated (ABAB) without a signal; `--reuse-order layer` (AABB) and `--step-signal sinusoidal` (the
-Universal Transformer's) are the others. At cpu scale the LSTMs are under-trained: their loss stays on a
-plateau for 200 to 400 of the 1000 steps, and the larger ends no lower than the smaller. At paper scale
-the models with reuse are the paper's own, the plain ones and the LSTMs are those of Fig. 7, and there
-are three seeds where the paper had one.
+Universal Transformer's) are the others. At cpu scale the rate of every model is searched, as a deeper
+one may want a lower rate than its width tells; the report shows the search. At paper scale the models
+with reuse are the paper's own, the plain ones and the LSTMs are those of Fig. 7, and there are three
+seeds where the paper had one.
 """
 
 from dataclasses import dataclass, field
