@@ -142,6 +142,23 @@ def test_the_law_of_position_is_fitted_and_refused_where_it_does_not_hold(positi
     assert any("does not describe 5 of 10 curves" in warning for warning in position.warnings)
 
 
+def test_a_family_below_the_transformer_has_a_lead(tmp_path, undrawn):
+    """Its own difference is negative, so where that rises the lead shrinks."""
+
+    def ahead(spec):
+        lead = 0.5 if spec.model.kind == "lstm" else 0.0
+        return planted.SizeLaw()(spec) - planted.LSTM_GAP * (lead > 0) - lead
+
+    store = planted.plant(
+        tmp_path, planted.size_runs(layers=(1,)), analyses=["size", "position"], law=ahead
+    )
+    study = Study.read(store)
+    assert "the 1-layer LSTM's lead shrinks from 0." in analyse("position", study).finding
+    size = analyse("size", study)
+    assert "the 1-layer LSTM's lead goes from 0.5" in size.details[0]
+    assert "below the Transformer" in size.finding
+
+
 def test_a_matched_pair_names_both_sizes(study, position):
     largest = [
         study.usable[study.usable["family"] == f]["params_kaplan"].max() for f in study.families

@@ -23,6 +23,7 @@ from lmscale.report.section import Chart, KeyNumber, Measure, Section
 from lmscale.report.study import Study, few_seeds
 from lmscale.report.wording import (
     family_name,
+    flipped,
     listed,
     si,
     with_interval,
@@ -431,19 +432,20 @@ def _finding(curves: list[_Curve], pairs: list[_Pair]) -> str:
         return text[0].upper() + text[1:] + "."
     pair = pairs[-1]
     names = family_name(pair.base.family), family_name(pair.other.family)
-    early = f"{with_interval(*pair.early[2:])} nats over the first {pair.early[1]} tokens"
-    late = f"{with_interval(*pair.late[2:])} over the last {pair.late[1] - pair.late[0] + 1}"
     stops = f"the {names[1]} {_stop_words(pair.other)}, the {names[0]} {_stop_words(pair.base)}"
+    # Below the baseline all along, it has a lead, which shrinks where the difference rises.
+    leads = pair.early[2] < 0 and pair.late[2] < 0
+    (_, end, *early), (first, last, *late) = pair.early, pair.late
+    if leads:
+        early, late = flipped(*early), flipped(*late)
+    early = f"{with_interval(*early)} nats over the first {end} tokens"
+    late = f"{with_interval(*late)} over the last {last - first + 1}"
     low, high = pair.widening_interval
-    if low > 0:
-        gap = f"the {names[1]}'s extra loss grows from {early} to {late}"
-    elif high < 0:
-        gap = f"the {names[1]}'s extra loss shrinks from {early} to {late}"
+    what = f"the {names[1]}'s " + ("lead" if leads else "extra loss")
+    if low <= 0 <= high:
+        gap = f"{what} does not change with position beyond the noise: {early}, {late}"
     else:
-        gap = (
-            f"the {names[1]}'s extra loss does not change with position beyond the noise: {early}, "
-            f"{late}"
-        )
+        gap = f"{what} {'grows' if (low > 0) != leads else 'shrinks'} from {early} to {late}"
     return f"At {_sizes(pair)} {stops}; {gap}."
 
 
