@@ -252,11 +252,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         metavar="LAW",
         help="one or more, or all",
     )
-    fit.add_argument(
-        "--columns",
-        metavar="ROLE=COL,...",
-        help="which column of the table is which: params=COL,tokens=COL,loss=COL,flops=COL",
-    )
+    _table_arguments(fit)
     fit.add_argument(
         "--x", choices=("params", "tokens", "flops"), help="the variable of the law power"
     )
@@ -330,6 +326,35 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     listing = actions.add_parser("list", help="the corpora of this machine")
     listing.add_argument("--json", action="store_true")
     return parser.parse_args(argv)
+
+
+def _table_arguments(parser: _Parser) -> None:
+    """How a table of runs is read: `lmscale.sweep.tables.table_of_runs`."""
+    parser.add_argument(
+        "--columns",
+        metavar="ROLE=COL,...",
+        action="append",
+        help="which column of the table is which: params=COL,tokens=COL,loss=COL,flops=COL (may be "
+        "given several times; quotes round a name with commas: 'params=\"N, total\"'; COL*1e6 "
+        "scales a column in millions)",
+    )
+    parser.add_argument(
+        "--where",
+        metavar="EXPR",
+        help="rows to take: 'mode == train and params >= 1e8', 'run in (a, b)', not, or, ()",
+    )
+    parser.add_argument(
+        "--convention",
+        choices=("kaplan", "chinchilla", "standard", "exact"),
+        help="how a store's results count params and flops (standard)",
+    )
+    parser.add_argument(
+        "--cells",
+        choices=("best", "mean", "all"),
+        help="of runs with one params and tokens that differ in learning rate, batch, warmup or weight "
+        "decay take the best, their mean, or all as repeats (best; runs that nothing tells apart are "
+        "repeats unless this is given)",
+    )
 
 
 def _mesh_argument(parser: _Parser) -> None:
@@ -971,6 +996,7 @@ Laws that predict a loss are also fitted without the largest budget and tested o
 
 def _fit(args: argparse.Namespace) -> int:
     from lmscale import laws
+    from lmscale.sweep.tables import table_of_runs
 
     names = list(dict.fromkeys(args.law))
     if args.table is None and names[-1] != "all" and names[-1] not in laws.LAWS:
@@ -997,7 +1023,13 @@ def _fit(args: argparse.Namespace) -> int:
         raise _CommandError("--x and --offset belong to --law power")
     if args.critical_batch and not {"power", "kaplan-ns"} & set(names):
         raise _CommandError("--critical-batch belongs to --law power and --law kaplan-ns")
-    table = _table_of_runs(args.table, args.columns)
+    table = table_of_runs(
+        args.table,
+        columns=args.columns,
+        where=args.where,
+        convention=args.convention,
+        cells=args.cells,
+    )
     lines = laws.compare(table, names, bootstrap=args.bootstrap, options=options)
     fitted = [line for line in lines if line.fit is not None]
     if not fitted:
@@ -1026,24 +1058,6 @@ def _warnings_of(lines: Sequence[Any]) -> dict[str, list[str]]:
         for warning in line.fit.warnings:
             warnings.setdefault(warning, []).append(line.law)
     return warnings
-
-
-def _table_of_runs(source: str, columns: str | None) -> Any:
-    """The table to fit: a CSV, or a store's best runs."""
-    from lmscale import laws
-
-    if not Path(source).is_dir():
-        return laws.Table.read(source, columns)
-    from lmscale.sweep.recommend import STORE_COLUMNS, STORE_CONVENTION
-    from lmscale.sweep.store import Store
-
-    rows = Store.open(source).table()
-    rows = rows[rows["best_lr"]]
-    if rows.empty:
-        raise _CommandError(f"{source} has no finished run yet: see `lmscale status {source}`")
-    if columns is not None:
-        return laws.Table.read(rows, columns)
-    return laws.Table.read(rows, STORE_COLUMNS, convention=STORE_CONVENTION)
 
 
 def _print_law(line: Any) -> None:
