@@ -173,7 +173,8 @@ def _groups_apart(
     if not shared:
         return ()
     some = ", ".join(sorted(map(str, set().union(*shared)))[:4])
-    return (
-        f"{len(shared)} cells of one {names} hold runs of several groups ({some}), which are "
-        f"fitted as one law: split by group, or filter rows, to part them",
+    warning = (
+        f"{len(shared)} cells of one {names} hold runs of several groups ({some}), which are fitted "
+        f"as one law: split by group, or filter rows, to part them"
     )
+    return (warning,)

@@ -324,6 +324,7 @@ class Table:
             *([_dropped_warning(dropped, self.n_rows)] if dropped else []),
             *cell_warnings,
             *self.notes,
+            *self._families(row),
             *budget_warnings,
             *check_units(columns, row, derived, needs, self.sources),
         ]
@@ -360,6 +361,18 @@ class Table:
         dropped += [item for item in duplicates if self.bad_rows.get(item.row) is not _HIDDEN]
         return sound, tuple(sorted(dropped, key=lambda item: item.row))
 
+    def _families(self, row: np.ndarray) -> list[str]:
+        """Says where results of several architectures are fitted as one."""
+        if not is_results(self.header) or self.sources.get("group") != "family":
+            return []
+        families = sorted({self.labels["group"][item - 1] for item in row})
+        if len(families) < 2:
+            return []
+        return [
+            f"runs of {len(families)} families ({', '.join(families[:4])}) are fitted as one law; "
+            f"split by family, or filter rows, for one each"
+        ]
+
     def _others(self) -> dict[str, Sequence[Any]]:
         """The source's columns that no law reads."""
         used = {*self.settings, *(self.sources[name] for name in self.sources if name != "group")}
@@ -394,9 +407,10 @@ def _to_numbers(
         if shown is None or shown == "":
             problems[name, row] = f"{name} is blank"
             continue
+        if isinstance(shown, (bool, np.bool_)):
+            problems[name, row] = f"{name} is {shown}, not a number"
+            continue
         try:
-            if isinstance(shown, (bool, np.bool_)):
-                raise ValueError(", not a number")
             value = read_number(shown, style) if isinstance(shown, str) else float(shown)
         except OverflowError:
             value = math.inf
