@@ -24,6 +24,16 @@ __all__ = ["Option", "options_of", "parse_option", "unknown_option"]
 _COMMON = ("table", "columns", "bootstrap", "level", "seed")
 
 
+#: What stands for a type in help, in words.
+_SAID = {
+    "NUMBER": "a number of at least 0",
+    "COUNT": "a whole number of at least 1",
+    "NAME": "a name",
+    "NAME,..": "names with commas between them",
+    "NAME=NUMBER,..": "NAME=NUMBER with commas between them",
+}
+
+
 @dataclass(frozen=True)
 class Option:
     """One keyword argument of a fit function.
@@ -77,7 +87,8 @@ def parse_option(option: Option, text: str) -> Any:
             return _convert(member, text.strip())
         except ValueError:
             continue
-    raise FitError(f"{option.flag} of {option.law} must be {option.choices}, not {text!r}")
+    right = " or ".join(_SAID.get(word, word) for word in option.choices.split("|"))
+    raise FitError(f"{option.flag} of {option.law} must be {right}, not {text!r}")
 
 
 def unknown_option(flag: str, laws: Sequence[Any]) -> str:
@@ -135,12 +146,13 @@ def _convert(member: Any, text: str) -> Any:
         return text
     if member is int:
         value = float(text)
-        if not value.is_integer():
+        if not (value.is_integer() and value >= 1):
             raise ValueError
         return int(value)
     if member is float:
         value = float(text)
-        if not math.isfinite(value):
+        # No option of a law is a signed quantity: tolerances, widths, factors, noise.
+        if not (math.isfinite(value) and value >= 0):
             raise ValueError
         return value
     items = [item.strip() for item in text.split(",")]

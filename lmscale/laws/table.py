@@ -356,8 +356,10 @@ class Table:
                 sound.append(row)
             elif reason is not _FILTERED and not hidden:
                 dropped.append(DroppedRow(row, reason))
-        told_apart = [*self.labels.values(), *(self.cells[name] for name in self.settings)]
-        sound, duplicates = _without_duplicates(sound, numbers, told_apart)
+        # Losses are often rounded, so equal ones are only a duplicate where nothing else differs.
+        counted = {self.sources[name] for name in self.numbers}
+        others = [values for name, values in self.cells.items() if name not in counted]
+        sound, duplicates = _without_duplicates(sound, numbers, others)
         dropped += [item for item in duplicates if self.bad_rows.get(item.row) is not _HIDDEN]
         return sound, tuple(sorted(dropped, key=lambda item: item.row))
 
@@ -368,10 +370,11 @@ class Table:
         families = sorted({self.labels["group"][item - 1] for item in row})
         if len(families) < 2:
             return []
-        return [
+        warning = (
             f"runs of {len(families)} families ({', '.join(families[:4])}) are fitted as one law; "
             f"split by family, or filter rows, for one each"
-        ]
+        )
+        return [warning]
 
     def _others(self) -> dict[str, Sequence[Any]]:
         """The source's columns that no law reads."""
@@ -486,14 +489,14 @@ def _dropped_warning(dropped: tuple[DroppedRow, ...], n_rows: int) -> str:
 
 
 def _without_duplicates(
-    rows: list[int], numbers: dict[str, np.ndarray], labels: Sequence[Sequence[Any]]
+    rows: list[int], numbers: dict[str, np.ndarray], others: Sequence[Sequence[Any]]
 ) -> tuple[list[int], list[DroppedRow]]:
     first: dict[tuple, int] = {}
     kept, dropped = [], []
     for row in rows:
         key = (
             *(None if np.isnan(v[row - 1]) else float(v[row - 1]) for v in numbers.values()),
-            *(str(values[row - 1]) for values in labels),
+            *(str(values[row - 1]) for values in others),
         )
         if key in first:
             dropped.append(DroppedRow(row, f"is a duplicate of row {first[key]}"))
