@@ -195,7 +195,9 @@ def _look(
             if rule.split(digest) != "train":
                 # Enough to choose from; all of a long document would need too much memory.
                 candidates[digest] = _excerpt(text, digest, 2 * max_bytes), len(text)
-    finder = CopyFinder([excerpt for excerpt, _ in candidates.values()])
+    excerpts = [excerpt for excerpt, _ in candidates.values()]
+    # Where nothing is trained on, one of several copies may be held out.
+    finder = CopyFinder(excerpts, keep_first=rule.fractions["train"] == 0)
     if candidates:
         n_seen = _stream(paths, finder, {d: i for i, d in enumerate(candidates)}, progress)
         for text in other_text() if other_text else ():
