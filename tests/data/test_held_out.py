@@ -8,7 +8,7 @@ import pytest
 
 from lmscale.data import build_corpus, encode, held_out, open_corpus
 from lmscale.data.held_out import _stretch, _whole_lines
-from tests.data.prose import write_text
+from tests.data.prose import document, write_text
 
 SPLITS = ("train", "valid", "test")
 SETTINGS = {"vocab_size": 400, "valid_fraction": 0.1, "test_fraction": 0.1}
@@ -19,19 +19,6 @@ def root(tmp_path, monkeypatch):
     folder = tmp_path / "data"
     monkeypatch.setenv("LMSCALE_DATA", str(folder))
     return folder
-
-
-def document(name, n_lines=30, per_line=8):
-    """Lines of words that no other document has, each with the document's name."""
-    rng = random.Random(name)
-    return "".join(
-        f"{name}: "
-        + " ".join(
-            "".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 8))) for _ in range(per_line)
-        )
-        + "\n"
-        for _ in range(n_lines)
-    )
 
 
 def texts(corpus, split):
