@@ -23,7 +23,7 @@ from lmscale.data.shingles import END
 #: Where no fraction is given, each held-out split has this many documents, or a tenth of all where
 #: that is less; and of a large text at most about MOST_DOCUMENTS.
 ENOUGH_DOCUMENTS = 200
-MOST_DOCUMENTS = 5000
+MOST_DOCUMENTS = 2000
 MAX_SHARE = 0.1
 USUAL_SHARE = 0.01
 #: Where many documents are copies, more of them are looked at to find enough that are not.

@@ -200,7 +200,7 @@ def test_the_chosen_share_gives_enough_documents_and_no_more():
     shares = held_out._shares(6000)
     assert shares[0] == 0.01 and 0.05 in shares
     # A large text holds out no more than it needs.
-    assert held_out._shares(10**7)[0] == 0.0005
+    assert held_out._shares(10**7)[0] == 0.0002
     assert held_out._shares(10)[0] == 0.01
 
 
