@@ -23,6 +23,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lmscale.terminal import print_json as _print_json
+from lmscale.terminal import print_table as _print_table
+from lmscale.terminal import say as _say
+
 _EPILOG = """\
 a first study, on a laptop:
   lmscale run isoflop                        trains a grid on the Python sources of this machine
@@ -161,6 +165,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     run.add_argument("--slots", type=_positive_int, help="runs trained side by side (planned)")
     _mesh_argument(run)
+    _prior_argument(run)
     run.add_argument(
         "--checkpoint-seconds", type=float, default=60.0, help="at most this much is lost to a kill"
     )
@@ -179,6 +184,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--device", metavar="KIND[:COUNT]", help="h100:8, v5e:256, ... (this machine)"
     )
     _mesh_argument(plan)
+    _prior_argument(plan)
     plan.add_argument(
         "--compile",
         choices=("largest", "all", "none"),
@@ -251,40 +257,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "fit",
         _fit,
         "Fit laws to a store or to any table of runs; several laws are set side by side.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=_laws_epilog() if argv[:1] == ["fit"] and {"-h", "--help"} & set(argv) else None,
     )
-    fit.add_argument("table", metavar="DIR|TABLE.csv", nargs="?")
-    fit.add_argument(
-        "--law",
-        required=True,
-        nargs="+",
-        action="extend",
-        metavar="LAW",
-        help="one or more, or all",
-    )
-    fit.add_argument(
-        "--columns",
-        metavar="ROLE=COL,...",
-        help="which column of the table is which: params=COL,tokens=COL,loss=COL,flops=COL",
-    )
-    fit.add_argument(
-        "--x", choices=("params", "tokens", "flops"), help="the variable of the law power"
-    )
-    fit.add_argument(
-        "--offset", action="store_true", help="give the law power an irreducible loss L_inf"
-    )
-    fit.add_argument(
-        "--critical-batch",
-        metavar="B_STAR,ALPHA_B",
-        type=_critical_batch,
-        help="adjust power to C_min and kaplan-ns to S_min with batch_tokens and "
-        "B_crit = B_STAR / L^(1/ALPHA_B); Kaplan has 2.1e8,0.21",
-    )
-    fit.add_argument(
-        "--bootstrap", metavar="K", type=_positive_int, default=1000, help="draws (1000)"
-    )
-    fit.add_argument("--json", action="store_true", help="one JSON object and nothing else")
+    if argv[:1] == ["fit"]:
+        # The laws take a second to load, and their options are arguments.
+        from lmscale.fit_command import add_arguments
+
+        add_arguments(fit)
 
     evaluate = command(
         "eval",
@@ -384,7 +362,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     show.set_defaults(handler=_data_show)
     show.add_argument("name", metavar="NAME")
     show.add_argument("--json", action="store_true")
-    return parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown and args.handler is not _fit:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    # `fit` knows the options of the laws that it is asked for, and says which those are.
+    args.unknown = unknown
+    return args
 
 
 def _mesh_argument(parser: _Parser) -> None:
@@ -393,6 +376,15 @@ def _mesh_argument(parser: _Parser) -> None:
         metavar="RUN,DATA,MODEL",
         type=_mesh,
         help="devices for runs side by side, for parts of each batch, for parts of each layer (planned)",
+    )
+
+
+def _prior_argument(parser: _Parser) -> None:
+    parser.add_argument(
+        "--prior",
+        metavar="DIR|LAW",
+        help="a store or a published law that tells where the minima of an isoflop grid will be: "
+        "badly centred budgets are named (the store's own earlier results)",
     )
 
 
@@ -521,18 +513,6 @@ def _pack(text: str) -> int | str:
     return text if text == "plan" else _positive_int(text)
 
 
-def _critical_batch(text: str) -> tuple[float, float]:
-    try:
-        star, alpha = (float(part) for part in text.split(","))
-    except ValueError:
-        star = alpha = 0.0
-    if not (0 < star < float("inf") and 0 < alpha < float("inf")):
-        raise argparse.ArgumentTypeError(
-            f"must be two positive numbers, as 2.1e8,0.21, not {text!r}"
-        )
-    return star, alpha
-
-
 def _shard(text: str) -> tuple[int, int]:
     index, _, count = text.partition("/")
     if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
@@ -609,7 +589,7 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
         corpus = _corpus(args.data, experiment)
         return corpus, experiment.runs(corpus)
 
-    grids = []
+    grids, prior = [], _prior(args)
     for name, experiment in _experiments(args):
         # The first builds the corpora that are not there yet, the others read them.
         declared = declare(experiment) if is_first() else None
@@ -638,6 +618,8 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
     with progress("training", flops, silent=not is_first()) as bar:
         for job, store in zip(jobs, stores, strict=True):
             bar.log(f"{job.name}: {_plan_line(job.plan)} -> {store.path}")
+            for line in _centering(prior, job.runs, store) if is_first() else ():
+                bar.log(f"{job.name}: {line}")
             earlier = [other for other in stores if other is not store] if args.many else []
             try:
                 ill |= _train(args, job, store, earlier, bar, stop)
@@ -713,15 +695,18 @@ def _plan(args: argparse.Namespace) -> int:
     from lmscale.data import copies_sentence, has_many_copies
     from lmscale.sweep.devices import local_devices, parse_devices
     from lmscale.sweep.plan import make_plan
+    from lmscale.sweep.store import Store
 
     devices = parse_devices(args.device) if args.device else local_devices()
     which = _what_to_compile(args, devices)
-    plans, copied = {}, set()
+    plans, copied, off_center, prior = {}, set(), {}, _prior(args)
     for name, experiment in _experiments(args):
         corpus = _corpus(args.data, experiment)
         if has_many_copies(corpus.copies):
             copied.add(f"{corpus.name}: {copies_sentence(corpus.copies)}")
-        plan = make_plan(experiment.runs(corpus), devices, mesh=args.mesh)
+        runs = experiment.runs(corpus)
+        off_center[name] = _centering(prior, runs, Store(Path("results") / f"{name}-{args.scale}"))
+        plan = make_plan(runs, devices, mesh=args.mesh)
         epochs = max(
             run.spec.n_tokens / (run.spec.data.subset_tokens or corpus.n_tokens("train"))
             for pack in plan.packs
@@ -733,7 +718,12 @@ def _plan(args: argparse.Namespace) -> int:
         plans[name] = (plan, epochs, answers)
     if args.json:
         found = [
-            {"experiment": name, "scale": args.scale, **_plan_json(*plan)}
+            {
+                "experiment": name,
+                "scale": args.scale,
+                **_plan_json(*plan),
+                "badly_centered": off_center[name],
+            }
             for name, plan in plans.items()
         ]
         _print_json({"experiments": found} if args.many else found[0])
@@ -749,10 +739,37 @@ def _plan(args: argparse.Namespace) -> int:
         f"time assumes {some.utilisation:.0%} of {some.peak_flops:.3g} FLOP/s a device; "
         "GB a device is an estimate from shapes"
     )
+    for name, lines in off_center.items():
+        for line in lines:
+            print(f"{name}: {line}" if args.many else line)
     for name, (plan, _, answers) in plans.items():
         if answers is not None:
             _print_compiled(name if args.many else None, plan.devices, answers, args.effort)
     return 0
+
+
+def _prior(args: argparse.Namespace) -> Any:
+    """--prior: a store, the name of a published law, or None."""
+    from lmscale import laws
+    from lmscale.sweep.store import Store
+
+    if args.prior is None or args.prior in laws.PUBLISHED:
+        return args.prior
+    if not Path(args.prior).is_dir():
+        raise _CommandError(
+            f"--prior {args.prior} is neither a folder nor a published law "
+            f"({', '.join(laws.PUBLISHED)})"
+        )
+    return Store.open(args.prior)
+
+
+def _centering(prior: Any, runs: list[Any], own: Any) -> list[str]:
+    """A line for each badly centred budget of an isoflop grid."""
+    if all("budget" not in run.labels for run in runs):
+        return []
+    from lmscale.sweep.centering import badly_centered
+
+    return badly_centered(runs, prior, own)
 
 
 def _what_to_compile(args: argparse.Namespace, devices: Any) -> str:
@@ -1007,208 +1024,10 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _laws_epilog() -> str:
-    """Every law with what it says and what it reads."""
-    from lmscale.laws import LAWS
-
-    lines = ["laws:"]
-    for law in LAWS.values():
-        lines += [
-            f"  {law.name:<17} {law.equation}",
-            f"  {'':<17} reads {', '.join(law.needs)} ({law.source})",
-        ]
-    return (
-        "\n".join(lines)
-        + """
-
-Columns are found under their own or a common name (N, n_params, D, C, final_loss, ...), else name
-them with --columns. Where a table has two of params, tokens and flops, the third follows from
-C = 6 N D. Loss is in nats. envelope and kaplan-ns read learning curves: one row a point, and a column
-group that names the run. A column seed keeps repeated runs apart.
-
-  lmscale fit runs.csv --law parametric --columns params=N,tokens=D,loss=final_loss
-  lmscale fit runs.csv --law parametric isoflop kaplan-nd
-  lmscale fit runs.csv --law power --x flops --critical-batch 2.1e8,0.21
-  lmscale fit results/isoflop-cpu --law all
-
-Laws that predict a loss are also fitted without the largest budget and tested on it.
-"""
-    )
-
-
 def _fit(args: argparse.Namespace) -> int:
-    from lmscale import laws
+    from lmscale import fit_command
 
-    names = list(dict.fromkeys(args.law))
-    if args.table is None and names[-1] != "all" and names[-1] not in laws.LAWS:
-        # `fit --law LAW TABLE`: the table was taken for one more law.
-        args.table = names.pop()
-    if args.table is None or not names:
-        raise _CommandError("give a table and a law: lmscale fit DIR|TABLE.csv --law LAW")
-    for name in names:
-        if name != "all" and name not in laws.LAWS:
-            raise laws.FitError(
-                f"there is no law {name!r}; choose from {', '.join(laws.LAWS)}, all"
-            )
-    names = list(laws.LAWS) if "all" in names else names
-    options: dict[str, dict[str, Any]] = {"power": {}, "kaplan-ns": {}}
-    if args.x:
-        options["power"]["x"] = args.x
-    if args.offset:
-        options["power"]["offset"] = True
-    if args.critical_batch:
-        options["power"]["critical_batch"] = args.critical_batch
-        star, alpha = args.critical_batch
-        options["kaplan-ns"]["adjust"] = {"B_star": star, "alpha_B": alpha}
-    if (args.x or args.offset) and "power" not in names:
-        raise _CommandError("--x and --offset belong to --law power")
-    if args.critical_batch and not {"power", "kaplan-ns"} & set(names):
-        raise _CommandError("--critical-batch belongs to --law power and --law kaplan-ns")
-    table = _table_of_runs(args.table, args.columns)
-    lines = laws.compare(table, names, bootstrap=args.bootstrap, options=options)
-    fitted = [line for line in lines if line.fit is not None]
-    if not fitted:
-        reason = lines[0].problem
-        raise laws.FitError(
-            reason
-            if len(lines) == 1
-            else f"none of these laws can be fitted; {lines[0].law}: {reason}"
-        )
-    if args.json:
-        (one,) = lines if len(lines) == 1 else (None,)
-        _print_json({"laws": [line.to_json() for line in lines]} if one is None else one.to_json())
-    elif len(lines) == 1:
-        _print_law(lines[0])
-    else:
-        _print_laws(lines)
-    for warning, by in _warnings_of(fitted).items():
-        _say(f"warning: {warning}" if len(lines) == 1 else f"warning: {', '.join(by)}: {warning}")
-    return 0
-
-
-def _warnings_of(lines: Sequence[Any]) -> dict[str, list[str]]:
-    """Each warning once, with the laws that give it."""
-    warnings: dict[str, list[str]] = {}
-    for line in lines:
-        for warning in line.fit.warnings:
-            warnings.setdefault(warning, []).append(line.law)
-    return warnings
-
-
-def _table_of_runs(source: str, columns: str | None) -> Any:
-    """The table to fit: a CSV, or a store's best runs."""
-    from lmscale import laws
-
-    if not Path(source).is_dir():
-        return laws.Table.read(source, columns)
-    from lmscale.sweep.recommend import STORE_COLUMNS, STORE_CONVENTION
-    from lmscale.sweep.store import Store
-
-    rows = Store.open(source).table()
-    rows = rows[rows["best_lr"]]
-    if rows.empty:
-        raise _CommandError(f"{source} has no finished run yet: see `lmscale status {source}`")
-    if columns is not None:
-        return laws.Table.read(rows, columns)
-    return laws.Table.read(rows, STORE_COLUMNS, convention=STORE_CONVENTION)
-
-
-def _print_law(line: Any) -> None:
-    """One fitted law in full."""
-    from lmscale.laws import LAWS
-
-    fit = line.fit
-    print(f"{fit.law}: {LAWS[fit.law].equation}")
-    print(f"{fit.n_used} runs used, {len(fit.dropped)} dropped")
-    state = "converged" if fit.converged else "not converged"
-    print(f"objective {fit.objective:.6g}, {state} ({fit.objective_name})")
-    if fit.parameters:
-        head = f"{fit.level:.0%} interval ({fit.interval_method})" if fit.intervals else ""
-        rows = [("parameter", "value", head)]
-        for name, value in fit.parameters.items():
-            rows.append((name, f"{value:.6g}", _interval(fit.intervals.get(name), 6)))
-        _print_table(rows)
-    for convention, exponents in fit.exponents.items():
-        intervals = fit.exponent_intervals.get(convention, {})
-        for name, value in exponents.items():
-            interval = _interval(intervals.get(name), 3)
-            print(f"{name}_opt ~ C^{value:.3f}  {interval}  counted as {convention}")
-    if line.rms_log_residual is not None:
-        print(f"rms residual of log loss {line.rms_log_residual:.3g}")
-    held = line.held_out
-    if held is None:
-        print(f"held out: nothing, since {line.held_out_problem}")
-    else:
-        print(
-            f"held out: the {len(held.row)} largest runs ({held.along} {held.at.min():.3g} to "
-            f"{held.at.max():.3g}, {held.extrapolation:.3g} times the largest fitted): mean error "
-            f"{held.mean_error:.2%}, worst {held.worst_error:+.2%}"
-        )
-
-
-def _print_laws(lines: Sequence[Any]) -> None:
-    """Several laws side by side, then why some are missing or have gaps."""
-    rows = [("law", "runs", "N_opt ~ C^a", "key parameters", "rms", "held out", "beyond fit")]
-    for line in lines:
-        if line.fit is None:
-            continue
-        held = line.held_out
-        rows.append(
-            (
-                line.law,
-                str(line.fit.n_used),
-                _exponent(line.fit),
-                _key_parameters(line.fit),
-                "-" if line.rms_log_residual is None else f"{line.rms_log_residual:.2g}",
-                "-" if held is None else f"{held.mean_error:.2%}",
-                "-" if held is None else f"{held.extrapolation:.3g}x",
-            )
-        )
-    _print_table(rows)
-    print(
-        "rms: residual of log loss; held out: mean error on the largest budget, fitted without it; "
-        "beyond fit: how far that was from the largest budget fitted"
-    )
-    for line in lines:
-        if line.problem:
-            print(f"{line.law} not fitted: {line.problem}")
-        elif line.held_out_problem:
-            print(f"{line.law} not tested on a held-out budget: {line.held_out_problem}")
-
-
-def _exponent(fit: Any) -> str:
-    for convention, exponents in fit.exponents.items():
-        interval = fit.exponent_intervals.get(convention, {}).get("N")
-        edges = "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
-        return f"{exponents['N']:.3f}{edges}"
-    return "-"
-
-
-def _key_parameters(fit: Any) -> str:
-    """The exponents of the loss, or what stands for them."""
-    keys = ("alpha", "beta", "eta", "B_star", "c")
-    shown = [name for name in fit.parameters if name in keys or name.startswith("alpha_")]
-    if fit.law == "data-constrained":
-        shown = ["R_D_star", "R_N_star"]
-    return "  ".join(
-        f"{name} {fit.parameters[name]:.3g} {_interval(fit.intervals.get(name), 3)}".strip()
-        for name in shown
-    )
-
-
-def _interval(interval: tuple[float, float] | None, digits: int) -> str:
-    return "" if interval is None else f"[{interval[0]:.{digits}g}, {interval[1]:.{digits}g}]"
-
-
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Aligned columns under a rule; the first row is the header."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for number, row in enumerate(rows):
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
-        if number == 0:
-            print("  ".join("-" * width for width in widths))
+    return fit_command.run(args, args.unknown)
 
 
 def _advise(args: argparse.Namespace) -> int:
@@ -1499,15 +1318,6 @@ def _stop_on_signal() -> Callable[[], bool]:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handle)
     return lambda: bool(asked)
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-
-
-def _print_json(values: dict[str, Any]) -> None:
-    json.dump(values, sys.stdout)
-    print()
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ def _extraction(study: Study, sections: Sequence[Section]) -> list[list[str]]:
         ],
         [
             "data extraction",
-            "held-out text",
+            "windows evaluated on",
             error.sentence() if error else "by window: not recorded",
         ],
         ["data extraction", "transformation", "none; laws are fitted to losses as measured"],

@@ -32,7 +32,7 @@ def test_errors_of_a_loss_and_of_a_difference(study):
     assert found.loss == pytest.approx(hard.std(ddof=1) / np.sqrt(n_documents), rel=0.05)
     assert found.difference == pytest.approx(np.sqrt(2 / WINDOWS) * OWN_STD, rel=0.25)
     answers = {question: answer for _, question, answer in checklist(study, []).rows}
-    assert answers["held-out text"] == found.sentence()
+    assert answers["windows evaluated on"] == found.sentence()
     assert "80 windows of 20 documents" in found.sentence()
 
 
