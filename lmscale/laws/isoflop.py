@@ -8,7 +8,8 @@ law is weighted by the minima's variance, as in Porian et al. 2024 (2406.19146, 
 The values are those of the method as published. The draws, and so the intervals, hold what it leaves
 open: the noise of the runs, the choice of the window, the shape of a profile beyond a parabola
 (`lmscale.laws.resample`), and the scatter of the minima about the power law
-(`lmscale.laws.frontier`).
+(`lmscale.laws.frontier`). They do not hold a frontier that is no power law: where N counts the
+embedding, say, a drifts with C.
 """
 
 from __future__ import annotations

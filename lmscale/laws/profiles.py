@@ -1,8 +1,8 @@
 """One budget's profile of loss against model size: its window, its parabola or spline, its minimum.
 
 A profile may have its minimum outside of its sizes, by noise or because the grid is off centre.
-Leaving such profiles out selects the minima that noise moved inwards, so
-`borrow_curvature` reads a minimum close outside too, with the curvature that the budgets share.
+Where that leaves too few budgets for a power law, `borrow_curvature` reads the minima close outside
+too, with the curvature that the budgets share.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ __all__ = [
 
 #: Points of the spline between two neighbouring runs (Porian et al. 2024).
 _AKIMA_POINTS = 25
+#: With minima inside the sizes at so many budgets, none outside is needed.
+_ENOUGH_INSIDE = 3
 #: A minimum this share of the sizes' range (in ln N) beyond an edge still counts as found.
 _OUTSIDE = 0.25
 #: In a draw: farther out than this share, a nearly flat parabola has put its minimum anywhere.
@@ -310,6 +312,9 @@ def borrow_curvature(
 ) -> list[ProfileFit]:
     """Reads the minima just outside of the sizes with the curvature that all budgets share.
 
+    Only where fewer than three budgets have their minimum inside: a minimum outside rests on the
+    parabola far more than one inside, so it is a resort.
+
     Args:
       points, fits: of each budget.
       noise: standard deviation of a run's loss in each budget.
@@ -319,7 +324,8 @@ def borrow_curvature(
       The fits; of those without a minimum inside, some now "ok", with a reason that says so.
     """
     fitted = [k for k, fit in enumerate(fits) if fit.coefficients is not None]
-    if all(fits[k].ok for k in fitted) or len(fitted) < 2:
+    inside = sum(fits[k].ok for k in fitted)
+    if len(fitted) < 2 or inside >= min(len(fitted), _ENOUGH_INSIDE):
         return list(fits)
     log_flops = np.asarray(log_flops)[fitted]
     own = np.array([fits[k].coefficients for k in fitted]).T[:, :, None]
@@ -330,13 +336,13 @@ def borrow_curvature(
     if mean.mean() < 2 * error:
         return list(fits)
     edges = np.array([points[k].x[[0, -1]] - fits[k].center for k in fitted])
-    shared, inside = share_curvature(own, covariance, log_flops, edges)
+    shared, kept = share_curvature(own, covariance, log_flops, edges)
     at, loss = read_minima(shared, edges)
     result = list(fits)
     for i, k in enumerate(fitted):
         low, high = edges[i]
         reach = _OUTSIDE * (high - low)
-        if inside[i, 0] or not low - reach <= at[i, 0] <= high + reach:
+        if kept[i, 0] or not low - reach <= at[i, 0] <= high + reach:
             continue
         reason = "read with the curvature of all budgets"
         over = math.exp(max(low - at[i, 0], at[i, 0] - high))

@@ -54,7 +54,7 @@ Resample = Literal["auto", "runs", "residuals", "seeds"]
 
 #: Windows that draws move to beside the one asked for, and the share of the draws that each gets.
 WINDOWS = (2.0, 4.0, 8.0, None)
-_WINDOW_SHARE = 0.15
+_WINDOW_SHARE = 0.2
 #: Beforehand rho is normal about 0 with this standard deviation. Published surfaces have
 #: |beta - alpha| up to 0.06, so |rho| up to 0.02; this leaves room for a difference of 0.24 at 95%.
 _SKEW = 0.04
@@ -215,9 +215,9 @@ def window_shift(
 ) -> np.ndarray:
     """[2, budget]: how far another window moves ln N_opt and the loss there, noise taken off.
 
-    Windows share most of their runs, and the narrower one differs by noise alone, too. What noise
-    explains of the mean square is taken off (a positive-part James-Stein estimate over the budgets),
-    so that windows move draws only where they disagree for another reason. A budget without a
+    Windows share most of their runs, and yet differ by noise alone, too. Where noise explains all of
+    the mean square over the budgets the shift is 0; it grows to what was found as 1 - share^2, so
+    that windows move draws only where they disagree for another reason. A budget without a
     minimum in the other window moves as the line through the rest says.
     """
     moved = np.full((2, len(points)), np.nan)
@@ -239,7 +239,7 @@ def window_shift(
             row[~found] = np.polyval(np.polyfit(log_flops[found], row[found], 1), log_flops[~found])
         row[~np.isfinite(row)] = 0.0
         total = np.mean(row[found] ** 2)
-        row *= max(0.0, 1 - np.mean(noise[found]) / total) if total > 0 else 0.0
+        row *= max(0.0, 1 - (np.mean(noise[found]) / total) ** 2) if total > 0 else 0.0
     return moved
 
 
