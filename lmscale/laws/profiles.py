@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy.interpolate import Akima1DInterpolator
 
-from lmscale.laws.table import Runs
+from lmscale.laws.table import Runs, Table
 
 __all__ = [
     "Points",
@@ -30,6 +30,7 @@ __all__ = [
     "parabola",
     "points_of",
     "read_minima",
+    "seeds_of",
     "share_curvature",
 ]
 
@@ -97,7 +98,11 @@ class Profile:
 
 @dataclass(frozen=True)
 class Points:
-    """One budget's runs, sorted by size; `seed` is None where the table has no such label."""
+    """One budget's runs, sorted by size.
+
+    `seed` tells repeated runs apart (None where nothing says that they are repeats); runs whose
+    `setting` differs are none.
+    """
 
     x: np.ndarray  # ln N
     log_tokens: np.ndarray
@@ -105,6 +110,7 @@ class Points:
     weight: np.ndarray
     row: np.ndarray
     seed: np.ndarray | None = None
+    setting: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -132,18 +138,36 @@ class ProfileFit:
         return self.flag == "ok"
 
 
-def points_of(runs: Runs, index: np.ndarray) -> Points:
-    """The runs at `index`, sorted by size."""
+def points_of(runs: Runs, index: np.ndarray, seed: np.ndarray | None = None) -> Points:
+    """The runs at `index`, sorted by size.
+
+    Args:
+      seed: [run], what tells repeats apart (`seeds_of`).
+    """
     order = index[np.argsort(runs["params"][index], kind="stable")]
     weight = runs["weight"][order] if "weight" in runs else np.ones(len(order))
+    varied = [runs[name][order] for name in ("batch_tokens", "unique_tokens") if name in runs]
+    varied += [runs.labels[name][order] for name in ("group",) if name in runs.labels]
     return Points(
         x=np.log(runs["params"][order]),
         log_tokens=np.log(runs["tokens"][order]),
         loss=runs["loss"][order],
         weight=weight / weight.mean(),
         row=runs.row[order],
-        seed=runs.labels["seed"][order] if "seed" in runs.labels else None,
+        seed=None if seed is None else seed[order].astype(str),
+        setting=np.array([" ".join(map(str, values)) for values in zip(*varied, strict=True)])
+        if varied
+        else None,
     )
+
+
+def seeds_of(table: Table, runs: Runs) -> np.ndarray | None:
+    """[run]: the column seed, or the row where the table has no column that could vary instead."""
+    if "seed" in runs.labels:
+        return runs.labels["seed"]
+    known = {*table.numbers, *table.labels}
+    plain = {"params", "tokens", "flops", "loss", "weight", "budget"}
+    return runs.row if len(table.header) == len(known) and known <= plain else None
 
 
 def in_window(p: Points, factor: float | None) -> np.ndarray:

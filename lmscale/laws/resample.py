@@ -194,16 +194,18 @@ def _typical_variance(variances: list[tuple[float, int]]) -> float:
 def _seed_deviations(p: Points, used: np.ndarray) -> tuple[np.ndarray, int]:
     """Deviations of repeated runs from their mean, scaled to a run's variance, and their dof.
 
-    Only runs that differ in their seed are repeats: of a size with two runs of one seed something
-    else was varied (a learning rate, a batch), which is no noise.
+    Only runs that differ in nothing but their seed are repeats: of a size with two runs of one seed
+    something else was varied (a learning rate, a batch), which is no noise.
     """
     if p.seed is None:
         return np.empty(0), 0
-    x, loss, seed = p.x[used].round(9), p.loss[used], p.seed[used].astype(str)
+    x, loss, seed = p.x[used].round(9), p.loss[used], p.seed[used]
+    setting = np.zeros(len(p.x)) if p.setting is None else p.setting
     parts, dof = [], 0
     for size in np.unique(x):
         same = x == size
-        if same.sum() > 1 and len(np.unique(seed[same])) == same.sum():
+        alike = len(np.unique(setting[used][same])) == 1
+        if same.sum() > 1 and alike and len(np.unique(seed[same])) == same.sum():
             deviation = loss[same] - loss[same].mean()
             parts.append(deviation * math.sqrt(same.sum() / (same.sum() - 1)))
             dof += int(same.sum()) - 1

@@ -219,10 +219,12 @@ def repeated(**columns):
 
 
 def test_only_a_seed_label_makes_repeats_of_runs():
-    seeds = fit_isoflop(repeated(seed=["0", "1", "2"]), bootstrap=50)
-    assert seeds.interval_method.startswith("bootstrap over seeds")
+    # The label says so, or no column is there that could say otherwise.
+    for table in (repeated(seed=["0", "1", "2"]), repeated()):
+        result = fit_isoflop(table, bootstrap=50)
+        assert result.interval_method.startswith("bootstrap over seeds")
     for table in (
-        repeated(),
+        repeated(seed=["0", "1", "2"], batch=[1e5, 2e5, 4e5]),
         repeated(peak_lr=[1e-3, 2e-3, 4e-3]),
         # One seed, three learning rates.
         repeated(seed=["0"], peak_lr=[1e-3, 2e-3, 4e-3]),
