@@ -139,3 +139,13 @@ def test_a_difference_from_one_seed_decides_nothing(tmp_path):
     section = analyse("isoflop", study(tmp_path, runs, noise=0.002))
     assert "needs 3 seeds, not 1" in section.measures["kaplan_minus_native"].why
     assert "one seed, so that the points have no bars" in section.charts[0].caption
+
+
+def test_a_minimum_just_outside_the_sizes_is_not_called_inside(tmp_path):
+    """A law whose best size lies a little above the grid, at every budget."""
+    runs = planted.isoflop_runs(lstm=False, seeds=(0,), sizes=5)
+    section = analyse("isoflop", study(tmp_path, runs, law=planted.Law(A=150.0), noise=0.0))
+    (minima,) = [grid for grid in section.grids if grid.caption.startswith("The minima")]
+    outside = [row for row in minima.rows if "above the sizes that were run, read with" in row[5]]
+    assert outside and not any("minimum inside" in row[5] for row in outside)
+    assert any("above the sizes" in warning for warning in section.warnings)
