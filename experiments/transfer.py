@@ -75,6 +75,7 @@ class Transfer(SharedRecipe):
                     corpus=other.name,
                     fingerprint=other.fingerprint,
                     tokens=self.eval_tokens,
+                    sampling="spread",
                 )
                 for name, other in others
             ),

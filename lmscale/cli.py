@@ -58,6 +58,17 @@ Where two defaults are given, the first is for a CPU and the second for an accel
 """
 
 
+_EVAL_EPILOG = """\
+The windows lie at equal distances over the whole split. +- is the standard error that the choice of
+documents gives a loss; the last two columns compare each run with the best on the same windows,
+which is known far better. Scores go to DIR/runs/RUN/evals/ and, as a column, to DIR/results.csv:
+
+  lmscale eval results/isoflop-cpu                            the test split of the runs' own corpus
+  lmscale eval results/isoflop-cpu --data installed-prose --tokens 1e6
+  lmscale fit results/isoflop-cpu --law isoflop --columns loss=loss_installed-python-v512-test
+"""
+
+
 class _CommandError(ValueError):
     """Bad usage that no library call would notice."""
 
@@ -275,6 +286,25 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     fit.add_argument("--json", action="store_true", help="one JSON object and nothing else")
 
+    evaluate = command(
+        "eval",
+        _eval,
+        "Score the finished runs of a store again, on any corpus and split, without training.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EVAL_EPILOG,
+    )
+    evaluate.add_argument("dir", metavar="DIR")
+    evaluate.add_argument(
+        "--data", metavar="CORPUS", help="the text to score on (the corpus of the runs)"
+    )
+    evaluate.add_argument(
+        "--split", choices=("train", "valid", "test"), default="test", help="of the corpus (test)"
+    )
+    evaluate.add_argument(
+        "--tokens", type=_whole_positive, metavar="N", help="in windows over the whole split (all)"
+    )
+    evaluate.add_argument("--json", action="store_true")
+
     report = command(
         "report",
         _report,
@@ -446,6 +476,13 @@ def _positive_int(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
     return int(text)
+
+
+def _whole_positive(text: str) -> int:
+    value = _whole(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return value
 
 
 def _layers_by_width(text: str) -> tuple[int, int]:
@@ -1229,6 +1266,77 @@ def _report(args: argparse.Namespace) -> int:
         print(write_report(store))
     if many:
         print(write_front(Path(args.dir)))
+    return 0
+
+
+def _eval(args: argparse.Namespace) -> int:
+    start_jax()
+    from lmscale.data import open_corpus
+    from lmscale.data.catalog import evaluation_corpus
+    from lmscale.laws.windows import paired_difference, text_mean
+    from lmscale.progress import progress
+    from lmscale.sweep.devices import local_devices
+    from lmscale.sweep.rescore import evaluation_set, rescore
+    from lmscale.sweep.store import Store, StoreError
+
+    store = Store.open(args.dir)
+    declared = store.experiment()["corpus"]
+    training = open_corpus(declared["name"])
+    if training.fingerprint != declared["fingerprint"]:
+        raise StoreError(
+            f"the runs were trained on {declared['name']} with fingerprint "
+            f"{declared['fingerprint']}, but the corpus here has {training.fingerprint}: give the "
+            "machine that trained them, or build the corpus from the same text"
+        )
+    corpus = training if args.data is None else evaluation_corpus(args.data, training)
+    evaluation = evaluation_set(corpus, args.split, args.tokens)
+    n_runs = sum(1 for _ in store.declared())
+    with progress("scoring", n_runs) as bar:
+        found = rescore(store, evaluation, local_devices(), open_corpus, bar)
+    store.write_table()
+    best, rows = found[0].scores, []
+    for one in found:
+        own = text_mean(one.scores["by_window"], one.scores["document"])
+        pair = paired_difference(one.scores["by_window"], best["by_window"], best["document"])
+        rows.append((one, own, pair))
+    if args.json:
+        _print_json(
+            {
+                "evaluation": evaluation.to_dict(),
+                "n_windows": rows[0][1].n_windows,
+                "n_documents": rows[0][1].n_documents,
+                "runs": [
+                    {
+                        "run": one.run,
+                        "loss": one.scores["loss"],
+                        "bits_per_byte": one.scores["bits_per_byte"],
+                        "text_error": own.error,
+                        "above_best": pair.mean,
+                        "above_best_error": pair.error,
+                    }
+                    for one, own, pair in rows
+                ],
+            }
+        )
+        return 0
+    table = [("loss", "+-", "bits/byte", "above best", "+-", "run")]
+    for one, own, pair in rows:
+        table.append(
+            (
+                f"{one.scores['loss']:.4f}",
+                f"{own.error:.4f}",
+                f"{one.scores['bits_per_byte']:.4f}",
+                f"{pair.mean:.4f}",
+                f"{pair.error:.4f}",
+                one.run,
+            )
+        )
+    _print_table(table)
+    first = rows[0][1]
+    print(
+        f"{evaluation.name}: {first.n_windows:,} windows of {first.n_documents:,} documents; column "
+        f"loss_{evaluation.name} of {store.path / 'results.csv'}"
+    )
     return 0
 
 

@@ -218,13 +218,20 @@ class DataSpec(_Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSpec(_Spec):
-    """One named evaluation set: the first `tokens` tokens of a split of a corpus."""
+    """One named evaluation set: windows of n_ctx tokens of a split of a corpus, `tokens` in all.
+
+    "spread" takes windows at equal distances over the whole split, so that every document can
+    contribute; "first" takes the windows at its beginning, which a few long documents may fill.
+    Both take all of a split that is shorter than `tokens`.
+    """
 
     name: str
     corpus: str
     fingerprint: str
     split: Literal["train", "valid", "test"] = "valid"
     tokens: int = 65_536
+    #: "first" is what runs were evaluated on before there was a choice.
+    sampling: Literal["first", "spread"] = "first"
 
     def _check(self) -> None:
         _positive(self, "tokens")

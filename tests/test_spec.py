@@ -77,7 +77,14 @@ FULL = RunSpec(
     compute_dtype="bfloat16",
     evals=(
         EVAL,
-        EvalSpec(name="wiki", corpus="wiki", fingerprint="89ef", split="test", tokens=1_000_000),
+        EvalSpec(
+            name="wiki",
+            corpus="wiki",
+            fingerprint="89ef",
+            split="test",
+            tokens=1_000_000,
+            sampling="spread",
+        ),
     ),
     eval_every=100,
 )
@@ -112,9 +119,9 @@ RUNS = {"plain": PLAIN, "full": FULL, "recurrent": RECURRENT, "branch": BRANCH}
 #: These name folders in people's stores: a change here orphans their runs.
 HASHES = {
     "plain": "f2609d6218f7",
-    "full": "cb0e0982e070",
+    "full": "03e6e017d203",
     "recurrent": "f61c594d4922",
-    "branch": "9ca5cd1ed050",
+    "branch": "7ae6efb6aa86",
 }
 
 each_run = pytest.mark.parametrize("name", RUNS)
@@ -247,6 +254,7 @@ def other_value(spec, field):
         "activation": "gelu",
         "name": {"adafactor": "adamw", "cooldown": "constant"}.get(value, "other"),
         "split": "train",
+        "sampling": "first",
         "compute_dtype": "float32",
         "n_head": 8,
         "d_attn": 128,

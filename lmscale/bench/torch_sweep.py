@@ -38,7 +38,9 @@ def train(spec: RunSpec, *, compiled: bool) -> float:
     for step in range(spec.steps):
         windows = gather(tokens, batch_indices(order, step, 1), n_ctx)[0]
         trainer.step(torch.from_numpy(windows.astype(np.int64)), learning_rate(spec, step))
-    held_out = evaluation_windows(corpus, spec.evals[0].split, n_ctx, spec.evals[0].tokens)
+    held_out, _ = evaluation_windows(
+        corpus, spec.evals[0].split, n_ctx, spec.evals[0].tokens, spec.evals[0].sampling
+    )
     return trainer.evaluate(torch.from_numpy(held_out.astype(np.int64)))
 
 

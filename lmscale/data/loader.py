@@ -134,16 +134,40 @@ def host_batches(
     return iter(batches)
 
 
-def evaluation_windows(corpus: Corpus, split: str, n_ctx: int, tokens: int) -> np.ndarray:
-    """The first sequences of a split that hold `tokens` targets: int32 [n, n_ctx + 1].
+def evaluation_sequences(n_tokens: int, n_ctx: int, tokens: int, sampling: str) -> np.ndarray:
+    """Which sequences of a split an evaluation set holds: increasing positions [n].
 
-    All of the split when it is shorter; at least one sequence, unless the split has none.
+    The split's m sequences are cut into n stretches of equal length, and "spread" takes the sequence
+    in the middle of each; "first" takes the first n.
+
+    Args:
+      n_tokens: length of the split.
+      tokens: targets wanted; all sequences when the split has fewer, and at least one sequence
+        unless the split has none.
+      sampling: see `lmscale.spec.EvalSpec`.
+    """
+    m = n_sequences(n_tokens, n_ctx)
+    n = min(max(1, tokens // n_ctx), m)
+    if sampling == "first":
+        return np.arange(n)
+    return (2 * np.arange(n) + 1) * m // (2 * max(1, n))
+
+
+def evaluation_windows(
+    corpus: Corpus, split: str, n_ctx: int, tokens: int, sampling: str = "first"
+) -> tuple[np.ndarray, np.ndarray]:
+    """(windows int32 [n, n_ctx + 1], document int64 [n]): the text of an evaluation set.
+
+    `document` numbers the documents of the split; a window belongs to the one that holds the target
+    in its middle. See `evaluation_sequences` for the arguments.
     """
     stored = corpus.tokens(split)
-    n = min(max(1, tokens // n_ctx), n_sequences(len(stored), n_ctx))
-    if n == 0:
-        return np.zeros((0, n_ctx + 1), np.int32)
-    return gather(stored, np.arange(n), n_ctx)
+    sequences = evaluation_sequences(len(stored), n_ctx, tokens, sampling)
+    if not len(sequences):
+        return np.zeros((0, n_ctx + 1), np.int32), np.zeros(0, np.int64)
+    ends = np.flatnonzero(np.asarray(stored) == corpus.eod_id)
+    middle = sequences * n_ctx + 1 + n_ctx // 2
+    return gather(stored, sequences, n_ctx), np.searchsorted(ends, middle)
 
 
 def _permuted(indices: np.ndarray, n: int, seed: int) -> np.ndarray:

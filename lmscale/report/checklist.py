@@ -8,6 +8,7 @@ import numpy as np
 
 from lmscale.report.section import Grid, Section
 from lmscale.report.study import Study
+from lmscale.report.text import text_error
 from lmscale.report.wording import family_name, listed, plural, power_of_ten, si
 
 __all__ = ["checklist"]
@@ -138,7 +139,7 @@ def _extraction(study: Study, sections: Sequence[Section]) -> list[list[str]]:
     dropped = sum(len(fit.dropped) for _, fit in fits)
     done = int((table["status"] == "done").sum()) if len(table) else 0
     points = [str(fit.n_used) for _, fit in fits]
-    name = study.eval_name
+    name, error = study.eval_name, text_error(study)
     return [
         ["data extraction", "points per law", listed(points) or "none"],
         [
@@ -147,6 +148,11 @@ def _extraction(study: Study, sections: Sequence[Section]) -> list[list[str]]:
             f"final loss on held-out text ({name}), nats per token, after the last step"
             if name
             else "final loss on held-out text; none yet",
+        ],
+        [
+            "data extraction",
+            "held-out text",
+            error.sentence() if error else "by window: not recorded",
         ],
         ["data extraction", "transformation", "none; laws are fitted to losses as measured"],
         [

@@ -79,6 +79,7 @@ class Experiment:
                 corpus=corpus.name,
                 fingerprint=corpus.fingerprint,
                 tokens=self.eval_tokens,
+                sampling="spread",
             ),
         )
 

@@ -248,6 +248,7 @@ def _row(folder: RunFolder, labels: dict[str, Any]) -> dict[str, Any]:
         "bits_per_byte": bits.get(first, math.nan),
         "train_loss": result.get("train_loss") or math.nan,
         **{f"loss_{name}": loss for name, loss in losses.items()},
+        **{f"loss_{name}": found["scores"]["loss"] for name, found in folder.evals().items()},
         "seconds": status["seconds"],
         "device": result.get("device"),
     }

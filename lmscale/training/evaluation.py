@@ -1,4 +1,4 @@
-"""Evaluation sets: windows on the host, losses by position, bits per byte."""
+"""Evaluation sets: windows on the host, losses by position and by window, bits per byte."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ class EvalSet:
     """One evaluation set, cut and padded for a program.
 
     `windows` int32 [n, eval_batch, n_ctx + 1] and `weights` float32 [n, eval_batch], 0 where a
-    window is padding. `bytes_per_token` is exact for the targets of these windows.
+    window is padding; `document` has one number a window that is not. `bytes_per_token` is exact
+    for the targets of these windows.
     """
 
     name: str
     windows: np.ndarray
     weights: np.ndarray
+    document: np.ndarray
     bytes_per_token: float
 
 
@@ -48,7 +50,7 @@ def load_eval_set(
             f"evaluation set {spec.name!r} has a vocabulary of {corpus.vocab_size}, the model one "
             f"of {vocab_size}: build it with the tokeniser of the training corpus"
         )
-    windows = evaluation_windows(corpus, spec.split, n_ctx, spec.tokens)
+    windows, document = evaluation_windows(corpus, spec.split, n_ctx, spec.tokens, spec.sampling)
     if len(windows) == 0:
         raise SpecError(
             f"the {spec.split} split of {spec.corpus} has fewer than {n_ctx + 1} tokens, too few "
@@ -65,6 +67,7 @@ def load_eval_set(
         spec.name,
         padded.reshape(-1, eval_batch, n_ctx + 1),
         weights.reshape(-1, eval_batch),
+        document,
         bytes_per_token,
     )
 
@@ -77,7 +80,7 @@ class Evaluator:
         self._open_corpus = open_corpus
         self._sets: dict[EvalSpec, EvalSet] = {}
         #: The last state and the losses of all its slots, as its slots are often due together.
-        self._last: tuple[Any, dict[EvalSpec, np.ndarray]] = (None, {})
+        self._last: tuple[Any, dict[EvalSpec, tuple[np.ndarray, np.ndarray]]] = (None, {})
 
     def check(self, spec: RunSpec) -> None:
         """Reads the sets of a run, so that what is wrong with them shows before it trains."""
@@ -85,28 +88,37 @@ class Evaluator:
             self._set(evaluation)
 
     def __call__(self, state: Any, slot: int, spec: RunSpec) -> dict[str, dict[str, Any]]:
-        """{set: {"loss", "bits_per_byte", "by_position"}}: nats per token, bits, nats [n_ctx]."""
-        losses = {}
-        for evaluation in spec.evals:
-            data = self._set(evaluation)
-            by_position = self._of_all_slots(state, evaluation)[slot].astype(np.float64)
-            loss = float(by_position.mean())
-            losses[evaluation.name] = {
-                "loss": loss,
-                "bits_per_byte": loss / math.log(2) / data.bytes_per_token,
-                "by_position": [float(np.float32(x)) for x in by_position],
-            }
-        return losses
+        """The losses of a slot's run on its own evaluation sets: {set: `scores`}."""
+        return {evaluation.name: self.scores(state, slot, evaluation) for evaluation in spec.evals}
 
-    def _of_all_slots(self, state: Any, spec: EvalSpec) -> np.ndarray:
-        """Losses by position [R, n_ctx], computed once for a state."""
+    def scores(self, state: Any, slot: int, evaluation: EvalSpec) -> dict[str, Any]:
+        """The losses of a slot's run on one evaluation set.
+
+        Returns:
+          "loss" (nats a token), "bits_per_byte", "by_position" (nats [n_ctx]), and, in the order of the
+          windows, "by_window" (nats [n], to 1e-4, of which `loss` is the mean) and "document" [n].
+        """
+        data = self._set(evaluation)
+        by_position, by_window = (values[slot] for values in self._of_all_slots(state, evaluation))
+        by_position = by_position.astype(np.float64)
+        loss = float(by_position.mean())
+        return {
+            "loss": loss,
+            "bits_per_byte": loss / math.log(2) / data.bytes_per_token,
+            "by_position": [float(np.float32(x)) for x in by_position],
+            "by_window": [round(float(x), 4) for x in by_window.reshape(-1)[: len(data.document)]],
+            "document": data.document.tolist(),
+        }
+
+    def _of_all_slots(self, state: Any, spec: EvalSpec) -> tuple[np.ndarray, np.ndarray]:
+        """Losses by position [R, n_ctx] and by window [R, n, eval_batch], computed once for a state."""
         if self._last[0] is not state:
             self._last = (state, {})
         known = self._last[1]
         if spec not in known:
             data = self._set(spec)
-            found = self._program.evaluate(state, data.windows, data.weights)
-            known[spec] = np.asarray(jax.device_get(found))
+            found = jax.device_get(self._program.evaluate(state, data.windows, data.weights))
+            known[spec] = tuple(np.asarray(values) for values in found)
         return known[spec]
 
     def _set(self, spec: EvalSpec) -> EvalSet:

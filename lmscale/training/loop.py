@@ -382,7 +382,11 @@ class _Pack:
         # A run killed between its last checkpoint and its result has been evaluated already.
         if not agree(lambda: _is_evaluated(slot)):
             losses = self._evaluate(self._state, slot.index, slot.spec)
-            slot.folder.append_metrics([{**_place(slot, slot.step), "eval": losses}])
+            record = {**_place(slot, slot.step), "eval": losses}
+            if slot.step < slot.spec.steps and slot.spec.stopping is None:
+                # Only the evaluation that becomes the result needs its windows.
+                record = _without_windows(record)
+            slot.folder.append_metrics([record])
             for waited in self.slots():
                 waited.last_read = time.monotonic()
         if slot.step < slot.spec.steps and not agree(lambda: _falls_no_more(slot.folder)):
@@ -472,9 +476,24 @@ def result(
         "losses": {name: values["loss"] for name, values in losses.items()},
         "bits_per_byte": {name: values["bits_per_byte"] for name, values in losses.items()},
         "loss_by_position": {name: values["by_position"] for name, values in losses.items()},
-        "evaluations": evaluations,
+        # Models are compared on the same windows, and a document's windows resemble each other.
+        "loss_by_window": {
+            name: {"loss": values["by_window"], "document": values["document"]}
+            for name, values in losses.items()
+            if "by_window" in values
+        },
+        "evaluations": [_without_windows(record) for record in evaluations],
         "device": device,
     }
+
+
+def _without_windows(record: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation's record without its losses by window."""
+    kept = {
+        name: {k: v for k, v in values.items() if k not in ("by_window", "document")}
+        for name, values in record["eval"].items()
+    }
+    return {**record, "eval": kept}
 
 
 def give_up(folder: RunFolder, device: str) -> None:

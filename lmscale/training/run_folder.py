@@ -1,4 +1,4 @@
-"""The folder of one run: spec.json, status.json, metrics.jsonl, result.json, checkpoints/.
+"""The folder of one run: spec.json, status.json, metrics.jsonl, result.json, checkpoints/, evals/.
 
 Whatever is read back after a kill is either whole or absent: small files are replaced atomically,
 and the log of metrics, which grows by appending, is cut back to the checkpoint on resume.
@@ -83,6 +83,17 @@ class RunFolder:
 
     def write_result(self, values: dict[str, Any]) -> None:
         write_json(self.path / "result.json", values)
+
+    def evals(self) -> dict[str, dict[str, Any]]:
+        """Name -> what `lmscale eval` found on an evaluation set after the run had ended."""
+        folder = self.path / "evals"
+        if not folder.exists():
+            return {}
+        return {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
+
+    def write_eval(self, name: str, values: dict[str, Any]) -> None:
+        (self.path / "evals").mkdir(exist_ok=True)
+        write_json(self.path / "evals" / f"{name}.json", values)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl; a last line that a kill cut short is left out."""

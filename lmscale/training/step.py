@@ -106,8 +106,8 @@ class Program:
       not active keep their state.
     lower_train(the arguments of train or their shapes, platform) -> the lowered program, for that
       platform instead of the mesh's own when it is given; see `train_arguments`, `device_bytes`
-    evaluate(state, windows [n, eval_batch, n_ctx + 1], weights [n, eval_batch]) -> mean loss by
-      position [R, n_ctx]; a weight of 0 marks padding
+    evaluate(state, windows [n, eval_batch, n_ctx + 1], weights [n, eval_batch]) -> mean losses in
+      nats by position [R, n_ctx] and by window [R, n, eval_batch]; a weight of 0 marks padding
     take(state, slot) -> one run's state;  put(state, slot, one) -> state
     abstract_run, abstract_pack: shapes and places of one run's state, and of `state`
     """
@@ -280,15 +280,18 @@ def build_program(
     eval_batch = max(1, min(micro_batch, 64, 16_384 // key.model.n_ctx))
     eval_batch = -(-eval_batch // mesh.shape["data"]) * mesh.shape["data"]
 
-    def evaluate(state: State, windows: jax.Array, weights: jax.Array) -> jax.Array:
+    def evaluate(
+        state: State, windows: jax.Array, weights: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         def one(params):
             def piece(total, xs):
                 windows, weights = xs
-                of_windows = loss_of(losses_in_pieces, evaluating, params, windows)
-                return total + jnp.einsum("bt,b->t", of_windows, weights), None
+                losses = loss_of(losses_in_pieces, evaluating, params, windows)
+                return total + jnp.einsum("bt,b->t", losses, weights), losses.mean(axis=1)
 
-            total = jax.lax.scan(piece, jnp.zeros(key.model.n_ctx), (windows, weights))[0]
-            return total / weights.sum()
+            zero = jnp.zeros(key.model.n_ctx)
+            total, by_window = jax.lax.scan(piece, zero, (windows, weights))
+            return total / weights.sum(), by_window
 
         return over_runs(one)(state["params"])
 

@@ -16,6 +16,7 @@ from lmscale.data import (
     n_sequences,
     sequence_order,
 )
+from lmscale.data.loader import evaluation_sequences
 from tests.data.prose import documents, write_text
 
 TOKENS = np.random.default_rng(0).integers(0, 2**16, 5000).astype(np.uint16)
@@ -161,18 +162,43 @@ def test_host_batches_are_the_same_batches(n_processes):
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), expected)
 
 
-def test_evaluation_windows_are_the_first_of_a_split(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("wanted", "sampling", "expected"),
+    [
+        (40, "first", [0, 1, 2, 3]),
+        # Ten sequences in four stretches of 2.5, of which the middles are 1.25, 3.75, 6.25 and 8.75.
+        (40, "spread", [1, 3, 6, 8]),
+        (1, "spread", [5]),
+        (1000, "spread", list(range(10))),
+        (100, "spread", list(range(10))),
+    ],
+)
+def test_evaluation_sequences_are_spread_over_the_split(wanted, sampling, expected):
+    found = evaluation_sequences(10 * 10 + 1, 10, wanted, sampling)
+    assert found.tolist() == expected
+    assert not len(evaluation_sequences(10, 10, wanted, sampling))
+
+
+def test_evaluation_windows_and_their_documents(tmp_path, monkeypatch):
     monkeypatch.setenv("LMSCALE_DATA", str(tmp_path))
     text = write_text(tmp_path / "text.txt", documents(60))
     corpus = build_corpus("a", [text], vocab_size=320, valid_fraction=0.2, test_fraction=0)
     stored = corpus.tokens("valid")
-    windows = evaluation_windows(corpus, "valid", 32, 200)
+    windows, _ = evaluation_windows(corpus, "valid", 32, 200)
     assert windows.shape == (6, 33)
     np.testing.assert_array_equal(windows[:, :-1].ravel(), stored[: 6 * 32])
-    assert len(evaluation_windows(corpus, "valid", 32, 5)) == 1
-    everything = evaluation_windows(corpus, "valid", 32, 10**9)
+    assert len(evaluation_windows(corpus, "valid", 32, 5)[0]) == 1
+    everything, of_everything = evaluation_windows(corpus, "valid", 32, 10**9, "spread")
     assert len(everything) == n_sequences(len(stored), 32)
-    assert evaluation_windows(corpus, "test", 32, 200).shape == (0, 33)
+    assert evaluation_windows(corpus, "test", 32, 200)[0].shape == (0, 33)
+    spread, document = evaluation_windows(corpus, "valid", 32, 320, "spread")
+    assert len(spread) == len(document) == 10
+    # Ten windows reach into as many documents, from one end of the split to the other.
+    assert len(set(document)) > 5 and document[-1] > 0.8 * corpus.n_documents("valid")
+    for window, number in zip(everything, of_everything, strict=True):
+        # Its middle target is a token of that document, which ends at its own end-of-document token.
+        at = np.flatnonzero((everything == window).all(axis=1))[0] * 32 + 17
+        assert (stored[:at] == corpus.eod_id).sum() == number
     # Bits per byte of a window are exact: the bytes of its targets are known.
     n_bytes = corpus.token_bytes[windows[0, 1:]].sum()
     assert n_bytes == len(corpus.tokenizer.decode_bytes(windows[0, 1:]))

@@ -41,6 +41,11 @@ def test_a_sweep_leaves_the_files_of_the_contract(uninterrupted):
         assert result["status"] == "done"
         assert len(result["loss_by_position"]["valid"]) == 16
         assert [e["step"] for e in result["evaluations"]] == [500, 1000, 1200]
+        windows = result["loss_by_window"]["valid"]
+        assert len(windows["loss"]) == len(windows["document"]) == 1024 // 16
+        mean = sum(windows["loss"]) / len(windows["loss"])
+        assert mean == pytest.approx(result["losses"]["valid"], abs=1e-4)
+        assert len(set(windows["document"])) > 1
         # It has learned: the loss of guessing is log 300 = 5.7.
         assert result["losses"]["valid"] < 4.5
         assert json.loads((folder / "status.json").read_text())["status"] == "done"

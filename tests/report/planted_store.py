@@ -31,6 +31,10 @@ DATA = DataSpec(corpus="planted", fingerprint="0123456789ab")
 EVALS = (EvalSpec(name="valid", corpus="planted", fingerprint="0123456789ab"),)
 BUDGETS = (1e12, 3e12, 9e12, 27e12)
 LSTM_STOPS = 16
+#: Of the held-out text, and how its losses vary: by document and window alike for all models, and by
+#: window for each model alone.
+WINDOWS, WINDOWS_A_DOCUMENT = 80, 4
+TEXT_STD, OWN_STD = 0.2, 0.02
 
 
 def position_shape(lstm: bool) -> np.ndarray:
@@ -215,6 +219,8 @@ def _write_run(folder: RunFolder, loss: float, status: str) -> None:
             "loss": loss,
             "bits_per_byte": loss / math.log(2) / BYTES_PER_TOKEN,
             "by_position": by_position,
+            "by_window": _by_window(spec, loss),
+            "document": [i // WINDOWS_A_DOCUMENT for i in range(WINDOWS)],
         }
         folder.append_metrics(
             [
@@ -248,6 +254,14 @@ def _records(spec: RunSpec, loss: float, last: int):
             "steps_averaged": every,
             "tokens_per_second": 1e4,
         }
+
+
+def _by_window(spec: RunSpec, loss: float) -> list[float]:
+    """Losses with mean `loss`: some documents are hard for all models."""
+    hard = np.random.default_rng(0).normal(0, TEXT_STD, WINDOWS // WINDOWS_A_DOCUMENT)
+    own = np.random.default_rng(int(spec.hash, 16)).normal(0, OWN_STD, WINDOWS)
+    curve = np.repeat(hard, WINDOWS_A_DOCUMENT) + own
+    return [float(x) for x in curve - curve.mean() + loss]
 
 
 def _by_position(spec: RunSpec, loss: float) -> list[float]:

@@ -144,7 +144,8 @@ def test_what_saves_memory_changes_only_rounding(model, execution):
     windows = np.arange(program.eval_batch * 17).reshape(1, -1, 17).astype(np.int32) % 300
     weights = np.ones((1, program.eval_batch), np.float32)
     plain, saved = (
-        np.asarray(p.evaluate(jax.device_put(state), windows, weights)) for p in (program, saving)
+        np.asarray(p.evaluate(jax.device_put(state), windows, weights)[0])
+        for p in (program, saving)
     )
     np.testing.assert_allclose(saved, plain, rtol=1e-5)
 
@@ -275,21 +276,27 @@ def test_unrolled_layers_change_only_rounding_and_what_is_saved_not_at_all(model
     jax.tree.map(np.testing.assert_array_equal, back, one)
 
 
-def test_evaluation_ignores_padding_and_reports_by_position():
+def test_evaluation_ignores_padding_and_reports_by_position_and_window():
     _, state, program = train(different_specs(TRANSFORMER))
     rng = np.random.default_rng(0)
     windows = rng.integers(0, 300, (2, program.eval_batch, 17)).astype(np.int32)
     weights = np.zeros((2, program.eval_batch), np.float32)
     weights[0, :2] = 1
-    got = np.asarray(program.evaluate(jax.device_put(state), windows, weights))
+    got, by_window = map(np.asarray, program.evaluate(jax.device_put(state), windows, weights))
     assert got.shape == (4, 16)
+    assert by_window.shape == (4, 2, program.eval_batch)
+    # The windows that count have the same mean as the positions, in each run.
+    np.testing.assert_allclose(by_window[:, 0, :2].mean(axis=1), got.mean(axis=1), rtol=1e-5)
     twice = np.concatenate([windows[:1, :2]] * 2, axis=1)
     padded = np.zeros((1, program.eval_batch, 17), np.int32)
     padded[0, :4] = twice[0]
     again_weights = np.zeros((1, program.eval_batch), np.float32)
     again_weights[0, :4] = 1
-    again = np.asarray(program.evaluate(jax.device_put(state), padded, again_weights))
+    again, of_windows = map(
+        np.asarray, program.evaluate(jax.device_put(state), padded, again_weights)
+    )
     np.testing.assert_allclose(got, again, rtol=1e-5)
+    np.testing.assert_allclose(of_windows[:, 0, :2], of_windows[:, 0, 2:4], rtol=1e-5)
     assert jnp.ptp(got) > 0
 
 

@@ -20,6 +20,7 @@ from lmscale.report.published import EXPONENTS
 from lmscale.report.restate import Restated, native_convention, restate
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
 from lmscale.report.study import Study
+from lmscale.report.text import text_spread
 from lmscale.report.wording import (
     between,
     family_name,
@@ -59,6 +60,8 @@ class _Family:
     restated: dict[str, Restated]
     failures: dict[str, str]
     windows: dict[str, dict[str, float]]
+    #: Standard deviation of the exponent of N over draws of the held-out documents.
+    text: float | None = None
 
     @property
     def fit(self) -> FitResult | None:
@@ -122,7 +125,7 @@ def _fit_family(study: Study, name: str) -> _Family:
     usable = study.usable
     runs = usable[usable["family"] == name].dropna(subset=["budget"]).reset_index(drop=True)
     declared = int(study.table[study.table["family"] == name]["budget"].nunique())
-    fits, restated, failures, windows = {}, {}, {}, {}
+    fits, restated, failures, windows, text = {}, {}, {}, {}, None
     if not len(runs):
         pending = study.table[study.table["family"] == name]["status"]
         native = study.experiment.get("fields", {}).get("convention", "standard")
@@ -150,7 +153,25 @@ def _fit_family(study: Study, name: str) -> _Family:
         if convention == native:
             anchors = _best_sizes(runs, fit, anchors)
             windows = laws.window_spread(table)
-    return _Family(name, runs, declared, native, fits, restated, failures, windows)
+            text = _spread_over_texts(study, runs, view, native)
+    return _Family(name, runs, declared, native, fits, restated, failures, windows, text)
+
+
+def _spread_over_texts(
+    study: Study, runs: pd.DataFrame, view: Restated, native: str
+) -> float | None:
+    """Standard deviation of the exponent of N over draws of the documents; None where unknown."""
+    if view.moved:
+        return None
+
+    def exponent_of(losses: np.ndarray) -> float | None:
+        table = laws.Table.read(view.rows.assign(loss=losses), convention=native)
+        try:
+            return laws.fit(table, "isoflop", bootstrap=0).parameters.get("a")
+        except (TableError, FitError):
+            return None
+
+    return text_spread(study, runs["run"].tolist(), exponent_of)
 
 
 def _without_line_through_two(fit: FitResult) -> FitResult:
@@ -277,6 +298,12 @@ def _details(families: list[_Family]) -> list[str]:
                 f" Other ways to read the minima (parabolas over sizes within a factor of 2 up to "
                 f"all of them, and Porian's Akima spline) give exponents from "
                 f"{between((min(values), max(values)), 2)}."
+            )
+        if family.text is not None:
+            text += (
+                f" Scored on other documents of the same kind, the same runs would give an exponent "
+                f"that differs by {number(family.text, 1)} (standard deviation over draws of the "
+                f"held-out documents)."
             )
         paragraphs.append(text)
     others = [f for f in families if any(c != f.native and f.fits[c].exponents for c in f.fits)]

@@ -1,0 +1,131 @@
+"""Finished runs scored again, on any text and without any training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lmscale.data import Corpus
+from lmscale.progress import Tracker
+from lmscale.spec import EvalSpec
+from lmscale.sweep.devices import Devices
+from lmscale.sweep.experiment import Run
+from lmscale.sweep.plan import Pack, make_plan
+from lmscale.sweep.programs import mesh_of, program_of
+from lmscale.sweep.store import Store, StoreError
+from lmscale.training.checkpoint import Checkpoints
+from lmscale.training.evaluation import Evaluator
+from lmscale.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Score:
+    """One run's loss on one evaluation set. `scores` is what `Evaluator.scores` returns."""
+
+    run: str
+    scores: dict[str, Any]
+
+
+def evaluation_set(corpus: Corpus, split: str, tokens: int | None) -> EvalSpec:
+    """The evaluation set of a corpus's split, all of it unless `tokens` are enough.
+
+    Its name says what it holds, so that sets of one store can be told apart: CORPUS-SPLIT, or
+    CORPUS-SPLIT-TOKENS.
+
+    Raises:
+      StoreError: when the split is empty.
+    """
+    there = corpus.n_tokens(split)
+    if there < 2:
+        raise StoreError(f"the {split} split of {corpus.name} is empty: choose another --split")
+    part = "" if tokens is None or tokens >= there else f"-{tokens}"
+    return EvalSpec(
+        name=f"{corpus.path.name}-{split}{part}",
+        corpus=corpus.name,
+        fingerprint=corpus.fingerprint,
+        split=split,
+        tokens=min(tokens or there, there),
+        sampling="spread",
+    )
+
+
+def rescore(
+    store: Store,
+    evaluation: EvalSpec,
+    devices: Devices,
+    open_corpus: Callable[[str], Corpus],
+    bar: Tracker,
+) -> list[Score]:
+    """Scores every finished run of a store by its last checkpoint.
+
+    The scores go to runs/RUN/evals/NAME.json, and as the column loss_NAME to results.csv. A run that
+    has been scored on the same set before is not scored again.
+
+    Args:
+      evaluation: the text; its corpus must have the tokeniser of the runs' own.
+      bar: is told of every run.
+
+    Raises:
+      StoreError: when no run has finished, or one has lost its checkpoint.
+    """
+    runs, scores = [], []
+    for folder, labels in store.declared():
+        if (folder.result() or {}).get("status") != "done":
+            continue
+        if not folder.checkpoints.exists():
+            raise StoreError(
+                f"{folder.path} has a result but no checkpoint (it may have been taken from another "
+                "store): score the store that trained it"
+            )
+        runs.append(Run(folder.spec, labels))
+    if not runs:
+        raise StoreError(f"{store.path} has no finished run to score: see `lmscale status`")
+    for pack in make_plan(runs, devices).packs:
+        folders = [store.folder(run) for run in pack.runs]
+        waiting = []
+        for folder in folders:
+            known = folder.evals().get(evaluation.name)
+            if known is not None and known["evaluation"] == evaluation.to_dict():
+                scores.append(Score(folder.path.name, known["scores"]))
+                bar.update(1)
+            else:
+                waiting.append(folder)
+        if waiting:
+            scores += _score_pack(pack, waiting, evaluation, devices, open_corpus, bar)
+    return sorted(scores, key=lambda score: score.scores["loss"])
+
+
+def _score_pack(
+    pack: Pack,
+    folders: Sequence[RunFolder],
+    evaluation: EvalSpec,
+    devices: Devices,
+    open_corpus: Callable[[str], Corpus],
+    bar: Tracker,
+) -> list[Score]:
+    """The scores of runs of one shape, as many at a time as the pack trains."""
+    import jax
+
+    program = program_of(pack, mesh_of(pack, jax.devices()), devices.platform)
+    evaluator = Evaluator(program, lambda spec: open_corpus(spec.corpus))
+    scores = []
+    for first in range(0, len(folders), program.n_slots):
+        together = folders[first : first + program.n_slots]
+        state = program.empty()
+        for slot, folder in enumerate(together):
+            checkpoints = Checkpoints(folder.checkpoints)
+            step = checkpoints.latest()
+            one, _ = checkpoints.restore(step, program.abstract_run)
+            checkpoints.close()
+            state = program.put(state, np.int32(slot), one)
+        for slot, folder in enumerate(together):
+            found = evaluator.scores(state, slot, evaluation)
+            folder.write_eval(
+                evaluation.name, {"evaluation": evaluation.to_dict(), "scores": found}
+            )
+            scores.append(Score(folder.path.name, found))
+            bar.update(1, folder.path.name)
+    return scores
