@@ -26,7 +26,8 @@ from typing import Any, NamedTuple
 _EPILOG = """\
 a first study, on a laptop:
   lmscale run isoflop                        trains a grid on the Python sources of this machine
-  lmscale advise results/isoflop-cpu --compute 1e13
+  lmscale advise results/isoflop-cpu --compute 1.1e12
+  lmscale verify results/isoflop-cpu --compute 1.1e12     writes the forecast down, then trains it
 on your own text:
   lmscale data build mytext --input ~/text --vocab-size 8192
   lmscale run isoflop --data mytext --out results/mytext
@@ -69,6 +70,15 @@ which is known far better. Scores go to DIR/runs/RUN/evals/ and, as a column, to
 """
 
 
+_VERIFY_EPILOG = """\
+The forecast goes to DIR/verify/C<FLOPS>/forecast-<hash of its content>.json before anything is trained,
+the outcome beside it, and both into the store's report. Exit code 0 also where the forecast has failed.
+
+  lmscale verify results/isoflop-cpu --compute 1.1e12              three runs, about 3 times the budget
+  lmscale verify results/isoflop-cpu --compute 1.1e12 --seeds 0 1 2
+"""
+
+
 class _CommandError(ValueError):
     """Bad usage that no library call would notice."""
 
@@ -86,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     # Before the imports, which take seconds: a worker may be stopped when it has only begun.
     stop = None
-    if argv[:1] == ["run"]:
+    if argv[:1] in (["run"], ["verify"]):
         stop = _stop_on_signal()
         if not {"-h", "--help", "--distributed"} & set(argv):
             from lmscale.parallel.processes import expect_processes
@@ -313,18 +323,53 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     report.add_argument("dir", metavar="DIR", help="a store, or a folder of stores")
 
     advise = command(
-        "advise", _advise, "Recommend a model for a budget, from a store or a published law."
+        "advise",
+        _advise,
+        "Recommend a model for a budget, from a store, any table of runs, or a published law.",
     )
     advise.add_argument(
-        "source", metavar="DIR|PUBLISHED-LAW", help="besiroglu2024, chinchilla, ..."
+        "source", metavar="DIR|TABLE.csv|PUBLISHED-LAW", help="besiroglu2024, chinchilla, ..."
     )
     question = advise.add_mutually_exclusive_group(required=True)
     question.add_argument("--compute", metavar="FLOPS", type=float, help="the training budget")
     question.add_argument("--loss", type=float, help="the loss to reach with the least compute")
     advise.add_argument("--unique-tokens", type=float, help="how much data there is")
     advise.add_argument("--inference-tokens", type=float, default=0.0, help="tokens served later")
-    advise.add_argument("--family", default="transformer", help="whose law of a store")
+    _law_arguments(advise)
+    advise.add_argument(
+        "--columns",
+        metavar="ROLE=COL,...",
+        help="of a table: params=COL,tokens=COL,loss=COL,flops=COL",
+    )
     advise.add_argument("--json", action="store_true")
+
+    verify = command(
+        "verify",
+        _verify,
+        "Write down what a store foretells for a budget, train the advised model with its half and "
+        "its double on that budget, and compare. Resumes what is there; a forecast is never rewritten.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_VERIFY_EPILOG,
+    )
+    verify.add_argument("dir", metavar="DIR", help="a store with finished runs")
+    verify.add_argument(
+        "--compute", metavar="FLOPS", type=float, required=True, help="of each of the three runs"
+    )
+    verify.add_argument(
+        "--seeds",
+        type=_whole,
+        nargs="+",
+        default=[0],
+        help="each size is trained once per seed (0)",
+    )
+    _law_arguments(verify)
+    verify.add_argument(
+        "--dry-run", action="store_true", help="show the forecast and the plan, write nothing"
+    )
+    verify.add_argument(
+        "--checkpoint-seconds", type=float, default=60.0, help="at most this much is lost to a kill"
+    )
+    verify.add_argument("--json", action="store_true")
 
     sample = command("sample", _sample, "Continue a text with a trained run.")
     sample.add_argument("run", metavar="RUN_DIR")
@@ -360,6 +405,19 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     listing = actions.add_parser("list", help="the corpora of this machine")
     listing.add_argument("--json", action="store_true")
     return parser.parse_args(argv)
+
+
+def _law_arguments(parser: _Parser) -> None:
+    """Whose law of a store, which, and how far it is trusted."""
+    parser.add_argument("--family", default="transformer", help="whose law of a store")
+    parser.add_argument(
+        "--law", metavar="LAW", help="isoflop, parametric, ... (isoflop; of a table what fits it)"
+    )
+    parser.add_argument(
+        "--extrapolate",
+        action="store_true",
+        help="answer also at more than 30 times the largest budget",
+    )
 
 
 def _mesh_argument(parser: _Parser) -> None:
@@ -1183,41 +1241,236 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
 
 def _advise(args: argparse.Namespace) -> int:
     from lmscale.sweep.recommend import recommend
-    from lmscale.sweep.store import Store
 
-    source = Store.open(args.source) if Path(args.source).is_dir() else args.source
     question = {"flops": args.compute, "loss": args.loss, "unique_tokens": args.unique_tokens}
     advice = recommend(
-        source, family=args.family, inference_tokens=args.inference_tokens, **question
+        _source_of_advice(args),
+        law=args.law or "isoflop",
+        family=args.family,
+        extrapolate=args.extrapolate,
+        inference_tokens=args.inference_tokens,
+        **question,
     )
     if args.json:
         _print_json(advice.to_json())
         return 0
+    _print_advice(advice, args.source)
+    for warning in advice.warnings:
+        _say(f"warning: {warning}")
+    return 0
 
+
+def _source_of_advice(args: argparse.Namespace) -> Any:
+    """A store, a law fitted to a table, or the name of a published law."""
+    from lmscale import laws
+    from lmscale.sweep.store import Store
+
+    path = Path(args.source)
+    own = path.name == "results.csv" and (path.parent / "experiment.json").exists()
+    if (path.is_dir() or own) and args.columns is None:
+        return Store.open(path.parent if own else path)
+    if args.source in laws.PUBLISHED:
+        if args.law or args.columns:
+            raise _CommandError(f"{args.source} is a published law: leave --law and --columns out")
+        return args.source
+    if not path.exists():
+        raise _CommandError(
+            f"there is no store, no table and no published law {args.source!r}; the published laws "
+            f"are {', '.join(laws.PUBLISHED)}"
+        )
+    table = _table_of_runs(args.source, args.columns)
+    if args.law:
+        return laws.fit(table, args.law)
+    return _law_of_table(table)
+
+
+def _law_of_table(table: Any) -> Any:
+    """IsoFLOP profiles where a table has them, else the surface of Approach 3."""
+    from lmscale import laws
+
+    try:
+        fitted = laws.fit(table, "isoflop")
+    except laws.TableError:
+        fitted = None
+    if fitted is not None and fitted.parameters:
+        return fitted
+    return laws.fit(table, "parametric")
+
+
+def _print_advice(advice: Any, source: str) -> None:
     def line(name: str, key: str, text: str) -> None:
         low_high = advice.intervals.get(key)
         interval = f"  [{low_high[0]:.3g}, {low_high[1]:.3g}]" if low_high else ""
         print(f"  {name:<22}{text}{interval}")
 
-    print(f"for {advice.flops:.3g} FLOPs, by {advice.source or args.source}:")
+    by = f"the law {advice.law}, {advice.source}" if advice.source == "fitted here" else ""
+    print(f"for {advice.flops:.3g} FLOPs, by {by or advice.source or source}:")
     line("parameters", "n_params", f"{advice.n_params:.3g}")
     line("tokens", "n_tokens", f"{advice.n_tokens:.3g}")
     line("tokens per parameter", "tokens_per_param", f"{advice.tokens_per_param:.3g}")
     if advice.loss is not None:
         line("loss (nats per token)", "loss", f"{advice.loss:.4g}")
-    model = advice.model
-    line(
-        "model",
-        "",
-        f"{model['n_layer']} layers, d_model {model['d_model']}, {model['n_head']} heads",
-    )
-    line("batch", "", f"{advice.batch_tokens:,} tokens")
-    line("peak learning rate", "", f"{advice.learning_rate:.2g}")
+    if advice.model is not None:
+        line("model", "", _shape(advice.model))
+    if advice.batch_tokens is not None:
+        line("batch", "", f"{advice.batch_tokens:,} tokens")
+        line("peak learning rate", "", f"{advice.learning_rate:.2g}")
+    if advice.run is not None:
+        line("steps", "", f"{advice.run['steps']:,}")
     for off in advice.off_optimum:
-        print(f"  {off.factor:g} x the parameters costs {off.compute_factor:.3g} x the compute")
-    for warning in advice.warnings:
+        reach = off.loss_interval
+        loss = "" if off.loss is None else f", loss {off.loss:.4g}"
+        loss += f"  [{reach[0]:.4g}, {reach[1]:.4g}]" if reach else ""
+        print(
+            f"  {off.factor:g} x the parameters costs {off.compute_factor:.3g} x the compute{loss}"
+        )
+    if advice.intervals:
+        print(f"intervals: {advice.interval_method}")
+    if advice.recipe:
+        print(f"recipe: {advice.recipe}")
+
+
+def _shape(model: dict[str, Any]) -> str:
+    if "d_model" in model:
+        return f"{model['n_layer']} layers, d_model {model['d_model']}, {model['n_head']} heads"
+    return f"{model['n_layer']} layers, d_hidden {model['d_hidden']}"
+
+
+def _verify(args: argparse.Namespace) -> int:
+    start_jax()
+    from lmscale.parallel.distributed import PREEMPTED
+    from lmscale.progress import progress
+    from lmscale.report import write_report
+    from lmscale.files import write_json
+    from lmscale.sweep import verify
+    from lmscale.sweep.devices import local_devices
+    from lmscale.sweep.plan import make_plan
+    from lmscale.sweep.store import Store
+    from lmscale.training.loop import Preempted
+
+    if not 0 < args.compute < float("inf"):
+        raise _CommandError(f"--compute must be a positive number of FLOPs, not {args.compute!r}")
+    seeds = tuple(dict.fromkeys(args.seeds))
+    store = Store.open(args.dir)
+    law = args.law or "isoflop"
+    folder = verify.verification_store(store, args.compute, args.family, law)
+    known = verify.read_forecast(folder)
+    if known is None:
+        forecast = verify.forecast_of(
+            store, args.compute, law=law, family=args.family, extrapolate=args.extrapolate
+        )
+    else:
+        forecast, path = known
+        _say(f"the forecast of {forecast['date']} stands: {path}")
+        if forecast["results_sha256"] != verify.results_hash(store):
+            _say("warning: the store has other results now than when its forecast was made")
+    corpus = _corpus_of_store(store)
+    runs = verify.outcome_runs(forecast, seeds)
+    plan = make_plan(runs, local_devices())
+    if not args.json:
+        _print_forecast(forecast)
+    for warning in _verify_warnings(forecast, corpus):
         _say(f"warning: {warning}")
-    return 0
+    _say(_plan_line(plan))
+    if args.dry_run:
+        if args.json:
+            _print_json({"forecast": forecast, "outcome": None})
+        return 0
+    if known is None:
+        path = verify.write_forecast(folder, forecast)
+        _say(f"forecast written to {path}")
+    declared = store.experiment()
+    experiment = verify.Verification(
+        vocab_size=declared["corpus"]["vocab_size"], seeds=seeds, forecast=path.name
+    )
+    args.scale, args.shard, args.slots = declared["scale"], (0, 1), None
+    job = _Job("verify", experiment, corpus, runs, plan)
+    with progress("training", plan.flops) as bar:
+        try:
+            ill = _train(args, job, folder, [], bar, args.stop)
+        except Preempted:
+            folder.write_table()
+            _say("preempted: every run is saved; the same command goes on from here")
+            return PREEMPTED
+    outcome = verify.compare(forecast, folder)
+    write_json(folder.path / "outcome.json", outcome)
+    store.write_table()
+    page = write_report(store)
+    if args.json:
+        _print_json({"forecast": forecast, "outcome": outcome})
+    else:
+        _print_outcome(forecast, outcome)
+    _say(f"report: {page}")
+    return 1 if ill else 0
+
+
+def _corpus_of_store(store: Any) -> Any:
+    """The text that a store's runs were trained on.
+
+    Raises:
+      StoreError: when the corpus of that name holds other text here.
+    """
+    from lmscale.sweep.store import StoreError
+
+    declared = store.experiment()["corpus"]
+    corpus = _open_corpus(declared["name"], declared["vocab_size"])
+    if corpus.fingerprint != declared["fingerprint"]:
+        raise StoreError(
+            f"the runs were trained on {declared['name']} with fingerprint "
+            f"{declared['fingerprint']}, but the corpus here has {corpus.fingerprint}: give the "
+            "machine that trained them, or build the corpus from the same text"
+        )
+    return corpus
+
+
+def _verify_warnings(forecast: dict[str, Any], corpus: Any) -> list[str]:
+    """What of a verification a user should know before it is trained."""
+    warnings = list(forecast["advice"]["warnings"])
+    if forecast["flops"] <= forecast["largest_budget"]:
+        warnings.append("this budget lies within those of the store: it tests no extrapolation")
+    roles = {planned["role"] for planned in forecast["runs"]}
+    missing = {"advised", "half", "double"} - roles
+    if missing:
+        names = " and ".join(sorted(missing))
+        warnings.append(f"the ladder has no model of its own for the {names} of the advised size")
+    tokens = corpus.n_tokens("train")
+    longest = max(planned["n_tokens"] for planned in forecast["runs"])
+    if longest > tokens:
+        warnings.append(
+            f"the smallest model takes {longest:.3g} tokens, {longest / tokens:.2g} epochs of the "
+            f"{tokens:.3g} training tokens: the law may not hold for repeated text"
+        )
+    return list(dict.fromkeys(warnings))
+
+
+def _print_forecast(forecast: dict[str, Any]) -> None:
+    rows = [("size", "N", "D", "layers x width", "forecast loss", "95% interval")]
+    for planned in forecast["runs"]:
+        model = planned["spec"]["model"]
+        width = model.get("d_model", model.get("d_hidden"))
+        reach = planned["interval"]
+        rows.append(
+            (
+                planned["role"],
+                f"{planned['n_params']:.3g}",
+                f"{planned['n_tokens']:.3g}",
+                f"{model['n_layer']} x {width}",
+                f"{planned['loss']:.3f}",
+                f"[{reach[0]:.3f}, {reach[1]:.3f}]" if reach else "none",
+            )
+        )
+    print(f"for {forecast['flops']:.3g} FLOPs each, by the law {forecast['law']}:")
+    _print_table(rows)
+
+
+def _print_outcome(forecast: dict[str, Any], outcome: dict[str, Any]) -> None:
+    rows = [("size", "forecast loss", "outcome", "in the interval")]
+    words = {True: "yes", False: "no", None: "no outcome"}
+    for planned, run in zip(forecast["runs"], outcome["runs"], strict=True):
+        found = " ".join(f"{loss:.3f}" for loss in run["losses"]) or "-"
+        rows.append((planned["role"], f"{planned['loss']:.3f}", found, words[run["contained"]]))
+    _print_table(rows)
+    print(outcome["finding"])
 
 
 def _bench(args: argparse.Namespace) -> int:

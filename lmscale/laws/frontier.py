@@ -14,7 +14,7 @@ from lmscale.laws.kaplan import off_optimum_cost
 from lmscale.laws.power import loss_along_frontier
 from lmscale.laws.result import FitError, FitResult, interval
 
-__all__ = ["FrontierAnswer", "LossCurve", "answer_on_frontier"]
+__all__ = ["FrontierAnswer", "LossCurve", "answer_on_frontier", "run_noise"]
 
 #: Budgets whose profiles give the cost of being off the best size: those nearest to the question.
 _NEAREST_PROFILES = 3
@@ -117,7 +117,7 @@ def answer_on_frontier(
     if curve is not None:
         reached = curve(flops)
         widths["loss"] = curve.half_widths(flops, level)
-        noise = _run_noise(result)
+        noise = run_noise(result)
         if math.isfinite(noise) and curve.line is not None:
             widths["loss"]["run_noise"] = 2 * noise / reached
         if test is not None:
@@ -252,11 +252,12 @@ def _curvatures(result: FitResult) -> list[float]:
     ]
 
 
-def _run_noise(result: FitResult) -> float:
-    """Standard deviation of a run's loss about its profile, in nats."""
+def run_noise(result: FitResult) -> float:
+    """Standard deviation of a run's loss about the fit, in nats; NaN where the fit does not tell."""
     rest = result.residuals.get("residual")
-    profiles = [p for p in result.details.get("profiles", ()) if p.ok]
-    if rest is None or result.law != "isoflop":
+    if rest is None or "observed" not in result.residuals:
         return math.nan
-    freedom = len(rest) - 3 * len(profiles)
-    return math.sqrt(float(np.sum(np.square(rest))) / freedom) if freedom > 0 else math.nan
+    nats = np.asarray(result.residuals["observed"]) - np.asarray(result.residuals["predicted"])
+    profiles = [p for p in result.details.get("profiles", ()) if p.coefficients is not None]
+    freedom = len(nats) - (3 * len(profiles) if profiles else len(result.parameters))
+    return math.sqrt(float(np.sum(nats**2)) / freedom) if freedom > 0 else math.nan
