@@ -1338,10 +1338,10 @@ def _shape(model: dict[str, Any]) -> str:
 
 def _verify(args: argparse.Namespace) -> int:
     start_jax()
+    from lmscale.files import write_json
     from lmscale.parallel.distributed import PREEMPTED
     from lmscale.progress import progress
     from lmscale.report import write_report
-    from lmscale.files import write_json
     from lmscale.sweep import verify
     from lmscale.sweep.devices import local_devices
     from lmscale.sweep.plan import make_plan
