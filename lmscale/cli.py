@@ -273,11 +273,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         metavar="LAW",
         help="one or more, or all",
     )
-    fit.add_argument(
-        "--columns",
-        metavar="ROLE=COL,...",
-        help="which column of the table is which: params=COL,tokens=COL,loss=COL,flops=COL",
-    )
+    _table_arguments(fit)
     fit.add_argument(
         "--x", choices=("params", "tokens", "flops"), help="the variable of the law power"
     )
@@ -336,11 +332,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     advise.add_argument("--unique-tokens", type=float, help="how much data there is")
     advise.add_argument("--inference-tokens", type=float, default=0.0, help="tokens served later")
     _law_arguments(advise)
-    advise.add_argument(
-        "--columns",
-        metavar="ROLE=COL,...",
-        help="of a table: params=COL,tokens=COL,loss=COL,flops=COL",
-    )
+    _table_arguments(advise)
     advise.add_argument("--json", action="store_true")
 
     verify = command(
@@ -417,6 +409,35 @@ def _law_arguments(parser: _Parser) -> None:
         "--extrapolate",
         action="store_true",
         help="answer also at more than 30 times the largest budget",
+    )
+
+
+def _table_arguments(parser: _Parser) -> None:
+    """How a table of runs is read: `lmscale.sweep.tables.table_of_runs`."""
+    parser.add_argument(
+        "--columns",
+        metavar="ROLE=COL,...",
+        action="append",
+        help="which column of the table is which: params=COL,tokens=COL,loss=COL,flops=COL (may be "
+        "given several times; quotes round a name with commas: 'params=\"N, total\"'; COL*1e6 "
+        "scales a column in millions)",
+    )
+    parser.add_argument(
+        "--where",
+        metavar="EXPR",
+        help="rows to take: 'mode == train and params >= 1e8', 'run in (a, b)', not, or, ()",
+    )
+    parser.add_argument(
+        "--convention",
+        choices=("kaplan", "chinchilla", "standard", "exact"),
+        help="how a store's results count params and flops (standard)",
+    )
+    parser.add_argument(
+        "--cells",
+        choices=("best", "mean", "all"),
+        help="of runs with one params and tokens that differ in learning rate, batch, warmup or weight "
+        "decay take the best, their mean, or all as repeats (best; runs that nothing tells apart are "
+        "repeats unless this is given)",
     )
 
 
@@ -1066,6 +1087,7 @@ Laws that predict a loss are also fitted without the largest budget and tested o
 
 def _fit(args: argparse.Namespace) -> int:
     from lmscale import laws
+    from lmscale.sweep.tables import table_of_runs
 
     names = list(dict.fromkeys(args.law))
     if args.table is None and names[-1] != "all" and names[-1] not in laws.LAWS:
@@ -1092,7 +1114,7 @@ def _fit(args: argparse.Namespace) -> int:
         raise _CommandError("--x and --offset belong to --law power")
     if args.critical_batch and not {"power", "kaplan-ns"} & set(names):
         raise _CommandError("--critical-batch belongs to --law power and --law kaplan-ns")
-    table = _table_of_runs(args.table, args.columns)
+    table = table_of_runs(args.table, **_reading(args))
     lines = laws.compare(table, names, bootstrap=args.bootstrap, options=options)
     fitted = [line for line in lines if line.fit is not None]
     if not fitted:
@@ -1121,24 +1143,6 @@ def _warnings_of(lines: Sequence[Any]) -> dict[str, list[str]]:
         for warning in line.fit.warnings:
             warnings.setdefault(warning, []).append(line.law)
     return warnings
-
-
-def _table_of_runs(source: str, columns: str | None) -> Any:
-    """The table to fit: a CSV, or a store's best runs."""
-    from lmscale import laws
-
-    if not Path(source).is_dir():
-        return laws.Table.read(source, columns)
-    from lmscale.sweep.recommend import STORE_COLUMNS, STORE_CONVENTION
-    from lmscale.sweep.store import Store
-
-    rows = Store.open(source).table()
-    rows = rows[rows["best_lr"]]
-    if rows.empty:
-        raise _CommandError(f"{source} has no finished run yet: see `lmscale status {source}`")
-    if columns is not None:
-        return laws.Table.read(rows, columns)
-    return laws.Table.read(rows, STORE_COLUMNS, convention=STORE_CONVENTION)
 
 
 def _print_law(line: Any) -> None:
@@ -1248,6 +1252,7 @@ def _advise(args: argparse.Namespace) -> int:
         law=args.law or "isoflop",
         family=args.family,
         extrapolate=args.extrapolate,
+        reading=_reading(args),
         inference_tokens=args.inference_tokens,
         **question,
     )
@@ -1264,24 +1269,33 @@ def _source_of_advice(args: argparse.Namespace) -> Any:
     """A store, a law fitted to a table, or the name of a published law."""
     from lmscale import laws
     from lmscale.sweep.store import Store
+    from lmscale.sweep.tables import table_of_runs
 
-    path = Path(args.source)
-    own = path.name == "results.csv" and (path.parent / "experiment.json").exists()
-    if (path.is_dir() or own) and args.columns is None:
-        return Store.open(path.parent if own else path)
+    path, reading = Path(args.source), _reading(args)
+    if path.is_dir() or _is_results_of_a_store(path):
+        return Store.open(path if path.is_dir() else path.parent)
     if args.source in laws.PUBLISHED:
-        if args.law or args.columns:
-            raise _CommandError(f"{args.source} is a published law: leave --law and --columns out")
+        if args.law or any(value is not None for value in reading.values()):
+            raise _CommandError(
+                f"{args.source} is a published law: leave --law and what a table is read by out"
+            )
         return args.source
     if not path.exists():
         raise _CommandError(
             f"there is no store, no table and no published law {args.source!r}; the published laws "
             f"are {', '.join(laws.PUBLISHED)}"
         )
-    table = _table_of_runs(args.source, args.columns)
-    if args.law:
-        return laws.fit(table, args.law)
-    return _law_of_table(table)
+    table = table_of_runs(args.source, **reading)
+    return laws.fit(table, args.law) if args.law else _law_of_table(table)
+
+
+def _reading(args: argparse.Namespace) -> dict[str, Any]:
+    """How a table is read: what `_table_arguments` took."""
+    return {name: getattr(args, name) for name in ("columns", "where", "convention", "cells")}
+
+
+def _is_results_of_a_store(path: Path) -> bool:
+    return path.name == "results.csv" and (path.parent / "experiment.json").exists()
 
 
 def _law_of_table(table: Any) -> Any:

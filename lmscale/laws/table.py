@@ -6,14 +6,12 @@ columns that it needs and gets the rows that are sound in those, plus the list o
 A blank in a column that a law does not read therefore costs nothing.
 
 Where a table has two of params, tokens and flops, the third follows from C = 6 N D (Kaplan et al.
-2020, sec. 2.1).
+2020, sec. 2.1). A table that counts them by several conventions is read by one of them.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -21,33 +19,29 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from etils import epath
 
-__all__ = ["COLUMNS", "LABELS", "DroppedRow", "Runs", "Table", "TableError"]
+from lmscale.laws.cell_numbers import read_number, style_of
+from lmscale.laws.columns import (
+    COLUMNS,
+    CONVENTIONS,
+    LABELS,
+    find_columns,
+    find_settings,
+    is_results,
+    mixed_conventions,
+    parse_mapping,
+    results_mapping,
+)
+from lmscale.laws.errors import TableError
+from lmscale.laws.formats import Cells, cells_of_mapping, read_cells
+from lmscale.laws.repeats import check_cells, resolve_cells
+from lmscale.laws.units import check_units
+from lmscale.laws.where import select_rows
 
-#: Columns of positive numbers, each with the other names under which it is recognised.
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "params": ("n_params", "N", "parameters", "model_size"),
-    "tokens": ("n_tokens", "D", "training_tokens"),
-    "flops": ("C", "compute", "training_flop", "training_flops"),
-    "loss": ("L", "final_loss", "test_loss", "val_loss"),
-    "unique_tokens": ("U", "unique"),
-    "steps": ("S", "n_steps", "step"),
-    "batch_tokens": ("B", "batch"),
-    "position": ("T", "token_index"),
-    "weight": (),
-}
+__all__ = ["COLUMNS", "CONVENTIONS", "LABELS", "DroppedRow", "Runs", "Table", "TableError"]
 
-#: Columns of labels, kept as they are.
-LABELS: dict[str, tuple[str, ...]] = {
-    "group": ("family", "model"),
-    "seed": (),
-    "budget": ("flops_budget",),
-}
-
-
-class TableError(ValueError):
-    """A table that cannot be fitted; one line that says what was wrong and what would be right."""
+#: Runs whose FLOPs are within this fraction of their budget label belong to it.
+_BUDGET_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -117,73 +111,158 @@ class Table:
     convention: str = "given"
     #: Columns that the caller named, as against those found under a common name.
     mapped: frozenset[str] = frozenset()
+    #: The source's columns, as they were written.
+    cells: dict[str, Sequence[Any]] = field(default_factory=dict, repr=False)
+    #: Our name -> the source's column.
+    sources: dict[str, str] = field(default_factory=dict)
+    #: Source columns that a search varies (`repeats.SETTINGS`).
+    settings: tuple[str, ...] = ()
+    #: What is done with rows of one params and tokens; see `read`.
+    repeats: str | None = None
+    #: What is to be said of the table as a whole.
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def read(
         cls,
         source: Any,
-        columns: Mapping[str, str] | str | None = None,
+        columns: Mapping[str, str] | Sequence[str] | str | None = None,
         *,
         convention: str = "given",
+        cells: str | None = None,
     ) -> Table:
-        """A table from a CSV path, a DataFrame, a dict of columns, or a table (returned as it is).
+        """A table from a file, a DataFrame, a dict of columns, or a table (returned as it is).
+
+        Files are CSV with any usual separator, JSON or JSON lines, plain or in gz, xz or bz2
+        (`lmscale.laws.formats`); numbers may read 1.3B or 110,678,115 (`cell_numbers`).
+
+        A table of results as a store has it counts params and flops by several conventions
+        (`params_standard`, `flops_standard`, ..). It is read by one of them, and of its rows those
+        that `best_lr` marks.
 
         Args:
           source: where the rows come from.
-          columns: our name -> the source's name, as a mapping or as "params=COL,loss=COL". Names
-            not mentioned are found under their own name or a common one (`COLUMNS`), whatever
-            their case.
-          convention: how params and flops were counted, for the report.
+          columns: our name -> the source's name, as a mapping or as "params=COL,loss=COL" (or some
+            of those). Names not mentioned are found under their own name or a common one
+            (`COLUMNS`), whatever their case. A name with commas or = stands in quotes
+            (params="N, total"), and COL*1e6 scales a column in millions.
+          convention: how params and flops were counted, for the report; of a table of results,
+            which columns to read (standard, if not given).
+          cells: of runs with one params and tokens that differ in a setting (learning rate, batch,
+            ..) take the "best", their "mean", or "all" as repeats; see `repeats.resolve_cells`.
 
         Raises:
           TableError: an unreadable source, or a column that is not there.
         """
         if isinstance(source, Table):
             return source
-        bad_rows: dict[int, str] = {}
-        if isinstance(source, (str, os.PathLike)):
-            header, raw, n_rows, bad_rows = _read_csv(source)
-        else:
-            header, raw, n_rows = _read_mapping(source)
-        if n_rows == 0:
-            raise TableError("the table has no rows below its header; give one row a run")
-        mapping = _parse_mapping(columns)
-        numbers, problems = {}, {}
-        for name, aliases in COLUMNS.items():
-            found = _find(name, aliases, mapping, header)
-            if found is not None:
-                numbers[name] = _to_numbers(name, raw[found], problems, bad_rows)
-        labels = {}
-        for name, aliases in LABELS.items():
-            found = _find(name, aliases, mapping, header)
-            if found is not None:
-                labels[name] = np.asarray([str(item) for item in raw[found]], dtype=object)
-        return cls(
-            numbers,
-            labels,
-            n_rows,
-            tuple(header),
-            problems,
-            bad_rows,
-            convention,
-            frozenset(mapping),
+        check_cells(cells)
+        found = (
+            read_cells(source)
+            if isinstance(source, (str, os.PathLike))
+            else cells_of_mapping(source)
         )
+        if found.n_rows == 0:
+            raise TableError("the table has no rows below its header; give one row a run")
+        mapping = parse_mapping(columns)
+        if is_results(found.header):
+            mapping, convention = results_mapping(mapping, convention, found.header)
+        sources, factors = find_columns(mapping, found.header)
+        bad_rows = dict(found.bad_rows)
+        numbers, problems = {}, {}
+        for name in COLUMNS:
+            if name in sources:
+                numbers[name] = factors.get(name, 1.0) * _to_numbers(
+                    name, sources[name], found, problems
+                )
+        labels = {
+            name: np.asarray([str(item) for item in found.columns[sources[name]]], dtype=object)
+            for name in LABELS
+            if name in sources
+        }
+        table = cls(
+            numbers=numbers,
+            labels=labels,
+            n_rows=found.n_rows,
+            header=found.header,
+            problems=problems,
+            bad_rows=bad_rows,
+            convention=convention,
+            mapped=frozenset(mapping),
+            cells=found.columns,
+            sources=sources,
+            settings=find_settings(mapping, found.header),
+            repeats=cells,
+            notes=mixed_conventions(sources),
+        )
+        return table._of_results() if is_results(found.header) else table
+
+    def _of_results(self) -> Table:
+        """The rows of a table of results that are to be fitted."""
+        if self.repeats in ("mean", "all"):
+            keep = np.array([str(item) == "done" for item in self.cells["status"]])
+        else:
+            keep = np.array([str(item).lower() in ("true", "1") for item in self.cells["best_lr"]])
+        if not keep.any():
+            raise TableError("no run of these results has ended well yet")
+        return self._filtered(keep)
+
+    def filter(self, expression: str) -> Table:
+        """The rows for which `expression` holds (`lmscale.laws.where`), with their row numbers.
+
+        Columns go by the source's names or ours; flops may be those that follow.
+
+        Raises:
+          TableError: the expression cannot be read, or no row is left.
+        """
+        numbers = dict(self.numbers)
+        _derive(numbers, {})
+
+        def column(name: str) -> Sequence[Any] | None:
+            return self.cells[name] if name in self.cells else numbers.get(name)
+
+        keep = select_rows(expression, column, self.header, self.n_rows)
+        table = self._filtered(keep)
+        if all(table.bad_rows.get(row) is _FILTERED for row in range(1, self.n_rows + 1)):
+            raise TableError(f"no row is left by the filter {expression!r}")
+        return table
+
+    def split(self, name: str) -> dict[str, Table]:
+        """One table for each value of a column, in order of appearance.
+
+        Raises:
+          TableError: there is no such column.
+        """
+        values = self.cells.get(name, self.labels.get(name))
+        if values is None:
+            raise TableError(f"the table has no column {name}; its columns are {_names(self)}")
+        texts = np.array([str(value).strip() for value in values], dtype=object)
+        rows = [row for row in range(1, self.n_rows + 1) if row not in self.bad_rows]
+        parts = dict.fromkeys(texts[row - 1] for row in rows)
+        return {value: self._filtered(texts == value) for value in parts}
 
     def where(self, label: str, value: Any) -> Table:
         """The rows whose `label` is `value`; row numbers stay those of the source."""
         if label not in self.labels:
             raise TableError(f"the table has no column {label}; its columns are {_names(self)}")
-        rows = np.flatnonzero(self.labels[label] == str(value)) + 1
-        if not len(rows):
+        keep = self.labels[label] == str(value)
+        if not keep.any():
             known = ", ".join(sorted(set(self.labels[label]))[:8])
             raise TableError(f"no row has {label} {value!r}; there are {known}")
-        return self.only(rows)
+        return self._filtered(keep)
 
     def only(self, rows: Sequence[int]) -> Table:
-        """The rows with these numbers (from 1), which they keep."""
+        """The rows with these numbers (from 1), which they keep.
+
+        Cells are still chosen among all rows, so that a mean stays what it was.
+        """
         others = set(range(1, self.n_rows + 1)).difference(int(row) for row in rows)
-        hidden = {**self.bad_rows, **dict.fromkeys(others, _HIDDEN)}
-        return dataclasses.replace(self, bad_rows=hidden)
+        hidden = {row: _HIDDEN for row in others if row not in self.bad_rows}
+        return dataclasses.replace(self, bad_rows={**self.bad_rows, **hidden})
+
+    def _filtered(self, keep: np.ndarray) -> Table:
+        gone = {int(row): _FILTERED for row in np.flatnonzero(~keep) + 1}
+        return dataclasses.replace(self, bad_rows={**self.bad_rows, **gone})
 
     def require(self, *names: str) -> None:
         """Raises a `TableError` unless the table has each column, or what it follows from."""
@@ -207,19 +286,23 @@ class Table:
         numbers, problems = dict(self.numbers), dict(self.problems)
         derived = _derive(numbers, problems)
         self.require(*needs)
-        dropped, sound = [], []
-        for row in range(1, self.n_rows + 1):
-            reason = self.bad_rows.get(row)
-            if reason is None:
-                reason = next(
-                    (problems[name, row] for name in needs if (name, row) in problems), None
-                )
-            if reason is None:
-                sound.append(row)
-            elif reason is not _HIDDEN:
-                dropped.append(DroppedRow(row, reason))
-        sound, duplicates = _without_duplicates(sound, numbers, self.labels)
-        dropped = tuple(sorted([*dropped, *duplicates], key=lambda item: item.row))
+        sound, dropped = self._sound(needs, numbers, problems)
+        cell_warnings: tuple[str, ...] = ()
+        if _reads_cells(needs):
+            resolved = resolve_cells(
+                sound,
+                numbers,
+                self.labels,
+                {name: self.cells[name] for name in self.settings},
+                self._others(),
+                self.repeats,
+            )
+            sound, cell_warnings = resolved.rows, resolved.warnings
+            if resolved.loss:
+                numbers["loss"] = numbers["loss"].copy()
+                for row, loss in resolved.loss.items():
+                    numbers["loss"][row - 1] = loss
+        sound = [row for row in sound if self.bad_rows.get(row) is not _HIDDEN]
         if len(sound) < least:
             raise TableError(_too_few(len(sound), least, dropped))
         index = np.asarray(sound) - 1
@@ -233,125 +316,97 @@ class Table:
                     f"all {len(sound)} rows have {name} {columns[name][0]:.6g}, so nothing can be "
                     f"learned about it; give runs with different {name}"
                 )
-        warnings = _unit_warnings(columns, derived)
-        if dropped:
-            warnings.insert(0, _dropped_warning(dropped, self.n_rows))
+        row = np.asarray(sound)
+        labels, budget_warnings = _agreeing(
+            {name: values[index] for name, values in self.labels.items()}, columns, self.convention
+        )
+        warnings = [
+            *([_dropped_warning(dropped, self.n_rows)] if dropped else []),
+            *cell_warnings,
+            *self.notes,
+            *budget_warnings,
+            *check_units(columns, row, derived, needs, self.sources),
+        ]
         return Runs(
             columns=columns,
-            labels={name: values[index] for name, values in self.labels.items()},
-            row=np.asarray(sound),
+            labels=labels,
+            row=row,
             dropped=dropped,
             warnings=tuple(warnings),
             convention=self.convention,
         )
 
+    def _sound(
+        self,
+        needs: Sequence[str],
+        numbers: dict[str, np.ndarray],
+        problems: dict[tuple[str, int], str],
+    ) -> tuple[list[int], tuple[DroppedRow, ...]]:
+        """The rows without a problem, those that `only` hides among them; and what was dropped."""
+        dropped, sound = [], []
+        for row in range(1, self.n_rows + 1):
+            reason = self.bad_rows.get(row)
+            hidden = reason is _HIDDEN
+            if reason is None or hidden:
+                reason = next(
+                    (problems[name, row] for name in needs if (name, row) in problems), None
+                )
+            if reason is None:
+                sound.append(row)
+            elif reason is not _FILTERED and not hidden:
+                dropped.append(DroppedRow(row, reason))
+        told_apart = [*self.labels.values(), *(self.cells[name] for name in self.settings)]
+        sound, duplicates = _without_duplicates(sound, numbers, told_apart)
+        dropped += [item for item in duplicates if self.bad_rows.get(item.row) is not _HIDDEN]
+        return sound, tuple(sorted(dropped, key=lambda item: item.row))
 
-#: Marks rows that `Table.where` left out; they are not reported as dropped.
+    def _others(self) -> dict[str, Sequence[Any]]:
+        """The source's columns that no law reads."""
+        used = {*self.settings, *(self.sources[name] for name in self.sources if name != "group")}
+        return {name: values for name, values in self.cells.items() if name not in used}
+
+
+#: Marks rows that `Table.only` and `Table.filter` left out; they are not reported as dropped.
 _HIDDEN = "hidden"
+_FILTERED = "filtered"
 
 
-def _read_csv(path: str | os.PathLike) -> tuple[list[str], dict[str, list], int, dict[int, str]]:
-    try:
-        text = epath.Path(path).read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise TableError(f"there is no file {os.fspath(path)!r}; give the path of a CSV") from None
-    except IsADirectoryError:
-        raise TableError(f"{os.fspath(path)!r} is a folder; give the path of a CSV") from None
-    except UnicodeDecodeError:
-        raise TableError(f"{os.fspath(path)!r} is not text in UTF-8; save it as a CSV") from None
-    except OSError as error:
-        raise TableError(f"{os.fspath(path)!r} cannot be read: {error.strerror}") from None
-    try:
-        lines = [line for line in csv.reader(io.StringIO(text)) if line]
-    except csv.Error as error:
-        raise TableError(f"{os.fspath(path)!r} is not a CSV: {error}") from None
-    if not lines:
-        raise TableError(f"{os.fspath(path)!r} is empty; its first line must name the columns")
-    header = [name.strip() for name in lines[0]]
-    twice = sorted({name for name in header if name and header.count(name) > 1})
-    if twice:
-        raise TableError(f"the header names {', '.join(twice)} twice; every column needs one name")
-    bad_rows = {}
-    rows = lines[1:]
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(header):
-            bad_rows[number] = f"has {len(row)} fields where the header has {len(header)}"
-            row.extend([""] * (len(header) - len(row)))
-    raw = {name: [row[i] for row in rows] for i, name in enumerate(header)}
-    return header, raw, len(rows), bad_rows
-
-
-def _read_mapping(source: Any) -> tuple[list[str], dict[str, list], int]:
-    if not hasattr(source, "keys") or not hasattr(source, "__getitem__"):
-        raise TableError(
-            f"a table must be a CSV path, a DataFrame or a dict of columns, not "
-            f"{type(source).__name__}"
-        )
-    raw = {str(name): list(source[name]) for name in source}
-    lengths = {name: len(values) for name, values in raw.items()}
-    if len(set(lengths.values())) > 1:
-        sizes = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise TableError(f"the columns have different lengths ({sizes}); give one value a run")
-    return list(raw), raw, next(iter(lengths.values()), 0)
-
-
-def _parse_mapping(columns: Mapping[str, str] | str | None) -> dict[str, str]:
-    if columns is None:
-        return {}
-    if isinstance(columns, str):
-        pairs = [item.split("=", 1) for item in columns.split(",") if item.strip()]
-        if any(len(pair) != 2 or not pair[1].strip() for pair in pairs):
-            raise TableError(f"columns must read params=COL,tokens=COL,..., not {columns!r}")
-        columns = {ours.strip(): theirs.strip() for ours, theirs in pairs}
-    known = [*COLUMNS, *LABELS]
-    for ours in columns:
-        if ours not in known:
-            raise TableError(f"there is no column {ours!r} to map; choose from {', '.join(known)}")
-    return dict(columns)
-
-
-def _find(
-    name: str, aliases: Sequence[str], mapping: Mapping[str, str], header: Sequence[str]
-) -> str | None:
-    """The source's column for `name`: mapped, else by its own name, else by a common one."""
-    if name in mapping:
-        if mapping[name] not in header:
-            raise TableError(
-                f"{name} was mapped to {mapping[name]!r}, which is not a column; "
-                f"the columns are {', '.join(header)}"
-            )
-        return mapping[name]
-    taken = set(mapping.values())
-    folded = {}
-    for column in header:
-        folded.setdefault(column.strip().lower().replace(" ", "_"), column)
-    for candidate in (name, *aliases):
-        # A one-letter alias must match exactly: "n" or "c" in a header can mean anything.
-        column = candidate if candidate in header else folded.get(candidate.lower())
-        if column is None or (len(candidate) == 1 and column != candidate) or column in taken:
-            continue
-        return column
-    return None
+def _reads_cells(needs: Sequence[str]) -> bool:
+    """Whether a law's rows are runs by size and data; others read curves, steps or batches."""
+    other = {"steps", "batch_tokens", "position"}
+    return (
+        "loss" in needs
+        and not other.intersection(needs)
+        and bool({"params", "tokens", "flops"}.intersection(needs))
+    )
 
 
 def _to_numbers(
-    name: str, cells: Sequence[Any], problems: dict[tuple[str, int], str], bad: dict[int, str]
+    name: str, source: str, found: Cells, problems: dict[tuple[str, int], str]
 ) -> np.ndarray:
+    cells = found.columns[source]
+    style = style_of(cells, name=name, delimiter=found.delimiter)
     values = np.full(len(cells), np.nan)
     for row, cell in enumerate(cells, start=1):
-        if row in bad:
+        if row in found.bad_rows:
             continue
         shown = cell.strip() if isinstance(cell, str) else cell
-        try:
-            value = math.nan if shown is None or shown == "" else float(shown)
-        except (TypeError, ValueError):
-            problems[name, row] = f"{name} is {shown!r}, not a number"
-            continue
-        except OverflowError:
-            value = math.inf
         if shown is None or shown == "":
             problems[name, row] = f"{name} is blank"
-        elif math.isnan(value):
+            continue
+        try:
+            if isinstance(shown, (bool, np.bool_)):
+                raise ValueError(", not a number")
+            value = read_number(shown, style) if isinstance(shown, str) else float(shown)
+        except OverflowError:
+            value = math.inf
+        except TypeError:
+            problems[name, row] = f"{name} is {_short(shown)!r}, not a number"
+            continue
+        except ValueError as error:
+            problems[name, row] = f"{name} is {shown!r}{error}"
+            continue
+        if math.isnan(value):
             problems[name, row] = f"{name} is NaN"
         elif math.isinf(value):
             problems[name, row] = f"{name} is {_short(shown)}, which is not finite"
@@ -417,14 +472,14 @@ def _dropped_warning(dropped: tuple[DroppedRow, ...], n_rows: int) -> str:
 
 
 def _without_duplicates(
-    rows: list[int], numbers: dict[str, np.ndarray], labels: dict[str, np.ndarray]
+    rows: list[int], numbers: dict[str, np.ndarray], labels: Sequence[Sequence[Any]]
 ) -> tuple[list[int], list[DroppedRow]]:
     first: dict[tuple, int] = {}
     kept, dropped = [], []
     for row in rows:
         key = (
             *(None if np.isnan(v[row - 1]) else float(v[row - 1]) for v in numbers.values()),
-            *(values[row - 1] for values in labels.values()),
+            *(str(values[row - 1]) for values in labels),
         )
         if key in first:
             dropped.append(DroppedRow(row, f"is a duplicate of row {first[key]}"))
@@ -434,12 +489,31 @@ def _without_duplicates(
     return kept, dropped
 
 
-def _unit_warnings(columns: dict[str, np.ndarray], derived: set[str]) -> list[str]:
-    """All three given: a count of FLOPs may differ from 6 N D, but hardly a hundredfold."""
-    if derived or not all(name in columns for name in ("params", "tokens", "flops")):
-        return []
-    ratio = columns["flops"] / (6.0 * columns["params"] * columns["tokens"])
-    middle = float(np.median(ratio))
-    if 1 / 30 < middle < 100:
-        return []
-    return [f"flops are {middle:.2g} times 6 params tokens at the median row; check the units"]
+def _agreeing(
+    labels: dict[str, np.ndarray], columns: Mapping[str, np.ndarray], convention: str
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Labels without a budget whose FLOPs are not those of the column flops.
+
+    Runs are grouped by their budget. One that was set by another count would put runs of unequal
+    FLOPs into one profile.
+    """
+    if "budget" not in labels or "flops" not in columns:
+        return labels, []
+    try:
+        budget = np.array([float(label) for label in labels["budget"]])
+    except ValueError:
+        return labels, []
+    flops = columns["flops"]
+    if not np.all(np.isfinite(budget) & (budget > 0)):
+        return labels, []
+    off = np.abs(np.log(flops / budget)) > math.log1p(_BUDGET_TOLERANCE)
+    if off.mean() <= 0.1:
+        return labels, []
+    worst = int(np.argmax(np.abs(np.log(flops / budget))))
+    said = "" if convention == "given" else f" counted as {convention}"
+    warning = (
+        f"the column budget is not used: {off.sum()} of {len(off)} runs have other flops{said} (a "
+        f"budget of {budget[worst]:.3g} beside {flops[worst]:.3g}), so runs are grouped by their "
+        f"flops"
+    )
+    return {name: values for name, values in labels.items() if name != "budget"}, [warning]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from lmscale import flops, hparams, laws
@@ -15,10 +16,6 @@ from lmscale.sweep.store import Store
 
 #: What a store's law counts, and what the published laws count (Hoffmann et al. count embeddings).
 STORE_CONVENTION, PUBLISHED_CONVENTION = "standard", "chinchilla"
-#: Where a store's table has what a law reads, under that convention.
-STORE_COLUMNS = (
-    f"params=params_{STORE_CONVENTION},tokens=tokens,loss=loss,flops=flops_{STORE_CONVENTION}"
-)
 #: Of the published laws' models.
 PUBLISHED_VOCABULARY, PUBLISHED_CONTEXT = 32_000, 2048
 
@@ -29,6 +26,7 @@ def recommend(
     law: str = "isoflop",
     family: str = "transformer",
     extrapolate: bool = False,
+    reading: Mapping[str, Any] | None = None,
     **question: Any,
 ) -> Advice:
     """The best run for a budget (or the smallest budget for a loss).
@@ -41,30 +39,36 @@ def recommend(
       law: which law of a store.
       family: whose runs of a store.
       extrapolate: give a point however far the budget lies beyond the runs.
+      reading: how a store's results are read: columns, where, convention and cells of
+        `lmscale.sweep.tables.table_of_runs`.
       question: flops, loss, unique_tokens, inference_tokens; see `lmscale.laws.advise`.
 
     Raises:
       FitError: when the law cannot answer, or the budget lies too far beyond its runs.
     """
-    fitted = store_law(source, family, law) if isinstance(source, Store) else source
+    reading = {name: value for name, value in (reading or {}).items() if value is not None}
+    fitted = source
+    if isinstance(source, Store):
+        fitted = store_law(source, family, law, **reading)
     advice = advise(fitted, **question)
     refusal = None if extrapolate else too_far(advice)
     if refusal:
         raise FitError(refusal)
     if isinstance(source, Store):
-        return _by_recipe(source, family, advice)
+        convention = reading.get("convention") or store_convention(source)
+        return _by_recipe(source, family, advice, convention)
     if isinstance(source, FitResult):
         reason = "the table does not say by which recipe its runs were trained"
         return advice.replace(recipe=f"no recipe is known: {reason}")
     return _by_published_rule(advice)
 
 
-def _by_recipe(store: Store, family: str, advice: Advice) -> Advice:
+def _by_recipe(store: Store, family: str, advice: Advice, convention: str) -> Advice:
     try:
         recipe = read_recipe(store, family)
     except FitError as error:
         return advice.replace(recipe=f"no recipe is known: {error}")
-    run = advised_run(recipe, advice, store_convention(store))
+    run = advised_run(recipe, advice, convention)
     corpus = store.experiment()["corpus"]
     warnings = list(advice.warnings)
     if run.n_tokens > (tokens := corpus["train_tokens"]):
@@ -119,16 +123,27 @@ def store_convention(store: Store) -> str:
     return declared if declared in flops.CONVENTIONS else STORE_CONVENTION
 
 
-def store_law(store: Store, family: str, law: str = "isoflop") -> FitResult:
-    """A law of a store's runs, under the convention in which its budgets are set."""
+def store_law(
+    store: Store,
+    family: str,
+    law: str = "isoflop",
+    *,
+    where: str | None = None,
+    convention: str | None = None,
+    **reading: Any,
+) -> FitResult:
+    """A law of a store's runs, under the convention in which its budgets are set, if none is given.
+
+    Raises:
+      FitError: when the family has no finished run, or the law cannot be fitted.
+    """
     table = store.table()
     rows = table[table["best_lr"] & (table.get("family", family) == family)]
     if rows.empty:
         families = ", ".join(sorted(set(table.get("family", []))))
         raise FitError(f"{store.path} has no finished runs of {family!r}; its families: {families}")
-    convention = store_convention(store)
-    columns = STORE_COLUMNS.replace(f"_{STORE_CONVENTION}", f"_{convention}")
-    return laws.fit(rows, law, columns=columns, convention=convention)
+    read = laws.Table.read(rows, convention=convention or store_convention(store), **reading)
+    return laws.fit(read if where is None else read.filter(where), law)
 
 
 def shape_of_count(

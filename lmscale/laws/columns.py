@@ -1,0 +1,226 @@
+"""Which column of a table is which: common names, mappings by the user, counting conventions."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+from lmscale.laws.errors import TableError
+from lmscale.laws.repeats import SETTINGS
+
+__all__ = [
+    "COLUMNS",
+    "CONVENTIONS",
+    "LABELS",
+    "find_columns",
+    "find_settings",
+    "is_results",
+    "mixed_conventions",
+    "parse_mapping",
+    "results_mapping",
+]
+
+#: Columns of positive numbers, each with the other names under which it is recognised.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "params": ("n_params", "N", "parameters", "model_size"),
+    "tokens": ("n_tokens", "D", "training_tokens"),
+    "flops": ("C", "compute", "training_flop", "training_flops"),
+    "loss": ("L", "final_loss", "test_loss", "val_loss"),
+    "unique_tokens": ("U", "unique"),
+    "steps": ("S", "n_steps", "step"),
+    "batch_tokens": ("B", "batch"),
+    "position": ("T", "token_index"),
+    "weight": (),
+}
+
+#: Columns of labels, kept as they are.
+LABELS: dict[str, tuple[str, ...]] = {
+    "group": ("family", "model"),
+    "seed": (),
+    "budget": ("flops_budget",),
+}
+
+#: How params and flops can be counted (`lmscale.flops`); results have columns of each.
+CONVENTIONS = ("kaplan", "chinchilla", "standard", "exact")
+#: The one in which budgets are set, and results are read unless another is asked for.
+_NATIVE = "standard"
+
+#: A piece of a mapping: anything up to a comma, where quotes may hold commas.
+_PIECE = re.compile(r"""(?:"[^"]*"|'[^']*'|[^,"'])+""")
+_SCALED = re.compile(r"(.+?)\s*\*\s*([0-9][0-9_.]*(?:[eE][+-]?\d+)?)")
+
+
+def parse_mapping(columns: Mapping[str, str] | Sequence[str] | str | None) -> dict[str, str]:
+    """Our name -> the source's, from "params=COL,loss=COL" or several such.
+
+    A piece without = belongs to the name before it, so a lone comma in a name needs no quotes.
+
+    Raises:
+      TableError: it does not read so, or one of our names does not exist.
+    """
+    if columns is None:
+        return {}
+    if not isinstance(columns, Mapping):
+        texts = [columns] if isinstance(columns, str) else columns
+        columns = {ours: theirs for text in texts for ours, theirs in _parse_text(text).items()}
+    known = [*COLUMNS, *LABELS, *SETTINGS]
+    for ours in columns:
+        if ours not in known:
+            raise TableError(
+                f"there is no column {ours!r} to map; choose from {', '.join(dict.fromkeys(known))}"
+            )
+    return dict(columns)
+
+
+def _parse_text(text: str) -> dict[str, str]:
+    wrong = TableError(
+        f"columns must read params=COL,tokens=COL,..., not {text!r} (a name with commas or = "
+        f'stands in quotes: params="N, total")'
+    )
+    pairs: list[list[str]] = []
+    for piece in _PIECE.findall(text):
+        if not piece.strip():
+            continue
+        ours, equals, theirs = piece.partition("=")
+        if equals and not re.search("[\"']", ours):
+            pairs.append([ours.strip(), theirs])
+        elif pairs:
+            pairs[-1][1] += f",{piece}"
+        else:
+            raise wrong
+    found = {}
+    for ours, theirs in pairs:
+        name = theirs.strip()
+        if len(name) > 1 and name[0] in "\"'" and name.count(name[0]) == 2:
+            inner, _, rest = name[1:].partition(name[0])
+            name = inner + rest
+        if not name:
+            raise wrong
+        found[ours] = name
+    return found
+
+
+def find_columns(
+    mapping: Mapping[str, str], header: Sequence[str]
+) -> tuple[dict[str, str], dict[str, float]]:
+    """Our name -> the source's column, of those that there are; and our name -> a scale.
+
+    Raises:
+      TableError: a mapped column is not there.
+    """
+    factors = {}
+    named = {}
+    for ours, theirs in mapping.items():
+        scaled = _SCALED.fullmatch(theirs)
+        if theirs not in header and scaled and scaled[1] in header:
+            theirs, factors[ours] = scaled[1], float(scaled[2])
+        if theirs not in header:
+            raise TableError(_not_there(ours, theirs, header))
+        named[ours] = theirs
+    found = {}
+    for name, aliases in (*COLUMNS.items(), *LABELS.items()):
+        source = named.get(name) or _common(name, aliases, header, named.values())
+        if source is not None:
+            found[name] = source
+    return found, factors
+
+
+def find_settings(mapping: Mapping[str, str], header: Sequence[str]) -> tuple[str, ...]:
+    """The source's columns that a search varies, such as a learning rate."""
+    found = [mapping[name] for name in SETTINGS if mapping.get(name) in header]
+    for name, aliases in SETTINGS.items():
+        for candidate in (name, *aliases):
+            source = _common(candidate, (), header, ())
+            if source is not None:
+                found.append(source)
+    return tuple(dict.fromkeys(found))
+
+
+def _common(
+    name: str, aliases: Sequence[str], header: Sequence[str], taken: Collection[str]
+) -> str | None:
+    """The source's column for `name`: by its own name, else by a common one."""
+    folded = {}
+    for column in header:
+        folded.setdefault(column.strip().lower().replace(" ", "_"), column)
+    for candidate in (name, *aliases):
+        # A one-letter alias must match exactly: "n" or "c" in a header can mean anything.
+        column = candidate if candidate in header else folded.get(candidate.lower())
+        if column is None or (len(candidate) == 1 and column != candidate) or column in taken:
+            continue
+        return column
+    return None
+
+
+def _not_there(ours: str, theirs: str, header: Sequence[str]) -> str:
+    folded = {name.lower(): name for name in header}
+    close = difflib.get_close_matches(theirs.lower(), folded, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(repr(folded[name]) for name in close)}? " if close else ""
+    return (
+        f"{ours} was mapped to {theirs!r}, which is not a column; {hint}"
+        f"the columns are {', '.join(header)}"
+    )
+
+
+# --- Conventions ----------------------------------------------------------------------------------
+
+
+def is_results(header: Sequence[str]) -> bool:
+    """Whether a table is one that `Store.table` makes: params and flops by every convention."""
+    return (
+        "best_lr" in header
+        and all(
+            f"{count}_{convention}" in header
+            for count in ("params", "flops")
+            for convention in CONVENTIONS
+        )
+        and not {"params", "flops"}.intersection(header)
+    )
+
+
+def results_mapping(
+    mapping: Mapping[str, str], convention: str, header: Sequence[str]
+) -> tuple[dict[str, str], str]:
+    """The columns of a table of results, those that the caller mapped first; and the convention.
+
+    A mapping of params or flops to one convention's column chooses it for the other as well.
+
+    Raises:
+      TableError: the convention is none of `CONVENTIONS`.
+    """
+    named = {_convention_of(mapping[name]) for name in ("params", "flops") if name in mapping}
+    named.discard(None)
+    if convention == "given":
+        convention = named.pop() if len(named) == 1 else _NATIVE
+    if convention not in CONVENTIONS:
+        raise TableError(
+            f"there is no convention {convention!r}; choose from {', '.join(CONVENTIONS)}"
+        )
+    own = {
+        "params": f"params_{convention}",
+        "tokens": "tokens",
+        "loss": "loss",
+        "flops": f"flops_{convention}",
+    }
+    return {**own, **mapping}, convention
+
+
+def mixed_conventions(sources: Mapping[str, str]) -> tuple[str, ...]:
+    """Says where params are counted by one convention and flops by another."""
+    of = {name: _convention_of(sources[name]) for name in ("params", "flops") if name in sources}
+    if None in of.values() or len(set(of.values())) < 2:
+        return ()
+    return (
+        f"params are counted as {of['params']} ({sources['params']}) and flops as {of['flops']} "
+        f"({sources['flops']}): an exponent mixes the two; map both to one convention",
+    )
+
+
+def _convention_of(column: str) -> str | None:
+    if column == "n_params":
+        # Without embeddings, as in the papers.
+        return "kaplan"
+    count, _, convention = column.rpartition("_")
+    known = count in ("params", "flops", "n_params") and convention in CONVENTIONS
+    return convention if known else None

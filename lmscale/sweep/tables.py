@@ -1,0 +1,57 @@
+"""The table of runs behind a path: a store, its results.csv, or any other table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from lmscale import laws
+from lmscale.laws.columns import is_results
+from lmscale.sweep.store import Store
+
+__all__ = ["table_of_runs"]
+
+
+def table_of_runs(
+    source: Store | str | os.PathLike,
+    *,
+    columns: str | Sequence[str] | None = None,
+    where: str | None = None,
+    convention: str | None = None,
+    cells: str | None = None,
+) -> laws.Table:
+    """The runs to fit a law to.
+
+    A store and its results.csv are read alike: the runs that `best_lr` marks, with params and
+    flops of one convention, under which the fit's exponents stand.
+
+    Args:
+      source: a store, its folder, or a file that `laws.Table.read` takes.
+      columns: which column is which, "params=COL,loss=COL" or several such.
+      where: a row filter, "mode == train" (`lmscale.laws.where`).
+      convention: kaplan, chinchilla, standard or exact, of results only (standard).
+      cells: best, mean or all: what to take of rows with one params and tokens.
+
+    Raises:
+      TableError, StoreError: it cannot be read, in one line.
+    """
+    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+        source = Store.open(source)
+    read = {"columns": columns, "convention": convention or "given", "cells": cells}
+    if isinstance(source, Store):
+        rows = source.table()
+        if not rows["best_lr"].any():
+            raise laws.TableError(
+                f"{source.path} has no finished run yet: see `lmscale status {source.path}`"
+            )
+        table = laws.Table.read(rows, **read)
+    else:
+        table = laws.Table.read(source, **read)
+        if convention is not None and not is_results(table.header):
+            raise laws.TableError(
+                f"a convention chooses between columns that only a store's results have "
+                f"(params_{convention}, flops_{convention}, ..); of {os.fspath(source)!r} name the "
+                f"columns with columns params=COL,flops=COL"
+            )
+    return table if where is None else table.filter(where)
