@@ -31,57 +31,64 @@ _EXACT = 1e-4
 _WORTH = 0.5
 
 
+#: Of which a rule may be a power law: size, or width in its place, and length. The simplest first.
+_CHOICES = ((), ("N",), ("width",), ("D",), ("N", "D"), ("width", "D"))
+
+
+def _case(model: ModelSpec, n_tokens: float) -> dict[str, float]:
+    """What a rule may depend on: N without embeddings, width, and tokens D."""
+    return {"N": float(flops.n_params(model, "kaplan")), "width": _width(model), "D": n_tokens}
+
+
 @dataclass(frozen=True)
 class PowerRule:
-    """value = c N^x D^y, fitted to the runs of a sweep (x or y zero where they do not matter).
+    """value = c times powers of some of N, width and D, fitted to the runs of a sweep.
 
-    `residual` is the rms of ln value about it, `params` and `tokens` the range of its runs.
+    `residual` is the rms of ln value about it, `ranges` the smallest and largest of each variable.
     """
 
     c: float
-    x: float
-    y: float
+    powers: dict[str, float]
     residual: float
-    params: tuple[float, float]
-    tokens: tuple[float, float]
+    ranges: dict[str, tuple[float, float]]
 
     @classmethod
-    def fitted(cls, values: Sequence[float], sizes: Sequence[float], tokens: Sequence[float]):
-        """Through the values: a constant, else in N, and in D where that explains much more."""
+    def fitted(cls, values: Sequence[float], cases: Sequence[dict[str, float]]) -> PowerRule:
+        """Through the values: a constant, unless a variable explains much of what is left."""
         y = np.log(np.asarray(values, float))
-        logs = [np.log(np.asarray(sizes, float)), np.log(np.asarray(tokens, float))]
+        logs = {name: np.log([case[name] for case in cases]) for name in cases[0]}
         best = None
-        for used in ((), (0,), (1,), (0, 1)):
-            design = np.stack([np.ones_like(y), *[logs[i] for i in used]], axis=1)
+        for used in _CHOICES:
+            if not set(used) <= set(logs):
+                continue
+            design = np.stack([np.ones_like(y), *[logs[name] for name in used]], axis=1)
             if np.linalg.matrix_rank(design) < design.shape[1]:
                 continue
             solution, *_ = np.linalg.lstsq(design, y, rcond=None)
             residual = float(np.sqrt(np.mean((y - design @ solution) ** 2)))
-            if best is None or (residual < _WORTH * best[1] and best[1] > _EXACT):
-                best = (dict(zip(("c", *used), solution, strict=True)), residual)
-        found, residual = best
+            if best is None or (residual < _WORTH * best[2] and best[2] > _EXACT):
+                best = (solution, used, residual)
+        solution, used, residual = best
         return cls(
-            c=math.exp(found["c"]),
-            x=float(found.get(0, 0.0)),
-            y=float(found.get(1, 0.0)),
+            c=math.exp(solution[0]),
+            powers=dict(zip(used, map(float, solution[1:]), strict=True)),
             residual=residual,
-            params=(float(min(sizes)), float(max(sizes))),
-            tokens=(float(min(tokens)), float(max(tokens))),
+            ranges={
+                name: (min(case[name] for case in cases), max(case[name] for case in cases))
+                for name in logs
+            },
         )
 
-    def __call__(self, n_params: float, n_tokens: float) -> float:
-        return self.c * n_params**self.x * n_tokens**self.y
+    def __call__(self, case: dict[str, float]) -> float:
+        return self.c * math.prod(case[name] ** power for name, power in self.powers.items())
 
     @property
     def exact(self) -> bool:
         return self.residual <= _EXACT
 
     def __str__(self) -> str:
-        text = f"{self.c:.3g}"
-        for name, power in (("N", self.x), ("D", self.y)):
-            if power:
-                text += f" {name}^{power:.3g}"
-        return text
+        factors = [f"{name}^{power:.3g}" for name, power in self.powers.items()]
+        return " ".join([f"{self.c:.3g}", *factors])
 
 
 @dataclass(frozen=True)
@@ -118,8 +125,7 @@ class Recipe:
 
     def for_tokens(self, model: ModelSpec, n_tokens: float, *, seed: int = 0) -> RunSpec:
         """A run of a model on so many tokens, to the nearest step."""
-        size = flops.n_params(model, "kaplan")
-        batch = max(1, round(self.batch(size, n_tokens)))
+        batch = max(1, round(self.batch(_case(model, n_tokens))))
         return self.run(model, max(1, round(n_tokens / (batch * model.n_ctx))), batch, seed=seed)
 
     def run(self, model: ModelSpec, steps: int, batch_size: int, *, seed: int = 0) -> RunSpec:
@@ -152,24 +158,22 @@ class Recipe:
     def peak_lr(self, model: ModelSpec, n_tokens: float, batch_tokens: float) -> float:
         if self.study is not None and self.study[0].covers(model, n_tokens, batch_tokens):
             return self.study[0](model, n_tokens, batch_tokens)
-        return self.rate(flops.n_params(model, "kaplan"), n_tokens)
+        return self.rate(_case(model, n_tokens))
 
     def describe(self, run: RunSpec) -> str:
         """Where a run's shape, rate and batch come from, and how far beyond the sweep's that is."""
-        size, tokens = flops.n_params(run.model, "kaplan"), run.n_tokens
-        if self.study is not None and self.study[0].covers(run.model, tokens, run.batch_tokens):
-            rate = f"the learning-rate study {self.study[1]}, whose range covers it"
+        if self.study is not None and self.study[0].covers(
+            run.model, run.n_tokens, run.batch_tokens
+        ):
+            rate = f"the learning rate of the study {self.study[1]}, whose range covers it"
         else:
-            rate = f"{self.rate} (N without embeddings) through its learning rates"
+            rate = f"learning rate {self.rate} (N without embeddings), as in its runs"
             if not self.rate.exact:
-                rate += f", which scatter by {self.rate.residual:.0%}"
+                rate += f", which scatter by {self.rate.residual:.0%} about that"
             far = [
-                f"{value / edge[1]:.2g} times their largest {name}"
-                for name, value, edge in (
-                    ("N", size, self.rate.params),
-                    ("D", tokens, self.rate.tokens),
-                )
-                if value > edge[1]
+                f"{value / self.rate.ranges[name][1]:.2g} times their largest {name}"
+                for name, value in _case(run.model, run.n_tokens).items()
+                if name != "width" and value > self.rate.ranges[name][1]
             ]
             if far:
                 rate += ", at " + " and ".join(far)
@@ -199,15 +203,14 @@ def read_recipe(store: Store, family: str = "transformer") -> Recipe:
             "its runs differ in schedule, optimizer or precision: "
             + "; ".join(" ".join(kind) for kind in sorted(kinds))
         )
-    sizes = [float(flops.n_params(run.model, "kaplan")) for run in runs]
-    tokens = [float(run.n_tokens) for run in runs]
+    cases = [_case(run.model, run.n_tokens) for run in runs]
     shape, ladder = _ladder([run.model for run in runs])
     recipe = Recipe(
         template=max(runs, key=lambda run: flops.training_flops(run, "standard")),
         shape=shape,
         ladder=ladder,
-        rate=PowerRule.fitted([run.optimizer.peak_lr for run in runs], sizes, tokens),
-        batch=PowerRule.fitted([run.batch_size for run in runs], sizes, tokens),
+        rate=PowerRule.fitted([run.optimizer.peak_lr for run in runs], cases),
+        batch=PowerRule.fitted([run.batch_size for run in runs], cases),
         warmup=_warmup(runs),
         study=_study(store, family),
     )
@@ -220,7 +223,7 @@ def _same(recipe: Recipe, run: RunSpec) -> bool:
     model = recipe.shape(flops.n_params(run.model, "kaplan"))
     again = recipe.for_tokens(model, run.n_tokens, seed=run.seed)
     rate = run.optimizer.peak_lr
-    ours = recipe.rate(flops.n_params(model, "kaplan"), run.n_tokens)
+    ours = recipe.rate(_case(model, run.n_tokens))
     same_rate = abs(math.log(ours / rate)) <= _EXACT
     optimizer = dataclasses.replace(again.optimizer, peak_lr=rate)
     return same_rate and dataclasses.replace(again, optimizer=optimizer) == run
@@ -239,8 +242,7 @@ def _ladder(models: Sequence[ModelSpec]) -> tuple[Callable[[float], ModelSpec], 
         """A shape with all that the ladder's nearest model has beside its shape."""
         target = math.log(flops.n_params(shape, "kaplan"))
         nearest = min(distinct, key=lambda model: abs(place[model] - target))
-        width = _width(shape)
-        changes = {name: rule(width, 1.0) for name, rule in fields.items()}
+        changes = {name: rule(_case(shape, 1.0)) for name, rule in fields.items()}
         parts = _SHAPE[type(shape)]
         return dataclasses.replace(
             nearest, **{name: getattr(shape, name) for name in parts}, **changes
@@ -268,18 +270,18 @@ _SHAPE: dict[type, tuple[str, ...]] = {
 }
 
 
-def _width(model: ModelSpec) -> int:
-    return model.d_hidden if isinstance(model, LSTMSpec) else model.d_model
+def _width(model: ModelSpec) -> float:
+    return float(model.d_hidden if isinstance(model, LSTMSpec) else model.d_model)
 
 
 def _fields_by_width(models: Sequence[ModelSpec]) -> dict[str, PowerRule]:
     """Numbers of a model that follow its width, such as an initial standard deviation."""
-    widths = [float(_width(model)) for model in models]
+    widths = [{"width": _width(model)} for model in models]
     found = {}
     for field in dataclasses.fields(models[0]):
         values = [getattr(model, field.name) for model in models]
         if len(set(values)) > 1 and all(isinstance(v, float) and v > 0 for v in values):
-            rule = PowerRule.fitted(values, widths, [1.0] * len(widths))
+            rule = PowerRule.fitted(values, widths)
             if rule.exact:
                 found[field.name] = rule
     return found
