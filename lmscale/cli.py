@@ -23,6 +23,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lmscale.terminal import print_json as _print_json
+from lmscale.terminal import print_table as _print_table
+from lmscale.terminal import say as _say
+
 _EPILOG = """\
 a first study, on a laptop:
   lmscale run isoflop                        trains a grid on the Python sources of this machine
@@ -67,15 +71,6 @@ which is known far better. Scores go to DIR/runs/RUN/evals/ and, as a column, to
   lmscale eval results/isoflop-cpu                            the test split of the runs' own corpus
   lmscale eval results/isoflop-cpu --data installed-prose --tokens 1e6
   lmscale fit results/isoflop-cpu --law isoflop --columns loss=loss_installed-python-v512-test
-"""
-
-
-_VERIFY_EPILOG = """\
-The forecast goes to DIR/verify/C<FLOPS>/forecast-<hash of its content>.json before anything is trained,
-the outcome beside it, and both into the store's report. Exit code 0 also where the forecast has failed.
-
-  lmscale verify results/isoflop-cpu --compute 1.1e12              three runs, about 3 times the budget
-  lmscale verify results/isoflop-cpu --compute 1.1e12 --seeds 0 1 2
 """
 
 
@@ -261,36 +256,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "fit",
         _fit,
         "Fit laws to a store or to any table of runs; several laws are set side by side.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=_laws_epilog() if argv[:1] == ["fit"] and {"-h", "--help"} & set(argv) else None,
     )
-    fit.add_argument("table", metavar="DIR|TABLE.csv", nargs="?")
-    fit.add_argument(
-        "--law",
-        required=True,
-        nargs="+",
-        action="extend",
-        metavar="LAW",
-        help="one or more, or all",
-    )
-    _table_arguments(fit)
-    fit.add_argument(
-        "--x", choices=("params", "tokens", "flops"), help="the variable of the law power"
-    )
-    fit.add_argument(
-        "--offset", action="store_true", help="give the law power an irreducible loss L_inf"
-    )
-    fit.add_argument(
-        "--critical-batch",
-        metavar="B_STAR,ALPHA_B",
-        type=_critical_batch,
-        help="adjust power to C_min and kaplan-ns to S_min with batch_tokens and "
-        "B_crit = B_STAR / L^(1/ALPHA_B); Kaplan has 2.1e8,0.21",
-    )
-    fit.add_argument(
-        "--bootstrap", metavar="K", type=_positive_int, default=1000, help="draws (1000)"
-    )
-    fit.add_argument("--json", action="store_true", help="one JSON object and nothing else")
+    if argv[:1] == ["fit"]:
+        # The laws take a second to load, and their options are arguments.
+        from lmscale.fit_command import add_arguments
+
+        add_arguments(fit)
 
     evaluate = command(
         "eval",
@@ -323,45 +294,20 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         _advise,
         "Recommend a model for a budget, from a store, any table of runs, or a published law.",
     )
-    advise.add_argument(
-        "source", metavar="DIR|TABLE.csv|PUBLISHED-LAW", help="besiroglu2024, chinchilla, ..."
-    )
-    question = advise.add_mutually_exclusive_group(required=True)
-    question.add_argument("--compute", metavar="FLOPS", type=float, help="the training budget")
-    question.add_argument("--loss", type=float, help="the loss to reach with the least compute")
-    advise.add_argument("--unique-tokens", type=float, help="how much data there is")
-    advise.add_argument("--inference-tokens", type=float, default=0.0, help="tokens served later")
-    _law_arguments(advise)
-    _table_arguments(advise)
-    advise.add_argument("--json", action="store_true")
-
     verify = command(
         "verify",
         _verify,
         "Write down what a store foretells for a budget, train the advised model with its half and "
         "its double on that budget, and compare. Resumes what is there; a forecast is never rewritten.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=_VERIFY_EPILOG,
     )
-    verify.add_argument("dir", metavar="DIR", help="a store with finished runs")
-    verify.add_argument(
-        "--compute", metavar="FLOPS", type=float, required=True, help="of each of the three runs"
-    )
-    verify.add_argument(
-        "--seeds",
-        type=_whole,
-        nargs="+",
-        default=[0],
-        help="each size is trained once per seed (0)",
-    )
-    _law_arguments(verify)
-    verify.add_argument(
-        "--dry-run", action="store_true", help="show the forecast and the plan, write nothing"
-    )
-    verify.add_argument(
-        "--checkpoint-seconds", type=float, default=60.0, help="at most this much is lost to a kill"
-    )
-    verify.add_argument("--json", action="store_true")
+    if argv[:1] == ["advise"]:
+        from lmscale.advise_command import add_arguments
+
+        add_arguments(advise)
+    if argv[:1] == ["verify"]:
+        from lmscale.verify_command import add_arguments
+
+        add_arguments(verify)
 
     sample = command("sample", _sample, "Continue a text with a trained run.")
     sample.add_argument("run", metavar="RUN_DIR")
@@ -396,49 +342,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     listing = actions.add_parser("list", help="the corpora of this machine")
     listing.add_argument("--json", action="store_true")
-    return parser.parse_args(argv)
-
-
-def _law_arguments(parser: _Parser) -> None:
-    """Whose law of a store, which, and how far it is trusted."""
-    parser.add_argument("--family", default="transformer", help="whose law of a store")
-    parser.add_argument(
-        "--law", metavar="LAW", help="isoflop, parametric, ... (isoflop; of a table what fits it)"
-    )
-    parser.add_argument(
-        "--extrapolate",
-        action="store_true",
-        help="answer also at more than 30 times the largest budget",
-    )
-
-
-def _table_arguments(parser: _Parser) -> None:
-    """How a table of runs is read: `lmscale.sweep.tables.table_of_runs`."""
-    parser.add_argument(
-        "--columns",
-        metavar="ROLE=COL,...",
-        action="append",
-        help="which column of the table is which: params=COL,tokens=COL,loss=COL,flops=COL (may be "
-        "given several times; quotes round a name with commas: 'params=\"N, total\"'; COL*1e6 "
-        "scales a column in millions)",
-    )
-    parser.add_argument(
-        "--where",
-        metavar="EXPR",
-        help="rows to take: 'mode == train and params >= 1e8', 'run in (a, b)', not, or, ()",
-    )
-    parser.add_argument(
-        "--convention",
-        choices=("kaplan", "chinchilla", "standard", "exact"),
-        help="how a store's results count params and flops (standard)",
-    )
-    parser.add_argument(
-        "--cells",
-        choices=("best", "mean", "all"),
-        help="of runs with one params and tokens that differ in learning rate, batch, warmup or weight "
-        "decay take the best, their mean, or all as repeats (best; runs that nothing tells apart are "
-        "repeats unless this is given)",
-    )
+    args, unknown = parser.parse_known_args(argv)
+    if unknown and args.handler is not _fit:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    # `fit` knows the options of the laws that it is asked for, and says which those are.
+    args.unknown = unknown
+    return args
 
 
 def _mesh_argument(parser: _Parser) -> None:
@@ -573,18 +482,6 @@ def _layers_by_width(text: str) -> tuple[int, int]:
 
 def _pack(text: str) -> int | str:
     return text if text == "plan" else _positive_int(text)
-
-
-def _critical_batch(text: str) -> tuple[float, float]:
-    try:
-        star, alpha = (float(part) for part in text.split(","))
-    except ValueError:
-        star = alpha = 0.0
-    if not (0 < star < float("inf") and 0 < alpha < float("inf")):
-        raise argparse.ArgumentTypeError(
-            f"must be two positive numbers, as 2.1e8,0.21, not {text!r}"
-        )
-    return star, alpha
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -1056,435 +953,45 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _laws_epilog() -> str:
-    """Every law with what it says and what it reads."""
-    from lmscale.laws import LAWS
-
-    lines = ["laws:"]
-    for law in LAWS.values():
-        lines += [
-            f"  {law.name:<17} {law.equation}",
-            f"  {'':<17} reads {', '.join(law.needs)} ({law.source})",
-        ]
-    return (
-        "\n".join(lines)
-        + """
-
-Columns are found under their own or a common name (N, n_params, D, C, final_loss, ...), else name
-them with --columns. Where a table has two of params, tokens and flops, the third follows from
-C = 6 N D. Loss is in nats. envelope and kaplan-ns read learning curves: one row a point, and a column
-group that names the run. A column seed keeps repeated runs apart.
-
-  lmscale fit runs.csv --law parametric --columns params=N,tokens=D,loss=final_loss
-  lmscale fit runs.csv --law parametric isoflop kaplan-nd
-  lmscale fit runs.csv --law power --x flops --critical-batch 2.1e8,0.21
-  lmscale fit results/isoflop-cpu --law all
-
-Laws that predict a loss are also fitted without the largest budget and tested on it.
-"""
-    )
-
-
 def _fit(args: argparse.Namespace) -> int:
-    from lmscale import laws
-    from lmscale.sweep.tables import table_of_runs
+    from lmscale import fit_command
 
-    names = list(dict.fromkeys(args.law))
-    if args.table is None and names[-1] != "all" and names[-1] not in laws.LAWS:
-        # `fit --law LAW TABLE`: the table was taken for one more law.
-        args.table = names.pop()
-    if args.table is None or not names:
-        raise _CommandError("give a table and a law: lmscale fit DIR|TABLE.csv --law LAW")
-    for name in names:
-        if name != "all" and name not in laws.LAWS:
-            raise laws.FitError(
-                f"there is no law {name!r}; choose from {', '.join(laws.LAWS)}, all"
-            )
-    names = list(laws.LAWS) if "all" in names else names
-    options: dict[str, dict[str, Any]] = {"power": {}, "kaplan-ns": {}}
-    if args.x:
-        options["power"]["x"] = args.x
-    if args.offset:
-        options["power"]["offset"] = True
-    if args.critical_batch:
-        options["power"]["critical_batch"] = args.critical_batch
-        star, alpha = args.critical_batch
-        options["kaplan-ns"]["adjust"] = {"B_star": star, "alpha_B": alpha}
-    if (args.x or args.offset) and "power" not in names:
-        raise _CommandError("--x and --offset belong to --law power")
-    if args.critical_batch and not {"power", "kaplan-ns"} & set(names):
-        raise _CommandError("--critical-batch belongs to --law power and --law kaplan-ns")
-    table = table_of_runs(args.table, **_reading(args))
-    lines = laws.compare(table, names, bootstrap=args.bootstrap, options=options)
-    fitted = [line for line in lines if line.fit is not None]
-    if not fitted:
-        reason = lines[0].problem
-        raise laws.FitError(
-            reason
-            if len(lines) == 1
-            else f"none of these laws can be fitted; {lines[0].law}: {reason}"
-        )
-    if args.json:
-        (one,) = lines if len(lines) == 1 else (None,)
-        _print_json({"laws": [line.to_json() for line in lines]} if one is None else one.to_json())
-    elif len(lines) == 1:
-        _print_law(lines[0])
-    else:
-        _print_laws(lines)
-    for warning, by in _warnings_of(fitted).items():
-        _say(f"warning: {warning}" if len(lines) == 1 else f"warning: {', '.join(by)}: {warning}")
-    return 0
-
-
-def _warnings_of(lines: Sequence[Any]) -> dict[str, list[str]]:
-    """Each warning once, with the laws that give it."""
-    warnings: dict[str, list[str]] = {}
-    for line in lines:
-        for warning in line.fit.warnings:
-            warnings.setdefault(warning, []).append(line.law)
-    return warnings
-
-
-def _print_law(line: Any) -> None:
-    """One fitted law in full."""
-    from lmscale.laws import LAWS
-
-    fit = line.fit
-    print(f"{fit.law}: {LAWS[fit.law].equation}")
-    print(f"{fit.n_used} runs used, {len(fit.dropped)} dropped")
-    state = "converged" if fit.converged else "not converged"
-    print(f"objective {fit.objective:.6g}, {state} ({fit.objective_name})")
-    if fit.parameters:
-        head = f"{fit.level:.0%} interval ({fit.interval_method})" if fit.intervals else ""
-        rows = [("parameter", "value", head)]
-        for name, value in fit.parameters.items():
-            rows.append((name, f"{value:.6g}", _interval(fit.intervals.get(name), 6)))
-        _print_table(rows)
-    for convention, exponents in fit.exponents.items():
-        intervals = fit.exponent_intervals.get(convention, {})
-        for name, value in exponents.items():
-            interval = _interval(intervals.get(name), 3)
-            print(f"{name}_opt ~ C^{value:.3f}  {interval}  counted as {convention}")
-    if line.rms_log_residual is not None:
-        print(f"rms residual of log loss {line.rms_log_residual:.3g}")
-    held = line.held_out
-    if held is None:
-        print(f"held out: nothing, since {line.held_out_problem}")
-    else:
-        print(
-            f"held out: the {len(held.row)} largest runs ({held.along} {held.at.min():.3g} to "
-            f"{held.at.max():.3g}, {held.extrapolation:.3g} times the largest fitted): mean error "
-            f"{held.mean_error:.2%}, worst {held.worst_error:+.2%}"
-        )
-
-
-def _print_laws(lines: Sequence[Any]) -> None:
-    """Several laws side by side, then why some are missing or have gaps."""
-    rows = [("law", "runs", "N_opt ~ C^a", "key parameters", "rms", "held out", "beyond fit")]
-    for line in lines:
-        if line.fit is None:
-            continue
-        held = line.held_out
-        rows.append(
-            (
-                line.law,
-                str(line.fit.n_used),
-                _exponent(line.fit),
-                _key_parameters(line.fit),
-                "-" if line.rms_log_residual is None else f"{line.rms_log_residual:.2g}",
-                "-" if held is None else f"{held.mean_error:.2%}",
-                "-" if held is None else f"{held.extrapolation:.3g}x",
-            )
-        )
-    _print_table(rows)
-    print(
-        "rms: residual of log loss; held out: mean error on the largest budget, fitted without it; "
-        "beyond fit: how far that was from the largest budget fitted"
-    )
-    for line in lines:
-        if line.problem:
-            print(f"{line.law} not fitted: {line.problem}")
-        elif line.held_out_problem:
-            print(f"{line.law} not tested on a held-out budget: {line.held_out_problem}")
-
-
-def _exponent(fit: Any) -> str:
-    for convention, exponents in fit.exponents.items():
-        interval = fit.exponent_intervals.get(convention, {}).get("N")
-        edges = "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
-        return f"{exponents['N']:.3f}{edges}"
-    return "-"
-
-
-def _key_parameters(fit: Any) -> str:
-    """The exponents of the loss, or what stands for them."""
-    keys = ("alpha", "beta", "eta", "B_star", "c")
-    shown = [name for name in fit.parameters if name in keys or name.startswith("alpha_")]
-    if fit.law == "data-constrained":
-        shown = ["R_D_star", "R_N_star"]
-    return "  ".join(
-        f"{name} {fit.parameters[name]:.3g} {_interval(fit.intervals.get(name), 3)}".strip()
-        for name in shown
-    )
-
-
-def _interval(interval: tuple[float, float] | None, digits: int) -> str:
-    return "" if interval is None else f"[{interval[0]:.{digits}g}, {interval[1]:.{digits}g}]"
-
-
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Aligned columns under a rule; the first row is the header."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for number, row in enumerate(rows):
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
-        if number == 0:
-            print("  ".join("-" * width for width in widths))
+    return fit_command.run(args, args.unknown)
 
 
 def _advise(args: argparse.Namespace) -> int:
-    from lmscale.sweep.recommend import recommend
+    from lmscale import advise_command
 
-    question = {"flops": args.compute, "loss": args.loss, "unique_tokens": args.unique_tokens}
-    advice = recommend(
-        _source_of_advice(args),
-        law=args.law or "isoflop",
-        family=args.family,
-        extrapolate=args.extrapolate,
-        reading=_reading(args),
-        inference_tokens=args.inference_tokens,
-        **question,
-    )
-    if args.json:
-        _print_json(advice.to_json())
-        return 0
-    _print_advice(advice, args.source)
-    for warning in advice.warnings:
-        _say(f"warning: {warning}")
-    return 0
-
-
-def _source_of_advice(args: argparse.Namespace) -> Any:
-    """A store, a law fitted to a table, or the name of a published law."""
-    from lmscale import laws
-    from lmscale.sweep.store import Store
-    from lmscale.sweep.tables import table_of_runs
-
-    path, reading = Path(args.source), _reading(args)
-    if path.is_dir() or _is_results_of_a_store(path):
-        return Store.open(path if path.is_dir() else path.parent)
-    if args.source in laws.PUBLISHED:
-        if args.law or any(value is not None for value in reading.values()):
-            raise _CommandError(
-                f"{args.source} is a published law: leave --law and what a table is read by out"
-            )
-        return args.source
-    if not path.exists():
-        raise _CommandError(
-            f"there is no store, no table and no published law {args.source!r}; the published laws "
-            f"are {', '.join(laws.PUBLISHED)}"
-        )
-    table = table_of_runs(args.source, **reading)
-    return laws.fit(table, args.law) if args.law else _law_of_table(table)
-
-
-def _reading(args: argparse.Namespace) -> dict[str, Any]:
-    """How a table is read: what `_table_arguments` took."""
-    return {name: getattr(args, name) for name in ("columns", "where", "convention", "cells")}
-
-
-def _is_results_of_a_store(path: Path) -> bool:
-    return path.name == "results.csv" and (path.parent / "experiment.json").exists()
-
-
-def _law_of_table(table: Any) -> Any:
-    """IsoFLOP profiles where a table has them, else the surface of Approach 3."""
-    from lmscale import laws
-
-    try:
-        fitted = laws.fit(table, "isoflop")
-    except laws.TableError:
-        fitted = None
-    if fitted is not None and fitted.parameters:
-        return fitted
-    return laws.fit(table, "parametric")
-
-
-def _print_advice(advice: Any, source: str) -> None:
-    def line(name: str, key: str, text: str) -> None:
-        low_high = advice.intervals.get(key)
-        interval = f"  [{low_high[0]:.3g}, {low_high[1]:.3g}]" if low_high else ""
-        print(f"  {name:<22}{text}{interval}")
-
-    by = f"the law {advice.law}, {advice.source}" if advice.source == "fitted here" else ""
-    print(f"for {advice.flops:.3g} FLOPs, by {by or advice.source or source}:")
-    line("parameters", "n_params", f"{advice.n_params:.3g}")
-    line("tokens", "n_tokens", f"{advice.n_tokens:.3g}")
-    line("tokens per parameter", "tokens_per_param", f"{advice.tokens_per_param:.3g}")
-    if advice.loss is not None:
-        line("loss (nats per token)", "loss", f"{advice.loss:.4g}")
-    if advice.model is not None:
-        line("model", "", _shape(advice.model))
-    if advice.batch_tokens is not None:
-        line("batch", "", f"{advice.batch_tokens:,} tokens")
-        line("peak learning rate", "", f"{advice.learning_rate:.2g}")
-    if advice.run is not None:
-        line("steps", "", f"{advice.run['steps']:,}")
-    for off in advice.off_optimum:
-        reach = off.loss_interval
-        loss = "" if off.loss is None else f", loss {off.loss:.4g}"
-        loss += f"  [{reach[0]:.4g}, {reach[1]:.4g}]" if reach else ""
-        print(
-            f"  {off.factor:g} x the parameters costs {off.compute_factor:.3g} x the compute{loss}"
-        )
-    if advice.intervals:
-        print(f"intervals: {advice.interval_method}")
-    if advice.recipe:
-        print(f"recipe: {advice.recipe}")
-
-
-def _shape(model: dict[str, Any]) -> str:
-    if "d_model" in model:
-        return f"{model['n_layer']} layers, d_model {model['d_model']}, {model['n_head']} heads"
-    return f"{model['n_layer']} layers, d_hidden {model['d_hidden']}"
+    return advise_command.run(args)
 
 
 def _verify(args: argparse.Namespace) -> int:
     start_jax()
-    from lmscale.files import write_json
-    from lmscale.parallel.distributed import PREEMPTED
+    from lmscale import verify_command
+
+    return verify_command.run(args, functools.partial(_train_verification, args), _open_corpus)
+
+
+def _train_verification(
+    args: argparse.Namespace,
+    experiment: Any,
+    scale: str,
+    corpus: Any,
+    runs: list[Any],
+    store: Any,
+) -> bool:
+    """Trains the runs that test a forecast; True where one failed."""
     from lmscale.progress import progress
-    from lmscale.report import write_report
-    from lmscale.sweep import verify
     from lmscale.sweep.devices import local_devices
     from lmscale.sweep.plan import make_plan
-    from lmscale.sweep.store import Store
-    from lmscale.training.loop import Preempted
 
-    if not 0 < args.compute < float("inf"):
-        raise _CommandError(f"--compute must be a positive number of FLOPs, not {args.compute!r}")
-    seeds = tuple(dict.fromkeys(args.seeds))
-    store = Store.open(args.dir)
-    law = args.law or "isoflop"
-    folder = verify.verification_store(store, args.compute, args.family, law)
-    known = verify.read_forecast(folder)
-    if known is None:
-        forecast = verify.forecast_of(
-            store, args.compute, law=law, family=args.family, extrapolate=args.extrapolate
-        )
-    else:
-        forecast, path = known
-        _say(f"the forecast of {forecast['date']} stands: {path}")
-        if forecast["results_sha256"] != verify.results_hash(store):
-            _say("warning: the store has other results now than when its forecast was made")
-    corpus = _corpus_of_store(store)
-    runs = verify.outcome_runs(forecast, seeds)
+    args.scale, args.shard, args.slots = scale, (0, 1), None
     plan = make_plan(runs, local_devices())
-    if not args.json:
-        _print_forecast(forecast)
-    for warning in _verify_warnings(forecast, corpus):
-        _say(f"warning: {warning}")
-    _say(_plan_line(plan))
-    if args.dry_run:
-        if args.json:
-            _print_json({"forecast": forecast, "outcome": None})
-        return 0
-    if known is None:
-        path = verify.write_forecast(folder, forecast)
-        _say(f"forecast written to {path}")
-    declared = store.experiment()
-    experiment = verify.Verification(
-        vocab_size=declared["corpus"]["vocab_size"], seeds=seeds, forecast=path.name
-    )
-    args.scale, args.shard, args.slots = declared["scale"], (0, 1), None
-    job = _Job("verify", experiment, corpus, runs, plan)
     with progress("training", plan.flops) as bar:
-        try:
-            ill = _train(args, job, folder, [], bar, args.stop)
-        except Preempted:
-            folder.write_table()
-            _say("preempted: every run is saved; the same command goes on from here")
-            return PREEMPTED
-    outcome = verify.compare(forecast, folder)
-    write_json(folder.path / "outcome.json", outcome)
-    store.write_table()
-    page = write_report(store)
-    if args.json:
-        _print_json({"forecast": forecast, "outcome": outcome})
-    else:
-        _print_outcome(forecast, outcome)
-    _say(f"report: {page}")
-    return 1 if ill else 0
-
-
-def _corpus_of_store(store: Any) -> Any:
-    """The text that a store's runs were trained on.
-
-    Raises:
-      StoreError: when the corpus of that name holds other text here.
-    """
-    from lmscale.sweep.store import StoreError
-
-    declared = store.experiment()["corpus"]
-    corpus = _open_corpus(declared["name"], declared["vocab_size"])
-    if corpus.fingerprint != declared["fingerprint"]:
-        raise StoreError(
-            f"the runs were trained on {declared['name']} with fingerprint "
-            f"{declared['fingerprint']}, but the corpus here has {corpus.fingerprint}: give the "
-            "machine that trained them, or build the corpus from the same text"
+        bar.log(f"verify: {_plan_line(plan)} -> {store.path}")
+        return _train(
+            args, _Job("verify", experiment, corpus, runs, plan), store, [], bar, args.stop
         )
-    return corpus
-
-
-def _verify_warnings(forecast: dict[str, Any], corpus: Any) -> list[str]:
-    """What of a verification a user should know before it is trained."""
-    warnings = list(forecast["advice"]["warnings"])
-    if forecast["flops"] <= forecast["largest_budget"]:
-        warnings.append("this budget lies within those of the store: it tests no extrapolation")
-    roles = {planned["role"] for planned in forecast["runs"]}
-    missing = {"advised", "half", "double"} - roles
-    if missing:
-        names = " and ".join(sorted(missing))
-        warnings.append(f"the ladder has no model of its own for the {names} of the advised size")
-    tokens = corpus.n_tokens("train")
-    longest = max(planned["n_tokens"] for planned in forecast["runs"])
-    if longest > tokens:
-        warnings.append(
-            f"the smallest model takes {longest:.3g} tokens, {longest / tokens:.2g} epochs of the "
-            f"{tokens:.3g} training tokens: the law may not hold for repeated text"
-        )
-    return list(dict.fromkeys(warnings))
-
-
-def _print_forecast(forecast: dict[str, Any]) -> None:
-    rows = [("size", "N", "D", "layers x width", "forecast loss", "95% interval")]
-    for planned in forecast["runs"]:
-        model = planned["spec"]["model"]
-        width = model.get("d_model", model.get("d_hidden"))
-        reach = planned["interval"]
-        rows.append(
-            (
-                planned["role"],
-                f"{planned['n_params']:.3g}",
-                f"{planned['n_tokens']:.3g}",
-                f"{model['n_layer']} x {width}",
-                f"{planned['loss']:.3f}",
-                f"[{reach[0]:.3f}, {reach[1]:.3f}]" if reach else "none",
-            )
-        )
-    print(f"for {forecast['flops']:.3g} FLOPs each, by the law {forecast['law']}:")
-    _print_table(rows)
-
-
-def _print_outcome(forecast: dict[str, Any], outcome: dict[str, Any]) -> None:
-    rows = [("size", "forecast loss", "outcome", "in the interval")]
-    words = {True: "yes", False: "no", None: "no outcome"}
-    for planned, run in zip(forecast["runs"], outcome["runs"], strict=True):
-        found = " ".join(f"{loss:.3f}" for loss in run["losses"]) or "-"
-        rows.append((planned["role"], f"{planned['loss']:.3f}", found, words[run["contained"]]))
-    _print_table(rows)
-    print(outcome["finding"])
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -1718,15 +1225,6 @@ def _stop_on_signal() -> Callable[[], bool]:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handle)
     return lambda: bool(asked)
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-
-
-def _print_json(values: dict[str, Any]) -> None:
-    json.dump(values, sys.stdout)
-    print()
 
 
 if __name__ == "__main__":

@@ -156,7 +156,11 @@ def test_help_lists_every_law_with_its_equation_and_columns(capsys):
     ("argv", "says"),
     [
         (["--law", "parabolic"], "there is no law 'parabolic'; choose from isoflop"),
-        (["--law", "isoflop", "--x", "params"], "--x and --offset belong to --law power"),
+        (
+            ["--law", "isoflop", "--x", "params"],
+            "--x belongs to --law power; isoflop takes --method",
+        ),
+        (["--law", "isoflop", "--offset"], "--offset belongs to --law power; isoflop takes"),
         (["--law", "isoflop", "--critical-batch", "1e8,0.2"], "--critical-batch belongs to"),
         (["--law", "power", "--critical-batch", "1e8"], "two positive numbers"),
         (["--law", "power", "--bootstrap", "0"], "whole number of at least 1"),

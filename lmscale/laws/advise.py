@@ -3,7 +3,7 @@
 Laws of loss in N and D are minimised over N on the line of equal cost, so that data limits,
 repeated data (Muennighoff et al. 2023) and the cost of inference (Sardana et al. 2024: 6 N D + 2 N
 D_inference) enter without new formulas; frontiers that only give N_opt(C) and D_opt(C) are read as
-they are (`lmscale.laws.frontier`).
+they are (`lmscale.laws.frontier_advice`).
 
 An interval holds more than the noise of the runs that were fitted: how the minima scatter about the law,
 what the law got wrong about its own largest budgets when fitted without them, in proportion to the
@@ -24,7 +24,7 @@ from scipy.stats import t as student_t
 
 from lmscale.laws.backtest import BackTest, back_test, widened
 from lmscale.laws.data_constrained import MUENNIGHOFF, data_constrained_loss
-from lmscale.laws.frontier import answer_on_frontier
+from lmscale.laws.frontier_advice import answer_on_frontier
 from lmscale.laws.over_training import over_training_loss
 from lmscale.laws.parametric import chinchilla_loss
 from lmscale.laws.published import PUBLISHED, published

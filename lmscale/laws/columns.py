@@ -191,8 +191,11 @@ def results_mapping(
     """
     named = {_convention_of(mapping[name]) for name in ("params", "flops") if name in mapping}
     named.discard(None)
+    if convention == "given" and len(named) == 2:
+        # Nothing is left to choose, and no one name fits; `mixed_conventions` says so.
+        return {"tokens": "tokens", "loss": "loss", **mapping}, convention
     if convention == "given":
-        convention = named.pop() if len(named) == 1 else _NATIVE
+        convention = named.pop() if named else _NATIVE
     if convention not in CONVENTIONS:
         raise TableError(
             f"there is no convention {convention!r}; choose from {', '.join(CONVENTIONS)}"
@@ -211,10 +214,11 @@ def mixed_conventions(sources: Mapping[str, str]) -> tuple[str, ...]:
     of = {name: _convention_of(sources[name]) for name in ("params", "flops") if name in sources}
     if None in of.values() or len(set(of.values())) < 2:
         return ()
-    return (
+    warning = (
         f"params are counted as {of['params']} ({sources['params']}) and flops as {of['flops']} "
-        f"({sources['flops']}): an exponent mixes the two; map both to one convention",
+        f"({sources['flops']}), so exponents mix the two; map both to one convention"
     )
+    return (warning,)
 
 
 def _convention_of(column: str) -> str | None:

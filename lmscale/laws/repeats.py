@@ -101,7 +101,7 @@ def resolve_cells(
     warnings = []
     if searched:
         left_out = len(rows) - len(kept)
-        warnings.append(_searched(searched, settings, names, cells, len(rows), left_out))
+        warnings.append(_searched(searched, loss, settings, names, cells, len(rows), left_out))
     elif len(kept) < len(rows):
         how = "the best" if cells == "best" else "the mean"
         warnings.append(f"of {len(rows)} rows {how} of each {names} is fitted, {len(kept)} in all")
@@ -117,6 +117,7 @@ def _label(labels: Mapping[str, np.ndarray], name: str, row: int) -> tuple[Any, 
 
 def _searched(
     searched: Sequence[Mapping[tuple, list[int]]],
+    loss: Mapping[int, float],
     settings: Mapping[str, Sequence[Any]],
     names: str,
     cells: str | None,
@@ -129,11 +130,29 @@ def _searched(
         for i, column in enumerate(columns)
         if any(len({trial[i] for trial in trials}) > 1 for trials in searched)
     ]
-    how = "their mean is fitted" if cells == "mean" else "the best of each is fitted"
-    return (
-        f"{len(searched)} cells of one {names} hold runs that differ in {' and '.join(differ)}: "
-        f"{how}, {left_out} of {n_rows} rows are left out (cells all takes them for repeats)"
+    text = (
+        f"{len(searched)} cells of equal {names} hold runs that differ in {' and '.join(differ)}: "
     )
+    text += (
+        f"{'their mean' if cells == 'mean' else 'the best of each'} is fitted, and {left_out} of "
+    )
+    text += f"{n_rows} rows are left out (cells all takes them for repeats)"
+    edge = sum(_at_edge(trials, loss, columns.index(differ[0])) for trials in searched)
+    if edge and cells != "mean" and len(differ) == 1:
+        text += (
+            f"; in {edge} of these cells the best {differ[0]} is the lowest or highest tried, so a "
+            f"better one may lie beyond"
+        )
+    return text
+
+
+def _at_edge(trials: Mapping[tuple, list[int]], loss: Mapping[int, float], at: int) -> bool:
+    """Whether the best of three or more values of a setting is the lowest or highest."""
+    values = {key: parse_number(key[at]) for key in trials}
+    if len(values) < 3 or None in values.values():
+        return False
+    best = min(trials, key=lambda key: np.mean([loss[row] for row in trials[key]]))
+    return values[best] in (min(values.values()), max(values.values()))
 
 
 def _alike(alike: Sequence[Sequence[int]], others: Mapping[str, Sequence[Any]], names: str) -> str:
@@ -173,7 +192,8 @@ def _groups_apart(
     if not shared:
         return ()
     some = ", ".join(sorted(map(str, set().union(*shared)))[:4])
-    return (
-        f"{len(shared)} cells of one {names} hold runs of several groups ({some}), which are "
-        f"fitted as one law: split by group, or filter rows, to part them",
+    warning = (
+        f"{len(shared)} cells of equal {names} hold runs of several groups ({some}), which are fitted "
+        f"as one law: split by group, or filter rows, to part them"
     )
+    return (warning,)

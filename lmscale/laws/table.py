@@ -324,6 +324,7 @@ class Table:
             *([_dropped_warning(dropped, self.n_rows)] if dropped else []),
             *cell_warnings,
             *self.notes,
+            *self._families(row),
             *budget_warnings,
             *check_units(columns, row, derived, needs, self.sources),
         ]
@@ -355,10 +356,25 @@ class Table:
                 sound.append(row)
             elif reason is not _FILTERED and not hidden:
                 dropped.append(DroppedRow(row, reason))
-        told_apart = [*self.labels.values(), *(self.cells[name] for name in self.settings)]
-        sound, duplicates = _without_duplicates(sound, numbers, told_apart)
+        # Losses are often rounded, so equal ones are only a duplicate where nothing else differs.
+        counted = {self.sources[name] for name in self.numbers}
+        others = [values for name, values in self.cells.items() if name not in counted]
+        sound, duplicates = _without_duplicates(sound, numbers, others)
         dropped += [item for item in duplicates if self.bad_rows.get(item.row) is not _HIDDEN]
         return sound, tuple(sorted(dropped, key=lambda item: item.row))
+
+    def _families(self, row: np.ndarray) -> list[str]:
+        """Says where results of several architectures are fitted as one."""
+        if not is_results(self.header) or self.sources.get("group") != "family":
+            return []
+        families = sorted({self.labels["group"][item - 1] for item in row})
+        if len(families) < 2:
+            return []
+        warning = (
+            f"runs of {len(families)} families ({', '.join(families[:4])}) are fitted as one law; "
+            f"split by family, or filter rows, for one each"
+        )
+        return [warning]
 
     def _others(self) -> dict[str, Sequence[Any]]:
         """The source's columns that no law reads."""
@@ -394,9 +410,10 @@ def _to_numbers(
         if shown is None or shown == "":
             problems[name, row] = f"{name} is blank"
             continue
+        if isinstance(shown, (bool, np.bool_)):
+            problems[name, row] = f"{name} is {shown}, not a number"
+            continue
         try:
-            if isinstance(shown, (bool, np.bool_)):
-                raise ValueError(", not a number")
             value = read_number(shown, style) if isinstance(shown, str) else float(shown)
         except OverflowError:
             value = math.inf
@@ -472,14 +489,14 @@ def _dropped_warning(dropped: tuple[DroppedRow, ...], n_rows: int) -> str:
 
 
 def _without_duplicates(
-    rows: list[int], numbers: dict[str, np.ndarray], labels: Sequence[Sequence[Any]]
+    rows: list[int], numbers: dict[str, np.ndarray], others: Sequence[Sequence[Any]]
 ) -> tuple[list[int], list[DroppedRow]]:
     first: dict[tuple, int] = {}
     kept, dropped = [], []
     for row in rows:
         key = (
             *(None if np.isnan(v[row - 1]) else float(v[row - 1]) for v in numbers.values()),
-            *(str(values[row - 1]) for values in labels),
+            *(str(values[row - 1]) for values in others),
         )
         if key in first:
             dropped.append(DroppedRow(row, f"is a duplicate of row {first[key]}"))

@@ -81,9 +81,9 @@ def check_units(
         (ratio < PLAUSIBLE_RATIO[0]) | (ratio > PLAUSIBLE_RATIO[1])
     )
     if stray.any() and stray.mean() < 0.5:
-        first = int(np.argmax(stray))
+        first, many = int(np.argmax(stray)), int(stray.sum())
         warnings.append(
-            f"{stray.sum()} row{'s' * (stray.sum() > 1)} may be in other units than the rest: row "
+            f"{many} row{'s' * (many > 1)} may be in other units than the rest: row "
             f"{row[first]} has {ratio[first]:.2g} tokens per parameter, the median row {middle:.2g}"
         )
     return warnings
@@ -128,5 +128,5 @@ def _oddity(logs: Mapping[str, float]) -> float:
     elif d is None:
         d = c - math.log(6) - n
     score += abs(d - n - math.log(20))
-    # Sizes from ten thousand parameters to a trillion are all usual.
-    return score + 3 * max(0.0, math.log(1e4) - n, n - math.log(1e12))
+    # Units common to all columns leave the ratios as they are: then a usual size decides.
+    return score + 0.1 * abs(n - math.log(1e8))

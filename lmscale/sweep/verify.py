@@ -24,7 +24,7 @@ from etils import epath
 from lmscale import flops
 from lmscale.files import read_json, write_atomically
 from lmscale.laws.advise import advise
-from lmscale.laws.frontier import run_noise
+from lmscale.laws.frontier_advice import run_noise
 from lmscale.laws.result import FitError, FitResult, plain
 from lmscale.laws.windows import paired_difference
 from lmscale.spec import RunSpec

@@ -148,3 +148,45 @@ def test_json_has_the_contract_keys_and_no_nan():
         "exponents", "warnings",
     }  # fmt: skip
     assert json.loads(text)["dropped"] == [{"row": 4, "reason": "loss is -1; it must be positive"}]
+
+
+def test_equal_losses_of_rows_that_differ_elsewhere_are_no_duplicates():
+    table = {
+        "params": [1e6, 1e6, 1e6, 2e6],
+        "loss": [4.0, 4.0, 4.0, 3.0],
+        "run": ["a", "b", "b", "c"],
+    }
+    runs = Table.read(table).runs("params", "loss")
+    assert [(d.row, d.reason) for d in runs.dropped] == [(3, "is a duplicate of row 2")]
+
+
+# --- Conventions ----------------------------------------------------------------------------------
+
+
+def test_a_budget_label_of_another_count_is_not_used():
+    table = {
+        "params": np.tile([1e6, 2e6, 4e6, 8e6], 2),
+        "flops": np.repeat([1e15, 1e16], 4),
+        "loss": np.linspace(4, 3, 8),
+        "budget": np.repeat([1.05e15, 0.95e16], 4),
+    }
+    runs = Table.read(table).runs("params", "flops", "loss", "tokens")
+    assert "budget" in runs.labels and runs.warnings == ()
+    other = {**table, "flops": table["flops"] * np.tile([0.5, 0.6, 0.75, 0.9], 2)}
+    runs = Table.read(other, convention="kaplan").runs("params", "flops", "loss", "tokens")
+    (warning,) = runs.warnings
+    assert "budget" not in runs.labels
+    assert warning.startswith("the column budget is not used: 7 of 8 runs have other flops counted")
+    words = {**other, "budget": np.repeat(["small", "large"], 4)}
+    assert "budget" in Table.read(words).runs("params", "flops", "loss", "tokens").labels
+
+
+def test_params_and_flops_of_two_conventions_are_said():
+    table = {
+        "params_kaplan": [1e6, 2e6, 4e6],
+        "flops_standard": [1e15] * 3,
+        "loss": [4.0, 3.9, 3.8],
+    }
+    mapping = "params=params_kaplan,flops=flops_standard"
+    (warning,) = Table.read(table, mapping).runs("params", "flops", "loss").warnings
+    assert "params are counted as kaplan (params_kaplan) and flops as standard" in warning

@@ -1,0 +1,494 @@
+"""`lmscale fit`: laws fitted to a table of runs, with every option that each law has."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from lmscale.terminal import print_json, print_table, say
+
+__all__ = ["add_arguments", "add_table_arguments", "run"]
+
+_AFTERWORD = """
+Tables are CSV (commas, tabs, semicolons), JSON or JSON lines, also in .gz and .xz. Columns are found
+under their own or a common name (N, n_params, D, C, final_loss, ...), else name them with --columns.
+Where a table has two of params, tokens and flops, the third follows from C = 6 N D. Loss is in nats.
+envelope and kaplan-ns read learning curves: one row a point, and a column group that names the run. A
+column seed keeps repeated runs apart; of runs that differ in learning rate or batch the best is taken
+(--cells). The results of a store are read by one convention for params and flops (--convention).
+
+  lmscale fit runs.csv --law parametric --columns params=N,tokens=D,loss=final_loss
+  lmscale fit runs.csv --law parametric --columns 'params="N, million"*1e6' --columns loss=c4_en
+  lmscale fit runs.csv --law parametric isoflop --where "mode == train" --at 1e22 1e23
+  lmscale fit runs.csv --law isoflop --window 2 --budget-tolerance 0.2
+  lmscale fit runs.csv --law power --x flops --critical-batch 2.1e8,0.21
+  lmscale fit runs.csv --law parametric --split dataset
+  lmscale fit results/isoflop-cpu --law all
+
+Laws that predict a loss are also fitted without the largest budget and tested on it.
+"""
+
+
+# --- Arguments ------------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `lmscale fit` takes: the table, the laws, and the options of every law."""
+    from lmscale.laws import LAWS
+
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _laws_epilog()
+    parser.add_argument("table", metavar="DIR|TABLE", nargs="?")
+    parser.add_argument(
+        "--law",
+        required=True,
+        nargs="+",
+        action="extend",
+        metavar="LAW",
+        help="one or more, or all",
+    )
+    parser.add_argument(
+        "--at",
+        metavar="FLOPS",
+        nargs="+",
+        type=_positive,
+        help="print N_opt, D_opt and loss at these budgets",
+    )
+    parser.add_argument("--bootstrap", metavar="K", type=_count, default=1000, help="draws (1000)")
+    parser.add_argument("--level", type=_share, help="of the intervals (0.95)")
+    parser.add_argument("--seed", metavar="K", type=_whole, help="of the draws (0)")
+    parser.add_argument("--json", action="store_true", help="one JSON object and nothing else")
+    table = parser.add_argument_group("the table")
+    add_table_arguments(table)
+    table.add_argument(
+        "--split", metavar="COL", help="fit the rows of each value of a column by themselves"
+    )
+    group = parser.add_argument_group("options of the laws")
+    for name, options in _options(LAWS.values()).items():
+        switch = all(option.is_switch for option in options)
+        form = {"action": "store_true"} if switch else {"metavar": _metavar(options)}
+        text = _help(options)
+        if name == "critical_batch":
+            form = {"metavar": "B_STAR,ALPHA_B", "type": _critical_batch}
+            text += "; kaplan-ns: the same, for S_min (adjust)"
+        group.add_argument(
+            options[0].flag,
+            dest=f"option_{name}",
+            default=argparse.SUPPRESS,
+            help=text,
+            **form,
+        )
+
+
+def add_table_arguments(parser: Any) -> None:
+    """How a table of runs is read: the arguments of `lmscale.sweep.tables.table_of_runs`."""
+    parser.add_argument(
+        "--columns",
+        metavar="ROLE=COL,...",
+        action="append",
+        help="which column of the table is which: params=COL,tokens=COL,loss=COL,flops=COL. May be "
+        "given several times; a name with commas or = stands in quotes ('params=\"N, total\"'), and "
+        "COL*1e6 scales a column in millions",
+    )
+    parser.add_argument(
+        "--where",
+        metavar="EXPR",
+        help="rows to take: 'mode == train and params >= 1e8', 'run in (a, b)', with not, or, ( )",
+    )
+    parser.add_argument(
+        "--convention",
+        choices=("kaplan", "chinchilla", "standard", "exact"),
+        help="which params and flops of a store's results to read (standard)",
+    )
+    parser.add_argument(
+        "--cells",
+        choices=("best", "mean", "all"),
+        help="of runs with one params and tokens that differ in learning rate, batch, warmup or "
+        "weight decay take the best (the default), their mean, or all as repeats; if given, also of "
+        "runs that nothing tells apart, which are repeats otherwise",
+    )
+
+
+def _options(laws: Any) -> dict[str, list[Any]]:
+    """Name -> that option of each law that has it."""
+    from lmscale.laws.options import options_of
+
+    found: dict[str, list[Any]] = {}
+    for law in laws:
+        for name, option in options_of(law).items():
+            found.setdefault(name, []).append(option)
+    return found
+
+
+def _metavar(options: Sequence[Any]) -> str:
+    return "|".join(dict.fromkeys(w for o in options for w in o.choices.split("|")))
+
+
+def _help(options: Sequence[Any]) -> str:
+    """Whose it is, what it means and its default; laws that say the same stand together."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for option in options:
+        default = "" if option.is_switch or option.default in ((), None) else f" ({option.default})"
+        alike.setdefault((option.meaning.rstrip("."), default), []).append(option.law)
+    same = "the same" if any(meaning for meaning, _ in alike) else "see its paper"
+    parts = [
+        f"{', '.join(laws)}: {meaning or same}{default}"
+        for (meaning, default), laws in sorted(alike.items(), key=lambda item: not item[0][0])
+    ]
+    return "; ".join(parts).replace("%", "%%")
+
+
+def _laws_epilog() -> str:
+    """Every law with what it says and what it reads."""
+    from lmscale.laws import LAWS
+
+    lines = ["laws:"]
+    for law in LAWS.values():
+        lines += [
+            f"  {law.name:<17} {law.equation}",
+            f"  {'':<17} reads {', '.join(law.needs)} ({law.source})",
+        ]
+    return "\n".join(lines) + "\n" + _AFTERWORD
+
+
+def _number(text: str, test: Any, what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and test(value)):
+        raise argparse.ArgumentTypeError(f"must be {what}, not {text!r}")
+    return value
+
+
+def _positive(text: str) -> float:
+    return _number(text, lambda value: value > 0, "a positive number")
+
+
+def _share(text: str) -> float:
+    return _number(text, lambda value: 0 < value < 1, "between 0 and 1")
+
+
+def _count(text: str) -> int:
+    return int(_number(text, lambda v: v >= 1 and v.is_integer(), "a whole number of at least 1"))
+
+
+def _whole(text: str) -> int:
+    return int(_number(text, lambda v: v >= 0 and v.is_integer(), "a whole number"))
+
+
+def _critical_batch(text: str) -> tuple[float, float]:
+    try:
+        star, alpha = (_positive(item) for item in text.split(","))
+    except (ValueError, argparse.ArgumentTypeError):
+        raise argparse.ArgumentTypeError(
+            f"must be two positive numbers, as 2.1e8,0.21, not {text!r}"
+        ) from None
+    return star, alpha
+
+
+# --- Fitting --------------------------------------------------------------------------------------
+
+
+def run(args: argparse.Namespace, unknown: Sequence[str] = ()) -> int:
+    """The command; `unknown` are arguments that no law has."""
+    from lmscale import laws
+    from lmscale.laws.options import unknown_option
+    from lmscale.sweep.tables import table_of_runs
+
+    names = _names(args)
+    if unknown:
+        raise laws.FitError(
+            unknown_option(
+                next((x for x in unknown if x[0] == "-"), unknown[0]),
+                [laws.LAWS[name] for name in names],
+            )
+        )
+    options = _values(args, names)
+    table = table_of_runs(
+        args.table,
+        columns=args.columns,
+        where=args.where,
+        convention=args.convention,
+        cells=args.cells,
+    )
+    parts = {None: table} if args.split is None else table.split(args.split)
+    found = {
+        value: _Fits(
+            laws.compare(part, names, bootstrap=args.bootstrap, options=options), args.at or ()
+        )
+        for value, part in parts.items()
+    }
+    _refuse_if_none(found)
+    if args.json:
+        if args.split is None:
+            print_json(found[None].to_json())
+        else:
+            values = [{"value": value, **fits.to_json()} for value, fits in found.items()]
+            print_json({"split": args.split, "values": values})
+    for value, fits in found.items():
+        if not args.json:
+            if value is not None:
+                print(f"{args.split} {value}:")
+            fits.print()
+            if value is not None:
+                print()
+        fits.say_warnings("" if value is None else f"{args.split} {value}: ")
+    return 0
+
+
+def _names(args: argparse.Namespace) -> list[str]:
+    """The laws that are asked for; the table may be the last of them."""
+    from lmscale import laws
+
+    names = list(dict.fromkeys(args.law))
+    if args.table is None and names[-1] != "all" and names[-1] not in laws.LAWS:
+        # `fit --law LAW TABLE`: the table was taken for one more law.
+        args.table = names.pop()
+    if args.table is None or not names:
+        raise laws.FitError("give a table and a law: lmscale fit DIR|TABLE --law LAW")
+    for name in names:
+        if name != "all" and name not in laws.LAWS:
+            raise laws.FitError(
+                f"there is no law {name!r}; choose from {', '.join(laws.LAWS)}, all"
+            )
+    return list(laws.LAWS) if "all" in names else names
+
+
+def _values(args: argparse.Namespace, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Law -> the options that it is given.
+
+    An option goes to every law that has it and can take its value.
+
+    Raises:
+      FitError: no law that is fitted has the option, or can take the value.
+    """
+    from lmscale import laws
+    from lmscale.laws.options import options_of, parse_option
+
+    values: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for key in ("level", "seed"):
+        if getattr(args, key) is not None:
+            for name in names:
+                values[name][key] = getattr(args, key)
+    own = {name: options_of(laws.LAWS[name]) for name in names}
+    for dest, text in vars(args).items():
+        name = dest.removeprefix("option_")
+        if name == dest:
+            continue
+        if name == "critical_batch" and "kaplan-ns" in names:
+            # The same two numbers turn its steps into S_min.
+            values["kaplan-ns"]["adjust"] = {"B_star": text[0], "alpha_B": text[1]}
+        having = [law for law in names if name in own[law]]
+        if not having and not (name == "critical_batch" and "kaplan-ns" in names):
+            raise laws.FitError(_not_theirs(name, own))
+        problems = []
+        for law in having:
+            try:
+                plain = text if not isinstance(text, str) else parse_option(own[law][name], text)
+                values[law][name] = plain
+            except laws.FitError as error:
+                problems.append(error)
+        if problems and len(problems) == len(having):
+            raise problems[0]
+    return values
+
+
+def _not_theirs(name: str, own: dict[str, dict[str, Any]]) -> str:
+    from lmscale.laws import LAWS
+
+    options = _options(LAWS.values())[name]
+    owners = [option.law for option in options]
+    if name == "critical_batch":
+        owners.append("kaplan-ns")
+    takes = "; ".join(
+        f"{law} takes {', '.join(option.flag for option in mine.values()) or 'no options'}"
+        for law, mine in own.items()
+    )
+    belongs = " and ".join(f"--law {owner}" for owner in owners)
+    return f"{options[0].flag} belongs to {belongs}; {takes}"
+
+
+def _refuse_if_none(found: dict[Any, _Fits]) -> None:
+    """Raises a `FitError` where nothing was fitted, or nothing can be said at any budget."""
+    from lmscale.laws import FitError
+
+    every = [line for fits in found.values() for line in fits.lines]
+    if all(line.fit is None for line in every):
+        if len(every) == 1:
+            raise FitError(every[0].problem)
+        raise FitError(f"none of these laws can be fitted; {every[0].law}: {every[0].problem}")
+    answers = [item for fits in found.values() for items in fits.at.values() for item in items]
+    if answers and all("error" in item for item in answers):
+        raise FitError(answers[0]["error"])
+
+
+# --- Printing -------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Fits:
+    """The laws fitted to one table, each a `laws.Comparison`, and what they say at each budget."""
+
+    lines: Sequence[Any]
+    budgets: Sequence[float]
+
+    def __post_init__(self):
+        self.at = {
+            line.law: [_answer(line.fit, budget) for budget in self.budgets]
+            for line in self.lines
+            if line.fit is not None and self.budgets
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        found = [
+            line.to_json() | ({"at": self.at[line.law]} if line.law in self.at else {})
+            for line in self.lines
+        ]
+        return found[0] if len(found) == 1 else {"laws": found}
+
+    def print(self) -> None:
+        if len(self.lines) > 1:
+            _print_laws(self.lines)
+        elif self.lines[0].fit is None:
+            print(f"not fitted: {self.lines[0].problem}")
+        else:
+            _print_law(self.lines[0])
+        for law, answers in self.at.items():
+            _print_at(law if len(self.lines) > 1 else "", answers)
+
+    def say_warnings(self, prefix: str) -> None:
+        """Each warning once, with the laws that give it."""
+        by: dict[str, list[str]] = {}
+        for line in self.lines:
+            own = line.fit.warnings if line.fit is not None else ()
+            # Advice repeats the fit's warnings.
+            asked = (w for item in self.at.get(line.law, ()) for w in item.get("warnings", ()))
+            for warning in dict.fromkeys((*own, *asked)):
+                by.setdefault(warning, []).append(line.law)
+        for warning, laws in by.items():
+            of = f"{', '.join(laws)}: " if len(self.lines) > 1 else ""
+            say(f"warning: {prefix}{of}{warning}")
+
+
+def _answer(fit: Any, budget: float) -> dict[str, Any]:
+    """The best model and data at a budget as JSON has it, or why the law has none."""
+    from lmscale.laws import FitError, advise
+
+    try:
+        advice = advise(fit, flops=budget).to_json()
+    except FitError as error:
+        return {"flops": budget, "error": str(error)}
+    keys = ("flops", "n_params", "n_tokens", "loss", "intervals", "warnings")
+    return {key: advice[key] for key in keys}
+
+
+def _print_at(law: str, answers: Sequence[dict[str, Any]]) -> None:
+    """N_opt, D_opt and loss at each budget."""
+    print()
+    rows = [("FLOPs", "N_opt", "", "D_opt", "", "loss", "")]
+    for item in answers:
+        if "error" in item:
+            continue
+        row = [f"{item['flops']:.3g}"]
+        for key, digits in (("n_params", 3), ("n_tokens", 3), ("loss", 4)):
+            value, interval = item[key], item["intervals"].get(key)
+            row.append("-" if value is None else f"{value:.{digits}g}")
+            row.append(_interval(interval, digits))
+        rows.append(tuple(row))
+    if law:
+        print(f"{law}:")
+    if len(rows) > 1:
+        print_table(rows)
+    for error in dict.fromkeys(item["error"] for item in answers if "error" in item):
+        print(f"nothing at other budgets: {error}" if len(rows) > 1 else f"nothing: {error}")
+
+
+def _print_law(line: Any) -> None:
+    """One fitted law in full."""
+    from lmscale.laws import LAWS
+
+    fit = line.fit
+    print(f"{fit.law}: {LAWS[fit.law].equation}")
+    print(f"{fit.n_used} runs used, {len(fit.dropped)} dropped")
+    state = "converged" if fit.converged else "not converged"
+    print(f"objective {fit.objective:.6g}, {state} ({fit.objective_name})")
+    if fit.parameters:
+        head = f"{fit.level:.0%} interval ({fit.interval_method})" if fit.intervals else ""
+        rows = [("parameter", "value", head)]
+        for name, value in fit.parameters.items():
+            rows.append((name, f"{value:.6g}", _interval(fit.intervals.get(name), 6)))
+        print_table(rows)
+    for convention, exponents in fit.exponents.items():
+        intervals = fit.exponent_intervals.get(convention, {})
+        for name, value in exponents.items():
+            interval = _interval(intervals.get(name), 3)
+            print(f"{name}_opt ~ C^{value:.3f}  {interval}  counted as {convention}")
+    if line.rms_log_residual is not None:
+        print(f"rms residual of log loss {line.rms_log_residual:.3g}")
+    held = line.held_out
+    if held is None:
+        print(f"held out: nothing, since {line.held_out_problem}")
+    else:
+        print(
+            f"held out: the {len(held.row)} largest runs ({held.along} {held.at.min():.3g} to "
+            f"{held.at.max():.3g}, {held.extrapolation:.3g} times the largest fitted): mean error "
+            f"{held.mean_error:.2%}, worst {held.worst_error:+.2%}"
+        )
+
+
+def _print_laws(lines: Sequence[Any]) -> None:
+    """Several laws side by side, then why some are missing or have gaps."""
+    rows = [("law", "runs", "N_opt ~ C^a", "key parameters", "rms", "held out", "beyond fit")]
+    for line in lines:
+        if line.fit is None:
+            continue
+        held = line.held_out
+        rows.append(
+            (
+                line.law,
+                str(line.fit.n_used),
+                _exponent(line.fit),
+                _key_parameters(line.fit),
+                "-" if line.rms_log_residual is None else f"{line.rms_log_residual:.2g}",
+                "-" if held is None else f"{held.mean_error:.2%}",
+                "-" if held is None else f"{held.extrapolation:.3g}x",
+            )
+        )
+    print_table(rows)
+    print(
+        "rms: residual of log loss; held out: mean error on the largest budget, fitted without it; "
+        "beyond fit: how far that was from the largest budget fitted"
+    )
+    for line in lines:
+        if line.problem:
+            print(f"{line.law} not fitted: {line.problem}")
+        elif line.held_out_problem:
+            print(f"{line.law} not tested on a held-out budget: {line.held_out_problem}")
+
+
+def _exponent(fit: Any) -> str:
+    for convention, exponents in fit.exponents.items():
+        interval = fit.exponent_intervals.get(convention, {}).get("N")
+        edges = "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
+        return f"{exponents['N']:.3f}{edges}"
+    return "-"
+
+
+def _key_parameters(fit: Any) -> str:
+    """The exponents of the loss, or what stands for them."""
+    keys = ("alpha", "beta", "eta", "B_star", "c")
+    shown = [name for name in fit.parameters if name in keys or name.startswith("alpha_")]
+    if fit.law == "data-constrained":
+        shown = ["R_D_star", "R_N_star"]
+    return "  ".join(
+        f"{name} {fit.parameters[name]:.3g} {_interval(fit.intervals.get(name), 3)}".strip()
+        for name in shown
+    )
+
+
+def _interval(interval: tuple[float, float] | None, digits: int) -> str:
+    return "" if interval is None else f"[{interval[0]:.{digits}g}, {interval[1]:.{digits}g}]"

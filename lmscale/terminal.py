@@ -1,0 +1,30 @@
+"""What commands print: aligned tables and JSON on standard output, all else on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["print_json", "print_table", "say"]
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Aligned columns under a rule; the first row is the header."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for number, row in enumerate(rows):
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+        if number == 0:
+            print("  ".join("-" * width for width in widths))
+
+
+def print_json(values: dict[str, Any]) -> None:
+    json.dump(values, sys.stdout)
+    print()
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
