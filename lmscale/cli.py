@@ -166,6 +166,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     run.add_argument("--slots", type=_positive_int, help="runs trained side by side (planned)")
     _mesh_argument(run)
+    _prior_argument(run)
     run.add_argument(
         "--checkpoint-seconds", type=float, default=60.0, help="at most this much is lost to a kill"
     )
@@ -184,6 +185,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--device", metavar="KIND[:COUNT]", help="h100:8, v5e:256, ... (this machine)"
     )
     _mesh_argument(plan)
+    _prior_argument(plan)
     plan.add_argument(
         "--compile",
         choices=("largest", "all", "none"),
@@ -356,6 +358,15 @@ def _mesh_argument(parser: _Parser) -> None:
         metavar="RUN,DATA,MODEL",
         type=_mesh,
         help="devices for runs side by side, for parts of each batch, for parts of each layer (planned)",
+    )
+
+
+def _prior_argument(parser: _Parser) -> None:
+    parser.add_argument(
+        "--prior",
+        metavar="DIR|LAW",
+        help="a store or a published law that tells where the minima of an isoflop grid will be: "
+        "badly centred budgets are named (the store's own earlier results)",
     )
 
 
@@ -589,6 +600,8 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
     with progress("training", flops, silent=not is_first()) as bar:
         for job, store in zip(jobs, stores, strict=True):
             bar.log(f"{job.name}: {_plan_line(job.plan)} -> {store.path}")
+            for line in _centering(args, job.runs, store) if is_first() else ():
+                bar.log(f"{job.name}: {line}")
             earlier = [other for other in stores if other is not store] if args.many else []
             try:
                 ill |= _train(args, job, store, earlier, bar, stop)
@@ -663,13 +676,16 @@ def _plan(args: argparse.Namespace) -> int:
     start_jax()
     from lmscale.sweep.devices import local_devices, parse_devices
     from lmscale.sweep.plan import make_plan
+    from lmscale.sweep.store import Store
 
     devices = parse_devices(args.device) if args.device else local_devices()
     which = _what_to_compile(args, devices)
-    plans = {}
+    plans, off_center = {}, {}
     for name, experiment in _experiments(args):
         corpus = _corpus(args.data, experiment)
-        plan = make_plan(experiment.runs(corpus), devices, mesh=args.mesh)
+        runs = experiment.runs(corpus)
+        off_center[name] = _centering(args, runs, Store(Path("results") / f"{name}-{args.scale}"))
+        plan = make_plan(runs, devices, mesh=args.mesh)
         epochs = max(
             run.spec.n_tokens / (run.spec.data.subset_tokens or corpus.n_tokens("train"))
             for pack in plan.packs
@@ -681,7 +697,12 @@ def _plan(args: argparse.Namespace) -> int:
         plans[name] = (plan, epochs, answers)
     if args.json:
         found = [
-            {"experiment": name, "scale": args.scale, **_plan_json(*plan)}
+            {
+                "experiment": name,
+                "scale": args.scale,
+                **_plan_json(*plan),
+                "badly_centered": off_center[name],
+            }
             for name, plan in plans.items()
         ]
         _print_json({"experiments": found} if args.many else found[0])
@@ -695,10 +716,32 @@ def _plan(args: argparse.Namespace) -> int:
         f"time assumes {some.utilisation:.0%} of {some.peak_flops:.3g} FLOP/s a device; "
         "GB a device is an estimate from shapes"
     )
+    for name, lines in off_center.items():
+        for line in lines:
+            print(f"{name}: {line}" if args.many else line)
     for name, (plan, _, answers) in plans.items():
         if answers is not None:
             _print_compiled(name if args.many else None, plan.devices, answers, args.effort)
     return 0
+
+
+def _centering(args: argparse.Namespace, runs: list[Any], own: Any) -> list[str]:
+    """A line for each badly centred budget of an isoflop grid, by --prior or by `own` results."""
+    from lmscale import laws
+    from lmscale.sweep.centering import badly_centered
+    from lmscale.sweep.store import Store
+
+    prior = args.prior
+    if prior is not None and prior not in laws.PUBLISHED:
+        if not Path(prior).is_dir():
+            raise _CommandError(
+                f"--prior {prior} is neither a folder nor a published law "
+                f"({', '.join(laws.PUBLISHED)})"
+            )
+        prior = Store.open(prior)
+    if all("budget" not in run.labels for run in runs):
+        return []
+    return badly_centered(runs, prior, own)
 
 
 def _what_to_compile(args: argparse.Namespace, devices: Any) -> str:

@@ -5,8 +5,10 @@ log N, read its minimum, then fit N_opt = k_N C^a and D_opt = k_D C^b through th
 `method="akima"` the minimum is read off an Akima spline of log loss against log N, and the power
 law is weighted by the minima's variance, as in Porian et al. 2024 (2406.19146, sec. 3).
 
-A parabola is only a local picture of a profile, so the fit takes a window round the lowest loss;
-`window_spread` shows what the choice does to the exponent.
+The values are those of the method as published. The draws, and so the intervals, hold what it leaves
+open: the noise of the runs, the choice of the window, the shape of a profile beyond a parabola
+(`lmscale.laws.resample`), and the scatter of the minima about the power law
+(`lmscale.laws.frontier`).
 """
 
 from __future__ import annotations
@@ -14,74 +16,31 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from scipy.interpolate import Akima1DInterpolator
-from scipy.special import digamma
-from scipy.stats import norm
-from scipy.stats import t as student_t
 
+from lmscale.laws import frontier
+from lmscale.laws import resample as draws_of
+from lmscale.laws.profiles import (
+    Points,
+    Profile,
+    ProfileFit,
+    akima,
+    borrow_curvature,
+    in_window,
+    parabola,
+    points_of,
+)
+from lmscale.laws.resample import Noise, Reading, Resample
 from lmscale.laws.result import FitError, FitResult, interval
 from lmscale.laws.table import Runs, Table, TableError
 
 __all__ = ["Profile", "fit_isoflop", "vertex_bias", "window_spread"]
 
-Resample = Literal["auto", "runs", "residuals", "seeds"]
-
-#: Resampling whole runs needs this many in every profile; with fewer, draws lose their curvature.
-_RUNS_FOR_PAIRS = 12
-#: Prior degrees of freedom with which a profile's noise is drawn towards that of all profiles.
-_PRIOR_DOF = 4.0
-#: Points of the spline between two neighbouring runs, and the least share of their distance that a
-#: minimum's standard deviation can have (Porian et al. 2024).
-_AKIMA_POINTS = 25
+#: The least share of the distance between two runs that the standard deviation of a spline's minimum
+#: can have (Porian et al. 2024).
 _AKIMA_LEAST_STD = 0.33
-
-
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """One budget's curve of loss against model size, and its minimum.
-
-    Points are sorted by size. Of a parabola, loss = c0 + c1 u + c2 u^2 with u = ln N - center and
-    `coefficients` = (c0, c1, c2); a spline has none. `flag` is "ok", "few points", "not convex" or
-    "no interior minimum", and `reason` says it in words; only "ok" profiles enter the frontier.
-    """
-
-    flops: float
-    row: np.ndarray
-    params: np.ndarray
-    tokens: np.ndarray
-    loss: np.ndarray
-    #: Which points lie in the window and were fitted.
-    used: np.ndarray
-    flag: str
-    reason: str
-    center: float = math.nan
-    coefficients: tuple[float, float, float] | None = None
-    n_opt: float = math.nan
-    d_opt: float = math.nan
-    loss_opt: float = math.nan
-    n_interval: tuple[float, float] = (math.nan, math.nan)
-    d_interval: tuple[float, float] = (math.nan, math.nan)
-    loss_interval: tuple[float, float] = (math.nan, math.nan)
-    #: Bootstrap standard deviation of ln n_opt.
-    log_std: float = math.nan
-    draws: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
-
-    @property
-    def ok(self) -> bool:
-        return self.flag == "ok"
-
-    def curve(self, n_params: Any) -> np.ndarray:
-        """The fitted loss at the given sizes."""
-        if self.coefficients is None:
-            spline = Akima1DInterpolator(np.log(self.params[self.used]), self.loss[self.used])
-            return spline(np.log(n_params))
-        c0, c1, c2 = self.coefficients
-        u = np.log(n_params) - self.center
-        return c0 + c1 * u + c2 * u * u
 
 
 def fit_isoflop(
@@ -107,13 +66,15 @@ def fit_isoflop(
         the first two). Runs are grouped by the column `budget` where there is one, else by FLOPs.
       method: a parabola in ln N, or an Akima spline in log-log.
       window: the parabola takes the sizes within this factor of the one with the lowest loss (and
-        at least the five nearest); None takes all.
+        at least the five nearest); None takes all. It sets the values; draws move to what windows
+        of 2, 4, 8 and all sizes give.
       min_points: fewest points of a profile.
       weighted: weight the minima by 1 / variance in the power law; by default only for "akima".
       bootstrap: number of draws; 0 for none.
       resample: "runs" resamples runs within a budget, "residuals" adds resampled residuals to the
-        fitted curve, "seeds" adds the deviations between repeated runs. "auto" takes seeds where
-        sizes were repeated, runs where every profile has twelve or more, and residuals otherwise.
+        fitted curve, "seeds" adds the deviations between repeated runs (of several seeds, by the
+        column seed). "auto" takes seeds where sizes were repeated, runs where every profile has
+        twelve or more, and residuals otherwise.
       noise: standard deviation of a run's loss, if it is known: then draws add normal noise of it
         to the measured losses.
       correct_bias: subtract from each minimum the shift that the parabola has on the surface of
@@ -121,8 +82,13 @@ def fit_isoflop(
       budget_tolerance: runs whose FLOPs differ by less than this fraction share a budget.
 
     Returns:
-      `parameters` a, b, k_N, k_D; `details["profiles"]` one `Profile` a budget and
-      `details["frontier"]` the minima that were used.
+      `parameters` and `draws` a, b, k_N, k_D. In `details`:
+        "profiles": one `Profile` a budget;
+        "frontier": the minima that were used, columns flops, n_opt, d_opt, loss, log_std;
+        "frontier_loss": {"parameters", "draws"} of L = L_inf + (C_c / C)^alpha_C through the
+          minima, names alpha_C, C_c, L_inf (draws [K], not paired with those of a and k_N);
+        "scatter": standard deviations of the minima about both laws, {"log_n": of ln N_opt,
+          "loss": in nats}; NaN where there are too few budgets to tell.
 
     Raises:
       TableError: the table cannot be used at all. A table with fewer than two usable profiles
@@ -132,6 +98,8 @@ def fit_isoflop(
     runs = table.runs("params", "flops", "loss", "tokens", least=3, vary=("params",))
     if window is not None and window <= 1:
         raise FitError(f"window must be a factor above 1 (or None for all sizes), not {window!r}")
+    if method not in ("parabola", "akima"):
+        raise FitError(f"method must be parabola or akima, not {method!r}")
     budgets = _group_by_budget(runs, budget_tolerance)
     sizes = [len(set(runs["params"][index])) for _, index in budgets]
     if max(sizes) < 3:
@@ -139,39 +107,50 @@ def fit_isoflop(
             f"no budget has 3 sizes (there are {len(budgets)} budgets with up to {max(sizes)}); "
             f"isoflop needs several sizes at the same flops: try the law parametric"
         )
+    rng = np.random.default_rng(seed)
+    flops = np.array([c for c, _ in budgets])
+    points = [points_of(runs, index) for _, index in budgets]
+
+    def read(factor: float | None) -> Reading:
+        used = [in_window(p, factor if method == "parabola" else None) for p in points]
+        fits = [parabola(p, u, min_points) for p, u in zip(points, used, strict=True)]
+        if method == "akima":
+            fits = [akima(p, fit, min_points) for p, fit in zip(points, fits, strict=True)]
+        how = draws_of.noise_of(points, used, fits, noise, resample, method)
+        if method == "parabola":
+            fits = borrow_curvature(points, fits, how.typical(), np.log(flops))
+        if correct_bias:
+            fits = _without_bias(runs, points, used, fits)
+        return Reading(used, fits, how)
+
+    asked = read(window)
+    at, loss = draws_of.draw_minima(
+        points,
+        asked.used,
+        asked.fits,
+        asked.noise,
+        np.log(flops),
+        bootstrap,
+        rng,
+        method=method,
+        unknown_shape=not correct_bias,
+    )
+    if bootstrap and method == "parabola":
+        shifts = [
+            draws_of.window_shift(points, asked, read(factor), np.log(flops))
+            for factor in draws_of.WINDOWS
+            if factor != window
+        ]
+        at, loss = draws_of.with_windows(at, loss, shifts, rng)
+    profiles = [
+        _profile(c, p, u, fit, x, y, level, method)
+        for c, p, u, fit, x, y in zip(flops, points, asked.used, asked.fits, at, loss, strict=True)
+    ]
+    warnings = [*runs.warnings, *_profile_warnings(profiles)]
     if weighted is None:
         weighted = method == "akima"
-    warnings = list(runs.warnings)
-    rng = np.random.default_rng(seed)
-
-    points = [_points(runs, index) for _, index in budgets]
-    used = [_window(p, window if method == "parabola" else None) for p in points]
-    fits = [_parabola(p, u, min_points) for p, u in zip(points, used, strict=True)]
-    if method == "akima":
-        fits = [_akima(p, fit, min_points) for p, fit in zip(points, fits, strict=True)]
-    elif method != "parabola":
-        raise FitError(f"method must be parabola or akima, not {method!r}")
-    how, scales = _noise(points, used, fits, noise, resample, method)
-    if correct_bias:
-        fits = _without_bias(runs, points, used, fits)
-
-    profiles = []
-    for (flops, _), p, u, fit, scale in zip(budgets, points, used, fits, scales, strict=True):
-        draws = _draw_minima(p, u, fit, how, scale, bootstrap, rng, method)
-        profiles.append(_profile(flops, p, u, fit, draws, level, method))
-    for profile in profiles:
-        if not profile.ok:
-            warnings.append(f"budget {profile.flops:.3g} left out: {profile.reason}")
-        elif profile.params[np.argmin(profile.loss)] in (profile.params[0], profile.params[-1]):
-            warnings.append(
-                f"budget {profile.flops:.3g}: the lowest loss is at the edge of its sizes"
-            )
-        elif bootstrap and np.mean(~np.isfinite(profile.draws[0])) > 0.05:
-            lost = np.mean(~np.isfinite(profile.draws[0]))
-            warnings.append(f"budget {profile.flops:.3g}: {lost:.0%} of draws have no minimum")
-    return _frontier(
-        runs, profiles, method, how.name if bootstrap else "none", weighted, level, warnings
-    )
+    name = _method_name(asked.noise, method) if bootstrap else "none"
+    return _result(runs, profiles, asked.fits, method, name, weighted, level, rng, warnings)
 
 
 def window_spread(
@@ -214,46 +193,6 @@ def vertex_bias(
     return float(-c1 / (2 * c2))
 
 
-@dataclass(frozen=True)
-class _Points:
-    """One budget's runs, sorted by size."""
-
-    x: np.ndarray  # ln N
-    log_tokens: np.ndarray
-    loss: np.ndarray
-    weight: np.ndarray
-    row: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Fit:
-    flag: str
-    reason: str
-    center: float = math.nan
-    coefficients: tuple[float, float, float] | None = None
-    #: Of the minimum: ln N - center.
-    minimum: float = math.nan
-    loss: float = math.nan
-    #: ln D at the center, and its slope in ln N.
-    tokens: tuple[float, float] = (math.nan, math.nan)
-    residual: np.ndarray | None = None
-    leverage: np.ndarray | None = None
-    #: What `correct_bias` takes off ln N.
-    shift: float = 0.0
-
-    @property
-    def ok(self) -> bool:
-        return self.flag == "ok"
-
-
-@dataclass(frozen=True)
-class _How:
-    kind: str
-    name: str
-    #: Standardised deviations to draw from (None: normal).
-    pool: np.ndarray | None = None
-
-
 def _group_by_budget(runs: Runs, tolerance: float) -> list[tuple[float, np.ndarray]]:
     """(FLOPs, positions) of each budget, smallest first."""
     flops = runs["flops"]
@@ -283,275 +222,56 @@ def _group_by_budget(runs: Runs, tolerance: float) -> list[tuple[float, np.ndarr
     return groups
 
 
-def _points(runs: Runs, index: np.ndarray) -> _Points:
-    order = index[np.argsort(runs["params"][index], kind="stable")]
-    weight = runs["weight"][order] if "weight" in runs else np.ones(len(order))
-    return _Points(
-        x=np.log(runs["params"][order]),
-        log_tokens=np.log(runs["tokens"][order]),
-        loss=runs["loss"][order],
-        weight=weight / weight.mean(),
-        row=runs.row[order],
-    )
+def _without_bias(
+    runs: Runs, points: list[Points], used: list[np.ndarray], fits: list[ProfileFit]
+) -> list[ProfileFit]:
+    """Each minimum moved by the shift that the same parabola has on the fitted surface."""
+    from lmscale.laws.parametric import fit_parametric
+
+    surface = fit_parametric(
+        {name: runs[name] for name in ("params", "tokens", "loss")}, method="varpro", bootstrap=0
+    ).parameters
+    moved = []
+    for p, u, fit in zip(points, used, fits, strict=True):
+        if fit.ok and fit.coefficients is not None:
+            exact = (
+                surface["E"]
+                + surface["A"] * np.exp(-surface["alpha"] * p.x)
+                + surface["B"] * np.exp(-surface["beta"] * p.log_tokens)
+            )
+            on_surface = parabola(dataclasses.replace(p, loss=exact), u, 3)
+            # Along the profile ln D = d0 + d1 (ln N - center), so the true minimum is closed form.
+            d0, d1 = fit.tokens
+            a, b = surface["alpha"], surface["beta"]
+            left = math.log(a * surface["A"]) - a * fit.center
+            right = math.log(-d1 * b * surface["B"]) - b * d0
+            truth = (left - right) / (a - b * d1)
+            if on_surface.flag != "not convex" and math.isfinite(truth):
+                fit = dataclasses.replace(fit, shift=on_surface.minimum - truth)
+        moved.append(fit)
+    return moved
 
 
-def _window(p: _Points, factor: float | None) -> np.ndarray:
-    if factor is None:
-        return np.ones(len(p.x), bool)
-    distance = np.abs(p.x - p.x[np.argmin(p.loss)])
-    sizes = np.unique(distance.round(9))
-    reach = sizes[min(4, len(sizes) - 1)]
-    return distance <= max(math.log(factor), reach) + 1e-9
-
-
-def _few(p: _Points, used: np.ndarray, min_points: int) -> _Fit | None:
-    sizes = len(np.unique(p.x[used].round(9)))
-    if sizes >= max(3, min_points):
-        return None
-    reason = f"{sizes} size{'s' * (sizes != 1)}, where {max(3, min_points)} are needed"
-    return _Fit("few points", reason)
-
-
-def _parabola(p: _Points, used: np.ndarray, min_points: int) -> _Fit:
-    few = _few(p, used, min_points)
-    if few is not None:
-        return few
-    x, y, w = p.x[used], p.loss[used], p.weight[used]
-    center = float(x.mean())
-    design = np.stack([np.ones_like(x), x - center, (x - center) ** 2], axis=1)
-    root = np.sqrt(w)
-    q, r = np.linalg.qr(design * root[:, None])
-    c0, c1, c2 = np.linalg.solve(r, q.T @ (root * y))
-    slope, intercept = np.polyfit(x - center, p.log_tokens[used], 1)
-    common = {
-        "center": center,
-        "coefficients": (float(c0), float(c1), float(c2)),
-        "tokens": (float(intercept), float(slope)),
-        "residual": y - design @ np.array([c0, c1, c2]),
-        "leverage": np.sum(q**2, axis=1),
-    }
-    if c2 <= 0:
-        return _Fit("not convex", "the parabola opens downwards", **common)
-    minimum = -c1 / (2 * c2)
-    loss = c0 - c1**2 / (4 * c2)
-    if not p.x[0] <= center + minimum <= p.x[-1]:
-        side = "below" if center + minimum < p.x[0] else "above"
-        reason = f"its minimum lies {side} the sizes that were run"
-        return _Fit("no interior minimum", reason, **common, minimum=minimum, loss=loss)
-    return _Fit("ok", "", **common, minimum=float(minimum), loss=float(loss))
-
-
-def _akima(p: _Points, parabola: _Fit, min_points: int) -> _Fit:
-    """The minimum of an Akima spline in log-log; the parabola lends its residuals as noise."""
-    few = _few(p, np.ones(len(p.x), bool), min_points)
-    if few is not None:
-        return few
-    x, loss = _mean_by_size(p.x, p.loss[None])
-    at, values = _akima_minima(x, loss)
-    slope, intercept = np.polyfit(p.x - parabola.center, p.log_tokens, 1)
-    common = {
-        "center": parabola.center,
-        "tokens": (float(intercept), float(slope)),
-        "residual": parabola.residual,
-        "leverage": parabola.leverage,
-    }
-    if not np.isfinite(at[0]):
-        reason = "the spline's minimum lies at the edge of the sizes that were run"
-        return _Fit("no interior minimum", reason, **common)
-    return _Fit("ok", "", **common, minimum=float(at[0] - parabola.center), loss=float(values[0]))
-
-
-def _mean_by_size(x: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    sizes, where = np.unique(x.round(9), return_inverse=True)
-    total = np.zeros((loss.shape[0], len(sizes)))
-    np.add.at(total, (slice(None), where), loss)
-    return sizes, total / np.bincount(where)
-
-
-def _akima_minima(x: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For losses [draw, size]: ln N of each spline's minimum (NaN at an edge) and its loss."""
-    grid = np.linspace(x[0], x[-1], _AKIMA_POINTS * (len(x) - 1))
-    curve = Akima1DInterpolator(x, np.log(np.maximum(loss, 1e-12)).T)(grid)
-    best = np.argmin(curve, axis=0)
-    inside = (best > 0) & (best < len(grid) - 1)
-    value = np.exp(np.take_along_axis(curve, best[None], axis=0)[0])
-    return np.where(inside, grid[best], np.nan), np.where(inside, value, np.nan)
-
-
-def _noise(
-    points: list[_Points],
-    used: list[np.ndarray],
-    fits: list[_Fit],
-    noise: Any,
-    resample: Resample,
-    method: str,
-) -> tuple[_How, list[np.ndarray]]:
-    """How draws are made, and the standard deviation of each run of each budget."""
-    if noise is not None:
-        sigma = noise if callable(noise) else (lambda loss: np.full(len(loss), float(noise)))
-        return _How("noise", "bootstrap: normal noise of the given size"), [
-            np.asarray(sigma(p.loss), float) for p in points
-        ]
-    if resample not in ("auto", "runs", "residuals", "seeds"):
-        raise FitError(f"resample must be auto, runs, residuals or seeds, not {resample!r}")
-    deviations = [_seed_deviations(p, u) for p, u in zip(points, used, strict=True)]
-    repeats = sum(dof for _, dof in deviations)
-    if resample == "auto":
-        fitted = [u.sum() for u, fit in zip(used, fits, strict=True) if fit.ok]
-        if repeats >= 5:
-            resample = "seeds"
-        elif fitted and min(fitted) >= _RUNS_FOR_PAIRS and method == "parabola":
-            resample = "runs"
-        else:
-            resample = "residuals"
-    if resample == "seeds":
-        if repeats < 1:
-            raise FitError("resample seeds needs sizes that were run more than once at a budget")
-        parts = [deviation for deviation, _ in deviations]
-        dofs = [dof for _, dof in deviations]
-        name = "bootstrap over seeds"
-    else:
-        parts = [
-            np.empty(0)
-            if f.residual is None
-            else f.residual / np.sqrt(np.maximum(1 - f.leverage, 0.05))
-            for f in fits
-        ]
-        dofs = [0 if f.residual is None else max(0, len(f.residual) - 3) for f in fits]
-        name = "bootstrap over residuals, pooled over budgets"
-    pooled = _typical_variance(
-        [(np.mean(x**2), dof) for x, dof in zip(parts, dofs, strict=True) if dof]
-    )
-    # With few degrees of freedom the noise itself is uncertain: Student's t in place of a normal.
-    widen = float(student_t.ppf(0.975, max(2, sum(dofs))) / norm.ppf(0.975))
-    scales = []
-    for part, dof, p in zip(parts, dofs, points, strict=True):
-        own = dof * np.mean(part**2) if dof else 0.0
-        variance = (own + _PRIOR_DOF * pooled) / (dof + _PRIOR_DOF)
-        scales.append(np.full(len(p.x), widen * math.sqrt(variance)))
-    pool = np.concatenate(
-        [
-            part / math.sqrt(np.mean(part**2))
-            for part, dof in zip(parts, dofs, strict=True)
-            if dof and np.mean(part**2) > 0
-        ]
-        or [np.zeros(1)]
-    )
-    pool = pool - pool.mean()
-    spread = pool.std()
-    if resample == "runs":
-        return _How("runs", "bootstrap over runs within each budget"), scales
-    return _How(resample, name, pool / spread if spread > 0 else pool), scales
-
-
-def _typical_variance(variances: list[tuple[float, int]]) -> float:
-    """Geometric mean of estimated variances, corrected for what the logarithm of chi^2 takes off.
-
-    Budgets differ in noise and in how well a parabola suits them, so one bad profile must not set
-    the noise of all.
-    """
-    logs = [
-        math.log(variance) - float(digamma(dof / 2)) + math.log(dof / 2)
-        for variance, dof in variances
-        if variance > 0
-    ]
-    dofs = [dof for variance, dof in variances if variance > 0]
-    return math.exp(np.average(logs, weights=dofs)) if logs else 0.0
-
-
-def _seed_deviations(p: _Points, used: np.ndarray) -> tuple[np.ndarray, int]:
-    """Deviations of repeated runs from their mean, scaled to a run's variance, and their dof."""
-    x, loss = p.x[used].round(9), p.loss[used]
-    parts, dof = [], 0
-    for size in np.unique(x):
-        same = loss[x == size]
-        if len(same) > 1:
-            parts.append((same - same.mean()) * math.sqrt(len(same) / (len(same) - 1)))
-            dof += len(same) - 1
-    return (np.concatenate(parts) if parts else np.empty(0)), dof
-
-
-def _draw_minima(
-    p: _Points,
-    used: np.ndarray,
-    fit: _Fit,
-    how: _How,
-    scale: np.ndarray,
-    n_draws: int,
-    rng: np.random.Generator,
-    method: str,
-) -> np.ndarray:
-    """[3, draws]: ln N, ln D and loss at the minimum of each draw; NaN where it has none."""
-    if not fit.ok or not n_draws:
-        return np.full((3, n_draws), np.nan)
+def _method_name(noise: Noise, method: str) -> str:
     if method == "akima":
-        used = np.ones(len(p.x), bool)
-    x, y, w = p.x[used], p.loss[used], p.weight[used]
-    u = x - fit.center
-    if how.kind == "runs":
-        c0, c1, c2 = _resampled_parabolas(u, y, w, n_draws, rng)
-    else:
-        if how.pool is None:
-            deviation = rng.standard_normal((n_draws, len(x)))
-        else:
-            deviation = rng.choice(how.pool, size=(n_draws, len(x)))
-        base = y
-        if how.kind == "residuals" and method == "parabola":
-            b0, b1, b2 = fit.coefficients
-            base = b0 + b1 * u + b2 * u * u
-        drawn = base + deviation * scale[used]
-        if method == "akima":
-            sizes, drawn = _mean_by_size(x, drawn)
-            at, loss = _akima_minima(sizes, drawn)
-            tokens = fit.tokens[0] + fit.tokens[1] * (at - fit.center)
-            return np.stack([at, tokens, loss])
-        root = np.sqrt(w)
-        design = np.stack([np.ones_like(u), u, u * u], axis=1) * root[:, None]
-        c0, c1, c2 = np.linalg.pinv(design) @ (drawn * root).T
-    with np.errstate(divide="ignore", invalid="ignore"):
-        minimum = np.where(c2 > 0, -c1 / (2 * c2), np.nan)
-        loss = c0 - c1**2 / (4 * c2)
-    # A nearly flat draw can put its minimum anywhere; one range beyond the sizes is no minimum.
-    span = p.x[-1] - p.x[0]
-    at = fit.center + minimum
-    sane = np.isfinite(at) & (at > p.x[0] - span) & (at < p.x[-1] + span)
-    at = np.where(sane, at - fit.shift, np.nan)
-    tokens = fit.tokens[0] + fit.tokens[1] * (at - fit.center)
-    return np.stack([at, tokens, np.where(sane, loss, np.nan)])
-
-
-def _resampled_parabolas(
-    u: np.ndarray, y: np.ndarray, w: np.ndarray, n_draws: int, rng: np.random.Generator
-) -> np.ndarray:
-    """[3, draws]: coefficients for runs drawn with replacement, at least four sizes a draw."""
-    n = len(u)
-    sizes, where = np.unique(u.round(9), return_inverse=True)
-    least = min(4, len(sizes))
-    member = np.eye(len(sizes))[where]
-    counts = rng.multinomial(n, np.full(n, 1 / n), size=n_draws)
-    for _ in range(50):
-        poor = ((counts @ member) > 0).sum(axis=1) < least
-        if not poor.any():
-            break
-        counts[poor] = rng.multinomial(n, np.full(n, 1 / n), size=int(poor.sum()))
-    design = np.stack([np.ones_like(u), u, u * u], axis=1)
-    weights = counts * w
-    normal = np.einsum("bn,ni,nj->bij", weights, design, design)
-    right = np.einsum("bn,ni,n->bi", weights, design, y)
-    return np.linalg.solve(normal, right[..., None])[..., 0].T
+        return f"{noise.name}, and scatter of the minima about the law"
+    return f"{noise.name}, with windows, profile shapes and scatter about the law drawn"
 
 
 def _profile(
     flops: float,
-    p: _Points,
+    p: Points,
     used: np.ndarray,
-    fit: _Fit,
-    draws: np.ndarray,
+    fit: ProfileFit,
+    at_draws: np.ndarray,
+    loss_draws: np.ndarray,
     level: float,
     method: str,
 ) -> Profile:
+    tokens_draws = fit.tokens[0] + fit.tokens[1] * (at_draws - fit.center)
+    draws = np.stack([at_draws, tokens_draws, loss_draws])
     common = {
-        "flops": flops,
+        "flops": float(flops),
         "row": p.row,
         "params": np.exp(p.x),
         "tokens": np.exp(p.log_tokens),
@@ -591,43 +311,32 @@ def _profile(
     )
 
 
-def _without_bias(
-    runs: Runs, points: list[_Points], used: list[np.ndarray], fits: list[_Fit]
-) -> list[_Fit]:
-    """Each minimum moved by the shift that the same parabola has on the fitted surface."""
-    from lmscale.laws.parametric import fit_parametric
-
-    surface = fit_parametric(
-        {name: runs[name] for name in ("params", "tokens", "loss")}, method="varpro", bootstrap=0
-    ).parameters
-    moved = []
-    for p, u, fit in zip(points, used, fits, strict=True):
-        if fit.ok and fit.coefficients is not None:
-            exact = (
-                surface["E"]
-                + surface["A"] * np.exp(-surface["alpha"] * p.x)
-                + surface["B"] * np.exp(-surface["beta"] * p.log_tokens)
+def _profile_warnings(profiles: list[Profile]) -> list[str]:
+    warnings = []
+    for profile in profiles:
+        lost = np.mean(~np.isfinite(profile.draws[0])) if profile.draws.size else 0.0
+        if not profile.ok:
+            warnings.append(f"budget {profile.flops:.3g} left out: {profile.reason}")
+        elif profile.reason:
+            warnings.append(f"budget {profile.flops:.3g}: {profile.reason}")
+        elif profile.params[np.argmin(profile.loss)] in (profile.params[0], profile.params[-1]):
+            warnings.append(
+                f"budget {profile.flops:.3g}: the lowest loss is at the edge of its sizes"
             )
-            on_surface = _parabola(dataclasses.replace(p, loss=exact), u, 3)
-            # Along the profile ln D = d0 + d1 (ln N - center), so the true minimum is closed form.
-            d0, d1 = fit.tokens
-            a, b = surface["alpha"], surface["beta"]
-            left = math.log(a * surface["A"]) - a * fit.center
-            right = math.log(-d1 * b * surface["B"]) - b * d0
-            truth = (left - right) / (a - b * d1)
-            if on_surface.flag != "not convex" and math.isfinite(truth):
-                fit = dataclasses.replace(fit, shift=on_surface.minimum - truth)
-        moved.append(fit)
-    return moved
+        elif lost > 0.05:
+            warnings.append(f"budget {profile.flops:.3g}: {lost:.0%} of draws have no minimum")
+    return warnings
 
 
-def _frontier(
+def _result(
     runs: Runs,
     profiles: list[Profile],
+    fits: list[ProfileFit],
     method: str,
     interval_method: str,
     weighted: bool,
     level: float,
+    rng: np.random.Generator,
     warnings: list[str],
 ) -> FitResult:
     good = [profile for profile in profiles if profile.ok]
@@ -638,7 +347,7 @@ def _frontier(
         "loss": np.array([p.loss_opt for p in good]),
         "log_std": np.array([p.log_std for p in good]),
     }
-    parameters, intervals, draws = {}, {}, {}
+    parameters, intervals, draws, more = {}, {}, {}, {}
     exponents, exponent_intervals = {}, {}
     if len(good) < 2:
         warnings.append(
@@ -646,35 +355,12 @@ def _frontier(
             f"a power law needs two"
         )
     else:
-        x = np.log(columns["flops"])
-        weight = np.ones(len(good))
-        if weighted:
-            if not np.all(columns["log_std"] > 0):
-                warnings.append("the minima have no variances, so they are not weighted")
-            else:
-                weight = columns["log_std"] ** -2.0
-        if len(good) == 2:
-            warnings.append("two usable profiles: the power law runs through both exactly")
-        drawn = np.stack([p.draws for p in good], axis=1)  # [3, profile, draw]
-        for name, k, values, d in (
-            ("a", "k_N", columns["n_opt"], drawn[0]),
-            ("b", "k_D", columns["d_opt"], drawn[1]),
-        ):
-            slope, intercept = _weighted_line(x, np.log(values)[:, None], weight[:, None])
-            parameters[name], parameters[k] = float(slope[0]), float(np.exp(intercept[0]))
-            if d.shape[1]:
-                found = np.isfinite(d)
-                slope, intercept = _weighted_line(
-                    x, np.where(found, d, 0.0), weight[:, None] * found
-                )
-                draws[name], draws[k] = slope, np.exp(intercept)
-                intervals[name] = interval(slope, level)
-                intervals[k] = interval(draws[k], level)
-        parameters = {name: parameters[name] for name in ("a", "b", "k_N", "k_D")}
+        slopes = np.array([fit.tokens[1] for fit in fits if fit.ok])
+        parameters, draws, more = _frontier(columns, good, slopes, weighted, rng, warnings)
+        intervals = {name: interval(values, level) for name, values in draws.items()}
         exponents = {runs.convention: {"N": parameters["a"], "D": parameters["b"]}}
         if intervals:
             exponent_intervals = {runs.convention: {"N": intervals["a"], "D": intervals["b"]}}
-        _warn_of_scatter(columns, x, weight, warnings)
     fitted = _residuals(profiles)
     return FitResult(
         law="isoflop",
@@ -696,36 +382,91 @@ def _frontier(
             for name in ("params", "tokens", "flops")
         },
         draws=draws,
-        details={"method": method, "profiles": tuple(profiles), "frontier": columns},
+        details={"method": method, "profiles": tuple(profiles), "frontier": columns, **more},
     )
 
 
-def _weighted_line(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Slope and intercept of each column of y [point, draw]; NaN with fewer than two points."""
-    total = w.sum(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        x_mean = (w * x[:, None]).sum(axis=0) / total
-        y_mean = (w * y).sum(axis=0) / total
-        dx = x[:, None] - x_mean
-        slope = (w * dx * (y - y_mean)).sum(axis=0) / (w * dx**2).sum(axis=0)
-    slope = np.where((w > 0).sum(axis=0) >= 2, slope, np.nan)
-    return slope, y_mean - slope * x_mean
+def _frontier(
+    columns: dict[str, np.ndarray],
+    good: list[Profile],
+    token_slopes: np.ndarray,
+    weighted: bool,
+    rng: np.random.Generator,
+    warnings: list[str],
+) -> tuple[dict[str, float], dict[str, np.ndarray], dict[str, Any]]:
+    """Parameters and draws of both power laws, and the loss along them, through two minima or more.
+
+    Args:
+      token_slopes: [budget] of ln D in ln N within a budget (-1 where C = 6 N D): scatter that moves
+        the best size moves the best number of tokens by as much the other way.
+    """
+    x = np.log(columns["flops"])
+    weight = np.ones(len(good))
+    if weighted:
+        if not np.all(columns["log_std"] > 0):
+            warnings.append("the minima have no variances, so they are not weighted")
+        else:
+            weight = columns["log_std"] ** -2.0
+    if len(good) == 2:
+        warnings.append("two usable profiles: the power law runs through both exactly")
+    drawn = np.stack([p.draws for p in good], axis=1)  # [3, profile, draw]
+    n_draws = drawn.shape[2]
+    log_n = np.log(columns["n_opt"])
+    posterior = frontier.between_posterior(
+        x, log_n, frontier.covariance_of(drawn[0]), frontier.LOG_N_SCALE
+    )
+    scatter = frontier.draw_between(*posterior, len(good), n_draws, rng)
+    parameters, draws = {}, {}
+    for name, k, values, d in (
+        ("a", "k_N", log_n, drawn[0] + scatter),
+        ("b", "k_D", np.log(columns["d_opt"]), drawn[1] + scatter * token_slopes[:, None]),
+    ):
+        slope, intercept = frontier.line(x, values[:, None], weight[:, None])
+        parameters[name], parameters[k] = float(slope[0]), float(np.exp(intercept[0]))
+        if n_draws:
+            found = np.isfinite(d)
+            slope, intercept = frontier.line(x, np.where(found, d, 0.0), weight[:, None] * found)
+            draws[name], draws[k] = slope, np.exp(intercept)
+    rest = log_n - np.log(parameters["k_N"]) - parameters["a"] * x
+    free = len(good) - 2
+    curve = frontier.fit_loss(x, columns["loss"], frontier.covariance_of(drawn[2]), n_draws, rng)
+    more = {
+        "frontier_loss": curve.to_details(),
+        "scatter": {
+            "log_n": math.sqrt(np.sum(rest**2) / free) if free else math.nan,
+            "loss": curve.scatter,
+        },
+    }
+    if n_draws:
+        _warn_of_scatter(rest, columns["log_std"], posterior, warnings)
+    order = ("a", "b", "k_N", "k_D")
+    return {name: parameters[name] for name in order}, draws, more
 
 
 def _warn_of_scatter(
-    columns: dict[str, np.ndarray], x: np.ndarray, weight: np.ndarray, warnings: list[str]
+    rest: np.ndarray,
+    log_std: np.ndarray,
+    posterior: tuple[np.ndarray, np.ndarray],
+    warnings: list[str],
 ) -> None:
-    """Minima that scatter about the line far more than their own uncertainty tell of no noise."""
-    std = columns["log_std"]
-    if len(x) < 4 or not np.all(std > 0):
+    """Says where scatter about the law is large, or cannot be told from these budgets."""
+    n = len(rest)
+    tau, weight = posterior
+    if n < 4:
+        high = float(tau[np.searchsorted(np.cumsum(weight), 0.95)])
+        few = {2: "two", 3: "three"}[n]
+        warnings.append(
+            f"{few} budgets cannot show how the minima scatter about the power law: the intervals "
+            f"allow for what published profiles show, up to {math.expm1(high):.0%} of N_opt at 95%"
+        )
         return
-    y = np.log(columns["n_opt"])
-    slope, intercept = _weighted_line(x, y[:, None], weight[:, None])
-    chi = float(np.sqrt(np.sum(((y - slope[0] * x - intercept[0]) / std) ** 2) / (len(x) - 2)))
+    if not np.all(log_std > 0):
+        return
+    chi = float(np.sqrt(np.sum((rest / log_std) ** 2) / (n - 2)))
     if chi > 3:
         warnings.append(
-            f"the minima scatter {chi:.1f} times more about the power law than their bootstrap "
-            f"says; the intervals leave that out"
+            f"the minima scatter {chi:.1f} times more about the power law than the noise of their "
+            f"runs explains; the intervals include it"
         )
 
 

@@ -1,0 +1,354 @@
+"""One budget's profile of loss against model size: its window, its parabola or spline, its minimum.
+
+A profile may have its minimum outside of its sizes, by noise or because the grid is off centre.
+Leaving such profiles out selects the minima that noise moved inwards, so
+`borrow_curvature` reads a minimum close outside too, with the curvature that the budgets share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.interpolate import Akima1DInterpolator
+
+from lmscale.laws.table import Runs
+
+__all__ = [
+    "Points",
+    "Profile",
+    "ProfileFit",
+    "akima",
+    "akima_minima",
+    "borrow_curvature",
+    "in_window",
+    "mean_by_size",
+    "parabola",
+    "points_of",
+    "read_minima",
+    "share_curvature",
+]
+
+#: Points of the spline between two neighbouring runs (Porian et al. 2024).
+_AKIMA_POINTS = 25
+#: A minimum this share of the sizes' range (in ln N) beyond an edge still counts as found.
+_OUTSIDE = 0.25
+#: In a draw: farther out than this share, a nearly flat parabola has put its minimum anywhere.
+_OUTSIDE_DRAW = 1.0
+#: A profile's curvature is (alpha + beta) / 2 times the slope of its two terms, so it falls with
+#: compute as the reducible loss does: C^-0.05 to C^-0.18 in published laws.
+_CURVATURE_EXPONENT = 0.12
+#: Scatter of the budgets' curvatures about that, as a share: what shared curvature leaves open.
+_CURVATURE_SCATTER = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """One budget's curve of loss against model size, and its minimum.
+
+    Points are sorted by size. Of a parabola, loss = c0 + c1 u + c2 u^2 with u = ln N - center and
+    `coefficients` = (c0, c1, c2); a spline has none. `flag` is "ok", "few points", "not convex" or
+    "no interior minimum", and `reason` says it in words; only "ok" profiles enter the frontier. A
+    profile that is ok with a `reason` has its minimum just outside of its sizes (`borrow_curvature`).
+    """
+
+    flops: float
+    row: np.ndarray
+    params: np.ndarray
+    tokens: np.ndarray
+    loss: np.ndarray
+    #: Which points lie in the window and were fitted.
+    used: np.ndarray
+    flag: str
+    reason: str
+    center: float = math.nan
+    coefficients: tuple[float, float, float] | None = None
+    n_opt: float = math.nan
+    d_opt: float = math.nan
+    loss_opt: float = math.nan
+    n_interval: tuple[float, float] = (math.nan, math.nan)
+    d_interval: tuple[float, float] = (math.nan, math.nan)
+    loss_interval: tuple[float, float] = (math.nan, math.nan)
+    #: Standard deviation of ln n_opt over the draws.
+    log_std: float = math.nan
+    #: [3, draws]: ln N, ln D and loss at the minimum, with the noise of the runs, the choice of the
+    #: window and the unknown shape of the profile, but without the scatter about the power law.
+    draws: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
+
+    @property
+    def ok(self) -> bool:
+        return self.flag == "ok"
+
+    def curve(self, n_params: Any) -> np.ndarray:
+        """The fitted loss at the given sizes."""
+        if self.coefficients is None:
+            spline = Akima1DInterpolator(np.log(self.params[self.used]), self.loss[self.used])
+            return spline(np.log(n_params))
+        c0, c1, c2 = self.coefficients
+        u = np.log(n_params) - self.center
+        return c0 + c1 * u + c2 * u * u
+
+
+@dataclass(frozen=True)
+class Points:
+    """One budget's runs, sorted by size; `seed` is None where the table has no such label."""
+
+    x: np.ndarray  # ln N
+    log_tokens: np.ndarray
+    loss: np.ndarray
+    weight: np.ndarray
+    row: np.ndarray
+    seed: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class ProfileFit:
+    """A profile's parabola (or spline) and its minimum; see `Profile` for `flag` and `reason`."""
+
+    flag: str
+    reason: str
+    center: float = math.nan
+    coefficients: tuple[float, float, float] | None = None
+    #: Of the minimum: ln N - center.
+    minimum: float = math.nan
+    loss: float = math.nan
+    #: ln D at the center, and its slope in ln N.
+    tokens: tuple[float, float] = (math.nan, math.nan)
+    residual: np.ndarray | None = None
+    leverage: np.ndarray | None = None
+    #: [3, runs]: losses to coefficients.
+    solve: np.ndarray | None = None
+    #: What `correct_bias` takes off ln N.
+    shift: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        return self.flag == "ok"
+
+
+def points_of(runs: Runs, index: np.ndarray) -> Points:
+    """The runs at `index`, sorted by size."""
+    order = index[np.argsort(runs["params"][index], kind="stable")]
+    weight = runs["weight"][order] if "weight" in runs else np.ones(len(order))
+    return Points(
+        x=np.log(runs["params"][order]),
+        log_tokens=np.log(runs["tokens"][order]),
+        loss=runs["loss"][order],
+        weight=weight / weight.mean(),
+        row=runs.row[order],
+        seed=runs.labels["seed"][order] if "seed" in runs.labels else None,
+    )
+
+
+def in_window(p: Points, factor: float | None) -> np.ndarray:
+    """Which runs lie within `factor` of the size of lowest loss, or are among its five nearest."""
+    if factor is None:
+        return np.ones(len(p.x), bool)
+    distance = np.abs(p.x - p.x[np.argmin(p.loss)])
+    sizes = np.unique(distance.round(9))
+    reach = sizes[min(4, len(sizes) - 1)]
+    return distance <= max(math.log(factor), reach) + 1e-9
+
+
+def _few(p: Points, used: np.ndarray, min_points: int) -> ProfileFit | None:
+    sizes = len(np.unique(p.x[used].round(9)))
+    if sizes >= max(3, min_points):
+        return None
+    reason = f"{sizes} size{'s' * (sizes != 1)}, where {max(3, min_points)} are needed"
+    return ProfileFit("few points", reason)
+
+
+def parabola(p: Points, used: np.ndarray, min_points: int) -> ProfileFit:
+    """Least squares of loss against ln N over the runs in the window."""
+    few = _few(p, used, min_points)
+    if few is not None:
+        return few
+    x, y, w = p.x[used], p.loss[used], p.weight[used]
+    center = float(x.mean())
+    design = np.stack([np.ones_like(x), x - center, (x - center) ** 2], axis=1)
+    root = np.sqrt(w)
+    q, r = np.linalg.qr(design * root[:, None])
+    solve = np.linalg.solve(r, q.T * root)
+    c0, c1, c2 = solve @ y
+    slope, intercept = np.polyfit(x - center, p.log_tokens[used], 1)
+    common = {
+        "center": center,
+        "coefficients": (float(c0), float(c1), float(c2)),
+        "tokens": (float(intercept), float(slope)),
+        "residual": y - design @ np.array([c0, c1, c2]),
+        "leverage": np.sum(q**2, axis=1),
+        "solve": solve,
+    }
+    if c2 <= 0:
+        return ProfileFit("not convex", "the parabola opens downwards", **common)
+    minimum = float(-c1 / (2 * c2))
+    loss = float(c0 - c1**2 / (4 * c2))
+    if not p.x[0] <= center + minimum <= p.x[-1]:
+        reason = f"its minimum lies {_side(p, center + minimum)} the sizes that were run"
+        return ProfileFit("no interior minimum", reason, **common, minimum=minimum, loss=loss)
+    return ProfileFit("ok", "", **common, minimum=minimum, loss=loss)
+
+
+def _side(p: Points, at: float) -> str:
+    return "below" if at < p.x[0] else "above"
+
+
+def akima(p: Points, lent: ProfileFit, min_points: int) -> ProfileFit:
+    """The minimum of an Akima spline in log-log; the parabola `lent` gives its residuals as noise."""
+    few = _few(p, np.ones(len(p.x), bool), min_points)
+    if few is not None:
+        return few
+    x, loss = mean_by_size(p.x, p.loss[None])
+    at, values = akima_minima(x, loss)
+    slope, intercept = np.polyfit(p.x - lent.center, p.log_tokens, 1)
+    common = {
+        "center": lent.center,
+        "tokens": (float(intercept), float(slope)),
+        "residual": lent.residual,
+        "leverage": lent.leverage,
+    }
+    if not np.isfinite(at[0]):
+        reason = "the spline's minimum lies at the edge of the sizes that were run"
+        return ProfileFit("no interior minimum", reason, **common)
+    return ProfileFit("ok", "", **common, minimum=float(at[0] - lent.center), loss=float(values[0]))
+
+
+def mean_by_size(x: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct sizes [size], and losses [draw, run] averaged to [draw, size]."""
+    sizes, where = np.unique(x.round(9), return_inverse=True)
+    total = np.zeros((loss.shape[0], len(sizes)))
+    np.add.at(total, (slice(None), where), loss)
+    return sizes, total / np.bincount(where)
+
+
+def akima_minima(x: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For losses [draw, size]: ln N of each spline's minimum (NaN at an edge) and its loss."""
+    grid = np.linspace(x[0], x[-1], _AKIMA_POINTS * (len(x) - 1))
+    curve = Akima1DInterpolator(x, np.log(np.maximum(loss, 1e-12)).T)(grid)
+    best = np.argmin(curve, axis=0)
+    inside = (best > 0) & (best < len(grid) - 1)
+    value = np.exp(np.take_along_axis(curve, best[None], axis=0)[0])
+    return np.where(inside, grid[best], np.nan), np.where(inside, value, np.nan)
+
+
+def share_curvature(
+    coefficients: np.ndarray,
+    covariance: np.ndarray,
+    log_flops: np.ndarray,
+    edges: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Parabolas without a minimum inside their sizes, with the curvature that the budgets share.
+
+    A parabola that is convex with its minimum inside stays as it is. Of any other the curvature is
+    drawn towards what the budgets have in common, as far as its own is uncertain, and the other two
+    coefficients follow (the conditional mean of a normal distribution).
+
+    Args:
+      coefficients: [3, budget, draw] of 1, u, u^2.
+      covariance: [budget, 3, 3] of the coefficients, from the noise of the runs.
+      log_flops: [budget].
+      edges: [budget, 2], u of the smallest and of the largest size.
+
+    Returns:
+      The coefficients, and which parabolas [budget, draw] were left as they are.
+    """
+    at = _vertex(coefficients)
+    inside = (at >= edges[:, :1]) & (at <= edges[:, 1:])
+    if inside.all():
+        return coefficients, inside
+    target, spread = _shared_curvature(coefficients[2], covariance[:, 2, 2], log_flops)
+    total = covariance[:, 2, 2] + spread**2
+    # Without noise nothing is uncertain.
+    gain = np.where(total > 0, covariance[:, :, 2].T / np.maximum(total, 1e-300), 0.0)
+    moved = coefficients + gain[:, :, None] * (target - coefficients[2])
+    return np.where(inside, coefficients, moved), inside
+
+
+def read_minima(coefficients: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """u and loss [budget, draw] at the minima of parabolas [3, budget, draw].
+
+    NaN where a parabola is not convex, or so flat that its minimum lies more than the range of the
+    sizes beyond them.
+    """
+    at = _vertex(coefficients)
+    low, high = edges[:, :1], edges[:, 1:]
+    reach = _OUTSIDE_DRAW * (high - low)
+    found = (at > low - reach) & (at < high + reach)
+    c0, c1, _ = coefficients
+    # The minimum of a convex parabola: c0 - c1^2 / (4 c2).
+    return np.where(found, at, np.nan), np.where(found, c0 + c1 * at / 2, np.nan)
+
+
+def _vertex(coefficients: np.ndarray) -> np.ndarray:
+    _, c1, c2 = coefficients
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return np.where(c2 > 0, -c1 / (2 * c2), np.nan)
+
+
+def _shared_curvature(
+    c2: np.ndarray, variance: np.ndarray, log_flops: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each budget's curvature by the mean of all [budget, draw], and its standard deviation."""
+    trend = np.exp(-_CURVATURE_EXPONENT * (log_flops - log_flops.mean()))
+    scaled, variance = c2 / trend[:, None], variance / trend**2
+    middle = np.median(scaled)
+    weight = 1 / np.maximum(variance + (_CURVATURE_SCATTER * middle) ** 2, 1e-300)
+    mean = weight @ scaled / weight.sum()
+    spread = _CURVATURE_SCATTER * np.abs(np.median(mean)) * trend
+    return mean * trend[:, None], spread
+
+
+def borrow_curvature(
+    points: Sequence[Points],
+    fits: Sequence[ProfileFit],
+    noise: Sequence[float],
+    log_flops: np.ndarray,
+) -> list[ProfileFit]:
+    """Reads the minima just outside of the sizes with the curvature that all budgets share.
+
+    Args:
+      points, fits: of each budget.
+      noise: standard deviation of a run's loss in each budget.
+      log_flops: [budget].
+
+    Returns:
+      The fits; of those without a minimum inside, some now "ok", with a reason that says so.
+    """
+    fitted = [k for k, fit in enumerate(fits) if fit.coefficients is not None]
+    if all(fits[k].ok for k in fitted) or len(fitted) < 2:
+        return list(fits)
+    log_flops = np.asarray(log_flops)[fitted]
+    own = np.array([fits[k].coefficients for k in fitted]).T[:, :, None]
+    covariance = np.stack([noise[k] ** 2 * fits[k].solve @ fits[k].solve.T for k in fitted])
+    mean, _ = _shared_curvature(own[2], covariance[:, 2, 2], log_flops)
+    error = 1 / math.sqrt(np.sum(1 / np.maximum(covariance[:, 2, 2], 1e-300)))
+    # Curvature that the budgets do not even have together is lent to none.
+    if mean.mean() < 2 * error:
+        return list(fits)
+    edges = np.array([points[k].x[[0, -1]] - fits[k].center for k in fitted])
+    shared, inside = share_curvature(own, covariance, log_flops, edges)
+    at, loss = read_minima(shared, edges)
+    result = list(fits)
+    for i, k in enumerate(fitted):
+        low, high = edges[i]
+        reach = _OUTSIDE * (high - low)
+        if inside[i, 0] or not low - reach <= at[i, 0] <= high + reach:
+            continue
+        reason = "read with the curvature of all budgets"
+        over = math.exp(max(low - at[i, 0], at[i, 0] - high))
+        if over > 1:
+            side = _side(points[k], at[i, 0] + fits[k].center)
+            reason = f"its minimum lies {over:.3g}x {side} the sizes that were run, {reason}"
+        result[k] = dataclasses.replace(
+            fits[k],
+            flag="ok",
+            reason=reason,
+            minimum=float(at[i, 0]),
+            loss=float(loss[i, 0]),
+            coefficients=tuple(float(c) for c in shared[:, i, 0]),
+        )
+    return result

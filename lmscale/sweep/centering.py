@@ -1,0 +1,90 @@
+"""How a planned IsoFLOP grid lies about the minima that a prior law foresees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lmscale import flops
+from lmscale.laws.centering import Centering, grid_centering
+from lmscale.laws.result import FitError
+from lmscale.laws.table import TableError
+from lmscale.sweep.experiment import Run
+from lmscale.sweep.recommend import PUBLISHED_CONVENTION, STORE_CONVENTION, store_law
+from lmscale.sweep.store import Store
+
+__all__ = ["badly_centered", "plan_centering"]
+
+
+def plan_centering(runs: Sequence[Run], prior: Store | str) -> dict[str, list[Centering]]:
+    """Family -> how each of its budgets lies; empty where no run has a budget.
+
+    Args:
+      runs: of the grid that is planned.
+      prior: a store with results of the same families, or the name of a published law, which speaks
+        for Transformers.
+
+    Raises:
+      FitError, TableError: the prior gives no law for a family.
+    """
+    families: dict[str, dict[float, list[Run]]] = {}
+    for run in runs:
+        budget, family = run.labels.get("budget"), run.labels.get("family")
+        if budget is not None and family is not None:
+            families.setdefault(family, {}).setdefault(float(budget), []).append(run)
+    found = {}
+    for family, budgets in families.items():
+        if isinstance(prior, Store):
+            law, convention = store_law(prior, family), STORE_CONVENTION
+        elif family == "transformer":
+            law, convention = prior, PUBLISHED_CONVENTION
+        else:
+            continue
+        # The budgets may have been set in another count than the law's.
+        grid = [
+            (
+                float(np.median([flops.training_flops(run.spec, convention) for run in members])),
+                [flops.n_params(run.spec.model, convention) for run in members],
+            )
+            for _, members in sorted(budgets.items())
+        ]
+        found[family] = grid_centering(grid, law)
+    return found
+
+
+def badly_centered(runs: Sequence[Run], prior: Store | str | None, own: Store) -> list[str]:
+    """One line for each badly centred budget; none where nothing tells.
+
+    Args:
+      prior: what the user named. Without it the store's own earlier results are asked about the
+        budgets that still have runs to train.
+      own: the store that the runs go to, which need not exist.
+
+    Raises:
+      FitError, TableError: the prior that was named gives no law.
+    """
+    if prior is None:
+        budgets = {
+            (run.labels.get("family"), run.labels.get("budget"))
+            for run in runs
+            if own.folder(run).result() is None
+        }
+        waiting = [
+            run for run in runs if (run.labels.get("family"), run.labels.get("budget")) in budgets
+        ]
+        if not waiting or not (own.path / "experiment.json").exists():
+            return []
+        try:
+            found = plan_centering(waiting, own)
+        except (FitError, TableError):
+            # A store that has not got far enough for a law is no prior; nobody asked for it.
+            return []
+    else:
+        found = plan_centering(runs, prior)
+    return [
+        f"{family}, {centering}"
+        for family, budgets in found.items()
+        for centering in budgets
+        if not centering.well_centered
+    ]
