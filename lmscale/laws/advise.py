@@ -250,7 +250,7 @@ def _finish(result: FitResult, advice: Advice, untested: str) -> Advice:
 
 #: Causes of `Advice.half_widths` in words.
 _CAUSES = {
-    "scatter": "scatter about the law",
+    "scatter": "scatter of the next point about the law",
     "run_noise": "noise of one run",
     "irreducible_loss": "with or without an irreducible loss",
     "back_test": "error on the largest budgets when left out, in proportion to ln C beyond the runs",

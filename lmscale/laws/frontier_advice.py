@@ -51,24 +51,28 @@ class LossCurve:
             return math.nan
         return self.c_c / (loss - self.floor) ** (1 / self.alpha)
 
+    def interval(self, flops: float, level: float) -> tuple[float, float] | None:
+        """Of the curve, from its draws; None where there are none."""
+        if not self.draws:
+            return None
+        p = self.draws
+        low, high = interval(p["L_inf"] + (p["C_c"] / flops) ** p["alpha_C"], level)
+        value = self(flops)
+        return min(low, value), max(high, value)
+
     def half_widths(self, flops: float, level: float) -> dict[str, float]:
-        """By cause, in ln L, of the interval of a new run on the frontier."""
+        """By cause, in ln L: what the draws leave out of the interval of a run on the frontier."""
         if self.line is None:
             return {}
-        value, quantile = self(flops), self.line.quantile(level)
         widths = {}
-        if self.draws:
-            drawn = self.draws["L_inf"] + (self.draws["C_c"] / flops) ** self.draws["alpha_C"]
-            low, high = interval(drawn, level)
-            widths["parameters"] = max(0.0, math.log(value / low), math.log(high / value))
-            widths["scatter"] = quantile * self.scatter
-        elif math.isfinite(self.scatter):
-            # The curve's own uncertainty and the next minimum's scatter about it.
-            factor = math.sqrt(1 + self.line.leverage(math.log(flops)))
-            widths["scatter"] = quantile * self.scatter * factor
+        if math.isfinite(self.scatter):
+            # The next minimum's scatter about the curve, and the curve's own where nothing was drawn.
+            own = 0.0 if self.draws else self.line.leverage(math.log(flops))
+            widths["scatter"] = self.line.quantile(level) * self.scatter * math.sqrt(1 + own)
         if self.rival is not None:
             alpha, c_c, floor = self.rival
-            widths["irreducible_loss"] = abs(math.log((floor + (c_c / flops) ** alpha) / value))
+            other = floor + (c_c / flops) ** alpha
+            widths["irreducible_loss"] = abs(math.log(other / self(flops)))
         return widths
 
 
@@ -122,7 +126,9 @@ def answer_on_frontier(
             widths["loss"]["run_noise"] = 2 * noise / reached
         if test is not None:
             widths["loss"]["back_test"] = 2 * test.drift("loss") * beyond
-    along = widened(reached, None, _total(widths.get("loss"))) if reached is not None else None
+    along = None
+    if curve is not None:
+        along = widened(reached, curve.interval(flops, level), _total(widths["loss"]))
 
     def run(factor: float) -> tuple[float | None, tuple[float, float] | None, float]:
         """(loss, interval, compute over what the same loss takes at its best size)."""
@@ -137,7 +143,7 @@ def answer_on_frontier(
         reach = _off_frontier(value, reached, along, bends, n * factor, sizes)
         return value, reach, flops / cheapest
 
-    if along is not None and _total(widths["loss"]):
+    if along is not None and along[0] < along[1]:
         # The advised size may itself be off the best one.
         intervals["loss"] = run(1.0)[1] or along
     off = []
