@@ -318,7 +318,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     sample.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest")
     sample.add_argument("--seed", type=int, default=0)
 
-    data = command("data", _data_list, "Build and list corpora.")
+    data = command("data", _data_list, "Build, list and show corpora.")
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
     build = actions.add_parser("build", help="text -> tokeniser and token store")
     build.set_defaults(handler=_data_build)
@@ -328,15 +328,36 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         metavar="PATH",
         nargs="+",
         required=True,
-        help="files, folders, globs: .txt .jsonl (also .xz .gz .zst) .parquet",
+        help="files, folders, globs: .txt .jsonl .json (also .xz .gz .zst) .parquet",
     )
     build.add_argument("--vocab-size", type=_positive_int, help="4096, or the other tokeniser's")
-    build.add_argument("--valid-fraction", type=float, default=0.01)
-    build.add_argument("--test-fraction", type=float, default=0.01)
+    for split in ("valid", "test"):
+        build.add_argument(
+            f"--{split}-fraction",
+            metavar="SHARE",
+            type=float,
+            help=f"share of the documents that {split} is chosen from (1%% to 10%%, for 200 documents)",
+        )
     build.add_argument(
-        "--cut-documents", metavar="BYTES", type=_positive_int, help="split longer documents"
+        "--cut-documents",
+        metavar="BYTES",
+        type=_positive_int,
+        help="store longer documents in pieces; all pieces of one stay in one split",
+    )
+    build.add_argument(
+        "--split-pieces",
+        action="store_true",
+        help="take the pieces for documents: for text that is one long document",
     )
     build.add_argument("--text-field", default="text", help="of .jsonl and .parquet")
+    build.add_argument(
+        "--separator",
+        metavar="LINE",
+        help="line between the documents of a .txt (a form feed or <|endoftext|>); '' for an empty one",
+    )
+    build.add_argument(
+        "--skip-bad", action="store_true", help="leave out rows and documents that are no text"
+    )
     build.add_argument(
         "--tokenizer-from",
         metavar="CORPUS",
@@ -344,6 +365,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     listing = actions.add_parser("list", help="the corpora of this machine")
     listing.add_argument("--json", action="store_true")
+    show = actions.add_parser("show", help="one corpus: splits, held-out text, copies, settings")
+    show.set_defaults(handler=_data_show)
+    show.add_argument("name", metavar="NAME")
+    show.add_argument("--json", action="store_true")
     args, unknown = parser.parse_known_args(argv)
     if unknown and args.handler is not _fit:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -674,15 +699,18 @@ def _train(
 
 def _plan(args: argparse.Namespace) -> int:
     start_jax()
+    from lmscale.data import copies_sentence, has_many_copies
     from lmscale.sweep.devices import local_devices, parse_devices
     from lmscale.sweep.plan import make_plan
     from lmscale.sweep.store import Store
 
     devices = parse_devices(args.device) if args.device else local_devices()
     which = _what_to_compile(args, devices)
-    plans, off_center = {}, {}
+    plans, off_center, copied = {}, {}, set()
     for name, experiment in _experiments(args):
         corpus = _corpus(args.data, experiment)
+        if has_many_copies(corpus.copies):
+            copied.add(f"{corpus.name}: {copies_sentence(corpus.copies)}")
         runs = experiment.runs(corpus)
         off_center[name] = _centering(args, runs, Store(Path("results") / f"{name}-{args.scale}"))
         plan = make_plan(runs, devices, mesh=args.mesh)
@@ -711,6 +739,8 @@ def _plan(args: argparse.Namespace) -> int:
         _print_plans({name: plan for name, (plan, *_) in plans.items()})
     else:
         _print_packs(*next(iter(plans.values()))[:2])
+    for line in sorted(copied):
+        print(line)
     some = next(iter(plans.values()))[0].devices
     print(
         f"time assumes {some.utilisation:.0%} of {some.peak_flops:.3g} FLOP/s a device; "
@@ -1176,16 +1206,34 @@ def _data_build(args: argparse.Namespace) -> int:
         valid_fraction=args.valid_fraction,
         test_fraction=args.test_fraction,
         text_field=args.text_field,
+        separator=args.separator,
+        skip_bad=args.skip_bad,
         cut_documents=args.cut_documents,
+        split_pieces=args.split_pieces,
         tokenizer_from=args.tokenizer_from,
     )
-    for split in ("train", "valid", "test"):
-        print(
-            f"{split:<6} {corpus.n_documents(split):>9,} documents {corpus.n_bytes(split):>14,} bytes "
-            f"{corpus.n_tokens(split):>13,} tokens"
-        )
-    print(f"{corpus.name}: {corpus.path}")
+    _print_corpus(corpus)
     return 0
+
+
+def _data_show(args: argparse.Namespace) -> int:
+    from lmscale.data import describe, open_corpus
+    from lmscale.data.describe import settings_lines
+
+    corpus = open_corpus(args.name)
+    if args.json:
+        _print_json(describe(corpus))
+        return 0
+    _print_corpus(corpus)
+    print("\n".join(settings_lines(corpus)))
+    return 0
+
+
+def _print_corpus(corpus: Any) -> None:
+    from lmscale.data.describe import summary_lines
+
+    print(f"{corpus.name}: {corpus.path}, vocabulary {corpus.vocab_size}")
+    print("\n".join(summary_lines(corpus)))
 
 
 def _data_list(args: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from lmscale.data.build import build_corpus
 from lmscale.data.catalog import evaluation_corpus, list_corpora, open_corpus, summary
 from lmscale.data.corpus import Corpus, data_root
+from lmscale.data.describe import copies_sentence, describe, has_many_copies
 from lmscale.data.errors import DataError
 from lmscale.data.loader import (
     SequenceOrder,
@@ -23,11 +24,14 @@ __all__ = [
     "Tokenizer",
     "batch_indices",
     "build_corpus",
+    "copies_sentence",
     "data_root",
+    "describe",
     "evaluation_corpus",
     "evaluation_windows",
     "gather",
     "gather_on_device",
+    "has_many_copies",
     "host_batches",
     "list_corpora",
     "n_sequences",

@@ -1,36 +1,32 @@
-"""Builds a corpus: shuffle and deduplicate, split, learn the tokeniser, encode, write.
+"""Builds a corpus: deduplicate, hold out, learn the tokeniser, encode, write.
 
-Everything follows from the SHA-256 of each document's text. Its first byte chooses a bucket on
-disk, so memory stays bounded whatever the size of the text; inside a bucket documents are sorted
-by hash, so equal ones meet and all but one are dropped; and the lowest hashes go to validation,
-the next to test. A document thus keeps its split when text is added around it, and two corpora
-with the same fractions never hold one document on different sides.
+Everything follows from the text of the documents: their SHA-256 decides the order in which they
+are stored and which are held out (see `held_out`). Documents lie in buckets on disk by their hash,
+so memory stays bounded whatever the size of the text, and the order of the input, the number of
+files and the number of processes change nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import platform
-import queue
 import re
 import shutil
-import signal
 import socket
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from etils import epath
 
+from lmscale.data.buckets import BucketWriter, Record, read_bucket, scatter
 from lmscale.data.corpus import (
     FORMAT,
     MANIFEST,
@@ -41,9 +37,13 @@ from lmscale.data.corpus import (
     data_root,
     fingerprint,
 )
+from lmscale.data.encode import encode_buckets, join_buckets
 from lmscale.data.errors import DataError
+from lmscale.data.held_out import LEFT, HeldOut, choose_held_out
 from lmscale.data.installed import MAX_BYTES, OTHER_KINDS, find_installed, read_installed
-from lmscale.data.sources import checksum, find_inputs, read_documents
+from lmscale.data.shingles import END
+from lmscale.data.sources import checksum, cut, find_inputs, read_documents
+from lmscale.data.token_copies import copies_of_training
 from lmscale.data.tokenizer import Tokenizer, check_vocab_size, train_tokenizer
 from lmscale.progress import progress as show_progress
 
@@ -54,14 +54,8 @@ INSTALLED = "installed-python"
 #: Names that begin so are those of built-in corpora.
 _RESERVED = "installed-"
 DEFAULT_VOCAB = 4096
-
-#: Text held in memory before it is written to the buckets.
-_BUFFER_BYTES = 64 << 20
-_REPORT_BYTES = 1 << 20
-#: A process is worth its start for this much text.
-_BYTES_PER_PROCESS = 8 << 20
-#: Pieces of the built-in evaluation text: a few long files must not fill a set.
-_EVALUATION_PIECE = 1 << 13
+#: Training text of another corpus is decoded in such parts.
+_TOKENS_AT_ONCE = 1 << 18
 
 
 def build_corpus(
@@ -69,12 +63,15 @@ def build_corpus(
     inputs: Sequence[str],
     *,
     vocab_size: int | None = None,
-    valid_fraction: float = 0.01,
-    test_fraction: float = 0.01,
+    valid_fraction: float | None = None,
+    test_fraction: float | None = None,
     tokenizer_from: str | None = None,
     text_field: str = "text",
+    separator: str | None = None,
+    skip_bad: bool = False,
     sample_bytes: int = 8_000_000,
     cut_documents: int | None = None,
+    split_pieces: bool = False,
     progress: Progress | None = None,
 ) -> Corpus:
     """Builds a corpus from files, or returns the one already built from them in the same way.
@@ -86,13 +83,20 @@ def build_corpus(
       name: of the folder under `data_root`.
       inputs: files, folders and patterns (see `sources`).
       vocab_size: ids of the tokeniser, 4,096 unless it comes from another corpus.
-      valid_fraction, test_fraction: expected share of the documents in each; 0 for none.
+      valid_fraction, test_fraction: the share of documents that each is chosen from; those that are
+        copies stay in the training text. 0 for none. By default the smallest share, between 1% and
+        10%, that gives 200 documents in each.
       tokenizer_from: a corpus (name or path) whose tokeniser to use, so that its models can be
-        evaluated on this one.
+        evaluated on this one. What is held out is then no copy of that corpus's training text either.
       text_field: the field of JSON lines, or column of Parquet, that holds the text.
+      separator: the line that separates the documents of a text file, "" for an empty one; by default
+        a line that holds a form feed or <|endoftext|> alone.
+      skip_bad: leave out rows and documents that are no text, instead of refusing them.
       sample_bytes: training text from which the tokeniser is learnt.
-      cut_documents: cut documents longer than this many bytes at line ends, for text that comes
-        in few long documents; pieces of one document may then lie in different splits.
+      cut_documents: store documents longer than this many bytes in pieces, cut at line ends, so that
+        the pieces of few long documents are shuffled. All pieces of one stay on one side.
+      split_pieces: take every piece for a document, for text that is one long document: pieces of it
+        then lie on both sides.
       progress: called as work proceeds; by default a bar or lines on standard error.
 
     Raises:
@@ -101,42 +105,35 @@ def build_corpus(
     check_name(name)
     if name.startswith(_RESERVED):
         raise DataError(f"the name {name} is reserved for a built-in corpus: choose another one")
-    _check_fractions(valid_fraction, test_fraction)
-    for setting, value in (("sample_bytes", sample_bytes), ("cut_documents", cut_documents)):
-        if value is not None and value < 1:
-            raise DataError(f"{setting} must be at least 1, not {value}")
-    tokenizer = None
-    if tokenizer_from is not None:
-        folder = epath.Path(tokenizer_from).expanduser()
-        if "/" not in tokenizer_from:
-            folder = data_root() / tokenizer_from
-        tokenizer = Corpus(folder).tokenizer
-        if vocab_size not in (None, tokenizer.vocab_size):
-            raise DataError(
-                f"the tokeniser of {tokenizer_from} has {tokenizer.vocab_size} ids, not "
-                f"{vocab_size}: leave vocab_size out"
-            )
-        vocab_size = tokenizer.vocab_size
-    vocab_size = DEFAULT_VOCAB if vocab_size is None else vocab_size
+    _check_settings(valid_fraction, test_fraction, sample_bytes, cut_documents, split_pieces)
+    parent = _corpus_of_tokenizer(tokenizer_from, vocab_size) if tokenizer_from else None
+    tokenizer = parent.tokenizer if parent else None
+    vocab_size = tokenizer.vocab_size if tokenizer else vocab_size or DEFAULT_VOCAB
     check_vocab_size(vocab_size)
     settings = {
         "vocab_size": vocab_size,
         "valid_fraction": valid_fraction,
         "test_fraction": test_fraction,
         "text_field": text_field,
+        "separator": separator,
+        "skip_bad": skip_bad,
         "sample_bytes": sample_bytes,
         "cut_documents": cut_documents,
+        "split_pieces": split_pieces,
         "tokenizer_from": tokenizer.hash if tokenizer else None,
+        "apart_from": parent.fingerprint if parent else None,
     }
     files = find_inputs(inputs)
     sources = sorted((checksum(file) for file in files), key=lambda source: source["sha256"])
     record = _summarize(sources)
+    bad = BadDocuments()
 
     def documents() -> Iterator[tuple[bytes, int]]:
         before = 0
+        on_bad = {"on_bad": bad.note} if skip_bad else {}
         for file in files:
-            for text, position in read_documents(file, text_field):
-                for piece in _cut(text, cut_documents) if cut_documents else (text,):
+            for text, position in read_documents(file, text_field, separator, **on_bad):
+                for piece in cut(text, cut_documents) if split_pieces else (text,):
                     yield piece, before + position
             before += file.stat().length
 
@@ -155,7 +152,7 @@ def build_corpus(
                 f"{corpus.path} first"
             )
 
-    source = _Source(documents(), record["bytes"], record, settings, tokenizer)
+    source = _Source(documents(), record["bytes"], record, settings, tokenizer, parent, bad)
     return _build_once(name, source, check_same, progress)
 
 
@@ -167,62 +164,103 @@ def build_installed(vocab_size: int, progress: Progress | None = None) -> Corpus
     check_vocab_size(vocab_size)
     settings = {
         "vocab_size": vocab_size,
-        "valid_fraction": 0.01,
-        "test_fraction": 0.01,
+        "valid_fraction": None,
+        "test_fraction": None,
         "sample_bytes": 5_000_000,
         "max_bytes": MAX_BYTES,
     }
     files, record = find_installed()
-    source = _Source(read_installed(files), len(files), record, settings, None)
+    source = _Source(read_installed(files), len(files), record, settings)
     return _build_once(f"{INSTALLED}-v{vocab_size}", source, lambda corpus: None, progress)
 
 
 def build_installed_kind(kind: str, training: Corpus, progress: Progress | None = None) -> Corpus:
     """Built-in text of another kind for models of `training`: its tokeniser, all of it validation.
 
-    It is named after the tokeniser, built on the first call, and then stays as it is.
+    Nothing of it is copied from the training text. It is named after the training corpus, built on
+    the first call, and then stays as it is.
     """
     tokenizer = training.tokenizer
-    name = f"{_RESERVED}{kind}-{tokenizer.hash[:8]}"
+    name = f"{_RESERVED}{kind}-{training.fingerprint[:8]}"
     if (data_root() / name / MANIFEST).exists():
         return Corpus(data_root() / name)
     files, record = find_installed(OTHER_KINDS[kind])
-    documents = (
-        (piece, number)
-        for text, number in read_installed(files)
-        for piece in _cut(text, _EVALUATION_PIECE)
-    )
     settings = {
         "vocab_size": tokenizer.vocab_size,
         "valid_fraction": 1.0,
         "test_fraction": 0.0,
-        "cut_documents": _EVALUATION_PIECE,
         "max_bytes": MAX_BYTES,
         "tokenizer_from": tokenizer.hash,
+        "apart_from": training.fingerprint,
     }
-    source = _Source(documents, len(files), record, settings, tokenizer)
+    documents = read_installed(files)
+    source = _Source(documents, len(files), record, settings, tokenizer, training)
     return _build_once(name, source, lambda corpus: None, progress)
+
+
+@dataclass
+class BadDocuments:
+    """Rows and documents that were left out because they are no text.
+
+    Attributes:
+      count: how many.
+      first: one line that says what is wrong with the first of them.
+    """
+
+    count: int = 0
+    first: str | None = None
+
+    def note(self, message: str) -> None:
+        self.count += 1
+        self.first = self.first or message
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Documents with their position, the last position, and what the manifest says of them."""
+    """Documents with their position, the last position, and what the manifest says of them.
+
+    Held-out documents are no copies of the training text of `apart_from` either.
+    """
 
     documents: Iterator[tuple[bytes, int]]
     total: int
     record: dict[str, Any]
     settings: dict[str, Any]
-    tokenizer: Tokenizer | None
+    tokenizer: Tokenizer | None = None
+    apart_from: Corpus | None = None
+    bad: BadDocuments = field(default_factory=BadDocuments)
 
 
-def _check_fractions(valid: float, test: float) -> None:
+def _check_settings(
+    valid: float | None,
+    test: float | None,
+    sample_bytes: int,
+    cut_documents: int | None,
+    split_pieces: bool,
+) -> None:
     for name, fraction in (("valid_fraction", valid), ("test_fraction", test)):
-        if not 0 <= fraction < 1:
+        if fraction is not None and not 0 <= fraction < 1:
             raise DataError(f"{name} must be in [0, 1), not {fraction}")
-    if valid + test >= 1:
+    if (valid or 0.0) + (test or 0.0) >= 1:
         raise DataError(
             f"valid_fraction {valid} and test_fraction {test} leave nothing to train on"
         )
+    for setting, value in (("sample_bytes", sample_bytes), ("cut_documents", cut_documents)):
+        if value is not None and value < 1:
+            raise DataError(f"{setting} must be at least 1, not {value}")
+    if split_pieces and cut_documents is None:
+        raise DataError("split_pieces needs cut_documents: the bytes of a piece")
+
+
+def _corpus_of_tokenizer(name: str, vocab_size: int | None) -> Corpus:
+    folder = epath.Path(name).expanduser()
+    corpus = Corpus(folder if "/" in name else data_root() / name)
+    if vocab_size not in (None, corpus.vocab_size):
+        raise DataError(
+            f"the tokeniser of {name} has {corpus.vocab_size} ids, not {vocab_size}: leave "
+            "vocab_size out"
+        )
+    return corpus
 
 
 def _summarize(sources: list[dict[str, Any]]) -> dict[str, Any]:
@@ -234,20 +272,6 @@ def _summarize(sources: list[dict[str, Any]]) -> dict[str, Any]:
         "sha256": digest.hexdigest(),
         "files": sources[:1000],
     }
-
-
-def _cut(text: bytes, length: int) -> Iterator[bytes]:
-    start = 0
-    while len(text) - start > length:
-        end = text.rfind(b"\n", start, start + length) + 1
-        if end <= start:
-            end = start + length
-            # Bytes 10xxxxxx continue a character.
-            while end > start + 1 and text[end] & 0xC0 == 0x80:
-                end -= 1
-        yield text[start:end]
-        start = end
-    yield text[start:]
 
 
 # Building in place ------------------------------------------------------------------------------
@@ -308,24 +332,43 @@ def _lock(final: Path) -> Iterator[None]:
 
 def _build(name: str, folder: Path, source: _Source, progress: Progress) -> None:
     settings = source.settings
-    buckets = folder / "buckets"
-    buckets.mkdir()
-    rule = _SplitRule(settings["valid_fraction"], settings["test_fraction"])
-    n_documents, n_empty = _scatter(source, buckets, rule, progress)
-    _check_splits(name, n_documents, rule)
-    paths = sorted(buckets.iterdir())
+    documents = folder / "documents"
+    n_documents, n_empty = scatter(
+        source.documents, documents, lambda position: progress("reading", position, source.total)
+    )
+    if not n_documents:
+        bad = f": {source.bad.first}" if source.bad.first else ""
+        raise DataError(f"the input of corpus {name} has no text{bad}")
+    progress("reading", source.total, source.total)
+    paths = sorted(documents.iterdir())
+    size = sum(path.stat().st_size for path in paths)
+    held_out = choose_held_out(
+        paths,
+        settings["valid_fraction"],
+        settings["test_fraction"],
+        other_text=functools.partial(_training_text, source.apart_from),
+        progress=lambda done: progress("looking for copies", done, size),
+    )
+    divided = _divide(paths, held_out, settings.get("cut_documents"), folder / "texts")
+    _check_splits(name, divided["documents"], held_out)
+    paths = sorted((folder / "texts").iterdir())
 
     tokenizer = source.tokenizer
     if tokenizer is None:
         progress("learning the tokeniser", 0, 1)
-        sample = _sample(paths, rule, settings["sample_bytes"])
+        sample = _sample(paths, settings["sample_bytes"])
         tokenizer = train_tokenizer(sample, settings["vocab_size"])
         progress("learning the tokeniser", 1, 1)
     (folder / TOKENIZER).write_bytes(tokenizer.model)
 
-    counts = _encode_all(paths, folder / TOKENIZER, tokenizer, rule, progress)
-    splits = {split: _join(folder, paths, counts, split) for split in SPLITS}
-    shutil.rmtree(buckets)
+    counts = encode_buckets(
+        paths, folder / TOKENIZER, tokenizer, settings.get("cut_documents"), progress
+    )
+    splits = {split: join_buckets(folder, paths, counts, split) for split in SPLITS}
+    for split in SPLITS:
+        splits[split] = {**splits[split], "documents": divided["documents"][split]}
+    shutil.rmtree(documents)
+    shutil.rmtree(folder / "texts")
     manifest = {
         "format": FORMAT,
         "name": name,
@@ -338,9 +381,18 @@ def _build(name: str, folder: Path, source: _Source, progress: Progress) -> None
         },
         "dtype": tokenizer.dtype.str,
         "splits": splits,
+        "held_out": {
+            "valid_fraction": held_out.rule.valid,
+            "test_fraction": held_out.rule.test,
+            "max_bytes": held_out.max_bytes,
+            **{why: sum(w == why for w in held_out.left.values()) for why in LEFT},
+            "dropped_bytes": divided["dropped_bytes"],
+        },
         "dropped": {
-            "duplicates": sum(count["duplicates"] for count in counts),
+            "duplicates": n_documents - divided["unique"],
             "empty": n_empty,
+            "bad": source.bad.count,
+            "first_bad": source.bad.first,
         },
         "versions": {
             "python": platform.python_version(),
@@ -348,98 +400,67 @@ def _build(name: str, folder: Path, source: _Source, progress: Progress) -> None
             "numpy": np.__version__,
         },
     }
+    progress("measuring copies", 0, 1)
+    manifest["copies"] = _measure_copies(folder, manifest, source.apart_from)
+    progress("measuring copies", 1, 1)
     manifest["fingerprint"] = fingerprint(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def _check_splits(name: str, n_documents: dict[str, int], rule: _SplitRule) -> None:
+def _check_splits(name: str, n_documents: dict[str, int], held_out: HeldOut) -> None:
     total = sum(n_documents.values())
-    if not total:
-        raise DataError(f"the input of corpus {name} has no text")
-    for split, fraction in zip(SPLITS, rule.fractions):
+    for split, fraction in held_out.rule.fractions.items():
         if fraction and not n_documents[split]:
+            copies = (
+                f" ({len(held_out.left)} that are copied in others cannot be held out)"
+                if held_out.left
+                else ""
+            )
             raise DataError(
                 f"too little text: of {total} documents none fell to {split}, a share of "
-                f"{fraction:.3g}; separate the documents of a text file by a line holding one form "
-                "feed, cut long ones with cut_documents, or change valid_fraction and "
-                "test_fraction (0 for none)"
+                f"{fraction:.3g}{copies}; name the line that separates the documents of a text file "
+                "(separator), take pieces of them for documents (cut_documents with split_pieces), "
+                "or change valid_fraction and test_fraction (0 for none)"
             )
 
 
-# Buckets ----------------------------------------------------------------------------------------
+def _divide(
+    paths: Sequence[Path], held_out: HeldOut, cut_documents: int | None, folder: Path
+) -> dict[str, Any]:
+    """Writes the text of all splits to the buckets of a folder, and removes the buckets it came from.
 
-
-@dataclass(frozen=True)
-class _SplitRule:
-    """Validation takes the lowest hashes, test the next, training the rest."""
-
-    valid: float
-    test: float
-
-    @property
-    def fractions(self) -> tuple[float, float, float]:
-        return 1.0 - self.valid - self.test, self.valid, self.test
-
-    def split(self, digest: bytes) -> str:
-        position = int.from_bytes(digest[:8]) / 2**64
-        if position < self.valid:
-            return "valid"
-        return "test" if position < self.valid + self.test else "train"
-
-
-def _scatter(
-    source: _Source, folder: Path, rule: _SplitRule, progress: Progress
-) -> tuple[dict[str, int], int]:
-    """Writes every document to the bucket of its hash.
+    A held-out document is there with its contribution, a training document in pieces when they are
+    cut, each with the key of its own text.
 
     Returns:
-      (documents by split, duplicates counted; empty documents, which are left out)
+      {"documents": of each split, "unique": different documents, "dropped_bytes": not kept}
     """
-    buckets: dict[int, list[bytes]] = {}
     n_documents = dict.fromkeys(SPLITS, 0)
-    held = n_empty = unreported = 0
-
-    def write() -> None:
-        for number, records in buckets.items():
-            with open(folder / f"{number:03}", "ab") as file:
-                file.writelines(records)
-        buckets.clear()
-
-    for text, position in source.documents:
-        if not text:
-            n_empty += 1
-            continue
-        digest = hashlib.sha256(text).digest()
-        bucket = buckets.setdefault(digest[0], [])
-        bucket += (digest, len(text).to_bytes(8), text)
-        n_documents[rule.split(digest)] += 1
-        held += len(text)
-        if held > _BUFFER_BYTES:
-            write()
-            held = 0
-        unreported += len(text)
-        if unreported > _REPORT_BYTES:
-            progress("reading", position, source.total)
-            unreported = 0
-    write()
-    progress("reading", source.total, source.total)
-    return n_documents, n_empty
+    dropped = unique = 0
+    keeps_rest = held_out.rule.fractions["train"] > 0
+    with BucketWriter(folder) as writer:
+        for path in paths:
+            for key, _, text in read_bucket(path):
+                unique += 1
+                if key in held_out.texts:
+                    split, kept = held_out.texts[key]
+                    writer.write(Record(key, split, kept))
+                    dropped += len(text) - len(kept)
+                    n_documents[split] += 1
+                elif not keeps_rest:
+                    dropped += len(text)
+                elif cut_documents and len(text) > cut_documents:
+                    for piece in cut(text, cut_documents):
+                        writer.write(Record(hashlib.sha256(piece).digest(), "train", piece))
+                    n_documents["train"] += 1
+                else:
+                    writer.write(Record(key, "train", text))
+                    n_documents["train"] += 1
+            path.unlink()
+    return {"documents": n_documents, "unique": unique, "dropped_bytes": dropped}
 
 
-def _read_bucket(path: Path) -> tuple[list[tuple[bytes, bytes]], int]:
-    """([(hash, text)] in the order of their hashes, duplicates dropped)."""
-    data = path.read_bytes()
-    documents, start, n_read = {}, 0, 0
-    while start < len(data):
-        text = start + 40
-        end = text + int.from_bytes(data[start + 32 : text])
-        documents[data[start : start + 32]] = data[text:end]
-        start = end
-        n_read += 1
-    return sorted(documents.items()), n_read - len(documents)
-
-
-def _sample(paths: Sequence[Path], rule: _SplitRule, n_bytes: int) -> list[str]:
+def _sample(paths: Sequence[Path], n_bytes: int) -> list[str]:
     """About `n_bytes` of random training documents.
 
     They come from the far end of the order: the near end is what small subsets train on, and a
@@ -447,159 +468,48 @@ def _sample(paths: Sequence[Path], rule: _SplitRule, n_bytes: int) -> list[str]:
     """
     sample = []
     for path in reversed(paths):
-        for digest, text in reversed(_read_bucket(path)[0]):
+        for _, split, text in reversed(read_bucket(path)):
             if n_bytes <= 0:
                 return sample
-            if rule.split(digest) == "train":
+            if split == "train":
                 sample.append(text[:n_bytes].decode(errors="ignore"))
                 n_bytes -= len(text)
     return sample
 
 
-# Encoding ---------------------------------------------------------------------------------------
+def _training_text(corpus: Corpus | None) -> Iterator[np.ndarray]:
+    """The training documents of a corpus, as `choose_held_out` takes other text."""
+    if corpus is None:
+        return
+    tokens = corpus.tokens("train")
+    start = 0
+    while start < len(tokens):
+        # Whole documents: up to the last end in a chunk, or the first one after it.
+        chunk = tokens[start : start + _TOKENS_AT_ONCE]
+        ends = np.flatnonzero(chunk == corpus.eod_id)
+        if not len(ends):
+            ends = np.flatnonzero(tokens[start:] == corpus.eod_id)[:1]
+        end = start + int(ends[-1])
+        yield corpus.tokenizer.decode_documents(tokens[start:end], END)
+        start = end + 1
 
 
-def _encode_bucket(path: Path, tokenizer: Tokenizer, rule: _SplitRule) -> dict[str, Any]:
-    """Encodes a bucket into PATH.train, PATH.valid and PATH.test; returns their counts."""
-    documents, n_duplicates = _read_bucket(path)
-    tokens: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
-    counts = {split: {"documents": 0, "bytes": 0, "tokens": 0} for split in SPLITS}
-    end = np.array([tokenizer.eod_id], tokenizer.dtype)
-    for digest, text in documents:
-        split = rule.split(digest)
-        tokens[split] += (tokenizer.encode(text.decode()), end)
-        counts[split]["documents"] += 1
-        counts[split]["bytes"] += len(text)
-    for split in SPLITS:
-        if not tokens[split]:
-            continue
-        ids = np.concatenate(tokens[split])
-        counts[split]["tokens"] = len(ids)
-        if tokenizer.token_bytes[ids].sum(dtype=np.int64) != counts[split]["bytes"]:
-            raise RuntimeError(f"the tokens of {path} do not stand for the bytes of its text")
-        ids.tofile(f"{path}.{split}")
-    path.unlink()
-    return {**counts, "duplicates": n_duplicates}
-
-
-def _encode_all(
-    paths: Sequence[Path],
-    model: Path,
-    tokenizer: Tokenizer,
-    rule: _SplitRule,
-    progress: Progress,
-) -> list[dict[str, Any]]:
-    """The counts of every bucket, encoded by as many processes as there are cores and work for."""
-    sizes = [path.stat().st_size for path in paths]
-    total, done = sum(sizes), 0
-    n_processes = min(_n_cores(), total // _BYTES_PER_PROCESS)
-    if n_processes <= 1:
-        counts = []
-        for path, size in zip(paths, sizes):
-            counts.append(_encode_bucket(path, tokenizer, rule))
-            done += size
-            progress("encoding", done, total)
-        return counts
-    results: dict[int, dict[str, Any]] = {}
-    with _EncodingProcesses(n_processes, model, rule) as processes:
-        for number, counts in processes.run(paths):
-            results[number] = counts
-            done += sizes[number]
-            progress("encoding", done, total)
-    return [results[number] for number in range(len(paths))]
-
-
-class _EncodingProcesses:
-    """Processes that encode buckets.
-
-    They are plain children that speak JSON lines: `multiprocessing` would import the user's main
-    program once more in each (or fork a process that runs threads of JAX), and neither is safe.
-    """
-
-    def __init__(self, n: int, model: Path, rule: _SplitRule):
-        self._command = [
-            # -P: what lies in the current folder must not stand in for a module.
-            *(sys.executable, "-P", "-c", "from lmscale.data.build import _serve; _serve()"),
-            *(str(model), repr(rule.valid), repr(rule.test)),
-        ]
-        self._n = n
-        self._children: list[subprocess.Popen] = []
-
-    def __enter__(self) -> Self:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        for _ in range(self._n):
-            child = subprocess.Popen(
-                self._command,
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            self._children.append(child)
-        return self
-
-    def __exit__(self, *_) -> None:
-        for child in self._children:
-            child.kill()
-            child.communicate()
-
-    def run(self, paths: Sequence[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yields (number of the bucket, counts) as buckets are done."""
-        waiting: queue.SimpleQueue = queue.SimpleQueue()
-        finished: queue.SimpleQueue = queue.SimpleQueue()
-        for item in enumerate(paths):
-            waiting.put(item)
-
-        def drive(child: subprocess.Popen) -> None:
-            try:
-                while True:
-                    number, path = waiting.get_nowait()
-                    child.stdin.write(f"{path}\n")
-                    child.stdin.flush()
-                    finished.put((number, json.loads(child.stdout.readline())))
-            except queue.Empty:
-                return
-            except (OSError, ValueError) as error:
-                finished.put((None, error))
-
-        for child in self._children:
-            threading.Thread(target=drive, args=(child,), daemon=True).start()
-        for _ in paths:
-            number, counts = finished.get()
-            if number is None:
-                raise RuntimeError("a process that encodes text has died") from counts
-            yield number, counts
-
-
-def _serve() -> None:
-    """The main program of an encoding process: a bucket's path a line in, its counts a line out."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
-    model, valid, test = sys.argv[1:]
-    tokenizer = Tokenizer(Path(model).read_bytes())
-    rule = _SplitRule(float(valid), float(test))
-    for line in sys.stdin:
-        counts = _encode_bucket(Path(line.removesuffix("\n")), tokenizer, rule)
-        print(json.dumps(counts), flush=True)
-
-
-def _n_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _join(
-    folder: Path, paths: Iterable[Path], counts: Sequence[dict[str, Any]], split: str
+def _measure_copies(
+    folder: Path, manifest: dict[str, Any], apart_from: Corpus | None
 ) -> dict[str, Any]:
-    """Joins a split's buckets into one file; returns its entry in the manifest."""
-    digest = hashlib.sha256()
-    with open(folder / f"{split}.bin", "wb") as out:
-        for path, count in zip(paths, counts):
-            if count[split]["tokens"]:
-                data = Path(f"{path}.{split}").read_bytes()
-                digest.update(data)
-                out.write(data)
+    """What is left of training text in the held-out splits; see `copies_of_training`."""
+    dtype = np.dtype(manifest["dtype"])
+    tokens = {
+        split: np.memmap(folder / f"{split}.bin", dtype, mode="r")
+        for split in SPLITS
+        if manifest["splits"][split]["tokens"]
+    }
+    training = [tokens["train"]] if "train" in tokens else []
+    if apart_from is not None:
+        training.append(apart_from.tokens("train"))
+    eod_id = manifest["tokenizer"]["eod_id"]
     return {
-        **{key: sum(c[split][key] for c in counts) for key in ("documents", "bytes", "tokens")},
-        "sha256": digest.hexdigest(),
+        split: copies_of_training(np.array(tokens[split]), training, eod_id)
+        for split in ("valid", "test")
+        if split in tokens
     }

@@ -9,7 +9,8 @@ A corpus is a folder:
 
 Documents lie in the order of the SHA-256 of their text, each ended by the end-of-document token.
 That order is random with respect to the content, so the first k training tokens are a random
-sample, and smaller samples are part of larger ones.
+sample, and smaller samples are part of larger ones. A document lies in one split, and what is held
+out is no copy of training text (see `held_out`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from lmscale.data.tokenizer import Tokenizer
 SPLITS = ("train", "valid", "test")
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.model"
-FORMAT = 1
+FORMAT = 2
 
 
 def data_root() -> epath.Path:
@@ -57,6 +58,8 @@ class Corpus:
       manifest: the content of manifest.json.
       fingerprint: 16 hexadecimal digits of the tokeniser, the tokens and the split rule.
       vocab_size, eod_id: of the tokeniser.
+      copies: by held-out split, {"share": of its tokens that lie in exact 32-token copies of training
+        text, "documents": of which more than half do}.
 
     Raises:
       DataError: when the folder holds no corpus, or one that is damaged.
@@ -74,14 +77,16 @@ class Corpus:
             raise DataError(f"{self.path / MANIFEST} is damaged: {error}") from None
         if self.manifest.get("format") != FORMAT:
             raise DataError(
-                f"{self.path} has format {self.manifest.get('format')!r}, this version of lmscale "
-                f"reads {FORMAT}: remove it and build it again"
+                f"{self.path} has format {self.manifest.get('format')!r}, and this version of lmscale "
+                f"reads {FORMAT}, where no held-out text is copied from training text: remove that "
+                "folder and build it again"
             )
         in_root = self.path.parent == data_root()
         self.name = self.path.name if in_root else str(self.path)
         self.fingerprint: str = fingerprint(self.manifest)
         self.vocab_size: int = self.manifest["tokenizer"]["vocab_size"]
         self.eod_id: int = self.manifest["tokenizer"]["eod_id"]
+        self.copies: dict[str, dict[str, Any]] = self.manifest.get("copies", {})
 
     def __repr__(self) -> str:
         return f"Corpus({str(self.path)!r}, fingerprint={self.fingerprint!r})"
@@ -127,14 +132,15 @@ class Corpus:
         return tokens
 
     def n_tokens(self, split: str) -> int:
-        """Tokens of a split, with one end-of-document token a document."""
+        """Tokens of a split, with one end-of-document token a document, or a piece of one."""
         return self._split(split)["tokens"]
 
     def n_bytes(self, split: str) -> int:
-        """UTF-8 bytes of a split's documents."""
+        """UTF-8 bytes of a split's text."""
         return self._split(split)["bytes"]
 
     def n_documents(self, split: str) -> int:
+        """Documents of a split; one that was cut is stored in several pieces."""
         return self._split(split)["documents"]
 
     def bytes_per_token(self, split: str) -> float:
@@ -162,8 +168,8 @@ def fingerprint(manifest: dict[str, Any]) -> str:
         "tokenizer": manifest["tokenizer"]["sha256"],
         "tokens": {split: manifest["splits"][split]["sha256"] for split in SPLITS},
         "fractions": [
-            manifest["settings"]["valid_fraction"],
-            manifest["settings"]["test_fraction"],
+            manifest["held_out"]["valid_fraction"],
+            manifest["held_out"]["test_fraction"],
         ],
     }
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))

@@ -98,6 +98,17 @@ class Tokenizer:
         """The UTF-8 bytes that the ids stand for."""
         return b"".join([self._pieces[i] for i in ids])
 
+    def decode_documents(self, ids: np.ndarray, end: int) -> np.ndarray:
+        """uint8 [n]: the UTF-8 bytes that many ids stand for, with the byte `end` for `eod_id`."""
+        pieces = [*self._pieces]
+        pieces[self.eod_id] = bytes([end])
+        length = np.array([len(piece) for piece in pieces])
+        first = np.cumsum(length) - length
+        lengths = length[ids]
+        before = np.cumsum(lengths) - lengths
+        places = np.repeat(first[ids] - before, lengths) + np.arange(lengths.sum())
+        return np.frombuffer(b"".join(pieces), np.uint8)[places]
+
     @cached_property
     def token_bytes(self) -> np.ndarray:
         """int32 [vocab_size]: UTF-8 bytes of each id, 0 for the end of a document."""

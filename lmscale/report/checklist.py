@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -103,6 +104,7 @@ def _training(study: Study) -> list[list[str]]:
                 f"{corpus.get('vocab_size', _UNKNOWN)}; {_epochs(study)}"
             ),
         ],
+        ["training setup", "held-out text", _held_out(corpus)],
         [
             "training setup",
             "hyperparameters",
@@ -118,6 +120,14 @@ def _training(study: Study) -> list[list[str]]:
             "parameters and FLOPs per operation, read under kaplan, chinchilla, standard and exact",
         ],
     ]
+
+
+def _held_out(corpus: dict[str, Any]) -> str:
+    from lmscale.data import copies_sentence
+
+    documents = corpus.get("held_out_documents", {})
+    counts = listed([f"{plural(n, 'document')} of {split}" for split, n in documents.items() if n])
+    return f"{counts or 'documents not recorded'}; {copies_sentence(corpus.get('copies', {}))}"
 
 
 def _epochs(study: Study) -> str:

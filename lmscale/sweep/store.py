@@ -96,6 +96,10 @@ class Store:
                     "vocab_size": corpus.vocab_size,
                     "bytes_per_token": corpus.bytes_per_token("train"),
                     "train_tokens": corpus.n_tokens("train"),
+                    "held_out_documents": {
+                        split: corpus.n_documents(split) for split in ("valid", "test")
+                    },
+                    "copies": corpus.copies,
                 },
                 "runs": [{"run": run.spec.run_id, "labels": run.labels} for run in runs],
                 "versions": _versions(),

@@ -17,7 +17,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 #: What holds stacked layers, in a Transformer and in an LSTM.
-_STACKS = ("blocks", "rest")
+STACKS = ("blocks", "rest")
 
 
 def apart(params: dict[str, Any]) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def apart(params: dict[str, Any]) -> dict[str, Any]:
         n_layer = len(jax.tree.leaves(stack)[0])
         return [jax.tree.map(lambda x, i=i: x[i], stack) for i in range(n_layer)]
 
-    return {name: layers(x) if name in _STACKS else x for name, x in params.items()}
+    return {name: layers(x) if name in STACKS else x for name, x in params.items()}
 
 
 def stacked(params: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import optax
 
 from lmscale.parallel.partition import path_name
 from lmscale.spec import RunSpec
+from lmscale.training.adafactor import scale_by_adafactor
 from lmscale.training.form import on_vectors
 
 #: Parameters that weight decay applies to, by the last part of their path: matrices, not biases,
@@ -41,15 +42,15 @@ def make_optimizer(
     other values at every step.
 
     Args:
-      name: "adam", "adamw" or "adafactor" (factored second moments, updates clipped to root mean
-        square 1, no momentum, no relative step size; Shazeer & Stern 2018).
+      name: "adam", "adamw" or "adafactor" (see `lmscale.training.adafactor`; the step size is the
+        learning rate alone, relative neither to the step nor to the parameters).
       learning_rate: of this step.
       hyper: see `optimizer_hyperparameters`.
       flat: the moments are a few vectors, see `lmscale.training.form`. Not for adafactor, whose
         moments are of matrices.
     """
     if name == "adafactor":
-        scale = optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
+        scale = scale_by_adafactor()
     else:
         scale = optax.scale_by_adam(b1=hyper["beta1"], b2=hyper["beta2"], eps=hyper["eps"])
     scaled = (optax.clip_by_global_norm(hyper["grad_clip"]), scale)

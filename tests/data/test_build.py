@@ -11,8 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmscale.data import Corpus, DataError, build, build_corpus, data_root, open_corpus
-from lmscale.data.build import _cut
+from lmscale.data import (
+    Corpus,
+    DataError,
+    buckets,
+    build,
+    build_corpus,
+    data_root,
+    encode,
+    open_corpus,
+)
+from lmscale.data.sources import cut
 from tests.data.prose import documents, write_text
 
 SPLITS = ("train", "valid", "test")
@@ -76,7 +85,12 @@ def test_exact_duplicates_are_dropped(tmp_path):
     path = write_text(tmp_path / "twice.txt", [*some, "", *some[:20], *some[:5]])
     corpus = build_corpus("a", [path], **SETTINGS)
     assert sum(corpus.n_documents(split) for split in SPLITS) == 60
-    assert corpus.manifest["dropped"] == {"duplicates": 25, "empty": 1}
+    assert corpus.manifest["dropped"] == {
+        "duplicates": 25,
+        "empty": 1,
+        "bad": 0,
+        "first_bad": None,
+    }
 
 
 def test_documents_keep_their_split_when_text_is_added(tmp_path, text):
@@ -97,8 +111,8 @@ def test_the_order_is_random_and_prefixes_are_nested_samples(text):
 
 def test_other_processes_give_the_same_corpus(text, monkeypatch):
     alone = build_corpus("alone", [text], **SETTINGS)
-    monkeypatch.setattr(build, "_BYTES_PER_PROCESS", 1000)
-    monkeypatch.setattr(build, "_n_cores", lambda: 2)
+    monkeypatch.setattr(encode, "_BYTES_PER_PROCESS", 1000)
+    monkeypatch.setattr(encode, "_n_cores", lambda: 2)
     many = build_corpus("many", [text], **SETTINGS)
     assert many.fingerprint == alone.fingerprint
     for split in SPLITS:
@@ -106,8 +120,8 @@ def test_other_processes_give_the_same_corpus(text, monkeypatch):
 
 
 def test_a_dead_process_is_an_error_not_a_hang(text, root, monkeypatch):
-    monkeypatch.setattr(build, "_BYTES_PER_PROCESS", 1000)
-    monkeypatch.setattr(build, "_n_cores", lambda: 2)
+    monkeypatch.setattr(encode, "_BYTES_PER_PROCESS", 1000)
+    monkeypatch.setattr(encode, "_n_cores", lambda: 2)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="has died"):
         build_corpus("a", [text], **SETTINGS)
@@ -116,7 +130,7 @@ def test_a_dead_process_is_an_error_not_a_hang(text, root, monkeypatch):
 
 def test_small_memory_gives_the_same_corpus(text, monkeypatch):
     expected = build_corpus("a", [text], **SETTINGS).fingerprint
-    monkeypatch.setattr(build, "_BUFFER_BYTES", 5000)
+    monkeypatch.setattr(buckets, "_BUFFER_BYTES", 5000)
     assert build_corpus("b", [text], **SETTINGS).fingerprint == expected
 
 
@@ -163,22 +177,26 @@ def test_a_tokeniser_can_be_shared(tmp_path, text):
         build_corpus("c", [other], tokenizer_from="nothing")
 
 
-def test_one_long_document_can_be_cut(tmp_path):
+def test_one_long_document_can_be_split_into_pieces(tmp_path):
     path = tmp_path / "novel.txt"
     path.write_text("".join(documents(100)))
-    with pytest.raises(DataError, match="of 1 documents none fell to .* cut_documents"):
-        build_corpus("a", [str(path)], **SETTINGS)
-    corpus = build_corpus("a", [str(path)], cut_documents=800, **SETTINGS)
+    for cut_documents in (None, 800):
+        # Its pieces stay together unless they are said to be documents.
+        with pytest.raises(DataError, match="of 1 documents none fell to .* split_pieces"):
+            build_corpus("a", [str(path)], cut_documents=cut_documents, **SETTINGS)
+    corpus = build_corpus("a", [str(path)], cut_documents=800, split_pieces=True, **SETTINGS)
     assert sum(corpus.n_bytes(split) for split in SPLITS) == path.stat().st_size
     pieces = texts(corpus, "train")
     assert max(len(t.encode()) for t in pieces) <= 800
     assert all(t.endswith("\n") for t in pieces)
+    with pytest.raises(DataError, match="split_pieces needs cut_documents"):
+        build_corpus("b", [str(path)], split_pieces=True, **SETTINGS)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 100])
 def test_cutting_keeps_characters_whole(length):
     text = "aé日本😀\nxyz\n\n日本語".encode()
-    pieces = list(_cut(text, length))
+    pieces = list(cut(text, length))
     assert b"".join(pieces) == text
     if length > 3:
         assert all(len(piece) <= length for piece in pieces)
@@ -199,6 +217,7 @@ def test_cutting_keeps_characters_whole(length):
         ("a", {"vocab_size": 10}, "vocab_size must be at least 300, not 10"),
         ("a", {"vocab_size": 60_000}, "vocab_size 60000 is too large for this text"),
         ("a", {"sample_bytes": 0}, "sample_bytes must be at least 1"),
+        ("a", {"valid_fraction": 1.0}, r"valid_fraction must be in \[0, 1\), not 1.0"),
         ("a", {"cut_documents": 0}, "cut_documents must be at least 1"),
         ("a", {"valid_fraction": 1e-6}, "of 120 documents none fell to valid, a share of 1e-06"),
     ],

@@ -80,7 +80,7 @@ def test_summary_lists_every_corpus(tmp_path, root):
     (root / "broken").mkdir()
     (root / "broken" / "manifest.json").write_text("{")
     (root / "old").mkdir()
-    (root / "old" / "manifest.json").write_text('{"format": 0}')
+    (root / "old" / "manifest.json").write_text('{"format": 1}')
     assert [corpus.name for corpus in list_corpora()] == ["a", "b"]
     row = summary()[1]
     assert row["name"] == "b"
@@ -90,7 +90,9 @@ def test_summary_lists_every_corpus(tmp_path, root):
     json.dumps(row)
     with pytest.raises(DataError, match="damaged"):
         open_corpus("broken")
-    with pytest.raises(DataError, match="format 0, .* build it again"):
+    with pytest.raises(
+        DataError, match="old has format 1, .* remove that folder and build it again"
+    ):
         open_corpus("old")
 
 

@@ -48,6 +48,11 @@ def test_parquet(tmp_path):
         read(path)
     with pytest.raises(DataError, match="row 1, column 'n' is not text but int"):
         read(path, text_field="n")
+    parquet.write_table(pyarrow.table({"text": ["one", None, "two"]}), path)
+    with pytest.raises(DataError, match="row 2, column 'text' is null, not text"):
+        read(path)
+    said = []
+    assert read(path, on_bad=said.append) == ["one", "two"] and len(said) == 1
     path.write_bytes(b"not parquet")
     with pytest.raises(DataError, match="is not a Parquet file"):
         read(path)
@@ -71,6 +76,61 @@ def test_form_feed_lines_separate_documents(tmp_path, monkeypatch, text, expecte
     path = tmp_path / "a.txt"
     path.write_bytes(text.encode())
     assert [t for t in read(path) if t] == [t for t in expected if t]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 16, 1 << 20])
+@pytest.mark.parametrize(
+    ("text", "separator", "expected"),
+    [
+        # By themselves: a form feed or the end-of-text mark, with either kind of line end.
+        ("one\r\n\x0c\r\ntwo\r\n", None, ["one", "two\r\n"]),
+        ("one\n<|endoftext|>\ntwo\n<|endoftext|>\n", None, ["one", "two"]),
+        ("one\r\n<|endoftext|>\r\n\x0c\r\ntwo", None, ["one", "two"]),
+        ("one\n<|endoftext|>\r\ntwo\n\x0c\r", None, ["one", "two"]),
+        (
+            "in <|endoftext|> line\n<|endoftext|>s\n",
+            None,
+            ["in <|endoftext|> line\n<|endoftext|>s\n"],
+        ),
+        # Another line, which may hold signs of a pattern.
+        ("one\n***\ntwo\n\x0c\ntwo\n***\n***\nthree", "***", ["one", "two\n\x0c\ntwo", "three"]),
+        ("one\n\ntwo\r\n\r\n\r\nthree\n", "", ["one", "two", "three\n"]),
+        ("one\nÄnde\ntwo", "Ände\n", ["one", "two"]),
+    ],
+)
+def test_other_lines_separate_documents(tmp_path, monkeypatch, text, separator, expected, chunk):
+    monkeypatch.setattr(sources, "_CHUNK", chunk)
+    path = tmp_path / "a.txt"
+    path.write_bytes(text.encode())
+    assert [t for t in read(path, separator=separator) if t] == expected
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz", "a.json.xz"])
+def test_json_lines_under_json(tmp_path, name):
+    pack = {"gz": gzip.compress, "xz": lzma.compress, "json": bytes}[name.split(".")[-1]]
+    (tmp_path / name).write_bytes(pack(JSONL.encode()))
+    assert read(find_inputs([str(tmp_path / name)])[0]) == DOCUMENTS
+    # A folder's plain .json is rarely text.
+    (tmp_path / "b.txt").touch()
+    found = {path.name for path in find_inputs([str(tmp_path)])}
+    assert found == ({"b.txt"} if name == "a.json" else {"b.txt", name})
+
+
+def test_bad_rows_can_be_left_out(tmp_path):
+    rows = [json.dumps({"text": text}) for text in DOCUMENTS]
+    rows[2:2] = ['{"text": null}', '{"text": ', "[1]", '{"body": "b"}', '{"text": 3}']
+    path = tmp_path / "a.jsonl"
+    path.write_bytes("\n".join(rows).encode() + b'\n{"text": "\xff"}\n')
+    with pytest.raises(DataError, match="line 3, field 'text' is null, not text"):
+        read(path)
+    said = []
+    assert read(path, on_bad=said.append) == DOCUMENTS
+    assert len(said) == 6
+    assert all("\n" not in line and "a.jsonl, line " in line for line in said)
+    text = tmp_path / "b.txt"
+    text.write_bytes(b"one\n\x0c\nna\xefve\n\x0c\ntwo")
+    assert read(text, on_bad=said.append) == ["one", "two"]
+    assert "document 2" in said[-1]
 
 
 def test_line_ends_stay_as_they_are(tmp_path):
@@ -124,7 +184,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path, name, data, message):
         ([], "no input given"),
         (["nowhere.txt"], "nothing matches .*nowhere.txt"),
         (["*.txt"], "nothing matches"),
-        (["empty"], "no .txt, .jsonl or .parquet file in the folder"),
+        (["empty"], "no .txt, .jsonl, .json.gz or .parquet file in the folder"),
         (["a.docx"], r"a\.docx is of an unknown kind: known are .txt"),
         (["a.parquet.gz"], "unknown kind"),
         (["a.gz"], "unknown kind"),

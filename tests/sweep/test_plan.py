@@ -1,6 +1,8 @@
 import dataclasses
 import math
 
+import jax
+import numpy as np
 import pytest
 
 from lmscale import flops
@@ -19,6 +21,7 @@ from lmscale.sweep.plan import (
     step_seconds,
 )
 from lmscale.sweep.shards import shard_runs
+from lmscale.training.step import ProgramKey, initial_state
 
 DATA = DataSpec(corpus="none", fingerprint="none")
 
@@ -157,6 +160,53 @@ def test_a_state_that_an_axis_does_not_divide_is_counted_whole():
     even = dataclasses.replace(model, d_model=2048, n_head=32, d_ff=None, d_attn=None)
     spec = dataclasses.replace(spec, model=even)
     assert device_memory(spec, "tpu", Execution(64, 1, 64)) < 0.5 * odd
+
+
+@pytest.mark.parametrize(
+    ("model", "rows_columns_and_vectors"),
+    [
+        (
+            TransformerSpec(n_layer=48, d_model=1600, n_ctx=1024, vocab_size=50_257),
+            # Sums of d_in and d_out of qkv, out, up and down; 4 biases and 2 norms; embedding and
+            # positions; the last norm.
+            48 * ((1 + 3 + 1 + 1 + 1 + 4 + 4 + 1) * 1600 + (3 + 1 + 4 + 1 + 4) * 1600)
+            + (50_257 + 1600 + 1024 + 1600 + 2 * 1600),
+        ),
+        (
+            TransformerSpec(n_layer=207, d_model=768, n_ctx=1024, vocab_size=50_257),
+            207 * ((1 + 3 + 1 + 1 + 1 + 4 + 4 + 1) * 768 + (3 + 1 + 4 + 1 + 4) * 768)
+            + (50_257 + 768 + 1024 + 768 + 2 * 768),
+        ),
+        (
+            LSTMSpec(n_layer=4, d_hidden=2048, n_ctx=1024, vocab_size=50_257),
+            # The embedding; input and recurrent kernels and two biases a layer, of which the first
+            # reads 512 numbers; the projection and its bias.
+            (50_257 + 512)
+            + (512 + 2048 + 2 * 4 * 2048 + 2 * 4 * 2048)
+            + 3 * (2 * 2048 + 2 * 4 * 2048 + 2 * 4 * 2048)
+            + (2048 + 512 + 512),
+        ),
+    ],
+    ids=lambda value: getattr(value, "label", None),
+)
+def test_a_plan_counts_adafactors_moments(model, rows_columns_and_vectors):
+    runs = isoflop_grid(
+        (1e20,), [model], data=DATA, evals=(), batch_size=64, learning_rate=width_rule()
+    )
+    adam, how = runs[0].spec, Execution(micro_batch=64)
+    factored = dataclasses.replace(
+        adam, optimizer=dataclasses.replace(adam.optimizer, name="adafactor")
+    )
+    key = ProgramKey.of(factored)
+    state = jax.eval_shape(lambda seed: initial_state(key, seed), np.int32(0))
+    held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state["opt"]))
+    # Beside them the number of updates.
+    assert held == 4 * rows_columns_and_vectors + 4
+    saved = device_memory(adam, "gpu", how) - device_memory(factored, "gpu", how)
+    assert saved == 8 * flops.n_params(model, "exact") - held
+    # Moments are as whole on every device as they are small.
+    split = Execution(8, 1, 64)
+    assert device_memory(factored, "gpu", split) < device_memory(adam, "gpu", split)
 
 
 def test_a_pack_that_did_not_fit_is_planned_with_less():

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmscale.training.checkpoint import Checkpoints
+from lmscale.training.step import ProgramKey, initial_state, single_device_like
+from tests.training.specs import run_spec
 
 
 def test_threads_save_side_by_side(tmp_path):
@@ -27,3 +29,15 @@ def test_threads_save_side_by_side(tmp_path):
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(work, range(3)))
+
+
+def test_factored_moments_are_saved_and_restored(tmp_path):
+    spec = run_spec(optimizer={"name": "adafactor"})
+    state = initial_state(ProgramKey.of(spec), jnp.int32(3))
+    state["opt"] = jax.tree.map(lambda x: jnp.arange(x.size).reshape(x.shape), state["opt"])
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(5, state, {})
+    restored, _ = checkpoints.restore(5, single_device_like(spec))
+    checkpoints.close()
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, restored, state)

@@ -109,6 +109,22 @@ def test_every_mesh_gives_the_losses_of_one_device(model, mesh):
     np.testing.assert_allclose(got, expected, rtol=TOLERANCE)
 
 
+@MODELS
+def test_adafactors_moments_are_of_one_form_on_every_mesh(model):
+    """The losses of one device; a checkpoint of one mesh goes on on another and in another pack."""
+    specs = [
+        dataclasses.replace(s, optimizer=dataclasses.replace(s.optimizer, name="adafactor"))
+        for s in different_specs(model)
+    ]
+    expected, state, program = train(specs, unroll=True)
+    got, _, other = train(specs, mesh=(2, 2, 2))
+    np.testing.assert_allclose(got, expected, rtol=TOLERANCE)
+    assert jax.tree.structure(program.abstract_run) == jax.tree.structure(other.abstract_run)
+    one = jax.device_get(program.take(jax.device_put(state), np.int32(1)))
+    moved = jax.device_get(other.take(other.put(other.empty(), np.int32(3), one), np.int32(3)))
+    jax.tree.map(np.testing.assert_array_equal, moved, one)
+
+
 def test_large_matrices_are_really_split():
     _, _, program = train(different_specs(TRANSFORMER), mesh=(2, 2, 2))
     state = program.empty()

@@ -1,0 +1,135 @@
+"""Finds which of some documents, the candidates, lie wholly or in part in other documents.
+
+Two ways of being a copy are looked for, both by hashes of windows (see `shingles`):
+
+- *Long copies*: windows of 48 bytes that lie in two documents. One byte in eight begins such a window,
+  chosen by what follows it, so that the same bytes are chosen in both: a copy of 80 bytes has one with a
+  chance of 99%.
+- *Near-duplicates*: the share of a candidate's sampled shingles that are in one other document
+  (Broder 1997, "On the resemblance and containment of documents": sampling modulo m).
+
+Only the candidates are kept in memory, about 6 bytes for each of theirs; the text streams past.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lmscale.data.shingles import END, SHINGLE, WINDOW, HashLookup, plain, samples
+
+#: Bytes between chosen windows, on average.
+_BETWEEN = 8
+#: A shingle of more candidates than this is a phrase, not a sign of two documents being one.
+_MANY = 64
+_NOBODY, _SEVERAL = -1, -2
+
+
+class CopyFinder:
+    """Candidates, and how much of each was found in other documents so far.
+
+    Args:
+      candidates: texts in UTF-8.
+    """
+
+    def __init__(self, candidates: Sequence[bytes]):
+        self._candidates = candidates
+        self._n = len(candidates)
+        windows, shingles, self._starts = [], [], []
+        for text in candidates:
+            hashes, sampled, starts = _windows_and_sample(text)
+            windows.append(hashes)
+            shingles.append(sampled)
+            self._starts.append(starts)
+        n_windows = np.array([len(starts) for starts in self._starts], np.int64)
+        self._first_window = np.cumsum(n_windows) - n_windows
+        self._windows = HashLookup(np.concatenate([np.zeros(0, np.uint64), *windows]))
+        #: By window: the only document that it was seen in, nobody's, or several's.
+        self._seen_in = np.full(len(self._windows.keys), _NOBODY, np.int64)
+        size = np.array([len(sampled) for sampled in shingles], np.int64)
+        owners = np.repeat(np.arange(self._n), size)
+        self._shingles = HashLookup(np.concatenate([np.zeros(0, np.uint64), *shingles]))
+        count = np.bincount(self._shingles.key_of, minlength=len(self._shingles.keys))
+        #: Candidates of each shingle, one after the other.
+        self._owners = owners[np.argsort(self._shingles.key_of, kind="stable")]
+        self._first_owner = np.cumsum(count) - count
+        self._n_owners = np.where(count > _MANY, 0, count)
+        common = np.bincount(owners[count[self._shingles.key_of] > _MANY], minlength=self._n)
+        self._n_own = size - common
+        self._is_phrases = common > size / 2
+        self._most_shared = np.zeros(self._n, np.int64)
+
+    def look(self, text: np.ndarray, first: int, own: np.ndarray) -> None:
+        """Looks for the candidates in some documents.
+
+        Args:
+          text: uint8 [n], whole documents with `END` between them.
+          first: number of the first document; every document has a number of its own.
+          own: int [n_documents], the candidate that the document is, -1 where it is none.
+        """
+        text, _ = plain(text)
+        # An `END` belongs to the document before it.
+        ends = np.flatnonzero(text == END)
+        found_windows, found_shingles = [], []
+        for places, shingles, windows in samples(text):
+            at, window = self._windows.find(windows)
+            found_windows.append((window, np.searchsorted(ends, places[at])))
+            at, shingle = self._shingles.find(shingles)
+            found_shingles.append((shingle, np.searchsorted(ends, places[at])))
+        if found_windows:
+            self._note_windows(*_distinct(found_windows, len(own)), first)
+            self._note_shingles(*_distinct(found_shingles, len(own)), own)
+
+    def _note_windows(self, window: np.ndarray, document: np.ndarray, first: int) -> None:
+        window, at, count = np.unique(window, return_index=True, return_counts=True)
+        document, before = document[at] + first, self._seen_in[window]
+        again = (count > 1) | ((before != _NOBODY) & (before != document))
+        self._seen_in[window] = np.where(again, _SEVERAL, document)
+
+    def _note_shingles(self, shingle: np.ndarray, document: np.ndarray, own: np.ndarray) -> None:
+        count = self._n_owners[shingle]
+        before = np.cumsum(count) - count
+        at = np.repeat(self._first_owner[shingle] - before, count) + np.arange(count.sum())
+        owner, document = self._owners[at], np.repeat(document, count)
+        other = own[document] != owner
+        pair, shared = np.unique(document[other] * self._n + owner[other], return_counts=True)
+        np.maximum.at(self._most_shared, pair % max(1, self._n), shared)
+
+    def contained(self) -> np.ndarray:
+        """float [n_candidates]: the largest share of a candidate that is in one other document.
+
+        1 for a candidate that is mostly made of phrases of very many candidates.
+        """
+        share = self._most_shared / np.maximum(1, self._n_own)
+        return np.where(self._is_phrases, 1.0, share)
+
+    def copied(self, candidate: int) -> np.ndarray:
+        """bool [bytes of the candidate]: those in long copies of other documents' text."""
+        text = np.frombuffer(self._candidates[candidate], np.uint8)
+        positions = np.flatnonzero(plain(text)[1])
+        starts = self._starts[candidate]
+        first = self._first_window[candidate]
+        window = self._windows.key_of[first : first + len(starts)]
+        starts = starts[self._seen_in[window] == _SEVERAL]
+        # A copy goes on before its first chosen window, and behind its last one.
+        change = np.zeros(len(positions) + 1, np.int64)
+        np.add.at(change, np.maximum(starts - _BETWEEN, 0), 1)
+        np.add.at(change, np.minimum(starts + WINDOW + _BETWEEN, len(positions)), -1)
+        inside = np.cumsum(change[:-1]) > 0
+        # What was left out of the comparison goes with the byte before it.
+        return np.repeat(inside, np.diff(positions, append=len(text)))
+
+
+def _windows_and_sample(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(hashes of a candidate's windows, hashes of its sampled shingles, the windows' starts)."""
+    simple, _ = plain(np.frombuffer(text, np.uint8))
+    starts, shingles, windows = (np.concatenate(parts) for parts in zip(*samples(simple)))
+    whole = starts <= len(simple) - WINDOW
+    return windows[whole], np.unique(shingles[starts <= len(simple) - SHINGLE]), starts[whole]
+
+
+def _distinct(found: list[tuple[np.ndarray, np.ndarray]], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The different pairs (key, document below n) of some arrays of them, sorted by key."""
+    key, document = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return np.divmod(np.unique(key * n + document), n)

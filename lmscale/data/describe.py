@@ -1,0 +1,135 @@
+"""What a corpus is made of, as numbers and in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lmscale.data.corpus import SPLITS, Corpus
+from lmscale.data.token_copies import COPY_TOKENS
+
+#: Fewer held-out documents than this make losses that depend on which documents they are.
+FEW_DOCUMENTS = 100
+#: A larger share of copies is worth a line in a plan.
+MANY_COPIES = 0.02
+
+
+def describe(corpus: Corpus) -> dict[str, Any]:
+    """A corpus as one JSON object: its splits, what was held out, copies, settings and sources."""
+    manifest = corpus.manifest
+    splits = {}
+    for split in SPLITS:
+        entry = manifest["splits"][split]
+        splits[split] = {
+            **{key: entry[key] for key in ("documents", "pieces", "bytes", "tokens")},
+            "bytes_per_token": corpus.bytes_per_token(split) if entry["tokens"] else None,
+            "largest_share": entry["largest"] / entry["tokens"] if entry["tokens"] else None,
+            "copies": corpus.copies.get(split),
+        }
+    return {
+        "name": corpus.name,
+        "path": str(corpus.path),
+        "fingerprint": corpus.fingerprint,
+        "vocab_size": corpus.vocab_size,
+        "splits": splits,
+        "held_out": manifest["held_out"],
+        "dropped": manifest["dropped"],
+        "settings": manifest["settings"],
+        "sources": {k: v for k, v in manifest["sources"].items() if k != "files"},
+        "versions": manifest["versions"],
+    }
+
+
+def summary_lines(corpus: Corpus) -> list[str]:
+    """What `lmscale data build` says of a corpus: its splits, what was held out, copies, warnings."""
+    found = describe(corpus)
+    header = ("", "documents", "bytes", "tokens", "bytes/token", "longest", "copied")
+    rows = [
+        (
+            split,
+            f"{values['documents']:,}",
+            f"{values['bytes']:,}",
+            f"{values['tokens']:,}",
+            f"{values['bytes_per_token']:.2f}" if values["tokens"] else "-",
+            f"{values['largest_share']:.1%}" if values["tokens"] else "-",
+            f"{values['copies']['share']:.1%}" if values["copies"] else "-",
+        )
+        for split, values in found["splits"].items()
+    ]
+    lines = [_row(header), *map(_row, rows)]
+    lines += [_held_out_line(found), f"copied: {copies_sentence(corpus.copies)}"]
+    dropped = found["dropped"]
+    lines.append(
+        f"left out: {_count(dropped['duplicates'], 'exact duplicate')}, "
+        f"{_count(dropped['empty'], 'empty document')}, {_count(dropped['bad'], 'bad row')}"
+        + (f" (the first: {dropped['first_bad']})" if dropped["bad"] else "")
+    )
+    return lines + _warnings(found)
+
+
+def settings_lines(corpus: Corpus) -> list[str]:
+    """How a corpus was built, for `lmscale data show`."""
+    settings = {k: v for k, v in corpus.manifest["settings"].items() if v not in (None, False)}
+    return [
+        "settings: " + ", ".join(f"{key} {value}" for key, value in settings.items()),
+        f"fingerprint: {corpus.fingerprint}",
+    ]
+
+
+def copies_sentence(copies: dict[str, dict[str, Any]]) -> str:
+    """How much of the held-out text is copied from training text, in words."""
+    parts = [
+        f"{found['share']:.1%} of {split} ({_count(found['documents'], 'document')} by more than half)"
+        for split, found in copies.items()
+    ]
+    if not parts:
+        return "copies of training text were not measured"
+    return f"{' and '.join(parts)}, in exact {COPY_TOKENS}-token copies of training text"
+
+
+def has_many_copies(copies: dict[str, dict[str, Any]]) -> bool:
+    """Whether copies are enough to reward memory."""
+    return any(found["share"] > MANY_COPIES for found in copies.values())
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    widths = (6, 10, 15, 14, 12, 8, 7)
+    return f"{cells[0]:<{widths[0]}}" + "".join(
+        f"{cell:>{width}}" for cell, width in zip(cells[1:], widths[1:], strict=True)
+    )
+
+
+def _held_out_line(found: dict[str, Any]) -> str:
+    held_out = found["held_out"]
+    shares = " and ".join(
+        f"{held_out[f'{split}_fraction']:.3g} for {split}"
+        for split in ("valid", "test")
+        if held_out[f"{split}_fraction"]
+    )
+    if not shares:
+        return "held out: nothing"
+    return (
+        f"held out: at most {held_out['max_bytes']:,} bytes a document, from these shares of the "
+        f"documents: {shares}; {held_out['near_duplicates']:,} near-duplicates of other documents and "
+        f"{held_out['copied']:,} largely copied ones were not held out; "
+        f"{held_out['dropped_bytes']:,} bytes are in no split"
+    )
+
+
+def _warnings(found: dict[str, Any]) -> list[str]:
+    few = [
+        f"{split} has {_count(found['splits'][split]['documents'], 'document')}"
+        for split in ("valid", "test")
+        if found["held_out"][f"{split}_fraction"]
+        and found["splits"][split]["documents"] < FEW_DOCUMENTS
+    ]
+    if not few:
+        return []
+    warning = (
+        f"warning: {' and '.join(few)}, fewer than {FEW_DOCUMENTS}: losses depend on which they are; "
+        "give more text, or shorter documents"
+    )
+    return [warning]
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

@@ -1,0 +1,187 @@
+"""Encodes buckets of text into the token files of a corpus, by several processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from lmscale.data.buckets import read_bucket
+from lmscale.data.corpus import SPLITS
+from lmscale.data.sources import cut
+from lmscale.data.tokenizer import Tokenizer
+
+#: A process is worth its start for this much text.
+_BYTES_PER_PROCESS = 8 << 20
+_COUNTS = ("documents", "pieces", "bytes", "tokens")
+
+
+def encode_buckets(
+    paths: Sequence[Path],
+    model: Path,
+    tokenizer: Tokenizer,
+    cut_held_out: int | None,
+    progress: Callable[[str, int, int], None],
+) -> list[dict[str, Any]]:
+    """Encodes buckets, by as many processes as there are cores and work for.
+
+    Each becomes PATH.train, PATH.valid and PATH.test.
+
+    Args:
+      model: the file of the tokeniser.
+      cut_held_out: cut the held-out texts into pieces of so many bytes, as the training text is.
+
+    Returns:
+      For each bucket the counts of each split: "documents", "pieces", "bytes", "tokens" and
+      "largest", the tokens of the longest document.
+    """
+    sizes = [path.stat().st_size for path in paths]
+    total, done = sum(sizes), 0
+    n_processes = min(_n_cores(), total // _BYTES_PER_PROCESS)
+    if n_processes <= 1:
+        counts = []
+        for path, size in zip(paths, sizes):
+            counts.append(_encode_bucket(path, tokenizer, cut_held_out))
+            done += size
+            progress("encoding", done, total)
+        return counts
+    results: dict[int, dict[str, Any]] = {}
+    with _EncodingProcesses(n_processes, model, cut_held_out) as processes:
+        for number, counts in processes.run(paths):
+            results[number] = counts
+            done += sizes[number]
+            progress("encoding", done, total)
+    return [results[number] for number in range(len(paths))]
+
+
+def join_buckets(
+    folder: Path, paths: Iterable[Path], counts: Sequence[dict[str, Any]], split: str
+) -> dict[str, Any]:
+    """Joins a split's buckets into one file; returns its entry in the manifest."""
+    digest = hashlib.sha256()
+    with open(folder / f"{split}.bin", "wb") as out:
+        for path, count in zip(paths, counts):
+            if count[split]["tokens"]:
+                data = Path(f"{path}.{split}").read_bytes()
+                digest.update(data)
+                out.write(data)
+    return {
+        **{key: sum(c[split][key] for c in counts) for key in _COUNTS},
+        "largest": max((c[split]["largest"] for c in counts), default=0),
+        "sha256": digest.hexdigest(),
+    }
+
+
+def _encode_bucket(path: Path, tokenizer: Tokenizer, cut_held_out: int | None) -> dict[str, Any]:
+    tokens: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+    counts = {split: {**dict.fromkeys(_COUNTS, 0), "largest": 0} for split in SPLITS}
+    end = np.array([tokenizer.eod_id], tokenizer.dtype)
+    for _, split, text in read_bucket(path):
+        pieces = [text]
+        if cut_held_out and split != "train":
+            pieces = list(cut(text, cut_held_out))
+        encoded = [part for piece in pieces for part in (tokenizer.encode(piece.decode()), end)]
+        tokens[split] += encoded
+        count = counts[split]
+        count["documents"] += 1
+        count["pieces"] += len(pieces)
+        count["bytes"] += len(text)
+        count["largest"] = max(count["largest"], sum(map(len, encoded)))
+    for split in SPLITS:
+        if not tokens[split]:
+            continue
+        ids = np.concatenate(tokens[split])
+        counts[split]["tokens"] = len(ids)
+        if tokenizer.token_bytes[ids].sum(dtype=np.int64) != counts[split]["bytes"]:
+            raise RuntimeError(f"the tokens of {path} do not stand for the bytes of its text")
+        ids.tofile(f"{path}.{split}")
+    path.unlink()
+    return counts
+
+
+class _EncodingProcesses:
+    """Processes that encode buckets.
+
+    They are plain children that speak JSON lines: `multiprocessing` would import the user's main
+    program once more in each (or fork a process that runs threads of JAX), and neither is safe.
+    """
+
+    def __init__(self, n: int, model: Path, cut_held_out: int | None):
+        self._command = [
+            # -P: what lies in the current folder must not stand in for a module.
+            *(sys.executable, "-P", "-c", "from lmscale.data.encode import _serve; _serve()"),
+            *(str(model), str(cut_held_out or 0)),
+        ]
+        self._n = n
+        self._children: list[subprocess.Popen] = []
+
+    def __enter__(self) -> Self:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        for _ in range(self._n):
+            child = subprocess.Popen(
+                self._command,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            self._children.append(child)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for child in self._children:
+            child.kill()
+            child.communicate()
+
+    def run(self, paths: Sequence[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yields (number of the bucket, counts) as buckets are done."""
+        waiting: queue.SimpleQueue = queue.SimpleQueue()
+        finished: queue.SimpleQueue = queue.SimpleQueue()
+        for item in enumerate(paths):
+            waiting.put(item)
+
+        def drive(child: subprocess.Popen) -> None:
+            try:
+                while True:
+                    number, path = waiting.get_nowait()
+                    child.stdin.write(f"{path}\n")
+                    child.stdin.flush()
+                    finished.put((number, json.loads(child.stdout.readline())))
+            except queue.Empty:
+                return
+            except (OSError, ValueError) as error:
+                finished.put((None, error))
+
+        for child in self._children:
+            threading.Thread(target=drive, args=(child,), daemon=True).start()
+        for _ in paths:
+            number, counts = finished.get()
+            if number is None:
+                raise RuntimeError("a process that encodes text has died") from counts
+            yield number, counts
+
+
+def _serve() -> None:
+    """The main program of an encoding process: a bucket's path a line in, its counts a line out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
+    model, cut_held_out = sys.argv[1:]
+    tokenizer = Tokenizer(Path(model).read_bytes())
+    for line in sys.stdin:
+        counts = _encode_bucket(Path(line.removesuffix("\n")), tokenizer, int(cut_held_out) or None)
+        print(json.dumps(counts), flush=True)
+
+
+def _n_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

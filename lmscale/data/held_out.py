@@ -1,0 +1,296 @@
+"""Chooses the held-out documents of a corpus.
+
+A document's place in the choice is a number in [0, 1) from the SHA-256 of its text: validation
+takes documents from the low end, test from the high end. A document is held out only if it is no
+copy: no other document of the corpus holds half of it (near-duplicates), and a stretch of it is
+left in which less than a twentieth lies in long copies of other documents. That stretch, of a bounded
+length, is its contribution; the rest of a held-out document is dropped. All other documents are
+training text. So a document is on one side alone, and what is held out is not in the training text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lmscale.data.buckets import count_unique, read_bucket
+from lmscale.data.copies import CopyFinder
+from lmscale.data.shingles import END
+
+#: Where no fraction is given, each held-out split has this many documents, or a tenth of all where
+#: that is less; and of a large text at most about MOST_DOCUMENTS.
+ENOUGH_DOCUMENTS = 200
+MOST_DOCUMENTS = 5000
+MAX_SHARE = 0.1
+USUAL_SHARE = 0.01
+#: Where many documents are copies, more of them are looked at to find enough that are not.
+_MAX_LOOKED_AT = 0.2
+#: Bytes that one document contributes at most, unless the documents are so few that this would make
+#: less than _ENOUGH_BYTES.
+MAX_BYTES = 1 << 14
+_ENOUGH_BYTES = 1 << 20
+#: A document of which one other holds this share is its near-duplicate.
+NEAR_DUPLICATE = 0.5
+#: Of a contribution at most this share lies in long copies.
+MAX_COPIED = 0.05
+#: A contribution is half of its document, or at least this much.
+_MIN_BYTES = 1 << 11
+#: Why a document that was looked at is training text all the same.
+LEFT = ("near_duplicates", "copied")
+#: Documents are looked at in batches of about this size.
+_BATCH_BYTES = 1 << 20
+#: Shares that are tried, so that a little more text changes nobody's split.
+_STEPS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """Validation takes the low end of [0, 1), test the high end, training the rest."""
+
+    valid: float
+    test: float
+
+    @property
+    def fractions(self) -> dict[str, float]:
+        return {"train": 1.0 - self.valid - self.test, "valid": self.valid, "test": self.test}
+
+    def split(self, digest: bytes) -> str:
+        """The split of a document, if it is held out at all."""
+        place = place_of(digest)
+        if place < self.valid:
+            return "valid"
+        return "test" if place >= 1.0 - self.test else "train"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What was chosen.
+
+    Attributes:
+      rule: the shares of the documents that were looked at.
+      max_bytes: what one document contributes at most.
+      texts: SHA-256 of each held-out document -> (its split, its contribution).
+      left: SHA-256 of each document in these shares that is training text all the same -> why, one
+        of `LEFT`: another document holds it, or too little of it is no copy.
+    """
+
+    rule: SplitRule
+    max_bytes: int
+    texts: dict[bytes, tuple[str, bytes]]
+    left: dict[bytes, str]
+
+    def count(self, split: str) -> int:
+        return sum(found == split for found, _ in self.texts.values())
+
+
+def place_of(digest: bytes) -> float:
+    """A document's place in [0, 1).
+
+    From bytes that the order of the store does not use, or held-out text would lie at one end of it.
+    """
+    return (int.from_bytes(digest[8:16]) >> 11) / 2.0**53
+
+
+def choose_held_out(
+    paths: Sequence[Path],
+    valid: float | None,
+    test: float | None,
+    other_text: Callable[[], Iterator[np.ndarray]] | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> HeldOut:
+    """Chooses from all documents of some buckets.
+
+    Args:
+      valid, test: the share of documents to look at for each split. None chooses one share for both:
+        the smallest, from 1% (less where that is more than `MOST_DOCUMENTS`), that gives
+        `ENOUGH_DOCUMENTS` in each, or a tenth of all documents.
+      other_text: text outside of the corpus whose copies are not held out either: arrays of documents
+        with `END` between them.
+      progress: called with the bytes looked at.
+    """
+    n = count_unique(paths)
+
+    def rule(share: float) -> SplitRule:
+        return SplitRule(share if valid is None else valid, share if test is None else test)
+
+    def look(share: float) -> HeldOut:
+        return _look(paths, n, rule(share), other_text, progress)
+
+    if valid is not None and test is not None:
+        return look(0.0)
+    shares = [share for share in _shares(n) if share <= _MAX_LOOKED_AT]
+    # Some of the documents that are looked at will be copies.
+    needed = max(1, min(ENOUGH_DOCUMENTS, int(MAX_SHARE * n)))
+    share = next((s for s in shares if s * n >= 1.5 * needed), shares[-1])
+    while True:
+        found = look(share)
+        enough = [s for s in shares if s <= share and _fewest(found, s, valid, test) >= needed]
+        if enough:
+            return _narrowed(found, rule(enough[0]))
+        if share == shares[-1]:
+            break
+        rest = [s for s in shares if s > share]
+        wanted = share * 1.2 * needed / max(1, _fewest(found, share, valid, test))
+        share = next((s for s in rest if s >= wanted), rest[-1])
+    if _fewest(found, share, valid, test):
+        return found
+    return _one_each(look(0.5), valid, test)
+
+
+def _shares(n: int) -> list[float]:
+    """The shares to try, smallest first."""
+    least = min(USUAL_SHARE, MOST_DOCUMENTS / max(1, n))
+    shares = [round(step * 10.0**power, 12) for power in range(-9, 0) for step in _STEPS]
+    first = next(i for i, share in enumerate(shares) if share >= least * (1 - 1e-9))
+    return shares[first:]
+
+
+def _fewest(found: HeldOut, share: float, valid: float | None, test: float | None) -> int:
+    """Held-out documents of the smaller split whose share is to be chosen, at another share."""
+    counts = {"valid": 0, "test": 0}
+    rule = SplitRule(share, share)
+    for digest in found.texts:
+        if (split := rule.split(digest)) in counts:
+            counts[split] += 1
+    return min(counts[s] for s, given in (("valid", valid), ("test", test)) if given is None)
+
+
+def _narrowed(found: HeldOut, rule: SplitRule) -> HeldOut:
+    """The same choice with smaller shares: what is no longer held out is training text."""
+    texts = {d: value for d, value in found.texts.items() if rule.split(d) == value[0]}
+    left = {d: why for d, why in found.left.items() if rule.split(d) != "train"}
+    return HeldOut(rule, found.max_bytes, texts, left)
+
+
+def _one_each(found: HeldOut, valid: float | None, test: float | None) -> HeldOut:
+    """Of a handful of documents, the first and the last that are no copies."""
+    places = sorted(map(place_of, found.texts))
+    if len(places) < 2:
+        return found
+    low, high = np.nextafter(places[0], 1.0).item(), np.nextafter(1.0 - places[-1], 1.0).item()
+    return _narrowed(
+        found, SplitRule(low if valid is None else valid, high if test is None else test)
+    )
+
+
+# Looking ----------------------------------------------------------------------------------------
+
+
+def _look(
+    paths: Sequence[Path],
+    n: int,
+    rule: SplitRule,
+    other_text: Callable[[], Iterator[np.ndarray]] | None,
+    progress: Callable[[int], None],
+) -> HeldOut:
+    """Every document in the shares of a rule, held out unless it is a copy."""
+    least = min((share for share in (rule.valid, rule.test) if share), default=1.0)
+    max_bytes = max(MAX_BYTES, _ENOUGH_BYTES // max(1, round(least * n)))
+    candidates: dict[bytes, tuple[bytes, int]] = {}
+    for path in paths:
+        for digest, _, text in read_bucket(path):
+            if rule.split(digest) != "train":
+                # Enough to choose from; all of a long document would need too much memory.
+                candidates[digest] = _excerpt(text, digest, 2 * max_bytes), len(text)
+    finder = CopyFinder([excerpt for excerpt, _ in candidates.values()])
+    if candidates:
+        n_seen = _stream(paths, finder, {d: i for i, d in enumerate(candidates)}, progress)
+        for text in other_text() if other_text else ():
+            n_documents = int(np.count_nonzero(text == END)) + 1
+            finder.look(text, n_seen, np.full(n_documents, -1))
+            n_seen += n_documents
+    texts, left = {}, {}
+    contained = finder.contained()
+    for number, (digest, (excerpt, length)) in enumerate(candidates.items()):
+        if contained[number] >= NEAR_DUPLICATE:
+            left[digest] = "near_duplicates"
+            continue
+        start, end = _stretch(finder.copied(number), max_bytes, int.from_bytes(digest[24:]))
+        text = _whole_lines(excerpt, start, end)
+        if len(text) >= min(length / 2, _MIN_BYTES) and text.strip():
+            texts[digest] = rule.split(digest), text
+        else:
+            left[digest] = "copied"
+    return HeldOut(rule, max_bytes, texts, left)
+
+
+def _stream(
+    paths: Sequence[Path],
+    finder: CopyFinder,
+    numbers: dict[bytes, int],
+    progress: Callable[[int], None],
+) -> int:
+    """Looks for the candidates in every document of the corpus; returns how many there are."""
+    batch: list[bytes] = []
+    own: list[int] = []
+    size = first = done = 0
+
+    def look() -> None:
+        nonlocal size, first
+        if batch:
+            text = np.frombuffer(bytes([END]).join(batch), np.uint8)
+            finder.look(text, first, np.array(own))
+        first += len(batch)
+        size = 0
+        batch.clear()
+        own.clear()
+
+    for path in paths:
+        for digest, _, text in read_bucket(path):
+            batch.append(text)
+            own.append(numbers.get(digest, -1))
+            size += len(text)
+            if size >= _BATCH_BYTES:
+                look()
+        done += path.stat().st_size
+        progress(done)
+    look()
+    return first
+
+
+def _excerpt(text: bytes, digest: bytes, length: int) -> bytes:
+    """A part of a document of about that length, from a place that its hash chooses."""
+    if len(text) <= length:
+        return text
+    start = int.from_bytes(digest[16:24]) % (len(text) - length + 1)
+    return _whole_lines(text, start, start + length)
+
+
+def _stretch(copied: np.ndarray, length: int, number: int) -> tuple[int, int]:
+    """(start, end) of the stretch that has most bytes of its own, at most `length` long.
+
+    A copied byte weighs so much against it that less than MAX_COPIED of the stretch is copied.
+
+    Args:
+      copied: bool [bytes].
+      number: chooses among stretches that are equally good.
+    """
+    score = np.where(copied, 1.0 - 1.0 / MAX_COPIED, 1.0)
+    total = np.concatenate([[0.0], np.cumsum(score)])
+    end = int(np.argmax(total - np.minimum.accumulate(total)))
+    start = int(np.argmin(total[: end + 1]))
+    if end - start > length:
+        gain = total[start + length : end + 1] - total[start : end + 1 - length]
+        best = np.flatnonzero(gain == gain.max())
+        start += int(best[number % len(best)])
+        end = start + length
+    return start, end
+
+
+def _whole_lines(text: bytes, start: int, end: int) -> bytes:
+    """The lines of a text that lie in a range; whole characters where there is no line end."""
+    if start and text[start - 1 : start] != b"\n":
+        line = text.find(b"\n", start, end) + 1
+        start = line or start
+    if end < len(text) and text[end - 1 : end] != b"\n":
+        line = text.rfind(b"\n", start, end) + 1
+        end = line if line > start else end
+    # Bytes 10xxxxxx continue a character.
+    while start < end and text[start] & 0xC0 == 0x80:
+        start += 1
+    while start < end < len(text) and text[end] & 0xC0 == 0x80:
+        end -= 1
+    return text[start:end]
