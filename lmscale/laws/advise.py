@@ -350,16 +350,10 @@ def optimum(law: str, parameters: Mapping[str, Any], flops: Any) -> tuple[Any, A
     return _Problem(parameters, _MODELS[law], None, 0.0).best(flops)
 
 
-def _from_surface(
-    result: FitResult,
-    flops: float | None,
-    loss: float | None,
-    unique_tokens: float | None,
-    inference_tokens: float,
-    level: float,
-    factors: Sequence[float],
-    test: BackTest | None,
-) -> Advice:
+def _posed(
+    result: FitResult, unique_tokens: float | None, inference_tokens: float
+) -> tuple[_Problem, _Problem | None, list[str]]:
+    """The problem by the law, by its draws (None without any), and what was borrowed for it."""
     warnings = []
     parameters, draws = dict(result.parameters), dict(result.draws)
     if unique_tokens is None and result.law == "data-constrained":
@@ -382,6 +376,20 @@ def _from_surface(
     if draws:
         some = {k: np.asarray(v)[:_MOST_DRAWS] if np.ndim(v) else v for k, v in draws.items()}
         drawn = dataclasses.replace(problem, parameters=some)
+    return problem, drawn, warnings
+
+
+def _from_surface(
+    result: FitResult,
+    flops: float | None,
+    loss: float | None,
+    unique_tokens: float | None,
+    inference_tokens: float,
+    level: float,
+    factors: Sequence[float],
+    test: BackTest | None,
+) -> Advice:
+    problem, drawn, warnings = _posed(result, unique_tokens, inference_tokens)
     if loss is not None:
         flops = float(problem.budget(loss))
         if not math.isfinite(flops):
@@ -392,21 +400,11 @@ def _from_surface(
             )
     n, d, reached = (float(x) for x in problem.best(flops))
     widths = _surface_widths(result, flops, level, test)
-    size_width = widths["n_params"].get("back_test", 0.0)
     intervals: dict[str, tuple[float, float]] = {}
     if drawn is not None:
-        at = np.asarray(flops) if loss is None else drawn.budget(loss)
-        dn, dd, _ = drawn.best(np.where(np.isfinite(at), at, flops))
-        if loss is not None:
-            lost = ~np.isfinite(at)
-            if lost.mean() > 0.01:
-                warnings.append(f"{lost.mean():.0%} of draws never reach this loss")
-            intervals["flops"] = interval(at, level)
-            dn, dd = np.where(lost, np.nan, dn), np.where(lost, np.nan, dd)
-        intervals["n_params"] = widened(n, interval(dn, level), size_width)
-        intervals["n_tokens"] = widened(d, interval(dd, level), size_width)
-        # At a given compute one falls as the other rises.
-        intervals["tokens_per_param"] = widened(d / n, interval(dd / dn, level), 2 * size_width)
+        intervals = _size_intervals(
+            drawn, flops, loss, (n, d), widths["n_params"].get("back_test", 0.0), level, warnings
+        )
 
     def reach(size: float, tokens: float, value: float) -> tuple[float, float] | None:
         """The interval of a run of this size and length."""
@@ -448,6 +446,33 @@ def _from_surface(
         epochs=epochs,
         inference_flops=2 * n * inference_tokens,
     )
+
+
+def _size_intervals(
+    drawn: _Problem,
+    flops: float,
+    loss: float | None,
+    best: tuple[float, float],
+    width: float,
+    level: float,
+    warnings: list[str],
+) -> dict[str, tuple[float, float]]:
+    """Of N and D (and the budget, where a loss was asked for) from draws, widened by `width`."""
+    n, d = best
+    intervals = {}
+    at = np.asarray(flops) if loss is None else drawn.budget(loss)
+    dn, dd, _ = drawn.best(np.where(np.isfinite(at), at, flops))
+    if loss is not None:
+        lost = ~np.isfinite(at)
+        if lost.mean() > 0.01:
+            warnings.append(f"{lost.mean():.0%} of draws never reach this loss")
+        intervals["flops"] = interval(at, level)
+        dn, dd = np.where(lost, np.nan, dn), np.where(lost, np.nan, dd)
+    intervals["n_params"] = widened(n, interval(dn, level), width)
+    intervals["n_tokens"] = widened(d, interval(dd, level), width)
+    # At a given compute one falls as the other rises.
+    intervals["tokens_per_param"] = widened(d / n, interval(dd / dn, level), 2 * width)
+    return intervals
 
 
 def _surface_widths(
