@@ -8,7 +8,7 @@ from typing import Any
 from lmscale.report import style
 from lmscale.report.section import Chart, Grid, Section
 from lmscale.report.study import Study
-from lmscale.report.wording import between, listed, number, plural, power_of_ten, si
+from lmscale.report.wording import between, listed, plural, power_of_ten, si
 
 __all__ = ["forecast_section"]
 
@@ -108,13 +108,20 @@ def _draw(axes: Any, v: dict[str, Any]) -> None:
     for planned in forecast["runs"]:
         x = planned["n_params"]
         if planned["interval"]:
-            axes.plot([x, x], planned["interval"], color=style.MUTED, lw=7, alpha=0.35)
+            axes.plot(
+                [x, x],
+                planned["interval"],
+                color=style.MUTED,
+                lw=7,
+                alpha=0.35,
+                solid_capstyle="butt",
+            )
         axes.plot(x, planned["loss"], "_", color=style.INK, ms=13, mew=1.4)
         losses = found.get(planned["role"], [])
         fill = colour if planned["role"] == "advised" else style.PAPER
         axes.plot([x] * len(losses), losses, "D", color=colour, mfc=fill, ms=5.5, zorder=4)
     times = forecast["flops"] / forecast["largest_budget"]
-    axes.set_title(f"C = {power_of_ten(forecast['flops'], 3)}, {number(times, 2)}x the largest")
+    axes.set_title(f"C = {power_of_ten(forecast['flops'], 3)}, {times:.3g}x the largest")
     axes.set_xscale("log")
     axes.set_xlabel("N (parameters)")
     sizes = [planned["n_params"] for planned in forecast["runs"]]
