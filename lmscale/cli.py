@@ -596,7 +596,7 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
         corpus = _corpus(args.data, experiment)
         return corpus, experiment.runs(corpus)
 
-    grids = []
+    grids, prior = [], _prior(args)
     for name, experiment in _experiments(args):
         # The first builds the corpora that are not there yet, the others read them.
         declared = declare(experiment) if is_first() else None
@@ -625,7 +625,7 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
     with progress("training", flops, silent=not is_first()) as bar:
         for job, store in zip(jobs, stores, strict=True):
             bar.log(f"{job.name}: {_plan_line(job.plan)} -> {store.path}")
-            for line in _centering(args, job.runs, store) if is_first() else ():
+            for line in _centering(prior, job.runs, store) if is_first() else ():
                 bar.log(f"{job.name}: {line}")
             earlier = [other for other in stores if other is not store] if args.many else []
             try:
@@ -706,13 +706,13 @@ def _plan(args: argparse.Namespace) -> int:
 
     devices = parse_devices(args.device) if args.device else local_devices()
     which = _what_to_compile(args, devices)
-    plans, off_center, copied = {}, {}, set()
+    plans, copied, off_center, prior = {}, set(), {}, _prior(args)
     for name, experiment in _experiments(args):
         corpus = _corpus(args.data, experiment)
         if has_many_copies(corpus.copies):
             copied.add(f"{corpus.name}: {copies_sentence(corpus.copies)}")
         runs = experiment.runs(corpus)
-        off_center[name] = _centering(args, runs, Store(Path("results") / f"{name}-{args.scale}"))
+        off_center[name] = _centering(prior, runs, Store(Path("results") / f"{name}-{args.scale}"))
         plan = make_plan(runs, devices, mesh=args.mesh)
         epochs = max(
             run.spec.n_tokens / (run.spec.data.subset_tokens or corpus.n_tokens("train"))
@@ -755,22 +755,27 @@ def _plan(args: argparse.Namespace) -> int:
     return 0
 
 
-def _centering(args: argparse.Namespace, runs: list[Any], own: Any) -> list[str]:
-    """A line for each badly centred budget of an isoflop grid, by --prior or by `own` results."""
+def _prior(args: argparse.Namespace) -> Any:
+    """--prior: a store, the name of a published law, or None."""
     from lmscale import laws
-    from lmscale.sweep.centering import badly_centered
     from lmscale.sweep.store import Store
 
-    prior = args.prior
-    if prior is not None and prior not in laws.PUBLISHED:
-        if not Path(prior).is_dir():
-            raise _CommandError(
-                f"--prior {prior} is neither a folder nor a published law "
-                f"({', '.join(laws.PUBLISHED)})"
-            )
-        prior = Store.open(prior)
+    if args.prior is None or args.prior in laws.PUBLISHED:
+        return args.prior
+    if not Path(args.prior).is_dir():
+        raise _CommandError(
+            f"--prior {args.prior} is neither a folder nor a published law "
+            f"({', '.join(laws.PUBLISHED)})"
+        )
+    return Store.open(args.prior)
+
+
+def _centering(prior: Any, runs: list[Any], own: Any) -> list[str]:
+    """A line for each badly centred budget of an isoflop grid."""
     if all("budget" not in run.labels for run in runs):
         return []
+    from lmscale.sweep.centering import badly_centered
+
     return badly_centered(runs, prior, own)
 
 

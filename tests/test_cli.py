@@ -34,6 +34,7 @@ def refused(capsys, *argv) -> str:
         (["run", "isoflop", "--batch-size", "2.5"], "whole number"),
         (["run", "isoflop", "--no-such-field", "1"], "--no-such-field"),
         (["plan", "isoflop", "--device", "abacus:2"], "KIND[:COUNT]"),
+        (["plan", "isoflop", "--prior", "chinchila"], "neither a folder nor a published law"),
         (["status", "nowhere"], "experiment.json"),
         (["report", "nowhere"], "experiment.json"),
         (["eval", "nowhere"], "experiment.json"),
@@ -99,6 +100,18 @@ def test_plan_as_json(capsys, monkeypatch, corpus):
     assert plan["runs"] == sum(pack["runs"] for pack in plan["packs"]) >= 16
     assert plan["flops"] == pytest.approx(sum(pack["flops"] for pack in plan["packs"]))
     assert all(pack["memory_bytes"] > 0 for pack in plan["packs"])
+
+
+def test_plan_names_budgets_that_a_prior_finds_badly_centred(capsys, monkeypatch, corpus):
+    """Half a token a parameter is a grid of models that are far too large."""
+    monkeypatch.setattr("lmscale.cli.start_jax", lambda: None)
+    argv = ["plan", "isoflop", "--data", "tiny", "--device", "h100", "--budgets", "1e11"]
+    argv += ["--tokens-per-param", "0.5"]
+    assert main([*argv, "--prior", "besiroglu2024", "--json"]) == 0
+    (line,) = json.loads(capsys.readouterr().out)["badly_centered"]
+    assert line.startswith("transformer, budget ") and "too large; train smaller models" in line
+    assert main([*argv, "--prior", "besiroglu2024"]) == 0
+    assert line in capsys.readouterr().out.splitlines()
 
 
 def test_plan_of_all_experiments(capsys, monkeypatch, corpus):

@@ -1,5 +1,6 @@
 """`lmscale fit`: one law is the contract, several are set side by side, a bad table is one line."""
 
+import inspect
 import json
 import warnings
 
@@ -147,6 +148,128 @@ def test_help_lists_every_law_with_its_equation_and_columns(capsys):
     for law in laws.LAWS.values():
         assert law.name in out and law.equation in out
         assert f"reads {', '.join(law.needs)}" in out
+
+
+# --- Options of the laws, filters, budgets -------------------------------------------------------
+
+
+def test_every_option_of_every_law_is_a_flag_with_its_meaning(capsys):
+    out = " ".join(run(capsys, "--help")[1].split())
+    for law in laws.LAWS.values():
+        parameters = inspect.signature(law.fit).parameters
+        for name in set(parameters) - {"table", "columns"}:
+            flag = "--" + name.replace("_", "-")
+            assert flag in out, f"{law.name} {flag}"
+    assert "--window NUMBER|none isoflop: the parabola takes the sizes within this factor" in out
+
+
+def test_options_reach_their_laws(capsys, table):
+    argv = (table, "--law", "isoflop", "parametric", "--bootstrap", 20, "--json")
+    argv += ("--window", "2", "--method", "varpro", "--level", "0.5", "--seed", "3")
+    isoflop, parametric = json.loads(run(capsys, *argv)[1])["laws"]
+    options = {"bootstrap": 20, "level": 0.5, "seed": 3}
+    # varpro is no method of isoflop, which keeps its own.
+    for found, law, own in (
+        (isoflop, "isoflop", {"window": 2.0}),
+        (parametric, "parametric", {"method": "varpro"}),
+    ):
+        expected = laws.fit(table, law, **own, **options).to_json()
+        assert found["parameters"] == expected["parameters"] and found["level"] == 0.5
+        assert found["intervals"] == expected["intervals"]
+    argv = (table, "--law", "isoflop", "--bootstrap", 5, "--json", "--window", "none")
+    assert all(all(p["used"]) for p in json.loads(run(capsys, *argv)[1])["details"]["profiles"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["isoflop", "--windw", "4"], "no option --windw for isoflop: did you mean --window? (iso"),
+        (
+            ["parametric", "--window", "4"],
+            "--window belongs to --law isoflop; parametric takes --m",
+        ),
+        (["isoflop", "--method", "akma"], "--method of isoflop must be parabola or akima, not 'ak"),
+        (["parametric", "--delta", "big"], "--delta of parametric must be a number of at least 0"),
+        (["isoflop", "--budget-tolerance", "-1"], "must be a number of at least 0, not '-1'"),
+        (["isoflop", "--min-points", "2.5"], "must be a whole number of at least 1, not '2.5'"),
+        (["data-constrained", "--base", "E=x"], "--base of data-constrained must be NAME=NUMBER"),
+        (["isoflop", "--level", "95"], "--level: must be between 0 and 1, not '95'"),
+        (["isoflop", "--window", "0.5"], "window must be a factor above 1"),
+        (["power", "--x", "flops", "--at", "1e22"], "the law power says nothing on how to split"),
+        (["isoflop", "--at", "-1"], "--at: must be a positive number, not '-1'"),
+        (["isoflop", "--where", "parms > 1"], "there is no column 'parms'; did you mean params?"),
+        (["isoflop", "--where", "params > 1e99"], "no row is left by the filter 'params > 1e99'"),
+        (["isoflop", "--split", "mode"], "the table has no column mode; its columns are params"),
+        (["isoflop", "--cells", "worst"], "--cells: invalid choice: 'worst'"),
+        (["isoflop", "--convention", "kaplan"], "columns that only a store's results have"),
+        (
+            ["isoflop", "--columns", "loss=los"],
+            "'los', which is not a column; did you mean 'loss'?",
+        ),
+    ],
+)
+def test_a_wrong_option_is_one_line(capsys, table, argv, says):
+    assert says in refused(capsys, table, "--law", *argv)
+
+
+def test_optima_at_asked_budgets(capsys, tmp_path):
+    frame = profiles(8)
+    frame["loss"] = chinchilla_loss(EPOCH, params=frame["params"], tokens=frame["tokens"])
+    frame.to_csv(tmp_path / "runs.csv", index=False)
+    argv = (tmp_path / "runs.csv", "--law", "parametric", "isoflop", "kaplan-nd", "--bootstrap", 20)
+    argv += ("--at", "1e21", "1.2e21")
+    code, out, _ = run(capsys, *argv, "--json")
+    parametric, isoflop, kaplan = json.loads(out)["laws"]
+    assert code == 0
+    for found, tolerance in ((parametric, 1e-3), (isoflop, 0.1)):
+        assert [item["flops"] for item in found["at"]] == [1e21, 1.2e21]
+        for item in found["at"]:
+            best = optimal_allocation(EPOCH, item["flops"])
+            assert set(item) == {"flops", "n_params", "n_tokens", "loss", "intervals", "warnings"}
+            assert item["n_params"] == pytest.approx(best.n_params, rel=tolerance)
+            assert item["n_tokens"] == pytest.approx(best.n_tokens, rel=tolerance)
+            assert item["loss"] == pytest.approx(best.loss, rel=1e-3)
+            low, high = item["intervals"]["n_params"]
+            assert low <= item["n_params"] * 1.001 and high >= item["n_params"] * 0.999
+    assert all("says nothing on how to split" in item["error"] for item in kaplan["at"])
+    lines = run(capsys, *argv)[1].splitlines()
+    at = lines.index("parametric:")
+    assert lines[at + 1].split() == ["FLOPs", "N_opt", "D_opt", "loss"]
+    assert lines[at + 3].startswith("1e+21  ") and lines[at + 4].startswith("1.2e+21")
+
+
+def test_a_filter_and_a_split(capsys, tmp_path):
+    frame = pd.concat(
+        [profiles().assign(mode="train"), profiles().assign(mode="valid"), profiles()[:2]]
+    )
+    frame.loc[frame["mode"] == "valid", "loss"] += 0.5
+    frame.to_csv(tmp_path / "runs.csv", index=False)
+    argv = (tmp_path / "runs.csv", "--law", "parametric", "--bootstrap", 5, "--starts", "coarse")
+    train = json.loads(run(capsys, *argv, "--where", "mode == train", "--json")[1])
+    assert train["n_used"] == 35 and train["dropped"] == []
+    code, out, _ = run(capsys, *argv, "--split", "mode", "--json")
+    split = json.loads(out)
+    assert code == 0 and split["split"] == "mode"
+    assert [item["value"] for item in split["values"]] == ["train", "valid", ""]
+    assert split["values"][0]["parameters"] == train["parameters"]
+    gap = split["values"][1]["parameters"]["E"] - train["parameters"]["E"]
+    assert gap == pytest.approx(0.5, abs=1e-3)
+    assert "only 2 usable rows" in split["values"][2]["error"]
+    out = run(capsys, *argv, "--split", "mode")[1]
+    assert "mode train:" in out and "mode valid:" in out and "not fitted: only 2 usable" in out
+
+
+def test_a_search_is_not_taken_for_seeds(capsys, tmp_path):
+    parts = [
+        profiles().assign(lr=rate, loss=profiles()["loss"] + 0.01 * np.log2(rate / 1e-3) ** 2)
+        for rate in (5e-4, 1e-3, 2e-3)
+    ]
+    pd.concat(parts).to_csv(tmp_path / "runs.csv", index=False)
+    argv = (tmp_path / "runs.csv", "--law", "kaplan-nd", "--bootstrap", 5, "--json")
+    code, out, err = run(capsys, *argv)
+    assert code == 0 and json.loads(out)["n_used"] == 35
+    assert "differ in lr: the best of each is fitted, and 70 of 105 rows are left out" in err
+    assert json.loads(run(capsys, *argv, "--cells", "all")[1])["n_used"] == 105
 
 
 # --- Bad usage and bad tables -------------------------------------------------------------------

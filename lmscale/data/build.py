@@ -130,9 +130,9 @@ def build_corpus(
 
     def documents() -> Iterator[tuple[bytes, int]]:
         before = 0
-        on_bad = {"on_bad": bad.note} if skip_bad else {}
+        on_bad = bad.note if skip_bad else _refuse_bad
         for file in files:
-            for text, position in read_documents(file, text_field, separator, **on_bad):
+            for text, position in read_documents(file, text_field, separator, on_bad):
                 for piece in cut(text, cut_documents) if split_pieces else (text,):
                     yield piece, before + position
             before += file.stat().length
@@ -196,6 +196,10 @@ def build_installed_kind(kind: str, training: Corpus, progress: Progress | None 
     documents = read_installed(files)
     source = _Source(documents, len(files), record, settings, tokenizer, training)
     return _build_once(name, source, lambda corpus: None, progress)
+
+
+def _refuse_bad(message: str) -> None:
+    raise DataError(f"{message} (--skip-bad, or skip_bad, leaves such documents out)")
 
 
 @dataclass

@@ -8,7 +8,7 @@ Two ways of being a copy are looked for, both by hashes of windows (see `shingle
 - *Near-duplicates*: the share of a candidate's sampled shingles that are in one other document
   (Broder 1997, "On the resemblance and containment of documents": sampling modulo m).
 
-Only the candidates are kept in memory, about 6 bytes for each of theirs; the text streams past.
+Only the candidates are kept in memory, some 12 bytes for each of theirs; the text streams past.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ class CopyFinder:
 
     Args:
       candidates: texts in UTF-8.
+      keep_first: what only candidates share is no copy in the first of them.
     """
 
-    def __init__(self, candidates: Sequence[bytes]):
+    def __init__(self, candidates: Sequence[bytes], keep_first: bool = False):
         self._candidates = candidates
+        self._keep_first = keep_first
         self._n = len(candidates)
         windows, shingles, self._starts = [], [], []
         for text in candidates:
@@ -46,9 +48,11 @@ class CopyFinder:
         self._first_window = np.cumsum(n_windows) - n_windows
         self._windows = HashLookup(np.concatenate([np.zeros(0, np.uint64), *windows]))
         #: By window: the only document that it was seen in, nobody's, or several's.
-        self._seen_in = np.full(len(self._windows.keys), _NOBODY, np.int64)
+        self._seen_in = np.full(len(self._windows.keys), _NOBODY, np.int32)
         size = np.array([len(sampled) for sampled in shingles], np.int64)
-        owners = np.repeat(np.arange(self._n), size)
+        #: By window: the first candidate that it was seen in, -1 for other documents.
+        self._first_with = np.full(len(self._windows.keys), self._n, np.int32)
+        owners = np.repeat(np.arange(self._n, dtype=np.int32), size)
         self._shingles = HashLookup(np.concatenate([np.zeros(0, np.uint64), *shingles]))
         count = np.bincount(self._shingles.key_of, minlength=len(self._shingles.keys))
         #: Candidates of each shingle, one after the other.
@@ -78,10 +82,13 @@ class CopyFinder:
             at, shingle = self._shingles.find(shingles)
             found_shingles.append((shingle, np.searchsorted(ends, places[at])))
         if found_windows:
-            self._note_windows(*_distinct(found_windows, len(own)), first)
+            self._note_windows(*_distinct(found_windows, len(own)), first, own)
             self._note_shingles(*_distinct(found_shingles, len(own)), own)
 
-    def _note_windows(self, window: np.ndarray, document: np.ndarray, first: int) -> None:
+    def _note_windows(
+        self, window: np.ndarray, document: np.ndarray, first: int, own: np.ndarray
+    ) -> None:
+        np.minimum.at(self._first_with, window, own[document])
         window, at, count = np.unique(window, return_index=True, return_counts=True)
         document, before = document[at] + first, self._seen_in[window]
         again = (count > 1) | ((before != _NOBODY) & (before != document))
@@ -92,7 +99,7 @@ class CopyFinder:
         before = np.cumsum(count) - count
         at = np.repeat(self._first_owner[shingle] - before, count) + np.arange(count.sum())
         owner, document = self._owners[at], np.repeat(document, count)
-        other = own[document] != owner
+        other = own[document] < owner if self._keep_first else own[document] != owner
         pair, shared = np.unique(document[other] * self._n + owner[other], return_counts=True)
         np.maximum.at(self._most_shared, pair % max(1, self._n), shared)
 
@@ -111,7 +118,10 @@ class CopyFinder:
         starts = self._starts[candidate]
         first = self._first_window[candidate]
         window = self._windows.key_of[first : first + len(starts)]
-        starts = starts[self._seen_in[window] == _SEVERAL]
+        if self._keep_first:
+            starts = starts[self._first_with[window] < candidate]
+        else:
+            starts = starts[self._seen_in[window] == _SEVERAL]
         # A copy goes on before its first chosen window, and behind its last one.
         change = np.zeros(len(positions) + 1, np.int64)
         np.add.at(change, np.maximum(starts - _BETWEEN, 0), 1)
@@ -126,10 +136,14 @@ def _windows_and_sample(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray
     simple, _ = plain(np.frombuffer(text, np.uint8))
     starts, shingles, windows = (np.concatenate(parts) for parts in zip(*samples(simple)))
     whole = starts <= len(simple) - WINDOW
-    return windows[whole], np.unique(shingles[starts <= len(simple) - SHINGLE]), starts[whole]
+    return (
+        windows[whole],
+        np.unique(shingles[starts <= len(simple) - SHINGLE]),
+        starts[whole].astype(np.int32),
+    )
 
 
 def _distinct(found: list[tuple[np.ndarray, np.ndarray]], n: int) -> tuple[np.ndarray, np.ndarray]:
     """The different pairs (key, document below n) of some arrays of them, sorted by key."""
     key, document = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return np.divmod(np.unique(key * n + document), n)
+    return np.divmod(np.unique(key.astype(np.int64) * n + document), n)

@@ -23,7 +23,7 @@ from lmscale.data.shingles import END
 #: Where no fraction is given, each held-out split has this many documents, or a tenth of all where
 #: that is less; and of a large text at most about MOST_DOCUMENTS.
 ENOUGH_DOCUMENTS = 200
-MOST_DOCUMENTS = 5000
+MOST_DOCUMENTS = 2000
 MAX_SHARE = 0.1
 USUAL_SHARE = 0.01
 #: Where many documents are copies, more of them are looked at to find enough that are not.
@@ -104,40 +104,43 @@ def choose_held_out(
     """Chooses from all documents of some buckets.
 
     Args:
-      valid, test: the share of documents to look at for each split. None chooses one share for both:
-        the smallest, from 1% (less where that is more than `MOST_DOCUMENTS`), that gives
-        `ENOUGH_DOCUMENTS` in each, or a tenth of all documents.
+      valid, test: the share of documents to look at for each split. None chooses the smallest, from
+        1% (less where that is more than `MOST_DOCUMENTS`), that gives `ENOUGH_DOCUMENTS`, or a tenth
+        of all documents.
       other_text: text outside of the corpus whose copies are not held out either: arrays of documents
         with `END` between them.
       progress: called with the bytes looked at.
     """
     n = count_unique(paths)
+    given = {"valid": valid, "test": test}
+    asked = [split for split, share in given.items() if share is None]
 
-    def rule(share: float) -> SplitRule:
-        return SplitRule(share if valid is None else valid, share if test is None else test)
+    def look(shares: dict[str, float]) -> HeldOut:
+        rule = SplitRule(**{**given, **{split: shares[split] for split in asked}})
+        return _look(paths, n, rule, other_text, progress)
 
-    def look(share: float) -> HeldOut:
-        return _look(paths, n, rule(share), other_text, progress)
-
-    if valid is not None and test is not None:
-        return look(0.0)
-    shares = [share for share in _shares(n) if share <= _MAX_LOOKED_AT]
-    # Some of the documents that are looked at will be copies.
+    if not asked:
+        return look({})
+    limit = min(_MAX_LOOKED_AT, (1.0 - (valid or 0.0) - (test or 0.0)) / 2)
+    shares = [*(share for share in _shares(n) if share < limit), limit]
     needed = max(1, min(ENOUGH_DOCUMENTS, int(MAX_SHARE * n)))
+    # Some of the documents that are looked at will be copies.
     share = next((s for s in shares if s * n >= 1.5 * needed), shares[-1])
     while True:
-        found = look(share)
-        enough = [s for s in shares if s <= share and _fewest(found, s, valid, test) >= needed]
-        if enough:
-            return _narrowed(found, rule(enough[0]))
-        if share == shares[-1]:
+        found = look(dict.fromkeys(asked, share))
+        fewest = min(found.count(split) for split in asked)
+        if fewest >= needed or share == shares[-1]:
             break
-        rest = [s for s in shares if s > share]
-        wanted = share * 1.2 * needed / max(1, _fewest(found, share, valid, test))
-        share = next((s for s in rest if s >= wanted), rest[-1])
-    if _fewest(found, share, valid, test):
-        return found
-    return _one_each(look(0.5), valid, test)
+        wanted = share * 1.2 * needed / max(1, fewest)
+        share = next((s for s in shares if s > share and s >= wanted), shares[-1])
+    if not fewest:
+        return _one_each(look(dict.fromkeys(asked, 0.5)), given)
+    tried = [s for s in shares if s <= share]
+    enough = {
+        split: next((s for s in tried if _count(found, split, s) >= needed), share)
+        for split in asked
+    }
+    return _narrowed(found, SplitRule(**{**given, **enough}))
 
 
 def _shares(n: int) -> list[float]:
@@ -148,14 +151,10 @@ def _shares(n: int) -> list[float]:
     return shares[first:]
 
 
-def _fewest(found: HeldOut, share: float, valid: float | None, test: float | None) -> int:
-    """Held-out documents of the smaller split whose share is to be chosen, at another share."""
-    counts = {"valid": 0, "test": 0}
+def _count(found: HeldOut, split: str, share: float) -> int:
+    """Documents that a split would hold out of a smaller share."""
     rule = SplitRule(share, share)
-    for digest in found.texts:
-        if (split := rule.split(digest)) in counts:
-            counts[split] += 1
-    return min(counts[s] for s, given in (("valid", valid), ("test", test)) if given is None)
+    return sum(rule.split(d) == split == there for d, (there, _) in found.texts.items())
 
 
 def _narrowed(found: HeldOut, rule: SplitRule) -> HeldOut:
@@ -165,15 +164,17 @@ def _narrowed(found: HeldOut, rule: SplitRule) -> HeldOut:
     return HeldOut(rule, found.max_bytes, texts, left)
 
 
-def _one_each(found: HeldOut, valid: float | None, test: float | None) -> HeldOut:
+def _one_each(found: HeldOut, given: dict[str, float | None]) -> HeldOut:
     """Of a handful of documents, the first and the last that are no copies."""
     places = sorted(map(place_of, found.texts))
     if len(places) < 2:
         return found
-    low, high = np.nextafter(places[0], 1.0).item(), np.nextafter(1.0 - places[-1], 1.0).item()
-    return _narrowed(
-        found, SplitRule(low if valid is None else valid, high if test is None else test)
-    )
+    ends = {
+        "valid": np.nextafter(places[0], 1.0).item(),
+        "test": np.nextafter(1.0 - places[-1], 1.0).item(),
+    }
+    shares = {split: ends[split] if share is None else share for split, share in given.items()}
+    return _narrowed(found, SplitRule(**shares))
 
 
 # Looking ----------------------------------------------------------------------------------------
@@ -195,7 +196,9 @@ def _look(
             if rule.split(digest) != "train":
                 # Enough to choose from; all of a long document would need too much memory.
                 candidates[digest] = _excerpt(text, digest, 2 * max_bytes), len(text)
-    finder = CopyFinder([excerpt for excerpt, _ in candidates.values()])
+    excerpts = [excerpt for excerpt, _ in candidates.values()]
+    # Where nothing is trained on, one of several copies may be held out.
+    finder = CopyFinder(excerpts, keep_first=rule.fractions["train"] == 0)
     if candidates:
         n_seen = _stream(paths, finder, {d: i for i, d in enumerate(candidates)}, progress)
         for text in other_text() if other_text else ():

@@ -80,20 +80,22 @@ class HashLookup:
 
     Attributes:
       keys: uint64 [n], sorted, each once.
-      key_of: int [n_hashes], the number of the key of each hash that it was made from.
+      key_of: int32 [n_hashes], the number of the key of each hash that it was made from.
     """
 
     def __init__(self, hashes: np.ndarray):
-        self.keys, self.key_of = np.unique(hashes, return_inverse=True)
+        self.keys, key_of = np.unique(hashes, return_inverse=True)
+        self.key_of = key_of.astype(np.int32)
         bits = min(24, max(10, len(self.keys).bit_length()))
         # Most hashes are no key: a table of their first bits says so without a search.
-        self._is_prefix_shift = np.uint64(64 - bits - 4)
-        self._is_prefix = np.zeros(1 << bits + 4, bool)
+        self._is_prefix_shift = np.uint64(64 - bits - 3)
+        self._is_prefix = np.zeros(1 << bits + 3, bool)
         self._is_prefix[self.keys >> self._is_prefix_shift] = True
         # Where the keys with some first bits begin: a search of all keys would miss the cache.
         prefixes = self.keys >> np.uint64(64 - bits)
         self._shift = np.uint64(64 - bits)
-        self._first = np.searchsorted(prefixes, np.arange(1 << bits, dtype=np.uint64))
+        first = np.searchsorted(prefixes, np.arange(1 << bits, dtype=np.uint64))
+        self._first = first.astype(np.int32)
         self._most = int(np.bincount(prefixes.astype(np.int64)).max(initial=0))
         self._sentinel = np.append(self.keys, np.uint64(2**64 - 1))
 

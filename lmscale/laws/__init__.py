@@ -5,7 +5,7 @@
     result = laws.fit("runs.csv", "isoflop")
     result.parameters, result.intervals, result.exponents, result.warnings
 
-A table is a CSV path, a DataFrame or a dict of columns (`lmscale.laws.table`). Nothing here trains,
+A table is a file (CSV, JSON), a DataFrame or a dict of columns (`lmscale.laws.table`). Nothing here trains,
 and nothing here imports the rest of lmscale.
 """
 
@@ -51,9 +51,10 @@ from lmscale.laws.position import fit_position
 from lmscale.laws.power import fit_power
 from lmscale.laws.published import PUBLISHED, PublishedLaw, published
 from lmscale.laws.result import FitError, FitResult
-from lmscale.laws.table import DroppedRow, Runs, Table, TableError
+from lmscale.laws.table import CONVENTIONS, DroppedRow, Runs, Table, TableError
 
 __all__ = [
+    "CONVENTIONS",
     "LAWS",
     "PUBLISHED",
     "Advice",
@@ -191,15 +192,20 @@ LAWS: dict[str, Law] = {
 
 
 def fit(
-    table: Any, law: str, *, columns: Any = None, convention: str = "given", **options: Any
+    table: Any,
+    law: str,
+    *,
+    columns: Any = None,
+    convention: str = "given",
+    cells: str | None = None,
+    **options: Any,
 ) -> FitResult:
     """Fits one law to a table.
 
     Args:
-      table: a CSV path, a DataFrame, a dict of columns or a `Table`.
+      table: the path of a CSV or JSON, a DataFrame, a dict of columns or a `Table`.
       law: a name in `LAWS`.
-      columns: our column name -> the table's, as a mapping or as "params=COL,loss=COL".
-      convention: how those params and flops were counted; the key of the result's `exponents`.
+      columns, convention, cells: how the table is read; see `Table.read`.
       **options: the law's own, e.g. bootstrap, level, seed.
 
     Raises:
@@ -208,4 +214,4 @@ def fit(
     """
     if law not in LAWS:
         raise FitError(f"there is no law {law!r}; choose from {', '.join(sorted(LAWS))}")
-    return LAWS[law].fit(Table.read(table, columns, convention=convention), **options)
+    return LAWS[law].fit(Table.read(table, columns, convention=convention, cells=cells), **options)

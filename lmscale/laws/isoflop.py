@@ -124,24 +124,11 @@ def fit_isoflop(
         return Reading(used, fits, how)
 
     asked = read(window)
-    at, loss = draws_of.draw_minima(
-        points,
-        asked.used,
-        asked.fits,
-        asked.noise,
-        np.log(flops),
-        bootstrap,
-        rng,
-        method=method,
-        unknown_shape=not correct_bias,
-    )
-    if bootstrap and method == "parabola":
-        shifts = [
-            draws_of.window_shift(points, asked, read(factor), np.log(flops))
-            for factor in draws_of.WINDOWS
-            if factor != window
-        ]
-        at, loss = draws_of.with_windows(at, loss, shifts, rng)
+    if method == "akima":
+        at, loss = draws_of.draw_splines(points, asked.fits, asked.noise, bootstrap, rng)
+    else:
+        others = [read(factor) for factor in draws_of.WINDOWS if factor != window and bootstrap]
+        at, loss = _draws(points, np.log(flops), asked, others, bootstrap, rng, correct_bias)
     profiles = [
         _profile(c, p, u, fit, x, y, level, method)
         for c, p, u, fit, x, y in zip(flops, points, asked.used, asked.fits, at, loss, strict=True)
@@ -250,6 +237,34 @@ def _without_bias(
                 fit = dataclasses.replace(fit, shift=on_surface.minimum - truth)
         moved.append(fit)
     return moved
+
+
+def _draws(
+    points: list[Points],
+    log_flops: np.ndarray,
+    asked: Reading,
+    others: list[Reading],
+    n_draws: int,
+    rng: np.random.Generator,
+    corrected: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """ln N and loss [budget, draw] at the minima of parabolas, with noise, shape and window drawn.
+
+    Minima that were corrected for the shape of the profile take no other.
+    """
+    shifts = [
+        draws_of.window_shift(points, asked, other, log_flops)
+        for other in others
+        if any(not np.array_equal(u, v) for u, v in zip(asked.used, other.used, strict=True))
+    ]
+    which = draws_of.choose_windows(len(shifts), n_draws, rng)
+    plain = np.ones(n_draws, bool) if corrected else draws_of.plain_draws(which, rng)
+    at, loss = draws_of.draw_minima(
+        points, asked.used, asked.fits, asked.noise, log_flops, plain, rng
+    )
+    ok = np.array([fit.ok for fit in asked.fits])[:, None]
+    at, loss = np.where(ok, at, np.nan), np.where(ok, loss, np.nan)
+    return draws_of.with_windows(at, loss, shifts, which)
 
 
 def _method_name(noise: Noise, method: str) -> str:

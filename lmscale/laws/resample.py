@@ -7,8 +7,8 @@ What a fit does not know about a minimum has three parts, and every draw takes o
   so draws move to what those give, as far as it is more than noise (`window_shift`);
 - the shape: a profile is a parabola only near its minimum. On L = E + A/N^alpha + B/D^beta the loss
   about it is c2 (u^2 + rho u^3 + q u^4 + ...) with u = ln N - ln N_opt, rho = (beta - alpha)/3 and
-  q = (alpha^2 - alpha beta + beta^2)/12. Both are drawn, so that an off-centre window is not taken
-  at its word.
+  q = (alpha^2 - alpha beta + beta^2)/12. Both are drawn, as far as the residuals of all budgets
+  leave them open (`shape_posterior`), so that an off-centre window is not taken at its word.
 
 The scatter of the minima about the power law is in `lmscale.laws.frontier`.
 """
@@ -40,22 +40,29 @@ __all__ = [
     "Noise",
     "Reading",
     "Resample",
+    "choose_windows",
     "draw_minima",
+    "draw_splines",
     "noise_of",
+    "plain_draws",
+    "shape_posterior",
     "window_shift",
     "with_windows",
 ]
 
 Resample = Literal["auto", "runs", "residuals", "seeds"]
 
-#: Windows that draws choose from beside the one asked for, and the latter's share of the draws.
+#: Windows that draws move to beside the one asked for, and the share of the draws that each gets.
 WINDOWS = (2.0, 4.0, 8.0, None)
-_ASKED_SHARE = 0.4
-#: Standard deviation of rho. Published surfaces have |beta - alpha| up to 0.06, so |rho| up to 0.02;
-#: this leaves room for a difference of 0.12, twice as much at 95%.
+_WINDOW_SHARE = 0.15
+#: Beforehand rho is normal about 0 with this standard deviation. Published surfaces have
+#: |beta - alpha| up to 0.06, so |rho| up to 0.02; this leaves room for a difference of 0.24 at 95%.
 _SKEW = 0.04
-#: Largest q: exponents of 0.5. Published ones have 0.001 to 0.01.
-_QUARTIC = 0.02
+#: The same of q, mean and standard deviation: exponents of 0.3, and of up to 0.5.
+_QUARTIC = (0.008, 0.006)
+#: Draws in the window asked for that read the profile as the parabola that it was fitted with,
+#: whatever the residuals say: the value itself is read so, and belongs to its interval.
+_PLAIN_SHARE = 0.3
 #: Resampling whole runs needs this many in every profile; with fewer, draws lose their curvature.
 _RUNS_FOR_PAIRS = 12
 #: Prior degrees of freedom with which a profile's noise is drawn towards that of all profiles.
@@ -246,14 +253,39 @@ def _gradient(p: Points, used: np.ndarray, fit: ProfileFit) -> np.ndarray:
     )
 
 
+def choose_windows(n_others: int, n_draws: int, rng: np.random.Generator) -> np.ndarray:
+    """[draw]: 0 for the window asked for, 1 to `n_others` for another."""
+    shares = [1 - _WINDOW_SHARE * n_others, *[_WINDOW_SHARE] * n_others]
+    return rng.choice(n_others + 1, size=n_draws, p=shares)
+
+
+def plain_draws(which: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """[draw]: which draws take the parabola at its word; all that are in another window do."""
+    return (which > 0) | (rng.random(len(which)) < _PLAIN_SHARE)
+
+
 def with_windows(
-    at: np.ndarray, loss: np.ndarray, shifts: Sequence[np.ndarray], rng: np.random.Generator
+    at: np.ndarray, loss: np.ndarray, shifts: Sequence[np.ndarray], which: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws [budget, draw], each moved to one of the windows; `_ASKED_SHARE` of them stay."""
-    share = (1 - _ASKED_SHARE) / len(shifts)
-    choices = np.stack([np.zeros_like(shifts[0]), *shifts])
-    which = rng.choice(len(choices), size=at.shape[1], p=[_ASKED_SHARE, *[share] * len(shifts)])
-    return at + choices[which, 0].T, loss + choices[which, 1].T
+    """Draws [budget, draw], each moved by the shift of its window (`window_shift`)."""
+    choices = np.stack([np.zeros((2, len(at))), *shifts])[which]
+    return at + choices[:, 0].T, loss + choices[:, 1].T
+
+
+def draw_splines(
+    points: Sequence[Points],
+    fits: Sequence[ProfileFit],
+    noise: Noise,
+    n_draws: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """ln N and loss [budget, draw] at the minima of Akima splines through losses drawn again."""
+    at, loss = (np.full((len(fits), n_draws), np.nan) for _ in range(2))
+    for k, (p, fit, scale) in enumerate(zip(points, fits, noise.scales, strict=True)):
+        if fit.ok and n_draws:
+            sizes, drawn = mean_by_size(p.x, _losses(p.loss, noise, scale, n_draws, rng))
+            at[k], loss[k] = akima_minima(sizes, drawn)
+    return at, loss
 
 
 def draw_minima(
@@ -262,26 +294,18 @@ def draw_minima(
     fits: Sequence[ProfileFit],
     noise: Noise,
     log_flops: np.ndarray,
-    n_draws: int,
+    plain: np.ndarray,
     rng: np.random.Generator,
-    *,
-    method: str,
-    unknown_shape: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """ln N and loss [budget, draw] at the minima with noise and shape drawn; NaN where none is.
+    """ln N and loss [budget, draw] at the minima of parabolas; NaN where there is none.
 
     Args:
       points, used, fits: of each budget, in one window.
       log_flops: [budget].
-      unknown_shape: draw the profiles' third and fourth order too (of a parabola).
+      plain: [draw], the draws that do not take a profile's third and fourth order.
     """
+    n_draws = len(plain)
     at, loss = (np.full((len(fits), n_draws), np.nan) for _ in range(2))
-    if method == "akima":
-        for k, (p, fit, scale) in enumerate(zip(points, fits, noise.scales, strict=True)):
-            if fit.ok:
-                sizes, drawn = mean_by_size(p.x, _losses(p, p.loss, noise, scale, n_draws, rng))
-                at[k], loss[k] = akima_minima(sizes, drawn)
-        return at, loss
     fitted = [k for k, fit in enumerate(fits) if fit.coefficients is not None]
     if not fitted or not n_draws:
         return at, loss
@@ -298,25 +322,53 @@ def draw_minima(
         return *read_minima(shared, edges), shared[2]
 
     u, value, c2 = minima(coefficients)
-    if unknown_shape:
-        skew = _SKEW * rng.standard_normal(n_draws)
-        quartic = _QUARTIC * rng.random(n_draws)
-        # What the higher orders add to the fitted coefficients depends on the minimum itself.
-        for _ in range(3):
-            extra = np.stack(
-                [
-                    fits[k].solve
-                    @ _higher_orders(points[k].x[used[k]] - fits[k].center, u[i], skew, quartic)
-                    * c2[i]
-                    for i, k in enumerate(fitted)
-                ],
-                axis=1,
+    mean, open_shape = shape_posterior(points, used, fits, noise)
+    skew, quartic = rng.multivariate_normal(mean, open_shape, size=n_draws).T
+    skew, quartic = np.where(plain, 0.0, skew), np.where(plain, 0.0, np.maximum(quartic, 0.0))
+    # What the higher orders add to the fitted coefficients depends on the minimum itself.
+    for _ in range(3):
+        extra = [
+            c2[i]
+            * (
+                fits[k].solve
+                @ _higher_orders(points[k].x[used[k]] - fits[k].center, u[i], skew, quartic)
             )
-            u, value, c2 = minima(coefficients - np.nan_to_num(extra))
+            for i, k in enumerate(fitted)
+        ]
+        u, value, c2 = minima(coefficients - np.nan_to_num(np.stack(extra, axis=1)))
     for i, k in enumerate(fitted):
         at[k] = u[i] + fits[k].center - fits[k].shift
         loss[k] = value[i]
     return at, loss
+
+
+def shape_posterior(
+    points: Sequence[Points],
+    used: Sequence[np.ndarray],
+    fits: Sequence[ProfileFit],
+    noise: Noise,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [2] and covariance [2, 2] of (rho, q), which all budgets share.
+
+    A normal prior, and what the residuals of the parabolas say: the part of c2 (rho d^3 + q d^4) that
+    no parabola takes up, against the noise of the runs.
+    """
+    precision = np.diag([_SKEW**-2.0, _QUARTIC[1] ** -2.0])
+    right = precision @ np.array([0.0, _QUARTIC[0]])
+    for p, u, fit, scale in zip(points, used, fits, noise.typical(), strict=True):
+        if not fit.ok or fit.solve is None:
+            continue
+        x = p.x[u] - fit.center
+        d = x - fit.minimum
+        orders = fit.coefficients[2] * np.stack([d**3, d**4], axis=1)
+        design = np.stack([np.ones_like(x), x, x * x], axis=1)
+        left = orders - design @ (fit.solve @ orders)
+        # Without noise the residuals are rounding.
+        variance = max(scale, 1e-9 * float(np.mean(p.loss))) ** 2
+        precision = precision + left.T @ left / variance
+        right = right + left.T @ fit.residual / variance
+    covariance = np.linalg.inv(precision)
+    return covariance @ right, covariance
 
 
 def _higher_orders(
@@ -328,7 +380,6 @@ def _higher_orders(
 
 
 def _losses(
-    p: Points,
     base: np.ndarray,
     noise: Noise,
     scale: np.ndarray,
@@ -358,7 +409,7 @@ def _coefficients(
     base = y
     if noise.kind == "residuals":
         base = y - fit.residual
-    return fit.solve @ _losses(p, base, noise, noise.scales[k][used], n_draws, rng).T
+    return fit.solve @ _losses(base, noise, noise.scales[k][used], n_draws, rng).T
 
 
 def _resampled_parabolas(

@@ -34,8 +34,8 @@ from lmscale.laws.columns import (
 )
 from lmscale.laws.errors import TableError
 from lmscale.laws.formats import Cells, cells_of_mapping, read_cells
+from lmscale.laws.plausibility import check_units
 from lmscale.laws.repeats import check_cells, resolve_cells
-from lmscale.laws.units import check_units
 from lmscale.laws.where import select_rows
 
 __all__ = ["COLUMNS", "CONVENTIONS", "LABELS", "DroppedRow", "Runs", "Table", "TableError"]

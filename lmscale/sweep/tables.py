@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
+
+from etils import epath
 
 from lmscale import laws
 from lmscale.laws.columns import is_results
@@ -36,7 +37,7 @@ def table_of_runs(
     Raises:
       TableError, StoreError: it cannot be read, in one line.
     """
-    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+    if isinstance(source, (str, os.PathLike)) and epath.Path(source).is_dir():
         source = Store.open(source)
     read = {"columns": columns, "convention": convention or "given", "cells": cells}
     if isinstance(source, Store):

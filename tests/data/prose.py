@@ -19,6 +19,19 @@ def documents(n: int, seed: int = 0, n_words: int = 120) -> list[str]:
     return texts
 
 
+def document(name, n_lines=30, per_line=8):
+    """Lines of words that no other document has, each with the document's name."""
+    rng = random.Random(name)
+    return "".join(
+        f"{name}: "
+        + " ".join(
+            "".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 8))) for _ in range(per_line)
+        )
+        + "\n"
+        for _ in range(n_lines)
+    )
+
+
 def write_text(path, texts):
     path.write_text("\n\x0c\n".join(texts), newline="")
     return str(path)

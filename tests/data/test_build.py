@@ -329,8 +329,10 @@ def test_progress_is_reported_by_stage(text):
     build_corpus("a", [text], progress=lambda *event: seen.append(event), **SETTINGS)
     assert list(dict.fromkeys(stage for stage, _, _ in seen)) == [
         "reading",
+        "looking for copies",
         "learning the tokeniser",
         "encoding",
+        "measuring copies",
     ]
     assert all(0 <= done <= total for _, done, total in seen)
 

@@ -14,7 +14,7 @@ from lmscale.data import (
     summary,
 )
 from lmscale.data.installed import find_installed, read_installed
-from tests.data.prose import documents, write_text
+from tests.data.prose import document, documents, write_text
 
 
 @pytest.fixture(autouse=True)
@@ -160,6 +160,39 @@ def test_other_installed_text_takes_the_tokeniser_of_the_training_text(tmp_path,
     assert open_corpus(prose.name).fingerprint == prose.fingerprint
     other = build(tmp_path, "other", seed=5)
     assert evaluation_corpus("installed-prose", other).name != prose.name
+
+
+def test_other_installed_text_is_bounded_and_holds_nothing_of_the_training_text(
+    tmp_path, monkeypatch
+):
+    known = [document(f"k{i}") for i in range(80)]
+    text = write_text(tmp_path / "mytext.txt", known)
+    training = build_corpus("mytext", [text], vocab_size=400, valid_fraction=0.1, test_fraction=0.1)
+    folder = tmp_path / "site"
+    folder.mkdir()
+    fresh = [document(f"f{i}") for i in range(30)]
+    licence = document("licence", 60)
+    # Some are training documents but for a line, some are a licence with a little more.
+    texts = [*fresh, *("more\n" + text for text in known)]
+    texts += [licence + document(f"l{i}", 10) for i in range(5)]
+    long = document("long", 3000)
+    for i, text in enumerate([*texts, long]):
+        (folder / f"README{i}.md").write_text(text)
+    monkeypatch.setattr(
+        "lmscale.data.build.find_installed", lambda patterns: (sorted(folder.iterdir()), {})
+    )
+    prose = evaluation_corpus("installed-prose", training)
+    kept = prose.tokenizer.decode(prose.tokens("valid")).splitlines()
+    heads = {line.split(":")[0] for line in kept if ":" in line}
+    assert {f"f{i}" for i in range(30)} <= heads
+    # The licence is there once.
+    assert sum(line.startswith("licence:") for line in kept) == 60
+    trained = training.tokenizer.decode(training.tokens("train"))
+    assert not any(line in trained for line in kept if line.startswith("k"))
+    assert prose.copies == {"valid": {"share": 0.0, "documents": 0}}
+    limit = prose.manifest["held_out"]["max_bytes"]
+    assert 1000 < sum(len(line) + 1 for line in kept if line.startswith("long")) <= limit
+    assert limit < len(long)
 
 
 def test_evaluation_text_of_another_tokeniser_is_refused(tmp_path):

@@ -20,9 +20,9 @@ def text(n, seed):
     return " ".join(words(n, seed)).encode()
 
 
-def looked(candidates, others, batches=1):
+def looked(candidates, others, batches=1, **options):
     """A finder that has seen the candidates' own documents and the others."""
-    finder = CopyFinder(candidates)
+    finder = CopyFinder(candidates, **options)
     documents = [*candidates, *others]
     own = [*range(len(candidates)), *[-1] * len(others)]
     for part in np.array_split(np.arange(len(documents)), batches):
@@ -84,6 +84,16 @@ def test_pages_of_one_template_are_copies_of_each_other():
     finder = looked([*pages, text(170, "other")], [])
     assert (finder.contained()[:100] >= 0.5).all()
     assert finder.contained()[100] == 0
+
+
+@pytest.mark.parametrize("batches", [1, 4])
+def test_the_first_of_several_candidates_may_keep_what_they_share(batches):
+    shared, known = text(300, "shared"), text(300, "known")
+    candidates = [text(100, 1), shared + text(50, 2), shared + text(50, 3), known + text(50, 4)]
+    finder = looked(candidates, [known + text(100, 5)], batches, keep_first=True)
+    assert (finder.contained() >= 0.5).tolist() == [False, False, True, True]
+    copied = [finder.copied(i).mean() for i in range(4)]
+    assert copied[:2] == [0, 0] and min(copied[2:]) > 0.7
 
 
 def test_other_batches_give_the_same_answer():

@@ -8,7 +8,7 @@ import pytest
 
 from lmscale.data import build_corpus, encode, held_out, open_corpus
 from lmscale.data.held_out import _stretch, _whole_lines
-from tests.data.prose import write_text
+from tests.data.prose import document, write_text
 
 SPLITS = ("train", "valid", "test")
 SETTINGS = {"vocab_size": 400, "valid_fraction": 0.1, "test_fraction": 0.1}
@@ -19,19 +19,6 @@ def root(tmp_path, monkeypatch):
     folder = tmp_path / "data"
     monkeypatch.setenv("LMSCALE_DATA", str(folder))
     return folder
-
-
-def document(name, n_lines=30, per_line=8):
-    """Lines of words that no other document has, each with the document's name."""
-    rng = random.Random(name)
-    return "".join(
-        f"{name}: "
-        + " ".join(
-            "".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 8))) for _ in range(per_line)
-        )
-        + "\n"
-        for _ in range(n_lines)
-    )
 
 
 def texts(corpus, split):
@@ -179,11 +166,9 @@ def test_order_and_processes_change_nothing(tmp_path, monkeypatch):
 def test_small_text_holds_out_a_larger_share(tmp_path, n, share, least):
     documents = [document(f"d{i}", 3, 4) for i in range(n)]
     corpus = build(tmp_path, "a", documents, vocab_size=400)
-    used = corpus.manifest["held_out"]
-    assert used["valid_fraction"] == used["test_fraction"]
-    assert share <= used["valid_fraction"] <= 0.2
     for split in ("valid", "test"):
-        assert least <= corpus.n_documents(split) <= max(8, 0.15 * n)
+        assert share <= corpus.manifest["held_out"][f"{split}_fraction"] <= 0.2
+        assert least <= corpus.n_documents(split) <= max(least + 3, 0.12 * n)
 
 
 def test_copies_are_made_up_for_by_looking_at_more(tmp_path):
@@ -200,11 +185,22 @@ def test_a_handful_of_documents_holds_out_one_each(tmp_path):
     assert [corpus.n_documents(split) for split in SPLITS] == [2, 1, 1]
 
 
+def test_one_share_may_be_given(tmp_path):
+    documents = [document(f"d{i}", 3, 4) for i in range(200)]
+    corpus = build(tmp_path, "a", documents, vocab_size=400, valid_fraction=0)
+    assert corpus.n_documents("valid") == 0 and 20 <= corpus.n_documents("test") <= 30
+    corpus = build(tmp_path, "b", documents, vocab_size=400, valid_fraction=0.9)
+    assert corpus.manifest["held_out"]["test_fraction"] == pytest.approx(0.05)
+    assert min(corpus.n_documents(split) for split in SPLITS) >= 1
+    # What the given share takes is chosen first.
+    assert corpus.n_documents("valid") >= 160
+
+
 def test_the_chosen_share_gives_enough_documents_and_no_more():
     shares = held_out._shares(6000)
     assert shares[0] == 0.01 and 0.05 in shares
     # A large text holds out no more than it needs.
-    assert held_out._shares(10**7)[0] == 0.0005
+    assert held_out._shares(10**7)[0] == 0.0002
     assert held_out._shares(10)[0] == 0.01
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,7 @@ class Surface:
             inner = np.exp(x)
         return self.E + self.A * inner**-self.alpha + self.B * d**-self.beta
 
+    @functools.lru_cache(maxsize=1024)  # noqa: B019 (a frozen value)
     def optimum(self, flops: float) -> tuple[float, float]:
         """(N_opt, loss) on a fine grid, refined."""
         low, high = math.log(1e2), math.log(flops / 6)

@@ -185,6 +185,8 @@ def plant(
                 "vocab_size": VOCAB,
                 "bytes_per_token": BYTES_PER_TOKEN,
                 "train_tokens": 30_000_000,
+                "held_out_documents": {"valid": 237, "test": 0},
+                "copies": {"valid": {"share": 0.0123, "documents": 1}},
             },
             "runs": [{"run": run.spec.run_id, "labels": run.labels} for run in runs],
             "versions": {"python": "3.11.0", "lmscale": "0.1.0", "jax": "0.10.2"},

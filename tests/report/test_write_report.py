@@ -238,3 +238,7 @@ def test_the_checklist_is_filled_from_the_data(store):
     assert "N_opt = k_N C" in text.replace("Nopt", "N_opt")
     assert "2 (0 and 1)" in text
     assert "planted (fingerprint 0123456789ab)" in text
+    assert (
+        "237 documents of valid; 1.2% of valid (1 document by more than half), in exact 32-token "
+        "copies of training text"
+    ) in text

@@ -44,7 +44,7 @@ def check_units(
       columns: those of a table; nothing is checked without params and tokens.
       row: the rows' numbers, for naming them.
       derived: which of params, tokens and flops were computed from the other two.
-      needs: what the law reads: only what it reads is refused.
+      needs: what the law reads: a law of loss in params and tokens is refused, others warn.
       sources: our name -> the table's own, for naming a remedy.
 
     Raises:
@@ -65,9 +65,9 @@ def check_units(
         if small:
             what += f" and {np.median(columns[small[0]]):.3g} {small[0]}"
         text = f"{what}: check the units{_likely(columns, given, sources)}"
-        if {"params", "tokens"} <= set(needs) and not (
-            POSSIBLE_RATIO[0] <= middle <= POSSIBLE_RATIO[1]
-        ):
+        possible = POSSIBLE_RATIO[0] <= middle <= POSSIBLE_RATIO[1]
+        # Laws of N_opt(C) have the same exponents in any units, so they only warn.
+        if not possible and {"params", "tokens"} <= set(needs) and "flops" not in needs:
             raise TableError(text)
         warnings.append(text)
     elif not derived:

@@ -56,10 +56,11 @@ def test_absurd_tokens_per_parameter_are_refused(frame, likely):
     assert likely in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_law_that_does_not_read_tokens_only_warns():
+def test_a_law_of_compute_only_warns():
     frame = scaled(flops=1e9).drop(columns="tokens")
-    (warning,) = Table.read(frame).runs("flops", "loss").warnings
-    assert "flops look like GFLOPs" in warning
+    for needs in (("flops", "loss"), ("params", "flops", "loss", "tokens")):
+        (warning,) = Table.read(frame).runs(*needs).warnings
+        assert "flops look like GFLOPs" in warning
 
 
 @pytest.mark.parametrize("size", [1e3, 1e6, 1e12])
