@@ -149,7 +149,7 @@ def advise(
         raise FitError(f"inference_tokens must not be negative, not {inference_tokens!r}")
     level = (result.draw_level or result.level) if level is None else level
     test, untested = None, ""
-    if "published" not in result.details:
+    if "published" not in result.details and result.law in (*_SURFACES, *_FRONTIERS):
         try:
             test = back_test(result)
         except FitError as error:
