@@ -54,9 +54,6 @@ def steps_logged(folder):
 def test_a_forecast_survives_a_kill_and_is_held_against_the_outcome(lmscale, finish, store):
     arguments = ("verify", store.path, "--compute", BUDGET, "--checkpoint-seconds", "0.01")
     folder = Path(store.path) / "verify" / "C1.6e10"
-    code, out, err = finish(*arguments, "--dry-run")
-    assert code == 0 and "advised" in out and not folder.exists(), err
-
     process = lmscale(*arguments)
     while process.poll() is None and steps_logged(folder) == 0:
         time.sleep(0.02)
@@ -65,12 +62,12 @@ def test_a_forecast_survives_a_kill_and_is_held_against_the_outcome(lmscale, fin
     (path,) = folder.glob("forecast-*.json")
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    written, changed = path.read_bytes(), path.stat().mtime_ns
+    written, changed = path.read_bytes(), path.stat().st_mtime_ns
 
     code, out, err = finish(*arguments)
     assert code == 0, err
     assert f"the forecast of {json.loads(written)['date']} stands" in err
-    assert (path.read_bytes(), path.stat().mtime_ns) == (written, changed)
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == (written, changed)
     assert list(folder.glob("forecast-*.json")) == [path]
     outcome = read_json(folder / "outcome.json")
     assert all(len(run["losses"]) == 1 for run in outcome["runs"])
@@ -95,7 +92,10 @@ def test_a_forecast_survives_a_kill_and_is_held_against_the_outcome(lmscale, fin
     assert len(err.strip().splitlines()) == 1
 
 
-def test_other_text_under_the_same_name_is_refused(finish, store):
+def test_a_dry_run_writes_nothing_and_other_text_is_refused(finish, store):
+    code, out, err = finish("verify", store.path, "--compute", BUDGET, "--dry-run")
+    assert code == 0 and "advised" in out, err
+    assert not (store.path / "verify").exists()
     experiment = store.experiment()
     experiment["corpus"]["fingerprint"] = "0" * 12
     write_json(store.path / "experiment.json", experiment)
