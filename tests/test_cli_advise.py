@@ -1,12 +1,14 @@
 """`lmscale advise` and `lmscale verify`: what they read, what they refuse, what they print."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from lmscale.cli import main
 from lmscale.laws.parametric import chinchilla_loss, optimal_allocation
+from lmscale.verify_command import _warnings
 from tests.report.planted_store import plant
 from tests.sweep.test_recipe import BUDGETS, LAW, grid
 
@@ -116,3 +118,21 @@ def test_verify_refuses_what_the_law_cannot_tell(capsys, monkeypatch, store):
     family = refused(capsys, "verify", store.path, "--compute", 1e13, "--family", "lstm")
     assert "no finished runs of 'lstm'" in family
     assert not (store.path / "verify").exists()
+
+
+def test_verify_says_what_a_reader_should_know_before_it_is_trained():
+    forecast = {
+        "flops": 1e12,
+        "largest_budget": 2e12,
+        "advice": {"warnings": ["of the law"]},
+        "runs": [{"role": "advised", "n_tokens": 1e6}, {"role": "half", "n_tokens": 2e6}],
+    }
+    corpus = SimpleNamespace(n_tokens=lambda split: 8e5)
+    said = _warnings(forecast, corpus)
+    assert said[0] == "of the law"
+    assert any("within those of the store" in line for line in said)
+    assert any("no model of its own for the double" in line for line in said)
+    assert any("2.5 epochs of the 8e+05 training tokens" in line for line in said)
+    forecast |= {"flops": 3e12}
+    plenty = _warnings(forecast, SimpleNamespace(n_tokens=lambda split: 8e6))
+    assert len(plenty) == 2

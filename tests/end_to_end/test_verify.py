@@ -1,7 +1,6 @@
 """A forecast is written down before anything is trained, and no kill and no later call changes it."""
 
 import json
-import re
 import signal
 import time
 from pathlib import Path
@@ -73,8 +72,6 @@ def test_a_forecast_survives_a_kill_and_is_held_against_the_outcome(lmscale, fin
     assert all(len(run["losses"]) == 1 for run in outcome["runs"])
     # The planted law is not that of this text: a finding, and no failure.
     assert outcome["contained"] is False and outcome["finding"] in out
-    # Fewer training tokens than the smallest model takes.
-    assert re.search(r"epochs of the .* training tokens", err)
     page = (store.path / "report.html").read_text()
     assert "Forecast and outcome" in page and "outside" in page
 
