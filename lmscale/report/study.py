@@ -12,6 +12,7 @@ import pandas as pd
 from lmscale.report.wording import number, plural
 from lmscale.sweep.claims import Claim
 from lmscale.sweep.store import Store
+from lmscale.sweep.verify import verifications
 
 __all__ = ["LEAST_SEEDS", "LOST", "Study", "few_seeds", "unfinished"]
 
@@ -33,12 +34,14 @@ class Study:
       table: one row a run (`Store.table`), with a column `family` in any case.
       results: run -> result.json, for the runs that ended.
       metrics: run -> records of metrics.jsonl, for the runs that have any.
+      verifications: forecasts with their outcomes (`lmscale.sweep.verify.verifications`).
     """
 
     experiment: dict[str, Any]
     table: pd.DataFrame
     results: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     metrics: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
+    verifications: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     @classmethod
     def read(cls, store: Store) -> Study:
@@ -55,7 +58,7 @@ class Study:
         table = store.table().reset_index(drop=True)
         if "family" not in table:
             table = table.assign(family=table["architecture"])
-        return cls(experiment, table, results, metrics)
+        return cls(experiment, table, results, metrics, verifications(store))
 
     @property
     def title(self) -> str:
