@@ -114,7 +114,15 @@ BRANCH = dataclasses.replace(
     noise_pieces=4,
 )
 
-RUNS = {"plain": PLAIN, "full": FULL, "recurrent": RECURRENT, "branch": BRANCH}
+#: With the initialisation that LSTMs got later.
+SOUND = dataclasses.replace(
+    RECURRENT,
+    model=dataclasses.replace(
+        RECURRENT.model, projection=True, embed_std=None, projection_gain=2.0
+    ),
+)
+
+RUNS = {"plain": PLAIN, "full": FULL, "recurrent": RECURRENT, "branch": BRANCH, "sound": SOUND}
 
 #: These name folders in people's stores: a change here orphans their runs.
 HASHES = {
@@ -122,6 +130,7 @@ HASHES = {
     "full": "03e6e017d203",
     "recurrent": "f61c594d4922",
     "branch": "7ae6efb6aa86",
+    "sound": "eec2762775b2",
 }
 
 each_run = pytest.mark.parametrize("name", RUNS)
@@ -138,17 +147,18 @@ def test_json_round_trip(name):
 
 
 def test_the_full_example_leaves_no_field_at_its_default():
-    """Or else the round trip would not try it. `cycle_steps` excludes `cooldown_steps`."""
+    """Or else the round trip would not try it. `cycle_steps` excludes `cooldown_steps`, and a
+    `projection_gain` needs a `projection`."""
     specs = [BRANCH, FULL.model, BRANCH.data, FULL.optimizer, FULL.schedule, FULL.evals[1]]
     specs += [BRANCH.stopping, BRANCH.start]
-    specs += [RECURRENT.model]
+    specs += [SOUND.model]
     same = {
         f"{type(spec).__name__}.{field.name}"
         for spec in specs
         for field in dataclasses.fields(spec)
         if getattr(spec, field.name) == field.default
     }
-    assert same == {"ScheduleSpec.cycle_steps"}
+    assert same == {"ScheduleSpec.cycle_steps", "LSTMSpec.projection"}
 
 
 @each_run
@@ -392,6 +402,9 @@ INVALID = [
     (change(ADAM, peak_lr=float("inf")), "OptimizerSpec.peak_lr"),
     (change(ADAM, peak_lr=float("nan")), "OptimizerSpec.peak_lr"),
     (change(ADAM, peak_lr="1e-3"), "OptimizerSpec.peak_lr"),
+    (change(LSTM, embed_std=0.0), "LSTMSpec.embed_std"),
+    (change(LSTM, projection_gain=0.0), "LSTMSpec.projection_gain"),
+    (change(LSTM, projection=False, projection_gain=2.0), "LSTMSpec.projection_gain"),
     (change(ADAM, beta1=1.0), "OptimizerSpec.beta1"),
     (change(ADAM, beta2=-0.1), "OptimizerSpec.beta2"),
     (change(ADAM, eps=0.0), "OptimizerSpec.eps"),

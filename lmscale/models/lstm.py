@@ -2,7 +2,8 @@
 
 Two bias vectors a layer, as in cuDNN, so that the parameter counts are the paper's own. The paper
 gives no initialisation; here each kernel is N(0, 1/fan-in) and the forget gate's bias is 1
-(Jozefowicz et al. 2015). The state is zero at the start of every sequence.
+(Jozefowicz et al. 2015); embedding and projection are as the spec says. The state is zero at the
+start of every sequence.
 
 Dropout, where asked for, falls on the inputs of every layer and of the head, never on the
 recurrence.
@@ -63,7 +64,9 @@ class LSTM(nnx.Module):
         dtype = jnp.dtype(dtype)
         self.spec = spec
         self.unroll = unroll
-        self.embed = Embedding(spec.vocab_size, spec.d_embed, rngs, std=0.02, dtype=dtype)
+        self.embed = Embedding(
+            spec.vocab_size, spec.d_embed, rngs, std=_embed_std(spec, spec.d_embed), dtype=dtype
+        )
         self.first = LSTMLayer(spec.d_embed, spec.d_hidden, rngs, dtype=dtype)
 
         @nnx.split_rngs(splits=spec.n_layer - 1)
@@ -78,7 +81,7 @@ class LSTM(nnx.Module):
                 (spec.d_hidden,),
                 (spec.d_embed,),
                 rngs,
-                std=1 / math.sqrt(spec.d_hidden),
+                std=spec.projection_gain / math.sqrt(spec.d_hidden),
                 bias=True,
                 dtype=dtype,
             )
@@ -88,7 +91,14 @@ class LSTM(nnx.Module):
         self.head = (
             None
             if spec.tied_head
-            else Linear((d_out,), (spec.vocab_size,), rngs, std=0.02, bias=False, dtype=dtype)
+            else Linear(
+                (d_out,),
+                (spec.vocab_size,),
+                rngs,
+                std=_embed_std(spec, d_out),
+                bias=False,
+                dtype=dtype,
+            )
         )
 
     def __call__(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
@@ -98,7 +108,7 @@ class LSTM(nnx.Module):
     def hidden(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
         """tokens int32 [batch, time] -> what the head reads [batch, time, d_embed or d_hidden]."""
         spec = self.spec
-        # sqrt(d_embed) brings the small tied embedding to the scale that a layer's input wants.
+        # A tied embedding must be small for the head; a layer's input wants a variance of one.
         x = self.embed(tokens) * math.sqrt(spec.d_embed)
         # Time first, so that a time step is one piece of memory.
         x = jnp.swapaxes(x, 0, 1)
@@ -124,6 +134,11 @@ class LSTM(nnx.Module):
         if self.head is None:
             return self.embed.attend(hidden)
         return keep_batch(self.head(hidden).astype(jnp.float32), -1)
+
+
+def _embed_std(spec: LSTMSpec, width: int) -> float:
+    """Of the initial embedding, or head, over vectors of `width`."""
+    return 1 / math.sqrt(width) if spec.embed_std is None else spec.embed_std
 
 
 @jax.custom_vjp

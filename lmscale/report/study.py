@@ -11,7 +11,7 @@ import pandas as pd
 
 from lmscale.report.wording import number, plural
 from lmscale.sweep.claims import Claim
-from lmscale.sweep.store import Store
+from lmscale.sweep.store import Store, cell_columns
 from lmscale.sweep.verify import verifications
 
 __all__ = ["LEAST_SEEDS", "LOST", "Study", "few_seeds", "unfinished"]
@@ -132,8 +132,7 @@ class Study:
         best = self.usable
         if family is not None:
             best = best[best["family"] == family]
-        names = [n for n in ("family", "budget", "n_layer", "width", "steps") if n in best]
-        cells = best.drop_duplicates(names)
+        cells = best.drop_duplicates(cell_columns(best))
         low = int((cells["lr_factor"] == factors[0]).sum())
         high = int((cells["lr_factor"] == factors[-1]).sum())
         if not low + high:

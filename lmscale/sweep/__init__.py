@@ -12,6 +12,7 @@ from lmscale.sweep.grids import (
     width_rule,
 )
 from lmscale.sweep.shapes import (
+    LSTM_INIT,
     chinchilla_shapes,
     family_label,
     lstm_shape,
@@ -24,6 +25,7 @@ from lmscale.sweep.store import Store, StoreError
 
 __all__ = [
     "KAPLAN_RECIPE",
+    "LSTM_INIT",
     "Claim",
     "Experiment",
     "ExperimentError",

@@ -145,8 +145,8 @@ class Store:
         """One row a run: what it is, what it cost, what it reached.
 
         Where a learning-rate search was made, `best_lr` marks the runs of the factor with the
-        lowest mean loss over seeds in their cell; without a search it marks every run that ended
-        well.
+        lowest mean loss over seeds in their cell, of the factors at which most seeds ended well;
+        without a search it marks every run that ended well.
         """
         # Not with the module: it loads slowly, and processes that train do without.
         import pandas as pd
@@ -161,29 +161,37 @@ class Store:
         return table
 
 
+#: What the runs of one cell have in common: they differ in learning rate and seed only.
+_CELL = (
+    "family",
+    "budget",
+    "cell",
+    "architecture",
+    "n_layer",
+    "width",
+    "steps",
+    "batch_size",
+)
+
+
+def cell_columns(table: pd.DataFrame) -> list[str]:
+    """The columns of a store's table that name a cell of its learning-rate search."""
+    return [name for name in _CELL if name in table]
+
+
 def mark_best_lr(table: pd.DataFrame) -> pd.DataFrame:
     """Adds the column `best_lr`; see `Store.table`."""
-    cell = [
-        name
-        for name in (
-            "family",
-            "budget",
-            "cell",
-            "architecture",
-            "n_layer",
-            "width",
-            "steps",
-            "batch_size",
-        )
-        if name in table
-    ]
+    cell = cell_columns(table)
     losses = table["loss"].where(table["status"] == "done")
     if "lr_factor" not in table:
         return table.assign(best_lr=losses.notna())
-    mean = losses.groupby([table[name] for name in (*cell, "lr_factor")], dropna=False).transform(
-        "mean"
-    )
-    lowest = mean.groupby([table[name] for name in cell], dropna=False).transform("min")
+    cells = [table[name] for name in cell]
+    of_factor = losses.groupby([*cells, table["lr_factor"]], dropna=False)
+    # A rate at which seeds diverge must not win by the seeds that are left.
+    seeds = of_factor.transform("count")
+    most = seeds.groupby(cells, dropna=False).transform("max")
+    mean = of_factor.transform("mean").where(seeds == most)
+    lowest = mean.groupby(cells, dropna=False).transform("min")
     return table.assign(best_lr=losses.notna() & (mean == lowest))
 
 

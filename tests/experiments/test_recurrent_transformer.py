@@ -29,10 +29,18 @@ def test_every_reused_model_has_plain_ones_around_it_by_either_count(scale):
                 assert min(sizes) <= size <= 1.02 * max(sizes)
 
 
-def test_the_cpu_scale_has_eleven_models_and_three_seeds():
+def test_the_cpu_scale_has_eleven_models_three_rates_and_three_seeds():
     runs = SCALES["cpu"].runs(fake_corpus(512))
     assert len({run.spec.model for run in runs}) == 11
-    assert len(runs) == 33
+    assert {run.labels["lr_factor"] for run in runs} == {0.5, 1.0, 2.0}
+    assert len(runs) == 99
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_lstms_start_from_the_sound_initialisation(scale):
+    runs = SCALES[scale].runs(fake_corpus(SCALES[scale].vocab_size))
+    lstms = [run.spec.model for run in runs if run.spec.model.kind == "lstm"]
+    assert lstms and {model.embed_std for model in lstms} == {None}
 
 
 def test_the_paper_scale_has_the_papers_models():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 
@@ -15,6 +16,7 @@ from lmscale.models import build_model, lstm
 from lmscale.models.layers import dropout
 from lmscale.models.lstm import recurrence
 from lmscale.spec import LSTMSpec
+from lmscale.sweep import LSTM_INIT
 from tests.models import reference
 from tests.models.reference import BATCH, TIME, deviation, distance, evaluated, quick
 
@@ -230,6 +232,56 @@ def test_initial_statistics():
         expected = np.broadcast_to(np.array([0.0, 1.0, 0.0, 0.0])[:, None], total.shape)
         np.testing.assert_array_equal(total, expected)
     np.testing.assert_array_equal(leaves["projection.bias"], 0.0)
+
+
+def test_the_default_initialisation_is_that_of_older_runs():
+    """A default once released is never changed."""
+    spec = LSTMSpec(n_layer=1, d_hidden=8, n_ctx=8, vocab_size=32)
+    assert (spec.embed_std, spec.projection_gain) == (0.02, 1.0)
+
+
+@pytest.mark.parametrize("projection", [True, False])
+@pytest.mark.parametrize("tied_head", [True, False])
+def test_the_spec_scales_embedding_head_and_projection_and_nothing_else(projection, tied_head):
+    shape = {"d_hidden": 24, "d_embed": 16 if projection or not tied_head else 24}
+    spec = LSTMSpec(
+        n_layer=2, n_ctx=8, vocab_size=64, projection=projection, tied_head=tied_head, **shape
+    )
+    gain = {"projection_gain": 2.0} if projection else {}
+
+    def leaves(spec):
+        return reference.float64(nnx.state(build_model(spec, nnx.Rngs(params=0))))
+
+    before = leaves(spec)
+    after = leaves(dataclasses.replace(spec, embed_std=None, **gain))
+    scales = {
+        "embed.embedding": spec.d_embed**-0.5 / 0.02,
+        "head.kernel": (spec.d_embed if projection else spec.d_hidden) ** -0.5 / 0.02,
+        "projection.kernel": 2.0,
+    }
+    for name, leaf in before.items():
+        expected = scales.get(name, 1.0) * leaf
+        np.testing.assert_allclose(after[name], expected, rtol=1e-6, err_msg=name)
+    chosen = leaves(dataclasses.replace(spec, embed_std=0.3))
+    np.testing.assert_allclose(chosen["embed.embedding"], 15 * before["embed.embedding"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("d_hidden, d_embed", [(16, 32), (64, 64), (128, 96)])
+def test_the_sound_initialisation_keeps_inputs_at_one_and_the_first_loss_near_log_vocabulary(
+    d_hidden, d_embed
+):
+    spec = LSTMSpec(
+        n_layer=1, d_hidden=d_hidden, d_embed=d_embed, n_ctx=32, vocab_size=256, **LSTM_INIT
+    )
+    state = nnx.state(build_model(spec, nnx.Rngs(params=1)))
+    inputs = reference.float64(state)["embed.embedding"] * math.sqrt(d_embed)
+    assert np.sqrt(np.mean(inputs**2)) == pytest.approx(1.0, abs=0.05)
+    graphdef = reference.random_model(spec)[0]
+    tokens, targets = np.random.default_rng(5).integers(0, 256, (2, 16, 32))
+    logits = reference.model_logits(graphdef, state, tokens, targets)
+    log_p = np.asarray(jax.nn.log_softmax(logits))
+    loss = -np.take_along_axis(log_p, targets[..., None], -1).mean()
+    assert loss == pytest.approx(math.log(256), abs=0.15)
 
 
 def test_no_two_gates_or_layers_start_alike():

@@ -11,6 +11,7 @@ from lmscale.report.analyses import position as position_analysis
 from lmscale.report.analyses import size as size_analysis
 from lmscale.report.analyses.position import octave_means, scatter, stops_improving
 from lmscale.report.papers import points
+from lmscale.report.position_tables import spans
 from lmscale.report.wording import si
 from lmscale.spec import LSTMSpec
 from lmscale.sweep import Run, lstm_shape, make_run, transformer_ladder, width_rule
@@ -141,6 +142,23 @@ def test_the_law_of_position_is_fitted_and_refused_where_it_does_not_hold(positi
     assert any("does not describe 5 of 10 curves" in warning for warning in position.warnings)
 
 
+def test_a_family_below_the_transformer_has_a_lead(tmp_path, undrawn):
+    """Its own difference is negative, so where that rises the lead shrinks."""
+
+    def ahead(spec):
+        lead = 0.5 if spec.model.kind == "lstm" else 0.0
+        return planted.SizeLaw()(spec) - planted.LSTM_GAP * (lead > 0) - lead
+
+    store = planted.plant(
+        tmp_path, planted.size_runs(layers=(1,)), analyses=["size", "position"], law=ahead
+    )
+    study = Study.read(store)
+    assert "the 1-layer LSTM's lead shrinks from 0." in analyse("position", study).finding
+    size = analyse("size", study)
+    assert "the 1-layer LSTM's lead goes from 0.5" in size.details[0]
+    assert "below the Transformer" in size.finding
+
+
 def test_a_matched_pair_names_both_sizes(study, position):
     largest = [
         study.usable[study.usable["family"] == f]["params_kaplan"].max() for f in study.families
@@ -176,6 +194,28 @@ def test_noise_that_neighbours_share_counts_in_a_mean_of_positions(length):
     truth = curves[:, 256:].mean(axis=1).std() * np.sqrt(256)
     found = np.median([scatter(curve) for curve in curves])
     assert found == pytest.approx(truth, rel=0.35)
+
+
+def test_spans_are_those_of_the_comparison_and_then_double():
+    assert spans(256) == [(1, 16), (17, 64), (65, 128), (129, 256)]
+    assert spans(1024)[3:] == [(129, 256), (257, 512), (513, 1024)]
+    assert spans(300)[-1] == (257, 300)
+    assert spans(16) == [(1, 16)] and spans(40) == [(1, 16), (17, 40)]
+
+
+def test_the_losses_over_spans_are_the_means_of_their_positions(study, position):
+    grid = position.grids[-1]
+    assert grid.header[3:] == ["T = 1 to 16", "T = 17 to 64", "T = 65 to 128"]
+    usable = study.usable
+    for row in grid.rows:
+        lstm = "LSTM" in row[0]
+        own = usable[usable["family"] == ("lstm, 1 layer" if lstm else "transformer")]
+        runs = own[[si(n) == row[1] for n in own["params_kaplan"]]]["run"]
+        curves = np.array([study.results[run]["loss_by_position"]["valid"] for run in runs])
+        assert int(row[2]) == len(curves)
+        for text, (first, last) in zip(row[3:], spans(planted.N_CTX), strict=True):
+            truth = curves[:, first - 1 : last].mean()
+            assert float(text.split(" (")[0]) == pytest.approx(truth, abs=0.01)
 
 
 def test_octaves_hold_their_positions():

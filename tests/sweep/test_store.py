@@ -24,6 +24,13 @@ def test_a_run_without_a_loss_is_never_best():
     assert list(mark_best_lr(rows)["best_lr"]) == [False, True]
 
 
+def test_a_rate_at_which_a_seed_diverges_does_not_win_by_the_seeds_that_are_left():
+    losses = [3.0, 3.2, float("nan"), 2.0]
+    rows = table(lr_factor=[1, 1, 2, 2], loss=losses)
+    rows = rows.assign(status=["done", "done", "diverged", "done"])
+    assert list(mark_best_lr(rows)["best_lr"]) == [True, True, False, False]
+
+
 def test_cells_do_not_mix():
     rows = table(budget=[1, 1, 2, 2], lr_factor=[1, 2, 1, 2], loss=[3.0, 4.0, 2.0, 1.0])
     assert list(mark_best_lr(rows)["best_lr"]) == [True, False, False, True]

@@ -19,6 +19,7 @@ from scipy.stats import t as student
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
+from lmscale.report.analyses.rate_search import search_grid
 from lmscale.report.papers import points
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
 from lmscale.report.study import Study, unfinished
@@ -156,7 +157,7 @@ def analyse(study: Study) -> Section:
         details=_details(models, fit, found, shift),
         key_numbers=_key_numbers(found),
         charts=[_chart(models, fit)],
-        grids=[_grid(models)],
+        grids=[_grid(models), *search_grid(study)],
         fits={f"depth {LEAST_DEPTH} and more/kaplan": fit or refused("power", failure)},
         measures=_measures(deep, fit, failure, found, shift, unfinished(study.usable)),
         warnings=_warnings(study, models, fit),

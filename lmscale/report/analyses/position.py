@@ -18,12 +18,13 @@ import numpy as np
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
-from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
+from lmscale.report.position_tables import curve_grid, pair_grid, span_grid, stop_range
+from lmscale.report.section import Chart, KeyNumber, Measure, Section
 from lmscale.report.study import Study, few_seeds
 from lmscale.report.wording import (
     family_name,
+    flipped,
     listed,
-    number,
     si,
     with_interval,
 )
@@ -118,7 +119,7 @@ def analyse(study: Study) -> Section:
         details=_details(study, curves, pairs),
         key_numbers=_key_numbers(pairs),
         charts=[_chart(study, curves, pairs)],
-        grids=[_curve_grid(curves), *_pair_grid(pairs)],
+        grids=[curve_grid(curves), *pair_grid(pairs), span_grid(curves)],
         fits={f"{c.family}/N={c.n_params:.0f}": c.fit for c in curves if c.fit is not None},
         measures=_measures(pairs),
         warnings=warnings,
@@ -419,12 +420,7 @@ def _stop_words(curve: _Curve) -> str:
         return f"improves through all {curve.n_ctx}" + (
             f" (95% interval from {early})" if early < curve.n_ctx else ""
         )
-    return f"stops improving after about {curve.stop} tokens (95% interval {_stop_range(curve)})"
-
-
-def _stop_range(curve: _Curve) -> str:
-    low, high = curve.stop_interval
-    return f"{low} to {high}" if high < curve.n_ctx else f"{low} to the end"
+    return f"stops improving after about {curve.stop} tokens (95% interval {stop_range(curve)})"
 
 
 def _finding(curves: list[_Curve], pairs: list[_Pair]) -> str:
@@ -436,19 +432,20 @@ def _finding(curves: list[_Curve], pairs: list[_Pair]) -> str:
         return text[0].upper() + text[1:] + "."
     pair = pairs[-1]
     names = family_name(pair.base.family), family_name(pair.other.family)
-    early = f"{with_interval(*pair.early[2:])} nats over the first {pair.early[1]} tokens"
-    late = f"{with_interval(*pair.late[2:])} over the last {pair.late[1] - pair.late[0] + 1}"
     stops = f"the {names[1]} {_stop_words(pair.other)}, the {names[0]} {_stop_words(pair.base)}"
+    # Below the baseline all along, it has a lead, which shrinks where the difference rises.
+    leads = pair.early[2] < 0 and pair.late[2] < 0
+    (_, end, *early), (first, last, *late) = pair.early, pair.late
+    if leads:
+        early, late = flipped(*early), flipped(*late)
+    early = f"{with_interval(*early)} nats over the first {end} tokens"
+    late = f"{with_interval(*late)} over the last {last - first + 1}"
     low, high = pair.widening_interval
-    if low > 0:
-        gap = f"the {names[1]}'s extra loss grows from {early} to {late}"
-    elif high < 0:
-        gap = f"the {names[1]}'s extra loss shrinks from {early} to {late}"
+    what = f"the {names[1]}'s " + ("lead" if leads else "extra loss")
+    if low <= 0 <= high:
+        gap = f"{what} does not change with position beyond the noise: {early}, {late}"
     else:
-        gap = (
-            f"the {names[1]}'s extra loss does not change with position beyond the noise: {early}, "
-            f"{late}"
-        )
+        gap = f"{what} {'grows' if (low > 0) != leads else 'shrinks'} from {early} to {late}"
     return f"At {_sizes(pair)} {stops}; {gap}."
 
 
@@ -521,73 +518,7 @@ def _warnings(study: Study, curves: list[_Curve], pairs: list[_Pair]) -> list[st
         for c in curves
         if c.failure
     ]
-    return warnings
-
-
-# --- tables -------------------------------------------------------------------------------------
-
-
-def _curve_grid(curves: list[_Curve]) -> Grid:
-    rows = []
-    for c in curves:
-        law = ["–"] * 3
-        if c.fit is not None:
-            law = [
-                with_interval(c.fit.parameters[name], c.fit.intervals.get(name))
-                for name in ("a", "b", "c")
-            ]
-        rows.append(
-            [
-                family_name(c.family),
-                si(c.n_params),
-                str(len(c.losses)),
-                f"{c.stop} ({_stop_range(c)})"
-                if c.stops
-                else (f"never ({_stop_range(c)})" if c.stop_interval[0] < c.n_ctx else "never"),
-                *law,
-                f"{c.misfit:.1%}" if math.isfinite(c.misfit) else "–",
-            ]
-        )
-    return Grid(
-        caption="Where each curve stops improving, and its law a + b T^−c (Kaplan et al. 2020, App. "
-        "D.5), with 95% intervals; those of the law are over the plotted means, not over seeds.",
-        header=["family", "N", "seeds", "stops at T", "a", "b", "c", "rms error"],
-        rows=rows,
-        numeric=(1, 2, 3, 4, 5, 6, 7),
-    )
-
-
-def _pair_grid(pairs: list[_Pair]) -> list[Grid]:
-    if not pairs:
-        return []
-    rows = [
-        [
-            f"{family_name(p.other.family)} {si(p.other.n_params)}",
-            f"{family_name(p.base.family)} {si(p.base.n_params)}",
-            f"{number(p.other.n_params / p.base.n_params)}",
-            with_interval(*p.early[2:]),
-            with_interval(*p.late[2:]),
-            with_interval(p.widening, p.widening_interval),
-        ]
-        for p in pairs
-    ]
-    early, late = pairs[0].early, pairs[0].late
-    return [
-        Grid(
-            caption="Loss above the Transformer's at matched size (nats per token, 95% intervals "
-            "from seeds and positions).",
-            header=[
-                "model",
-                "against",
-                "ratio of N",
-                f"T = {early[0]} to {early[1]}",
-                f"T = {late[0]} to {late[1]}",
-                "change",
-            ],
-            rows=rows,
-            numeric=(2, 3, 4, 5),
-        )
-    ]
+    return [*warnings, *study.lr_edge_warning()]
 
 
 # --- figure -------------------------------------------------------------------------------------

@@ -254,7 +254,7 @@ def _warnings(study: Study, families: list[_Family]) -> list[str]:
             )
     if any(len(f.seeds) < LEAST_SEEDS for f in families):
         warnings.append(f"Fewer than {LEAST_SEEDS} seeds: the differences have no interval.")
-    return warnings
+    return [*warnings, *study.lr_edge_warning()]
 
 
 # --- tables -------------------------------------------------------------------------------------

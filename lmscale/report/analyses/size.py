@@ -395,9 +395,11 @@ def _details(families: list[_Family], gaps: list[_Gap]) -> list[str]:
     paragraphs = []
     if gaps:
         gap = _closest(gaps)
-        first, last = gap.at(0), gap.at(-1)
+        first, last, what = gap.at(0), gap.at(-1), "extra loss"
+        if first[0] < 0 and last[0] < 0:
+            first, last, what = flipped(*first), flipped(*last), "lead"
         paragraphs.append(
-            f"Over the sizes that both have, the {family_name(gap.family.name)}'s extra loss goes "
+            f"Over the sizes that both have, the {family_name(gap.family.name)}'s {what} goes "
             f"from {with_interval(*first)} nats at N = {si(gap.n_params[0])} to "
             f"{with_interval(*last)} at N = {si(gap.n_params[-1])}."
             " In Kaplan et al. 2020, Fig. 7, a 1-layer LSTM was 0.19 nats above the Transformers' law "
@@ -560,7 +562,7 @@ def _chart(study: Study, families: list[_Family], gaps: list[_Gap]) -> Chart:
         own[0].legend(fontsize=7.5)
         if gaps:
             own[0].set_title("These runs")
-            own[1].set_title("Behind the Transformer at equal N")
+            own[1].set_title("Above the Transformer's law, equal N")
             _draw_gaps(own[1], families, gaps, styles)
         if paper:
             _draw_paper(panels[1], styles)

@@ -1,0 +1,123 @@
+"""The search for the learning rate: every cell is shown, and the edge is told from the inside."""
+
+import math
+
+import numpy as np
+import pytest
+
+from lmscale.report import Study, analyse
+from lmscale.report.analyses import families, position, rate_search, size
+from lmscale.sweep import Run, lstm_shape, make_run, transformer_ladder, width_rule
+from tests.report import planted_store as planted
+
+FACTORS = (0.5, 1.0, 2.0)
+SIZES = (1e4, 3e4, 1e5)
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Drawing takes most of an analysis' time; one test draws."""
+    for analysis in (size, position, families):
+        monkeypatch.setattr(analysis, "_chart", lambda *args: None)
+
+
+def searched(path, *, best, factors=FACTORS, seeds=(0, 1), status=lambda index, run: "done"):
+    """A store whose losses are lowest at the factor `best[kind]`; the planted penalty is about 1."""
+    shared = {"n_ctx": planted.N_CTX, "vocab_size": planted.VOCAB}
+    models = [("transformer", m) for m in transformer_ladder(SIZES, n_layer=2, **shared)]
+    models += [("lstm, 1 layer", lstm_shape(s, n_layer=1, d_embed=32, **shared)) for s in SIZES]
+    recipe = {"steps": 400, "data": planted.DATA, "evals": planted.EVALS, "batch_size": 4}
+    runs = [
+        Run(
+            make_run(m, seed=seed, lr_factor=f, learning_rate=width_rule(), **recipe),
+            {"family": family, "lr_factor": f},
+        )
+        for family, m in models
+        for f in factors
+        for seed in seeds
+    ]
+    rule = width_rule()
+
+    def law(spec):
+        factor = spec.optimizer.peak_lr / rule(spec.model, 0, 0)
+        away = math.log(factor / best[spec.model.kind])
+        return planted.SizeLaw()(spec) + 0.05 * (away**2 - math.log(factor) ** 2)
+
+    names = ["size", "position", "families", "rate_search"]
+    return Study.read(planted.plant(path, runs, analyses=names, law=law, noise=1e-4, status=status))
+
+
+def columns(grid, *names):
+    """Those columns of every row, as text."""
+    at = [grid.header.index(name) for name in names]
+    return [tuple(row[i] for i in at) for row in grid.rows]
+
+
+def test_every_cell_and_factor_is_shown_with_the_best(tmp_path):
+    study = searched(tmp_path, best={"transformer": 1.0, "lstm": 1.0})
+    section = analyse("rate_search", study)
+    (grid,) = section.grids
+    assert len(grid.rows) == 6
+    for *losses, best in columns(grid, "×0.5", "×1", "×2", "best"):
+        losses = [float(x) for x in losses]
+        assert best == "×1" and losses[1] == min(losses)
+    assert "inside the search in 6 of 6 cells" in section.finding
+    # A factor of two away from the best: 0.05 ln(2)^2.
+    for cost in [
+        float(x) for x in section.finding.split("cost ")[1].split(" nats")[0].split(" to ")
+    ]:
+        assert cost == pytest.approx(0.05 * math.log(2) ** 2, abs=0.002)
+    assert not section.warnings
+    (chart,) = section.charts
+    assert "LSTM" in chart.alt and "Transformer" in chart.alt
+
+
+def test_the_rules_rate_of_each_architecture_is_shown(tmp_path):
+    study = searched(tmp_path, best={"transformer": 1.0, "lstm": 1.0})
+    (grid,) = analyse("rate_search", study).grids
+    for family, rate in columns(grid, "family", "rule's rate"):
+        kind = "lstm" if "LSTM" in family else "transformer"
+        own = study.table[study.table["architecture"] == kind]
+        assert np.isclose(own["peak_lr"] / own["lr_factor"], float(rate), rtol=0.05).any()
+
+
+@pytest.mark.parametrize("best, where", [(0.25, "lowest"), (8.0, "highest")])
+def test_a_best_rate_at_the_edge_is_told_wherever_models_are_compared(tmp_path, best, where):
+    study = searched(tmp_path, best={"transformer": 1.0, "lstm": best})
+    section = analyse("rate_search", study)
+    assert "inside the search in 3 of 6 cells" in section.finding
+    (warning,) = section.warnings
+    assert warning.startswith("1-layer LSTM: ") and "in 3 of 3 cells" in warning
+    told = [best for (best,) in columns(section.grids[0], "best") if where in best]
+    assert len(told) == 3
+    for name in ("size", "position", "families"):
+        told = analyse(name, study).warnings
+        assert any("at the edge of the search" in w for w in told), name
+
+
+def test_two_factors_have_no_inside(tmp_path):
+    """Of two rates one is always the lowest and the other the highest."""
+    study = searched(tmp_path, best={"transformer": 1.0, "lstm": 1.0}, factors=(0.5, 1.0))
+    section = analyse("rate_search", study)
+    assert "inside the search in 0 of 6 cells" in section.finding
+    assert len(section.warnings) == 2
+
+
+def test_a_lost_run_is_shown_as_lost(tmp_path):
+    # The first cell's highest factor loses both of its seeds, its middle factor one.
+    study = searched(
+        tmp_path,
+        best={"transformer": 1.0, "lstm": 1.0},
+        status=lambda index, run: "diverged" if index in (3, 4, 5) else "done",
+    )
+    (grid,) = analyse("rate_search", study).grids
+    ((middle, highest), *_) = columns(grid, "×1", "×2")
+    assert middle.endswith("(1 seed lost)") and highest == "lost"
+
+
+def test_no_search_is_said_and_no_table_is_shown(tmp_path):
+    study = searched(tmp_path, best={"transformer": 1.0, "lstm": 1.0}, factors=(1.0,))
+    section = analyse("rate_search", study)
+    assert "none was searched" in section.finding and not section.grids
+    assert rate_search.search_grid(study) == []
+    assert any("at the rate of a rule" in w for w in section.warnings)
