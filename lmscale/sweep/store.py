@@ -89,6 +89,7 @@ class Store:
                 "title": experiment.title,
                 "analyses": list(experiment.analyses),
                 "claims": [claim.to_json() for claim in experiment.claims],
+                "repeats_text": experiment.repeats_text,
                 "fields": {k: v for k, v in vars(experiment).items()},
                 "corpus": {
                     "name": corpus.name,
@@ -142,7 +143,7 @@ class Store:
 
         Where a learning-rate search was made, `best_lr` marks the runs of the factor with the
         lowest mean loss over seeds in their cell; without a search it marks every run that ended
-        well.
+        well. See `mark_best_lr`.
         """
         # Not with the module: it loads slowly, and processes that train do without.
         import pandas as pd
@@ -158,7 +159,11 @@ class Store:
 
 
 def mark_best_lr(table: pd.DataFrame) -> pd.DataFrame:
-    """Adds the column `best_lr`; see `Store.table`."""
+    """Adds the column `best_lr`; see `Store.table`.
+
+    Of a budget only factors that all its cells have tried count: a size whose rate was searched would
+    look better than its neighbours, whose rates were not.
+    """
     cell = [
         name
         for name in (
@@ -179,8 +184,28 @@ def mark_best_lr(table: pd.DataFrame) -> pd.DataFrame:
     mean = losses.groupby([table[name] for name in (*cell, "lr_factor")], dropna=False).transform(
         "mean"
     )
-    lowest = mean.groupby([table[name] for name in cell], dropna=False).transform("min")
-    return table.assign(best_lr=losses.notna() & (mean == lowest))
+    shared = _tried_by_all(table, cell)
+    lowest = (
+        mean.where(shared).groupby([table[name] for name in cell], dropna=False).transform("min")
+    )
+    return table.assign(best_lr=losses.notna() & shared & (mean == lowest))
+
+
+def _tried_by_all(table: pd.DataFrame, cell: list[str]) -> pd.Series:
+    """Whether each run's factor was tried at every cell of its family and budget."""
+    if "budget" not in table:
+        return table["status"].notna()
+    factor = table["lr_factor"].fillna(1.0)
+    place = table[cell].astype(str).agg("|".join, axis=1)
+    profile = (
+        table[[name for name in ("family", "budget") if name in table]]
+        .astype(str)
+        .agg("|".join, axis=1)
+    )
+    cells = place.groupby(profile).transform("nunique")
+    tried = place.groupby([profile, factor]).transform("nunique")
+    alone = (tried == cells).groupby(profile).transform("any")
+    return (tried == cells) | ~alone
 
 
 @contextlib.contextmanager
