@@ -12,6 +12,10 @@ L(N, D) = E + A/N^alpha + B/D^beta (a = 0.46).
     lmscale run isoflop --scale gpu           # 5 budgets x 7 sizes, under an hour on one H100
     lmscale plan isoflop --scale paper --device v5p:256
 
+The scale gpu has the recipe of `lmscale.sweep.gpu_recipe`: half and twice the rule's learning rate are
+tried at the middle size of each budget. Its longest run takes 450M tokens, so that a corpus of 113M
+training tokens is repeated no more than 4 times.
+
 At paper scale the budgets, shapes, context and learning rates are those of Hoffmann et al.; the
 batch is 0.5M tokens throughout, because theirs is published for the largest models only. Which of the
 50 shapes they trained at which budget is not published: here nine a budget, from a sixth of the best

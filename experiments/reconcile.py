@@ -8,15 +8,16 @@ and batch tuned to the size: 0.497. Steps 1 and 2 are the same runs counted diff
 the schedule knows no budget, so one run a size is evaluated where it crosses each.
 
     lmscale run reconcile                     # cpu: 3 budgets, 6 sizes, 3 seeds
-    lmscale run reconcile --scale gpu         # 6 budgets x 9 sizes, about an hour on one H100
+    lmscale run reconcile --scale gpu         # 6 budgets x 10 sizes, under an hour on one H100
     lmscale plan reconcile --scale paper --device v5p:256
 
 The smaller scales shrink the paper's lengths with the runs: the fixed warmup is as long as the best
 run of the smallest budget (the paper's, nearly eight times that), the fixed cosine 16 times the longest
 run. Porian et al. tuned beta2 as well and dropped the decay in step 5; here beta2 follows their rule
 throughout and the decay is kept. Step 5 searches the learning rate at paper scale only. Elsewhere it
-takes a rule unsearched, at gpu scale theirs and at cpu scale one by width with a batch of two
-sequences: `--tuned-lr-factors 0.5 1 2` searches around it, at three times the cost of that step. The
+takes a rule by width unsearched, at cpu scale with a batch of two sequences and at gpu scale with one by
+tokens (`lmscale.sweep.gpu_recipe`, which tries half and twice of the rule at one size a budget):
+`--tuned-lr-factors 0.5 1 2` searches around it, at three times the cost of that step. The
 cpu scale shows the machinery and, at best, the sign of the largest steps: losses of one size stray by
 0.03 nats or more between seeds there.
 """
