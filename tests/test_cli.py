@@ -109,7 +109,7 @@ def test_plan_says_how_much_text_the_runs_need(capsys, monkeypatch, corpus):
     assert plan["max_epochs"] * has == pytest.approx(4 * needs, rel=1e-3)
     assert plan["runs_of_too_many_epochs"] == plan["runs"]
     assert main([*argv, "--compile", "none"]) == 0
-    said = f"They need {needs:,} training tokens and tiny has {has:,}: give a larger corpus with --data"
+    said = f"the runs need {needs:,} training tokens and tiny has {has:,}: give a larger corpus with --data"
     assert said in capsys.readouterr().out
 
 

@@ -123,8 +123,9 @@ class Study:
         return [f"{plural(n, 'run')} left out for not ending well."] if n else []
 
     def lr_edge_warning(self, family: str | None = None) -> list[str]:
-        """One sentence where the best learning rate of a cell is the edge of those tried."""
-        if len(self.tried_lr_factors()) < 2:
+        """One sentence where the best learning rate of a searched cell is the edge of its search."""
+        factors = self.tried_lr_factors()
+        if len(factors) < 2:
             return []
         runs = self.table[self.table["status"] == "done"]
         if family is not None:
@@ -143,8 +144,8 @@ class Study:
         return [
             (
                 f"The best learning rate is at the edge of the search in {low + high} of {searched} "
-                f"searched cells ({low} at the lowest factor, {high} at the highest): a wider search "
-                "might lower those losses."
+                f"cells ({low} at the lowest factor {factors[0]:g}, {high} at the highest "
+                f"{factors[-1]:g}): a wider search might lower those losses."
             )
         ]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lmscale.spec import RunSpec
 
 #: Passes over a text up to which it is worth nearly as much as fresh text (Muennighoff et al. 2023,
-#: 2305.16264: "up to 4 epochs of repeated data yields negligible changes to loss").
+#: 2305.16264, abstract).
 MOST_EPOCHS = 4.0
 
 
@@ -32,27 +32,25 @@ class Epochs:
     needed: int
 
     def line(self, corpus: str, repeats: bool = False) -> str | None:
-        """One sentence where runs repeat their text too often, else None.
+        """What is to be said of runs that repeat their text too often or want more than there is.
 
         Args:
           corpus: its name.
           repeats: the study is about repeated or little text.
         """
-        if not self.over:
-            return None
-        said = (
-            f"{self.over} of {self.n_runs} runs pass over their text more than {MOST_EPOCHS:g} times, "
-            f"up to {self.most:.0f}"
-        )
-        if repeats:
-            return f"{said}: what this study is about"
-        if self.needed <= self.tokens:
-            return f"{said}: repeated text is worth less than fresh text (Muennighoff et al. 2023)"
-        return (
-            f"{said}: repeated text is worth less than fresh text (Muennighoff et al. 2023). They need "
-            f"{self.needed:,} training tokens and {corpus} has {self.tokens:,}: give a larger corpus "
-            "with --data"
-        )
+        said = []
+        if self.over:
+            why = "repeated text is worth less than fresh text (Muennighoff et al. 2023)"
+            said.append(
+                f"{self.over} of {self.n_runs} runs pass over their text more than {MOST_EPOCHS:g} "
+                f"times, up to {self.most:.3g}: {'what this study is about' if repeats else why}"
+            )
+        if self.needed > self.tokens:
+            said.append(
+                f"the runs need {self.needed:,} training tokens and {corpus} has {self.tokens:,}: give "
+                "a larger corpus with --data"
+            )
+        return "; ".join(said) or None
 
 
 def epochs_of(runs: Iterable[tuple[int, int | None]], tokens: int) -> Epochs:
@@ -63,7 +61,7 @@ def epochs_of(runs: Iterable[tuple[int, int | None]], tokens: int) -> Epochs:
       tokens: training tokens of the corpus.
     """
     runs = list(runs)
-    passes = [trained / (subset or tokens) for trained, subset in runs]
+    passes = [trained / min(subset or tokens, tokens) for trained, subset in runs]
     enough = [subset or math.ceil(trained / MOST_EPOCHS) for trained, subset in runs]
     return Epochs(
         most=max(passes, default=0.0),

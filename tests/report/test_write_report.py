@@ -203,8 +203,10 @@ def test_the_head_of_the_report_names_runs_that_repeat_their_text(tmp_path):
     assert said(-(-longest // 4)) is None
     line = said(longest // 5)
     assert "pass over their text more than 4 times, up to 5: repeated text is worth less" in line
-    assert f"They need {-(-longest // 4):,} training tokens" in line
-    assert said(longest // 5, repeats_text=True).endswith("up to 5: what this study is about.")
+    assert f"the runs need {-(-longest // 4):,} training tokens" in line
+    assert "up to 5: what this study is about; the runs need" in said(
+        longest // 5, repeats_text=True
+    )
     (store.path / "experiment.json").write_text(
         json.dumps({**experiment, "corpus": {**experiment["corpus"], "train_tokens": longest // 5}})
     )
