@@ -71,7 +71,7 @@ def isoflop_grid(
       convention: what counts as FLOPs (`lmscale.flops.CONVENTIONS`).
       lr_factors: multiples of the rule's learning rate to try; they train in the same pack, and the
         analyses keep the best of each cell.
-      centre_lr_factors: more multiples, tried at the middle size of each budget only: they show how
+      centre_lr_factors: more multiples, tried at each architecture's middle size of a budget only: they show how
         good the rule is there, and no analysis of sizes takes their losses (`mark_best_lr`).
       min_steps: cells that would train for fewer updates than this are left out.
       recipe: passed to `make_run`.
@@ -82,14 +82,17 @@ def isoflop_grid(
     runs = []
     for budget in budgets:
         chosen = models(budget) if callable(models) else models
-        by_size = sorted(chosen, key=lambda model: flops.n_params(model, "exact"))
         for model in chosen:
             tokens = budget / flops.training_flops_per_token(model, convention)
             batch = batch_for(tokens, model.n_ctx) if batch_size is None else batch_size
             steps = round(tokens / (batch * model.n_ctx))
             if steps < min_steps:
                 continue
-            centre = centre_lr_factors if model is by_size[len(by_size) // 2] else ()
+            alike = sorted(
+                (other for other in chosen if other.kind == model.kind),
+                key=lambda other: flops.n_params(other, "exact"),
+            )
+            centre = centre_lr_factors if model is alike[len(alike) // 2] else ()
             factors = sorted({*lr_factors, *centre})
             for factor, seed in itertools.product(factors, seeds):
                 spec = make_run(
