@@ -71,8 +71,8 @@ def isoflop_grid(
       convention: what counts as FLOPs (`lmscale.flops.CONVENTIONS`).
       lr_factors: multiples of the rule's learning rate to try; they train in the same pack, and the
         analyses keep the best of each cell.
-      centre_lr_factors: more multiples, tried at each architecture's middle size of a budget only: they show how
-        good the rule is there, and no analysis of sizes takes their losses (`mark_best_lr`).
+      centre_lr_factors: more multiples, tried at each architecture's middle size of a budget only: they
+        show how good the rule is there, and no analysis of sizes takes their losses (`mark_best_lr`).
       min_steps: cells that would train for fewer updates than this are left out.
       recipe: passed to `make_run`.
 
