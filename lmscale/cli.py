@@ -627,6 +627,8 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
             bar.log(f"{job.name}: {_plan_line(job.plan)} -> {store.path}")
             for line in _centering(prior, job.runs, store) if is_first() else ():
                 bar.log(f"{job.name}: {line}")
+            if repeated := _repeated_text(job.experiment, job.corpus, job.runs)[1]:
+                bar.log(f"{job.name}: {repeated}")
             earlier = [other for other in stores if other is not store] if args.many else []
             try:
                 ill |= _train(args, job, store, earlier, bar, stop)
@@ -714,11 +716,7 @@ def _plan(args: argparse.Namespace) -> int:
         runs = experiment.runs(corpus)
         off_center[name] = _centering(prior, runs, Store(Path("results") / f"{name}-{args.scale}"))
         plan = make_plan(runs, devices, mesh=args.mesh)
-        epochs = max(
-            run.spec.n_tokens / (run.spec.data.subset_tokens or corpus.n_tokens("train"))
-            for pack in plan.packs
-            for run in pack.runs
-        )
+        epochs = _repeated_text(experiment, corpus, runs)
         answers = _compile(args, plan, which, corpus) if which != "none" else None
         if answers is not None:
             plan = dataclasses.replace(plan, packs=tuple(answer.pack for answer in answers))
@@ -737,6 +735,9 @@ def _plan(args: argparse.Namespace) -> int:
         return 0
     if args.many:
         _print_plans({name: plan for name, (plan, *_) in plans.items()})
+        for name, (_, (_, repeated), _) in plans.items():
+            if repeated:
+                print(f"{name}: {repeated}")
     else:
         _print_packs(*next(iter(plans.values()))[:2])
     for line in sorted(copied):
@@ -808,7 +809,17 @@ def _compile(args: argparse.Namespace, plan: Any, which: str, corpus: Any) -> li
         )
 
 
-def _plan_json(plan: Any, epochs: float, answers: list[Any] | None) -> dict[str, Any]:
+def _repeated_text(experiment: Any, corpus: Any, runs: Any) -> tuple[Any, str | None]:
+    """How often an experiment's runs pass over their text, and a line where that is too often."""
+    from lmscale.sweep.epochs import epochs_of_specs
+
+    epochs = epochs_of_specs((run.spec for run in runs), corpus.n_tokens("train"))
+    return epochs, epochs.line(corpus.name, experiment.repeats_text)
+
+
+def _plan_json(
+    plan: Any, epochs: tuple[Any, str | None], answers: list[Any] | None
+) -> dict[str, Any]:
     from lmscale.sweep.plan import fits
 
     packs = [
@@ -835,7 +846,10 @@ def _plan_json(plan: Any, epochs: float, answers: list[Any] | None) -> dict[str,
         "runs": plan.n_runs,
         "flops": plan.flops,
         "seconds": plan.seconds,
-        "max_epochs": epochs,
+        "max_epochs": epochs[0].most,
+        "runs_of_too_many_epochs": epochs[0].over,
+        "train_tokens": epochs[0].tokens,
+        "train_tokens_needed": epochs[0].needed,
         "packs": packs,
     }
 
@@ -857,7 +871,7 @@ def _compiled_json(answer: Any, devices: Any) -> dict[str, Any] | None:
     }
 
 
-def _print_packs(plan: Any, epochs: float) -> None:
+def _print_packs(plan: Any, epochs: tuple[Any, str | None]) -> None:
     from lmscale.sweep.plan import fits
 
     print(
@@ -876,8 +890,8 @@ def _print_packs(plan: Any, epochs: float) -> None:
     for pack in plan.packs:
         if not fits(pack, plan.devices):
             print(f"{pack.key.model.label} does not fit: {_remedy(pack, plan.devices)}")
-    if epochs > 4:
-        print(f"the run that repeats its data most passes over it {epochs:.0f} times")
+    if epochs[1]:
+        print(epochs[1])
 
 
 def _remedy(pack: Any, devices: Any, memory: float | None = None) -> str:
