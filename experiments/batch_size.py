@@ -27,9 +27,19 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lmscale import hparams
-from lmscale.flops import n_params
 from lmscale.spec import TransformerSpec
-from lmscale.sweep import Claim, Experiment, Run, make_run, product, width_rule
+from lmscale.sweep import (
+    BASE_LR_HELP,
+    GPU_BATCH_TOKENS,
+    GPU_RECIPE,
+    Claim,
+    Experiment,
+    Run,
+    default_rule,
+    init_by_width,
+    make_run,
+    product,
+)
 
 NEEDS_MORE = "more seeds (--seeds 0 1 2 3 4 5), or the scale gpu"
 
@@ -66,7 +76,10 @@ class BatchSize(Experiment):
     )
 
     shapes: tuple[str, ...] = field(metadata={"help": "of the models: LAYERSxWIDTH"})
-    init_std: float = field(default=0.02, metadata={"help": "of the initial weights"})
+    init_std: float | None = field(
+        default=0.02, metadata={"help": "of the initial weights; none goes with the width"}
+    )
+    base_lr: float | None = field(default=None, metadata={"help": BASE_LR_HELP})
     batch_sizes: tuple[int, ...] = field(metadata={"help": "sequences"})
     steps: int = field(metadata={"help": "of a very large batch"})
     turning_batch: int = field(
@@ -83,11 +96,11 @@ class BatchSize(Experiment):
     def learning_rate(self, model, n_tokens, batch_tokens):
         """The rule of the models' experiments, at its batch, carried over to this one."""
         turning = self.turning_batch * self.n_ctx
-        if self.compute_dtype == "float32":
-            # Measured at 256 tokens with a cosine; at a constant rate three quarters did better.
-            at_rule, rate = 256, 0.75 * width_rule()(model, n_tokens, batch_tokens)
-        else:
-            at_rule, rate = hparams.KAPLAN_BATCH, hparams.kaplan_lr(n_params(model, "kaplan"))
+        rate = default_rule(self.compute_dtype, self.base_lr)(model, n_tokens, batch_tokens)
+        at_rule = hparams.KAPLAN_BATCH
+        if self.base_lr is not None or self.compute_dtype == "float32":
+            # Measured with a cosine; at a constant rate three quarters did better.
+            at_rule, rate = 256 if self.base_lr is None else GPU_BATCH_TOKENS, 0.75 * rate
         return rate * math.sqrt((1 + turning / at_rule) / (1 + turning / batch_tokens))
 
     def runs(self, corpus):
@@ -106,7 +119,7 @@ class BatchSize(Experiment):
                 n_head=max(1, width // (64 if width >= 256 else 16)),
                 n_ctx=self.n_ctx,
                 vocab_size=corpus.vocab_size,
-                init_std=self.init_std,
+                init_std=self.init_std or init_by_width(width),
             )
             steps = round(self.steps * (1 + self.turning_batch / choice["batch_size"]))
             spec = make_run(
@@ -145,13 +158,12 @@ SCALES = {
         seeds=(0, 1, 2),
     ),
     "gpu": BatchSize(
-        vocab_size=8192,
+        **GPU_RECIPE,
         shapes=("4x128", "6x256"),
         batch_sizes=(4, 8, 16, 32, 64, 128, 256),
-        steps=800,
+        steps=1000,
         turning_batch=32,
         n_ctx=512,
-        compute_dtype="bfloat16",
         eval_tokens=2**18,
         seeds=(0, 1, 2),
     ),

@@ -28,17 +28,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from lmscale_experiments.lstm_vs_transformer import PAPER_TRANSFORMERS
 
-from lmscale import hparams
 from lmscale.flops import n_params
 from lmscale.spec import TransformerSpec
 from lmscale.sweep import (
+    GPU_RECIPE,
     KAPLAN_RECIPE,
     Claim,
     Run,
     SharedRecipe,
+    default_rule,
     product,
     transformer_ladder,
-    width_rule,
 )
 
 NEEDS_MORE = "the scale gpu, or paper with --seeds 0 1 2"
@@ -85,11 +85,10 @@ class LearningCurves(SharedRecipe):
         return transformer_ladder(self.sizes, n_layer=self.n_layer, **shared)
 
     def learning_rate(self, model, n_tokens, batch_tokens):
-        if self.compute_dtype == "float32":
-            # Of a cosine's peak, a constant rate of three quarters did better in `batch_size`.
-            share = 0.75 if self.schedule == "constant" else 1.0
-            return share * width_rule()(model, n_tokens, batch_tokens)
-        return hparams.kaplan_lr(n_params(model, "kaplan"))
+        rule = default_rule(self.compute_dtype, self.base_lr)
+        # Of a cosine's peak, a constant rate of three quarters did better in `batch_size`.
+        share = 0.75 if self.schedule == "constant" else 1.0
+        return share * rule(model, n_tokens, batch_tokens)
 
     def runs(self, corpus):
         models = self.models(corpus.vocab_size)
@@ -215,13 +214,12 @@ CPU = {
     "seeds": (0, 1, 2),
 }
 GPU = {
-    "vocab_size": 8192,
+    **GPU_RECIPE,
     "sizes": tuple(1e5 * 2.5**i for i in range(7)),
-    "steps": 4000,
+    "steps": 8000,
     "schedule": "constant",
     "n_ctx": 512,
-    "batch_size": 64,
-    "compute_dtype": "bfloat16",
+    "batch_size": 32,
     "eval_tokens": 2**18,
     "seeds": (0, 1, 2),
 }

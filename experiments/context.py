@@ -17,7 +17,15 @@ the shapes are those of its standard ladder from 0.8M to 708M parameters, as Fig
 from dataclasses import dataclass, field
 
 from lmscale.spec import TransformerSpec
-from lmscale.sweep import KAPLAN_RECIPE, Claim, Run, SharedRecipe, product, transformer_ladder
+from lmscale.sweep import (
+    GPU_RECIPE,
+    KAPLAN_RECIPE,
+    Claim,
+    Run,
+    SharedRecipe,
+    product,
+    transformer_ladder,
+)
 
 #: (n_layer, d_model) of the standard ladder of Kaplan et al. 2020 between the ends of Fig. 20.
 PAPER_SHAPES = ((4, 128), (4, 256), (8, 512), (12, 768), (24, 1024), (36, 1280))
@@ -114,12 +122,11 @@ SCALES = {
         seeds=(0, 1, 2),
     ),
     "gpu": Context(
-        vocab_size=8192,
+        **GPU_RECIPE,
         sizes=(2e5, 8e5, 3.2e6, 1.3e7, 2.5e7),
-        steps=4000,
+        steps=8000,
         n_ctx=1024,
-        batch_size=32,
-        compute_dtype="bfloat16",
+        batch_size=16,
         eval_tokens=2**21,
         seeds=(0, 1, 2),
     ),

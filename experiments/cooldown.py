@@ -20,17 +20,20 @@ paper's; of its sizes from 33M to 360M we do not have the shapes, so the shapes 
 import math
 from dataclasses import dataclass, field
 
-from lmscale import hparams
 from lmscale.flops import n_params, training_flops_per_token
 from lmscale.spec import OptimizerSpec, RunSpec, ScheduleSpec, StartSpec
 from lmscale.sweep import (
+    BASE_LR_HELP,
+    CENTRE,
+    GPU_RECIPE,
     Claim,
     Experiment,
     Run,
+    batch_for,
+    default_rule,
     nearest_sizes,
     product,
     transformer_ladder,
-    width_rule,
 )
 
 
@@ -72,12 +75,21 @@ class Cooldown(Experiment):
     tokens_per_param: float = field(
         default=20.0, metadata={"help": "tokens per parameter that each profile is centred on"}
     )
+    spread: float | None = field(
+        default=None,
+        metadata={"help": "a profile's sizes reach this factor to either side; none: the nearest"},
+    )
     n_layer: int | None = field(
         default=None, metadata={"help": "one depth for the whole ladder, instead of one by size"}
     )
-    init_std: float = field(default=0.02, metadata={"help": "of the initial weights"})
+    init_std: float | None = field(
+        default=0.02, metadata={"help": "of the initial weights; none goes with the width"}
+    )
+    base_lr: float | None = field(default=None, metadata={"help": BASE_LR_HELP})
     n_ctx: int = 128
-    batch_size: int = field(default=2, metadata={"help": "sequences"})
+    batch_size: int | None = field(
+        default=2, metadata={"help": "sequences; none goes with the shortest run of each size"}
+    )
     large_batch: int | None = field(
         default=None, metadata={"help": "sequences of sizes above 3e8 (with the head), if another"}
     )
@@ -111,28 +123,40 @@ class Cooldown(Experiment):
             self.sizes_per_budget,
             tokens_per_param=self.tokens_per_param,
             convention=self.convention,
+            spread=self.spread,
         )
 
-    def batch(self, model):
+    def batch(self, model, budgets):
         """Sequences a step: every run of a size has the same, as its branches share a trunk."""
+        if self.batch_size is None:
+            tokens = min(budgets) / training_flops_per_token(model, self.convention)
+            return batch_for(tokens, model.n_ctx)
         large = self.large_batch and n_params(model, "standard") > 3e8
         return self.large_batch if large else self.batch_size
 
-    def peak(self, model, steps):
+    def peak(self, model):
         """Peak learning rate of the cosine."""
-        if self.compute_dtype == "float32":
-            return width_rule()(model, 0, 0)
         if max(self.sizes) >= 1e8:
             return 2e-3 if n_params(model, "standard") < 1.1e8 else 1e-3  # The paper's.
-        return hparams.steplaw_lr(n_params(model, "kaplan"), steps * self.batch(model) * self.n_ctx)
+        return default_rule(self.compute_dtype, self.base_lr)(model, 0, 0)
 
     def runs(self, corpus):
-        cells = {}
+        budgets = {}
         for budget in self.budgets:
             for model in self.models(budget, corpus.vocab_size):
-                per_step = training_flops_per_token(model, self.convention)
-                steps = round(budget / (per_step * self.batch(model) * self.n_ctx))
-                cells.setdefault(model, {})[budget] = steps
+                budgets.setdefault(model, []).append(budget)
+        batches = {model: self.batch(model, own) for model, own in budgets.items()}
+        cells = {
+            model: {
+                budget: round(
+                    budget
+                    / training_flops_per_token(model, self.convention)
+                    / (batches[model] * self.n_ctx)
+                )
+                for budget in own
+            }
+            for model, own in budgets.items()
+        }
         longest = {model: max(lengths.values()) for model, lengths in cells.items()}
 
         def spec(model, steps, rate, schedule, seed, **fields):
@@ -140,7 +164,7 @@ class Cooldown(Experiment):
                 model=model,
                 data=self.data(corpus),
                 evals=self.evals(corpus),
-                batch_size=self.batch(model),
+                batch_size=batches[model],
                 steps=steps,
                 seed=seed,
                 optimizer=OptimizerSpec(
@@ -152,20 +176,20 @@ class Cooldown(Experiment):
             )
 
         def cosine(model, steps, seed, factor=1.0):
-            rate = factor * self.peak(model, longest[model])
+            rate = factor * self.peak(model)
             return spec(model, steps, rate, {"name": "cosine", "final_fraction": 0.1}, seed)
 
         def branch(model, steps, seed, factor, trunk=None):
             tail = math.ceil(self.cooldown * steps)
             schedule = {"name": "cooldown", "cooldown_steps": tail, "final_fraction": 0.0}
             start = StartSpec(run=trunk.run_id, step=steps - tail) if trunk else None
-            rate = factor * self.peak(model, longest[model])
+            rate = factor * self.peak(model)
             return spec(model, steps, rate, schedule, seed, start=start)
 
         runs = []
         for (model, lengths), seed in ((c, s) for c in cells.items() for s in self.seeds):
             last = longest[model] - math.ceil(self.cooldown * longest[model])
-            rate = self.constant_lr * self.peak(model, longest[model])
+            rate = self.constant_lr * self.peak(model)
             trunk = spec(model, last, rate, {"name": "constant"}, seed)
             runs.append(Run(trunk, {"family": "trunk", "start_step": 0}))
             for budget, steps in lengths.items():
@@ -201,16 +225,16 @@ SCALES = {
         seeds=(0, 1, 2),
     ),
     "gpu": Cooldown(
-        vocab_size=8192,
+        **GPU_RECIPE,
+        **CENTRE | {"spread": 2.3},
         budgets=tuple(2.5e14 * 1.45**i for i in range(9)),
-        sizes=tuple(2e5 * 2**i for i in range(9)),
+        sizes=tuple(3e5 * 1.5**i for i in range(11)),
         sizes_per_budget=6,
         n_ctx=512,
-        batch_size=64,
-        warmup_steps=50,
+        batch_size=None,
+        warmup_steps=100,
         swept_lrs=(0.25, 0.5, 1.0, 2.0),
         swept_budget=1,
-        compute_dtype="bfloat16",
         eval_tokens=2**20,
         seeds=(0, 1, 2),
     ),

@@ -20,7 +20,15 @@ learning rates are the paper's.
 from dataclasses import dataclass, field
 
 from lmscale.spec import StoppingSpec, TransformerSpec
-from lmscale.sweep import KAPLAN_RECIPE, Claim, Run, SharedRecipe, product, transformer_ladder
+from lmscale.sweep import (
+    GPU_RECIPE,
+    KAPLAN_RECIPE,
+    Claim,
+    Run,
+    SharedRecipe,
+    product,
+    transformer_ladder,
+)
 
 #: (n_layer, d_model) of the runs of Kaplan et al. 2020, Fig. 9: 393 thousand to 708 million parameters.
 PAPER_SHAPES = ((2, 128), (4, 256), (8, 512), (12, 768), (24, 1024), (36, 1280))
@@ -30,6 +38,7 @@ PAPER_SHAPES = ((2, 128), (4, 256), (8, 512), (12, 768), (24, 1024), (36, 1280))
 class DatasetSize(SharedRecipe):
     title = "Dataset size: loss over N and D, overfitting and early stopping"
     analyses = ("dataset", "curves")
+    repeats_text = True
     claims = (
         Claim(
             text="Overfitting depends on N and D through N^0.74 / D only",
@@ -133,13 +142,12 @@ SCALES = {
         seeds=(0, 1, 2),
     ),
     "gpu": DatasetSize(
-        vocab_size=8192,
+        **GPU_RECIPE,
         sizes=(4e5, 1.6e6, 6.3e6, 2.5e7, 8.5e7),
         divisors=(1, 8, 16, 32, 64, 128, 256, 512),
-        steps=4000,
+        steps=8000,
         n_ctx=512,
-        batch_size=64,
-        compute_dtype="bfloat16",
+        batch_size=32,
         eval_tokens=2**19,
     ),
     "paper": DatasetSize(

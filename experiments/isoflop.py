@@ -12,6 +12,10 @@ L(N, D) = E + A/N^alpha + B/D^beta (a = 0.46).
     lmscale run isoflop --scale gpu           # 5 budgets x 7 sizes, under an hour on one H100
     lmscale plan isoflop --scale paper --device v5p:256
 
+The scale gpu has the recipe of `lmscale.sweep.gpu_recipe`: half and twice the rule's learning rate are
+tried at the middle size of each budget. Its longest run takes 450M tokens, so that a corpus of 113M
+training tokens is repeated no more than 4 times.
+
 At paper scale the budgets, shapes, context and learning rates are those of Hoffmann et al.; the
 batch is 0.5M tokens throughout, because theirs is published for the largest models only. Which of the
 50 shapes they trained at which budget is not published: here nine a budget, from a sixth of the best
@@ -21,16 +25,18 @@ size to six times it or the largest.
 import math
 from dataclasses import dataclass, field
 
-from lmscale import hparams
 from lmscale.flops import n_params
 from lmscale.sweep import (
+    BASE_LR_HELP,
+    CENTRE,
+    GPU_RECIPE,
     Claim,
     Experiment,
     chinchilla_shapes,
+    default_rule,
     isoflop_grid,
     nearest_sizes,
     transformer_ladder,
-    width_rule,
 )
 
 #: What narrows an exponent's interval.
@@ -130,12 +136,21 @@ class IsoFLOP(Experiment):
     n_layer: int | None = field(
         default=None, metadata={"help": "one depth for the whole ladder, instead of one by size"}
     )
-    init_std: float = field(default=0.02, metadata={"help": "of the initial weights"})
+    init_std: float | None = field(
+        default=0.02, metadata={"help": "of the initial weights; none goes with the width"}
+    )
     n_ctx: int = 128
-    batch_size: int = field(default=4, metadata={"help": "sequences"})
+    batch_size: int | None = field(
+        default=4, metadata={"help": "sequences; none grows with the square root of the tokens"}
+    )
     lr_factors: tuple[float, ...] = field(
         default=(1.0,), metadata={"help": "multiples of the learning-rate rule to try per cell"}
     )
+    centre_lr_factors: tuple[float, ...] = field(
+        default=(),
+        metadata={"help": "more multiples, to test the rule at each budget's middle size"},
+    )
+    base_lr: float | None = field(default=None, metadata={"help": BASE_LR_HELP})
     compute_dtype: str = "float32"
     convention: str = field(
         default="standard", metadata={"help": "what counts as FLOPs: kaplan, chinchilla, standard"}
@@ -168,9 +183,7 @@ class IsoFLOP(Experiment):
             # Hoffmann et al., App. D: 2e-4 for the smallest model (44M), 1.25e-4 for the largest.
             place = math.log(n_params(model, "chinchilla") / 44e6) / math.log(16e9 / 44e6)
             return 2e-4 * (1.25e-4 / 2e-4) ** min(1.0, max(0.0, place))
-        if self.compute_dtype == "float32":
-            return width_rule()(model, n_tokens, batch_tokens)
-        return hparams.steplaw_lr(n_params(model, "kaplan"), n_tokens)
+        return default_rule(self.compute_dtype, self.base_lr)(model, n_tokens, batch_tokens)
 
     def runs(self, corpus):
         return isoflop_grid(
@@ -181,6 +194,7 @@ class IsoFLOP(Experiment):
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             lr_factors=self.lr_factors,
+            centre_lr_factors=self.centre_lr_factors,
             convention=self.convention,
             seeds=self.seeds,
             compute_dtype=self.compute_dtype,
@@ -201,13 +215,14 @@ SCALES = {
         batch_size=2,
     ),
     "gpu": IsoFLOP(
-        vocab_size=8192,
+        **GPU_RECIPE,
+        **CENTRE,
         budgets=(2.5e14, 7.5e14, 2.2e15, 6.7e15, 2e16),
-        sizes=tuple(2e5 * 2**i for i in range(10)),
+        sizes=tuple(2e5 * 1.35**i for i in range(20)),
         sizes_per_budget=7,
         n_ctx=512,
-        batch_size=64,
-        compute_dtype="bfloat16",
+        batch_size=None,
+        centre_lr_factors=(0.5, 1.0, 2.0),
         eval_tokens=2**20,
     ),
     "paper": IsoFLOP(

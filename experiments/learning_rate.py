@@ -6,7 +6,7 @@ best batch of every (N, D) follows in the same way, and with it the rate at that
 Li et al. 2025 ("StepLaw") publish: 1.79 N^-0.713 D^0.307 and 0.58 D^0.571 tokens.
 
     lmscale run learning_rate                # cpu: 3 sizes x 3 D x 3 batches x 5 rates, minutes
-    lmscale run learning_rate --scale gpu    # 4 x 3 x 4 x 6 runs, under an hour on one H100
+    lmscale run learning_rate --scale gpu    # 36 cells x 6 rates, under an hour on one H100
     lmscale plan learning_rate --scale paper --device v5p:256
 
 The rule can drive other experiments: `lmscale run schedules --lr-fit
@@ -23,6 +23,9 @@ from dataclasses import dataclass, field, replace
 from lmscale import hparams
 from lmscale.flops import n_params
 from lmscale.sweep import (
+    BASE_LR_HELP,
+    GPU_BATCH_TOKENS,
+    GPU_RECIPE,
     Claim,
     Experiment,
     Run,
@@ -96,7 +99,10 @@ class LearningRate(Experiment):
     n_layer: int | None = field(
         default=None, metadata={"help": "one depth for the whole ladder, instead of one by size"}
     )
-    init_std: float = field(default=0.02, metadata={"help": "of the initial weights"})
+    init_std: float | None = field(
+        default=0.02, metadata={"help": "of the initial weights; none goes with the width"}
+    )
+    base_lr: float | None = field(default=None, metadata={"help": BASE_LR_HELP})
     n_ctx: int
     least_steps: int = field(default=20, metadata={"help": "cells of fewer updates are left out"})
     warmup_steps: int | None = field(
@@ -118,6 +124,9 @@ class LearningRate(Experiment):
 
     def learning_rate(self, model, n_tokens, batch_tokens):
         """A first guess for the search: a published rule, or on a CPU one that rises as B^0.5."""
+        if self.base_lr is not None:
+            rise = (batch_tokens / GPU_BATCH_TOKENS) ** 0.5
+            return width_rule(self.base_lr)(model, n_tokens, batch_tokens) * rise
         if self.compute_dtype == "float32":
             return width_rule()(model, n_tokens, batch_tokens) * (batch_tokens / 256) ** 0.5
         return hparams.steplaw_lr(n_params(model, "kaplan"), n_tokens)
@@ -165,13 +174,13 @@ SCALES = {
         eval_tokens=2**15,
     ),
     "gpu": LearningRate(
-        vocab_size=8192,
-        sizes=(4e5, 1.6e6, 6.4e6, 2.5e7),
-        tokens=(8e6, 2.5e7, 8e7),
-        batch_sizes=(8, 32, 128, 512),
+        **GPU_RECIPE,
+        sizes=(1e6, 3.5e6, 1.2e7),
+        tokens=(1.7e7, 5e7, 1.5e8),
+        batch_sizes=(8, 16, 32, 64, 128),
         lr_factors=(0.125, 0.25, 0.5, 1.0, 2.0, 4.0),
+        least_steps=1000,
         n_ctx=512,
-        compute_dtype="bfloat16",
         eval_tokens=2**20,
     ),
     "paper": LearningRate(

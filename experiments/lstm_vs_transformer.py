@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 
 from lmscale.spec import LSTMSpec, TransformerSpec
 from lmscale.sweep import (
+    GPU_RECIPE,
     KAPLAN_RECIPE,
     LSTM_INIT,
     Claim,
@@ -180,13 +181,12 @@ SCALES = {
         seeds=(0, 1, 2),
     ),
     "gpu": LSTMvsTransformer(
-        vocab_size=8192,
+        **GPU_RECIPE,
         sizes=(4e5, 1.6e6, 6.4e6, 2.5e7),
         lstm_layers=(1, 2, 4),
-        steps=4000,
+        steps=8000,
         n_ctx=1024,
-        batch_size=32,
-        compute_dtype="bfloat16",
+        batch_size=16,
         eval_tokens=2**20,
         seeds=(0, 1, 2),
     ),

@@ -18,7 +18,16 @@ small scales draw the figure and decide nothing.
 from dataclasses import dataclass, field
 
 from lmscale.spec import TransformerSpec
-from lmscale.sweep import KAPLAN_RECIPE, Claim, Run, SharedRecipe, family_label, product
+from lmscale.sweep import (
+    GPU_RECIPE,
+    KAPLAN_RECIPE,
+    Claim,
+    Run,
+    SharedRecipe,
+    family_label,
+    init_by_width,
+    product,
+)
 
 #: n_layer: widths of the models of Kaplan et al. 2020, Fig. 6.
 PAPER_SHAPES = {
@@ -85,7 +94,7 @@ class ModelSize(SharedRecipe):
                 d_model=width,
                 n_ctx=self.n_ctx,
                 vocab_size=vocab_size,
-                init_std=self.init_std,
+                init_std=self.init_std or init_by_width(width),
             )
             # The paper's legend.
             many = "transformer, more than 6 layers"
@@ -114,13 +123,12 @@ SCALES = {
         seeds=(0, 1, 2),
     ),
     "gpu": ModelSize(
-        vocab_size=8192,
+        **GPU_RECIPE,
         depths=(1, 2, 3, 6, 12),
         widths=(64, 128, 256, 512),
-        steps=4000,
+        steps=8000,
         n_ctx=1024,
-        batch_size=32,
-        compute_dtype="bfloat16",
+        batch_size=16,
         eval_tokens=2**20,
         seeds=(0, 1, 2),
     ),

@@ -8,15 +8,16 @@ and batch tuned to the size: 0.497. Steps 1 and 2 are the same runs counted diff
 the schedule knows no budget, so one run a size is evaluated where it crosses each.
 
     lmscale run reconcile                     # cpu: 3 budgets, 6 sizes, 3 seeds
-    lmscale run reconcile --scale gpu         # 6 budgets x 9 sizes, about an hour on one H100
+    lmscale run reconcile --scale gpu         # 6 budgets x 10 sizes, under an hour on one H100
     lmscale plan reconcile --scale paper --device v5p:256
 
 The smaller scales shrink the paper's lengths with the runs: the fixed warmup is as long as the best
 run of the smallest budget (the paper's, nearly eight times that), the fixed cosine 16 times the longest
 run. Porian et al. tuned beta2 as well and dropped the decay in step 5; here beta2 follows their rule
 throughout and the decay is kept. Step 5 searches the learning rate at paper scale only. Elsewhere it
-takes a rule unsearched, at gpu scale theirs and at cpu scale one by width with a batch of two
-sequences: `--tuned-lr-factors 0.5 1 2` searches around it, at three times the cost of that step. The
+takes a rule by width unsearched, at cpu scale with a batch of two sequences and at gpu scale with one by
+tokens (`lmscale.sweep.gpu_recipe`, which tries half and twice of the rule at one size a budget):
+`--tuned-lr-factors 0.5 1 2` searches around it, at three times the cost of that step. The
 cpu scale shows the machinery and, at best, the sign of the largest steps: losses of one size stray by
 0.03 nats or more between seeds there.
 """
@@ -28,7 +29,18 @@ from itertools import product
 from lmscale import hparams
 from lmscale.flops import n_params, training_flops_per_token
 from lmscale.spec import OptimizerSpec, RunSpec, ScheduleSpec, TransformerSpec
-from lmscale.sweep import Claim, Experiment, Run, off_centre, transformer_ladder, width_rule
+from lmscale.sweep import (
+    BASE_LR_HELP,
+    CENTRE,
+    GPU_RECIPE,
+    Claim,
+    Experiment,
+    Run,
+    batch_for,
+    off_centre,
+    transformer_ladder,
+    width_rule,
+)
 
 #: (n_layer, d_model, d_ff) of Porian et al. 2024; 4 heads.
 PAPER_SHAPES = (
@@ -94,15 +106,25 @@ class Reconcile(Experiment):
         default=20.0, metadata={"help": "tokens per parameter that each profile is centred on"}
     )
     n_layer: int | None = field(default=None, metadata={"help": "one depth for the whole ladder"})
-    init_std: float = field(default=0.02, metadata={"help": "of the initial weights"})
+    init_std: float | None = field(
+        default=0.02, metadata={"help": "of the initial weights; none goes with the width"}
+    )
+    base_lr: float | None = field(default=None, metadata={"help": BASE_LR_HELP})
     n_ctx: int = 128
     fixed_lr: float = field(default=3e-3, metadata={"help": "peak of steps 1 to 4, every size"})
     fixed_batch: int = field(metadata={"help": "sequences of steps 1 to 4, every size"})
     tuned_batch: int | None = field(
-        default=None, metadata={"help": "sequences of step 5; none follows Porian et al."}
+        default=None,
+        metadata={"help": "sequences of step 5; none follows Porian et al., or base_lr's recipe"},
     )
     tuned_lr_factors: tuple[float, ...] = field(
         default=(1.0,), metadata={"help": "multiples of the rule that step 5 tries per cell"}
+    )
+    centre_lr_factors: tuple[float, ...] = field(
+        default=(),
+        metadata={
+            "help": "more multiples, to test the rule at the size nearest each budget's centre"
+        },
     )
     fixed_warmup: float = field(metadata={"help": "tokens of steps 1 and 2"})
     fixed_cosine: float = field(metadata={"help": "tokens of steps 1 to 3"})
@@ -154,8 +176,11 @@ class Reconcile(Experiment):
             **fields,
         )
 
-    def tuned(self, model):
+    def tuned(self, model, tokens):
         """Learning rate and batch of step 5."""
+        if self.base_lr is not None:
+            batch = self.tuned_batch or batch_for(tokens, self.n_ctx)
+            return width_rule(self.base_lr)(model, tokens, batch * self.n_ctx), batch
         n = n_params(model, "standard")
         # A power of two, which every mesh divides.
         batch = self.tuned_batch or 2 ** round(math.log2(hparams.porian_batch(n) / self.n_ctx))
@@ -184,13 +209,21 @@ class Reconcile(Experiment):
             if at["standard"]:
                 scaled = n_params(model, "standard")
                 runs.append(prefix("3", model, scaled, at["standard"], seed))
+        central = {
+            budget: min(
+                models, key=lambda m, b=budget: abs(off_centre(m, b, self.tokens_per_param))
+            )
+            for budget in self.budgets
+        }
         for model, budget, tokens in self.cells(models, self.budgets, "standard"):
             warmup = min(n_params(model, "standard"), tokens / 2)
             for seed in self.seeds:
                 spec = self.spec(corpus, model, tokens, warmup=warmup, seed=seed)
                 runs.append(Run(spec, {"family": "step 4", "budget": budget}))
-            rate, batch = self.tuned(model)
-            for factor, seed in product(self.tuned_lr_factors, self.seeds):
+            rate, batch = self.tuned(model, tokens)
+            centre = self.centre_lr_factors if model == central[budget] else ()
+            factors = sorted({*self.tuned_lr_factors, *centre})
+            for factor, seed in product(factors, self.seeds):
                 tuned = {"rate": factor * rate, "batch": batch, "warmup": warmup}
                 spec = self.spec(corpus, model, tokens, **tuned, seed=seed)
                 labels = {"family": "step 5", "budget": budget, "lr_factor": factor}
@@ -218,16 +251,17 @@ SCALES = {
         seeds=(0, 1, 2),
     ),
     "gpu": Reconcile(
-        vocab_size=8192,
+        **GPU_RECIPE,
+        **CENTRE,
         budgets=tuple(2.5e14 * 2**i for i in range(6)),
-        kaplan_budgets=tuple(5e13 * 2.4**i for i in range(6)),
-        sizes=tuple(1e5 * 2**i for i in range(9)),
-        spread=4.0,
+        kaplan_budgets=tuple(1.6e14 * 2.13**i for i in range(6)),
+        sizes=tuple(3e5 * 1.6**i for i in range(10)),
         n_ctx=512,
-        fixed_batch=256,
-        fixed_warmup=2.9e7,
-        fixed_cosine=6.6e9,
-        compute_dtype="bfloat16",
+        # What leaves the shortest run a thousand updates.
+        fixed_batch=8,
+        centre_lr_factors=(0.5, 1.0, 2.0),
+        fixed_warmup=2e7,
+        fixed_cosine=3.9e9,
         eval_tokens=2**20,
         seeds=(0, 1, 2),
     ),

@@ -23,12 +23,14 @@ from lmscale_experiments.lstm_vs_transformer import PAPER_LSTMS, PAPER_TRANSFORM
 
 from lmscale.spec import LSTMSpec, TransformerSpec
 from lmscale.sweep import (
+    GPU_RECIPE,
     KAPLAN_RECIPE,
     LSTM_INIT,
     Claim,
     Run,
     SharedRecipe,
     family_label,
+    init_by_width,
     lstm_shape,
     product,
 )
@@ -114,7 +116,7 @@ class RecurrentTransformer(SharedRecipe):
                     n_layer=n_layer,
                     d_model=d_model,
                     reuse=reuse,
-                    init_std=self.init_std,
+                    init_std=self.init_std or init_by_width(d_model),
                     **(kind if reuse > 1 else {}),
                     **shared,
                 ),
@@ -150,14 +152,13 @@ SCALES = {
         seeds=(0, 1, 2),
     ),
     "gpu": RecurrentTransformer(
-        vocab_size=8192,
+        **GPU_RECIPE,
         widths=(96, 128, 192, 256, 384, 512, 768),
         lstm_layers=(2,),
         lstm_sizes=(4e5, 1.6e6, 6.4e6),
-        steps=4000,
+        steps=8000,
         n_ctx=1024,
-        batch_size=32,
-        compute_dtype="bfloat16",
+        batch_size=16,
         eval_tokens=2**20,
         seeds=(0, 1, 2),
     ),

@@ -11,7 +11,7 @@ U unique tokens repeated R times are worth U + U R* (1 - exp(-R/R*)) fresh ones,
     lmscale plan repeat --scale paper --device v5p:256
 
 The unique tokens are sequences drawn from all over the text: 2048 of 64 tokens at cpu scale, which ends
-at 16 epochs, and 2048 of 512 at gpu scale. Which were drawn is common to all seeds. At paper scale three sizes are trained for as many tokens
+at 16 epochs, and 8192 of 512 at gpu scale. Which were drawn is common to all seeds. At paper scale three sizes are trained for as many tokens
 as is optimal for them, of which 1/44 to all are unique, as in the paper's Fig. 4; the batch is 512
 sequences throughout, theirs is 256 to 1024.
 """
@@ -20,13 +20,15 @@ from dataclasses import dataclass, field
 
 from lmscale.spec import TransformerSpec
 from lmscale.sweep import (
+    BASE_LR_HELP,
+    GPU_RECIPE,
     Claim,
     Experiment,
     Run,
+    default_rule,
     make_run,
     product,
     transformer_ladder,
-    width_rule,
 )
 
 #: (n_layer, d_model, training tokens) of its models of 2.8, 4.2 and 8.7 billion parameters.
@@ -37,6 +39,7 @@ PAPER_MODELS = ((34, 2560, 55e9), (36, 3072, 84e9), (42, 4096, 178e9))
 class Repeat(Experiment):
     title = "Repeated data: the worth of an epoch"
     analyses = ("repeat", "curves")
+    repeats_text = True
     claims = (
         Claim(
             text="Four epochs are nearly as good as fresh data: at most 1% more loss (our bound; the "
@@ -85,7 +88,10 @@ class Repeat(Experiment):
     n_layer: int | None = field(
         default=None, metadata={"help": "depth of all models, instead of one by size"}
     )
-    init_std: float = field(default=0.02, metadata={"help": "of the initial weights"})
+    init_std: float | None = field(
+        default=0.02, metadata={"help": "of the initial weights; none goes with the width"}
+    )
+    base_lr: float | None = field(default=None, metadata={"help": BASE_LR_HELP})
     dropout: float = 0.1
     weight_decay: float = 0.1
     n_ctx: int
@@ -109,9 +115,9 @@ class Repeat(Experiment):
                 yield model, epochs * self.unique_tokens, epochs * self.unique_tokens
 
     def learning_rate(self, model, n_tokens, batch_tokens):
-        if self.compute_dtype == "float32":
-            return width_rule()(model, n_tokens, batch_tokens)
-        return 2e-4 if not self.sizes else 1e-3
+        if not self.sizes:
+            return 2e-4
+        return default_rule(self.compute_dtype, self.base_lr)(model, n_tokens, batch_tokens)
 
     def runs(self, corpus):
         batch_tokens = self.batch_size * self.n_ctx
@@ -154,15 +160,14 @@ SCALES = {
         seeds=(0, 1, 2),
     ),
     "gpu": Repeat(
-        vocab_size=8192,
+        **GPU_RECIPE,
         sizes=(2.5e5, 1e6, 4e6),
-        # The longest fresh run takes 17 million tokens, which the built-in corpus has.
-        unique_tokens=2**20,
+        # A thousand updates an epoch. The longest fresh run takes 67 million tokens.
+        unique_tokens=2**22,
         epochs=(1, 2, 4, 8, 16, 32, 64),
         fresh=(2, 4, 8, 16),
         n_ctx=512,
         batch_size=8,
-        compute_dtype="bfloat16",
         eval_tokens=2**18,
         seeds=(0, 1, 2),
     ),

@@ -22,15 +22,16 @@ from dataclasses import dataclass, field, replace
 import jax.numpy as jnp
 
 from lmscale import hparams
-from lmscale.flops import n_params
 from lmscale.spec import ScheduleSpec
 from lmscale.sweep import (
+    BASE_LR_HELP,
+    GPU_RECIPE,
     Claim,
     Experiment,
     Run,
+    default_rule,
     make_run,
     transformer_shape,
-    width_rule,
 )
 from lmscale.training.schedule import learning_rate, schedule_hyperparameters
 
@@ -100,7 +101,10 @@ class Schedules(Experiment):
     n_layer: int | None = field(
         default=None, metadata={"help": "its depth, instead of one by size"}
     )
-    init_std: float = field(default=0.02, metadata={"help": "of the initial weights"})
+    init_std: float | None = field(
+        default=0.02, metadata={"help": "of the initial weights; none goes with the width"}
+    )
+    base_lr: float | None = field(default=None, metadata={"help": BASE_LR_HELP})
     steps: int
     n_ctx: int
     batch_size: int = field(metadata={"help": "sequences"})
@@ -148,9 +152,7 @@ class Schedules(Experiment):
     def learning_rate(self, model, n_tokens, batch_tokens):
         if self.lr_fit:
             return hparams.fitted_rule(self.lr_fit)(model, n_tokens, batch_tokens)
-        if self.compute_dtype == "float32":
-            return width_rule()(model, n_tokens, batch_tokens)
-        return hparams.kaplan_lr(n_params(model, "kaplan"))
+        return default_rule(self.compute_dtype, self.base_lr)(model, n_tokens, batch_tokens)
 
     def runs(self, corpus):
         model = transformer_shape(
@@ -205,13 +207,12 @@ SCALES = {
         seeds=(0, 1, 2),
     ),
     "gpu": Schedules(
-        vocab_size=8192,
+        **GPU_RECIPE,
         size=3e6,
         steps=4000,
         n_ctx=512,
         batch_size=32,
         warmup_steps=200,
-        compute_dtype="bfloat16",
         eval_tokens=2**20,
         seeds=(0, 1, 2, 3, 4),
     ),

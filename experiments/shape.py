@@ -21,7 +21,15 @@ import math
 from dataclasses import dataclass, field
 
 from lmscale.spec import TransformerSpec
-from lmscale.sweep import KAPLAN_RECIPE, Claim, Run, SharedRecipe, product
+from lmscale.sweep import (
+    GPU_RECIPE,
+    KAPLAN_RECIPE,
+    Claim,
+    Run,
+    SharedRecipe,
+    init_by_width,
+    product,
+)
 
 #: N: (n_layer, d_model) of the scans over d_model / n_layer in Kaplan et al. 2020, Fig. 5.
 PAPER_ASPECT = {
@@ -97,7 +105,7 @@ class Shape(SharedRecipe):
             n_head=heads,
             n_ctx=self.n_ctx,
             vocab_size=vocab_size,
-            init_std=self.init_std,
+            init_std=self.init_std or init_by_width(d_model),
         )
 
     def scans(self):
@@ -166,7 +174,7 @@ SCALES = {
         seeds=(0, 1, 2),
     ),
     "gpu": Shape(
-        vocab_size=8192,
+        **GPU_RECIPE,
         size=3.15e6,
         n_layer=4,
         depths=(2, 3, 4, 8, 16, 32),
@@ -174,10 +182,9 @@ SCALES = {
         head_widths=(16, 32, 64, 128, 256),
         slope_sizes=(1.3e6, 7.1e6),
         multiple=4,
-        steps=4000,
+        steps=8000,
         n_ctx=1024,
-        batch_size=32,
-        compute_dtype="bfloat16",
+        batch_size=16,
         eval_tokens=2**20,
         seeds=(0, 1, 2),
     ),

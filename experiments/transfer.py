@@ -23,7 +23,15 @@ from dataclasses import dataclass, field
 
 from lmscale.data import evaluation_corpus
 from lmscale.spec import EvalSpec
-from lmscale.sweep import KAPLAN_RECIPE, Claim, Run, SharedRecipe, product, transformer_ladder
+from lmscale.sweep import (
+    GPU_RECIPE,
+    KAPLAN_RECIPE,
+    Claim,
+    Run,
+    SharedRecipe,
+    product,
+    transformer_ladder,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,12 +123,11 @@ SCALES = {
         seeds=(0, 1, 2),
     ),
     "gpu": Transfer(
-        vocab_size=8192,
+        **GPU_RECIPE,
         sizes=(2e5, 8e5, 3.2e6, 1.3e7, 5e7),
-        steps=4000,
+        steps=8000,
         n_ctx=1024,
-        batch_size=32,
-        compute_dtype="bfloat16",
+        batch_size=16,
         eval_tokens=2**19,
         seeds=(0, 1, 2),
     ),

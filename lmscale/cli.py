@@ -30,7 +30,8 @@ from lmscale.terminal import say as _say
 _EPILOG = """\
 a first study, on a laptop:
   lmscale run isoflop                        trains a grid on the Python sources of this machine
-  lmscale advise results/isoflop-cpu --compute 1e13
+  lmscale advise results/isoflop-cpu --compute 1.1e12
+  lmscale verify results/isoflop-cpu --compute 1.1e12     writes the forecast down, then trains it
 on your own text:
   lmscale data build mytext --input ~/text --vocab-size 8192
   lmscale run isoflop --data mytext --out results/mytext
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     # Before the imports, which take seconds: a worker may be stopped when it has only begun.
     stop = None
-    if argv[:1] == ["run"]:
+    if argv[:1] in (["run"], ["verify"]):
         stop = _stop_on_signal()
         if not {"-h", "--help", "--distributed"} & set(argv):
             from lmscale.parallel.processes import expect_processes
@@ -291,18 +292,24 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     report.add_argument("dir", metavar="DIR", help="a store, or a folder of stores")
 
     advise = command(
-        "advise", _advise, "Recommend a model for a budget, from a store or a published law."
+        "advise",
+        _advise,
+        "Recommend a model for a budget, from a store, any table of runs, or a published law.",
     )
-    advise.add_argument(
-        "source", metavar="DIR|PUBLISHED-LAW", help="besiroglu2024, chinchilla, ..."
+    verify = command(
+        "verify",
+        _verify,
+        "Write down what a store foretells for a budget, train the advised model with its half and "
+        "its double on that budget, and compare. Resumes what is there; a forecast is never rewritten.",
     )
-    question = advise.add_mutually_exclusive_group(required=True)
-    question.add_argument("--compute", metavar="FLOPS", type=float, help="the training budget")
-    question.add_argument("--loss", type=float, help="the loss to reach with the least compute")
-    advise.add_argument("--unique-tokens", type=float, help="how much data there is")
-    advise.add_argument("--inference-tokens", type=float, default=0.0, help="tokens served later")
-    advise.add_argument("--family", default="transformer", help="whose law of a store")
-    advise.add_argument("--json", action="store_true")
+    if argv[:1] == ["advise"]:
+        from lmscale.advise_command import add_arguments
+
+        add_arguments(advise)
+    if argv[:1] == ["verify"]:
+        from lmscale.verify_command import add_arguments
+
+        add_arguments(verify)
 
     sample = command("sample", _sample, "Continue a text with a trained run.")
     sample.add_argument("run", metavar="RUN_DIR")
@@ -620,6 +627,8 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
             bar.log(f"{job.name}: {_plan_line(job.plan)} -> {store.path}")
             for line in _centering(prior, job.runs, store) if is_first() else ():
                 bar.log(f"{job.name}: {line}")
+            if repeated := _repeated_text(job.experiment, job.corpus, job.runs)[1]:
+                bar.log(f"{job.name}: {repeated}")
             earlier = [other for other in stores if other is not store] if args.many else []
             try:
                 ill |= _train(args, job, store, earlier, bar, stop)
@@ -707,11 +716,7 @@ def _plan(args: argparse.Namespace) -> int:
         runs = experiment.runs(corpus)
         off_center[name] = _centering(prior, runs, Store(Path("results") / f"{name}-{args.scale}"))
         plan = make_plan(runs, devices, mesh=args.mesh)
-        epochs = max(
-            run.spec.n_tokens / (run.spec.data.subset_tokens or corpus.n_tokens("train"))
-            for pack in plan.packs
-            for run in pack.runs
-        )
+        epochs = _repeated_text(experiment, corpus, runs)
         answers = _compile(args, plan, which, corpus) if which != "none" else None
         if answers is not None:
             plan = dataclasses.replace(plan, packs=tuple(answer.pack for answer in answers))
@@ -730,6 +735,9 @@ def _plan(args: argparse.Namespace) -> int:
         return 0
     if args.many:
         _print_plans({name: plan for name, (plan, *_) in plans.items()})
+        for name, (_, (_, repeated), _) in plans.items():
+            if repeated:
+                print(f"{name}: {repeated}")
     else:
         _print_packs(*next(iter(plans.values()))[:2])
     for line in sorted(copied):
@@ -801,7 +809,17 @@ def _compile(args: argparse.Namespace, plan: Any, which: str, corpus: Any) -> li
         )
 
 
-def _plan_json(plan: Any, epochs: float, answers: list[Any] | None) -> dict[str, Any]:
+def _repeated_text(experiment: Any, corpus: Any, runs: Any) -> tuple[Any, str | None]:
+    """How often an experiment's runs pass over their text, and a line where that is too often."""
+    from lmscale.sweep.epochs import epochs_of_specs
+
+    epochs = epochs_of_specs((run.spec for run in runs), corpus.n_tokens("train"))
+    return epochs, epochs.line(corpus.name, experiment.repeats_text)
+
+
+def _plan_json(
+    plan: Any, epochs: tuple[Any, str | None], answers: list[Any] | None
+) -> dict[str, Any]:
     from lmscale.sweep.plan import fits
 
     packs = [
@@ -828,7 +846,10 @@ def _plan_json(plan: Any, epochs: float, answers: list[Any] | None) -> dict[str,
         "runs": plan.n_runs,
         "flops": plan.flops,
         "seconds": plan.seconds,
-        "max_epochs": epochs,
+        "max_epochs": epochs[0].most,
+        "runs_of_too_many_epochs": epochs[0].over,
+        "train_tokens": epochs[0].tokens,
+        "train_tokens_needed": epochs[0].needed,
         "packs": packs,
     }
 
@@ -850,7 +871,7 @@ def _compiled_json(answer: Any, devices: Any) -> dict[str, Any] | None:
     }
 
 
-def _print_packs(plan: Any, epochs: float) -> None:
+def _print_packs(plan: Any, epochs: tuple[Any, str | None]) -> None:
     from lmscale.sweep.plan import fits
 
     print(
@@ -869,8 +890,8 @@ def _print_packs(plan: Any, epochs: float) -> None:
     for pack in plan.packs:
         if not fits(pack, plan.devices):
             print(f"{pack.key.model.label} does not fit: {_remedy(pack, plan.devices)}")
-    if epochs > 4:
-        print(f"the run that repeats its data most passes over it {epochs:.0f} times")
+    if epochs[1]:
+        print(epochs[1])
 
 
 def _remedy(pack: Any, devices: Any, memory: float | None = None) -> str:
@@ -1031,42 +1052,38 @@ def _fit(args: argparse.Namespace) -> int:
 
 
 def _advise(args: argparse.Namespace) -> int:
-    from lmscale.sweep.recommend import recommend
-    from lmscale.sweep.store import Store
+    from lmscale import advise_command
 
-    source = Store.open(args.source) if Path(args.source).is_dir() else args.source
-    question = {"flops": args.compute, "loss": args.loss, "unique_tokens": args.unique_tokens}
-    advice = recommend(
-        source, family=args.family, inference_tokens=args.inference_tokens, **question
-    )
-    if args.json:
-        _print_json(advice.to_json())
-        return 0
+    return advise_command.run(args)
 
-    def line(name: str, key: str, text: str) -> None:
-        low_high = advice.intervals.get(key)
-        interval = f"  [{low_high[0]:.3g}, {low_high[1]:.3g}]" if low_high else ""
-        print(f"  {name:<22}{text}{interval}")
 
-    print(f"for {advice.flops:.3g} FLOPs, by {advice.source or args.source}:")
-    line("parameters", "n_params", f"{advice.n_params:.3g}")
-    line("tokens", "n_tokens", f"{advice.n_tokens:.3g}")
-    line("tokens per parameter", "tokens_per_param", f"{advice.tokens_per_param:.3g}")
-    if advice.loss is not None:
-        line("loss (nats per token)", "loss", f"{advice.loss:.4g}")
-    model = advice.model
-    line(
-        "model",
-        "",
-        f"{model['n_layer']} layers, d_model {model['d_model']}, {model['n_head']} heads",
-    )
-    line("batch", "", f"{advice.batch_tokens:,} tokens")
-    line("peak learning rate", "", f"{advice.learning_rate:.2g}")
-    for off in advice.off_optimum:
-        print(f"  {off.factor:g} x the parameters costs {off.compute_factor:.3g} x the compute")
-    for warning in advice.warnings:
-        _say(f"warning: {warning}")
-    return 0
+def _verify(args: argparse.Namespace) -> int:
+    start_jax()
+    from lmscale import verify_command
+
+    return verify_command.run(args, functools.partial(_train_verification, args), _open_corpus)
+
+
+def _train_verification(
+    args: argparse.Namespace,
+    experiment: Any,
+    scale: str,
+    corpus: Any,
+    runs: list[Any],
+    store: Any,
+) -> bool:
+    """Trains the runs that test a forecast; True where one failed."""
+    from lmscale.progress import progress
+    from lmscale.sweep.devices import local_devices
+    from lmscale.sweep.plan import make_plan
+
+    args.scale, args.shard, args.slots = scale, (0, 1), None
+    plan = make_plan(runs, local_devices())
+    with progress("training", plan.flops) as bar:
+        bar.log(f"verify: {_plan_line(plan)} -> {store.path}")
+        return _train(
+            args, _Job("verify", experiment, corpus, runs, plan), store, [], bar, args.stop
+        )
 
 
 def _bench(args: argparse.Namespace) -> int:

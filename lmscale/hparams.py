@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from etils import epath
 
 from lmscale import flops
-from lmscale.spec import ModelSpec, SpecError
+from lmscale.spec import ModelSpec, SpecError, TransformerSpec
 
 __all__ = [
     "KAPLAN_BATCH",
+    "PUBLISHED_RULES",
     "FittedRule",
+    "PublishedRule",
+    "covering_rule",
     "deepseek_batch",
     "deepseek_flops_per_token",
     "deepseek_lr",
@@ -152,6 +156,73 @@ def steplaw_batch(n_tokens: float) -> float:
 
 
 @dataclass(frozen=True)
+class PublishedRule:
+    """A published rule for learning rate and batch, with the range of the sweep behind it.
+
+    Attributes:
+      source: the paper, for readers.
+      convention: what N counts (`lmscale.flops.CONVENTIONS`).
+      ranges: smallest and largest of params, tokens, tokens_per_param or flops (M D of
+        `deepseek_flops_per_token`), of those that the paper states.
+      learning_rate, batch_tokens: functions of the same names as `ranges` (params, tokens, flops).
+    """
+
+    source: str
+    convention: str
+    ranges: dict[str, tuple[float, float]]
+    learning_rate: Callable[[dict[str, float]], float]
+    batch_tokens: Callable[[dict[str, float]], float]
+
+    def case(self, model: TransformerSpec, n_tokens: float) -> dict[str, float]:
+        """What the rule reads of a model and its training tokens."""
+        size = flops.n_params(model, self.convention)
+        per_token = deepseek_flops_per_token(model.n_layer, model.d_model, model.n_ctx)
+        return {
+            "params": float(size),
+            "tokens": float(n_tokens),
+            "tokens_per_param": n_tokens / size,
+            "flops": per_token * n_tokens,
+        }
+
+    def covers(self, model: TransformerSpec, n_tokens: float) -> bool:
+        """Whether the case lies within every stated range."""
+        case = self.case(model, n_tokens)
+        return all(low <= case[name] <= high for name, (low, high) in self.ranges.items())
+
+
+#: The most runs behind it first.
+PUBLISHED_RULES = (
+    PublishedRule(
+        source="StepLaw (Li et al. 2025)",
+        convention="kaplan",
+        ranges={"params": (6e7, 1.07e9), "tokens": (2e9, 1e11)},
+        learning_rate=lambda case: steplaw_lr(case["params"], case["tokens"]),
+        batch_tokens=lambda case: steplaw_batch(case["tokens"]),
+    ),
+    PublishedRule(
+        source="Porian et al. 2024",
+        convention="standard",
+        # Swept at 20 tokens a parameter; a factor of two about it is ours.
+        ranges={"params": (5.1e6, 2.21e8), "tokens_per_param": (10.0, 40.0)},
+        learning_rate=lambda case: porian_lr(case["params"]),
+        batch_tokens=lambda case: porian_batch(case["params"]),
+    ),
+    PublishedRule(
+        source="DeepSeek LLM 2024",
+        convention="kaplan",
+        ranges={"flops": (1e17, 2e19)},
+        learning_rate=lambda case: deepseek_lr(case["flops"]),
+        batch_tokens=lambda case: deepseek_batch(case["flops"]),
+    ),
+)
+
+
+def covering_rule(model: TransformerSpec, n_tokens: float) -> PublishedRule | None:
+    """The published rule whose fitted range holds this model and its training tokens, if any."""
+    return next((rule for rule in PUBLISHED_RULES if rule.covers(model, n_tokens)), None)
+
+
+@dataclass(frozen=True)
 class FittedRule:
     """LR = c N^x D^y B^z with N without embeddings and B in tokens: a `LearningRateRule`.
 
@@ -168,6 +239,17 @@ class FittedRule:
     def __call__(self, model: ModelSpec, n_tokens: float, batch_tokens: float) -> float:
         size = flops.n_params(model, "kaplan")
         return self.c * size**self.x * n_tokens**self.y * batch_tokens**self.z
+
+    def covers(self, model: ModelSpec, n_tokens: float, batch_tokens: float) -> bool:
+        """Whether the case lies within the ranges of the rule's runs."""
+        case = {
+            "params": flops.n_params(model, "kaplan"),
+            "tokens": n_tokens,
+            "batch_tokens": batch_tokens,
+        }
+        return all(
+            low <= case[name] <= high for name, (low, high) in self.ranges.items() if name in case
+        )
 
 
 def fitted_rule(path: epath.PathLike, family: str = "transformer") -> FittedRule:

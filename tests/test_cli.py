@@ -114,6 +114,26 @@ def test_plan_names_budgets_that_a_prior_finds_badly_centred(capsys, monkeypatch
     assert line in capsys.readouterr().out.splitlines()
 
 
+def test_plan_says_how_much_text_the_runs_need(capsys, monkeypatch, corpus):
+    monkeypatch.setattr("lmscale.cli.start_jax", lambda: None)
+    argv = ["plan", "isoflop", "--scale", "gpu", "--data", "tiny", "--device", "h100"]
+    assert main([*argv, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    has, needs = plan["train_tokens"], plan["train_tokens_needed"]
+    assert has == corpus.n_tokens("train")
+    assert plan["max_epochs"] * has == pytest.approx(4 * needs, rel=1e-3)
+    assert plan["runs_of_too_many_epochs"] == plan["runs"]
+    assert main([*argv, "--compile", "none"]) == 0
+    said = f"the runs need {needs:,} training tokens and tiny has {has:,}: give a larger corpus with --data"
+    assert said in capsys.readouterr().out
+
+
+def test_plan_says_that_a_study_of_repeated_text_means_to(capsys, monkeypatch, corpus):
+    monkeypatch.setattr("lmscale.cli.start_jax", lambda: None)
+    assert main(["plan", "repeat", "--data", "tiny", "--device", "cpu:2"]) == 0
+    assert "what this study is about" in capsys.readouterr().out
+
+
 def test_plan_of_all_experiments(capsys, monkeypatch, corpus):
     monkeypatch.setattr("lmscale.cli.start_jax", lambda: None)
     argv = ["plan", "all", "--data", "tiny", "--device", "h100", "--json"]

@@ -25,6 +25,7 @@ from lmscale.laws.batch import (
     noise_scale,
     steps_to_loss,
 )
+from lmscale.laws.centering import Centering, grid_centering
 from lmscale.laws.data_constrained import fit_data_constrained
 from lmscale.laws.envelope import fit_envelope
 from lmscale.laws.holdout import Comparison, HoldOut, compare, hold_out
@@ -58,6 +59,7 @@ __all__ = [
     "LAWS",
     "PUBLISHED",
     "Advice",
+    "Centering",
     "Comparison",
     "Contradiction",
     "DroppedRow",
@@ -86,6 +88,7 @@ __all__ = [
     "fit",
     "frontier_constant",
     "frontier_exponent",
+    "grid_centering",
     "hold_out",
     "iso_loss",
     "noise_scale",

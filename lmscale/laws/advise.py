@@ -3,32 +3,49 @@
 Laws of loss in N and D are minimised over N on the line of equal cost, so that data limits,
 repeated data (Muennighoff et al. 2023) and the cost of inference (Sardana et al. 2024: 6 N D + 2 N
 D_inference) enter without new formulas; frontiers that only give N_opt(C) and D_opt(C) are read as
-they are.
+they are (`lmscale.laws.frontier_advice`).
+
+An interval holds more than the noise of the runs that were fitted: how the minima scatter about the law,
+what the law got wrong about its own largest budgets when fitted without them, in proportion to the
+distance (`lmscale.laws.backtest`), a curve with an irreducible loss where one without it was fitted, and
+for the loss the noise of one run and the chance that the advised size is off the best.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student_t
 
+from lmscale.laws.backtest import BackTest, back_test, widened
 from lmscale.laws.data_constrained import MUENNIGHOFF, data_constrained_loss
-from lmscale.laws.kaplan import off_optimum_cost
-from lmscale.laws.power import loss_along_frontier
+from lmscale.laws.frontier_advice import answer_on_frontier
+from lmscale.laws.over_training import over_training_loss
+from lmscale.laws.parametric import chinchilla_loss
 from lmscale.laws.published import PUBLISHED, published
 from lmscale.laws.result import FitError, FitResult, interval, plain
 
-__all__ = ["Advice", "OffOptimum", "advise"]
+__all__ = ["FARTHEST", "Advice", "OffOptimum", "advise", "optimum", "too_far"]
+
+#: Compute over the largest that was fitted, beyond which advice warns.
+WARN_BEYOND = 1.5
+#: And beyond which it should not be given as a point. The public tests of a law beyond its runs end near
+#: here or a little further: the OLMo ladder missed the loss by 2% at 90 times and by 4% at 190 times its
+#: largest run, always to the low side, and an IsoFLOP law of four budgets over a factor of 14 advised at
+#: 28 times a size at least twice too large. A power law's best size is known to a factor of
+#: 30^(width of the exponent's interval) at best.
+FARTHEST = 30.0
 
 #: Sizes tried on each pass of the search along a line of equal cost.
 _GRID = 65
 _PASSES = 5
 #: Draws that the searches use; more would not move an interval's edge visibly.
-_MOST_DRAWS = 400
+_MOST_DRAWS = 1000
 _SURFACES = ("parametric", "over-training", "data-constrained")
 _FRONTIERS = ("isoflop", "envelope", "frontier")
 
@@ -38,6 +55,7 @@ class OffOptimum:
     """What it costs to train `factor` times the best size on the same compute.
 
     `compute_factor` is how much more compute this loss takes than it would at its own best size.
+    `loss_interval` is that of a run, and None where nothing is known of its error.
     """
 
     factor: float
@@ -45,11 +63,16 @@ class OffOptimum:
     n_tokens: float
     loss: float | None
     compute_factor: float
+    loss_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """One recommendation; `model`, `batch_tokens` and `learning_rate` are for the caller to fill."""
+    """One recommendation.
+
+    `model`, `batch_tokens`, `learning_rate`, `recipe` and `run` are for the caller to fill
+    (`lmscale.sweep.recommend`).
+    """
 
     flops: float
     n_params: float
@@ -59,9 +82,15 @@ class Advice:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     #: How the intervals were made, in words.
     interval_method: str = "none"
+    #: n_params and loss -> cause -> half-width of the interval, in the logarithm.
+    half_widths: dict[str, dict[str, float]] = field(default_factory=dict)
     model: dict[str, Any] | None = None
     batch_tokens: int | None = None
     learning_rate: float | None = None
+    #: Where batch and learning rate come from, or why there are none.
+    recipe: str = ""
+    #: The whole run as a spec, where a sweep's recipe gives one.
+    run: dict[str, Any] | None = None
     warnings: tuple[str, ...] = ()
     off_optimum: tuple[OffOptimum, ...] = ()
     epochs: float | None = None
@@ -86,6 +115,7 @@ def advise(
     unique_tokens: float | None = None,
     inference_tokens: float = 0.0,
     level: float | None = None,
+    factors: Sequence[float] = (0.25, 0.5, 2.0, 4.0),
 ) -> Advice:
     """The best model and data for a budget, or the smallest budget for a target loss.
 
@@ -96,6 +126,10 @@ def advise(
       unique_tokens: data that exist; beyond them they repeat, at the worth that the law gives
         repetition (a law without R_D* borrows Muennighoff et al.'s, with a warning).
       inference_tokens: tokens that the model will process after training.
+      level: share of the draws in the intervals; the fit's own by default.
+      factors: sizes off the best one of which `Advice.off_optimum` tells.
+
+    However far the budget lies beyond the runs, there is an answer; `too_far` says when to refuse it.
 
     Raises:
       FitError: neither or both of flops and loss, a law that cannot answer, or a loss that it
@@ -114,21 +148,54 @@ def advise(
     if not (math.isfinite(inference_tokens) and inference_tokens >= 0):
         raise FitError(f"inference_tokens must not be negative, not {inference_tokens!r}")
     level = (result.draw_level or result.level) if level is None else level
+    test, untested = None, ""
+    if "published" not in result.details and result.law in (*_SURFACES, *_FRONTIERS):
+        try:
+            test = back_test(result)
+        except FitError as error:
+            untested = str(error)
     if result.law in _SURFACES:
-        advice = _from_surface(result, flops, loss, unique_tokens, inference_tokens, level)
+        advice = _from_surface(
+            result, flops, loss, unique_tokens, inference_tokens, level, factors, test
+        )
     elif result.law in _FRONTIERS:
         if unique_tokens is not None or inference_tokens:
             raise FitError(
                 f"the law {result.law} gives the frontier only; data limits and inference need "
                 f"the loss off it: use parametric, over-training or data-constrained"
             )
-        advice = _from_frontier(result, flops, loss, level)
+        found = answer_on_frontier(result, flops, loss, level, factors, test)
+        advice = Advice(
+            flops=found.flops,
+            n_params=found.n_params,
+            n_tokens=found.n_tokens,
+            loss=found.loss,
+            tokens_per_param=found.n_tokens / found.n_params,
+            intervals=found.intervals,
+            half_widths=found.half_widths,
+            warnings=tuple(found.warnings),
+            off_optimum=tuple(
+                OffOptimum(factor, n, d, value, cost, reach)
+                for factor, n, d, value, reach, cost in found.off
+            ),
+        )
     else:
         raise FitError(
             f"the law {result.law} says nothing on how to split compute; use one of "
             f"{', '.join((*_SURFACES, *_FRONTIERS[:2]))}, or a published law"
         )
-    return _finish(result, advice)
+    return _finish(result, advice, untested)
+
+
+def too_far(advice: Advice, farthest: float = FARTHEST) -> str | None:
+    """Why a point should not be given at this budget, in one line; None where it may."""
+    if advice.extrapolation is None or advice.extrapolation <= farthest:
+        return None
+    return (
+        f"{advice.flops:.3g} FLOPs is {advice.extrapolation:.3g} times the largest run of this law, "
+        f"which is trusted up to {farthest:g} times: ask for a smaller budget, fit runs nearer to it, "
+        f"or take the extrapolation with --extrapolate"
+    )
 
 
 def _resolve(law: FitResult | str) -> FitResult:
@@ -139,35 +206,67 @@ def _resolve(law: FitResult | str) -> FitResult:
     return published(law)
 
 
-def _finish(result: FitResult, advice: Advice) -> Advice:
+def _finish(result: FitResult, advice: Advice, untested: str) -> Advice:
     warnings = [*result.warnings, *advice.warnings]
     known = result.ranges.get("flops")
+    published_law = "published" in result.details
     extrapolation = None
     if known:
         extrapolation = advice.flops / known[1]
-        if extrapolation > 1.5:
+        if extrapolation > WARN_BEYOND:
             warnings.append(
                 f"{advice.flops:.3g} FLOPs is {extrapolation:.3g} times the largest run of this fit"
-                + (
-                    ": the interval covers noise, not a change of the law"
-                    if advice.intervals
-                    else ""
-                )
+                + _what_intervals_leave_out(advice, published_law)
             )
-        elif advice.flops < known[0] / 1.5:
+            if untested:
+                warnings.append(f"not tested on budgets left out: {untested}")
+        elif advice.flops < known[0] / WARN_BEYOND:
             warnings.append(
                 f"{advice.flops:.3g} FLOPs is below the smallest run of this fit ({known[0]:.3g})"
             )
+    else:
+        warnings.append("the compute of this law's runs is not known, nor how far this lies beyond")
     # A published law says for itself why it has none.
-    if not advice.intervals and "published" not in result.details:
-        warnings.append("this fit was made without a bootstrap, so the advice has no intervals")
-    source = result.details.get("source", "fitted here")
+    if not result.draws and not published_law:
+        warnings.append(
+            "this fit was made without a bootstrap, so "
+            + (
+                "the intervals leave out the noise of its runs"
+                if advice.intervals
+                else "the advice has no intervals"
+            )
+        )
+    method = [result.interval_method] if result.draws else []
+    causes = {cause for widths in advice.half_widths.values() for cause in widths}
+    method += [_CAUSES[cause] for cause in _CAUSES if cause in causes]
     return advice.replace(
         warnings=tuple(dict.fromkeys(warnings)),
         extrapolation=extrapolation,
-        interval_method=result.interval_method if advice.intervals else "none",
+        interval_method="; ".join(method) if advice.intervals else "none",
         law=result.details.get("published", result.law),
-        source=source,
+        source=result.details.get("source", "fitted here"),
+    )
+
+
+#: Causes of `Advice.half_widths` in words.
+_CAUSES = {
+    "scatter": "scatter of the next point about the law",
+    "run_noise": "noise of one run",
+    "irreducible_loss": "with or without an irreducible loss",
+    "back_test": "error on the largest budgets when left out, in proportion to ln C beyond the runs",
+}
+
+
+def _what_intervals_leave_out(advice: Advice, published_law: bool) -> str:
+    if not advice.intervals:
+        return ""
+    if published_law:
+        return ": the interval covers noise, not a change of the law"
+    tested = any("back_test" in widths for widths in advice.half_widths.values())
+    return (
+        ": beyond the runs the interval takes the law's error to grow as it did within them"
+        if tested
+        else ": the interval covers noise, not a change of the law"
     )
 
 
@@ -235,23 +334,31 @@ class _Problem:
         return np.where(reachable, np.exp(high), np.nan)
 
 
-def _from_surface(
-    result: FitResult,
-    flops: float | None,
-    loss: float | None,
-    unique_tokens: float | None,
-    inference_tokens: float,
-    level: float,
-) -> Advice:
+#: Laws of loss in N and D as functions of their parameters.
+_MODELS = {
+    "parametric": chinchilla_loss,
+    "over-training": over_training_loss,
+    # Of fresh data.
+    "data-constrained": chinchilla_loss,
+}
+
+
+def optimum(law: str, parameters: Mapping[str, Any], flops: Any) -> tuple[Any, Any, Any]:
+    """(N, D, loss) of least loss at 6 N D = flops with fresh data; parameters may be draws."""
+    if law not in _MODELS:
+        raise FitError(f"the law {law} says nothing on how to split compute")
+    return _Problem(parameters, _MODELS[law], None, 0.0).best(flops)
+
+
+def _posed(
+    result: FitResult, unique_tokens: float | None, inference_tokens: float
+) -> tuple[_Problem, _Problem | None, list[str]]:
+    """The problem by the law, by its draws (None without any), and what was borrowed for it."""
     warnings = []
     parameters, draws = dict(result.parameters), dict(result.draws)
     if unique_tokens is None and result.law == "data-constrained":
         parameters = {k: v for k, v in parameters.items() if not k.startswith("R_")}
-    model = result.model
-    if result.law == "data-constrained" and unique_tokens is None:
-        from lmscale.laws.parametric import chinchilla_loss
-
-        model = chinchilla_loss
+    model = _MODELS[result.law]
     if unique_tokens is not None:
         if result.law == "over-training":
             from lmscale.laws.over_training import as_parametric
@@ -265,9 +372,24 @@ def _from_surface(
                 "Muennighoff et al. 2023"
             )
     problem = _Problem(parameters, model, unique_tokens, inference_tokens)
+    drawn = None
     if draws:
         some = {k: np.asarray(v)[:_MOST_DRAWS] if np.ndim(v) else v for k, v in draws.items()}
         drawn = dataclasses.replace(problem, parameters=some)
+    return problem, drawn, warnings
+
+
+def _from_surface(
+    result: FitResult,
+    flops: float | None,
+    loss: float | None,
+    unique_tokens: float | None,
+    inference_tokens: float,
+    level: float,
+    factors: Sequence[float],
+    test: BackTest | None,
+) -> Advice:
+    problem, drawn, warnings = _posed(result, unique_tokens, inference_tokens)
     if loss is not None:
         flops = float(problem.budget(loss))
         if not math.isfinite(flops):
@@ -277,28 +399,32 @@ def _from_surface(
                 + (f": its irreducible loss is {floor:.4g}" if math.isfinite(floor) else "")
             )
     n, d, reached = (float(x) for x in problem.best(flops))
-    intervals = {}
-    if draws:
-        at = np.asarray(flops) if loss is None else drawn.budget(loss)
-        dn, dd, dl = drawn.best(np.where(np.isfinite(at), at, flops))
-        if loss is not None:
-            lost = ~np.isfinite(at)
-            if lost.mean() > 0.01:
-                warnings.append(f"{lost.mean():.0%} of draws never reach this loss")
-            intervals["flops"] = interval(at, level)
-            dn, dd = np.where(lost, np.nan, dn), np.where(lost, np.nan, dd)
-        intervals["n_params"] = interval(dn, level)
-        intervals["n_tokens"] = interval(dd, level)
-        intervals["tokens_per_param"] = interval(dd / dn, level)
-        if loss is None:
-            intervals["loss"] = interval(dl, level)
+    widths = _surface_widths(result, flops, level, test)
+    intervals: dict[str, tuple[float, float]] = {}
+    if drawn is not None:
+        intervals = _size_intervals(
+            drawn, flops, loss, (n, d), widths["n_params"].get("back_test", 0.0), level, warnings
+        )
+
+    def reach(size: float, tokens: float, value: float) -> tuple[float, float] | None:
+        """The interval of a run of this size and length."""
+        more = math.hypot(*widths["loss"].values()) if widths["loss"] else 0.0
+        if drawn is None and not more:
+            return None
+        noise = None if drawn is None else interval(drawn.loss(size, tokens), level)
+        return widened(value, noise, more)
+
+    if loss is None and (known := reach(n, d, reached)) is not None:
+        intervals["loss"] = known
     off = []
-    for factor in (0.25, 0.5, 2.0, 4.0):
+    for factor in factors:
         size = n * factor
         tokens = float(problem._tokens(size, flops))
         value = float(problem.loss(size, tokens))
         cheapest = float(problem.budget(value)) if math.isfinite(value) else math.nan
-        off.append(OffOptimum(factor, size, tokens, value, flops / cheapest))
+        off.append(
+            OffOptimum(factor, size, tokens, value, flops / cheapest, reach(size, tokens, value))
+        )
     epochs = None
     if unique_tokens is not None:
         epochs = d / min(unique_tokens, d)
@@ -314,6 +440,7 @@ def _from_surface(
         loss=reached,
         tokens_per_param=d / n,
         intervals=intervals,
+        half_widths=widths,
         warnings=tuple(warnings),
         off_optimum=tuple(off),
         epochs=epochs,
@@ -321,87 +448,50 @@ def _from_surface(
     )
 
 
-# --- Frontiers --------------------------------------------------------------------------------
-
-
-def _from_frontier(
-    result: FitResult, flops: float | None, loss: float | None, level: float
-) -> Advice:
-    p, draws = result.parameters, result.draws
-    if "a" not in p:
-        raise FitError(f"this fit of {result.law} has no exponents: {'; '.join(result.warnings)}")
-    curve, slope, warnings = _frontier_loss(result)
-    if loss is not None:
-        if curve is None:
-            raise FitError(f"the law {result.law} carries no loss along its frontier; give flops")
-        alpha, c_c, floor = curve
-        if loss <= floor or alpha <= 0:
-            raise FitError(f"this frontier never reaches a loss of {loss:.4g}")
-        flops = c_c / (loss - floor) ** (1 / alpha)
-    n, d = p["k_N"] * flops ** p["a"], p["k_D"] * flops ** p["b"]
-    reached = None
-    if curve is not None:
-        alpha, c_c, floor = curve
-        reached = floor + (c_c / flops) ** alpha
+def _size_intervals(
+    drawn: _Problem,
+    flops: float,
+    loss: float | None,
+    best: tuple[float, float],
+    width: float,
+    level: float,
+    warnings: list[str],
+) -> dict[str, tuple[float, float]]:
+    """Of N and D (and the budget, where a loss was asked for) from draws, widened by `width`."""
+    n, d = best
     intervals = {}
-    if draws:
-        dn, dd = draws["k_N"] * flops ** draws["a"], draws["k_D"] * flops ** draws["b"]
-        intervals = {
-            "n_params": interval(dn, level),
-            "n_tokens": interval(dd, level),
-            "tokens_per_param": interval(dd / dn, level),
-        }
-    off = []
-    for factor in (0.25, 0.5, 2.0, 4.0):
-        value, cost = None, math.nan
-        if result.details.get("published") == "kaplan2020":
-            # Kaplan's costs are for reaching the same loss, not for the same compute (Fig. 12).
-            cost = float(off_optimum_cost(factor)[0])
-        elif slope is not None and reached is not None:
-            value = reached + slope * math.log(factor) ** 2
-            alpha, c_c, floor = curve
-            cost = flops / (c_c / (value - floor) ** (1 / alpha)) if alpha > 0 else math.nan
-        if not math.isnan(cost):
-            off.append(OffOptimum(factor, n * factor, d / factor, value, cost))
-    return Advice(
-        flops=flops,
-        n_params=n,
-        n_tokens=d,
-        loss=reached,
-        tokens_per_param=d / n,
-        intervals=intervals,
-        warnings=tuple(warnings),
-        off_optimum=tuple(off),
-    )
+    at = np.asarray(flops) if loss is None else drawn.budget(loss)
+    dn, dd, _ = drawn.best(np.where(np.isfinite(at), at, flops))
+    if loss is not None:
+        lost = ~np.isfinite(at)
+        if lost.mean() > 0.01:
+            warnings.append(f"{lost.mean():.0%} of draws never reach this loss")
+        intervals["flops"] = interval(at, level)
+        dn, dd = np.where(lost, np.nan, dn), np.where(lost, np.nan, dd)
+    intervals["n_params"] = widened(n, interval(dn, level), width)
+    intervals["n_tokens"] = widened(d, interval(dd, level), width)
+    # At a given compute one falls as the other rises.
+    intervals["tokens_per_param"] = widened(d / n, interval(dd / dn, level), 2 * width)
+    return intervals
 
 
-def _frontier_loss(
-    result: FitResult,
-) -> tuple[tuple[float, float, float] | None, float | None, list[str]]:
-    """(alpha, C_c, floor) of the loss along the frontier, and the curvature of the profiles."""
-    p = result.parameters
-    if "alpha_C" in p:
-        return (p["alpha_C"], p["C_c"], 0.0), None, []
-    if "published" in result.details:
-        return None, None, ["this law gives no loss along its frontier"]
-    points = result.details.get("frontier") or result.details.get("envelope")
-    if points is None or len(points["flops"]) < 3:
-        return None, None, ["too few points on the frontier to say what loss to expect"]
-    flops, loss = np.asarray(points["flops"]), np.asarray(points["loss"])
-    if len(flops) > 60:
-        every = np.linspace(0, len(flops) - 1, 60).astype(int)
-        flops, loss = flops[every], loss[every]
-    fit = loss_along_frontier(flops, loss)
-    curve = (
-        fit.parameters["alpha_C"],
-        fit.parameters["C_c"],
-        fit.parameters.get("L_inf", 0.0),
-    )
-    curvatures = [
-        profile.coefficients[2]
-        for profile in result.details.get("profiles", ())
-        if profile.ok and profile.coefficients is not None
-    ]
-    # The largest budgets are the ones nearest to where advice is asked.
-    curvature = float(np.median(curvatures[-3:])) if curvatures else None
-    return curve, curvature, []
+def _surface_widths(
+    result: FitResult, flops: float, level: float, test: BackTest | None
+) -> dict[str, dict[str, float]]:
+    """What the draws of a surface leave out, by cause: half-widths in the logarithm."""
+    widths: dict[str, dict[str, float]] = {"n_params": {}, "loss": {}}
+    rest = result.residuals.get("residual")
+    freedom = 0 if rest is None else len(rest) - len(result.parameters)
+    if freedom > 0:
+        # Of log loss; the draws know the surface, not the next run about it.
+        noise = math.sqrt(float(np.sum(np.square(_log_residual(result)))) / freedom)
+        widths["loss"]["scatter"] = float(student_t.ppf(0.5 + level / 2, freedom)) * noise
+    if test is not None:
+        beyond = max(0.0, math.log(flops / result.ranges["flops"][1]))
+        widths["n_params"]["back_test"] = 2 * test.drift("size") * beyond
+        widths["loss"]["back_test"] = 2 * test.drift("loss") * beyond
+    return widths
+
+
+def _log_residual(result: FitResult) -> np.ndarray:
+    return np.log(result.residuals["observed"] / result.residuals["predicted"])

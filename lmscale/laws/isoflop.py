@@ -8,7 +8,8 @@ law is weighted by the minima's variance, as in Porian et al. 2024 (2406.19146, 
 The values are those of the method as published. The draws, and so the intervals, hold what it leaves
 open: the noise of the runs, the choice of the window, the shape of a profile beyond a parabola
 (`lmscale.laws.resample`), and the scatter of the minima about the power law
-(`lmscale.laws.frontier`).
+(`lmscale.laws.frontier`). They do not hold a frontier that is no power law: where N counts the
+embedding, say, a drifts with C.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from lmscale.laws.profiles import (
     in_window,
     parabola,
     points_of,
+    seeds_of,
 )
 from lmscale.laws.resample import Noise, Reading, Resample
 from lmscale.laws.result import FitError, FitResult, interval
@@ -72,8 +74,8 @@ def fit_isoflop(
       weighted: weight the minima by 1 / variance in the power law; by default only for "akima".
       bootstrap: number of draws; 0 for none.
       resample: "runs" resamples runs within a budget, "residuals" adds resampled residuals to the
-        fitted curve, "seeds" adds the deviations between repeated runs (of several seeds, by the
-        column seed). "auto" takes seeds where sizes were repeated, runs where every profile has
+        fitted curve, "seeds" adds the deviations between repeated runs: of several seeds, by the
+        column seed, or where the table has no column that could vary instead. "auto" takes seeds where sizes were repeated, runs where every profile has
         twelve or more, and residuals otherwise.
       noise: standard deviation of a run's loss, if it is known: then draws add normal noise of it
         to the measured losses.
@@ -109,7 +111,8 @@ def fit_isoflop(
         )
     rng = np.random.default_rng(seed)
     flops = np.array([c for c, _ in budgets])
-    points = [points_of(runs, index) for _, index in budgets]
+    seeds = seeds_of(table, runs)
+    points = [points_of(runs, index, seeds) for _, index in budgets]
 
     def read(factor: float | None) -> Reading:
         used = [in_window(p, factor if method == "parabola" else None) for p in points]

@@ -310,6 +310,13 @@ def _curve(result: FitResult, runs: Runs, x: str) -> dict[str, np.ndarray]:
     return curve
 
 
-def loss_along_frontier(flops: np.ndarray, loss: np.ndarray) -> FitResult:
-    """Loss of the compute-optimal runs against compute, with an offset where four points allow."""
-    return fit_power({"flops": flops, "loss": loss}, x="flops", offset=len(flops) >= 5, bootstrap=0)
+def loss_along_frontier(
+    flops: np.ndarray, loss: np.ndarray, *, offset: bool | None = None
+) -> FitResult:
+    """Loss of the compute-optimal runs against compute.
+
+    Args:
+      offset: an irreducible loss, by default where five points or more hold it.
+    """
+    offset = len(flops) >= 5 if offset is None else offset
+    return fit_power({"flops": flops, "loss": loss}, x="flops", offset=offset, bootstrap=0)

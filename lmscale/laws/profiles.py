@@ -1,8 +1,8 @@
 """One budget's profile of loss against model size: its window, its parabola or spline, its minimum.
 
 A profile may have its minimum outside of its sizes, by noise or because the grid is off centre.
-Leaving such profiles out selects the minima that noise moved inwards, so
-`borrow_curvature` reads a minimum close outside too, with the curvature that the budgets share.
+Where that leaves too few budgets for a power law, `borrow_curvature` reads the minima close outside
+too, with the curvature that the budgets share.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy.interpolate import Akima1DInterpolator
 
-from lmscale.laws.table import Runs
+from lmscale.laws.table import Runs, Table
 
 __all__ = [
     "Points",
@@ -30,11 +30,14 @@ __all__ = [
     "parabola",
     "points_of",
     "read_minima",
+    "seeds_of",
     "share_curvature",
 ]
 
 #: Points of the spline between two neighbouring runs (Porian et al. 2024).
 _AKIMA_POINTS = 25
+#: With minima inside the sizes at so many budgets, none outside is needed.
+_ENOUGH_INSIDE = 3
 #: A minimum this share of the sizes' range (in ln N) beyond an edge still counts as found.
 _OUTSIDE = 0.25
 #: In a draw: farther out than this share, a nearly flat parabola has put its minimum anywhere.
@@ -95,7 +98,11 @@ class Profile:
 
 @dataclass(frozen=True)
 class Points:
-    """One budget's runs, sorted by size; `seed` is None where the table has no such label."""
+    """One budget's runs, sorted by size.
+
+    `seed` tells repeated runs apart (None where nothing says that they are repeats); runs whose
+    `setting` differs are none.
+    """
 
     x: np.ndarray  # ln N
     log_tokens: np.ndarray
@@ -103,6 +110,7 @@ class Points:
     weight: np.ndarray
     row: np.ndarray
     seed: np.ndarray | None = None
+    setting: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -130,18 +138,36 @@ class ProfileFit:
         return self.flag == "ok"
 
 
-def points_of(runs: Runs, index: np.ndarray) -> Points:
-    """The runs at `index`, sorted by size."""
+def points_of(runs: Runs, index: np.ndarray, seed: np.ndarray | None = None) -> Points:
+    """The runs at `index`, sorted by size.
+
+    Args:
+      seed: [run], what tells repeats apart (`seeds_of`).
+    """
     order = index[np.argsort(runs["params"][index], kind="stable")]
     weight = runs["weight"][order] if "weight" in runs else np.ones(len(order))
+    varied = [runs[name][order] for name in ("batch_tokens", "unique_tokens") if name in runs]
+    varied += [runs.labels[name][order] for name in ("group",) if name in runs.labels]
     return Points(
         x=np.log(runs["params"][order]),
         log_tokens=np.log(runs["tokens"][order]),
         loss=runs["loss"][order],
         weight=weight / weight.mean(),
         row=runs.row[order],
-        seed=runs.labels["seed"][order] if "seed" in runs.labels else None,
+        seed=None if seed is None else seed[order].astype(str),
+        setting=np.array([" ".join(map(str, values)) for values in zip(*varied, strict=True)])
+        if varied
+        else None,
     )
+
+
+def seeds_of(table: Table, runs: Runs) -> np.ndarray | None:
+    """[run]: the column seed, or the row where the table has no column that could vary instead."""
+    if "seed" in runs.labels:
+        return runs.labels["seed"]
+    known = {*table.numbers, *table.labels}
+    plain = {"params", "tokens", "flops", "loss", "weight", "budget"}
+    return runs.row if len(table.header) == len(known) and known <= plain else None
 
 
 def in_window(p: Points, factor: float | None) -> np.ndarray:
@@ -310,6 +336,9 @@ def borrow_curvature(
 ) -> list[ProfileFit]:
     """Reads the minima just outside of the sizes with the curvature that all budgets share.
 
+    Only where fewer than three budgets have their minimum inside: a minimum outside rests on the
+    parabola far more than one inside, so it is a resort.
+
     Args:
       points, fits: of each budget.
       noise: standard deviation of a run's loss in each budget.
@@ -319,7 +348,8 @@ def borrow_curvature(
       The fits; of those without a minimum inside, some now "ok", with a reason that says so.
     """
     fitted = [k for k, fit in enumerate(fits) if fit.coefficients is not None]
-    if all(fits[k].ok for k in fitted) or len(fitted) < 2:
+    inside = sum(fits[k].ok for k in fitted)
+    if len(fitted) < 2 or inside >= min(len(fitted), _ENOUGH_INSIDE):
         return list(fits)
     log_flops = np.asarray(log_flops)[fitted]
     own = np.array([fits[k].coefficients for k in fitted]).T[:, :, None]
@@ -330,13 +360,13 @@ def borrow_curvature(
     if mean.mean() < 2 * error:
         return list(fits)
     edges = np.array([points[k].x[[0, -1]] - fits[k].center for k in fitted])
-    shared, inside = share_curvature(own, covariance, log_flops, edges)
+    shared, kept = share_curvature(own, covariance, log_flops, edges)
     at, loss = read_minima(shared, edges)
     result = list(fits)
     for i, k in enumerate(fitted):
         low, high = edges[i]
         reach = _OUTSIDE * (high - low)
-        if inside[i, 0] or not low - reach <= at[i, 0] <= high + reach:
+        if kept[i, 0] or not low - reach <= at[i, 0] <= high + reach:
             continue
         reason = "read with the curvature of all budgets"
         over = math.exp(max(low - at[i, 0], at[i, 0] - high))

@@ -1,9 +1,10 @@
 """Published laws by name, as if they had been fitted here: `published("besiroglu2024")`.
 
 Each carries its paper's constants, how parameters were counted, and where it was fitted, so that
-`lmscale.laws.advise` can say how far a question extrapolates. No paper publishes joint draws of its
-constants. Where it publishes an interval for each, draws are made from those (`_draws`), and
-`interval_method` says what such an interval leaves out; where it publishes none, `uncertainty` says so.
+`lmscale.laws.advise` can say how far a question extrapolates (a range that a paper does not give is
+left out, and advice then says that it is unknown). Where a paper publishes intervals, draws are made from
+them (`lmscale.laws.published_draws`), and `interval_method` says how and what they leave out; where it
+publishes none, `uncertainty` says so.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from scipy.stats import norm
-
 from lmscale.laws.data_constrained import MUENNIGHOFF, data_constrained_loss
 from lmscale.laws.kaplan import PF_DAY, kaplan_nd_loss, kaplan_ns_loss
 from lmscale.laws.over_training import over_training_loss
 from lmscale.laws.parametric import chinchilla_loss
+from lmscale.laws.published_draws import (
+    design_correlation,
+    frontier_draws,
+    hoffmann_design,
+    joint_draws,
+)
 from lmscale.laws.result import FitError, FitResult
 
 __all__ = ["PUBLISHED", "PublishedLaw", "published"]
@@ -33,7 +37,7 @@ class PublishedLaw:
     where the paper gives the frontier by itself, and maybe C_c and alpha_C of its loss.
 
     `intervals` are as published, at `interval_level`; `uncertainty` says what they are, or why there
-    are none.
+    are none. `ranges` holds the smallest and largest params, tokens and flops of the paper's runs.
     """
 
     law: str
@@ -48,7 +52,14 @@ class PublishedLaw:
 
 
 _HOFFMANN_RANGE = {"params": (4.4e7, 1.6183e10), "tokens": (5e9, 5e11), "flops": (6e18, 3e21)}
-_KAPLAN_RANGE = {"params": (768, 1.5e9), "tokens": (2.2e7, 2.3e10)}
+#: Section 2 and Fig. 1: compute from 1e-8 to 10 PF-days.
+_KAPLAN_RANGE = {
+    "params": (768, 1.5e9),
+    "tokens": (2.2e7, 2.3e10),
+    "flops": (1e-8 * PF_DAY, 10 * PF_DAY),
+}
+#: 104 runs of the authors' repository, FLOPs as 6 N D.
+_GADRE_RANGE = {"params": (1.06e7, 6.9e9), "tokens": (5.28e7, 9.21e11), "flops": (3.35e15, 7.96e21)}
 
 
 def _gadre(e: float, a: float, b: float, exponent: float) -> dict[str, float]:
@@ -71,7 +82,7 @@ PUBLISHED: dict[str, PublishedLaw] = {
             "C_c": 3.1e8 * PF_DAY,
         },
         uncertainty="the paper publishes no error of its constants",
-        ranges={**_KAPLAN_RANGE, "flops": (1e-8 * PF_DAY, 10 * PF_DAY)},
+        ranges=_KAPLAN_RANGE,
         note="C is C_min, adjusted to training far below the critical batch; N without embeddings",
     ),
     "kaplan2020-nd": PublishedLaw(
@@ -146,8 +157,9 @@ PUBLISHED: dict[str, PublishedLaw] = {
             "alpha": (0.317, 0.373),
             "beta": (0.331, 0.415),
         },
-        uncertainty="the published 95% intervals, parameters drawn independently in log space: too "
-        "wide, since their correlations are not published",
+        uncertainty="the published 95% intervals, joined by the correlation that a fit to a design "
+        "like Hoffmann et al.'s has at these constants (inverse Hessian of log loss; it gives the "
+        "exponent the published standard error of 0.020)",
         ranges=_HOFFMANN_RANGE,
     ),
     "porian2024": PublishedLaw(
@@ -167,7 +179,8 @@ PUBLISHED: dict[str, PublishedLaw] = {
         convention="total",
         parameters=MUENNIGHOFF,
         uncertainty="the paper publishes no error of its constants",
-        ranges={"params": (7e6, 8.7e9), "tokens": (1e8, 9e11)},
+        # 182 runs of the authors' repository, FLOPs as 6 N D.
+        ranges={"params": (7.1e6, 8.67e9), "tokens": (1e8, 9e11), "flops": (4.26e15, 9.26e21)},
         note="the decay constants are one of several nearly equal minima on the authors' runs",
     ),
     "gadre2024-c4": PublishedLaw(
@@ -176,7 +189,7 @@ PUBLISHED: dict[str, PublishedLaw] = {
         convention="total",
         parameters=_gadre(1.50826, 113.693, 189.516, -0.242472),
         uncertainty="the paper publishes no error of its constants",
-        ranges={"params": (1.06e7, 6.9e9), "flops": (3.4e15, 2.4e22)},
+        ranges=_GADRE_RANGE,
     ),
     "gadre2024-redpajama": PublishedLaw(
         law="over-training",
@@ -184,7 +197,7 @@ PUBLISHED: dict[str, PublishedLaw] = {
         convention="total",
         parameters=_gadre(1.83665, 166.211, 366.687, -0.272851),
         uncertainty="the paper publishes no error of its constants",
-        ranges={"params": (1.06e7, 6.9e9), "flops": (3.4e15, 2.4e22)},
+        ranges=_GADRE_RANGE,
     ),
     "gadre2024-refinedweb": PublishedLaw(
         law="over-training",
@@ -192,7 +205,7 @@ PUBLISHED: dict[str, PublishedLaw] = {
         convention="total",
         parameters=_gadre(1.73446, 125.096, 246.207, -0.254395),
         uncertainty="the paper publishes no error of its constants",
-        ranges={"params": (1.06e7, 6.9e9), "flops": (3.4e15, 2.4e22)},
+        ranges=_GADRE_RANGE,
     ),
     "olmo-ladder2024": PublishedLaw(
         law="parametric",
@@ -200,13 +213,15 @@ PUBLISHED: dict[str, PublishedLaw] = {
         convention="given",
         parameters={"E": 0.934375, "A": 12.48, "B": 33.48, "alpha": 0.103603, "beta": 0.161969},
         uncertainty="the paper publishes no error of its constants",
-        ranges={"params": (1.9e8, 1.3e9), "tokens": (3.8e9, 2.6e11)},
+        # Sixteen runs of the authors' repository, FLOPs as 6 N D; the 7B and 13B models tested it.
+        ranges={
+            "params": (1.9e8, 1.28e9),
+            "tokens": (3.81e9, 2.56e11),
+            "flops": (4.35e18, 1.96e21),
+        },
         note="sixteen runs: E and both exponents are loosely held",
     ),
 }
-
-#: Draws of a law whose paper publishes intervals.
-_N_DRAWS = 2000
 
 _MODELS: dict[str, Callable[..., Any]] = {
     "parametric": chinchilla_loss,
@@ -250,23 +265,11 @@ def published(name: str) -> FitResult:
     )
 
 
-def _draws(item: PublishedLaw) -> dict[str, np.ndarray]:
-    """Independent draws of the parameters that have published intervals.
-
-    Each is log-normal on either side of its value, so that the draws have the published interval
-    and median. A frontier keeps N_opt and D_opt at the middle of its budgets, and a + b = 1.
-    """
-    rng = np.random.default_rng(0)
-    reach = norm.ppf(0.5 + item.interval_level / 2)
-    draws = {name: np.full(_N_DRAWS, value) for name, value in item.parameters.items()}
-    for name, (low, high) in item.intervals.items():
-        value, z = item.parameters[name], rng.standard_normal(_N_DRAWS) / reach
-        side = np.where(z < 0, math.log(value / low), math.log(high / value))
-        draws[name] = value * np.exp(z * side)
+def _draws(item: PublishedLaw) -> dict[str, Any]:
+    """Draws of the parameters of a law whose paper publishes intervals."""
     if item.law == "frontier":
-        draws["b"] = 1 - draws["a"]
-        middle = math.sqrt(math.prod(item.ranges["flops"]))
-        for level, slope in (("k_N", "a"), ("k_D", "b")):
-            drift = item.parameters[slope] - draws[slope]
-            draws[level] = item.parameters[level] * middle**drift
-    return draws
+        return frontier_draws(
+            item.parameters, item.intervals, item.interval_level, item.ranges["flops"]
+        )
+    correlation = design_correlation(item.parameters, *hoffmann_design())
+    return joint_draws(item.parameters, item.intervals, item.interval_level, correlation)

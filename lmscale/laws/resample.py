@@ -54,7 +54,7 @@ Resample = Literal["auto", "runs", "residuals", "seeds"]
 
 #: Windows that draws move to beside the one asked for, and the share of the draws that each gets.
 WINDOWS = (2.0, 4.0, 8.0, None)
-_WINDOW_SHARE = 0.15
+_WINDOW_SHARE = 0.2
 #: Beforehand rho is normal about 0 with this standard deviation. Published surfaces have
 #: |beta - alpha| up to 0.06, so |rho| up to 0.02; this leaves room for a difference of 0.24 at 95%.
 _SKEW = 0.04
@@ -194,16 +194,18 @@ def _typical_variance(variances: list[tuple[float, int]]) -> float:
 def _seed_deviations(p: Points, used: np.ndarray) -> tuple[np.ndarray, int]:
     """Deviations of repeated runs from their mean, scaled to a run's variance, and their dof.
 
-    Only runs that differ in their seed are repeats: of a size with two runs of one seed something
-    else was varied (a learning rate, a batch), which is no noise.
+    Only runs that differ in nothing but their seed are repeats: of a size with two runs of one seed
+    something else was varied (a learning rate, a batch), which is no noise.
     """
     if p.seed is None:
         return np.empty(0), 0
-    x, loss, seed = p.x[used].round(9), p.loss[used], p.seed[used].astype(str)
+    x, loss, seed = p.x[used].round(9), p.loss[used], p.seed[used]
+    setting = np.zeros(len(p.x)) if p.setting is None else p.setting
     parts, dof = [], 0
     for size in np.unique(x):
         same = x == size
-        if same.sum() > 1 and len(np.unique(seed[same])) == same.sum():
+        alike = len(np.unique(setting[used][same])) == 1
+        if same.sum() > 1 and alike and len(np.unique(seed[same])) == same.sum():
             deviation = loss[same] - loss[same].mean()
             parts.append(deviation * math.sqrt(same.sum() / (same.sum() - 1)))
             dof += int(same.sum()) - 1
@@ -215,9 +217,9 @@ def window_shift(
 ) -> np.ndarray:
     """[2, budget]: how far another window moves ln N_opt and the loss there, noise taken off.
 
-    Windows share most of their runs, and the narrower one differs by noise alone, too. What noise
-    explains of the mean square is taken off (a positive-part James-Stein estimate over the budgets),
-    so that windows move draws only where they disagree for another reason. A budget without a
+    Windows share most of their runs, and yet differ by noise alone, too. Where noise explains all of
+    the mean square over the budgets the shift is 0; it grows to what was found as 1 - share^2, so
+    that windows move draws only where they disagree for another reason. A budget without a
     minimum in the other window moves as the line through the rest says.
     """
     moved = np.full((2, len(points)), np.nan)
@@ -239,7 +241,7 @@ def window_shift(
             row[~found] = np.polyval(np.polyfit(log_flops[found], row[found], 1), log_flops[~found])
         row[~np.isfinite(row)] = 0.0
         total = np.mean(row[found] ** 2)
-        row *= max(0.0, 1 - np.mean(noise[found]) / total) if total > 0 else 0.0
+        row *= max(0.0, 1 - (np.mean(noise[found]) / total) ** 2) if total > 0 else 0.0
     return moved
 
 

@@ -97,7 +97,7 @@ class FitResult:
             "objective_name": self.objective_name,
             "ranges": plain(self.ranges),
             "residuals": plain(self.residuals),
-            "details": plain(self.details),
+            "details": plain(_without_draws(self.details)),
         }
 
     def with_details(self, **details: Any) -> FitResult:
@@ -132,6 +132,15 @@ def interval(draws: np.ndarray, level: float, axis: int = 0) -> tuple[Any, Any]:
 
 def intervals_of(draws: Mapping[str, np.ndarray], level: float) -> dict[str, tuple[float, float]]:
     return {name: interval(values, level) for name, values in draws.items()}
+
+
+def _without_draws(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Details without the arrays under a key "draws": they are thousands of numbers, as `draws` is."""
+    return {
+        name: _without_draws(item) if isinstance(item, Mapping) else item
+        for name, item in details.items()
+        if name != "draws"
+    }
 
 
 def plain(value: Any) -> Any:

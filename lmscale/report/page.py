@@ -17,7 +17,7 @@ from lmscale.report import style
 from lmscale.report.checklist import checklist
 from lmscale.report.claims import Verdict
 from lmscale.report.section import Chart, Grid, KeyNumber, Section
-from lmscale.report.study import Study
+from lmscale.report.study import Study, repeated_text
 from lmscale.report.wording import (
     count,
     duration,
@@ -118,7 +118,7 @@ def _head(
     numbers = [n for section in sections for n in section.key_numbers] + _run_numbers(study)
     links = [(s.name, s.title) for s in sections]
     links += [("runs", "All runs"), ("made", "How it was made"), ("checklist", "Checklist")]
-    unfinished = _unfinished(study)
+    warnings = [w for w in (_unfinished(study), repeated_text(study)) if w]
     return "\n".join(
         [
             "<header>",
@@ -128,11 +128,7 @@ def _head(
             ),
             f"<h1>{rich_text(title)}</h1>",
             f'<p class="lead">{rich_text(finding)}</p>',
-            *(
-                [f'<ul class="warnings"><li>{rich_text(unfinished)}</li></ul>']
-                if unfinished
-                else []
-            ),
+            _warnings(warnings),
             '<dl class="numbers">',
             *[_key_number(n) for n in numbers],
             "</dl>",

@@ -11,9 +11,11 @@ import pandas as pd
 
 from lmscale.report.wording import number, plural
 from lmscale.sweep.claims import Claim
+from lmscale.sweep.epochs import epochs_of
 from lmscale.sweep.store import Store, cell_columns
+from lmscale.sweep.verify import verifications
 
-__all__ = ["LEAST_SEEDS", "LOST", "Study", "few_seeds", "unfinished"]
+__all__ = ["LEAST_SEEDS", "LOST", "Study", "few_seeds", "repeated_text", "unfinished"]
 
 #: States of a run that ended without a result to use.
 LOST = ("diverged", "failed", "out_of_memory")
@@ -33,12 +35,14 @@ class Study:
       table: one row a run (`Store.table`), with a column `family` in any case.
       results: run -> result.json, for the runs that ended.
       metrics: run -> records of metrics.jsonl, for the runs that have any.
+      verifications: forecasts with their outcomes (`lmscale.sweep.verify.verifications`).
     """
 
     experiment: dict[str, Any]
     table: pd.DataFrame
     results: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     metrics: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
+    verifications: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     @classmethod
     def read(cls, store: Store) -> Study:
@@ -55,7 +59,7 @@ class Study:
         table = store.table().reset_index(drop=True)
         if "family" not in table:
             table = table.assign(family=table["architecture"])
-        return cls(experiment, table, results, metrics)
+        return cls(experiment, table, results, metrics, verifications(store))
 
     @property
     def title(self) -> str:
@@ -122,25 +126,47 @@ class Study:
         return [f"{plural(n, 'run')} left out for not ending well."] if n else []
 
     def lr_edge_warning(self, family: str | None = None) -> list[str]:
-        """One sentence where the best learning rate of a cell is the edge of those tried."""
+        """One sentence where the best learning rate of a searched cell is the edge of its search."""
         factors = self.tried_lr_factors()
         if len(factors) < 2:
             return []
-        best = self.usable
+        runs = self.table[self.table["status"] == "done"]
         if family is not None:
-            best = best[best["family"] == family]
-        cells = best.drop_duplicates(cell_columns(best))
-        low = int((cells["lr_factor"] == factors[0]).sum())
-        high = int((cells["lr_factor"] == factors[-1]).sum())
+            runs = runs[runs["family"] == family]
+        searched = low = high = 0
+        for _, tried in runs.groupby(cell_columns(runs), dropna=False):
+            losses = tried.groupby("lr_factor")["loss"].mean()
+            if len(losses) > 1:
+                searched += 1
+                low += losses.idxmin() == losses.index.min()
+                high += losses.idxmin() == losses.index.max()
         if not low + high:
             return []
         return [
             (
-                f"The best learning rate is at the edge of the search in {low + high} of {len(cells)} "
+                f"The best learning rate is at the edge of the search in {low + high} of {searched} "
                 f"cells ({low} at the lowest factor {factors[0]:g}, {high} at the highest "
                 f"{factors[-1]:g}): a wider search might lower those losses."
             )
         ]
+
+
+def repeated_text(study: Study) -> str | None:
+    """One sentence where runs pass over their text more often than it is worth."""
+    corpus, table = study.experiment.get("corpus", {}), study.table
+    total = corpus.get("train_tokens")
+    if not total or not len(table):
+        return None
+    subsets = table["unique_tokens"] if "unique_tokens" in table else [math.nan] * len(table)
+    runs = (
+        (int(trained), None if math.isnan(float(subset)) else int(subset))
+        for trained, subset in zip(table["tokens"], subsets, strict=True)
+        if math.isfinite(float(trained))
+    )
+    line = epochs_of(runs, int(total)).line(
+        corpus.get("name", "the corpus"), study.experiment.get("repeats_text", False)
+    )
+    return line and f"{line}."
 
 
 def few_seeds(seeds: int, what: str = "a difference") -> str:

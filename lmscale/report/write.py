@@ -12,6 +12,7 @@ from etils import epath
 from lmscale.files import write_atomically, write_json
 from lmscale.report import analyses
 from lmscale.report.claims import Verdict, judge
+from lmscale.report.forecast import forecast_section
 from lmscale.report.page import lead_section, page
 from lmscale.report.section import Section
 from lmscale.report.study import Study
@@ -38,6 +39,8 @@ def write_report(store: Store) -> epath.Path:
     """
     study = Study.read(store)
     sections = [analyse(name, study) for name in study.experiment.get("analyses", [])]
+    if (forecast := forecast_section(study)) is not None:
+        sections.append(forecast)
     (store.path / "figures").mkdir(parents=True, exist_ok=True)
     for section in sections:
         for chart in section.charts:

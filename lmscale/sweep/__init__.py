@@ -2,7 +2,9 @@
 
 from lmscale.sweep.claims import Claim
 from lmscale.sweep.experiment import Experiment, ExperimentError, Run, load_scales
+from lmscale.sweep.gpu_recipe import CENTRE, GPU_BATCH_TOKENS, GPU_RECIPE, batch_for
 from lmscale.sweep.grids import (
+    BASE_LR_HELP,
     KAPLAN_RECIPE,
     SharedRecipe,
     default_rule,
@@ -15,6 +17,7 @@ from lmscale.sweep.shapes import (
     LSTM_INIT,
     chinchilla_shapes,
     family_label,
+    init_by_width,
     lstm_shape,
     nearest_sizes,
     off_centre,
@@ -24,6 +27,10 @@ from lmscale.sweep.shapes import (
 from lmscale.sweep.store import Store, StoreError
 
 __all__ = [
+    "BASE_LR_HELP",
+    "CENTRE",
+    "GPU_BATCH_TOKENS",
+    "GPU_RECIPE",
     "KAPLAN_RECIPE",
     "LSTM_INIT",
     "Claim",
@@ -33,9 +40,11 @@ __all__ = [
     "SharedRecipe",
     "Store",
     "StoreError",
+    "batch_for",
     "chinchilla_shapes",
     "default_rule",
     "family_label",
+    "init_by_width",
     "isoflop_grid",
     "load_scales",
     "lstm_shape",

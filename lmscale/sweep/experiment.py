@@ -54,6 +54,9 @@ class Experiment:
     #: What the paper found; the report opens with a verdict on each.
     claims: ClassVar[tuple[Claim, ...]] = ()
 
+    #: Whether it is about repeated or little text, so that many epochs are no fault of its corpus.
+    repeats_text: ClassVar[bool] = False
+
     vocab_size: int = dataclasses.field(
         default=4096, metadata={"help": "vocabulary of the built-in corpus (others bring theirs)"}
     )

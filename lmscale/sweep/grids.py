@@ -20,6 +20,7 @@ from lmscale.spec import (
     ScheduleSpec,
 )
 from lmscale.sweep.experiment import Experiment, Run
+from lmscale.sweep.gpu_recipe import batch_for
 
 #: Training of Kaplan et al. 2020, section 2.2, as fields of `SharedRecipe`. Above 1e9 parameters Adam's
 #: moments did not fit their memory.
@@ -37,6 +38,11 @@ KAPLAN_RECIPE: dict[str, Any] = {
 #: Non-embedding parameters above which `SharedRecipe.large_optimizer` is used.
 LARGE = 1e9
 
+#: Of the field `base_lr` of experiments.
+BASE_LR_HELP = (
+    "peak learning rate at width 32, from which other widths follow; none: a rule by scale"
+)
+
 #: A learning-rate rule: (model, training tokens, tokens a batch) -> peak learning rate.
 LearningRateRule = Callable[[ModelSpec, int, int], float]
 
@@ -47,10 +53,11 @@ def isoflop_grid(
     *,
     data: DataSpec,
     evals: tuple[EvalSpec, ...],
-    batch_size: int,
+    batch_size: int | None,
     learning_rate: LearningRateRule,
     convention: str = "standard",
     lr_factors: Sequence[float] = (1.0,),
+    centre_lr_factors: Sequence[float] = (),
     seeds: Sequence[int] = (0,),
     min_steps: int = 50,
     **recipe: Any,
@@ -60,9 +67,12 @@ def isoflop_grid(
     Args:
       budgets: training FLOPs.
       models: the models, or a function from a budget to them.
+      batch_size: sequences; None takes `lmscale.sweep.gpu_recipe.batch_for` the run's tokens.
       convention: what counts as FLOPs (`lmscale.flops.CONVENTIONS`).
       lr_factors: multiples of the rule's learning rate to try; they train in the same pack, and the
         analyses keep the best of each cell.
+      centre_lr_factors: more multiples, tried at each architecture's middle size of a budget only: they
+        show how good the rule is there, and no analysis of sizes takes their losses (`mark_best_lr`).
       min_steps: cells that would train for fewer updates than this are left out.
       recipe: passed to `make_run`.
 
@@ -71,18 +81,26 @@ def isoflop_grid(
     """
     runs = []
     for budget in budgets:
-        for model in models(budget) if callable(models) else models:
+        chosen = models(budget) if callable(models) else models
+        for model in chosen:
             tokens = budget / flops.training_flops_per_token(model, convention)
-            steps = round(tokens / (batch_size * model.n_ctx))
+            batch = batch_for(tokens, model.n_ctx) if batch_size is None else batch_size
+            steps = round(tokens / (batch * model.n_ctx))
             if steps < min_steps:
                 continue
-            for factor, seed in itertools.product(lr_factors, seeds):
+            alike = sorted(
+                (other for other in chosen if other.kind == model.kind),
+                key=lambda other: flops.n_params(other, "exact"),
+            )
+            centre = centre_lr_factors if model is alike[len(alike) // 2] else ()
+            factors = sorted({*lr_factors, *centre})
+            for factor, seed in itertools.product(factors, seeds):
                 spec = make_run(
                     model,
                     steps=steps,
                     data=data,
                     evals=evals,
-                    batch_size=batch_size,
+                    batch_size=batch,
                     learning_rate=learning_rate,
                     lr_factor=factor,
                     seed=seed,
@@ -175,8 +193,13 @@ def width_rule(base: float = 0.006, lstm: float = 0.0095) -> LearningRateRule:
     return rule
 
 
-def default_rule(compute_dtype: str) -> LearningRateRule:
-    """`width_rule` in float32, which is for CPUs; the rule of Kaplan et al. 2020 otherwise."""
+def default_rule(compute_dtype: str, base_lr: float | None = None) -> LearningRateRule:
+    """`width_rule` in float32, which is for CPUs; the rule of Kaplan et al. 2020 otherwise.
+
+    With `base_lr` it is `width_rule(base_lr)`, as in `lmscale.sweep.gpu_recipe`.
+    """
+    if base_lr is not None:
+        return width_rule(base_lr)
     if compute_dtype == "float32":
         return width_rule()
 
@@ -190,9 +213,11 @@ def default_rule(compute_dtype: str) -> LearningRateRule:
 class SharedRecipe(Experiment):
     """Base of experiments whose models all train by one recipe, with a learning rate by size."""
 
-    init_std: float = field(
-        default=0.02, metadata={"help": "of the initial weights of Transformers"}
+    init_std: float | None = field(
+        default=0.02,
+        metadata={"help": "of the initial weights of Transformers; none goes with the width"},
     )
+    base_lr: float | None = field(default=None, metadata={"help": BASE_LR_HELP})
     steps: int
     n_ctx: int
     batch_size: int = field(metadata={"help": "sequences"})
@@ -207,7 +232,8 @@ class SharedRecipe(Experiment):
     compute_dtype: str = "float32"
 
     def learning_rate(self, model: ModelSpec, n_tokens: int, batch_tokens: int) -> float:
-        return default_rule(self.compute_dtype)(model, n_tokens, batch_tokens)
+        rule = default_rule(self.compute_dtype, self.base_lr)
+        return rule(model, n_tokens, batch_tokens)
 
     def spec(self, corpus: Corpus, model: ModelSpec, **fields: Any) -> RunSpec:
         """The run of one model; `fields` are those of `make_run` that differ from the recipe."""

@@ -3,66 +3,147 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from lmscale import flops, hparams, laws
-from lmscale.laws.advise import Advice, advise
+from lmscale.laws.advise import Advice, advise, too_far
 from lmscale.laws.result import FitError, FitResult
 from lmscale.spec import TransformerSpec
+from lmscale.sweep.recipe import Recipe, read_recipe
 from lmscale.sweep.shapes import transformer_shape
 from lmscale.sweep.store import Store
 
 #: What a store's law counts, and what the published laws count (Hoffmann et al. count embeddings).
 STORE_CONVENTION, PUBLISHED_CONVENTION = "standard", "chinchilla"
-#: Where a store's table has what a law reads, under that convention.
-STORE_COLUMNS = (
-    f"params=params_{STORE_CONVENTION},tokens=tokens,loss=loss,flops=flops_{STORE_CONVENTION}"
-)
 #: Of the published laws' models.
 PUBLISHED_VOCABULARY, PUBLISHED_CONTEXT = 32_000, 2048
-_BATCH_WARNING = (
-    "batch and learning rate follow StepLaw (2025), fitted to models of 60M to 1B parameters: search "
-    "around them"
-)
 
 
-def recommend(source: Store | str, *, family: str = "transformer", **question: float) -> Advice:
+def recommend(
+    source: Store | FitResult | str,
+    *,
+    law: str = "isoflop",
+    family: str = "transformer",
+    extrapolate: bool = False,
+    reading: Mapping[str, Any] | None = None,
+    **question: Any,
+) -> Advice:
     """The best run for a budget (or the smallest budget for a loss).
 
+    Of a store everything but the size and the tokens is by the recipe of its own runs. Elsewhere batch
+    and learning rate are by a published rule, where the range that it was fitted on holds the case.
+
     Args:
-      source: a store with IsoFLOP profiles, or the name of a published law.
-      family: whose law of a store.
+      source: a store, a law fitted to any table, or the name of a published law.
+      law: which law of a store.
+      family: whose runs of a store.
+      extrapolate: give a point however far the budget lies beyond the runs.
+      reading: how a store's results are read: columns, where, convention and cells of
+        `lmscale.sweep.tables.table_of_runs`.
       question: flops, loss, unique_tokens, inference_tokens; see `lmscale.laws.advise`.
 
     Raises:
-      FitError: when the law cannot answer.
+      FitError: when the law cannot answer, or the budget lies too far beyond its runs.
     """
+    reading = {name: value for name, value in (reading or {}).items() if value is not None}
+    fitted = source
     if isinstance(source, Store):
-        law = store_law(source, family)
-        corpus = source.experiment()["corpus"]
-        vocab_size, convention = corpus["vocab_size"], STORE_CONVENTION
-        n_ctx = int(source.table()["n_ctx"].max())
-    else:
-        law, convention = source, PUBLISHED_CONVENTION
-        vocab_size, n_ctx = PUBLISHED_VOCABULARY, PUBLISHED_CONTEXT
-    advice = advise(law, **question)
-    model = shape_of_count(advice.n_params, convention, vocab_size=vocab_size, n_ctx=n_ctx)
-    size = flops.n_params(model, "kaplan")
+        fitted = store_law(source, family, law, **reading)
+    advice = advise(fitted, **question)
+    refusal = None if extrapolate else too_far(advice)
+    if refusal:
+        raise FitError(refusal)
+    if isinstance(source, Store):
+        convention = reading.get("convention") or store_convention(source)
+        return _by_recipe(source, family, advice, convention)
+    if isinstance(source, FitResult):
+        reason = "the table does not say by which recipe its runs were trained"
+        return advice.replace(recipe=f"no recipe is known: {reason}")
+    return _by_published_rule(advice)
+
+
+def _by_recipe(store: Store, family: str, advice: Advice, convention: str) -> Advice:
+    try:
+        recipe = read_recipe(store, family)
+    except FitError as error:
+        return advice.replace(recipe=f"no recipe is known: {error}")
+    run = advised_run(recipe, advice, convention)
+    corpus = store.experiment()["corpus"]
+    warnings = list(advice.warnings)
+    if run.n_tokens > (tokens := corpus["train_tokens"]):
+        warnings.append(
+            f"{run.n_tokens:.3g} tokens are {run.n_tokens / tokens:.2g} epochs of the "
+            f"{tokens:.3g} training tokens of {corpus['name']}"
+        )
     return advice.replace(
-        model=model.to_dict(),
-        batch_tokens=round(hparams.steplaw_batch(advice.n_tokens)),
-        learning_rate=hparams.steplaw_lr(size, advice.n_tokens),
-        warnings=(*advice.warnings, _BATCH_WARNING),
+        model=run.model.to_dict(),
+        batch_tokens=run.batch_tokens,
+        learning_rate=run.optimizer.peak_lr,
+        recipe=recipe.describe(run),
+        run=run.to_dict(),
+        warnings=tuple(warnings),
     )
 
 
-def store_law(store: Store, family: str) -> FitResult:
-    """The IsoFLOP law of a store's runs, under the `standard` convention."""
+def advised_run(recipe: Recipe, advice: Advice, convention: str, factor: float = 1.0):
+    """The run that spends the advice's budget on `factor` times its size."""
+    model = recipe.model(advice.n_params * factor, convention)
+    spent = advice.flops - advice.inference_flops
+    return recipe.for_tokens(model, spent / flops.training_flops_per_token(model, convention))
+
+
+def _by_published_rule(advice: Advice) -> Advice:
+    model = shape_of_count(
+        advice.n_params,
+        PUBLISHED_CONVENTION,
+        vocab_size=PUBLISHED_VOCABULARY,
+        n_ctx=PUBLISHED_CONTEXT,
+    )
+    rule = hparams.covering_rule(model, advice.n_tokens)
+    if rule is None:
+        names = ", ".join(rule.source for rule in hparams.PUBLISHED_RULES)
+        return advice.replace(
+            model=model.to_dict(),
+            recipe=f"no recipe is known: the fitted range of no published rule ({names}) holds "
+            f"N = {advice.n_params:.3g} on D = {advice.n_tokens:.3g} tokens",
+        )
+    case = rule.case(model, advice.n_tokens)
+    return advice.replace(
+        model=model.to_dict(),
+        batch_tokens=round(rule.batch_tokens(case)),
+        learning_rate=rule.learning_rate(case),
+        recipe=f"{rule.source}, whose fitted range holds this size and length",
+    )
+
+
+def store_convention(store: Store) -> str:
+    """What N and C count in a store's budgets."""
+    declared = store.experiment().get("fields", {}).get("convention")
+    return declared if declared in flops.CONVENTIONS else STORE_CONVENTION
+
+
+def store_law(
+    store: Store,
+    family: str,
+    law: str = "isoflop",
+    *,
+    where: str | None = None,
+    convention: str | None = None,
+    **reading: Any,
+) -> FitResult:
+    """A law of a store's runs, under the convention in which its budgets are set, if none is given.
+
+    Raises:
+      FitError: when the family has no finished run, or the law cannot be fitted.
+    """
     table = store.table()
     rows = table[table["best_lr"] & (table.get("family", family) == family)]
     if rows.empty:
         families = ", ".join(sorted(set(table.get("family", []))))
         raise FitError(f"{store.path} has no finished runs of {family!r}; its families: {families}")
-    return laws.fit(rows, "isoflop", columns=STORE_COLUMNS, convention=STORE_CONVENTION)
+    read = laws.Table.read(rows, convention=convention or store_convention(store), **reading)
+    return laws.fit(read if where is None else read.filter(where), law)
 
 
 def shape_of_count(

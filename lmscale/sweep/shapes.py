@@ -96,14 +96,28 @@ def aspect_ratio(n_params: float) -> float:
     return 64 * max(1.0, n_params / 1e9) ** 0.2
 
 
+def init_by_width(d_model: int) -> float:
+    """Standard deviation of a Transformer's initial weights: 0.5 / sqrt(d_model), at least GPT-2's 0.02.
+
+    The two meet at a width of 625. See `lmscale.spec.TransformerSpec.init_std`.
+    """
+    return float(f"{max(0.02, 0.5 / math.sqrt(d_model)):.3g}")
+
+
 def transformer_shape(
-    n_params: float, *, n_ctx: int, vocab_size: int, n_layer: int | None = None, **fields
+    n_params: float,
+    *,
+    n_ctx: int,
+    vocab_size: int,
+    n_layer: int | None = None,
+    init_std: float | None = 0.02,
+    **fields,
 ) -> TransformerSpec:
     """The standard shape (d_ff = 4 d_model) closest to `n_params` non-embedding parameters.
 
     Widths are multiples of 4 below 32, of 8 below 128, of 16 below 256, of 64 from there on; heads are 16 wide in
     the smallest models and 64 from 256 on. A miss in size costs more than one in aspect ratio. With
-    `n_layer` the depth is given, and the width alone follows.
+    `n_layer` the depth is given, and the width alone follows. `init_std` None is `init_by_width`.
     """
     best = None
     for depth in range(1, 129) if n_layer is None else (n_layer,):
@@ -127,6 +141,7 @@ def transformer_shape(
         n_head=n_head,
         n_ctx=n_ctx,
         vocab_size=vocab_size,
+        init_std=init_by_width(d_model) if init_std is None else init_std,
         **fields,
     )
 

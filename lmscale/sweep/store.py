@@ -89,6 +89,7 @@ class Store:
                 "title": experiment.title,
                 "analyses": list(experiment.analyses),
                 "claims": [claim.to_json() for claim in experiment.claims],
+                "repeats_text": experiment.repeats_text,
                 "fields": {k: v for k, v in vars(experiment).items()},
                 "corpus": {
                     "name": corpus.name,
@@ -146,7 +147,7 @@ class Store:
 
         Where a learning-rate search was made, `best_lr` marks the runs of the factor with the
         lowest mean loss over seeds in their cell, of the factors at which most seeds ended well;
-        without a search it marks every run that ended well.
+        without a search it marks every run that ended well. See `mark_best_lr`.
         """
         # Not with the module: it loads slowly, and processes that train do without.
         import pandas as pd
@@ -180,7 +181,11 @@ def cell_columns(table: pd.DataFrame) -> list[str]:
 
 
 def mark_best_lr(table: pd.DataFrame) -> pd.DataFrame:
-    """Adds the column `best_lr`; see `Store.table`."""
+    """Adds the column `best_lr`; see `Store.table`.
+
+    Of a budget only factors that all its cells have tried count: a size whose rate was searched would
+    look better than its neighbours, whose rates were not.
+    """
     cell = cell_columns(table)
     losses = table["loss"].where(table["status"] == "done")
     if "lr_factor" not in table:
@@ -190,9 +195,27 @@ def mark_best_lr(table: pd.DataFrame) -> pd.DataFrame:
     # A rate at which seeds diverge must not win by the seeds that are left.
     seeds = of_factor.transform("count")
     most = seeds.groupby(cells, dropna=False).transform("max")
-    mean = of_factor.transform("mean").where(seeds == most)
+    shared = _tried_by_all(table, cell)
+    mean = of_factor.transform("mean").where((seeds == most) & shared)
     lowest = mean.groupby(cells, dropna=False).transform("min")
     return table.assign(best_lr=losses.notna() & (mean == lowest))
+
+
+def _tried_by_all(table: pd.DataFrame, cell: list[str]) -> pd.Series:
+    """Whether each run's factor was tried at every cell of its family and budget."""
+    if "budget" not in table:
+        return table["status"].notna()
+    factor = table["lr_factor"].fillna(1.0)
+    place = table[cell].astype(str).agg("|".join, axis=1)
+    profile = (
+        table[[name for name in ("family", "budget") if name in table]]
+        .astype(str)
+        .agg("|".join, axis=1)
+    )
+    cells = place.groupby(profile).transform("nunique")
+    tried = place.groupby([profile, factor]).transform("nunique")
+    alone = (tried == cells).groupby(profile).transform("any")
+    return (tried == cells) | ~alone
 
 
 @contextlib.contextmanager

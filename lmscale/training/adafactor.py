@@ -1,10 +1,10 @@
 """Adafactor (Shazeer & Stern 2018) with every weight matrix of every layer factored by itself.
 
 A model's layers are stacked in its parameters, and kernels keep axes for heads and gates. Adafactor
-is defined on matrices: one [d_in, d_out] for each kernel of each layer, so the axes are named here and
-not guessed from their lengths. optax guesses: it factors the two longest axes if both have 128 entries, which
-leaves kernels with heads unfactored, factors deep narrow models across their layers, and is another
-algorithm for narrow models than for wide ones.
+is defined on matrices: one [d_in, d_out] for each kernel of each layer, so the axes are named here.
+optax goes by their lengths: it factors the two longest axes if both have 128 entries, which leaves
+kernels with heads unfactored, factors deep narrow models across their layers, and is another algorithm
+for narrow models than for wide ones.
 """
 
 from __future__ import annotations

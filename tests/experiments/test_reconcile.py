@@ -76,5 +76,6 @@ def test_the_fixed_lengths_are_those_of_the_papers_shrunk(scale):
     # D of the best run, with D = tokens_per_param N and C = 6 N D.
     best = (experiment.tokens_per_param * min(experiment.budgets) / 6) ** 0.5
     assert experiment.fixed_warmup == pytest.approx(best, rel=0.05)
-    longest = max(run.spec.n_tokens for run in experiment.runs(CORPUS))
+    corpus = fake_corpus(experiment.vocab_size)
+    longest = max(run.spec.n_tokens for run in experiment.runs(corpus))
     assert experiment.fixed_cosine == pytest.approx(16 * longest, rel=0.1)

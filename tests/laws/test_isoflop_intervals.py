@@ -130,7 +130,7 @@ def test_windows_that_differ_by_noise_alone_do_not_widen_the_interval():
 
 def test_draws_move_to_the_windows_in_their_shares():
     which = choose_windows(2, 4000, np.random.default_rng(0))
-    assert np.bincount(which) / 4000 == pytest.approx([0.7, 0.15, 0.15], abs=0.03)
+    assert np.bincount(which) / 4000 == pytest.approx([0.6, 0.2, 0.2], abs=0.03)
     shifts = [np.array([[1.0, 2.0], [0.1, 0.2]]), np.full((2, 2), -1.0)]
     at, loss = with_windows(np.zeros((2, 4000)), np.zeros((2, 4000)), shifts, which)
     # All budgets of a draw are read in one window.
@@ -219,10 +219,12 @@ def repeated(**columns):
 
 
 def test_only_a_seed_label_makes_repeats_of_runs():
-    seeds = fit_isoflop(repeated(seed=["0", "1", "2"]), bootstrap=50)
-    assert seeds.interval_method.startswith("bootstrap over seeds")
+    # The label says so, or no column is there that could say otherwise.
+    for table in (repeated(seed=["0", "1", "2"]), repeated()):
+        result = fit_isoflop(table, bootstrap=50)
+        assert result.interval_method.startswith("bootstrap over seeds")
     for table in (
-        repeated(),
+        repeated(seed=["0", "1", "2"], batch=[1e5, 2e5, 4e5]),
         repeated(peak_lr=[1e-3, 2e-3, 4e-3]),
         # One seed, three learning rates.
         repeated(seed=["0"], peak_lr=[1e-3, 2e-3, 4e-3]),
@@ -277,6 +279,8 @@ def test_details_carry_the_loss_and_both_scatters():
     assert all(values.shape == (100,) for values in curve["draws"].values())
     assert set(result.details["scatter"]) == {"log_n", "loss"}
     assert 0 < result.details["scatter"]["loss"] < 0.01
+    # On file the values stay, and the thousands of draws do not.
+    assert set(result.to_json()["details"]["frontier_loss"]) == {"parameters"}
     without = fit_isoflop(Design(BESIROGLU, BUDGETS, 7, 6, noise=0.003).table(0), bootstrap=0)
     assert without.details["frontier_loss"]["parameters"]["alpha_C"] > 0
     assert without.intervals == {} and without.draws == {}
@@ -302,7 +306,10 @@ QUICK = {"surface": SMALL, "budgets": QUICKSTART_BUDGETS, "ladder": tuple(QUICKS
     ids=["wide", "three budgets", "uneven", "off centre", "bent", "quickstart", "scatter"],
 )
 def test_intervals_cover_exponent_size_and_loss_ahead(design):
-    """95% intervals of a, and of N_opt and loss at 10 and 100 times the largest budget."""
+    """95% intervals of a, and of N_opt and loss at 10 and 100 times the largest budget.
+
+    Where N_opt is no power law of C, the draws of one cannot hold it: there only the loss counts.
+    """
     last = design.budgets[-1]
     first, final = (np.log(design.surface.optimum(c)[0]) for c in (design.budgets[0], last))
     truth = {"a": (final - first) / np.log(last / design.budgets[0])}
@@ -318,6 +325,9 @@ def test_intervals_cover_exponent_size_and_loss_ahead(design):
         for name, values in drawn.items():
             low, high = interval(values, 0.95)
             inside[name].append(low <= truth[name] <= high)
+    bent = design.surface.embedding > 0
     for name, hits in inside.items():
+        if bent and not name.startswith("loss"):
+            continue
         # Of 60 tables 52 or more with a probability of 98% where 95% is true.
         assert np.mean(hits) >= 0.86, name

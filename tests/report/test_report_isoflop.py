@@ -120,6 +120,25 @@ def test_a_learning_rate_search_at_its_edge_is_a_warning(tmp_path):
     assert set(searched.usable["lr_factor"]) == {1.0}
 
 
+def test_a_search_at_one_size_of_each_budget_warns_and_decides_nothing(tmp_path):
+    """Losses are lowest at factor 1, which is the highest of these."""
+    runs = planted.isoflop_runs(lstm=False, seeds=(0,), sizes=5, lr_factors=(0.5, 1.0))
+    middle = {}
+    for run in runs:
+        middle.setdefault(run.labels["budget"], []).append(run.spec.model)
+    middle = {budget: models[len(models) // 2] for budget, models in middle.items()}
+    some = [
+        run
+        for run in runs
+        if run.labels["lr_factor"] == 1.0 or run.spec.model == middle[run.labels["budget"]]
+    ]
+    searched = study(tmp_path, some, noise=0.0)
+    assert set(searched.usable["lr_factor"]) == {1.0}
+    assert len(searched.usable) == 20
+    (warning,) = searched.lr_edge_warning("transformer")
+    assert "in 4 of 4 cells (0 at the lowest factor 0.5, 4 at the highest 1)" in warning
+
+
 def test_noise_that_hides_the_exponent_is_said_to(tmp_path):
     runs = planted.isoflop_runs((1e12, 1.3e12, 1.7e12), lstm=False, seeds=(0,), sizes=5)
     section = analyse("isoflop", study(tmp_path, runs, noise=0.01))
@@ -139,3 +158,13 @@ def test_a_difference_from_one_seed_decides_nothing(tmp_path):
     section = analyse("isoflop", study(tmp_path, runs, noise=0.002))
     assert "needs 3 seeds, not 1" in section.measures["kaplan_minus_native"].why
     assert "one seed, so that the points have no bars" in section.charts[0].caption
+
+
+def test_a_minimum_just_outside_the_sizes_is_not_called_inside(tmp_path):
+    """A law whose best size lies a little above the grid, at every budget."""
+    runs = planted.isoflop_runs(lstm=False, seeds=(0,), sizes=5)
+    section = analyse("isoflop", study(tmp_path, runs, law=planted.Law(A=150.0), noise=0.0))
+    (minima,) = [grid for grid in section.grids if grid.caption.startswith("The minima")]
+    outside = [row for row in minima.rows if "above the sizes that were run, read with" in row[5]]
+    assert outside and not any("minimum inside" in row[5] for row in outside)
+    assert any("above the sizes" in warning for warning in section.warnings)

@@ -1,5 +1,6 @@
 """The files that a report writes: complete, self-contained, repeatable, and true to the fits."""
 
+import dataclasses
 import html
 import json
 import re
@@ -11,6 +12,7 @@ import matplotlib
 import pytest
 
 from lmscale.report import analysis_names, write_report
+from lmscale.report.study import Study, repeated_text
 from lmscale.report.style import inline
 from lmscale.report.wording import with_interval
 from tests.report import planted_store as planted
@@ -183,6 +185,33 @@ def test_inline_figures_keep_their_ids_apart():
         '<svg viewBox="0 0 1 1"><g id="fig-a"/><use href="#fig-a"/>'
         '<g clip-path="url(#fig-a)"/></svg>'
     )
+
+
+def test_the_head_of_the_report_names_runs_that_repeat_their_text(tmp_path):
+    runs = planted.isoflop_runs(lstm=False, seeds=(0,), sizes=5)
+    longest = max(run.spec.n_tokens for run in runs)
+    store = planted.plant(tmp_path, runs, analyses=[])
+    experiment = store.experiment()
+
+    def said(tokens, **fields):
+        corpus = {**experiment["corpus"], "train_tokens": tokens}
+        study = dataclasses.replace(
+            Study.read(store), experiment={**experiment, **fields, "corpus": corpus}
+        )
+        return repeated_text(study)
+
+    assert said(-(-longest // 4)) is None
+    line = said(longest // 5)
+    assert "pass over their text more than 4 times, up to 5: repeated text is worth less" in line
+    assert f"the runs need {-(-longest // 4):,} training tokens" in line
+    assert "up to 5: what this study is about; the runs need" in said(
+        longest // 5, repeats_text=True
+    )
+    (store.path / "experiment.json").write_text(
+        json.dumps({**experiment, "corpus": {**experiment["corpus"], "train_tokens": longest // 5}})
+    )
+    write_report(store)
+    assert line in Text(read(store)).text
 
 
 def test_an_unfinished_store_is_drawn_and_says_so(tmp_path):

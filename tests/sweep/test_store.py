@@ -36,6 +36,21 @@ def test_cells_do_not_mix():
     assert list(mark_best_lr(rows)["best_lr"]) == [True, False, False, True]
 
 
+def test_rates_that_only_some_sizes_of_a_budget_have_tried_count_for_none():
+    """The middle size would look better than its neighbours, whose rates were not searched."""
+    rows = table(
+        family="t",
+        budget=[1, 1, 1, 1, 1, 2, 2],
+        width=[8, 16, 16, 16, 32, 16, 16],
+        lr_factor=[1.0, 0.5, 1.0, 2.0, 1.0, 1.0, 2.0],
+        loss=[3.0, 2.8, 2.9, 3.1, 3.0, 2.5, 2.4],
+    )
+    assert list(mark_best_lr(rows)["best_lr"]) == [True, False, True, False, True, False, True]
+    # Without a factor that all have tried, each keeps its best.
+    rows = table(budget=1, width=[8, 16, 16], lr_factor=[1.0, 0.5, 2.0], loss=[3.0, 2.8, 2.9])
+    assert list(mark_best_lr(rows)["best_lr"]) == [True, True, False]
+
+
 def test_a_folder_without_an_experiment_is_refused(tmp_path):
     with pytest.raises(StoreError, match="experiment.json"):
         Store.open(tmp_path)

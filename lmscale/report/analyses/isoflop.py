@@ -503,7 +503,7 @@ def _minima_grid(family: _Family) -> Grid:
                     _counts(p.d_opt, p.d_interval),
                     per,
                     with_interval(p.loss_opt, p.loss_interval),
-                    "; ".join(["convex, minimum inside", *filter(None, [_flag(p)])]),
+                    p.reason or "; ".join(["convex, minimum inside", *filter(None, [_flag(p)])]),
                 ]
             )
         else:
@@ -521,6 +521,8 @@ def _flag(p: Profile) -> str:
     """What a guard says against a profile, if anything."""
     if not p.ok:
         return p.flag
+    if p.reason:
+        return "minimum just outside"
     lowest = p.params[np.argmin(p.loss)]
     return "lowest run at the edge" if lowest in (p.params[0], p.params[-1]) else ""
 

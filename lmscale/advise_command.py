@@ -1,0 +1,148 @@
+"""`lmscale advise`: the best model for a budget, from a store, any table of runs or a published law."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from lmscale.fit_command import add_table_arguments
+from lmscale.terminal import print_json, say
+
+__all__ = ["add_arguments", "add_law_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `lmscale advise` takes."""
+    parser.add_argument(
+        "source", metavar="DIR|TABLE|PUBLISHED-LAW", help="besiroglu2024, chinchilla, ..."
+    )
+    question = parser.add_mutually_exclusive_group(required=True)
+    question.add_argument("--compute", metavar="FLOPS", type=float, help="the training budget")
+    question.add_argument("--loss", type=float, help="the loss to reach with the least compute")
+    parser.add_argument("--unique-tokens", type=float, help="how much data there is")
+    parser.add_argument("--inference-tokens", type=float, default=0.0, help="tokens served later")
+    add_law_arguments(parser)
+    parser.add_argument("--json", action="store_true")
+    add_table_arguments(parser.add_argument_group("the table"))
+
+
+def add_law_arguments(parser: argparse.ArgumentParser) -> None:
+    """Whose law of a store, which, and how far it is trusted."""
+    parser.add_argument("--family", default="transformer", help="whose law of a store")
+    parser.add_argument(
+        "--law", metavar="LAW", help="isoflop, parametric, ... (isoflop; of a table what fits it)"
+    )
+    parser.add_argument(
+        "--extrapolate",
+        action="store_true",
+        help="answer also at more than 30 times the largest budget",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command."""
+    from lmscale.sweep.recommend import recommend
+
+    question = {"flops": args.compute, "loss": args.loss, "unique_tokens": args.unique_tokens}
+    advice = recommend(
+        _source(args),
+        law=args.law or "isoflop",
+        family=args.family,
+        extrapolate=args.extrapolate,
+        reading=_reading(args),
+        inference_tokens=args.inference_tokens,
+        **question,
+    )
+    if args.json:
+        print_json(advice.to_json())
+        return 0
+    _print(advice, args.source)
+    for warning in advice.warnings:
+        say(f"warning: {warning}")
+    return 0
+
+
+def _source(args: argparse.Namespace) -> Any:
+    """A store, a law fitted to a table, or the name of a published law."""
+    from lmscale import laws
+    from lmscale.sweep.store import Store
+    from lmscale.sweep.tables import table_of_runs
+
+    path, reading = Path(args.source), _reading(args)
+    if path.is_dir() or _is_results_of_a_store(path):
+        return Store.open(path if path.is_dir() else path.parent)
+    if args.source in laws.PUBLISHED:
+        if args.law or any(value is not None for value in reading.values()):
+            raise laws.FitError(
+                f"{args.source} is a published law: leave --law and what a table is read by out"
+            )
+        return args.source
+    if not path.exists():
+        raise laws.FitError(
+            f"there is no store, no table and no published law {args.source!r}; the published laws "
+            f"are {', '.join(laws.PUBLISHED)}"
+        )
+    table = table_of_runs(args.source, **reading)
+    return laws.fit(table, args.law) if args.law else _law_of_table(table)
+
+
+def _reading(args: argparse.Namespace) -> dict[str, Any]:
+    """How a table is read: what `add_table_arguments` took."""
+    return {name: getattr(args, name) for name in ("columns", "where", "convention", "cells")}
+
+
+def _is_results_of_a_store(path: Path) -> bool:
+    return path.name == "results.csv" and (path.parent / "experiment.json").exists()
+
+
+def _law_of_table(table: Any) -> Any:
+    """IsoFLOP profiles where a table has them, else the surface of Approach 3."""
+    from lmscale import laws
+
+    try:
+        fitted = laws.fit(table, "isoflop")
+    except laws.TableError:
+        fitted = None
+    if fitted is not None and fitted.parameters:
+        return fitted
+    return laws.fit(table, "parametric")
+
+
+def _print(advice: Any, source: str) -> None:
+    def line(name: str, key: str, text: str) -> None:
+        low_high = advice.intervals.get(key)
+        interval = f"  [{low_high[0]:.3g}, {low_high[1]:.3g}]" if low_high else ""
+        print(f"  {name:<22}{text}{interval}")
+
+    by = f"the law {advice.law}, {advice.source}" if advice.source == "fitted here" else ""
+    print(f"for {advice.flops:.3g} FLOPs, by {by or advice.source or source}:")
+    line("parameters", "n_params", f"{advice.n_params:.3g}")
+    line("tokens", "n_tokens", f"{advice.n_tokens:.3g}")
+    line("tokens per parameter", "tokens_per_param", f"{advice.tokens_per_param:.3g}")
+    if advice.loss is not None:
+        line("loss (nats per token)", "loss", f"{advice.loss:.4g}")
+    if advice.model is not None:
+        line("model", "", _shape(advice.model))
+    if advice.batch_tokens is not None:
+        line("batch", "", f"{advice.batch_tokens:,} tokens")
+        line("peak learning rate", "", f"{advice.learning_rate:.2g}")
+    if advice.run is not None:
+        line("steps", "", f"{advice.run['steps']:,}")
+    for off in advice.off_optimum:
+        reach = off.loss_interval
+        loss = "" if off.loss is None else f", loss {off.loss:.4g}"
+        loss += f"  [{reach[0]:.4g}, {reach[1]:.4g}]" if reach else ""
+        print(
+            f"  {off.factor:g} x the parameters costs {off.compute_factor:.3g} x the compute{loss}"
+        )
+    if advice.intervals:
+        print(f"intervals: {advice.interval_method}")
+    if advice.recipe:
+        print(f"recipe: {advice.recipe}")
+
+
+def _shape(model: dict[str, Any]) -> str:
+    if "d_model" in model:
+        return f"{model['n_layer']} layers, d_model {model['d_model']}, {model['n_head']} heads"
+    return f"{model['n_layer']} layers, d_hidden {model['d_hidden']}"

@@ -1,0 +1,165 @@
+"""How well a law foretold its own largest budgets, and what that says of budgets beyond them.
+
+A bootstrap knows the noise of the runs that were fitted. It does not know that the law itself may bend.
+So the law is fitted again without its largest budgets and asked for them. What its error has beyond the
+noise is taken to grow in proportion to ln C: half as far beyond the runs, half the error.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t as student_t
+
+from lmscale.laws.holdout import PREDICTING, hold_out
+from lmscale.laws.result import FitError, FitResult
+from lmscale.laws.table import TableError
+
+__all__ = ["BackTest", "Line", "back_test", "widened"]
+
+#: Budgets that a power law needs for a test on the next: two fix a line, a third its noise.
+_FEWEST_BUDGETS = 3
+
+
+@dataclass(frozen=True)
+class Line:
+    """A least-squares line y = intercept + slope x, and how its points scatter about it."""
+
+    x: np.ndarray
+    slope: float
+    intercept: float
+    #: Standard deviation of the points about the line; NaN for two points.
+    scatter: float
+
+    @classmethod
+    def through(cls, x: np.ndarray, y: np.ndarray) -> Line:
+        slope, intercept = np.polyfit(x, y, 1)
+        rest = y - intercept - slope * x
+        freedom = len(x) - 2
+        scatter = math.sqrt(float(np.sum(rest**2)) / freedom) if freedom > 0 else math.nan
+        return cls(np.asarray(x), float(slope), float(intercept), scatter)
+
+    def __call__(self, x: float) -> float:
+        return self.intercept + self.slope * x
+
+    def leverage(self, x: float) -> float:
+        """Variance of the line at x over that of a point."""
+        mean = float(self.x.mean())
+        return 1 / len(self.x) + (x - mean) ** 2 / float(np.sum((self.x - mean) ** 2))
+
+    def half_width(self, x: float, level: float) -> float:
+        """Of the interval of the line at x (Student's, as the scatter is estimated too)."""
+        return self.quantile(level) * self.scatter * math.sqrt(self.leverage(x))
+
+    def quantile(self, level: float) -> float:
+        return float(student_t.ppf(0.5 + level / 2, max(1, len(self.x) - 2)))
+
+
+@dataclass(frozen=True)
+class BackTest:
+    """Budgets that a law was asked for after a fit without them.
+
+    Attributes:
+      flops: [k] what was left out.
+      distance: [k] ln of that over the largest budget that was fitted.
+      size_error, loss_error: [k] ln of foretold over found, of N_opt and of the loss.
+      size_noise, loss_noise: [k] the standard deviation that noise alone gives those errors.
+    """
+
+    flops: np.ndarray
+    distance: np.ndarray
+    size_error: np.ndarray
+    size_noise: np.ndarray
+    loss_error: np.ndarray
+    loss_noise: np.ndarray
+
+    def drift(self, what: str) -> float:
+        """Error beyond the noise for each factor e of extrapolation, of "size" or "loss"."""
+        error, noise = getattr(self, f"{what}_error"), getattr(self, f"{what}_noise")
+        rest = np.maximum(error**2 - np.nan_to_num(noise) ** 2, 0.0) / self.distance**2
+        known = np.isfinite(rest)
+        return math.sqrt(float(rest[known].mean())) if known.any() else 0.0
+
+
+def back_test(result: FitResult) -> BackTest:
+    """Fits a law again without its largest budgets and asks it for them.
+
+    Raises:
+      FitError: when there are too few budgets, or the law cannot be fitted without the largest.
+    """
+    if result.law == "isoflop":
+        return _of_minima(result)
+    if result.law in PREDICTING:
+        return _of_surface(result)
+    raise FitError(f"the law {result.law} is not tested on budgets left out")
+
+
+def _of_minima(result: FitResult) -> BackTest:
+    """Every cut of the minima of IsoFLOP profiles that leaves two budgets or more."""
+    minima = result.details["frontier"]
+    order = np.argsort(minima["flops"])
+    x = np.log(np.asarray(minima["flops"], float)[order])
+    if len(x) < _FEWEST_BUDGETS:
+        raise FitError(f"{len(x)} budgets are too few to leave one out")
+    columns = {
+        "size": np.log(np.asarray(minima["n_opt"], float)[order]),
+        "loss": np.log(np.asarray(minima["loss"], float)[order]),
+    }
+    noise = {name: Line.through(x, y).scatter for name, y in columns.items()}
+    rows: dict[str, list[float]] = {}
+    for kept in range(max(2, (len(x) + 1) // 2), len(x)):
+        for out in range(kept, len(x)):
+            row = {"flops": math.exp(x[out]), "distance": x[out] - x[kept - 1]}
+            for name, y in columns.items():
+                # A line through two losses says nothing of their curve.
+                enough = kept > 2 or name == "size"
+                line = Line.through(x[:kept], y[:kept])
+                row[f"{name}_error"] = line(x[out]) - y[out] if enough else math.nan
+                row[f"{name}_noise"] = noise[name] * math.sqrt(1 + line.leverage(x[out]))
+            for name, value in row.items():
+                rows.setdefault(name, []).append(value)
+    return BackTest(**{name: np.array(values) for name, values in rows.items()})
+
+
+def _of_surface(result: FitResult) -> BackTest:
+    """The largest fifth of the compute, predicted by the same law fitted to the rest."""
+    from lmscale.laws.advise import optimum
+
+    given = result.residuals
+    table = {name: v for name, v in given.items() if name in ("params", "tokens", "unique_tokens")}
+    table["loss"] = given["observed"]
+    options = {"bootstrap": 0}
+    if result.law == "parametric":
+        options |= {"method": result.details.get("method", "huber"), "starts": "coarse"}
+    try:
+        held = hold_out(table, result.law, **options)
+        flops = float(held.at.max())
+        found = [optimum(fit.law, fit.parameters, flops)[0] for fit in (held.fit, result)]
+    except (TableError, FitError, np.linalg.LinAlgError) as error:
+        raise FitError(str(error)) from error
+    spread = float(np.std(given["residual"]))
+    size_noise = 0.0
+    if result.draws:
+        drawn = optimum(result.law, result.draws, flops)[0]
+        size_noise = float(np.nanstd(np.log(drawn)))
+    return BackTest(
+        flops=np.array([flops]),
+        distance=np.array([math.log(held.extrapolation)]),
+        size_error=np.array([math.log(found[0] / found[1])]),
+        size_noise=np.array([size_noise]),
+        loss_error=np.array([float(np.mean(np.log(held.predicted / held.observed)))]),
+        loss_noise=np.array([spread / math.sqrt(len(held.row))]),
+    )
+
+
+def widened(
+    value: float, interval: tuple[float, float] | None, half_width: float
+) -> tuple[float, float]:
+    """An interval with another, independent half-width (in the logarithm) added in quadrature."""
+    low, high = interval or (value, value)
+    down, up = max(0.0, math.log(value / low)), max(0.0, math.log(high / value))
+    return value * math.exp(-math.hypot(down, half_width)), value * math.exp(
+        math.hypot(up, half_width)
+    )
