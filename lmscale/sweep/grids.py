@@ -44,7 +44,7 @@ BASE_LR_HELP = (
 )
 
 #: Width up to which an LSTM's best learning rate is the same; see `width_rule`.
-LSTM_FLAT = 128
+LSTM_FLAT = 256
 
 #: A learning-rate rule: (model, training tokens, tokens a batch) -> peak learning rate.
 LearningRateRule = Callable[[ModelSpec, int, int], float]
@@ -170,8 +170,8 @@ def product(**choices: Iterable[Any]) -> Iterator[dict[str, Any]]:
 def width_rule(base: float = 0.006, lstm: float = 0.0095) -> LearningRateRule:
     """Peak rates for runs of a few thousand small updates on a CPU, one rule an architecture.
 
-    Transformer: base * sqrt(32 / d_model). LSTM: `lstm` up to a d_hidden of 128, as far as its best
-    rate was seen not to depend on the width; beyond, `lstm` * sqrt(128 / d_hidden), which is assumed.
+    Transformer: base * sqrt(32 / d_model). LSTM: `lstm` up to a d_hidden of 256, as far as its best
+    rate was seen not to depend on the width; beyond, `lstm` * sqrt(256 / d_hidden), which is assumed.
 
     Measured on Python text (vocabulary 512) with AdamW, a cosine to a tenth, contexts of 256, on the
     whole validation split, one seed; the best rate is the minimum of a parabola through three rates
@@ -180,7 +180,8 @@ def width_rule(base: float = 0.006, lstm: float = 0.0095) -> LearningRateRule:
       1,200 steps of 2 sequences
         Transformer of one layer, init_std 0.08, d_model 22, 36, 56: 0.0092, 0.0059, 0.0036, where the
           rule gives 0.0072, 0.0057, 0.0045; of two layers, d_model 40: 0.0061 (rule: 0.0054)
-        LSTM of one layer with `LSTM_INIT`, d_hidden 20, 32, 68, 124: 0.0112, 0.0091, 0.0088, 0.0092
+        LSTM of one layer with `LSTM_INIT`, d_hidden 20, 32, 68, 124, 256: 0.0112, 0.0091, 0.0088,
+          0.0092, 0.0085
       4,000 steps of 4 sequences
         Transformer, d_model 36: 0.0067; LSTM, d_hidden 32: 0.0075
 
