@@ -1,42 +1,74 @@
 """Approach 1 of Hoffmann et al. 2022: the lower envelope of all training curves.
 
-Each curve of loss against compute is smoothed and interpolated; at 1500 log-spaced budgets the run
-with the lowest loss gives N_opt(C), and power laws through these give the exponents (sec. 3.1).
+Each curve of log loss against log compute is smoothed and interpolated; at 1500 log-spaced budgets
+the run with the lowest loss gives N_opt(C), and power laws through these give the exponents (sec.
+3.1).
+
+Curves are smoothed by a cubic spline in ln C whose penalty generalised cross-validation sets for
+each curve (Craven & Wahba 1979): a curve without noise is interpolated, whatever its number of
+points, and a noisy one is smoothed as far as its own noise asks.
 
 Only budgets at which the power law itself lies inside the sizes that were run are fitted. Choosing
 them by which run won (leaving out wins of the smallest and the largest) would flatten the law: of a
 noisy smallest run only the losses would be kept.
+
+Two stricter readings are set beside it, which use fewer of the budgets: the Pareto front (budgets
+at which no smaller one has a loss as low) and the lower convex hull in ln C and ln L. Noise and
+cooled-down ends of curves move the three apart.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
-from scipy.stats import norm
-from scipy.stats import t as student_t
+from scipy.interpolate import PchipInterpolator, make_smoothing_spline
 
-from lmscale.laws.parametric import chinchilla_loss, fit_parametric
-from lmscale.laws.result import FitResult, interval
-from lmscale.laws.table import Table, TableError
+from lmscale.laws.parametric import NAMES, chinchilla_loss
+from lmscale.laws.projection import fit_by_projection
+from lmscale.laws.resample import Noise, Units, noise_scale_of, student_level
+from lmscale.laws.result import FitResult, intervals_of
+from lmscale.laws.table import Runs, Table, TableError
 
 __all__ = ["fit_envelope"]
 
 #: Places along a curve at which its residuals are kept.
 _SHARES = 33
 _FEWEST_CURVES = 6
+#: Sizes that must be best somewhere before the envelope is not said to rest on few.
+_FEWEST_SIZES = 5
 #: Parameters of the surface that take up what differs between curves of different sizes: E, A, alpha.
 _FREE = 3
+#: Points of a curve that the spline is fitted to at most: more are averaged in ln C first.
+_MOST_POINTS = 400
+#: Share of a curve, in ln C, that counts as its end.
+_END = 0.02
+#: How far apart the readings may lie before a warning says so.
+_APART = 0.03
+_READINGS = ("envelope", "pareto", "hull")
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """One run: ln C increasing, ln D, the ln L that was given and as smoothed, and its function."""
+
+    name: str
+    params: float
+    log_c: np.ndarray
+    log_d: np.ndarray
+    given: np.ndarray
+    smooth: np.ndarray
+    at: Callable[[np.ndarray], np.ndarray]
 
 
 def fit_envelope(
     table: Any,
     *,
     points: int = 1500,
-    smooth: float = 10.0,
+    smooth: float | None = None,
     bootstrap: int = 200,
     level: float = 0.95,
     seed: int = 0,
@@ -48,75 +80,71 @@ def fit_envelope(
       table: a row is a point of a learning curve: params, flops (or tokens), loss, and group (which
         run). Without `group` every params value is one run.
       points: budgets at which the envelope is read.
-      smooth: standard deviation, in rows, of the Gaussian that smooths each curve; 0 for none.
+      smooth: standard deviation, in ln C, of the local lines that smooth each curve; None lets each
+        curve's own noise decide, 0 smooths nothing.
       bootstrap: draws. Each gives every curve the residuals, about the surface of Approach 3
-        fitted to all of them, of a curve drawn with replacement, and reads the new envelope: so
-        the interval covers the noise of the runs, on the sizes that were run.
+        fitted to all of them, of another curve, and reads the new envelope. Half of the draws read
+        the envelope, and the others the Pareto front and the convex hull in turn: so the interval
+        covers the noise of the runs and the way of reading, on the sizes that were run.
 
     Returns:
       parameters a, b, k_N, k_D; `details["envelope"]` the budgets with the best size, tokens and
-      loss at each, and `details["curves"]` the smoothed curves.
+      loss at each, `details["readings"]` the parameters by all three readings, and
+      `details["curves"]` the smoothed curves.
     """
     table = Table.read(table, columns)
     runs = table.runs("params", "flops", "tokens", "loss", least=6, vary=("params",))
-    names = runs.labels.get("group", runs["params"].astype(str))
-    curves = []
-    for name in sorted(set(names)):
-        index = np.flatnonzero(names == name)
-        index = index[np.argsort(runs["flops"][index])]
-        log_c = np.log(runs["flops"][index])
-        if len(index) < 2 or np.ptp(log_c) == 0:
-            continue
-        loss = runs["loss"][index]
-        if smooth:
-            loss = gaussian_filter1d(loss, smooth, mode="nearest")
-        curves.append((str(name), runs["params"][index], runs["tokens"][index], log_c, loss))
-    sizes = {float(np.median(c[1])) for c in curves}
+    curves = _curves(runs, smooth)
+    sizes = {curve.params for curve in curves}
     if len(sizes) < 3:
         raise TableError(
             f"{len(sizes)} sizes have learning curves and an envelope needs 3; give several rows "
             f"a run, with columns params, flops, loss and group"
         )
-    grid = np.linspace(min(c[3][0] for c in curves), max(c[3][-1] for c in curves), points)
-    loss = np.stack([np.interp(grid, c[3], c[4], np.inf, np.inf) for c in curves])
-    tokens = np.stack([np.interp(grid, c[3], np.log(c[2])) for c in curves])
-    size = np.log([np.median(c[1]) for c in curves])
+    grid = np.linspace(min(c.log_c[0] for c in curves), max(c.log_c[-1] for c in curves), points)
+    log_loss = np.stack([_within(c, grid, c.at(grid)) for c in curves])
+    tokens = np.stack([np.interp(grid, c.log_c, c.log_d) for c in curves])
+    size = np.log([c.params for c in curves])
 
-    best = np.argmin(loss, axis=0)[None]
-    found = _read(grid, best, loss.min(axis=0)[None], tokens, size)
-    (best,), (use,) = best, found.used
-    at = np.arange(points)
+    best, lowest = np.argmin(log_loss, axis=0), log_loss.min(axis=0)
+    readings = {
+        name: _read(grid, best[None], lowest[None], tokens, size, name) for name in _READINGS
+    }
+    found = readings["envelope"]
+    use = found.used[0]
+    parameters = {name: float(values[0]) for name, values in found.laws.items()}
+    misfit = size[best] - math.log(parameters["k_N"]) - parameters["a"] * grid
     warnings = list(runs.warnings)
     if not found.inside[0]:
         warnings.append(
             "no size between the smallest and the largest is ever best: the exponent says only "
             "what was run"
         )
-    parameters = {name: float(values[0]) for name, values in found.laws.items()}
-    misfit = size[best] - math.log(parameters["k_N"]) - parameters["a"] * grid
     if bootstrap and len(curves) < _FEWEST_CURVES:
         warnings.append(
             f"{len(curves)} learning curves are too few to tell their noise from their shape, and "
             f"an interval needs {_FEWEST_CURVES}: there is none"
         )
         bootstrap = 0
-    draws = {}
+    draws, share = {}, level
     if bootstrap:
-        drawn = _draws(grid, curves, tokens, size, bootstrap, np.random.default_rng(seed))
-        draws = {
-            name: value + drawn[name] if name in "ab" else value * np.exp(drawn[name])
-            for name, value in parameters.items()
-        }
-    # Student's tails: the noise is known from so many curves only.
-    freedom = max(1, len(curves) - _FREE)
-    share = float(2 * norm.cdf(student_t.ppf(0.5 + level / 2, freedom)) - 1)
-    intervals = {name: interval(values, share) for name, values in draws.items()}
+        rng = np.random.default_rng(seed)
+        draws = _draws(grid, curves, tokens, size, readings, bootstrap, rng)
+        # Student's tails: the noise is known from so many curves only.
+        share = student_level(level, len(curves) - _FREE)
+    intervals = intervals_of(draws, share)
+    laws = {
+        name: {key: float(values[0]) for key, values in reading.laws.items()}
+        for name, reading in readings.items()
+    }
+    warnings += _doubts(grid, curves, best, use, size, laws, intervals)
     convention = runs.convention
     return FitResult(
         law="envelope",
         parameters=parameters,
         intervals=intervals,
-        interval_method="bootstrap over the curves' residuals about the surface of Approach 3"
+        interval_method=f"bootstrap of residuals over {len(curves)} whole learning curves about "
+        f"the surface of Approach 3, and over the ways of reading the envelope"
         if bootstrap
         else "none",
         level=level,
@@ -139,15 +167,16 @@ def fit_envelope(
             "envelope": {
                 "flops": np.exp(grid[use]),
                 "n_opt": np.exp(size[best[use]]),
-                "d_opt": np.exp(tokens[best, at][use]),
-                "loss": loss[best, at][use],
+                "d_opt": np.exp(tokens[best, np.arange(points)][use]),
+                "loss": np.exp(lowest[use]),
             },
+            "readings": laws,
             "curves": [
                 {
-                    "name": c[0],
-                    "params": float(np.median(c[1])),
-                    "flops": np.exp(c[3]),
-                    "loss": c[4],
+                    "name": c.name,
+                    "params": c.params,
+                    "flops": np.exp(c.log_c),
+                    "loss": np.exp(c.smooth),
                 }
                 for c in curves
             ],
@@ -155,52 +184,210 @@ def fit_envelope(
     )
 
 
+# --- Curves -------------------------------------------------------------------------------------
+
+
+def _curves(runs: Runs, smooth: float | None) -> list[_Curve]:
+    names = runs.labels.get("group", runs["params"].astype(str))
+    curves = []
+    for name in sorted(set(names)):
+        index = np.flatnonzero(names == name)
+        index = index[np.argsort(runs["flops"][index], kind="stable")]
+        log_c, first = np.unique(np.log(runs["flops"][index]), return_index=True)
+        index = index[first]
+        if len(index) < 2:
+            continue
+        log_loss = np.log(runs["loss"][index])
+        at = _smoothed(log_c, log_loss, smooth)
+        params = float(np.median(runs["params"][index]))
+        log_d = np.log(runs["tokens"][index])
+        curves.append(_Curve(str(name), params, log_c, log_d, log_loss, at(log_c), at))
+    return curves
+
+
+def _smoothed(
+    log_c: np.ndarray, log_loss: np.ndarray, smooth: float | None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """ln L as a function of ln C, through the points or as smooth as asked."""
+    if smooth:
+        log_loss = _local_lines(log_c, log_loss, smooth)
+    if smooth is not None or len(log_c) < 8:
+        # Without overshoot, and without the chords of a curved line that lie above it.
+        return PchipInterpolator(log_c, log_loss, extrapolate=True)
+    if len(log_c) > _MOST_POINTS:
+        log_c, log_loss = _binned(log_c, log_loss)
+    # On one scale whatever the range, so that the search for the penalty starts from its own place.
+    start, span = log_c[0], log_c[-1] - log_c[0]
+    spline = make_smoothing_spline((log_c - start) / span, log_loss)
+    return lambda x: spline((x - start) / span)
+
+
+def _local_lines(x: np.ndarray, y: np.ndarray, width: float) -> np.ndarray:
+    """Straight lines fitted locally with Gaussian weights: they do not lag where a curve ends."""
+    out = np.empty(len(x))
+    for i, centre in enumerate(x):
+        weight = np.exp(-0.5 * ((x - centre) / width) ** 2)
+        u = x - centre
+        total, first, second = weight.sum(), weight @ u, weight @ u**2
+        spread = second - first**2 / total
+        slope = (weight @ (u * y) - first * (weight @ y) / total) / max(spread, 1e-300)
+        level = weight @ y / total
+        out[i] = level - slope * first / total if spread > 1e-12 * total else level
+    return out
+
+
+def _binned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of `_MOST_POINTS` equal cells of x, the empty ones left out."""
+    cell = np.minimum(((x - x[0]) / (x[-1] - x[0]) * _MOST_POINTS).astype(int), _MOST_POINTS - 1)
+    count = np.bincount(cell, minlength=_MOST_POINTS)
+    kept = count > 0
+    means = [np.bincount(cell, v, minlength=_MOST_POINTS)[kept] / count[kept] for v in (x, y)]
+    return means[0], means[1]
+
+
+def _within(curve: _Curve, grid: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """`values` where the curve was run, infinite elsewhere."""
+    return np.where((grid >= curve.log_c[0]) & (grid <= curve.log_c[-1]), values, np.inf)
+
+
+# --- Draws --------------------------------------------------------------------------------------
+
+
 def _draws(
     grid: np.ndarray,
-    curves: Sequence[tuple],
+    curves: Sequence[_Curve],
     tokens: np.ndarray,
     size: np.ndarray,
+    readings: dict[str, _Envelopes],
     n_draws: int,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """How far the laws (k_N and k_D as logarithms) stray from those of the surface itself."""
+    """Draws of a, b, k_N and k_D, by each reading in turn.
+
+    A reading takes the lowest of noisy curves, which is biased. How far a drawn envelope strays
+    from the one of the surface without noise is therefore taken off the value that was read, and
+    not added to it (the basic bootstrap).
+    """
     every = max(1, len(grid) // 300)
     grid, tokens = grid[::every], tokens[:, ::every]
-    share = np.linspace(0, 1, _SHARES)
-    n = np.exp(size)[:, None]
-    points = np.stack([np.interp(share, _along(c), np.log(c[2])) for c in curves])
-    observed = np.stack([np.interp(share, _along(c), c[4]) for c in curves])
-    table = {
-        "params": np.repeat(n, _SHARES),
-        "tokens": np.exp(points).ravel(),
-        "loss": observed.ravel(),
-    }
-    law = fit_parametric(table, method="varpro", bootstrap=0).parameters
-    residual = np.log(observed / chinchilla_loss(law, params=n, tokens=np.exp(points)))
-    residual *= math.sqrt(len(curves) / (len(curves) - _FREE))
-    smooth = chinchilla_loss(law, params=n, tokens=np.exp(tokens))
-    first, last = np.array([[c[3][0], c[3][-1]] for c in curves]).T[:, :, None]
-    smooth = np.where((grid >= first) & (grid <= last), smooth, np.inf)
+    noise, surface = _noise(curves, size)
+    smooth = np.stack([_within(c, grid, surface(n, d)) for c, n, d in zip(curves, size, tokens)])
+    drawn = noise.draw(n_draws, rng).reshape(n_draws, len(curves), _SHARES)
+    # The last one is the surface without noise.
+    drawn = np.concatenate([drawn, np.zeros((1, *drawn.shape[1:]))])
+    first, last = np.array([[c.log_c[0], c.log_c[-1]] for c in curves]).T[:, :, None]
     place = np.clip((grid - first) / (last - first), 0, 1) * (_SHARES - 1)
     left = np.minimum(place.astype(int), _SHARES - 2)
-    best = np.empty((n_draws + 1, len(grid)), int)
-    lowest = np.empty(best.shape)
     run = np.arange(len(curves))[:, None]
-    for i in range(n_draws + 1):
-        # The last one is the surface without noise.
-        given = residual[rng.integers(len(curves), size=len(curves))] * (i < n_draws)
-        noise = given[run, left] + (place - left) * (given[run, left + 1] - given[run, left])
-        loss = smooth * np.exp(noise)
-        best[i], lowest[i] = np.argmin(loss, axis=0), loss.min(axis=0)
-    laws = _read(grid, best, lowest, tokens, size).laws
-    logs = {name: v if name in "ab" else np.log(v) for name, v in laws.items()}
-    return {name: values[:-1] - values[-1] for name, values in logs.items()}
+    best, lowest = np.empty((n_draws + 1, len(grid)), int), np.empty((n_draws + 1, len(grid)))
+    for i, given in enumerate(drawn):
+        step = given[run, left + 1] - given[run, left]
+        log_loss = smooth + given[run, left] + (place - left) * step
+        best[i], lowest[i] = np.argmin(log_loss, axis=0), log_loss.min(axis=0)
+    # Which reading each draw takes: envelope, pareto, envelope, hull, ...
+    turn = np.array(["envelope", "pareto", "envelope", "hull"])[np.arange(n_draws) % 4]
+    draws = {name: np.empty(n_draws) for name in readings["envelope"].laws}
+    for reading, read in readings.items():
+        mine = turn == reading
+        rows = np.append(mine, True)
+        laws = _read(grid, best[rows], lowest[rows], tokens, size, reading).laws
+        for name, values in laws.items():
+            if name in "ab":
+                draws[name][mine] = read.laws[name][0] - (values[:-1] - values[-1])
+            else:
+                draws[name][mine] = read.laws[name][0] * values[-1] / values[:-1]
+    return draws
 
 
-def _along(curve: tuple) -> np.ndarray:
-    """How far along a curve its points lie, from 0 to 1 in ln C."""
-    log_c = curve[3]
-    return (log_c - log_c[0]) / (log_c[-1] - log_c[0])
+def _noise(
+    curves: Sequence[_Curve], size: np.ndarray
+) -> tuple[Noise, Callable[[float, np.ndarray], np.ndarray]]:
+    """Residuals of the smoothed curves about the surface of Approach 3, a curve being one unit, and
+    that surface: (ln N, ln D) -> ln L."""
+    share = np.linspace(0, 1, _SHARES)
+    along = [c.log_c[0] + share * (c.log_c[-1] - c.log_c[0]) for c in curves]
+    log_d = np.stack([np.interp(x, c.log_c, c.log_d) for x, c in zip(along, curves)])
+    observed = np.stack([c.at(x) for x, c in zip(along, curves)])
+    log_n = np.repeat(size, _SHARES)
+    u, v = log_n - log_n.mean(), log_d.ravel() - log_d.mean()
+    fit = fit_by_projection(u, v, np.exp(observed.ravel())[None], np.ones(len(u))).theta[0]
+    a, b, e, alpha, beta = fit
+    law = dict(
+        zip(
+            NAMES,
+            (
+                math.exp(e),
+                math.exp(a + alpha * log_n.mean()),
+                math.exp(b + beta * log_d.mean()),
+                alpha,
+                beta,
+            ),
+            strict=True,
+        )
+    )
+
+    def surface(log_n: float, log_d: np.ndarray) -> np.ndarray:
+        return np.log(chinchilla_loss(law, params=np.exp(log_n), tokens=np.exp(log_d)))
+
+    residual = observed - surface(size[:, None], log_d)
+    residual *= math.sqrt(len(curves) / (len(curves) - _FREE))
+    units = Units(np.repeat(np.arange(len(curves)), _SHARES), "learning curves")
+    scale = noise_scale_of(residual.ravel(), units, u[:, None] / np.ptp(u), len(curves) - _FREE)
+    return Noise(
+        residual.ravel(), scale, units, len(curves) - _FREE, np.arange(residual.size)
+    ), surface
+
+
+# --- Warnings -----------------------------------------------------------------------------------
+
+
+def _doubts(
+    grid: np.ndarray,
+    curves: Sequence[_Curve],
+    best: np.ndarray,
+    use: np.ndarray,
+    size: np.ndarray,
+    laws: dict[str, dict[str, float]],
+    intervals: dict[str, tuple[float, float]],
+) -> list[str]:
+    """What there is to say against this envelope."""
+    warnings = []
+    deciding = len(np.unique(size[best[use]].round(9)))
+    if deciding < _FEWEST_SIZES:
+        warnings.append(
+            f"{deciding} sizes decide the envelope: the exponent rests on few, and their spacing "
+            f"is its resolution"
+        )
+    spans = np.array([[c.log_c[0], c.log_c[-1]] for c in curves])[best[use]]
+    reach = _END * (spans[:, 1] - spans[:, 0])
+    at_end = np.mean(grid[use] > spans[:, 1] - reach)
+    at_start = np.mean(grid[use] < spans[:, 0] + reach)
+    for part, where, remedy in (
+        (at_end, "end", "train the runs for longer"),
+        (at_start, "start", "record the runs from earlier on"),
+    ):
+        if part > 0.1:
+            warnings.append(
+                f"{part:.0%} of the envelope's budgets lie at the {where} of the best curve: "
+                f"another size may be better there; {remedy}, or fit their last losses with "
+                f"isoflop or parametric"
+            )
+    values = [law["a"] for law in laws.values() if np.isfinite(law["a"])]
+    if max(values) - min(values) > _APART:
+        said = ", ".join(f"{name} {law['a']:.3f}" for name, law in laws.items())
+        warnings.append(
+            f"the exponent a depends on how the curves are read ({said}): noise, or ends of curves "
+            f"that are steeper than the rest, decide it"
+        )
+    if intervals and not intervals["a"][0] <= laws["envelope"]["a"] <= intervals["a"][1]:
+        warnings.append(
+            "an envelope takes the lowest of its curves, and their noise alone moves the exponent "
+            "by more than the interval is wide"
+        )
+    return warnings
+
+
+# --- Reading ------------------------------------------------------------------------------------
 
 
 class _Envelopes(NamedTuple):
@@ -213,17 +400,27 @@ class _Envelopes(NamedTuple):
 
 
 def _read(
-    grid: np.ndarray, best: np.ndarray, lowest: np.ndarray, tokens: np.ndarray, size: np.ndarray
+    grid: np.ndarray,
+    best: np.ndarray,
+    lowest: np.ndarray,
+    tokens: np.ndarray,
+    size: np.ndarray,
+    reading: str,
 ) -> _Envelopes:
     """The power laws through envelopes.
 
     Args:
       grid: [point] ln C.
-      best, lowest: [envelope, point] the run of lowest loss, and that loss (infinite for none).
+      best, lowest: [envelope, point] the run of lowest loss, and ln L there (infinite for none).
       tokens: [run, point] ln D.
       size: [run] ln N.
+      reading: which budgets count: all ("envelope"), those of the Pareto front, or of the hull.
     """
     found = np.isfinite(lowest)
+    if reading == "pareto":
+        found &= lowest <= np.minimum.accumulate(lowest, axis=1)
+    elif reading == "hull":
+        found = np.stack([_hull(grid, row) for row in lowest])
     n, d = size[best], tokens[best, np.arange(len(grid))]
     # Half a step inside the smallest and the largest size.
     sizes = np.unique(size.round(9))
@@ -256,3 +453,18 @@ def _lines(grid: np.ndarray, values: np.ndarray, used: np.ndarray) -> tuple[Any,
         slope = (w * dx * (values - y)).sum(axis=1, keepdims=True)
         slope = slope / (w * dx**2).sum(axis=1, keepdims=True)
         return slope, y - slope * x
+
+
+def _hull(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Which points are corners of the lower convex hull, up to the lowest of them."""
+    corners: list[int] = []
+    for i in np.flatnonzero(np.isfinite(y))[: int(np.argmin(y)) + 1]:
+        while len(corners) > 1:
+            j, k = corners[-2], corners[-1]
+            if (y[k] - y[j]) * (x[i] - x[j]) < (y[i] - y[j]) * (x[k] - x[j]):
+                break
+            corners.pop()
+        corners.append(int(i))
+    mask = np.zeros(len(x), bool)
+    mask[corners] = True
+    return mask
