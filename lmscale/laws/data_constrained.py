@@ -21,16 +21,17 @@ from lmscale.laws.finish import finish, solver_notes
 from lmscale.laws.parametric import HUBER_DELTA, chinchilla_loss, fit_parametric
 from lmscale.laws.resample import (
     Noise,
-    choose_units,
     draw_with,
     fit_noise,
     jacobian,
     log_inputs,
+    refit,
 )
 from lmscale.laws.result import FitError, FitResult
 from lmscale.laws.robust import residuals
-from lmscale.laws.solve import MultiStart, multi_start, product_grid, refit
+from lmscale.laws.solve import MultiStart, multi_start, product_grid
 from lmscale.laws.table import Runs, Table
+from lmscale.laws.units import choose_units
 
 __all__ = [
     "MUENNIGHOFF",

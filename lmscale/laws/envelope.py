@@ -1,8 +1,8 @@
 """Approach 1 of Hoffmann et al. 2022: the lower envelope of all training curves.
 
 Each curve of log loss against log compute is smoothed and interpolated; at 1500 log-spaced budgets
-the run with the lowest loss gives N_opt(C), and power laws through these give the exponents (sec.
-3.1).
+the run with the lowest loss, and its neighbours in size, give N_opt(C), and power laws through these
+give the exponents (sec. 3.1).
 
 Curves are smoothed by a cubic spline in ln C whose penalty generalised cross-validation sets for
 each curve (Craven & Wahba 1979): a curve without noise is interpolated, whatever its number of
@@ -29,9 +29,10 @@ from scipy.interpolate import PchipInterpolator, make_smoothing_spline
 
 from lmscale.laws.parametric import NAMES, chinchilla_loss
 from lmscale.laws.projection import fit_by_projection
-from lmscale.laws.resample import Noise, Units, noise_scale_of, student_level
+from lmscale.laws.resample import Noise, noise_scale_of, student_level
 from lmscale.laws.result import FitResult, intervals_of
 from lmscale.laws.table import Runs, Table, TableError
+from lmscale.laws.units import Units
 
 __all__ = ["fit_envelope"]
 
@@ -107,13 +108,15 @@ def fit_envelope(
     size = np.log([c.params for c in curves])
 
     best, lowest = np.argmin(log_loss, axis=0), log_loss.min(axis=0)
+    best_n, best_d = _between_sizes(log_loss, tokens, size)
     readings = {
-        name: _read(grid, best[None], lowest[None], tokens, size, name) for name in _READINGS
+        name: _read(grid, best_n[None], best_d[None], lowest[None], size, name)
+        for name in _READINGS
     }
     found = readings["envelope"]
     use = found.used[0]
     parameters = {name: float(values[0]) for name, values in found.laws.items()}
-    misfit = size[best] - math.log(parameters["k_N"]) - parameters["a"] * grid
+    misfit = best_n - math.log(parameters["k_N"]) - parameters["a"] * grid
     warnings = list(runs.warnings)
     if not found.inside[0]:
         warnings.append(
@@ -279,18 +282,19 @@ def _draws(
     place = np.clip((grid - first) / (last - first), 0, 1) * (_SHARES - 1)
     left = np.minimum(place.astype(int), _SHARES - 2)
     run = np.arange(len(curves))[:, None]
-    best, lowest = np.empty((n_draws + 1, len(grid)), int), np.empty((n_draws + 1, len(grid)))
+    best_n, best_d, lowest = (np.empty((n_draws + 1, len(grid))) for _ in range(3))
     for i, given in enumerate(drawn):
         step = given[run, left + 1] - given[run, left]
         log_loss = smooth + given[run, left] + (place - left) * step
-        best[i], lowest[i] = np.argmin(log_loss, axis=0), log_loss.min(axis=0)
+        best_n[i], best_d[i] = _between_sizes(log_loss, tokens, size)
+        lowest[i] = log_loss.min(axis=0)
     # Which reading each draw takes: envelope, pareto, envelope, hull, ...
     turn = np.array(["envelope", "pareto", "envelope", "hull"])[np.arange(n_draws) % 4]
     draws = {name: np.empty(n_draws) for name in readings["envelope"].laws}
     for reading, read in readings.items():
         mine = turn == reading
         rows = np.append(mine, True)
-        laws = _read(grid, best[rows], lowest[rows], tokens, size, reading).laws
+        laws = _read(grid, best_n[rows], best_d[rows], lowest[rows], size, reading).laws
         for name, values in laws.items():
             if name in "ab":
                 draws[name][mine] = read.laws[name][0] - (values[:-1] - values[-1])
@@ -401,9 +405,9 @@ class _Envelopes(NamedTuple):
 
 def _read(
     grid: np.ndarray,
-    best: np.ndarray,
+    n: np.ndarray,
+    d: np.ndarray,
     lowest: np.ndarray,
-    tokens: np.ndarray,
     size: np.ndarray,
     reading: str,
 ) -> _Envelopes:
@@ -411,8 +415,7 @@ def _read(
 
     Args:
       grid: [point] ln C.
-      best, lowest: [envelope, point] the run of lowest loss, and ln L there (infinite for none).
-      tokens: [run, point] ln D.
+      n, d, lowest: [envelope, point] best ln N and ln D, and ln L there (infinite for none).
       size: [run] ln N.
       reading: which budgets count: all ("envelope"), those of the Pareto front, or of the hull.
     """
@@ -421,7 +424,6 @@ def _read(
         found &= lowest <= np.minimum.accumulate(lowest, axis=1)
     elif reading == "hull":
         found = np.stack([_hull(grid, row) for row in lowest])
-    n, d = size[best], tokens[best, np.arange(len(grid))]
     # Half a step inside the smallest and the largest size.
     sizes = np.unique(size.round(9))
     low, high = sizes[:2].mean(), sizes[-2:].mean()
@@ -453,6 +455,43 @@ def _lines(grid: np.ndarray, values: np.ndarray, used: np.ndarray) -> tuple[Any,
         slope = (w * dx * (values - y)).sum(axis=1, keepdims=True)
         slope = slope / (w * dx**2).sum(axis=1, keepdims=True)
         return slope, y - slope * x
+
+
+def _between_sizes(
+    log_loss: np.ndarray, tokens: np.ndarray, size: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Best ln N and ln D [point], between the sizes that were run.
+
+    The lowest of a few sizes is a staircase in C, whose steps tilt the power law through them. So
+    the vertex is taken of the parabola through the best size and its two neighbours, at most half
+    way to either; where one of them was not run, the best size itself.
+
+    Args:
+      log_loss, tokens: [run, point] ln L (infinite outside of a run) and ln D.
+      size: [run] ln N.
+    """
+    sizes, of_run = np.unique(size.round(9), return_inverse=True)
+    point = np.arange(log_loss.shape[1])
+    first = np.stack([np.flatnonzero(of_run == i)[0] for i in range(len(sizes))])
+    loss = np.stack([log_loss[of_run == i].min(axis=0) for i in range(len(sizes))])
+    d = tokens[first]
+    best = np.argmin(loss, axis=0)
+    at = np.clip(best, 1, len(sizes) - 2)
+    x = np.stack([sizes[at - 1], sizes[at], sizes[at + 1]])
+    y = np.stack([loss[at - 1, point], loss[at, point], loss[at + 1, point]])
+    sound = np.isfinite(y).all(axis=0) & (best == at)
+    y = np.where(sound, y, 0.0)
+    left, right = (y[1] - y[0]) / (x[1] - x[0]), (y[2] - y[1]) / (x[2] - x[1])
+    curved = right - left
+    sound &= curved > 0
+    # The slope of the parabola through three points is linear between the two midpoints.
+    low, high = (x[0] + x[1]) / 2, (x[1] + x[2]) / 2
+    vertex = low - left * (high - low) / np.where(sound, curved, 1.0)
+    n = np.where(sound, np.clip(vertex, low, high), sizes[best])
+    other = np.clip(np.where(n > sizes[best], best + 1, best - 1), 0, len(sizes) - 1)
+    gap = sizes[other] - sizes[best]
+    share = np.where(gap != 0, (n - sizes[best]) / np.where(gap != 0, gap, 1.0), 0.0)
+    return n, d[best, point] * (1 - share) + d[other, point] * share
 
 
 def _hull(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -30,17 +30,18 @@ import numpy as np
 from lmscale.laws.projection import Projection, fit_by_projection
 from lmscale.laws.resample import (
     Draws,
-    choose_units,
     draw_with,
     fit_noise,
     jacobian,
     log_inputs,
+    refit,
     seed_noise,
 )
 from lmscale.laws.result import FitError, FitResult, interval, intervals_of
 from lmscale.laws.robust import Tukey, influence, refit_tukey, residuals
-from lmscale.laws.solve import MultiStart, multi_start, product_grid, refit
+from lmscale.laws.solve import MultiStart, multi_start, product_grid
 from lmscale.laws.table import Runs, Table
+from lmscale.laws.units import choose_units
 
 __all__ = [
     "Allocation",

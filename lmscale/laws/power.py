@@ -22,17 +22,17 @@ import numpy as np
 from lmscale.laws.batch import adjusted_compute
 from lmscale.laws.finish import LEAST_SQUARES, finish
 from lmscale.laws.resample import (
-    Units,
-    choose_units,
     draw_with,
     fit_noise,
     jacobian,
     log_inputs,
+    refit,
 )
 from lmscale.laws.result import FitError, FitResult
 from lmscale.laws.robust import residuals
-from lmscale.laws.solve import multi_start, refit
+from lmscale.laws.solve import multi_start
 from lmscale.laws.table import Runs, Table
+from lmscale.laws.units import Units, choose_units
 
 __all__ = ["SYMBOLS", "fit_power", "power_law", "power_variable"]
 

@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmscale.laws.resample import jacobian, robust_scale
+from lmscale.laws.resample import jacobian
 from lmscale.laws.solve import Residual, solve
+from lmscale.laws.units import robust_scale
 
 __all__ = ["Influence", "Tukey", "influence", "refit_tukey", "tukey"]
 

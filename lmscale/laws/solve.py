@@ -34,12 +34,10 @@ import numpy as np
 
 __all__ = [
     "MultiStart",
-    "Refits",
     "Solutions",
     "draw_weights",
     "multi_start",
     "product_grid",
-    "refit",
     "seed_weights",
     "solve",
 ]
@@ -332,50 +330,6 @@ def multi_start(
         draws_unconverged=unconverged,
         evaluations=evaluations,
     )
-
-
-class Refits(NamedTuple):
-    """Every draw's best minimum [B, P], and how many did not meet the tolerance."""
-
-    theta: np.ndarray
-    unconverged: int
-    evaluations: int
-
-
-def refit(
-    residual: Residual,
-    found: MultiStart,
-    data: Any,
-    own: Mapping[str, np.ndarray],
-    *,
-    delta: float = math.inf,
-    weights: np.ndarray | None = None,
-    candidates: int = 3,
-    max_steps: int = 200,
-) -> Refits:
-    """The minimum of each draw whose data `own` [B, n] replace entries of `data`.
-
-    Each draw is solved from the best minimum of the runs and from its rivals: at most `candidates`
-    minima whose objective is within a quarter of the best.
-    """
-    objectives = found.minima_objectives
-    near = np.isfinite(objectives) & (objectives <= 1.25 * found.objective + 1e-300)
-    minima = found.minima[near][:candidates] if near.any() else found.theta[None]
-    draws, n = next(iter(own.values())).shape
-    solved = solve(
-        residual,
-        np.repeat(minima, draws, axis=0),
-        data,
-        np.ones(n) if weights is None else np.asarray(weights, float),
-        own={name: np.tile(values, (len(minima), 1)) for name, values in own.items()},
-        delta=delta,
-        stages=1,
-        max_steps=max_steps,
-    )
-    value = np.where(np.isfinite(solved.objective), solved.objective, np.inf)
-    value = value.reshape(len(minima), draws)
-    best = np.argmin(value, axis=0) * draws + np.arange(draws)
-    return Refits(solved.theta[best], int(np.sum(~solved.converged[best])), solved.evaluations)
 
 
 def draw_weights(
