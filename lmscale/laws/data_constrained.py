@@ -106,12 +106,57 @@ def _repeats(base: Mapping[str, Any], params: np.ndarray, unique: np.ndarray) ->
     }
 
 
+def _base_law(
+    base: Mapping[str, float] | str, once: Runs, bootstrap: int, level: float, seed: int
+) -> tuple[Mapping[str, float], dict[str, np.ndarray]]:
+    """The base law, and its draws where it was fitted to the runs of one epoch: its error enters
+    the intervals of what rests on it."""
+    draws: dict[str, np.ndarray] = {}
+    if isinstance(base, str):
+        if base == "muennighoff":
+            base = MUENNIGHOFF
+        elif base == "fit":
+            if len(once) < 6:
+                raise FitError(
+                    f"{len(once)} runs have one epoch, and the base law needs 6; give base=... "
+                    f"with E, A, B, alpha, beta, or base='muennighoff'"
+                )
+            first = fit_parametric(
+                {name: once[name] for name in ("params", "tokens", "loss")},
+                bootstrap=bootstrap,
+                level=level,
+                seed=seed,
+            )
+            base, draws = first.parameters, first.draws
+        else:
+            raise FitError(f"base must be fit, muennighoff or a mapping, not {base!r}")
+    missing = [name for name in _BASE if name not in base]
+    if missing:
+        raise FitError(f"base lacks {', '.join(missing)}; it needs {', '.join(_BASE)}")
+    return base, draws
+
+
 def _noise(found: MultiStart, data: Mapping[str, Any], runs: Runs, resample: str) -> Noise:
     left = residuals(_residual, found.theta[None], data)[0]
     slopes, weights = jacobian(_residual, found.theta, data), runs.get("weight")
     units = choose_units(runs, left, slopes, resample=resample, weights=weights)
     inputs = log_inputs(runs, ("params", "tokens"))
     return fit_noise(left, slopes, units, inputs, weights=weights)
+
+
+def _warn(
+    parameters: dict[str, float], minima: list[dict[str, float]], warnings: list[str]
+) -> None:
+    for other in minima[1:]:
+        if other["objective"] < 1.02 * minima[0]["objective"]:
+            excess = other["objective"] / minima[0]["objective"] - 1
+            warnings.append(
+                f"another minimum, R_D* {other['R_D_star']:.3g} and R_N* {other['R_N_star']:.3g}, "
+                f"is only {excess:.2%} worse: these runs do not tell them apart"
+            )
+    for name in ("R_D_star", "R_N_star"):
+        if not 1e-3 < parameters[name] < 1e4:
+            warnings.append(f"{name} ran off to {parameters[name]:.3g}: it is not determined")
 
 
 def fit_data_constrained(
@@ -147,32 +192,10 @@ def fit_data_constrained(
     runs = table.runs("params", "tokens", "unique_tokens", "loss", least=5, vary=("tokens",))
     unique = np.minimum(runs["unique_tokens"], runs["tokens"])
     epochs = runs["tokens"] / unique
-    warnings, base_draws = [], {}
+    warnings = []
     if epochs.max() < 1.5:
         raise FitError("no run repeats its data (tokens above 1.5 unique_tokens), so R_D* is free")
-    if isinstance(base, str):
-        if base == "muennighoff":
-            base = MUENNIGHOFF
-        elif base == "fit":
-            once = runs.take(epochs < 1.01)
-            if len(once) < 6:
-                raise FitError(
-                    f"{len(once)} runs have one epoch, and the base law needs 6; give base=... "
-                    f"with E, A, B, alpha, beta, or base='muennighoff'"
-                )
-            # The error of the base law enters the intervals of what rests on it.
-            first = fit_parametric(
-                {name: once[name] for name in ("params", "tokens", "loss")},
-                bootstrap=bootstrap,
-                level=level,
-                seed=seed,
-            )
-            base, base_draws = first.parameters, first.draws
-        else:
-            raise FitError(f"base must be fit, muennighoff or a mapping, not {base!r}")
-    missing = [name for name in _BASE if name not in base]
-    if missing:
-        raise FitError(f"base lacks {', '.join(missing)}; it needs {', '.join(_BASE)}")
+    base, base_draws = _base_law(base, runs.take(epochs < 1.01), bootstrap, level, seed)
     fixed = {name: float(base[name]) for name in _BASE}
     data = {**_repeats(fixed, runs["params"], unique), "r_d": epochs - 1}
     data["log_y"] = np.log(runs["loss"])
@@ -205,16 +228,7 @@ def fit_data_constrained(
         {**{k: float(v) for k, v in named(t).items()}, "objective": float(value)}
         for t, value in zip(found.minima, found.minima_objectives, strict=True)
     ]
-    for other in minima[1:]:
-        if other["objective"] < 1.02 * minima[0]["objective"]:
-            excess = other["objective"] / minima[0]["objective"] - 1
-            warnings.append(
-                f"another minimum, R_D* {other['R_D_star']:.3g} and R_N* {other['R_N_star']:.3g}, "
-                f"is only {excess:.2%} worse: these runs do not tell them apart"
-            )
-    for name in ("R_D_star", "R_N_star"):
-        if not 1e-3 < parameters[name] < 1e4:
-            warnings.append(f"{name} ran off to {parameters[name]:.3g}: it is not determined")
+    _warn(parameters, minima, warnings)
     runs.columns["unique_tokens"] = unique
     return finish(
         "data-constrained",

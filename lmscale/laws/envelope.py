@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.interpolate import PchipInterpolator, make_smoothing_spline
+from scipy.interpolate import CubicSpline, PchipInterpolator
 
 from lmscale.laws.parametric import NAMES, chinchilla_loss
 from lmscale.laws.projection import fit_by_projection
@@ -40,7 +40,7 @@ __all__ = ["fit_envelope"]
 _SHARES = 33
 _FEWEST_CURVES = 6
 #: Sizes that must be best somewhere before the envelope is not said to rest on few.
-_FEWEST_SIZES = 5
+_FEWEST_SIZES = 6
 #: Parameters of the surface that take up what differs between curves of different sizes: E, A, alpha.
 _FREE = 3
 #: Points of a curve that the spline is fitted to at most: more are averaged in ln C first.
@@ -54,15 +54,18 @@ _READINGS = ("envelope", "pareto", "hull")
 
 @dataclass(frozen=True)
 class _Curve:
-    """One run: ln C increasing, ln D, the ln L that was given and as smoothed, and its function."""
+    """One run: ln C increasing, ln D, the smoothed ln L, and the function that smooths it."""
 
     name: str
     params: float
     log_c: np.ndarray
     log_d: np.ndarray
-    given: np.ndarray
     smooth: np.ndarray
     at: Callable[[np.ndarray], np.ndarray]
+
+    def shown(self) -> dict[str, Any]:
+        flops, loss = np.exp(self.log_c), np.exp(self.smooth)
+        return {"name": self.name, "params": self.params, "flops": flops, "loss": loss}
 
 
 def fit_envelope(
@@ -84,9 +87,10 @@ def fit_envelope(
       smooth: standard deviation, in ln C, of the local lines that smooth each curve; None lets each
         curve's own noise decide, 0 smooths nothing.
       bootstrap: draws. Each gives every curve the residuals, about the surface of Approach 3
-        fitted to all of them, of another curve, and reads the new envelope. Half of the draws read
-        the envelope, and the others the Pareto front and the convex hull in turn: so the interval
-        covers the noise of the runs and the way of reading, on the sizes that were run.
+        fitted to all of them, of another curve, and reads the new envelope. Half of the draws
+        lie about what the envelope gave, and the others about the Pareto front and the convex hull:
+        so the interval covers the noise of the runs and the way of reading, on the sizes that were
+        run.
 
     Returns:
       parameters a, b, k_N, k_D; `details["envelope"]` the budgets with the best size, tokens and
@@ -174,15 +178,7 @@ def fit_envelope(
                 "loss": np.exp(lowest[use]),
             },
             "readings": laws,
-            "curves": [
-                {
-                    "name": c.name,
-                    "params": c.params,
-                    "flops": np.exp(c.log_c),
-                    "loss": np.exp(c.smooth),
-                }
-                for c in curves
-            ],
+            "curves": [curve.shown() for curve in curves],
         },
     )
 
@@ -204,7 +200,7 @@ def _curves(runs: Runs, smooth: float | None) -> list[_Curve]:
         at = _smoothed(log_c, log_loss, smooth)
         params = float(np.median(runs["params"][index]))
         log_d = np.log(runs["tokens"][index])
-        curves.append(_Curve(str(name), params, log_c, log_d, log_loss, at(log_c), at))
+        curves.append(_Curve(str(name), params, log_c, log_d, at(log_c), at))
     return curves
 
 
@@ -217,12 +213,34 @@ def _smoothed(
     if smooth is not None or len(log_c) < 8:
         # Without overshoot, and without the chords of a curved line that lie above it.
         return PchipInterpolator(log_c, log_loss, extrapolate=True)
-    if len(log_c) > _MOST_POINTS:
+    if len(log_c) > _MOST_POINTS or np.diff(log_c).min() < 1e-5 * np.ptp(log_c):
         log_c, log_loss = _binned(log_c, log_loss)
-    # On one scale whatever the range, so that the search for the penalty starts from its own place.
-    start, span = log_c[0], log_c[-1] - log_c[0]
-    spline = make_smoothing_spline((log_c - start) / span, log_loss)
-    return lambda x: spline((x - start) / span)
+    return CubicSpline(log_c, _spline_values(log_c, log_loss), bc_type="natural")
+
+
+def _spline_values(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The cubic smoothing spline at its knots x, by generalised cross-validation.
+
+    With K the penalty of the squared second derivative (Green & Silverman 1994, sec. 2.1) the
+    spline is (I + lambda K)^-1 y, diagonal in the eigenvectors of K; lambda has the least
+    |y - H y|^2 / tr(I - H)^2 over a grid, since this has several minima.
+    """
+    n, h = len(x), np.diff(x) / (x[-1] - x[0])
+    place = np.arange(n - 2)
+    q, band = np.zeros((n, n - 2)), np.zeros((n - 2, n - 2))
+    q[place, place], q[place + 2, place] = 1 / h[:-1], 1 / h[1:]
+    q[place + 1, place] = -1 / h[:-1] - 1 / h[1:]
+    band[place, place] = (h[:-1] + h[1:]) / 3
+    band[place[:-1], place[1:]] = band[place[1:], place[:-1]] = h[1:-1] / 6
+    penalty, vectors = np.linalg.eigh(q @ np.linalg.solve(band, q.T))
+    penalty = np.maximum(penalty, 0.0)
+    # Constants and straight lines are not penalised.
+    penalty[:2] = 0.0
+    along = vectors.T @ y
+    strength = np.geomspace(1e-2 / penalty[-1], 1e3 / penalty[2], 120)[:, None]
+    lost = strength * penalty / (1 + strength * penalty)
+    score = np.sum((lost * along) ** 2, axis=1) / np.sum(lost, axis=1) ** 2
+    return vectors @ ((1 - lost[np.argmin(score)]) * along)
 
 
 def _local_lines(x: np.ndarray, y: np.ndarray, width: float) -> np.ndarray:
@@ -265,9 +283,9 @@ def _draws(
     n_draws: int,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """Draws of a, b, k_N and k_D, by each reading in turn.
+    """Draws of a, b, k_N and k_D, about each reading in turn.
 
-    A reading takes the lowest of noisy curves, which is biased. How far a drawn envelope strays
+    An envelope takes the lowest of noisy curves, which is biased. How far a drawn envelope strays
     from the one of the surface without noise is therefore taken off the value that was read, and
     not added to it (the basic bootstrap).
     """
@@ -288,18 +306,16 @@ def _draws(
         log_loss = smooth + given[run, left] + (place - left) * step
         best_n[i], best_d[i] = _between_sizes(log_loss, tokens, size)
         lowest[i] = log_loss.min(axis=0)
-    # Which reading each draw takes: envelope, pareto, envelope, hull, ...
-    turn = np.array(["envelope", "pareto", "envelope", "hull"])[np.arange(n_draws) % 4]
-    draws = {name: np.empty(n_draws) for name in readings["envelope"].laws}
-    for reading, read in readings.items():
-        mine = turn == reading
-        rows = np.append(mine, True)
-        laws = _read(grid, best_n[rows], best_d[rows], lowest[rows], size, reading).laws
-        for name, values in laws.items():
-            if name in "ab":
-                draws[name][mine] = read.laws[name][0] - (values[:-1] - values[-1])
-            else:
-                draws[name][mine] = read.laws[name][0] * values[-1] / values[:-1]
+    laws = _read(grid, best_n, best_d, lowest, size, "envelope").laws
+    # Which reading each draw starts from: envelope, pareto, envelope, hull, ...
+    turn = [("envelope", "pareto", "envelope", "hull")[i % 4] for i in range(n_draws)]
+    draws = {}
+    for name, values in laws.items():
+        read = np.array([readings[reading].laws[name][0] for reading in turn])
+        if name in "ab":
+            draws[name] = read - (values[:-1] - values[-1])
+        else:
+            draws[name] = read * values[-1] / values[:-1]
     return draws
 
 

@@ -38,7 +38,7 @@ from lmscale.laws.resample import (
     seed_noise,
 )
 from lmscale.laws.result import FitError, FitResult, interval, intervals_of
-from lmscale.laws.robust import Tukey, influence, refit_tukey, residuals
+from lmscale.laws.robust import Influence, Tukey, influence, refit_tukey, residuals
 from lmscale.laws.solve import MultiStart, multi_start, product_grid
 from lmscale.laws.table import Runs, Table
 from lmscale.laws.units import choose_units
@@ -153,17 +153,7 @@ def fit_parametric(
     else:
         found, details = _by_projection(runs, data), {}
     theta, objective, converged = found.theta, found.objective, found.converged
-    moved, biweight = influence(
-        _surface_residual,
-        theta,
-        data,
-        runs.row,
-        "the exponent a",
-        lambda t: t[:, 4] / (t[:, 3] + t[:, 4]),
-        delta=delta if method == "huber" else math.inf,
-        weights=runs.get("weight"),
-        seed=seed,
-    )
+    moved, biweight = _influence(runs, data, theta, delta if method == "huber" else math.inf, seed)
     if robust == "tukey":
         theta, objective, converged = biweight.theta, biweight.objective, biweight.converged
     elif moved.warning:
@@ -214,6 +204,22 @@ def fit_parametric(
         model=chinchilla_loss,
     )
     return result.with_details(**_pictures(result)) if exponents else result
+
+
+def _influence(
+    runs: Runs, data: dict[str, np.ndarray], theta: np.ndarray, delta: float, seed: int
+) -> tuple[Influence, Tukey]:
+    return influence(
+        _surface_residual,
+        theta,
+        data,
+        runs.row,
+        "the exponent a",
+        lambda t: t[:, 4] / (t[:, 3] + t[:, 4]),
+        delta=delta,
+        weights=runs.get("weight"),
+        seed=seed,
+    )
 
 
 def _check(method: str, robust: str, delta: float, resample: str) -> None:

@@ -52,7 +52,8 @@ def fit_position(
         level=level,
         seed=seed,
     )
-    over_runs = fit.details.get("resampling", {}).get("unit") == "runs"
+    drawn = fit.details.get("resampling", {}).get("unit")
+    over_runs = resample != "positions" and drawn == "runs"
     if resample == "runs" and bootstrap and not over_runs:
         raise FitError(
             "resample runs needs five runs, told apart by a column seed or group; use positions"

@@ -53,6 +53,8 @@ __all__ = [
 _LEAST_LEFT = 0.05
 #: Units beyond the parameters from which the size of the noise may depend on the inputs.
 _LEAST_FOR_SCALE = 10
+#: Variance of ln chi^2 of one degree, and standard deviation of plausible slopes of ln e^2.
+_LOG_VARIANCE, _PLAUSIBLE = math.pi**2 / 2, 3.0
 
 
 @dataclass(frozen=True)
@@ -318,7 +320,10 @@ def noise_scale_of(value: np.ndarray, units: Units, inputs: np.ndarray, spare: f
     middle = np.stack([np.bincount(units.of_row, x) / size for x in inputs.T], axis=1)
     # A residual that is zero by chance must not decide.
     log = np.log(square + 1e-3 * square.mean() + 1e-300)
-    middle = np.column_stack([np.ones(len(size)), middle])
-    found = middle @ np.linalg.lstsq(middle, log, rcond=None)[0]
+    middle -= middle.mean(axis=0)
+    # One residual tells its size badly, and what it adds to a slope by chance only widens intervals:
+    # slopes are shrunk by the variance of ln chi^2 of one degree against that of plausible slopes.
+    shrunk = middle.T @ middle + _LOG_VARIANCE / _PLAUSIBLE**2 * np.eye(middle.shape[1])
+    found = middle @ np.linalg.solve(shrunk, middle.T @ (log - log.mean()))
     found = np.clip(found - np.median(found), -2 * math.log(10), 2 * math.log(10))
     return np.exp(found / 2)[units.of_row]

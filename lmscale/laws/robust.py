@@ -30,6 +30,8 @@ __all__ = ["Influence", "Tukey", "influence", "refit_tukey", "tukey"]
 _C = 4.685
 _HALVES = 48
 _ROUNDS = 40
+#: Huber's delta on log loss of the fits to halves: outliers are in most halves too.
+_HALF_DELTA = 1e-3
 #: Share of the rows that the choice between halves trusts.
 _TRUSTED = 0.75
 #: Rows left out one by one: all of a small table, else those of largest influence at first order.
@@ -87,7 +89,8 @@ def tukey(
     halves = np.zeros((_HALVES, n))
     for half in halves:
         half[rng.choice(n, size, replace=False)] = 1.0
-    found = solve(residual, np.tile(theta, (_HALVES, 1)), data, halves * base, max_steps=50)
+    starts = np.tile(theta, (_HALVES, 1))
+    found = solve(residual, starts, data, halves * base, delta=_HALF_DELTA, max_steps=50)
     thetas = np.concatenate([theta[None], found.theta[np.isfinite(found.theta).all(axis=1)]])
     squares = np.sort(residuals(residual, thetas, data) ** 2, axis=1)
     trusted = np.sum(squares[:, : max(len(theta) + 1, int(_TRUSTED * n))], axis=1)

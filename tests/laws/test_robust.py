@@ -47,7 +47,7 @@ def test_two_losses_too_high_are_named_and_leave_tukeys_fit_unmoved():
 def test_tukey_is_least_squares_where_nothing_is_far_off():
     tukey_a, fit = exponent(grid(), robust="tukey")
     squares_a, _ = exponent(grid(), robust="none")
-    assert tukey_a == pytest.approx(squares_a, abs=0.004)
+    assert tukey_a == pytest.approx(squares_a, abs=0.008)
     assert fit.converged and "Tukey" in fit.objective_name
 
 
