@@ -488,9 +488,9 @@ def _between_sizes(
     """
     sizes, of_run = np.unique(size.round(9), return_inverse=True)
     point = np.arange(log_loss.shape[1])
-    first = np.stack([np.flatnonzero(of_run == i)[0] for i in range(len(sizes))])
-    loss = np.stack([log_loss[of_run == i].min(axis=0) for i in range(len(sizes))])
-    d = tokens[first]
+    runs = [np.flatnonzero(of_run == i) for i in range(len(sizes))]
+    lowest = np.stack([rows[np.argmin(log_loss[rows], axis=0)] for rows in runs])
+    loss, d = log_loss[lowest, point], tokens[lowest, point]
     best = np.argmin(loss, axis=0)
     at = np.clip(best, 1, len(sizes) - 2)
     x = np.stack([sizes[at - 1], sizes[at], sizes[at + 1]])

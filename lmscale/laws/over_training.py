@@ -105,6 +105,7 @@ def fit_over_training(
             seed=seed,
             weights=weights,
             resample=resample,
+            relative=True,
         )
 
     def named(theta: np.ndarray) -> dict[str, Any]:

@@ -53,8 +53,10 @@ __all__ = [
 _LEAST_LEFT = 0.05
 #: Units beyond the parameters from which the size of the noise may depend on the inputs.
 _LEAST_FOR_SCALE = 10
+#: Rows beyond which leverages are so small that HC2 is enough.
+_MANY = 1000
 #: Variance of ln chi^2 of one degree, and standard deviation of plausible slopes of ln e^2.
-_LOG_VARIANCE, _PLAUSIBLE = math.pi**2 / 2, 3.0
+_LOG_VARIANCE, _PLAUSIBLE = math.pi**2 / 2, 6.0
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ def draw(
     weights: np.ndarray | None = None,
     resample: str = "auto",
     curves: bool = False,
+    relative: bool = False,
 ) -> Draws:
     """Fits a law again to `n_draws` draws of its noise.
 
@@ -154,12 +157,14 @@ def draw(
       level: of the intervals, e.g. 0.95.
       resample: "auto", "runs" (rows) or "groups"; see `choose_units`.
       curves: the rows are points of learning curves by the law's own meaning.
+      relative: the residuals are of the loss itself, so noise is larger where the loss is.
     """
     with jax.enable_x64(True):
         left = np.asarray(residual(jnp.asarray(found.theta), data))
     slopes = jacobian(residual, found.theta, data)
     units = choose_units(runs, left, slopes, resample=resample, curves=curves, weights=weights)
-    noise = fit_noise(left, slopes, units, log_inputs(runs, inputs), weights=weights)
+    size = data[target] if relative else None
+    noise = fit_noise(left, slopes, units, log_inputs(runs, inputs), weights=weights, size=size)
 
     def refits(observed: np.ndarray) -> tuple[np.ndarray, int]:
         again = refit(residual, found, data, {target: observed}, delta=delta, weights=weights)
@@ -276,6 +281,7 @@ def fit_noise(
     inputs: np.ndarray,
     *,
     weights: np.ndarray | None = None,
+    size: np.ndarray | None = None,
 ) -> Noise:
     """The noise of each row.
 
@@ -283,29 +289,46 @@ def fit_noise(
       left: [n] residuals of the fit, predicted less observed.
       slopes: [n, P] their Jacobian.
       inputs: [n, k] what the size of the noise may depend on (`log_inputs`).
+      size: [n] what it is proportional to beside that.
     """
     n = len(left)
     root = np.ones(n) if weights is None else np.sqrt(np.asarray(weights, float))
     basis, rest, gross = project(left, slopes, root)
-    value = rest.copy()
     if units.whole:
-        for unit in range(units.count):
-            rows = units.of_row == unit
-            u, s, _ = np.linalg.svd(basis[rows], full_matrices=False)
-            factor = 1 / np.sqrt(np.maximum(1 - s**2, _LEAST_LEFT)) - 1
-            value[rows] += u @ (factor * (u.T @ rest[rows]))
+        value = _corrected_groups(rest, basis, units)
     else:
-        value /= np.sqrt(np.maximum(1 - np.sum(basis**2, axis=1), _LEAST_LEFT))
+        value = rest / np.sqrt(np.maximum(1 - np.sum(basis**2, axis=1), _LEAST_LEFT))
     value = np.where(root > 0, value / np.where(root > 0, root, 1.0), left)
     value[gross] = left[gross]
     # Of groups only what they have between them tells how large their shared noise is.
     freedom = freedom_between(units.of_row, basis) if units.whole else n - basis.shape[1]
     spare = units.count - basis.shape[1]
-    scale = noise_scale_of(value, units, inputs, spare)
-    if spare >= _LEAST_FOR_SCALE:
-        freedom -= inputs.shape[1]
+    size = np.ones(n) if size is None else size / size.mean()
+    scale = size * noise_scale_of(value / size, units, inputs, spare)
+    if not units.whole and not gross.any() and root.all() and n <= _MANY:
+        # What the fit takes up of a noisy row is more than its leverage says: with R = I - H, the
+        # expected square of a residual is sum_j R_ij^2 sigma_j^2.
+        taken = (np.eye(n) - basis @ basis.T) ** 2
+        for _ in range(3):
+            sigma = scale * root
+            left_over = np.maximum((taken @ sigma**2) / sigma**2, _LEAST_LEFT)
+            value = rest / np.sqrt(left_over) / root
+            scale = size * noise_scale_of(value / size, units, inputs, spare)
+    # Where noise differs much between rows, few of them tell how large the noise is that counts.
+    freedom *= np.sum(scale**2) ** 2 / (n * np.sum(scale**4))
     order = np.argsort(inputs.sum(axis=1), kind="stable") if inputs.shape[1] else np.arange(n)
     return Noise(value, scale, units, float(max(1.0, freedom)), order)
+
+
+def _corrected_groups(rest: np.ndarray, basis: np.ndarray, units: Units) -> np.ndarray:
+    """(I - H_gg)^(-1/2) of each group's residuals."""
+    value = rest.copy()
+    for unit in range(units.count):
+        rows = units.of_row == unit
+        u, s, _ = np.linalg.svd(basis[rows], full_matrices=False)
+        factor = 1 / np.sqrt(np.maximum(1 - s**2, _LEAST_LEFT)) - 1
+        value[rows] += u @ (factor * (u.T @ rest[rows]))
+    return value
 
 
 def noise_scale_of(value: np.ndarray, units: Units, inputs: np.ndarray, spare: float) -> np.ndarray:
