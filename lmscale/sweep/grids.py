@@ -43,6 +43,9 @@ BASE_LR_HELP = (
     "peak learning rate at width 32, from which other widths follow; none: a rule by scale"
 )
 
+#: Width up to which an LSTM's best learning rate is the same; see `width_rule`.
+LSTM_FLAT = 128
+
 #: A learning-rate rule: (model, training tokens, tokens a batch) -> peak learning rate.
 LearningRateRule = Callable[[ModelSpec, int, int], float]
 
@@ -167,7 +170,8 @@ def product(**choices: Iterable[Any]) -> Iterator[dict[str, Any]]:
 def width_rule(base: float = 0.006, lstm: float = 0.0095) -> LearningRateRule:
     """Peak rates for runs of a few thousand small updates on a CPU, one rule an architecture.
 
-    Transformer: base * sqrt(32 / d_model). LSTM: `lstm`, whatever its width.
+    Transformer: base * sqrt(32 / d_model). LSTM: `lstm` up to a d_hidden of 128, as far as its best
+    rate was seen not to depend on the width; beyond, `lstm` * sqrt(128 / d_hidden), which is assumed.
 
     Measured on Python text (vocabulary 512) with AdamW, a cosine to a tenth, contexts of 256, on the
     whole validation split, one seed; the best rate is the minimum of a parabola through three rates
@@ -187,7 +191,7 @@ def width_rule(base: float = 0.006, lstm: float = 0.0095) -> LearningRateRule:
 
     def rule(model: ModelSpec, n_tokens: int, batch_tokens: int) -> float:
         if isinstance(model, LSTMSpec):
-            return lstm
+            return lstm * math.sqrt(min(1.0, LSTM_FLAT / model.d_hidden))
         return base * math.sqrt(32 / model.d_model)
 
     return rule

@@ -99,9 +99,10 @@ def test_a_shared_recipe_changes_the_optimizer_of_large_models_only():
 def test_each_architecture_has_its_own_rule():
     rule = width_rule()
     shared = {"n_layer": 1, "n_ctx": 16, "vocab_size": 100}
-    lstms = [LSTMSpec(d_hidden=d, **shared) for d in (20, 124)]
-    # Measured: the best rate of an LSTM does not depend on its width, a Transformer's falls.
-    assert [rule(m, 0, 0) for m in lstms] == [0.0095, 0.0095]
+    lstms = [LSTMSpec(d_hidden=d, **shared) for d in (20, 124, 512)]
+    # Measured: the best rate of an LSTM does not depend on its width, a Transformer's falls. What is
+    # wider than measured must not get the rate of the narrow ones.
+    assert [rule(m, 0, 0) for m in lstms] == [0.0095, 0.0095, 0.0095 / 2]
     transformers = [TransformerSpec(d_model=d, n_head=1, **shared) for d in (32, 128)]
     assert [rule(m, 0, 0) for m in transformers] == pytest.approx([0.006, 0.003])
     assert default_rule("float32")(lstms[0], 0, 0) == 0.0095
