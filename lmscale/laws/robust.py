@@ -96,15 +96,18 @@ def tukey(
     trusted = np.sum(squares[:, : max(len(theta) + 1, int(_TRUSTED * n))], axis=1)
     best = thetas[np.argmin(np.nan_to_num(trusted, nan=np.inf))]
     left = residuals(residual, best[None], data)[0]
-    scale = max(robust_scale(left, len(theta)), 1e-12)
-    w, converged = biweight(left, scale), False
-    for _ in range(_ROUNDS):
-        best = solve(residual, best[None], data, base * w, stages=0).theta[0]
-        left = residuals(residual, best[None], data)[0]
-        last, w = w, biweight(left, scale)
-        converged = bool(np.max(np.abs(w - last)) < 1e-7)
-        if converged:
-            break
+    # A fit to half of the rows follows some of them, so its scale is too small: it is taken again
+    # from the first biweight fit.
+    for _ in range(2):
+        scale = max(robust_scale(left, len(theta)), 1e-12)
+        w, converged = biweight(left, scale), False
+        for _ in range(_ROUNDS):
+            best = solve(residual, best[None], data, base * w, stages=0).theta[0]
+            left = residuals(residual, best[None], data)[0]
+            last, w = w, biweight(left, scale)
+            converged = bool(np.max(np.abs(w - last)) < 1e-7)
+            if converged:
+                break
     objective = 0.5 * float(np.sum(base * w * left**2))
     return Tukey(best, scale, w, objective, converged)
 
@@ -142,8 +145,8 @@ class Influence:
       without_row: the quantity without each of these.
       deviation: residual of each of these in robust standard deviations of the biweight fit.
       typical: robust standard error of the quantity by the jackknife.
-      flagged: row numbers of outliers, and of rows that alone move the quantity by more than
-        `typical`.
+      flagged: row numbers of outliers; without outliers, of rows that alone move the quantity by
+        more than `typical` (tables of at most 128 rows).
       without_flagged: the quantity without all of those; None where none is flagged.
       robust_value: the quantity by the biweight fit.
     """
@@ -224,7 +227,8 @@ def influence(
     shift = np.abs(changed - value)
     typical = np.sqrt(n) * 1.4826 * float(np.nanmedian(shift))
     alone = np.zeros(n, bool)
-    alone[index] = (shift > max(typical, 1e-9)) & (n <= _LEFT_OUT)
+    # An outlier that stays in makes others look influential, so those are sought where there is none.
+    alone[index] = (shift > max(typical, 1e-9)) & (n <= _LEFT_OUT) & ~outlier.any()
     flagged = outlier | alone
     without = None
     if flagged.any() and np.sum(~flagged) > len(theta) + 1 and flagged.mean() <= 0.25:
