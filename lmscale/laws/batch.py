@@ -10,14 +10,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from lmscale.laws.resample import (
+    Draws,
+    draw_with,
+    fit_noise,
+    jacobian,
+    log_inputs,
+)
 from lmscale.laws.result import FitResult, interval
+from lmscale.laws.robust import residuals
 from lmscale.laws.solve import solve
-from lmscale.laws.table import Table, TableError
+from lmscale.laws.table import Runs, Table, TableError
+from lmscale.laws.units import choose_units
 
 __all__ = [
     "NoiseScale",
@@ -111,6 +120,7 @@ def fit_critical_batch(
     table: Any,
     *,
     bootstrap: int = 1000,
+    resample: Literal["auto", "runs", "groups"] = "auto",
     level: float = 0.95,
     seed: int = 0,
     columns: Any = None,
@@ -120,6 +130,9 @@ def fit_critical_batch(
     Args:
       table: a row is a run that reached a target: columns loss (the target), batch_tokens, and
         steps (taken to reach it). Each target needs three batches.
+      bootstrap: number of draws.
+      resample: what a draw keeps together, see `lmscale.laws.resample`; a label group names the run
+        that reached several targets.
 
     Returns:
       parameters B_star and alpha_B (with two targets or more); `details["hyperbolas"]` gives
@@ -128,7 +141,6 @@ def fit_critical_batch(
     table = Table.read(table, columns)
     runs = table.runs("loss", "steps", "batch_tokens", least=3, vary=("batch_tokens",))
     log_b, log_s = np.log(runs["batch_tokens"]), np.log(runs["steps"])
-    rng = np.random.default_rng(seed)
     warnings = list(runs.warnings)
     targets, members = [], []
     for target in np.unique(runs["loss"]):
@@ -144,22 +156,19 @@ def fit_critical_batch(
             "no loss was reached at 3 batches; give rows of loss (the same target in several "
             "rows), batch_tokens and steps"
         )
-    weights, starts = [], []
-    for index in members:
-        counts = np.zeros((bootstrap + 1, len(runs)))
-        counts[0, index] = 1
-        counts[1:] = _resampled(index, log_b, bootstrap, len(runs), rng)
-        weights.append(counts)
-        start = [log_s[index].min() - 0.3, float(np.median(log_b[index]))]
-        starts.append(np.tile(start, (bootstrap + 1, 1)))
-    found = solve(
-        hyperbola_residual,
-        np.concatenate(starts),
-        {"log_batch": log_b, "log_steps": log_s},
-        np.concatenate(weights),
-    )
-    theta = found.theta.reshape(len(targets), bootstrap + 1, 2)
-    converged = found.converged.reshape(len(targets), bootstrap + 1)[:, 0]
+    masks = np.zeros((len(targets), len(runs)))
+    for mask, index in zip(masks, members, strict=True):
+        mask[index] = 1
+    starts = [[log_s[index].min() - 0.3, float(np.median(log_b[index]))] for index in members]
+    data = {"log_batch": log_b, "log_steps": log_s}
+    found = solve(hyperbola_residual, np.array(starts), data, masks)
+    theta, drawn = found.theta[:, None], None
+    if bootstrap:
+        drawn = _draw(runs, members, masks, data, found.theta, bootstrap, level, seed, resample)
+        again = drawn.theta.reshape(bootstrap, len(targets), 2).transpose(1, 0, 2)
+        theta = np.concatenate([theta, again], axis=1)
+        warnings.extend(drawn.notes)
+    share = drawn.level if drawn else level
     hyperbolas = []
     for target, index, t in zip(targets, members, theta, strict=True):
         s_min, b_crit = np.exp(t[:, 0]), np.exp(t[:, 1])
@@ -175,7 +184,7 @@ def fit_critical_batch(
                 "S_min": float(s_min[0]),
                 "E_min": float(s_min[0] * b_crit[0]),
                 "B_crit": float(b_crit[0]),
-                "B_crit_interval": interval(b_crit[1:], level),
+                "B_crit_interval": interval(b_crit[1:], share),
                 "steps": runs["steps"][index],
                 "batch_tokens": runs["batch_tokens"][index],
             }
@@ -200,12 +209,13 @@ def fit_critical_batch(
     return FitResult(
         law="critical-batch",
         parameters=parameters,
-        intervals={name: interval(values, level) for name, values in draws.items()},
-        interval_method="bootstrap over runs within each loss" if bootstrap else "none",
+        intervals={name: interval(values, share) for name, values in draws.items()},
+        interval_method=drawn.how if drawn else "none",
         level=level,
-        objective=float(found.objective.reshape(len(targets), -1)[:, 0].sum()),
+        draw_level=share,
+        objective=float(found.objective.sum()),
         objective_name="half the sum of squared residuals of log steps",
-        converged=bool(converged.all()),
+        converged=bool(found.converged.all()),
         n_used=len(fitted),
         dropped=runs.dropped,
         warnings=tuple(warnings),
@@ -222,23 +232,48 @@ def fit_critical_batch(
             for name in ("loss", "batch_tokens")
         },
         draws=draws,
-        details={"hyperbolas": hyperbolas, "evaluations": found.evaluations},
+        details={
+            "hyperbolas": hyperbolas,
+            "evaluations": found.evaluations,
+            **({"resampling": drawn.report()} if drawn else {}),
+        },
     )
 
 
-def _resampled(
-    index: np.ndarray, log_b: np.ndarray, n_draws: int, n: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Counts [draw, n] of the rows of one target, with at least three batches in every draw."""
-    batches, where = np.unique(log_b[index], return_inverse=True)
-    member = np.eye(len(batches))[where]
-    even = np.full(len(index), 1 / len(index))
-    counts = rng.multinomial(len(index), even, size=n_draws)
-    for _ in range(100):
-        poor = ((counts @ member) > 0).sum(axis=1) < 3
-        if not poor.any():
-            break
-        counts[poor] = rng.multinomial(len(index), even, size=int(poor.sum()))
-    full = np.zeros((n_draws, n))
-    full[:, index] = counts
-    return full
+def _draw(
+    runs: Runs,
+    members: list[np.ndarray],
+    masks: np.ndarray,
+    data: dict[str, np.ndarray],
+    theta: np.ndarray,
+    n_draws: int,
+    level: float,
+    seed: int,
+    resample: str,
+) -> Draws:
+    """The hyperbolas of every draw, [draw, 2 x target]; all targets share one draw of the noise."""
+    fitted = np.sort(np.concatenate(members))
+    left, slopes = np.zeros(len(runs)), np.zeros((len(runs), 2 * len(members)))
+    for i, (index, own) in enumerate(zip(members, theta, strict=True)):
+        left[index] = residuals(hyperbola_residual, own[None], data)[0][index]
+        slopes[index, 2 * i : 2 * i + 2] = jacobian(hyperbola_residual, own, data)[index]
+    used = runs.take(fitted)
+    units = choose_units(used, left[fitted], slopes[fitted], resample=resample)
+    inputs = log_inputs(used, ("batch_tokens",))
+    noise = fit_noise(left[fitted], slopes[fitted], units, inputs)
+
+    def refits(log_steps: np.ndarray) -> tuple[np.ndarray, int]:
+        draws, targets = len(log_steps), len(members)
+        full = np.tile(data["log_steps"], (draws, 1))
+        full[:, fitted] = log_steps
+        solved = solve(
+            hyperbola_residual,
+            np.tile(theta, (draws, 1)),
+            data,
+            np.tile(masks, (draws, 1)),
+            own={"log_steps": np.repeat(full, targets, axis=0)},
+        )
+        return solved.theta.reshape(draws, -1), int(np.sum(~solved.converged))
+
+    centre = (data["log_steps"] + left)[fitted]
+    return draw_with(refits, centre, noise, n_draws=n_draws, level=level, seed=seed)

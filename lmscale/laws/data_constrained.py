@@ -12,16 +12,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 
 from lmscale.laws.finish import finish, solver_notes
 from lmscale.laws.parametric import HUBER_DELTA, chinchilla_loss, fit_parametric
+from lmscale.laws.resample import (
+    Noise,
+    draw_with,
+    fit_noise,
+    jacobian,
+    log_inputs,
+    refit,
+)
 from lmscale.laws.result import FitError, FitResult
-from lmscale.laws.solve import draw_weights, multi_start, product_grid
-from lmscale.laws.table import Table
+from lmscale.laws.robust import residuals
+from lmscale.laws.solve import MultiStart, multi_start, product_grid
+from lmscale.laws.table import Runs, Table
+from lmscale.laws.units import choose_units
 
 __all__ = [
     "MUENNIGHOFF",
@@ -80,6 +90,75 @@ def _residual(theta: Any, data: Any) -> Any:
     return top + jnp.log(jnp.sum(jnp.exp(terms - top), axis=0)) - data["log_y"]
 
 
+def _repeats(base: Mapping[str, Any], params: np.ndarray, unique: np.ndarray) -> dict[str, Any]:
+    """What the residual reads of a base law, [n] each, or [B, n] of draws [B, 1] of it."""
+    fed = np.minimum(params, fed_params(base, unique))
+    ones = np.ones(np.shape(fed))
+    return {
+        "log_fed": np.log(fed),
+        "r_n": params / fed - 1,
+        "log_unique": np.log(unique) * ones,
+        "a": np.log(base["A"]) * ones,
+        "b": np.log(base["B"]) * ones,
+        "e": np.log(base["E"]) * ones,
+        "alpha": base["alpha"] * ones,
+        "beta": base["beta"] * ones,
+    }
+
+
+def _base_law(
+    base: Mapping[str, float] | str, once: Runs, bootstrap: int, level: float, seed: int
+) -> tuple[Mapping[str, float], dict[str, np.ndarray]]:
+    """The base law, and its draws where it was fitted to the runs of one epoch: its error enters
+    the intervals of what rests on it."""
+    draws: dict[str, np.ndarray] = {}
+    if isinstance(base, str):
+        if base == "muennighoff":
+            base = MUENNIGHOFF
+        elif base == "fit":
+            if len(once) < 6:
+                raise FitError(
+                    f"{len(once)} runs have one epoch, and the base law needs 6; give base=... "
+                    f"with E, A, B, alpha, beta, or base='muennighoff'"
+                )
+            first = fit_parametric(
+                {name: once[name] for name in ("params", "tokens", "loss")},
+                bootstrap=bootstrap,
+                level=level,
+                seed=seed,
+            )
+            base, draws = first.parameters, first.draws
+        else:
+            raise FitError(f"base must be fit, muennighoff or a mapping, not {base!r}")
+    missing = [name for name in _BASE if name not in base]
+    if missing:
+        raise FitError(f"base lacks {', '.join(missing)}; it needs {', '.join(_BASE)}")
+    return base, draws
+
+
+def _noise(found: MultiStart, data: Mapping[str, Any], runs: Runs, resample: str) -> Noise:
+    left = residuals(_residual, found.theta[None], data)[0]
+    slopes, weights = jacobian(_residual, found.theta, data), runs.get("weight")
+    units = choose_units(runs, left, slopes, resample=resample, weights=weights)
+    inputs = log_inputs(runs, ("params", "tokens"))
+    return fit_noise(left, slopes, units, inputs, weights=weights)
+
+
+def _warn(
+    parameters: dict[str, float], minima: list[dict[str, float]], warnings: list[str]
+) -> None:
+    for other in minima[1:]:
+        if other["objective"] < 1.02 * minima[0]["objective"]:
+            excess = other["objective"] / minima[0]["objective"] - 1
+            warnings.append(
+                f"another minimum, R_D* {other['R_D_star']:.3g} and R_N* {other['R_N_star']:.3g}, "
+                f"is only {excess:.2%} worse: these runs do not tell them apart"
+            )
+    for name in ("R_D_star", "R_N_star"):
+        if not 1e-3 < parameters[name] < 1e4:
+            warnings.append(f"{name} ran off to {parameters[name]:.3g}: it is not determined")
+
+
 def fit_data_constrained(
     table: Any,
     *,
@@ -87,17 +166,23 @@ def fit_data_constrained(
     delta: float = HUBER_DELTA,
     starts: int = 12,
     bootstrap: int = 1000,
+    resample: Literal["auto", "runs", "groups"] = "auto",
     level: float = 0.95,
     seed: int = 0,
     columns: Any = None,
 ) -> FitResult:
     """Fits R_D* and R_N* with the base law held fixed, as the paper does.
 
+    Each draw has its own base law where that was fitted too.
+
     Args:
       table: columns params, tokens, unique_tokens, loss.
       base: E, A, B, alpha and beta; "fit" fits them first to the runs of at most one epoch,
         "muennighoff" takes the paper's.
       starts: values of each of R_D* and R_N*, from 0.5 to 500, from whose pairs the search starts.
+      delta: Huber's delta on log loss.
+      bootstrap: number of draws.
+      resample: what a draw keeps together, see `lmscale.laws.resample`.
 
     Returns:
       the seven parameters; `details["minima"]` lists every local minimum found, since this
@@ -110,83 +195,51 @@ def fit_data_constrained(
     warnings = []
     if epochs.max() < 1.5:
         raise FitError("no run repeats its data (tokens above 1.5 unique_tokens), so R_D* is free")
-    if isinstance(base, str):
-        if base == "muennighoff":
-            base = MUENNIGHOFF
-        elif base == "fit":
-            once = runs.take(epochs < 1.01)
-            if len(once) < 6:
-                raise FitError(
-                    f"{len(once)} runs have one epoch, and the base law needs 6; give base=... "
-                    f"with E, A, B, alpha, beta, or base='muennighoff'"
-                )
-            base = fit_parametric(
-                {name: once[name] for name in ("params", "tokens", "loss")}, bootstrap=0
-            ).parameters
-        else:
-            raise FitError(f"base must be fit, muennighoff or a mapping, not {base!r}")
-    missing = [name for name in _BASE if name not in base]
-    if missing:
-        raise FitError(f"base lacks {', '.join(missing)}; it needs {', '.join(_BASE)}")
+    base, base_draws = _base_law(base, runs.take(epochs < 1.01), bootstrap, level, seed)
     fixed = {name: float(base[name]) for name in _BASE}
-    fed = np.minimum(runs["params"], fed_params(fixed, unique))
-    ones = np.ones(len(runs))
-    data = {
-        "log_fed": np.log(fed),
-        "r_n": runs["params"] / fed - 1,
-        "log_unique": np.log(unique),
-        "r_d": epochs - 1,
-        "log_y": np.log(runs["loss"]),
-        "a": math.log(fixed["A"]) * ones,
-        "b": math.log(fixed["B"]) * ones,
-        "e": math.log(fixed["E"]) * ones,
-        "alpha": fixed["alpha"] * ones,
-        "beta": fixed["beta"] * ones,
-    }
+    data = {**_repeats(fixed, runs["params"], unique), "r_d": epochs - 1}
+    data["log_y"] = np.log(runs["loss"])
     axis = np.geomspace(0.5, 500, starts)
     grid = np.log(product_grid(axis, axis))
-    counts = draw_weights(len(runs), bootstrap, np.random.default_rng(seed))
-    found = multi_start(
-        _residual,
-        grid,
-        data,
-        len(runs),
-        delta=delta,
-        direct=True,
-        draw_weights=counts if bootstrap else None,
-    )
+    weights = runs.get("weight")
+    found = multi_start(_residual, grid, data, len(runs), delta=delta, weights=weights, direct=True)
+    drawn = None
+    if bootstrap:
+        noise = _noise(found, data, runs, resample)
+
+        def refits(log_loss: np.ndarray) -> tuple[np.ndarray, int]:
+            own = {"log_y": log_loss}
+            if base_draws:
+                drawn_base = {k: v[: len(log_loss), None] for k, v in base_draws.items()}
+                own.update(_repeats(drawn_base, runs["params"], unique))
+            again = refit(_residual, found, data, own, delta=delta, weights=weights)
+            return again.theta, again.unconverged
+
+        centre = data["log_y"] + residuals(_residual, found.theta[None], data)[0]
+        drawn = draw_with(refits, centre, noise, n_draws=bootstrap, level=level, seed=seed)
 
     def named(theta: np.ndarray) -> dict[str, Any]:
         values = np.exp(np.clip(theta, -20, 20))
         return {"R_D_star": values[..., 0], "R_N_star": values[..., 1]}
 
-    warnings.extend(solver_notes(found, bootstrap))
+    warnings.extend(solver_notes(found))
     parameters = {**fixed, **{k: float(v) for k, v in named(found.theta).items()}}
     minima = [
         {**{k: float(v) for k, v in named(t).items()}, "objective": float(value)}
         for t, value in zip(found.minima, found.minima_objectives, strict=True)
     ]
-    for other in minima[1:]:
-        if other["objective"] < 1.02 * minima[0]["objective"]:
-            excess = other["objective"] / minima[0]["objective"] - 1
-            warnings.append(
-                f"another minimum, R_D* {other['R_D_star']:.3g} and R_N* {other['R_N_star']:.3g}, "
-                f"is only {excess:.2%} worse: these runs do not tell them apart"
-            )
-    for name in ("R_D_star", "R_N_star"):
-        if not 1e-3 < parameters[name] < 1e4:
-            warnings.append(f"{name} ran off to {parameters[name]:.3g}: it is not determined")
+    _warn(parameters, minima, warnings)
     runs.columns["unique_tokens"] = unique
     return finish(
         "data-constrained",
         runs,
         data_constrained_loss,
         parameters,
-        named(found.draws) if bootstrap else {},
+        {**base_draws, **named(drawn.theta)} if drawn else {},
         reads=("params", "tokens", "unique_tokens"),
         level=level,
-        fixed=fixed,
-        how="bootstrap over runs, base law fixed",
+        fixed={} if base_draws else fixed,
+        drawn=drawn,
         warnings=warnings,
         objective=found.objective,
         objective_name=f"sum of Huber's function of the residuals of log loss, delta {delta:g}",

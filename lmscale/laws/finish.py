@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from lmscale.laws.parametric import ranges_of
-from lmscale.laws.result import FitResult, expanded, intervals_of
+from lmscale.laws.resample import Draws
+from lmscale.laws.result import FitResult, intervals_of
 from lmscale.laws.solve import MultiStart
 from lmscale.laws.table import Runs
 
@@ -27,9 +28,8 @@ def finish(
     reads: Sequence[str],
     level: float,
     fixed: Mapping[str, float] | None = None,
-    drawn: int | None = None,
-    free: int | None = None,
-    how: str = "bootstrap over runs",
+    drawn: Draws | None = None,
+    details: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
     **fields: Any,
 ) -> FitResult:
@@ -39,28 +39,25 @@ def finish(
       reads: the columns that the model takes.
       draws: of the fitted parameters.
       fixed: parameters that were not fitted; they enter the draws, and have no interval.
-      drawn: how many things were drawn from (runs, unless groups of them were).
-      free: how many parameters were fitted (by default all that are not fixed).
-      how: the way of drawing, in words.
+      drawn: how `draws` were made.
       **fields: of `FitResult`.
     """
     inputs = {name: runs[name] for name in reads}
     predicted = model(parameters, **inputs)
     fixed = fixed or {}
-    free = len(parameters) - len(fixed) if free is None else free
-    share = expanded(level, max(drawn or len(runs), free + 2), free)
+    share = drawn.level if drawn else level
     n_draws = len(next(iter(draws.values()), ()))
     constant = {name: np.full(n_draws, value) for name, value in fixed.items() if n_draws}
     return FitResult(
         law=law,
         parameters=parameters,
         intervals=intervals_of(draws, share),
-        interval_method=how if n_draws else "none",
+        interval_method=drawn.how if drawn else "none",
         level=level,
         draw_level=share,
         n_used=len(runs),
         dropped=runs.dropped,
-        warnings=(*runs.warnings, *warnings),
+        warnings=(*runs.warnings, *warnings, *(drawn.notes if drawn else ())),
         residuals={
             "row": runs.row,
             **inputs,
@@ -70,16 +67,12 @@ def finish(
         },
         ranges=ranges_of(runs),
         draws={**constant, **draws},
+        details={**(details or {}), **({"resampling": drawn.report()} if drawn else {})},
         model=model,
         **fields,
     )
 
 
-def solver_notes(found: MultiStart, n_draws: int) -> list[str]:
+def solver_notes(found: MultiStart) -> list[str]:
     """What to tell the user about a solve."""
-    notes = []
-    if not found.converged:
-        notes.append("the solver did not meet its tolerance at the best minimum")
-    if found.draws_unconverged > 0.01 * max(1, n_draws):
-        notes.append(f"{found.draws_unconverged} of {n_draws} draws did not converge")
-    return notes
+    return [] if found.converged else ["the solver did not meet its tolerance at the best minimum"]

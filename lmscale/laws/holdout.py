@@ -109,13 +109,17 @@ def hold_out(
 ) -> HoldOut:
     """Fits `law` without the runs of most compute, then predicts those.
 
-    Laws in one variable other than compute hold out the largest of that; points of one learning
-    curve (column group, for kaplan-ns) are held out together.
+    Laws in one variable other than compute hold out the largest of that; rows of one run (column
+    group and one size, e.g. its checkpoints) are held out together.
 
     Args:
-      share: fraction of the runs to hold out; a budget is never split, so runs with the same
-        compute (to 10%) stay together where there are budgets.
+      share: fraction of the runs to hold out. The cut is at a gap in compute of 10% or more where
+        one lies near, so that a budget is not split; else between any two runs. At least half of
+        `share` is held out, and at most 40% (or `share`, if that is more).
       **options: the law's own.
+
+    Raises:
+      TableError: all runs have one budget, or the largest holds too many of them.
     """
     from lmscale.laws import fit
 
@@ -125,15 +129,10 @@ def hold_out(
         raise FitError(f"share must be between 0 and 1, not {share!r}")
     table = Table.read(table, columns)
     along, runs, values = _ordering(table, law, options)
+    values = _of_run(runs, values)
     order = np.argsort(values, kind="stable")
     sorted_values = values[order]
-    steps = np.diff(np.log(sorted_values))
-    if sorted_values[-1] < 1.1 * sorted_values[0]:
-        raise TableError(f"all runs have one {along}, so there is no larger budget to hold out")
-    # Where runs lie too close for budgets, any of them may be the first to be held out.
-    jumps = np.flatnonzero(steps > (np.log(1.1) if steps.max() > np.log(1.1) else 1e-9)) + 1
-    # The cut between budgets that comes nearest to the share asked for.
-    cut = jumps[np.argmin(np.abs(jumps - (1 - share) * len(order)))]
+    cut = _cut(sorted_values, share, along)
     fitted = fit(table.only(runs.row[order[:cut]]), law, **options)
     large = runs.take(order[cut:])
     inputs = {name: column for name, column in large.columns.items() if name != "loss"}
@@ -148,6 +147,42 @@ def hold_out(
         predicted=predicted,
         relative_error=predicted / large["loss"] - 1,
         extrapolation=float(sorted_values[-1] / sorted_values[cut - 1]),
+    )
+
+
+def _of_run(runs: Runs, values: np.ndarray) -> np.ndarray:
+    """For every row the largest value of its run: rows of one group, size and seed."""
+    if "group" not in runs.labels or "params" not in runs:
+        return values
+    labels = [runs.labels[name].astype(str) for name in ("group", "seed") if name in runs.labels]
+    keys = zip(*labels, (f"{n:.9g}" for n in runs["params"]), strict=True)
+    names, where = np.unique([" ".join(key) for key in keys], return_inverse=True)
+    largest = np.full(len(names), -np.inf)
+    np.maximum.at(largest, where, values)
+    return largest[where]
+
+
+def _cut(values: np.ndarray, share: float, along: str) -> int:
+    """How many of the sorted values are fitted: all before the cut."""
+    n = len(values)
+    steps = np.diff(np.log(values))
+    if values[-1] < 1.1 * values[0]:
+        raise TableError(f"all runs have one {along}, so there is no larger budget to hold out")
+    most = max(0.4, share)
+    for least_step, least_share in ((np.log(1.1), share / 2), (1e-9, 0.0)):
+        cuts = np.flatnonzero(steps > least_step) + 1
+        held = 1 - cuts / n
+        cuts = cuts[(held <= most + 1e-9) & (held >= least_share - 1e-9)]
+        last = np.flatnonzero(steps > np.log(1.1))
+        top = int(last[-1]) + 1 if len(last) else 0
+        one_budget = 1 - top / n > most and values[-1] < 1.1 * values[top]
+        if not len(cuts) and one_budget:
+            break
+        if len(cuts):
+            return int(cuts[np.argmin(np.abs(1 - cuts / n - share))])
+    raise TableError(
+        f"the largest {along} holds more than {most:.0%} of the runs, so too few would be left to "
+        f"fit; give runs at more budgets, or a larger share"
     )
 
 
@@ -172,9 +207,6 @@ def _ordering(table: Table, law: str, options: Mapping[str, Any]) -> tuple[str, 
         along, values = "flops", runs["flops"]
     else:
         along, values = "params x steps", runs["params"] * runs["steps"]
-    if "group" in runs.labels:
-        names, where = np.unique(runs.labels["group"].astype(str), return_inverse=True)
-        values = np.array([values[where == i].max() for i in range(len(names))])[where]
     return along, runs, values
 
 

@@ -7,7 +7,7 @@ law is weighted by the minima's variance, as in Porian et al. 2024 (2406.19146, 
 
 The values are those of the method as published. The draws, and so the intervals, hold what it leaves
 open: the noise of the runs, the choice of the window, the shape of a profile beyond a parabola
-(`lmscale.laws.resample`), and the scatter of the minima about the power law
+(`lmscale.laws.profile_draws`), and the scatter of the minima about the power law
 (`lmscale.laws.frontier`). They do not hold a frontier that is no power law: where N counts the
 embedding, say, a drifts with C.
 """
@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lmscale.laws import frontier
-from lmscale.laws import resample as draws_of
+from lmscale.laws import profile_draws as draws_of
 from lmscale.laws.profiles import (
     Points,
     Profile,
@@ -34,7 +34,7 @@ from lmscale.laws.profiles import (
     points_of,
     seeds_of,
 )
-from lmscale.laws.resample import Noise, Reading, Resample
+from lmscale.laws.profile_draws import Noise, Reading, Resample
 from lmscale.laws.result import FitError, FitResult, interval
 from lmscale.laws.table import Runs, Table, TableError
 

@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,8 +22,9 @@ from scipy.optimize import brentq
 from lmscale.laws.batch import adjusted_compute, adjusted_steps, critical_batch
 from lmscale.laws.finish import LEAST_SQUARES, finish, solver_notes
 from lmscale.laws.power import SYMBOLS
+from lmscale.laws.resample import draw
 from lmscale.laws.result import FitError, FitResult, intervals_of
-from lmscale.laws.solve import Residual, draw_weights, multi_start, product_grid
+from lmscale.laws.solve import Residual, multi_start, product_grid
 from lmscale.laws.table import Runs, Table
 
 __all__ = [
@@ -262,6 +263,7 @@ def fit_kaplan_nd(
     *,
     delta: float | None = None,
     bootstrap: int = 1000,
+    resample: Literal["auto", "runs", "groups"] = "auto",
     level: float = 0.95,
     seed: int = 0,
     columns: Any = None,
@@ -270,6 +272,11 @@ def fit_kaplan_nd(
 
     The paper leaves out the runs on the smallest subset, where an epoch is a few dozen updates;
     that is the caller's choice of rows.
+
+    Args:
+      delta: Huber's delta on log loss; None is least squares.
+      bootstrap: number of draws.
+      resample: what a draw keeps together, see `lmscale.laws.resample`.
     """
     table = Table.read(table, columns)
     runs = table.runs("params", "tokens", "loss", least=5, vary=("params", "tokens"))
@@ -297,7 +304,7 @@ def fit_kaplan_nd(
 
     result = _fit_two(
         "kaplan-nd", runs, "tokens", _nd_residual, starts, named, kaplan_nd_loss, delta, bootstrap,
-        level, seed,
+        resample, level, seed,
     )  # fmt: skip
     ratio = result.parameters["alpha_N"] / result.parameters["alpha_D"]
     if ratio <= 0:
@@ -329,6 +336,7 @@ def fit_kaplan_ns(
     adjust: bool | Mapping[str, float] = False,
     delta: float | None = None,
     bootstrap: int = 1000,
+    resample: Literal["auto", "runs", "groups"] = "auto",
     level: float = 0.95,
     seed: int = 0,
     columns: Any = None,
@@ -341,6 +349,10 @@ def fit_kaplan_ns(
     Args:
       adjust: turn steps into S_min with the column batch_tokens and B_crit(L): True for the
         paper's constants, or a mapping with B_star and alpha_B. Otherwise steps are S_min.
+      delta: Huber's delta on log loss; None is least squares.
+      bootstrap: number of draws.
+      resample: what a draw keeps together; "auto" takes whole learning curves where there are
+        three, see `lmscale.laws.resample`.
     """
     table = Table.read(table, columns)
     needs = ("params", "steps", "loss", *(("batch_tokens",) if adjust else ()))
@@ -367,7 +379,7 @@ def fit_kaplan_ns(
 
     return _fit_two(
         "kaplan-ns", runs, "steps", _ns_residual, starts, named, kaplan_ns_loss, delta, bootstrap,
-        level, seed,
+        resample, level, seed,
     )  # fmt: skip
 
 
@@ -381,27 +393,34 @@ def _fit_two(
     model: Any,
     delta: float | None,
     bootstrap: int,
+    resample: str,
     level: float,
     seed: int,
 ) -> FitResult:
     """A law in params and one other column, fitted to log loss."""
     x, y = np.log(runs["params"]), np.log(runs[second])
     data = {"u": x - x.mean(), "v": y - y.mean(), "log_y": np.log(runs["loss"])}
-    groups = runs.labels.get("group") if law == "kaplan-ns" else None
-    if groups is not None and len(set(groups)) < 3:
-        groups = None
-    counts = draw_weights(len(runs), bootstrap, np.random.default_rng(seed), groups)
-    found = multi_start(
-        residual,
-        starts,
-        data,
-        len(runs),
-        delta=math.inf if delta is None else delta,
-        weights=runs.get("weight"),
-        draw_weights=counts if bootstrap else None,
-    )
+    delta_of_fit, weights = math.inf if delta is None else delta, runs.get("weight")
+    found = multi_start(residual, starts, data, len(runs), delta=delta_of_fit, weights=weights)
+    drawn = None
+    if bootstrap:
+        drawn = draw(
+            residual,
+            found,
+            data,
+            "log_y",
+            runs,
+            inputs=("params", second),
+            n_draws=bootstrap,
+            level=level,
+            seed=seed,
+            delta=delta_of_fit,
+            weights=weights,
+            resample=resample,
+            curves=law == "kaplan-ns",
+        )
     parameters = {k: float(v) for k, v in named(found.theta, x.mean(), y.mean()).items()}
-    warnings = solver_notes(found, bootstrap)
+    warnings = solver_notes(found)
     for name, value in parameters.items():
         if name.startswith("alpha") and value <= 0:
             warnings.append(f"{name} is {value:.3g}, not positive")
@@ -410,11 +429,10 @@ def _fit_two(
         runs,
         model,
         parameters,
-        named(found.draws, x.mean(), y.mean()) if bootstrap else {},
+        named(drawn.theta, x.mean(), y.mean()) if drawn else {},
         reads=("params", second),
         level=level,
-        drawn=None if groups is None else len(set(groups)),
-        how="bootstrap over " + ("runs" if groups is None else "learning curves"),
+        drawn=drawn,
         warnings=warnings,
         objective=found.objective,
         objective_name=LEAST_SQUARES if delta is None else "sum of Huber's function of log loss",

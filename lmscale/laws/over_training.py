@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 
 from lmscale.laws.finish import finish, solver_notes
+from lmscale.laws.resample import draw
 from lmscale.laws.result import FitResult
-from lmscale.laws.solve import draw_weights, multi_start
+from lmscale.laws.solve import multi_start
 from lmscale.laws.table import Table
 
 __all__ = ["fit_over_training", "over_training_loss"]
@@ -55,11 +56,16 @@ def fit_over_training(
     table: Any,
     *,
     bootstrap: int = 1000,
+    resample: Literal["auto", "runs", "groups"] = "auto",
     level: float = 0.95,
     seed: int = 0,
     columns: Any = None,
 ) -> FitResult:
     """Least squares on the loss, as the authors fit it (they use five runs).
+
+    Args:
+      bootstrap: number of draws.
+      resample: what a draw keeps together, see `lmscale.laws.resample`.
 
     Returns:
       parameters E, a, b, eta. Below ten runs a bootstrap over runs says nothing (four parameters),
@@ -83,10 +89,24 @@ def fit_over_training(
     if len(runs) < 10 and bootstrap:
         warnings.append(f"{len(runs)} runs for four parameters: too few to bootstrap")
         bootstrap = 0
-    counts = draw_weights(len(runs), bootstrap, np.random.default_rng(seed))
-    found = multi_start(
-        _residual, starts, data, len(runs), draw_weights=counts if bootstrap else None
-    )
+    weights = runs.get("weight")
+    found = multi_start(_residual, starts, data, len(runs), weights=weights)
+    drawn = None
+    if bootstrap:
+        drawn = draw(
+            _residual,
+            found,
+            data,
+            "y",
+            runs,
+            inputs=("params", "tokens"),
+            n_draws=bootstrap,
+            level=level,
+            seed=seed,
+            weights=weights,
+            resample=resample,
+            relative=True,
+        )
 
     def named(theta: np.ndarray) -> dict[str, Any]:
         e, p, q, eta = np.moveaxis(theta, -1, 0)
@@ -104,10 +124,11 @@ def fit_over_training(
         runs,
         over_training_loss,
         parameters,
-        named(found.draws) if bootstrap else {},
+        named(drawn.theta) if drawn else {},
         reads=("params", "tokens"),
         level=level,
-        warnings=[*warnings, *solver_notes(found, bootstrap)],
+        drawn=drawn,
+        warnings=[*warnings, *solver_notes(found)],
         objective=found.objective,
         objective_name="half the sum of squared residuals of the loss",
         converged=found.converged,

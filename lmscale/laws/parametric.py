@@ -19,17 +19,29 @@ well-conditioned problem in two variables.
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmscale.laws.result import FitError, FitResult, expanded, interval, intervals_of
-from lmscale.laws.solve import draw_weights, multi_start, product_grid, seed_weights
+from lmscale.laws.projection import Projection, fit_by_projection
+from lmscale.laws.resample import (
+    Draws,
+    draw_with,
+    fit_noise,
+    jacobian,
+    log_inputs,
+    refit,
+    seed_noise,
+)
+from lmscale.laws.result import FitError, FitResult, interval, intervals_of
+from lmscale.laws.robust import Influence, Tukey, influence, refit_tukey, residuals
+from lmscale.laws.solve import MultiStart, multi_start, product_grid
 from lmscale.laws.table import Runs, Table
+from lmscale.laws.units import choose_units
 
 __all__ = [
     "Allocation",
@@ -100,9 +112,10 @@ def fit_parametric(
     *,
     method: Literal["huber", "varpro"] = "huber",
     starts: Literal["relative", "hoffmann", "coarse"] | np.ndarray = "relative",
+    robust: Literal["huber", "tukey", "none"] = "huber",
     delta: float = HUBER_DELTA,
     bootstrap: int = 1000,
-    resample: Literal["auto", "runs", "seeds"] = "auto",
+    resample: Literal["auto", "runs", "groups", "seeds"] = "auto",
     level: float = 0.95,
     seed: int = 0,
     columns: Any = None,
@@ -115,56 +128,58 @@ def fit_parametric(
       starts: "relative" is a grid of 4500 starts whose terms are set at the runs' geometric mean,
         so that the answer cannot depend on the units of N and D; "hoffmann" the published grid;
         "coarse" 288 relative ones; or an array of (a, b, e, alpha, beta).
+      robust: the loss of method huber. "huber" is the published one; "tukey" the biweight, in
+        which outliers have no weight at all (`lmscale.laws.robust`); "none" least squares.
       delta: Huber's delta on log loss.
       bootstrap: number of draws.
-      resample: "runs", or "seeds" within each (params, tokens); "auto" takes seeds where every
-        configuration was run more than once. Seeds tell of noise alone; runs also of misfit.
+      resample: what a draw keeps together. "auto" decides by the residuals whether rows or groups
+        share noise (`lmscale.laws.resample`), and takes seeds where every (params, tokens) was run
+        more than once; "runs" takes rows, "groups" the groups of a label. Seeds tell of noise
+        alone; runs and groups also of misfit.
 
     Returns:
       parameters E, A, B, alpha, beta; exponents; `details` with the frontier, its band, contours
-      of equal loss, the local minima, and how many starts reached the best.
+      of equal loss, the local minima, how many starts reached the best, and `influence`.
     """
     table = Table.read(table, columns)
     runs = table.runs("params", "tokens", "loss", least=6, vary=("params", "tokens"))
-    if delta <= 0:
-        raise FitError(f"delta must be positive, not {delta!r}")
+    _check(method, robust, delta, resample)
+    delta = math.inf if robust == "none" else delta
     warnings = list(runs.warnings)
     _warn_of_a_line(runs, warnings)
-    counts, how = _draws(runs, resample, bootstrap, seed)
+    data = _surface_data(runs)
     if method == "huber":
-        found = _by_huber(runs, starts, delta, counts, warnings)
-        objective_name = f"sum of Huber's function of the residuals of log loss, delta {delta:g}"
-    elif method == "varpro":
-        found = _by_projection(runs, counts)
-        objective_name = "half the sum of squared relative residuals of the loss"
+        found, details = _by_huber(runs, data, starts, delta, warnings)
     else:
-        raise FitError(f"method must be huber or varpro, not {method!r}")
-    parameters, draws, objective, converged, details = found
+        found, details = _by_projection(runs, data), {}
+    theta, objective, converged = found.theta, found.objective, found.converged
+    moved, biweight = _influence(runs, data, theta, delta if method == "huber" else math.inf, seed)
+    if robust == "tukey":
+        theta, objective, converged = biweight.theta, biweight.objective, biweight.converged
+    elif moved.warning:
+        warnings.append(moved.warning)
+    drawn = None
+    if bootstrap:
+        how = {"n_draws": bootstrap, "level": level, "seed": seed, "resample": resample}
+        refits = _refits(method, robust, found, biweight, data, delta, runs)
+        drawn = _draw(runs, theta, data, refits, **how)
+        warnings.extend(drawn.notes)
+    parameters = {name: float(value) for name, value in _named(theta, runs).items()}
+    draws = _named(drawn.theta, runs) if drawn else {}
     _warn_of_degeneracy(parameters, runs, warnings)
-    share_of_draws = expanded(level, len(runs), len(NAMES))
-    alpha, beta = parameters["alpha"], parameters["beta"]
-    exponents, exponent_intervals = {}, {}
-    if alpha > 0 and beta > 0:
-        exponents = {runs.convention: {"N": beta / (alpha + beta), "D": alpha / (alpha + beta)}}
-        if bootstrap:
-            share = draws["beta"] / (draws["alpha"] + draws["beta"])
-            exponent_intervals = {
-                runs.convention: {
-                    "N": interval(share, share_of_draws),
-                    "D": interval(1 - share, share_of_draws),
-                }
-            }
+    share_of_draws = drawn.level if drawn else level
+    exponents, exponent_intervals = _exponents(parameters, draws, share_of_draws, runs.convention)
     predicted = chinchilla_loss(parameters, params=runs["params"], tokens=runs["tokens"])
     result = FitResult(
         law="parametric",
         parameters=parameters,
         intervals=intervals_of(draws, share_of_draws),
         draw_level=share_of_draws,
-        interval_method=how if bootstrap else "none",
+        interval_method=drawn.how if drawn else "none",
         level=level,
-        objective=objective,
-        objective_name=objective_name,
-        converged=converged,
+        objective=float(objective),
+        objective_name=_objective_name(method, robust, delta),
+        converged=bool(converged),
         n_used=len(runs),
         dropped=runs.dropped,
         exponents=exponents,
@@ -180,10 +195,82 @@ def fit_parametric(
         },
         ranges=ranges_of(runs),
         draws=draws,
-        details={"method": method, **details},
+        details={
+            "method": method,
+            **details,
+            "influence": moved,
+            **({"resampling": drawn.report()} if drawn else {}),
+        },
         model=chinchilla_loss,
     )
     return result.with_details(**_pictures(result)) if exponents else result
+
+
+def _influence(
+    runs: Runs, data: dict[str, np.ndarray], theta: np.ndarray, delta: float, seed: int
+) -> tuple[Influence, Tukey]:
+    return influence(
+        _surface_residual,
+        theta,
+        data,
+        runs.row,
+        "the exponent a",
+        lambda t: t[:, 4] / (t[:, 3] + t[:, 4]),
+        delta=delta,
+        weights=runs.get("weight"),
+        seed=seed,
+    )
+
+
+def _check(method: str, robust: str, delta: float, resample: str) -> None:
+    if method not in ("huber", "varpro"):
+        raise FitError(f"method must be huber or varpro, not {method!r}")
+    if robust not in ("huber", "tukey", "none"):
+        raise FitError(f"robust must be huber, tukey or none, not {robust!r}")
+    if method == "varpro" and robust == "tukey":
+        raise FitError("method varpro is least squares; robust tukey needs method huber")
+    if not delta > 0:
+        raise FitError(f"delta must be positive, not {delta!r}")
+    if resample not in ("auto", "runs", "groups", "seeds"):
+        raise FitError(f"resample must be auto, runs, groups or seeds, not {resample!r}")
+
+
+def _objective_name(method: str, robust: str, delta: float) -> str:
+    if method == "varpro":
+        return "half the sum of squared relative residuals of the loss"
+    if robust == "tukey":
+        return "half the sum of squared residuals of log loss, with Tukey's weights"
+    if robust == "none":
+        return "half the sum of squared residuals of log loss"
+    return f"sum of Huber's function of the residuals of log loss, delta {delta:g}"
+
+
+def _exponents(
+    parameters: dict[str, float], draws: dict[str, np.ndarray], share: float, convention: str
+) -> tuple[dict, dict]:
+    """a = beta/(alpha+beta) and b = alpha/(alpha+beta), with intervals where there are draws."""
+    alpha, beta = parameters["alpha"], parameters["beta"]
+    if not (alpha > 0 and beta > 0):
+        return {}, {}
+    exponents = {convention: {"N": beta / (alpha + beta), "D": alpha / (alpha + beta)}}
+    if not draws:
+        return exponents, {}
+    a = draws["beta"] / (draws["alpha"] + draws["beta"])
+    return exponents, {convention: intervals_of({"N": a, "D": 1 - a}, share)}
+
+
+def _surface_data(runs: Runs) -> dict[str, np.ndarray]:
+    x, y = np.log(runs["params"]), np.log(runs["tokens"])
+    return {"u": x - x.mean(), "v": y - y.mean(), "log_y": np.log(runs["loss"])}
+
+
+def _named(theta: np.ndarray, runs: Runs) -> dict[str, Any]:
+    """E, A, B, alpha and beta of (a, b, e, alpha, beta) at the runs' geometric mean."""
+    a, b, e, alpha, beta = np.moveaxis(theta, -1, 0)
+    x, y = np.log(runs["params"]).mean(), np.log(runs["tokens"]).mean()
+    with np.errstate(over="ignore"):
+        values = (np.exp(e), np.exp(a + alpha * x), np.exp(b + beta * y))
+    return dict(zip(NAMES, (*values, alpha, beta), strict=True))
 
 
 def ranges_of(runs: Runs) -> dict[str, tuple[float, float]]:
@@ -194,11 +281,50 @@ def ranges_of(runs: Runs) -> dict[str, tuple[float, float]]:
     return {name: (float(v.min()), float(v.max())) for name, v in columns.items()}
 
 
-def _draws(runs: Runs, resample: str, n_draws: int, seed: int) -> tuple[np.ndarray, str]:
-    """Weights of every draw, and the way of drawing in words."""
-    rng = np.random.default_rng(seed)
-    if resample not in ("auto", "runs", "seeds"):
-        raise FitError(f"resample must be auto, runs or seeds, not {resample!r}")
+def _refits(
+    method: str,
+    robust: str,
+    found: Any,
+    biweight: Tukey,
+    data: dict[str, np.ndarray],
+    delta: float,
+    runs: Runs,
+) -> Callable[[np.ndarray], tuple[np.ndarray, int]]:
+    """Log losses [B, n] of the draws -> their fits [B, 5], and how many did not converge."""
+    weights = runs.get("weight")
+    base = np.ones(len(runs)) if weights is None else weights
+
+    def by_projection(log_loss: np.ndarray) -> tuple[np.ndarray, int]:
+        # The first table sets the starting point of the others.
+        losses = np.exp(np.concatenate([data["log_y"][None], log_loss]))
+        drawn = fit_by_projection(data["u"], data["v"], losses, base)
+        return drawn.theta[1:], 0
+
+    def by_tukey(log_loss: np.ndarray) -> tuple[np.ndarray, int]:
+        own = {"log_y": log_loss}
+        return refit_tukey(_surface_residual, biweight, data, own, weights=weights), 0
+
+    def by_huber(log_loss: np.ndarray) -> tuple[np.ndarray, int]:
+        own = {"log_y": log_loss}
+        again = refit(_surface_residual, found, data, own, delta=delta, weights=weights)
+        return again.theta, again.unconverged
+
+    if method == "varpro":
+        return by_projection
+    return by_tukey if robust == "tukey" else by_huber
+
+
+def _draw(
+    runs: Runs,
+    theta: np.ndarray,
+    data: dict[str, np.ndarray],
+    refits: Callable[[np.ndarray], tuple[np.ndarray, int]],
+    *,
+    n_draws: int,
+    level: float,
+    seed: int,
+    resample: str,
+) -> Draws:
     cells = np.array(
         [f"{n:.9g} {d:.9g}" for n, d in zip(runs["params"], runs["tokens"], strict=True)]
     )
@@ -207,9 +333,16 @@ def _draws(runs: Runs, resample: str, n_draws: int, seed: int) -> tuple[np.ndarr
         raise FitError(
             "resample seeds needs every configuration (params, tokens) run at least twice"
         )
+    inputs = log_inputs(runs, ("params", "tokens"))
     if resample == "seeds" or (resample == "auto" and repeated):
-        return seed_weights(cells, n_draws, rng), "bootstrap over seeds within each configuration"
-    return draw_weights(len(runs), n_draws, rng), "bootstrap over runs"
+        centre, noise = seed_noise(data["log_y"], cells, inputs)
+    else:
+        left = residuals(_surface_residual, theta[None], data)[0]
+        slopes = jacobian(_surface_residual, theta, data)
+        units = choose_units(runs, left, slopes, resample=resample, weights=runs.get("weight"))
+        noise = fit_noise(left, slopes, units, inputs, weights=runs.get("weight"))
+        centre = data["log_y"] + left
+    return draw_with(refits, centre, noise, n_draws=n_draws, level=level, seed=seed)
 
 
 def _warn_of_a_line(runs: Runs, warnings: list[str]) -> None:
@@ -338,10 +471,9 @@ def _relative_axes(level: float, coarse: bool) -> list[tuple[float, ...]]:
 
 
 def _by_huber(
-    runs: Runs, starts: Any, delta: float, counts: np.ndarray, warnings: list[str]
-) -> tuple[dict, dict, float, bool, dict]:
-    x, y, log_loss = np.log(runs["params"]), np.log(runs["tokens"]), np.log(runs["loss"])
-    data = {"u": x - x.mean(), "v": y - y.mean(), "log_y": log_loss}
+    runs: Runs, data: dict[str, np.ndarray], starts: Any, delta: float, warnings: list[str]
+) -> tuple[MultiStart, dict[str, Any]]:
+    x, y, log_loss = np.log(runs["params"]), np.log(runs["tokens"]), data["log_y"]
     axes = None
     if isinstance(starts, str) and starts in ("relative", "coarse"):
         axes = _relative_axes(float(np.median(log_loss)), starts == "coarse")
@@ -357,29 +489,14 @@ def _by_huber(
         grid[:, 0] -= grid[:, 3] * x.mean()
         grid[:, 1] -= grid[:, 4] * y.mean()
     found = multi_start(
-        _surface_residual,
-        grid,
-        data,
-        len(runs),
-        delta=delta,
-        weights=runs.get("weight"),
-        draw_weights=counts if len(counts) else None,
+        _surface_residual, grid, data, len(runs), delta=delta, weights=runs.get("weight")
     )
-
-    def named(theta: np.ndarray) -> dict[str, Any]:
-        a, b, e, alpha, beta = np.moveaxis(theta, -1, 0)
-        with np.errstate(over="ignore"):
-            values = (np.exp(e), np.exp(a + alpha * x.mean()), np.exp(b + beta * y.mean()))
-        return dict(zip(NAMES, (*values, alpha, beta), strict=True))
-
     if not found.converged:
         warnings.append("the solver did not meet its tolerance at the best minimum")
-    if found.draws_unconverged > 0.01 * max(1, len(counts)):
-        warnings.append(f"{found.draws_unconverged} of {len(counts)} draws did not converge")
     if axes is not None:
         _warn_of_edge(grid, found, warnings)
     minima = [
-        {**{k: float(v) for k, v in named(theta).items()}, "objective": float(value)}
+        {**{k: float(v) for k, v in _named(theta, runs).items()}, "objective": float(value)}
         for theta, value in zip(found.minima[:8], found.minima_objectives[:8], strict=True)
     ]
     _warn_of_rivals(minima, warnings)
@@ -389,9 +506,13 @@ def _by_huber(
         "n_starts_at_best": found.n_best,
         "evaluations": found.evaluations,
     }
-    parameters = {name: float(value) for name, value in named(found.theta).items()}
-    draws = named(found.draws) if len(counts) else {}
-    return parameters, draws, found.objective, found.converged, details
+    return found, details
+
+
+def _by_projection(runs: Runs, data: dict[str, np.ndarray]) -> Projection:
+    base = runs["weight"] if "weight" in runs else np.ones(len(runs))
+    found = fit_by_projection(data["u"], data["v"], runs["loss"][None], base)
+    return Projection(found.theta[0], found.objective[0], found.converged[0])
 
 
 def _warn_of_edge(grid: np.ndarray, found: Any, warnings: list[str]) -> None:
@@ -418,120 +539,6 @@ def _warn_of_rivals(minima: list[dict[str, float]], warnings: list[str]) -> None
                 f"and has the exponent {shares[1]:.3f} in place of {shares[0]:.3f}"
             )
             return
-
-
-# --- Variable projection ----------------------------------------------------------------------
-
-
-def _by_projection(runs: Runs, counts: np.ndarray) -> tuple[dict, dict, float, bool, dict]:
-    x, y = np.log(runs["params"]), np.log(runs["tokens"])
-    u, v, loss = x - x.mean(), y - y.mean(), runs["loss"]
-    base = runs["weight"] if "weight" in runs else np.ones(len(runs))
-    weights = np.concatenate([np.ones((1, len(runs))), counts]) * base
-    # A grid finds the basin of the runs themselves; every draw starts from their minimum.
-    axis = np.array([0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1.1, 1.6])
-    grid = product_grid(axis, axis)
-    scores = _project(grid, u, v, loss, np.tile(weights[:1], (len(grid), 1)))[0]
-    first = np.log(grid[np.argmin(scores)])[None]
-    first, *_ = _newton(first, u, v, loss, weights[:1])
-    theta = np.tile(first, (len(weights), 1))
-    theta, objective, gradient = _newton(theta, u, v, loss, weights)
-    exponents = np.exp(theta)
-    linear = _project(exponents, u, v, loss, weights)[1]
-    columns = {
-        "E": linear[:, 0],
-        "A": linear[:, 1] * np.exp(exponents[:, 0] * x.mean()),
-        "B": linear[:, 2] * np.exp(exponents[:, 1] * y.mean()),
-        "alpha": exponents[:, 0],
-        "beta": exponents[:, 1],
-    }
-    parameters = {name: float(column[0]) for name, column in columns.items()}
-    draws = {name: column[1:] for name, column in columns.items()} if len(counts) else {}
-    scale = float(np.sum(weights[0]))
-    converged = bool(np.max(np.abs(gradient[0])) <= 1e-8 * (objective[0] + 1e-12 * scale) + 1e-13)
-    return parameters, draws, float(objective[0]), converged, {}
-
-
-#: Which of E, A and B may be positive; the best feasible subset is the non-negative solution.
-_SUBSETS = [s for k in (3, 2, 1) for s in itertools.combinations(range(3), k)]
-
-
-def _project(
-    exponents: np.ndarray, u: np.ndarray, v: np.ndarray, loss: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For exponents [B, 2] and weights [B, n]: the reduced objective, (E, A, B), and its gradient
-    in ln alpha and ln beta (the linear part is at its minimum, so only the direct part counts)."""
-    columns = np.stack(
-        [
-            np.broadcast_to(1 / loss, (len(exponents), len(loss))),
-            np.exp(-exponents[:, :1] * u) / loss,
-            np.exp(-exponents[:, 1:] * v) / loss,
-        ],
-        axis=1,
-    )
-    weighted = columns * weights[:, None]
-    normal = weighted @ columns.transpose(0, 2, 1)
-    right = weighted.sum(axis=2)
-    total = weights.sum(axis=1)
-    best = np.full(len(exponents), np.inf)
-    linear = np.zeros((len(exponents), 3))
-    for subset in _SUBSETS:
-        ix = np.array(subset)
-        part = normal[:, ix[:, None], ix[None]]
-        part = part + 1e-14 * np.trace(part, axis1=1, axis2=2)[:, None, None] * np.eye(len(ix))
-        solution = np.linalg.solve(part, right[:, ix, None])[..., 0]
-        full = np.zeros_like(linear)
-        full[:, ix] = solution
-        value = 0.5 * (
-            total - 2 * np.sum(full * right, axis=1) + np.einsum("bi,bij,bj->b", full, normal, full)
-        )
-        better = np.all(solution >= 0, axis=1) & (value < best)
-        best = np.where(better, value, best)
-        linear = np.where(better[:, None], full, linear)
-    residual = np.einsum("bi,bin->bn", linear, columns) - 1.0
-    best = 0.5 * np.sum(weights * residual**2, axis=1)
-    slope_a = -np.einsum("bn,bn,bn,n->b", weights, residual, columns[:, 1], u)
-    slope_b = -np.einsum("bn,bn,bn,n->b", weights, residual, columns[:, 2], v)
-    gradient = np.stack(
-        [linear[:, 1] * slope_a * exponents[:, 0], linear[:, 2] * slope_b * exponents[:, 1]], axis=1
-    )
-    return best, linear, gradient
-
-
-def _newton(
-    theta: np.ndarray, u: np.ndarray, v: np.ndarray, loss: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Damped Newton in (ln alpha, ln beta) for all draws; the Hessian by differences."""
-
-    def at(point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        value, _, gradient = _project(np.exp(np.clip(point, -8, 2)), u, v, loss, weights)
-        return value, gradient
-
-    damping = np.full(len(theta), 1e-3)
-    value, gradient = at(theta)
-    step = 1e-5
-    for _ in range(60):
-        hessian = np.empty((len(theta), 2, 2))
-        for i in range(2):
-            move = np.zeros(2)
-            move[i] = step
-            hessian[:, i] = (at(theta + move)[1] - at(theta - move)[1]) / (2 * step)
-        hessian = 0.5 * (hessian + hessian.transpose(0, 2, 1))
-        eigenvalues, vectors = np.linalg.eigh(hessian)
-        size = np.maximum(np.abs(eigenvalues), 1e-12 * np.abs(eigenvalues[:, -1:]) + 1e-300)
-        size = size + damping[:, None] * size[:, -1:]
-        along = np.einsum("bij,bi->bj", vectors, gradient) / size
-        move = -np.einsum("bij,bj->bi", vectors, along)
-        move *= np.minimum(1.0, 1.0 / np.maximum(np.abs(move).max(axis=1), 1e-300))[:, None]
-        new_value, new_gradient = at(theta + move)
-        better = new_value <= value
-        theta = np.where(better[:, None], theta + move, theta)
-        gradient = np.where(better[:, None], new_gradient, gradient)
-        value = np.where(better, new_value, value)
-        damping = np.clip(np.where(better, damping * 0.1, damping * 10), 1e-12, 1e6)
-        if np.max(np.abs(move)) < 1e-8:
-            break
-    return theta, value, gradient
 
 
 # --- What figures need ------------------------------------------------------------------------

@@ -46,12 +46,14 @@ def fit_position(
         x="position",
         offset=True,
         by=() if resample == "positions" else ("group", "seed"),
+        resample="runs" if resample == "positions" else "auto",
         bootstrap=bootstrap,
         delta=delta,
         level=level,
         seed=seed,
     )
-    over_runs = resample != "positions" and fit.interval_method == "bootstrap over runs"
+    drawn = fit.details.get("resampling", {}).get("unit")
+    over_runs = resample != "positions" and drawn == "runs"
     if resample == "runs" and bootstrap and not over_runs:
         raise FitError(
             "resample runs needs five runs, told apart by a column seed or group; use positions"
@@ -65,7 +67,8 @@ def fit_position(
         }
 
     draws = renamed(fit.draws) if fit.draws else {}
-    how = "bootstrap over " + ("runs" if over_runs else "positions (not over seeds or texts)")
+    what = "runs" if over_runs else "positions (not over seeds or texts)"
+    how = f"bootstrap of residuals over {what}"
     return dataclasses.replace(
         fit,
         law="position",

@@ -13,17 +13,26 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from lmscale.laws.batch import adjusted_compute
 from lmscale.laws.finish import LEAST_SQUARES, finish
+from lmscale.laws.resample import (
+    draw_with,
+    fit_noise,
+    jacobian,
+    log_inputs,
+    refit,
+)
 from lmscale.laws.result import FitError, FitResult
-from lmscale.laws.solve import draw_weights, multi_start
+from lmscale.laws.robust import residuals
+from lmscale.laws.solve import multi_start
 from lmscale.laws.table import Runs, Table
+from lmscale.laws.units import Units, choose_units
 
 __all__ = ["SYMBOLS", "fit_power", "power_law", "power_variable"]
 
@@ -52,6 +61,7 @@ def fit_power(
     critical_batch: tuple[float, float] | None = None,
     by: Sequence[str] = (),
     bootstrap: int = 1000,
+    resample: Literal["auto", "runs", "groups"] = "auto",
     delta: float | None = None,
     level: float = 0.95,
     seed: int = 0,
@@ -65,10 +75,11 @@ def fit_power(
       offset: add an irreducible loss L_inf >= 0.
       critical_batch: (B_star, alpha_B) of B_crit(L) = B_star / L^(1/alpha_B), in tokens; turns
         flops into C_min with the column batch_tokens. Kaplan et al. have (2.1e8, 0.21).
-      by: labels (group, seed) of which each combination is one run whose rows are resampled
-        together; it takes five runs or more.
+      by: labels (group, seed) of which each combination is one run whose rows are drawn together
+        whatever their residuals; it takes five runs or more.
+      bootstrap: number of draws.
+      resample: what a draw keeps together, see `lmscale.laws.resample`.
       delta: Huber's delta on log loss; None is least squares.
-      bootstrap: draws over rows, or over runs with `by`.
 
     Returns:
       parameters alpha_X and X_c (and L_inf); `details["curve"]` holds x, the fitted loss and its
@@ -86,26 +97,27 @@ def fit_power(
     names = (f"alpha_{symbol}{suffix}", f"{symbol}_c{suffix}", *(("L_inf",) if offset else ()))
     log_x, log_y = np.log(runs[x]), np.log(runs["loss"])
     weights = runs["weight"] if "weight" in runs else np.ones(len(runs))
-    rng = np.random.default_rng(seed)
-    units = _units(runs, by)
-    counts = _draws_that_vary(log_x, bootstrap, 2 + offset, rng, units)
-    if offset or delta is not None:
-        values, draws, objective, converged, warnings = _curved(
-            log_x, log_y, weights, counts, offset, delta
-        )
-    else:
-        values, draws, objective = _straight(log_x, log_y, weights, counts)
-        converged, warnings = True, []
+    curved = offset or delta is not None
+    fit = (_curved if curved else _straight)(log_x, log_y, weights, offset, delta)
+    values, objective, converged, warnings = fit.values, fit.objective, fit.converged, fit.notes
     parameters = dict(zip(names, values, strict=True))
     if not _representable(parameters[names[1]]):
         raise FitError(
             f"the loss hardly depends on {x} (alpha is {values[0]:.3g}), so {names[1]} is beyond "
             f"any number: these runs show no power law in {x}"
         )
-    drawn = dict(zip(names, draws, strict=True)) if bootstrap else {}
-    if drawn:
-        flat = ~_representable(drawn[names[1]])
-        drawn[names[1]] = np.where(flat, np.nan, drawn[names[1]])
+    drawn, draws = None, {}
+    if bootstrap:
+        units = _units(runs, fit, by, resample)
+        noise = fit_noise(
+            fit.left, fit.slopes, units, log_inputs(runs, (x,)), weights=runs.get("weight")
+        )
+        drawn = draw_with(
+            fit.refits, log_y + fit.left, noise, n_draws=bootstrap, level=level, seed=seed
+        )
+        draws = dict(zip(names, drawn.theta.T, strict=True))
+        flat = ~_representable(draws[names[1]])
+        draws[names[1]] = np.where(flat, np.nan, draws[names[1]])
         if flat.any():
             warnings.append(
                 f"{flat.sum()} of {bootstrap} draws are flat in {x}, with {names[1]} beyond any "
@@ -124,13 +136,10 @@ def fit_power(
         runs,
         functools.partial(_predict, column=x, names=names, adjust=adjust),
         parameters,
-        drawn,
+        draws,
         reads=(x,),
         level=level,
-        # Every run tells of all parameters, so of runs only the mean is lost.
-        drawn=None if units is None else len(set(units)),
-        free=None if units is None else 1,
-        how="bootstrap over " + ("rows" if by and units is None else "runs"),
+        drawn=drawn,
         warnings=warnings,
         objective=objective,
         objective_name=_objective_name(delta),
@@ -162,11 +171,21 @@ def power_variable(table: Table, x: str | None, critical_batch: Any = None) -> s
     return x
 
 
-def _units(runs: Runs, by: Sequence[str]) -> np.ndarray | None:
-    """The run of every row, from the labels `by`; None where fewer than five are told apart."""
+def _units(runs: Runs, fit: _Fit, by: Sequence[str], resample: str) -> Units:
+    """Rows, groups that share noise, or each combination of the labels `by` where there are five."""
+    if not by:
+        return choose_units(
+            runs,
+            fit.left,
+            fit.slopes,
+            resample=resample,
+            weights=runs.get("weight"),
+        )
     labels = [runs.labels[name].astype(str) for name in by if name in runs.labels]
-    units = np.array([" ".join(row) for row in zip(*labels, strict=True)])
-    return units if len(set(units)) >= 5 else None
+    names = [" ".join(row) for row in zip(*labels, strict=True)]
+    if len(set(names)) < 5:
+        return Units.rows(len(runs), "rows")
+    return Units(np.unique(names, return_inverse=True)[1], "runs")
 
 
 def _representable(x_c: Any) -> np.ndarray:
@@ -202,42 +221,43 @@ def _predict(
     return loss
 
 
-def _draws_that_vary(
-    log_x: np.ndarray,
-    n_draws: int,
-    least: int,
-    rng: np.random.Generator,
-    units: np.ndarray | None,
-) -> np.ndarray:
-    """Bootstrap counts with at least `least` distinct x in every draw."""
-    n = len(log_x)
-    distinct, where = np.unique(log_x, return_inverse=True)
-    member = np.eye(len(distinct))[where]
-    counts = draw_weights(n, n_draws, rng, units)
-    for _ in range(50):
-        poor = ((counts @ member) > 0).sum(axis=1) < min(least + 1, len(distinct))
-        if not poor.any():
-            break
-        counts[poor] = draw_weights(n, int(poor.sum()), rng, units)
-    return counts
+class _Fit(NamedTuple):
+    """A fitted line: values (alpha, x_c and L_inf), residuals [n] with their Jacobian [n, P], and
+    log losses [B, n] -> the values of each, [B, P]."""
+
+    values: list[float]
+    objective: float
+    converged: bool
+    notes: list[str]
+    left: np.ndarray
+    slopes: np.ndarray
+    refits: Callable[[np.ndarray], tuple[np.ndarray, int]]
 
 
 def _straight(
-    log_x: np.ndarray, log_y: np.ndarray, weights: np.ndarray, counts: np.ndarray
-) -> tuple[list[float], list[np.ndarray], float]:
-    """Straight line in log-log, for the runs and for every draw: closed form."""
-    w = np.concatenate([np.ones((1, len(log_x))), counts]) * weights
-    total = w.sum(axis=1)
-    x_mean, y_mean = w @ log_x / total, w @ log_y / total
-    dx = log_x - x_mean[:, None]
-    slope = (w * dx * (log_y - y_mean[:, None])).sum(axis=1) / (w * dx**2).sum(axis=1)
-    alpha = -slope
-    # ln L = alpha (ln x_c - ln x)
-    with np.errstate(divide="ignore", over="ignore"):
-        x_c = np.exp(y_mean / alpha + x_mean)
-    rest = log_y - y_mean[0] - slope[0] * dx[0]
-    objective = 0.5 * float(np.sum(weights * rest**2))
-    return [float(alpha[0]), float(x_c[0])], [alpha[1:], x_c[1:]], objective
+    log_x: np.ndarray, log_y: np.ndarray, weights: np.ndarray, offset: bool, delta: float | None
+) -> _Fit:
+    """Straight line in log-log, in closed form."""
+    total = weights.sum()
+    x_mean = float(weights @ log_x / total)
+    dx = log_x - x_mean
+
+    def lines(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        y_mean = y @ weights / total
+        return y_mean, ((y - y_mean[:, None]) * dx) @ weights / (weights @ dx**2)
+
+    def refits(y: np.ndarray) -> tuple[np.ndarray, int]:
+        y_mean, slope = lines(y)
+        # ln L = alpha (ln x_c - ln x)
+        with np.errstate(divide="ignore", over="ignore"):
+            x_c = np.exp(-y_mean / slope + x_mean)
+        return np.column_stack([-slope, x_c]), 0
+
+    y_mean, slope = (float(v[0]) for v in lines(log_y[None]))
+    left = y_mean + slope * dx - log_y
+    values = [float(v) for v in refits(log_y[None])[0][0]]
+    objective = 0.5 * float(np.sum(weights * left**2))
+    return _Fit(values, objective, True, [], left, np.column_stack([np.ones(len(dx)), dx]), refits)
 
 
 def _offset_residual(theta: Any, data: Any) -> Any:
@@ -252,13 +272,8 @@ def _plain_residual(theta: Any, data: Any) -> Any:
 
 
 def _curved(
-    log_x: np.ndarray,
-    log_y: np.ndarray,
-    weights: np.ndarray,
-    counts: np.ndarray,
-    offset: bool,
-    delta: float | None,
-) -> tuple[list[float], list[np.ndarray], float, bool, list[str]]:
+    log_x: np.ndarray, log_y: np.ndarray, weights: np.ndarray, offset: bool, delta: float | None
+) -> _Fit:
     u = log_x - log_x.mean()
     data = {"u": u, "log_y": log_y}
     low, middle = float(log_y.min()), float(np.median(log_y))
@@ -275,30 +290,28 @@ def _curved(
         )
     else:
         starts = np.array([[middle, alpha] for alpha in alphas])
-    best = multi_start(
-        _offset_residual if offset else _plain_residual,
-        starts,
-        data,
-        len(u),
-        delta=math.inf if delta is None else delta,
-        weights=weights,
-        draw_weights=counts if len(counts) else None,
-    )
+    residual = _offset_residual if offset else _plain_residual
+    delta = math.inf if delta is None else delta
+    best = multi_start(residual, starts, data, len(u), delta=delta, weights=weights)
     shift = float(log_x.mean())
 
-    def named(theta: np.ndarray) -> list[np.ndarray]:
+    def named(theta: np.ndarray) -> np.ndarray:
         a, alpha = theta[..., -2], theta[..., -1]
         with np.errstate(over="ignore", divide="ignore"):
             x_c = np.exp(a / alpha + shift)
-        return [alpha, x_c, *([np.exp(theta[..., 0])] if offset else [])]
+        return np.stack([alpha, x_c, *([np.exp(theta[..., 0])] if offset else [])], axis=-1)
+
+    def refits(y: np.ndarray) -> tuple[np.ndarray, int]:
+        again = refit(residual, best, data, {"log_y": y}, delta=delta, weights=weights)
+        return named(again.theta), again.unconverged
 
     notes = []
     if offset and math.exp(best.theta[0]) < 1e-3 * math.exp(low):
         notes.append("the offset went to zero: these runs show no irreducible loss")
-    if best.draws_unconverged:
-        notes.append(f"{best.draws_unconverged} of {len(counts)} draws did not converge")
+    left = residuals(residual, best.theta[None], data)[0]
     values = [float(v) for v in named(best.theta)]
-    return values, named(best.draws), best.objective, best.converged, notes
+    slopes = jacobian(residual, best.theta, data)
+    return _Fit(values, best.objective, best.converged, notes, left, slopes, refits)
 
 
 def _curve(result: FitResult, runs: Runs, x: str) -> dict[str, np.ndarray]:

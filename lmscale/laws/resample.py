@@ -1,435 +1,352 @@
-"""Draws of the minima of IsoFLOP profiles: the noise of the runs, the window, and the shape.
+"""How intervals are made: a bootstrap of residuals, by rows or by groups that share their noise.
 
-What a fit does not know about a minimum has three parts, and every draw takes one of each:
+A draw keeps the fitted curve f and the inputs, and gives every unit the noise of another:
 
-- noise: the losses are drawn again from runs, residuals or repeated seeds (`noise_of`);
-- the window: an analyst may as well have fitted half or twice the range, or all sizes (`WINDOWS`),
-  so draws move to what those give, as far as it is more than noise (`window_shift`);
-- the shape: a profile is a parabola only near its minimum. On L = E + A/N^alpha + B/D^beta the loss
-  about it is c2 (u^2 + rho u^3 + q u^4 + ...) with u = ln N - ln N_opt, rho = (beta - alpha)/3 and
-  q = (alpha^2 - alpha beta + beta^2)/12. Both are drawn, as far as the residuals of all budgets
-  leave them open (`shape_posterior`), so that an off-centre window is not taken at its word.
+    y*_i = f_i + s sigma_i z_j,     z = e / sigma,  s = +1 or -1 at random
 
-The scatter of the minima about the power law is in `lmscale.laws.frontier`.
+with e the corrected residual of unit j, drawn with replacement, and sigma^2 a smooth function of
+the inputs (ln e^2 linear in them), since losses of small or short runs scatter more. The law is
+fitted again to every y*. Few rows in a small grid so never lose a corner of the grid, as they do
+where rows are drawn. A unit is a row, or a group of rows that share their noise: its residuals are
+given to another group place by place along the curve.
+
+The noise e is the least-squares residual about the fit, set right for what the fit took up of it:
+e_g = (I - H_gg)^(-1/2) r_g with H the hat matrix (HC2 for rows, CR2 for groups: Bell & McCaffrey
+2002). Few units tell the size of the noise badly, so percentiles are moved out to Student's t.
+
+Which rows share noise is told by `lmscale.laws.units`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from scipy.special import digamma
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
-from lmscale.laws.profiles import (
-    Points,
-    ProfileFit,
-    akima_minima,
-    mean_by_size,
-    read_minima,
-    share_curvature,
-)
-from lmscale.laws.result import FitError
+from lmscale.laws.solve import MultiStart, Residual, solve
+from lmscale.laws.table import Runs
+from lmscale.laws.units import Units, choose_units, freedom_between, project
 
 __all__ = [
-    "WINDOWS",
+    "Draws",
     "Noise",
-    "Reading",
-    "Resample",
-    "choose_windows",
-    "draw_minima",
-    "draw_splines",
-    "noise_of",
-    "plain_draws",
-    "shape_posterior",
-    "window_shift",
-    "with_windows",
+    "Refits",
+    "draw",
+    "draw_with",
+    "fit_noise",
+    "jacobian",
+    "log_inputs",
+    "noise_scale_of",
+    "refit",
+    "seed_noise",
+    "student_level",
 ]
 
-Resample = Literal["auto", "runs", "residuals", "seeds"]
-
-#: Windows that draws move to beside the one asked for, and the share of the draws that each gets.
-WINDOWS = (2.0, 4.0, 8.0, None)
-_WINDOW_SHARE = 0.2
-#: Beforehand rho is normal about 0 with this standard deviation. Published surfaces have
-#: |beta - alpha| up to 0.06, so |rho| up to 0.02; this leaves room for a difference of 0.24 at 95%.
-_SKEW = 0.04
-#: The same of q, mean and standard deviation: exponents of 0.3, and of up to 0.5.
-_QUARTIC = (0.008, 0.006)
-#: Draws in the window asked for that read the profile as the parabola that it was fitted with,
-#: whatever the residuals say: the value itself is read so, and belongs to its interval.
-_PLAIN_SHARE = 0.3
-#: Resampling whole runs needs this many in every profile; with fewer, draws lose their curvature.
-_RUNS_FOR_PAIRS = 12
-#: Prior degrees of freedom with which a profile's noise is drawn towards that of all profiles.
-_PRIOR_DOF = 4.0
+#: Least share of its own noise that a unit's residual is taken to keep.
+_LEAST_LEFT = 0.05
+#: Units beyond the parameters from which the size of the noise may depend on the inputs.
+_LEAST_FOR_SCALE = 10
+#: Rows beyond which leverages are so small that HC2 is enough.
+_MANY = 1000
+#: Variance of ln chi^2 of one degree, and standard deviation of plausible slopes of ln e^2.
+_LOG_VARIANCE, _PLAUSIBLE = math.pi**2 / 2, 6.0
 
 
 @dataclass(frozen=True)
 class Noise:
-    """How losses are drawn again, and the standard deviation of every run of every budget."""
+    """The noise of a fit.
 
-    kind: str
-    name: str
-    scales: list[np.ndarray]
-    #: Standardised deviations to draw from (None: normal).
-    pool: np.ndarray | None = None
+    Attributes:
+      value: [n] corrected residuals, in the units of the observations.
+      scale: [n] its size by the variance function, equal within a unit.
+      units: which rows share it.
+      freedom: degrees of freedom of its size.
+      order: of the rows, by which the places of two groups correspond.
+    """
 
-    def typical(self) -> list[float]:
-        """One standard deviation a budget."""
-        return [float(np.sqrt(np.mean(scale**2))) for scale in self.scales]
+    value: np.ndarray
+    scale: np.ndarray
+    units: Units
+    freedom: float
+    order: np.ndarray
+
+    def draw(self, n_draws: int, rng: np.random.Generator) -> np.ndarray:
+        """[draw, n] the noise of each draw."""
+        units, count = self.units, self.units.count
+        given = rng.integers(count, size=(n_draws, count))
+        sign = rng.choice([-1.0, 1.0], (n_draws, count))
+        z = self.value / self.scale
+        if not units.whole:
+            return sign * z[given] * self.scale
+        rows = [self.order[units.of_row[self.order] == g] for g in range(count)]
+        out = np.empty((n_draws, len(z)))
+        for g, mine in enumerate(rows):
+            # The noise of every group, at the places along it where this group has its rows.
+            moved = np.stack([np.interp(_places(mine), _places(r), z[r]) for r in rows])
+            out[:, mine] = sign[:, g, None] * moved[given[:, g]] * self.scale[mine]
+        return out
+
+
+def _places(rows: np.ndarray) -> np.ndarray:
+    """How far along its group each of the rows lies, from 0 to 1."""
+    return np.linspace(0, 1, len(rows)) if len(rows) > 1 else np.array([0.5])
 
 
 @dataclass(frozen=True)
-class Reading:
-    """All budgets in one window."""
+class Draws:
+    """The law fitted to every draw.
 
-    used: list[np.ndarray]
-    fits: list[ProfileFit]
+    Attributes:
+      theta: [B, P].
+      level: share of the draws that lies within an interval of the level asked for.
+      how: the way of drawing, in words.
+      notes: warnings.
+      noise: what was drawn.
+      observed: [B, n] the observations of every draw.
+    """
+
+    theta: np.ndarray
+    level: float
+    how: str
+    notes: tuple[str, ...]
     noise: Noise
+    observed: np.ndarray
+
+    def report(self) -> dict[str, Any]:
+        """What was drawn, for `details["resampling"]`."""
+        units = self.noise.units
+        return {
+            "unit": units.name,
+            "count": units.count,
+            "correlation": units.correlation,
+            "freedom": self.noise.freedom,
+        }
 
 
-def noise_of(
-    points: Sequence[Points],
-    used: Sequence[np.ndarray],
-    fits: Sequence[ProfileFit],
-    noise: Any,
-    resample: Resample,
-    method: str,
+def draw(
+    residual: Residual,
+    found: MultiStart,
+    data: Mapping[str, np.ndarray],
+    target: str,
+    runs: Runs,
+    *,
+    inputs: Sequence[str],
+    n_draws: int,
+    level: float,
+    seed: int,
+    delta: float = math.inf,
+    weights: np.ndarray | None = None,
+    resample: str = "auto",
+    curves: bool = False,
+    relative: bool = False,
+) -> Draws:
+    """Fits a law again to `n_draws` draws of its noise.
+
+    Args:
+      residual: r(theta, data), predicted less observed.
+      found: the fit.
+      data: what `residual` reads; `target` is the entry that holds the observations.
+      inputs: columns of `runs` on which the size of the noise may depend.
+      level: of the intervals, e.g. 0.95.
+      resample: "auto", "runs" (rows) or "groups"; see `choose_units`.
+      curves: the rows are points of learning curves by the law's own meaning.
+      relative: the residuals are of the loss itself, so noise is larger where the loss is.
+    """
+    with jax.enable_x64(True):
+        left = np.asarray(residual(jnp.asarray(found.theta), data))
+    slopes = jacobian(residual, found.theta, data)
+    units = choose_units(runs, left, slopes, resample=resample, curves=curves, weights=weights)
+    size = data[target] if relative else None
+    noise = fit_noise(left, slopes, units, log_inputs(runs, inputs), weights=weights, size=size)
+
+    def refits(observed: np.ndarray) -> tuple[np.ndarray, int]:
+        again = refit(residual, found, data, {target: observed}, delta=delta, weights=weights)
+        return again.theta, again.unconverged
+
+    return draw_with(refits, data[target] + left, noise, n_draws=n_draws, level=level, seed=seed)
+
+
+def draw_with(
+    refits: Callable[[np.ndarray], tuple[np.ndarray, int]],
+    centre: np.ndarray,
+    noise: Noise,
+    *,
+    n_draws: int,
+    level: float,
+    seed: int,
+) -> Draws:
+    """The fits of `n_draws` tables of `centre` [n] and drawn noise.
+
+    Args:
+      refits: observations [B, n] -> their fits [B, P], and how many did not converge.
+    """
+    observed = centre + noise.draw(n_draws, np.random.default_rng(seed))
+    theta, unconverged = refits(observed)
+    notes = list(noise.units.notes)
+    if unconverged > 0.01 * n_draws:
+        notes.append(f"{unconverged} of {n_draws} draws did not converge")
+    share = student_level(level, noise.freedom)
+    return Draws(theta, share, noise.units.how, tuple(notes), noise, observed)
+
+
+def seed_noise(
+    observed: np.ndarray, cells: np.ndarray, inputs: np.ndarray
+) -> tuple[np.ndarray, Noise]:
+    """Means of the cells of one configuration each, and the noise of its seeds about them."""
+    names, where, count = np.unique(cells, return_inverse=True, return_counts=True)
+    mean = (np.bincount(where, observed) / count)[where]
+    value = (observed - mean) * np.sqrt(count / (count - 1))[where]
+    units = Units.rows(len(observed), "seeds within each configuration")
+    freedom = len(observed) - len(names)
+    scale = noise_scale_of(value, units, inputs, freedom)
+    return mean, Noise(value, scale, units, float(freedom), np.arange(len(observed)))
+
+
+class Refits(NamedTuple):
+    """Every draw's best minimum [B, P], and how many did not meet the tolerance."""
+
+    theta: np.ndarray
+    unconverged: int
+    evaluations: int
+
+
+def refit(
+    residual: Residual,
+    found: MultiStart,
+    data: Any,
+    own: Mapping[str, np.ndarray],
+    *,
+    delta: float = math.inf,
+    weights: np.ndarray | None = None,
+    candidates: int = 3,
+    max_steps: int = 200,
+) -> Refits:
+    """The minimum of each draw whose data `own` [B, n] replace entries of `data`.
+
+    Each draw is solved from the best minimum of the runs and from its rivals: at most `candidates`
+    minima whose objective is within a quarter of the best.
+    """
+    objectives = found.minima_objectives
+    near = np.isfinite(objectives) & (objectives <= 1.25 * found.objective + 1e-300)
+    minima = found.minima[near][:candidates] if near.any() else found.theta[None]
+    draws, n = next(iter(own.values())).shape
+    solved = solve(
+        residual,
+        np.repeat(minima, draws, axis=0),
+        data,
+        np.ones(n) if weights is None else np.asarray(weights, float),
+        own={name: np.tile(values, (len(minima), 1)) for name, values in own.items()},
+        delta=delta,
+        stages=1,
+        max_steps=max_steps,
+    )
+    value = np.where(np.isfinite(solved.objective), solved.objective, np.inf)
+    value = value.reshape(len(minima), draws)
+    best = np.argmin(value, axis=0) * draws + np.arange(draws)
+    return Refits(solved.theta[best], int(np.sum(~solved.converged[best])), solved.evaluations)
+
+
+def log_inputs(runs: Runs, names: Sequence[str]) -> np.ndarray:
+    """[n, k] logarithms of columns, each of mean 0 and range 1; those that do not vary left out."""
+    columns = [np.log(runs[name]) for name in names]
+    columns = [(x - x.mean()) / np.ptp(x) for x in columns if np.ptp(x) > 1e-9]
+    return np.stack(columns, axis=1) if columns else np.empty((len(runs), 0))
+
+
+def jacobian(residual: Residual, theta: np.ndarray, data: Any) -> np.ndarray:
+    """d r / d theta [n, P]."""
+    with jax.enable_x64(True):
+        return np.asarray(jax.jacfwd(residual)(jnp.asarray(theta), data))
+
+
+def student_level(level: float, freedom: float) -> float:
+    """Share of normal draws that makes an interval of `level` where Student's t is meant."""
+    return float(min(2 * norm.cdf(student_t.ppf(0.5 + level / 2, max(1.0, freedom))) - 1, 0.9999))
+
+
+# --- The noise ----------------------------------------------------------------------------------
+
+
+def fit_noise(
+    left: np.ndarray,
+    slopes: np.ndarray,
+    units: Units,
+    inputs: np.ndarray,
+    *,
+    weights: np.ndarray | None = None,
+    size: np.ndarray | None = None,
 ) -> Noise:
-    """The noise of the runs: as given, from repeated seeds, or from the residuals of the parabolas.
+    """The noise of each row.
 
     Args:
-      noise: standard deviation of a run's loss, or a function from losses to it; None measures it.
-
-    Raises:
-      FitError: no such way of resampling, or seeds where there are none.
+      left: [n] residuals of the fit, predicted less observed.
+      slopes: [n, P] their Jacobian.
+      inputs: [n, k] what the size of the noise may depend on (`log_inputs`).
+      size: [n] what it is proportional to beside that.
     """
-    if noise is not None:
-        sigma = noise if callable(noise) else (lambda loss: np.full(len(loss), float(noise)))
-        scales = [np.asarray(sigma(p.loss), float) for p in points]
-        return Noise("noise", "bootstrap: normal noise of the given size", scales)
-    if resample not in ("auto", "runs", "residuals", "seeds"):
-        raise FitError(f"resample must be auto, runs, residuals or seeds, not {resample!r}")
-    deviations = [_seed_deviations(p, u) for p, u in zip(points, used, strict=True)]
-    repeats = sum(dof for _, dof in deviations)
-    if resample == "auto":
-        fitted = [u.sum() for u, fit in zip(used, fits, strict=True) if fit.ok]
-        if repeats >= 5:
-            resample = "seeds"
-        elif fitted and min(fitted) >= _RUNS_FOR_PAIRS and method == "parabola":
-            resample = "runs"
-        else:
-            resample = "residuals"
-    if resample == "seeds":
-        if repeats < 1:
-            raise FitError(
-                "resample seeds needs sizes that were run with several seeds at a budget: the same "
-                "size, budget and settings, told apart by a column seed"
-            )
-        parts = [deviation for deviation, _ in deviations]
-        dofs = [dof for _, dof in deviations]
-        name = "bootstrap over seeds"
+    n = len(left)
+    root = np.ones(n) if weights is None else np.sqrt(np.asarray(weights, float))
+    basis, rest, gross = project(left, slopes, root)
+    if units.whole:
+        value = _corrected_groups(rest, basis, units)
     else:
-        parts = [
-            np.empty(0)
-            if f.residual is None
-            else f.residual / np.sqrt(np.maximum(1 - f.leverage, 0.05))
-            for f in fits
-        ]
-        dofs = [0 if f.residual is None else max(0, len(f.residual) - 3) for f in fits]
-        name = "bootstrap over residuals, pooled over budgets"
-    if resample == "runs":
-        name = "bootstrap over runs within each budget"
-    scales, pool = _scales(points, parts, dofs)
-    return Noise(resample, name, scales, None if resample == "runs" else pool)
+        value = rest / np.sqrt(np.maximum(1 - np.sum(basis**2, axis=1), _LEAST_LEFT))
+    value = np.where(root > 0, value / np.where(root > 0, root, 1.0), left)
+    value[gross] = left[gross]
+    # Of groups only what they have between them tells how large their shared noise is.
+    freedom = freedom_between(units.of_row, basis) if units.whole else n - basis.shape[1]
+    spare = units.count - basis.shape[1]
+    size = np.ones(n) if size is None else size / size.mean()
+    scale = size * noise_scale_of(value / size, units, inputs, spare)
+    if not units.whole and not gross.any() and root.all() and n <= _MANY:
+        # What the fit takes up of a noisy row is more than its leverage says: with R = I - H, the
+        # expected square of a residual is sum_j R_ij^2 sigma_j^2.
+        taken = (np.eye(n) - basis @ basis.T) ** 2
+        for _ in range(3):
+            sigma = scale * root
+            left_over = np.maximum((taken @ sigma**2) / sigma**2, _LEAST_LEFT)
+            value = rest / np.sqrt(left_over) / root
+            scale = size * noise_scale_of(value / size, units, inputs, spare)
+    # Where noise differs much between rows, few of them tell how large the noise is that counts.
+    freedom *= np.sum(scale**2) ** 2 / (n * np.sum(scale**4))
+    order = np.argsort(inputs.sum(axis=1), kind="stable") if inputs.shape[1] else np.arange(n)
+    return Noise(value, scale, units, float(max(1.0, freedom)), order)
 
 
-def _scales(
-    points: Sequence[Points], parts: list[np.ndarray], dofs: list[int]
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Each budget's standard deviation, drawn towards that of all, and the pooled deviations."""
-    pooled = _typical_variance(
-        [(np.mean(x**2), dof) for x, dof in zip(parts, dofs, strict=True) if dof]
-    )
-    # With few degrees of freedom the noise itself is uncertain: Student's t in place of a normal.
-    widen = float(student_t.ppf(0.975, max(2, sum(dofs))) / norm.ppf(0.975))
-    scales = []
-    for part, dof, p in zip(parts, dofs, points, strict=True):
-        own = dof * np.mean(part**2) if dof else 0.0
-        variance = (own + _PRIOR_DOF * pooled) / (dof + _PRIOR_DOF)
-        scales.append(np.full(len(p.x), widen * math.sqrt(variance)))
-    pool = np.concatenate(
-        [
-            part / math.sqrt(np.mean(part**2))
-            for part, dof in zip(parts, dofs, strict=True)
-            if dof and np.mean(part**2) > 0
-        ]
-        or [np.zeros(1)]
-    )
-    pool = pool - pool.mean()
-    spread = pool.std()
-    return scales, pool / spread if spread > 0 else pool
+def _corrected_groups(rest: np.ndarray, basis: np.ndarray, units: Units) -> np.ndarray:
+    """(I - H_gg)^(-1/2) of each group's residuals."""
+    value = rest.copy()
+    for unit in range(units.count):
+        rows = units.of_row == unit
+        u, s, _ = np.linalg.svd(basis[rows], full_matrices=False)
+        factor = 1 / np.sqrt(np.maximum(1 - s**2, _LEAST_LEFT)) - 1
+        value[rows] += u @ (factor * (u.T @ rest[rows]))
+    return value
 
 
-def _typical_variance(variances: list[tuple[float, int]]) -> float:
-    """Geometric mean of estimated variances, corrected for what the logarithm of chi^2 takes off.
+def noise_scale_of(value: np.ndarray, units: Units, inputs: np.ndarray, spare: float) -> np.ndarray:
+    """[n] size of each unit's noise: ln e^2 linear in the inputs, within a factor of ten.
 
-    Budgets differ in noise and in how well a parabola suits them, so one bad profile must not set
-    the noise of all.
+    The same for all where the units leave fewer than ten degrees of freedom (`spare`).
     """
-    logs = [
-        math.log(variance) - float(digamma(dof / 2)) + math.log(dof / 2)
-        for variance, dof in variances
-        if variance > 0
-    ]
-    dofs = [dof for variance, dof in variances if variance > 0]
-    return math.exp(np.average(logs, weights=dofs)) if logs else 0.0
-
-
-def _seed_deviations(p: Points, used: np.ndarray) -> tuple[np.ndarray, int]:
-    """Deviations of repeated runs from their mean, scaled to a run's variance, and their dof.
-
-    Only runs that differ in nothing but their seed are repeats: of a size with two runs of one seed
-    something else was varied (a learning rate, a batch), which is no noise.
-    """
-    if p.seed is None:
-        return np.empty(0), 0
-    x, loss, seed = p.x[used].round(9), p.loss[used], p.seed[used]
-    setting = np.zeros(len(p.x)) if p.setting is None else p.setting
-    parts, dof = [], 0
-    for size in np.unique(x):
-        same = x == size
-        alike = len(np.unique(setting[used][same])) == 1
-        if same.sum() > 1 and alike and len(np.unique(seed[same])) == same.sum():
-            deviation = loss[same] - loss[same].mean()
-            parts.append(deviation * math.sqrt(same.sum() / (same.sum() - 1)))
-            dof += int(same.sum()) - 1
-    return (np.concatenate(parts) if parts else np.empty(0)), dof
-
-
-def window_shift(
-    points: Sequence[Points], asked: Reading, other: Reading, log_flops: np.ndarray
-) -> np.ndarray:
-    """[2, budget]: how far another window moves ln N_opt and the loss there, noise taken off.
-
-    Windows share most of their runs, and yet differ by noise alone, too. Where noise explains all of
-    the mean square over the budgets the shift is 0; it grows to what was found as 1 - share^2, so
-    that windows move draws only where they disagree for another reason. A budget without a
-    minimum in the other window moves as the line through the rest says.
-    """
-    moved = np.full((2, len(points)), np.nan)
-    explained = np.zeros_like(moved)
-    for k, p in enumerate(points):
-        one, two = asked.fits[k], other.fits[k]
-        if one.ok and two.ok:
-            moved[0, k] = (two.center + two.minimum - two.shift) - (
-                one.center + one.minimum - one.shift
-            )
-            moved[1, k] = two.loss - one.loss
-            gradient = _gradient(p, other.used[k], two) - _gradient(p, asked.used[k], one)
-            explained[:, k] = (gradient * asked.noise.scales[k]) ** 2 @ np.ones(len(p.x))
-    found = np.isfinite(moved[0])
-    if not found.any():
-        return np.zeros_like(moved)
-    for row, noise in zip(moved, explained, strict=True):
-        if found.sum() > 1 and not found.all():
-            row[~found] = np.polyval(np.polyfit(log_flops[found], row[found], 1), log_flops[~found])
-        row[~np.isfinite(row)] = 0.0
-        total = np.mean(row[found] ** 2)
-        row *= max(0.0, 1 - (np.mean(noise[found]) / total) ** 2) if total > 0 else 0.0
-    return moved
-
-
-def _gradient(p: Points, used: np.ndarray, fit: ProfileFit) -> np.ndarray:
-    """[2, run]: derivatives of u and loss at a parabola's minimum in the losses of all runs."""
-    full = np.zeros((3, len(p.x)))
-    full[:, used] = fit.solve
-    u, c2 = fit.minimum, fit.coefficients[2]
-    return np.stack(
-        [-(full[1] + 2 * u * full[2]) / (2 * c2), full[0] + u * full[1] + u**2 * full[2]]
-    )
-
-
-def choose_windows(n_others: int, n_draws: int, rng: np.random.Generator) -> np.ndarray:
-    """[draw]: 0 for the window asked for, 1 to `n_others` for another."""
-    shares = [1 - _WINDOW_SHARE * n_others, *[_WINDOW_SHARE] * n_others]
-    return rng.choice(n_others + 1, size=n_draws, p=shares)
-
-
-def plain_draws(which: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[draw]: which draws take the parabola at its word; all that are in another window do."""
-    return (which > 0) | (rng.random(len(which)) < _PLAIN_SHARE)
-
-
-def with_windows(
-    at: np.ndarray, loss: np.ndarray, shifts: Sequence[np.ndarray], which: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draws [budget, draw], each moved by the shift of its window (`window_shift`)."""
-    choices = np.stack([np.zeros((2, len(at))), *shifts])[which]
-    return at + choices[:, 0].T, loss + choices[:, 1].T
-
-
-def draw_splines(
-    points: Sequence[Points],
-    fits: Sequence[ProfileFit],
-    noise: Noise,
-    n_draws: int,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """ln N and loss [budget, draw] at the minima of Akima splines through losses drawn again."""
-    at, loss = (np.full((len(fits), n_draws), np.nan) for _ in range(2))
-    for k, (p, fit, scale) in enumerate(zip(points, fits, noise.scales, strict=True)):
-        if fit.ok and n_draws:
-            sizes, drawn = mean_by_size(p.x, _losses(p.loss, noise, scale, n_draws, rng))
-            at[k], loss[k] = akima_minima(sizes, drawn)
-    return at, loss
-
-
-def draw_minima(
-    points: Sequence[Points],
-    used: Sequence[np.ndarray],
-    fits: Sequence[ProfileFit],
-    noise: Noise,
-    log_flops: np.ndarray,
-    plain: np.ndarray,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """ln N and loss [budget, draw] at the minima of parabolas; NaN where there is none.
-
-    Args:
-      points, used, fits: of each budget, in one window.
-      log_flops: [budget].
-      plain: [draw], the draws that do not take a profile's third and fourth order.
-    """
-    n_draws = len(plain)
-    at, loss = (np.full((len(fits), n_draws), np.nan) for _ in range(2))
-    fitted = [k for k, fit in enumerate(fits) if fit.coefficients is not None]
-    if not fitted or not n_draws:
-        return at, loss
-    coefficients = np.stack(
-        [_coefficients(points[k], used[k], fits[k], noise, k, n_draws, rng) for k in fitted], axis=1
-    )
-    typical = noise.typical()
-    covariance = np.stack([typical[k] ** 2 * fits[k].solve @ fits[k].solve.T for k in fitted])
-    edges = np.array([points[k].x[[0, -1]] - fits[k].center for k in fitted])
-    log_flops = np.asarray(log_flops)[fitted]
-
-    def minima(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        shared, _ = share_curvature(drawn, covariance, log_flops, edges)
-        return *read_minima(shared, edges), shared[2]
-
-    u, value, c2 = minima(coefficients)
-    mean, open_shape = shape_posterior(points, used, fits, noise)
-    skew, quartic = rng.multivariate_normal(mean, open_shape, size=n_draws).T
-    skew, quartic = np.where(plain, 0.0, skew), np.where(plain, 0.0, np.maximum(quartic, 0.0))
-    # What the higher orders add to the fitted coefficients depends on the minimum itself.
-    for _ in range(3):
-        extra = [
-            c2[i]
-            * (
-                fits[k].solve
-                @ _higher_orders(points[k].x[used[k]] - fits[k].center, u[i], skew, quartic)
-            )
-            for i, k in enumerate(fitted)
-        ]
-        u, value, c2 = minima(coefficients - np.nan_to_num(np.stack(extra, axis=1)))
-    for i, k in enumerate(fitted):
-        at[k] = u[i] + fits[k].center - fits[k].shift
-        loss[k] = value[i]
-    return at, loss
-
-
-def shape_posterior(
-    points: Sequence[Points],
-    used: Sequence[np.ndarray],
-    fits: Sequence[ProfileFit],
-    noise: Noise,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [2] and covariance [2, 2] of (rho, q), which all budgets share.
-
-    A normal prior, and what the residuals of the parabolas say: the part of c2 (rho d^3 + q d^4) that
-    no parabola takes up, against the noise of the runs.
-    """
-    precision = np.diag([_SKEW**-2.0, _QUARTIC[1] ** -2.0])
-    right = precision @ np.array([0.0, _QUARTIC[0]])
-    for p, u, fit, scale in zip(points, used, fits, noise.typical(), strict=True):
-        if not fit.ok or fit.solve is None:
-            continue
-        x = p.x[u] - fit.center
-        d = x - fit.minimum
-        orders = fit.coefficients[2] * np.stack([d**3, d**4], axis=1)
-        design = np.stack([np.ones_like(x), x, x * x], axis=1)
-        left = orders - design @ (fit.solve @ orders)
-        # Without noise the residuals are rounding.
-        variance = max(scale, 1e-9 * float(np.mean(p.loss))) ** 2
-        precision = precision + left.T @ left / variance
-        right = right + left.T @ fit.residual / variance
-    covariance = np.linalg.inv(precision)
-    return covariance @ right, covariance
-
-
-def _higher_orders(
-    sizes: np.ndarray, minimum: np.ndarray, skew: np.ndarray, quartic: np.ndarray
-) -> np.ndarray:
-    """[run, draw]: rho d^3 + q d^4, d the distance from the minimum in ln N."""
-    d = sizes[:, None] - minimum
-    return d**3 * (skew + quartic * d)
-
-
-def _losses(
-    base: np.ndarray,
-    noise: Noise,
-    scale: np.ndarray,
-    n_draws: int,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """[draw, run]: `base` with deviations added."""
-    size = (n_draws, len(base))
-    pool = noise.pool
-    deviation = rng.standard_normal(size) if pool is None else rng.choice(pool, size=size)
-    return base + deviation * scale
-
-
-def _coefficients(
-    p: Points,
-    used: np.ndarray,
-    fit: ProfileFit,
-    noise: Noise,
-    k: int,
-    n_draws: int,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """[3, draw]: parabolas through losses that were drawn again."""
-    u, y = p.x[used] - fit.center, p.loss[used]
-    if noise.kind == "runs":
-        return _resampled_parabolas(u, y, p.weight[used], n_draws, rng)
-    base = y
-    if noise.kind == "residuals":
-        base = y - fit.residual
-    return fit.solve @ _losses(base, noise, noise.scales[k][used], n_draws, rng).T
-
-
-def _resampled_parabolas(
-    u: np.ndarray, y: np.ndarray, w: np.ndarray, n_draws: int, rng: np.random.Generator
-) -> np.ndarray:
-    """[3, draws]: coefficients for runs drawn with replacement, at least four sizes a draw."""
-    n = len(u)
-    sizes, where = np.unique(u.round(9), return_inverse=True)
-    least = min(4, len(sizes))
-    member = np.eye(len(sizes))[where]
-    counts = rng.multinomial(n, np.full(n, 1 / n), size=n_draws)
-    for _ in range(50):
-        poor = ((counts @ member) > 0).sum(axis=1) < least
-        if not poor.any():
-            break
-        counts[poor] = rng.multinomial(n, np.full(n, 1 / n), size=int(poor.sum()))
-    design = np.stack([np.ones_like(u), u, u * u], axis=1)
-    weights = counts * w
-    normal = np.einsum("bn,ni,nj->bij", weights, design, design)
-    right = np.einsum("bn,ni,n->bi", weights, design, y)
-    return np.linalg.solve(normal, right[..., None])[..., 0].T
+    if spare < _LEAST_FOR_SCALE or not inputs.shape[1]:
+        return np.ones(len(value))
+    size = np.bincount(units.of_row)
+    square = np.bincount(units.of_row, value**2) / size
+    middle = np.stack([np.bincount(units.of_row, x) / size for x in inputs.T], axis=1)
+    # A residual that is zero by chance must not decide.
+    log = np.log(square + 1e-3 * square.mean() + 1e-300)
+    middle -= middle.mean(axis=0)
+    # One residual tells its size badly, and what it adds to a slope by chance only widens intervals:
+    # slopes are shrunk by the variance of ln chi^2 of one degree against that of plausible slopes.
+    shrunk = middle.T @ middle + _LOG_VARIANCE / _PLAUSIBLE**2 * np.eye(middle.shape[1])
+    found = middle @ np.linalg.solve(shrunk, middle.T @ (log - log.mean()))
+    found = np.clip(found - np.median(found), -2 * math.log(10), 2 * math.log(10))
+    return np.exp(found / 2)[units.of_row]

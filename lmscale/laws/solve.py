@@ -24,7 +24,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -85,11 +85,14 @@ def solve(
     data: Any,
     weights: np.ndarray,
     *,
+    own: Mapping[str, np.ndarray] | None = None,
     delta: float = math.inf,
     stages: int | None = None,
     max_steps: int = 200,
 ) -> Solutions:
     """Minimises f from every row of `theta` [K, P], with the weights [n] or [K, n].
+
+    `own` maps entries of `data` to arrays [K, n], one row a problem, that replace them.
 
     `residual` must be a module-level function (programs are cached by it); an attribute
     `residual.derivatives(theta, data, delta, weight, rough) -> (f, grad, H, diag M)` replaces
@@ -100,7 +103,8 @@ def solve(
     theta = np.atleast_2d(np.asarray(theta, np.float64))
     robust = math.isfinite(delta)
     stages = (_STAGES if stages is None else stages) if robust else 0
-    shared = np.ndim(weights) == 1
+    own = {name: np.asarray(values, np.float64) for name, values in (own or {}).items()}
+    shared = np.ndim(weights) == 1 and not own
     weights = np.atleast_2d(np.asarray(weights, np.float64))
     data = jax.tree.map(lambda x: np.asarray(x, np.float64), data)
     program = _program(residual, robust, max_steps)
@@ -112,14 +116,14 @@ def solve(
         # The first stage only leads the starts to their basins, which these runs tell as well; few
         # problems are then left for all runs.
         few = jax.tree.map(lambda x: x[rows], data)
-        run, size = _runner(program, states, few, weights[:, rows], delta)
+        run, size = _runner(program, states, few, {}, weights[:, rows], delta)
         _finish(run, size, states, pending, leader, stages)
         evaluations += int(states.steps.sum()) * len(rows)
         states.stage[:], states.fresh[:], states.steps[:] = stages - 1, True, 0
         states.done[:] = ~np.isfinite(states.value)
         pending = _merge(states, np.unique(_followed(leader)), leader)
         pending = pending[~states.done[pending]]
-    run, size = _runner(program, states, data, weights, delta if robust else 1.0)
+    run, size = _runner(program, states, data, own, weights, delta if robust else 1.0)
     _finish(run, size, states, pending, leader if shared else None, 0)
     leader = _followed(leader)
     evaluations += int(states.steps.sum()) * weights.shape[1]
@@ -159,7 +163,12 @@ def _finish(
 
 
 def _runner(
-    program: Callable[..., Any], states: _State, data: Any, weights: np.ndarray, delta: float
+    program: Callable[..., Any],
+    states: _State,
+    data: Any,
+    own: Mapping[str, np.ndarray],
+    weights: np.ndarray,
+    delta: float,
 ) -> tuple[Callable[[np.ndarray, int, int], list[np.ndarray]], int]:
     """A call of the program, and how many problems it takes at most.
 
@@ -172,6 +181,12 @@ def _runner(
     shape = (max(1, min(16, 512 // room)), _LANES)
     total = math.prod(shape)
     weights = np.pad(weights, ((0, 0), (0, room * _CHUNK - n))).reshape(-1, room, _CHUNK)
+    own = {
+        name: np.pad(values, ((0, 0), (0, room * _CHUNK - n)), mode="edge").reshape(
+            -1, room, _CHUNK
+        )
+        for name, values in own.items()
+    }
     with jax.enable_x64(True):
         data = jax.tree.map(
             lambda x: jnp.asarray(_pad(x, room * _CHUNK).reshape(room, _CHUNK, *x.shape[1:])), data
@@ -184,11 +199,13 @@ def _runner(
         full = np.concatenate([index, np.repeat(index[:1], total - len(index))])
         here = np.concatenate([x[full].reshape(total, -1) for x in states], axis=1)
         here[len(index) :, -2] = True  # those that only fill the call are done
-        own = weights[full].reshape(*shape, room, _CHUNK) if same is None else same
+        weight = weights[full].reshape(*shape, room, _CHUNK) if same is None else same
+        mine = {k: v[full].reshape(*shape, room, _CHUNK) for k, v in own.items()}
         # The switch to float64 holds for this thread and this block only: training code in the
         # same process stays in float32.
         with jax.enable_x64(True):
-            out = program(here.reshape(*shape, -1), own, data, chunks, delta, last, horizon)
+            numbers = here.reshape(*shape, -1)
+            out = program(numbers, weight, mine, data, chunks, delta, last, horizon)
             out = np.asarray(out).reshape(total, -1)[: len(index)]
         parts = np.split(out, np.cumsum([x[0].size for x in states])[:-1], axis=1)
         return [part.reshape(-1, *x.shape[1:]) for part, x in zip(parts, states, strict=True)]
@@ -489,11 +506,18 @@ def _program(residual: Residual, robust: bool, max_steps: int) -> Callable[..., 
         )
 
     def one(
-        state: _State, weight: Any, data: Any, chunks: Any, delta: Any, end: Any, horizon: Any
+        state: _State,
+        weight: Any,
+        own: Any,
+        data: Any,
+        chunks: Any,
+        delta: Any,
+        end: Any,
+        horizon: Any,
     ) -> _State:
         def sums(theta: Any, delta: Any, rough: Any) -> tuple[Any, ...]:
             def add(i: Any, total: tuple[Any, ...]) -> tuple[Any, ...]:
-                part = jax.tree.map(lambda x: x[i], data)
+                part = jax.tree.map(lambda x: x[i], {**data, **own})
                 return jax.tree.map(jnp.add, total, evaluate(theta, part, delta, weight[i], rough))
 
             zero = jnp.zeros(())
@@ -508,9 +532,9 @@ def _program(residual: Residual, robust: bool, max_steps: int) -> Callable[..., 
         out = one(_unpacked(numbers), *rest)
         return jnp.concatenate([jnp.ravel(x).astype(jnp.float64) for x in out])
 
-    def groups(numbers: Any, weight: Any, *shared: Any) -> Any:
-        group = jax.vmap(packed, in_axes=(0, 0, *[None] * len(shared)))
-        return jax.lax.map(lambda pair: group(*pair, *shared), (numbers, weight))
+    def groups(numbers: Any, weight: Any, own: Any, *shared: Any) -> Any:
+        group = jax.vmap(packed, in_axes=(0, 0, 0, *[None] * len(shared)))
+        return jax.lax.map(lambda each: group(*each, *shared), (numbers, weight, own))
 
     return jax.jit(groups, compiler_options=_OPTIONS)
 

@@ -206,12 +206,9 @@ def _tried_by_all(table: pd.DataFrame, cell: list[str]) -> pd.Series:
     if "budget" not in table:
         return table["status"].notna()
     factor = table["lr_factor"].fillna(1.0)
-    place = table[cell].astype(str).agg("|".join, axis=1)
-    profile = (
-        table[[name for name in ("family", "budget") if name in table]]
-        .astype(str)
-        .agg("|".join, axis=1)
-    )
+    profiles = [name for name in ("family", "budget") if name in table]
+    place = table.groupby(cell, dropna=False).ngroup()
+    profile = table.groupby(profiles, dropna=False).ngroup()
     cells = place.groupby(profile).transform("nunique")
     tried = place.groupby([profile, factor]).transform("nunique")
     alone = (tried == cells).groupby(profile).transform("any")

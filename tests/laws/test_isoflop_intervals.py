@@ -8,7 +8,7 @@ import pytest
 from lmscale.laws import frontier
 from lmscale.laws.isoflop import fit_isoflop
 from lmscale.laws.profiles import in_window, parabola, points_of
-from lmscale.laws.resample import (
+from lmscale.laws.profile_draws import (
     choose_windows,
     draw_minima,
     noise_of,

@@ -206,60 +206,6 @@ def test_steps_to_loss_interpolates_and_says_never():
     assert np.isnan(reached[2:]).all()
 
 
-# --- Envelope -----------------------------------------------------------------------------------
-
-
-def learning_curves(sizes=25, points=60, noise=0.0, seed=0):
-    """Curves on the planted surface; `noise` is of a whole run, as between seeds."""
-    rng = np.random.default_rng(seed)
-    rows = {"group": [], "params": [], "flops": [], "loss": []}
-    for n in np.geomspace(3e7, 3e10, sizes):
-        tokens = n * np.geomspace(1, 400, points)
-        own = np.exp(noise * rng.normal())
-        rows["group"].extend([f"{n:.3g}"] * points)
-        rows["params"].extend([n] * points)
-        rows["flops"].extend(6 * n * tokens)
-        rows["loss"].extend(own * chinchilla_loss(EPOCH, params=n, tokens=tokens))
-    return rows
-
-
-def test_the_envelope_of_exact_curves_gives_their_exponent():
-    result = laws.fit(learning_curves(), "envelope", smooth=0)
-    truth = EPOCH["beta"] / (EPOCH["alpha"] + EPOCH["beta"])
-    assert result.parameters["a"] == pytest.approx(truth, abs=0.01)
-    assert result.parameters["a"] + result.parameters["b"] == pytest.approx(1, abs=1e-2)
-    low, high = result.intervals["a"]
-    assert low <= result.parameters["a"] <= high and high - low < 1e-3
-    assert len(result.details["curves"]) == 25
-
-
-@pytest.mark.slow
-def test_envelope_intervals_cover_the_truth():
-    """Choosing budgets by the size that won gave 0.49 where 0.513 was planted."""
-    truth = EPOCH["beta"] / (EPOCH["alpha"] + EPOCH["beta"])
-    inside, found = [], []
-    for seed in range(200):
-        table = learning_curves(15, 30, noise=0.003, seed=seed)
-        result = laws.fit(table, "envelope", smooth=0, points=150, bootstrap=200, seed=seed)
-        low, high = result.intervals["a"]
-        inside.append(low <= truth <= high)
-        found.append(result.parameters["a"])
-    assert 0.90 <= np.mean(inside) <= 0.99
-    assert np.mean(found) == pytest.approx(truth, abs=0.004)
-
-
-def test_few_curves_give_an_envelope_without_interval():
-    result = laws.fit(learning_curves(5, 20), "envelope", smooth=0)
-    assert result.intervals == {} and result.exponents
-    assert any("5 learning curves are too few" in w for w in result.warnings)
-
-
-def test_an_envelope_needs_curves():
-    table = {k: v[::60] for k, v in learning_curves().items()}
-    with pytest.raises(laws.TableError, match="0 sizes have learning curves"):
-        laws.fit(table, "envelope")
-
-
 # --- Counting (Pearce & Song 2024) --------------------------------------------------------------
 
 

@@ -190,8 +190,9 @@ def test_position_names_what_it_resampled():
         runs = options.pop("runs", 1)
         return laws.fit(by_position(runs), "position", bootstrap=20, **options).interval_method
 
-    assert method() == method(runs=4) == "bootstrap over positions (not over seeds or texts)"
-    assert method(runs=5) == "bootstrap over runs"
+    alone = "bootstrap of residuals over positions (not over seeds or texts)"
+    assert method() == method(runs=4) == alone
+    assert method(runs=5) == "bootstrap of residuals over runs"
     assert "positions" in method(runs=5, resample="positions")
     with pytest.raises(laws.FitError, match="resample runs needs five runs"):
         method(runs=2, resample="runs")

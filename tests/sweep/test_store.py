@@ -46,6 +46,12 @@ def test_rates_that_only_some_sizes_of_a_budget_have_tried_count_for_none():
         loss=[3.0, 2.8, 2.9, 3.1, 3.0, 2.5, 2.4],
     )
     assert list(mark_best_lr(rows)["best_lr"]) == [True, False, True, False, True, False, True]
+    # Runs of no budget, and of no search, beside them.
+    rows = table(
+        family=["t", "t", "u"], budget=[1, 1, float("nan")], lr_factor=[1, 2, float("nan")]
+    )
+    rows = rows.assign(loss=[2.0, 1.0, 3.0])
+    assert list(mark_best_lr(rows)["best_lr"]) == [False, True, True]
     # Without a factor that all have tried, each keeps its best.
     rows = table(budget=1, width=[8, 16, 16], lr_factor=[1.0, 0.5, 2.0], loss=[3.0, 2.8, 2.9])
     assert list(mark_best_lr(rows)["best_lr"]) == [True, True, False]

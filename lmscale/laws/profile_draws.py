@@ -1,0 +1,435 @@
+"""Draws of the minima of IsoFLOP profiles: the noise of the runs, the window, and the shape.
+
+What a fit does not know about a minimum has three parts, and every draw takes one of each:
+
+- noise: the losses are drawn again from runs, residuals or repeated seeds (`noise_of`);
+- the window: an analyst may as well have fitted half or twice the range, or all sizes (`WINDOWS`),
+  so draws move to what those give, as far as it is more than noise (`window_shift`);
+- the shape: a profile is a parabola only near its minimum. On L = E + A/N^alpha + B/D^beta the loss
+  about it is c2 (u^2 + rho u^3 + q u^4 + ...) with u = ln N - ln N_opt, rho = (beta - alpha)/3 and
+  q = (alpha^2 - alpha beta + beta^2)/12. Both are drawn, as far as the residuals of all budgets
+  leave them open (`shape_posterior`), so that an off-centre window is not taken at its word.
+
+The scatter of the minima about the power law is in `lmscale.laws.frontier`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy.special import digamma
+from scipy.stats import norm
+from scipy.stats import t as student_t
+
+from lmscale.laws.profiles import (
+    Points,
+    ProfileFit,
+    akima_minima,
+    mean_by_size,
+    read_minima,
+    share_curvature,
+)
+from lmscale.laws.result import FitError
+
+__all__ = [
+    "WINDOWS",
+    "Noise",
+    "Reading",
+    "Resample",
+    "choose_windows",
+    "draw_minima",
+    "draw_splines",
+    "noise_of",
+    "plain_draws",
+    "shape_posterior",
+    "window_shift",
+    "with_windows",
+]
+
+Resample = Literal["auto", "runs", "residuals", "seeds"]
+
+#: Windows that draws move to beside the one asked for, and the share of the draws that each gets.
+WINDOWS = (2.0, 4.0, 8.0, None)
+_WINDOW_SHARE = 0.2
+#: Beforehand rho is normal about 0 with this standard deviation. Published surfaces have
+#: |beta - alpha| up to 0.06, so |rho| up to 0.02; this leaves room for a difference of 0.24 at 95%.
+_SKEW = 0.04
+#: The same of q, mean and standard deviation: exponents of 0.3, and of up to 0.5.
+_QUARTIC = (0.008, 0.006)
+#: Draws in the window asked for that read the profile as the parabola that it was fitted with,
+#: whatever the residuals say: the value itself is read so, and belongs to its interval.
+_PLAIN_SHARE = 0.3
+#: Resampling whole runs needs this many in every profile; with fewer, draws lose their curvature.
+_RUNS_FOR_PAIRS = 12
+#: Prior degrees of freedom with which a profile's noise is drawn towards that of all profiles.
+_PRIOR_DOF = 4.0
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How losses are drawn again, and the standard deviation of every run of every budget."""
+
+    kind: str
+    name: str
+    scales: list[np.ndarray]
+    #: Standardised deviations to draw from (None: normal).
+    pool: np.ndarray | None = None
+
+    def typical(self) -> list[float]:
+        """One standard deviation a budget."""
+        return [float(np.sqrt(np.mean(scale**2))) for scale in self.scales]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """All budgets in one window."""
+
+    used: list[np.ndarray]
+    fits: list[ProfileFit]
+    noise: Noise
+
+
+def noise_of(
+    points: Sequence[Points],
+    used: Sequence[np.ndarray],
+    fits: Sequence[ProfileFit],
+    noise: Any,
+    resample: Resample,
+    method: str,
+) -> Noise:
+    """The noise of the runs: as given, from repeated seeds, or from the residuals of the parabolas.
+
+    Args:
+      noise: standard deviation of a run's loss, or a function from losses to it; None measures it.
+
+    Raises:
+      FitError: no such way of resampling, or seeds where there are none.
+    """
+    if noise is not None:
+        sigma = noise if callable(noise) else (lambda loss: np.full(len(loss), float(noise)))
+        scales = [np.asarray(sigma(p.loss), float) for p in points]
+        return Noise("noise", "bootstrap: normal noise of the given size", scales)
+    if resample not in ("auto", "runs", "residuals", "seeds"):
+        raise FitError(f"resample must be auto, runs, residuals or seeds, not {resample!r}")
+    deviations = [_seed_deviations(p, u) for p, u in zip(points, used, strict=True)]
+    repeats = sum(dof for _, dof in deviations)
+    if resample == "auto":
+        fitted = [u.sum() for u, fit in zip(used, fits, strict=True) if fit.ok]
+        if repeats >= 5:
+            resample = "seeds"
+        elif fitted and min(fitted) >= _RUNS_FOR_PAIRS and method == "parabola":
+            resample = "runs"
+        else:
+            resample = "residuals"
+    if resample == "seeds":
+        if repeats < 1:
+            raise FitError(
+                "resample seeds needs sizes that were run with several seeds at a budget: the same "
+                "size, budget and settings, told apart by a column seed"
+            )
+        parts = [deviation for deviation, _ in deviations]
+        dofs = [dof for _, dof in deviations]
+        name = "bootstrap over seeds"
+    else:
+        parts = [
+            np.empty(0)
+            if f.residual is None
+            else f.residual / np.sqrt(np.maximum(1 - f.leverage, 0.05))
+            for f in fits
+        ]
+        dofs = [0 if f.residual is None else max(0, len(f.residual) - 3) for f in fits]
+        name = "bootstrap over residuals, pooled over budgets"
+    if resample == "runs":
+        name = "bootstrap over runs within each budget"
+    scales, pool = _scales(points, parts, dofs)
+    return Noise(resample, name, scales, None if resample == "runs" else pool)
+
+
+def _scales(
+    points: Sequence[Points], parts: list[np.ndarray], dofs: list[int]
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Each budget's standard deviation, drawn towards that of all, and the pooled deviations."""
+    pooled = _typical_variance(
+        [(np.mean(x**2), dof) for x, dof in zip(parts, dofs, strict=True) if dof]
+    )
+    # With few degrees of freedom the noise itself is uncertain: Student's t in place of a normal.
+    widen = float(student_t.ppf(0.975, max(2, sum(dofs))) / norm.ppf(0.975))
+    scales = []
+    for part, dof, p in zip(parts, dofs, points, strict=True):
+        own = dof * np.mean(part**2) if dof else 0.0
+        variance = (own + _PRIOR_DOF * pooled) / (dof + _PRIOR_DOF)
+        scales.append(np.full(len(p.x), widen * math.sqrt(variance)))
+    pool = np.concatenate(
+        [
+            part / math.sqrt(np.mean(part**2))
+            for part, dof in zip(parts, dofs, strict=True)
+            if dof and np.mean(part**2) > 0
+        ]
+        or [np.zeros(1)]
+    )
+    pool = pool - pool.mean()
+    spread = pool.std()
+    return scales, pool / spread if spread > 0 else pool
+
+
+def _typical_variance(variances: list[tuple[float, int]]) -> float:
+    """Geometric mean of estimated variances, corrected for what the logarithm of chi^2 takes off.
+
+    Budgets differ in noise and in how well a parabola suits them, so one bad profile must not set
+    the noise of all.
+    """
+    logs = [
+        math.log(variance) - float(digamma(dof / 2)) + math.log(dof / 2)
+        for variance, dof in variances
+        if variance > 0
+    ]
+    dofs = [dof for variance, dof in variances if variance > 0]
+    return math.exp(np.average(logs, weights=dofs)) if logs else 0.0
+
+
+def _seed_deviations(p: Points, used: np.ndarray) -> tuple[np.ndarray, int]:
+    """Deviations of repeated runs from their mean, scaled to a run's variance, and their dof.
+
+    Only runs that differ in nothing but their seed are repeats: of a size with two runs of one seed
+    something else was varied (a learning rate, a batch), which is no noise.
+    """
+    if p.seed is None:
+        return np.empty(0), 0
+    x, loss, seed = p.x[used].round(9), p.loss[used], p.seed[used]
+    setting = np.zeros(len(p.x)) if p.setting is None else p.setting
+    parts, dof = [], 0
+    for size in np.unique(x):
+        same = x == size
+        alike = len(np.unique(setting[used][same])) == 1
+        if same.sum() > 1 and alike and len(np.unique(seed[same])) == same.sum():
+            deviation = loss[same] - loss[same].mean()
+            parts.append(deviation * math.sqrt(same.sum() / (same.sum() - 1)))
+            dof += int(same.sum()) - 1
+    return (np.concatenate(parts) if parts else np.empty(0)), dof
+
+
+def window_shift(
+    points: Sequence[Points], asked: Reading, other: Reading, log_flops: np.ndarray
+) -> np.ndarray:
+    """[2, budget]: how far another window moves ln N_opt and the loss there, noise taken off.
+
+    Windows share most of their runs, and yet differ by noise alone, too. Where noise explains all of
+    the mean square over the budgets the shift is 0; it grows to what was found as 1 - share^2, so
+    that windows move draws only where they disagree for another reason. A budget without a
+    minimum in the other window moves as the line through the rest says.
+    """
+    moved = np.full((2, len(points)), np.nan)
+    explained = np.zeros_like(moved)
+    for k, p in enumerate(points):
+        one, two = asked.fits[k], other.fits[k]
+        if one.ok and two.ok:
+            moved[0, k] = (two.center + two.minimum - two.shift) - (
+                one.center + one.minimum - one.shift
+            )
+            moved[1, k] = two.loss - one.loss
+            gradient = _gradient(p, other.used[k], two) - _gradient(p, asked.used[k], one)
+            explained[:, k] = (gradient * asked.noise.scales[k]) ** 2 @ np.ones(len(p.x))
+    found = np.isfinite(moved[0])
+    if not found.any():
+        return np.zeros_like(moved)
+    for row, noise in zip(moved, explained, strict=True):
+        if found.sum() > 1 and not found.all():
+            row[~found] = np.polyval(np.polyfit(log_flops[found], row[found], 1), log_flops[~found])
+        row[~np.isfinite(row)] = 0.0
+        total = np.mean(row[found] ** 2)
+        row *= max(0.0, 1 - (np.mean(noise[found]) / total) ** 2) if total > 0 else 0.0
+    return moved
+
+
+def _gradient(p: Points, used: np.ndarray, fit: ProfileFit) -> np.ndarray:
+    """[2, run]: derivatives of u and loss at a parabola's minimum in the losses of all runs."""
+    full = np.zeros((3, len(p.x)))
+    full[:, used] = fit.solve
+    u, c2 = fit.minimum, fit.coefficients[2]
+    return np.stack(
+        [-(full[1] + 2 * u * full[2]) / (2 * c2), full[0] + u * full[1] + u**2 * full[2]]
+    )
+
+
+def choose_windows(n_others: int, n_draws: int, rng: np.random.Generator) -> np.ndarray:
+    """[draw]: 0 for the window asked for, 1 to `n_others` for another."""
+    shares = [1 - _WINDOW_SHARE * n_others, *[_WINDOW_SHARE] * n_others]
+    return rng.choice(n_others + 1, size=n_draws, p=shares)
+
+
+def plain_draws(which: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """[draw]: which draws take the parabola at its word; all that are in another window do."""
+    return (which > 0) | (rng.random(len(which)) < _PLAIN_SHARE)
+
+
+def with_windows(
+    at: np.ndarray, loss: np.ndarray, shifts: Sequence[np.ndarray], which: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws [budget, draw], each moved by the shift of its window (`window_shift`)."""
+    choices = np.stack([np.zeros((2, len(at))), *shifts])[which]
+    return at + choices[:, 0].T, loss + choices[:, 1].T
+
+
+def draw_splines(
+    points: Sequence[Points],
+    fits: Sequence[ProfileFit],
+    noise: Noise,
+    n_draws: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """ln N and loss [budget, draw] at the minima of Akima splines through losses drawn again."""
+    at, loss = (np.full((len(fits), n_draws), np.nan) for _ in range(2))
+    for k, (p, fit, scale) in enumerate(zip(points, fits, noise.scales, strict=True)):
+        if fit.ok and n_draws:
+            sizes, drawn = mean_by_size(p.x, _losses(p.loss, noise, scale, n_draws, rng))
+            at[k], loss[k] = akima_minima(sizes, drawn)
+    return at, loss
+
+
+def draw_minima(
+    points: Sequence[Points],
+    used: Sequence[np.ndarray],
+    fits: Sequence[ProfileFit],
+    noise: Noise,
+    log_flops: np.ndarray,
+    plain: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """ln N and loss [budget, draw] at the minima of parabolas; NaN where there is none.
+
+    Args:
+      points, used, fits: of each budget, in one window.
+      log_flops: [budget].
+      plain: [draw], the draws that do not take a profile's third and fourth order.
+    """
+    n_draws = len(plain)
+    at, loss = (np.full((len(fits), n_draws), np.nan) for _ in range(2))
+    fitted = [k for k, fit in enumerate(fits) if fit.coefficients is not None]
+    if not fitted or not n_draws:
+        return at, loss
+    coefficients = np.stack(
+        [_coefficients(points[k], used[k], fits[k], noise, k, n_draws, rng) for k in fitted], axis=1
+    )
+    typical = noise.typical()
+    covariance = np.stack([typical[k] ** 2 * fits[k].solve @ fits[k].solve.T for k in fitted])
+    edges = np.array([points[k].x[[0, -1]] - fits[k].center for k in fitted])
+    log_flops = np.asarray(log_flops)[fitted]
+
+    def minima(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        shared, _ = share_curvature(drawn, covariance, log_flops, edges)
+        return *read_minima(shared, edges), shared[2]
+
+    u, value, c2 = minima(coefficients)
+    mean, open_shape = shape_posterior(points, used, fits, noise)
+    skew, quartic = rng.multivariate_normal(mean, open_shape, size=n_draws).T
+    skew, quartic = np.where(plain, 0.0, skew), np.where(plain, 0.0, np.maximum(quartic, 0.0))
+    # What the higher orders add to the fitted coefficients depends on the minimum itself.
+    for _ in range(3):
+        extra = [
+            c2[i]
+            * (
+                fits[k].solve
+                @ _higher_orders(points[k].x[used[k]] - fits[k].center, u[i], skew, quartic)
+            )
+            for i, k in enumerate(fitted)
+        ]
+        u, value, c2 = minima(coefficients - np.nan_to_num(np.stack(extra, axis=1)))
+    for i, k in enumerate(fitted):
+        at[k] = u[i] + fits[k].center - fits[k].shift
+        loss[k] = value[i]
+    return at, loss
+
+
+def shape_posterior(
+    points: Sequence[Points],
+    used: Sequence[np.ndarray],
+    fits: Sequence[ProfileFit],
+    noise: Noise,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [2] and covariance [2, 2] of (rho, q), which all budgets share.
+
+    A normal prior, and what the residuals of the parabolas say: the part of c2 (rho d^3 + q d^4) that
+    no parabola takes up, against the noise of the runs.
+    """
+    precision = np.diag([_SKEW**-2.0, _QUARTIC[1] ** -2.0])
+    right = precision @ np.array([0.0, _QUARTIC[0]])
+    for p, u, fit, scale in zip(points, used, fits, noise.typical(), strict=True):
+        if not fit.ok or fit.solve is None:
+            continue
+        x = p.x[u] - fit.center
+        d = x - fit.minimum
+        orders = fit.coefficients[2] * np.stack([d**3, d**4], axis=1)
+        design = np.stack([np.ones_like(x), x, x * x], axis=1)
+        left = orders - design @ (fit.solve @ orders)
+        # Without noise the residuals are rounding.
+        variance = max(scale, 1e-9 * float(np.mean(p.loss))) ** 2
+        precision = precision + left.T @ left / variance
+        right = right + left.T @ fit.residual / variance
+    covariance = np.linalg.inv(precision)
+    return covariance @ right, covariance
+
+
+def _higher_orders(
+    sizes: np.ndarray, minimum: np.ndarray, skew: np.ndarray, quartic: np.ndarray
+) -> np.ndarray:
+    """[run, draw]: rho d^3 + q d^4, d the distance from the minimum in ln N."""
+    d = sizes[:, None] - minimum
+    return d**3 * (skew + quartic * d)
+
+
+def _losses(
+    base: np.ndarray,
+    noise: Noise,
+    scale: np.ndarray,
+    n_draws: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """[draw, run]: `base` with deviations added."""
+    size = (n_draws, len(base))
+    pool = noise.pool
+    deviation = rng.standard_normal(size) if pool is None else rng.choice(pool, size=size)
+    return base + deviation * scale
+
+
+def _coefficients(
+    p: Points,
+    used: np.ndarray,
+    fit: ProfileFit,
+    noise: Noise,
+    k: int,
+    n_draws: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """[3, draw]: parabolas through losses that were drawn again."""
+    u, y = p.x[used] - fit.center, p.loss[used]
+    if noise.kind == "runs":
+        return _resampled_parabolas(u, y, p.weight[used], n_draws, rng)
+    base = y
+    if noise.kind == "residuals":
+        base = y - fit.residual
+    return fit.solve @ _losses(base, noise, noise.scales[k][used], n_draws, rng).T
+
+
+def _resampled_parabolas(
+    u: np.ndarray, y: np.ndarray, w: np.ndarray, n_draws: int, rng: np.random.Generator
+) -> np.ndarray:
+    """[3, draws]: coefficients for runs drawn with replacement, at least four sizes a draw."""
+    n = len(u)
+    sizes, where = np.unique(u.round(9), return_inverse=True)
+    least = min(4, len(sizes))
+    member = np.eye(len(sizes))[where]
+    counts = rng.multinomial(n, np.full(n, 1 / n), size=n_draws)
+    for _ in range(50):
+        poor = ((counts @ member) > 0).sum(axis=1) < least
+        if not poor.any():
+            break
+        counts[poor] = rng.multinomial(n, np.full(n, 1 / n), size=int(poor.sum()))
+    design = np.stack([np.ones_like(u), u, u * u], axis=1)
+    weights = counts * w
+    normal = np.einsum("bn,ni,nj->bij", weights, design, design)
+    right = np.einsum("bn,ni,n->bi", weights, design, y)
+    return np.linalg.solve(normal, right[..., None])[..., 0].T

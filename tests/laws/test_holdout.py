@@ -1,0 +1,65 @@
+"""What is held out: near the share asked for, whole budgets, whole runs."""
+
+import numpy as np
+import pytest
+
+from lmscale import laws
+from lmscale.laws.holdout import _cut
+from lmscale.laws.parametric import chinchilla_loss
+
+EPOCH = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}
+START = np.array([[6.178, 7.6427, 0.5973, 0.3478, 0.3658]])
+
+
+def table(params, tokens, **labels):
+    loss = chinchilla_loss(EPOCH, params=params, tokens=tokens)
+    return {"params": params, "tokens": tokens, "loss": loss, **labels}
+
+
+def held(rows, **options):
+    return laws.hold_out(rows, starts=START, bootstrap=0, **options)
+
+
+def test_compute_without_budgets_is_cut_at_a_quantile():
+    """Gaps at the bottom of a table of 770 rows once held out 753 of them."""
+    rng = np.random.default_rng(0)
+    params = np.exp(rng.uniform(np.log(1e7), np.log(1e9), 770))
+    tokens = np.exp(rng.uniform(np.log(1e8), np.log(1e11), 770))
+    result = held(table(params, tokens))
+    assert len(result.row) == 154 and result.fit.n_used == 616
+    assert result.mean_error < 1e-6
+
+
+def test_a_lone_largest_run_is_not_the_only_one_held_out():
+    values = np.concatenate([np.geomspace(1.0, 40.0, 99), [100.0]])
+    assert 1 - _cut(values, 0.2, "flops") / 100 == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.3])
+@pytest.mark.parametrize("budgets", [3, 5, 9])
+def test_budgets_are_never_split(budgets, share):
+    flops = np.repeat(np.geomspace(1e18, 1e21, budgets), 7) * np.tile(
+        np.linspace(0.99, 1.01, 7), budgets
+    )
+    cut = _cut(np.sort(flops), share, "flops")
+    assert cut % 7 == 0 or budgets == 9
+    assert share / 2 <= 1 - cut / len(flops) <= 0.4
+
+
+def test_a_budget_of_most_runs_is_refused():
+    values = np.repeat([1.0, 10.0], 10)
+    with pytest.raises(laws.TableError, match="the largest flops holds more than 40%"):
+        _cut(values, 0.2, "flops")
+    assert _cut(values, 0.5, "flops") == 10
+
+
+def test_checkpoints_of_one_run_stay_together():
+    size = np.repeat(np.geomspace(5e7, 2e9, 10), 20)
+    tokens = size * np.tile(np.geomspace(1, 200, 20), 10)
+    group = np.repeat([f"run{i}" for i in range(10)], 20)
+    result = held(table(size, tokens, group=group))
+    assert len(result.row) == 40
+    assert set(result.row) == set(range(161, 201))
+    # A family of many sizes is not one run.
+    free = held(table(size, tokens, group=np.repeat("all", 200)))
+    assert len(free.row) == 40
