@@ -8,7 +8,7 @@ D_opt = k C^0.51: double the model, double the data. Kaplan et al. 2020 had foun
 reads the best size off the lower envelope of all training curves (a = 0.50), Approach 3 off a fit of
 L(N, D) = E + A/N^alpha + B/D^beta (a = 0.46).
 
-    lmscale run isoflop                       # cpu: 4 budgets x 5 sizes, minutes on two cores
+    lmscale run isoflop                       # cpu: 6 budgets x 5 sizes, minutes on two cores
     lmscale run isoflop --scale gpu           # 5 budgets x 7 sizes, under an hour on one H100
     lmscale plan isoflop --scale paper --device v5p:256
 
@@ -204,7 +204,7 @@ class IsoFLOP(Experiment):
 SCALES = {
     "cpu": IsoFLOP(
         vocab_size=512,
-        budgets=(2.5e10, 6e10, 1.5e11, 3.6e11),
+        budgets=(2e10, 4e10, 8e10, 1.6e11, 3.2e11, 6.4e11),
         # One depth, so that no step in depth bends the profiles; widths 8 to 96.
         n_layer=2,
         sizes=tuple(24.0 * width**2 for width in (8, 12, 16, 24, 32, 48, 64, 96)),
@@ -213,6 +213,7 @@ SCALES = {
         # With GPT-2's 0.02 the widths of 24 and 32 ended 0.1 and 0.5 nats higher at 1e11 FLOPs.
         init_std=0.08,
         batch_size=2,
+        eval_tokens=2**17,
     ),
     "gpu": IsoFLOP(
         **GPU_RECIPE,

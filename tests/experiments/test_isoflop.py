@@ -9,7 +9,7 @@ from tests.fake_corpus import fake_corpus
 CORPUS = fake_corpus(512)
 
 
-@pytest.mark.parametrize(("scale", "count"), [("cpu", 20), ("gpu", 45), ("paper", 81)])
+@pytest.mark.parametrize(("scale", "count"), [("cpu", 30), ("gpu", 45), ("paper", 81)])
 def test_the_runs_of_a_budget_cost_the_same(scale, count):
     experiment = SCALES[scale]
     runs = experiment.runs(CORPUS)
