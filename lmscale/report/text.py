@@ -12,7 +12,7 @@ from lmscale.laws.windows import paired_difference, resample_documents, text_mea
 from lmscale.report.study import Study
 from lmscale.report.wording import count
 
-__all__ = ["TextError", "text_error", "text_spread", "windows_of"]
+__all__ = ["TextError", "pair_error", "text_error", "text_spread", "windows_of"]
 
 #: Bootstrap draws of documents for a quantity that is fitted anew in each.
 DRAWS = 200
@@ -78,6 +78,31 @@ def text_error(study: Study) -> TextError | None:
         float(np.median([one.error for one in alone])),
         float(np.median(pairs)) if pairs else np.nan,
     )
+
+
+def pair_error(study: Study, family: str, base: str) -> float | None:
+    """The error that the choice of documents gives a difference between two families, in nats.
+
+    Each size of `family` is paired with the size of `base` that is nearest in N, window by window and
+    averaged over seeds; the median over the pairs. None where it is not known.
+    """
+    usable = study.usable
+    groups = {
+        name: list(usable[usable["family"] == name].groupby("params_kaplan")["run"])
+        for name in (family, base)
+    }
+    errors = []
+    for n_params, runs in groups[family]:
+        if not groups[base]:
+            break
+        _, others = min(groups[base], key=lambda pair: abs(np.log(pair[0] / n_params)))
+        found = windows_of(study, [*runs, *others])
+        if found is None or len(set(found[1].tolist())) < LEAST_DOCUMENTS:
+            return None
+        losses, documents = found
+        ours, theirs = losses[: len(runs)].mean(axis=0), losses[len(runs) :].mean(axis=0)
+        errors.append(paired_difference(ours, theirs, documents).error)
+    return float(np.median(errors)) if errors else None
 
 
 def text_spread(

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from lmscale.report.analyses import isoflop
+from lmscale.report.analyses import isoflop, size
 from lmscale.report.checklist import checklist
 from lmscale.report.study import Study
-from lmscale.report.text import text_error, text_spread, windows_of
+from lmscale.report.text import pair_error, text_error, text_spread, windows_of
 from tests.report.planted_store import (
     OWN_STD,
     TEXT_STD,
@@ -14,6 +14,7 @@ from tests.report.planted_store import (
     WINDOWS_A_DOCUMENT,
     isoflop_runs,
     plant,
+    size_runs,
 )
 
 
@@ -55,3 +56,13 @@ def test_what_is_common_to_all_models_does_not_move_an_exponent(study):
     assert of_contrast < 0.1 * of_level
     section = isoflop.analyse(study)
     assert "Scored on other documents of the same kind" in " ".join(section.details)
+
+
+def test_families_are_compared_window_by_window(tmp_path):
+    planted = plant(tmp_path, size_runs(layers=(1,)), analyses=["size"])
+    study = Study.read(planted)
+    error = pair_error(study, "lstm, 1 layer", "transformer")
+    # Three seeds a side, each with noise of its own on every window; what is hard for both cancels.
+    assert error == pytest.approx(np.sqrt(2 / 3 / WINDOWS) * OWN_STD, rel=0.3)
+    assert "window by window" in " ".join(size.analyse(study).details)
+    assert pair_error(study, "transformer", "no such family") is None

@@ -15,6 +15,7 @@ from lmscale.report.exponents import fit_power_of_cells
 from lmscale.report.papers import points
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
 from lmscale.report.study import Study, few_seeds
+from lmscale.report.text import pair_error
 from lmscale.report.wording import (
     family_name,
     flipped,
@@ -132,7 +133,7 @@ def analyse(study: Study) -> Section:
         finding=_finding(families, gaps),
         # Where the number of tokens varies too, the law is not one of size.
         conclusive=any(family.fit for family in families) and not any(map(_lengths, families)),
-        details=_details(families, gaps),
+        details=_details(study, families, gaps),
         key_numbers=_key_numbers(families, gaps),
         charts=charts,
         grids=[*_law_grid(families), *_gap_grid(gaps), *_size_grid(study, drawn)],
@@ -391,7 +392,7 @@ def _finding(families: list[_Family], gaps: list[_Gap]) -> str:
     return f"No law yet. {reasons}." if reasons else "No law yet: no runs."
 
 
-def _details(families: list[_Family], gaps: list[_Gap]) -> list[str]:
+def _details(study: Study, families: list[_Family], gaps: list[_Gap]) -> list[str]:
     paragraphs = []
     if gaps:
         gap = _closest(gaps)
@@ -405,6 +406,13 @@ def _details(families: list[_Family], gaps: list[_Gap]) -> list[str]:
             " In Kaplan et al. 2020, Fig. 7, a 1-layer LSTM was 0.19 nats above the Transformers' law "
             "at N = 395k and a 2-layer one 0.48 at 212M."
         )
+        error = pair_error(study, gap.family.name, gap.base.name)
+        if error is not None:
+            paragraphs.append(
+                f"Compared window by window on the same text, a difference between a "
+                f"{family_name(gap.family.name)} and the Transformer of nearest size has a standard "
+                f"error of {number(error, 1)} nats from the choice of documents."
+            )
     fitted = [f for f in families if f.fit]
     if fitted:
         parts = [
