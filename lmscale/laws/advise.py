@@ -228,14 +228,15 @@ def _finish(result: FitResult, advice: Advice, untested: str) -> Advice:
         warnings.append("the compute of this law's runs is not known, nor how far this lies beyond")
     # A published law says for itself why it has none.
     if not result.draws and not published_law:
-        warnings.append(
-            "this fit was made without a bootstrap, so "
-            + (
-                "the intervals leave out the noise of its runs"
-                if advice.intervals
-                else "the advice has no intervals"
-            )
+        # Scatter and back-test alone would leave out what the noise of the runs does to the law.
+        advice = advice.replace(
+            intervals={},
+            half_widths={},
+            off_optimum=tuple(
+                dataclasses.replace(off, loss_interval=None) for off in advice.off_optimum
+            ),
         )
+        warnings.append("this fit was made without a bootstrap, so the advice has no intervals")
     method = [result.interval_method] if result.draws else []
     causes = {cause for widths in advice.half_widths.values() for cause in widths}
     method += [_CAUSES[cause] for cause in _CAUSES if cause in causes]

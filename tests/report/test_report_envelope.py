@@ -7,7 +7,7 @@ import pytest
 
 from lmscale.laws import FitResult
 from lmscale.report import Study, analyse
-from lmscale.report.analyses.envelope import _held, _smoothed
+from lmscale.report.analyses.envelope import _held
 from tests.report import planted_store as planted
 
 
@@ -60,12 +60,3 @@ def test_two_sizes_are_no_envelope(study):
     few = study.table[study.table["width"].isin(sizes)].reset_index(drop=True)
     section = analyse("envelope", dataclasses.replace(study, table=few))
     assert "an envelope needs 3" in section.finding
-
-
-def test_smoothing_keeps_a_power_law_and_does_not_lag_at_its_end():
-    tokens = np.linspace(1, 100, 200)
-    law = 5.0 * tokens**-0.1
-    assert np.allclose(_smoothed(tokens, law), law)
-    noisy = law * np.exp(0.03 * np.random.default_rng(0).standard_normal(200))
-    late = tokens > 20
-    assert np.std((_smoothed(tokens, noisy) / law)[late]) < 0.01

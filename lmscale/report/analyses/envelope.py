@@ -28,9 +28,6 @@ __all__ = ["analyse", "draw_envelope", "draw_frontier"]
 
 NAME = "envelope"
 TITLE = "The lower envelope of the training curves"
-#: Standard deviation of the smoothing, in ln C. Hoffmann et al. smooth over 10 steps, of batches a
-#: thousand times those of a run on a CPU; the lowest of noisy curves is mostly the luckiest.
-SMOOTH = 0.15
 NOISY = "the curves' noise moves the exponent by more than it scatters it, or they are too few"
 #: Points of the envelope, and of a curve, that a figure shows.
 _SHOWN = 90
@@ -106,14 +103,14 @@ def _fit_family(study: Study, name: str) -> _Family:
         # The runs of the largest budget end within a percent of each other, not at one point.
         rows = rows[rows["flops"] <= 0.99 * rows["flops"].max()]
         table = laws.Table.read(rows.reset_index(drop=True), convention=convention)
-        fit = laws.fit(table, "envelope", smooth=0.0)
+        fit = laws.fit(table, "envelope")
     except (TableError, FitError, ValueError, np.linalg.LinAlgError) as error:
         return _Family(name, convention, runs, None, str(error))
     return _Family(name, convention, runs, fit)
 
 
 def _curve(study: Study, row: pd.Series, convention: str) -> pd.DataFrame:
-    """Smoothed training loss of one run over its tokens."""
+    """Training loss of one run over its tokens, as recorded: the law smooths it."""
     records = [r for r in study.metrics.get(row["run"], []) if r.get("loss") is not None]
     loss = np.array([record["loss"] for record in records], float)
     tokens = np.array([record["tokens"] for record in records], float)
@@ -126,21 +123,10 @@ def _curve(study: Study, row: pd.Series, convention: str) -> pd.DataFrame:
             "params": float(row[f"params_{convention}"]),
             "tokens": tokens,
             "flops": tokens * float(row[f"flops_{convention}"] / row["tokens"]),
-            "loss": _smoothed(tokens, loss),
+            "loss": loss,
             "group": row["run"],
         }
     )
-
-
-def _smoothed(tokens: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """Straight lines in log-log, fitted locally with Gaussian weights: unlike a moving mean, they do
-    not lag where the curve ends."""
-    x, y = np.log(tokens), np.log(loss)
-    weight = np.exp(-0.5 * ((x - x[:, None]) / SMOOTH) ** 2)
-    weight /= weight.sum(axis=1, keepdims=True)
-    u = x - (weight @ x)[:, None]
-    slope = (weight * u * y).sum(axis=1) / np.maximum((weight * u**2).sum(axis=1), 1e-12)
-    return np.exp(weight @ y + slope * np.diagonal(u))
 
 
 def _tells(family: _Family) -> bool:
@@ -176,8 +162,8 @@ def _detail(family: _Family) -> str:
     envelope = fit.details["envelope"]
     sizes = len(np.unique(envelope["n_opt"]))
     return (
-        f"{family_name(family.name)}: {plural(fit.n_used, 'curve')} of training loss, smoothed over "
-        f"{SMOOTH:.0%} in compute; at {len(envelope['flops']):,} budgets between "
+        f"{family_name(family.name)}: {plural(fit.n_used, 'curve')} of training loss, each "
+        f"smoothed by a spline as far as its own noise asks; at {len(envelope['flops']):,} budgets between "
         f"{power_of_ten(envelope['flops'][0])} and {power_of_ten(envelope['flops'][-1])} FLOPs "
         f"({family.convention} convention) the lowest curve belongs to one of {sizes} sizes. "
         f"{_late_share(family):.0%} of these points lie in the last {LATE:.0%} of a run, where its "
