@@ -277,7 +277,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--data", metavar="CORPUS", help="the text to score on (the corpus of the runs)"
     )
     evaluate.add_argument(
-        "--split", choices=("train", "valid", "test"), default="test", help="of the corpus (test)"
+        "--split",
+        choices=("train", "valid", "test"),
+        help="of the corpus (test, or valid where the corpus has no test documents)",
     )
     evaluate.add_argument(
         "--tokens", type=_whole_positive, metavar="N", help="in windows over the whole split (all)"
@@ -507,6 +509,9 @@ def _whole_positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
     return value
+
+
+_whole_positive.__name__ = "whole number"
 
 
 def _layers_by_width(text: str) -> tuple[int, int]:

@@ -22,7 +22,11 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_json(values: dict[str, Any]) -> None:
-    json.dump(values, sys.stdout)
+    """One JSON object; what is not finite becomes null, as JSON has no NaN."""
+    # Here, because the laws take a second to load and most commands print no JSON.
+    from lmscale.laws.result import plain
+
+    json.dump(plain(values), sys.stdout, allow_nan=False)
     print()
 
 

@@ -139,7 +139,11 @@ def fit_envelope(
         draws = _draws(grid, curves, tokens, size, readings, bootstrap, rng)
         # Student's tails: the noise is known from so many curves only.
         share = student_level(level, len(curves) - _FREE)
-    intervals = intervals_of(draws, share)
+    # Where the bias of taking the lowest exceeds the scatter, the draws lie to one side of the value.
+    intervals = {
+        name: (min(low, parameters[name]), max(high, parameters[name]))
+        for name, (low, high) in intervals_of(draws, share).items()
+    }
     laws = {
         name: {key: float(values[0]) for key, values in reading.laws.items()}
         for name, reading in readings.items()

@@ -29,15 +29,17 @@ class Score:
     scores: dict[str, Any]
 
 
-def evaluation_set(corpus: Corpus, split: str, tokens: int | None) -> EvalSpec:
+def evaluation_set(corpus: Corpus, split: str | None, tokens: int | None) -> EvalSpec:
     """The evaluation set of a corpus's split, all of it unless `tokens` are enough.
 
-    Its name says what it holds, so that sets of one store can be told apart: CORPUS-SPLIT, or
+    Without a split it is the test split, or validation where a corpus has no test documents. Its name says what it holds, so that sets of one store can be told apart: CORPUS-SPLIT, or
     CORPUS-SPLIT-TOKENS.
 
     Raises:
       StoreError: when the split is empty.
     """
+    if split is None:
+        split = "test" if corpus.n_tokens("test") else "valid"
     there = corpus.n_tokens(split)
     if there < 2:
         raise StoreError(f"the {split} split of {corpus.name} is empty: choose another --split")
@@ -69,7 +71,8 @@ def rescore(
       bar: is told of every run.
 
     Raises:
-      StoreError: when no run has finished, or one has lost its checkpoint.
+      StoreError: when no run has finished, one has lost its checkpoint, or the set holds fewer than
+        two windows, whose spread would say nothing of other text.
     """
     runs, scores = [], []
     for folder, labels in store.declared():
@@ -83,6 +86,12 @@ def rescore(
         runs.append(Run(folder.spec, labels))
     if not runs:
         raise StoreError(f"{store.path} has no finished run to score: see `lmscale status`")
+    n_ctx = max(run.spec.model.n_ctx for run in runs)
+    if evaluation.tokens < 2 * n_ctx:
+        raise StoreError(
+            f"{evaluation.tokens} tokens are less than two windows of {n_ctx}, the context of these "
+            f"runs: give at least {2 * n_ctx}, of a split that has so many"
+        )
     for pack in make_plan(runs, devices).packs:
         folders = [store.folder(run) for run in pack.runs]
         waiting = []

@@ -106,3 +106,17 @@ def test_a_run_without_a_checkpoint_is_named(store, corpus, tmp_path):
             score(store, corpus, evaluation_set(corpus, "test", None))
     finally:
         hidden.rename(folder.checkpoints)
+
+
+def test_a_set_of_less_than_two_windows_is_refused(store, corpus):
+    with pytest.raises(StoreError, match="10 tokens are less than two windows of 16"):
+        score(store, corpus, evaluation_set(corpus, "test", 10))
+
+
+def test_a_corpus_without_test_documents_is_scored_on_validation(corpus, monkeypatch):
+    assert evaluation_set(corpus, None, None).name == "tiny-test"
+    counts = {"train": 9999, "valid": 640, "test": 0}
+    monkeypatch.setattr(type(corpus), "n_tokens", lambda self, split: counts[split])
+    assert evaluation_set(corpus, None, 320).name == "tiny-valid-320"
+    with pytest.raises(StoreError, match="the test split of tiny is empty"):
+        evaluation_set(corpus, "test", None)

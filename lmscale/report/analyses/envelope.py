@@ -102,7 +102,8 @@ def _fit_family(study: Study, name: str) -> _Family:
         rows = pd.concat(curves, ignore_index=True)
         # The runs of the largest budget end within a percent of each other, not at one point.
         rows = rows[rows["flops"] <= 0.99 * rows["flops"].max()]
-        table = laws.Table.read(rows.reset_index(drop=True), convention=convention)
+        # Points of one size and length are of several runs, whose curves are compared as they are.
+        table = laws.Table.read(rows.reset_index(drop=True), convention=convention, cells="all")
         fit = laws.fit(table, "envelope")
     except (TableError, FitError, ValueError, np.linalg.LinAlgError) as error:
         return _Family(name, convention, runs, None, str(error))
@@ -110,8 +111,13 @@ def _fit_family(study: Study, name: str) -> _Family:
 
 
 def _curve(study: Study, row: pd.Series, convention: str) -> pd.DataFrame:
-    """Training loss of one run over its tokens, as recorded: the law smooths it."""
+    """Training loss of one run over its tokens from the end of warmup on, as it was recorded.
+
+    The law smooths it.
+    """
     records = [r for r in study.metrics.get(row["run"], []) if r.get("loss") is not None]
+    rates = [record.get("lr", 0.0) for record in records]
+    records = records[int(np.argmax(rates)) :] if rates else []
     loss = np.array([record["loss"] for record in records], float)
     tokens = np.array([record["tokens"] for record in records], float)
     sound = np.isfinite(loss) & (tokens > 0)
