@@ -3,25 +3,50 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
 from lmscale.fit_command import add_table_arguments
 from lmscale.terminal import print_json, say
 
-__all__ = ["add_arguments", "add_law_arguments", "run"]
+__all__ = ["FAMILY", "add_arguments", "add_law_arguments", "flops_argument", "run"]
+
+#: Whose law of a store, if none is named.
+FAMILY = "transformer"
+
+_EPILOG = """\
+With --inference-tokens the compute pays for training and serving, 6 N D + 2 N D_inference: the best
+model is smaller than one that is only trained. FLOPs may have a unit (5 PF-days, 3 EFLOPs),
+tokens a suffix (300B, 1.4T).
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `lmscale advise` takes."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
     parser.add_argument(
         "source", metavar="DIR|TABLE|PUBLISHED-LAW", help="besiroglu2024, chinchilla, ..."
     )
     question = parser.add_mutually_exclusive_group(required=True)
-    question.add_argument("--compute", metavar="FLOPS", type=float, help="the training budget")
-    question.add_argument("--loss", type=float, help="the loss to reach with the least compute")
-    parser.add_argument("--unique-tokens", type=float, help="how much data there is")
-    parser.add_argument("--inference-tokens", type=float, default=0.0, help="tokens served later")
+    question.add_argument(
+        "--compute",
+        metavar="FLOPS",
+        type=flops_argument,
+        help="the training budget (with --inference-tokens: of training and serving)",
+    )
+    question.add_argument("--loss", type=_loss, help="the loss to reach with the least compute")
+    parser.add_argument(
+        "--unique-tokens", metavar="TOKENS", type=_tokens, help="how much data there is"
+    )
+    parser.add_argument(
+        "--inference-tokens",
+        metavar="TOKENS",
+        type=_served,
+        default=0.0,
+        help="tokens served later; the compute then pays for them too, 6 N D + 2 N D_inference",
+    )
     add_law_arguments(parser)
     parser.add_argument("--json", action="store_true")
     add_table_arguments(parser.add_argument_group("the table"))
@@ -29,15 +54,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_law_arguments(parser: argparse.ArgumentParser) -> None:
     """Whose law of a store, which, and how far it is trusted."""
-    parser.add_argument("--family", default="transformer", help="whose law of a store")
+    parser.add_argument("--family", help=f"whose law of a store ({FAMILY})")
     parser.add_argument(
         "--law", metavar="LAW", help="isoflop, parametric, ... (isoflop; of a table what fits it)"
     )
     parser.add_argument(
         "--extrapolate",
         action="store_true",
-        help="answer also at more than 30 times the largest budget",
+        help="answer also at more than 30 times the largest budget, or below 1/30 of the smallest",
     )
+
+
+def flops_argument(text: str) -> float:
+    """A positive number of FLOPs, with a unit or without: 1e21, 5 PF-days."""
+    return _quantity(text, "a positive number of FLOPs, as 1e21, 3 EFLOPs or 5 PF-days", flops=True)
+
+
+def _tokens(text: str) -> float:
+    return _quantity(text, "a positive number of tokens, as 3e11 or 300B")
+
+
+def _served(text: str) -> float:
+    return _quantity(text, "a number of tokens, not negative, as 1e12 or 1T", zero=True)
+
+
+def _loss(text: str) -> float:
+    return _quantity(text, "a positive number of nats per token", counts=False)
+
+
+def _quantity(text: str, what: str, *, zero: bool = False, **style: bool) -> float:
+    from lmscale.laws.cell_numbers import NumberStyle, read_number
+
+    try:
+        value = read_number(text.strip(), NumberStyle(**style))
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
+        raise argparse.ArgumentTypeError(f"must be {what}, not {text!r}")
+    return value
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     advice = recommend(
         _source(args),
         law=args.law or "isoflop",
-        family=args.family,
+        family=args.family or FAMILY,
         extrapolate=args.extrapolate,
         reading=_reading(args),
         inference_tokens=args.inference_tokens,
@@ -57,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(advice.to_json())
         return 0
-    _print(advice, args.source)
+    _print(advice, args)
     for warning in advice.warnings:
         say(f"warning: {warning}")
     return 0
@@ -73,15 +127,20 @@ def _source(args: argparse.Namespace) -> Any:
     if path.is_dir() or _is_results_of_a_store(path):
         return Store.open(path if path.is_dir() else path.parent)
     if args.source in laws.PUBLISHED:
-        if args.law or any(value is not None for value in reading.values()):
+        if args.law or args.family or any(value is not None for value in reading.values()):
             raise laws.FitError(
-                f"{args.source} is a published law: leave --law and what a table is read by out"
+                f"{args.source} is a published law: leave --law, --family and what a table is read "
+                f"by out"
             )
         return args.source
     if not path.exists():
         raise laws.FitError(
             f"there is no store, no table and no published law {args.source!r}; the published laws "
             f"are {', '.join(laws.PUBLISHED)}"
+        )
+    if args.family:
+        raise laws.FitError(
+            f"--family is of a store; {args.source} is a table: choose its rows with --where"
         )
     table = table_of_runs(args.source, **reading)
     return laws.fit(table, args.law) if args.law else _law_of_table(table)
@@ -109,14 +168,27 @@ def _law_of_table(table: Any) -> Any:
     return laws.fit(table, "parametric")
 
 
-def _print(advice: Any, source: str) -> None:
+def _header(advice: Any, args: argparse.Namespace) -> str:
+    """What the compute is, how well it is known, what it pays for, and by which law."""
+    text = f"for {advice.flops:.3g} FLOPs"
+    if reach := advice.intervals.get("flops"):
+        text += f" [{reach[0]:.3g}, {reach[1]:.3g}]"
+    if advice.inference_flops:
+        text += (
+            f" of training and serving (6 N D + 2 N D_inference; serving {args.inference_tokens:.3g} "
+            f"tokens takes {advice.inference_flops:.3g}, {advice.inference_flops / advice.flops:.0%})"
+        )
+    by = f"the law {advice.law}, {advice.source}" if advice.source == "fitted here" else ""
+    return f"{text}, by {by or advice.source or args.source}:"
+
+
+def _print(advice: Any, args: argparse.Namespace) -> None:
     def line(name: str, key: str, text: str) -> None:
         low_high = advice.intervals.get(key)
         interval = f"  [{low_high[0]:.3g}, {low_high[1]:.3g}]" if low_high else ""
         print(f"  {name:<22}{text}{interval}")
 
-    by = f"the law {advice.law}, {advice.source}" if advice.source == "fitted here" else ""
-    print(f"for {advice.flops:.3g} FLOPs, by {by or advice.source or source}:")
+    print(_header(advice, args))
     line("parameters", "n_params", f"{advice.n_params:.3g}")
     line("tokens", "n_tokens", f"{advice.n_tokens:.3g}")
     line("tokens per parameter", "tokens_per_param", f"{advice.tokens_per_param:.3g}")

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from lmscale.advise_command import add_law_arguments
+from lmscale.advise_command import FAMILY, add_law_arguments, flops_argument
 from lmscale.terminal import print_json, print_table, say
 
 __all__ = ["add_arguments", "run"]
@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("dir", metavar="DIR", help="a store with finished runs")
     parser.add_argument(
-        "--compute", metavar="FLOPS", type=float, required=True, help="of each of the three runs"
+        "--compute",
+        metavar="FLOPS",
+        type=flops_argument,
+        required=True,
+        help="of each of the three runs",
     )
     parser.add_argument(
         "--seeds", type=_seed, nargs="+", default=[0], help="each size is trained once per seed (0)"
@@ -55,21 +59,18 @@ def run(args: argparse.Namespace, train: Callable, open_corpus: Callable) -> int
       open_corpus: (name, vocabulary) -> corpus.
     """
     from lmscale.files import write_json
-    from lmscale.laws import FitError
     from lmscale.parallel.distributed import PREEMPTED
     from lmscale.report import write_report
     from lmscale.sweep import verify
     from lmscale.sweep.store import Store
     from lmscale.training.loop import Preempted
 
-    if not 0 < args.compute < float("inf"):
-        raise FitError(f"--compute must be a positive number of FLOPs, not {args.compute!r}")
-    store, law = Store.open(args.dir), args.law or "isoflop"
-    folder = verify.verification_store(store, args.compute, args.family, law)
+    store, law, family = Store.open(args.dir), args.law or "isoflop", args.family or FAMILY
+    folder = verify.verification_store(store, args.compute, family, law)
     known = verify.read_forecast(folder)
     if known is None:
         forecast = verify.forecast_of(
-            store, args.compute, law=law, family=args.family, extrapolate=args.extrapolate
+            store, args.compute, law=law, family=family, extrapolate=args.extrapolate
         )
     else:
         forecast, path = known
@@ -144,7 +145,12 @@ def _warnings(forecast: dict[str, Any], corpus: Any) -> list[str]:
     """What of a verification a user should know before it is trained."""
     warnings = list(forecast["advice"]["warnings"])
     if forecast["flops"] <= forecast["largest_budget"]:
-        warnings.append("this budget lies within those of the store: it tests no extrapolation")
+        # Forecasts of earlier versions do not hold the smallest.
+        below = forecast["flops"] < forecast.get("smallest_budget", 0.0)
+        warnings.append(
+            f"this budget lies {'below' if below else 'within'} those of the store: it tests no "
+            f"extrapolation{' to larger ones' if below else ''}"
+        )
     roles = {planned["role"] for planned in forecast["runs"]}
     missing = {"advised", "half", "double"} - roles
     if missing:

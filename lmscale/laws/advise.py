@@ -38,7 +38,8 @@ WARN_BEYOND = 1.5
 #: here or a little further: the OLMo ladder missed the loss by 2% at 90 times and by 4% at 190 times its
 #: largest run, always to the low side, and an IsoFLOP law of four budgets over a factor of 14 advised at
 #: 28 times a size at least twice too large. A power law's best size is known to a factor of
-#: 30^(width of the exponent's interval) at best.
+#: 30^(width of the exponent's interval) at best. The same factor holds below the smallest run, where the
+#: tests of a law are fewer still and sizes end in models that cannot be built.
 FARTHEST = 30.0
 
 #: Sizes tried on each pass of the search along a line of equal cost.
@@ -97,8 +98,10 @@ class Advice:
     inference_flops: float = 0.0
     law: str = ""
     source: str = ""
-    #: What this compute lies beyond the largest run of the fit.
+    #: Training compute over that of the largest run of the fit.
     extrapolation: float | None = None
+    #: Training compute over that of the smallest run of the fit.
+    over_smallest: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return plain(self)
@@ -129,7 +132,8 @@ def advise(
       level: share of the draws in the intervals; the fit's own by default.
       factors: sizes off the best one of which `Advice.off_optimum` tells.
 
-    However far the budget lies beyond the runs, there is an answer; `too_far` says when to refuse it.
+    However far the budget lies from the runs, there is an answer; `too_far` says when to refuse it.
+    Sizes off the best one that cannot be served within the budget are left out, with a warning.
 
     Raises:
       FitError: neither or both of flops and loss, a law that cannot answer, or a loss that it
@@ -188,14 +192,30 @@ def advise(
 
 
 def too_far(advice: Advice, farthest: float = FARTHEST) -> str | None:
-    """Why a point should not be given at this budget, in one line; None where it may."""
-    if advice.extrapolation is None or advice.extrapolation <= farthest:
-        return None
-    return (
-        f"{advice.flops:.3g} FLOPs is {advice.extrapolation:.3g} times the largest run of this law, "
-        f"which is trusted up to {farthest:g} times: ask for a smaller budget, fit runs nearer to it, "
-        f"or take the extrapolation with --extrapolate"
-    )
+    """Why a point should not be given at this budget, in one line; None where it may.
+
+    Args:
+      farthest: largest factor above the largest run, and below the smallest one.
+    """
+    asked = _training_flops(advice)
+    ways = "fit runs nearer to it, or take the extrapolation with --extrapolate"
+    if advice.extrapolation is not None and advice.extrapolation > farthest:
+        return (
+            f"{asked} is {advice.extrapolation:.3g} times the largest run of this law, "
+            f"which is trusted up to {farthest:g} times: ask for a smaller budget or a higher loss, {ways}"
+        )
+    if advice.over_smallest is not None and advice.over_smallest < 1 / farthest:
+        return (
+            f"{asked} is {advice.over_smallest:.3g} times the smallest run of this law, "
+            f"which is trusted down to 1/{farthest:g} of it: ask for a larger budget or a lower loss, {ways}"
+        )
+    return None
+
+
+def _training_flops(advice: Advice) -> str:
+    """The compute that is compared with the runs', in words: serving is no training."""
+    trained = advice.flops - advice.inference_flops
+    return f"{trained:.3g} FLOPs{' of training' if advice.inference_flops else ''}"
 
 
 def _resolve(law: FitResult | str) -> FitResult:
@@ -207,22 +227,27 @@ def _resolve(law: FitResult | str) -> FitResult:
 
 
 def _finish(result: FitResult, advice: Advice, untested: str) -> Advice:
-    warnings = [*result.warnings, *advice.warnings]
-    known = result.ranges.get("flops")
     published_law = "published" in result.details
-    extrapolation = None
+    of_law = result.warnings
+    if published_law and advice.intervals:
+        # `interval_method` says it already.
+        of_law = [warning for warning in of_law if result.interval_method not in warning]
+    warnings = [*of_law, *advice.warnings]
+    known = result.ranges.get("flops")
+    extrapolation = over_smallest = None
     if known:
-        extrapolation = advice.flops / known[1]
+        trained = advice.flops - advice.inference_flops
+        extrapolation, over_smallest = trained / known[1], trained / known[0]
         if extrapolation > WARN_BEYOND:
             warnings.append(
-                f"{advice.flops:.3g} FLOPs is {extrapolation:.3g} times the largest run of this fit"
+                f"{_training_flops(advice)} is {extrapolation:.3g} times the largest run of this fit"
                 + _what_intervals_leave_out(advice, published_law)
             )
             if untested:
                 warnings.append(f"not tested on budgets left out: {untested}")
-        elif advice.flops < known[0] / WARN_BEYOND:
+        elif over_smallest < 1 / WARN_BEYOND:
             warnings.append(
-                f"{advice.flops:.3g} FLOPs is below the smallest run of this fit ({known[0]:.3g})"
+                f"{_training_flops(advice)} is below the smallest run of this fit ({known[0]:.3g})"
             )
     else:
         warnings.append("the compute of this law's runs is not known, nor how far this lies beyond")
@@ -243,6 +268,7 @@ def _finish(result: FitResult, advice: Advice, untested: str) -> Advice:
     return advice.replace(
         warnings=tuple(dict.fromkeys(warnings)),
         extrapolation=extrapolation,
+        over_smallest=over_smallest,
         interval_method="; ".join(method) if advice.intervals else "none",
         law=result.details.get("published", result.law),
         source=result.details.get("source", "fitted here"),
@@ -326,7 +352,7 @@ class _Problem:
         shape = np.broadcast_shapes(
             np.shape(loss), *(np.shape(v) for v in self.parameters.values())
         )
-        low, high = np.full(shape, math.log(1e3)), np.full(shape, math.log(1e60))
+        low, high = np.full(shape, math.log(1e-6)), np.full(shape, math.log(1e60))
         reachable = self.best(np.exp(high))[2] <= loss
         for _ in range(50):
             middle = (low + high) / 2
@@ -400,7 +426,7 @@ def _from_surface(
                 + (f": its irreducible loss is {floor:.4g}" if math.isfinite(floor) else "")
             )
     n, d, reached = (float(x) for x in problem.best(flops))
-    widths = _surface_widths(result, flops, level, test)
+    widths = _surface_widths(result, flops - 2 * n * inference_tokens, level, test)
     intervals: dict[str, tuple[float, float]] = {}
     if drawn is not None:
         intervals = _size_intervals(
@@ -417,14 +443,24 @@ def _from_surface(
 
     if loss is None and (known := reach(n, d, reached)) is not None:
         intervals["loss"] = known
-    off = []
+    off, too_dear = [], []
     for factor in factors:
         size = n * factor
+        if 2 * size * inference_tokens >= flops:
+            too_dear.append(factor)
+            continue
         tokens = float(problem._tokens(size, flops))
         value = float(problem.loss(size, tokens))
         cheapest = float(problem.budget(value)) if math.isfinite(value) else math.nan
         off.append(
             OffOptimum(factor, size, tokens, value, flops / cheapest, reach(size, tokens, value))
+        )
+    if too_dear:
+        names = " and ".join(f"{factor:g} x" for factor in too_dear)
+        warnings.append(
+            f"{names} the parameters cannot be served within this budget: {inference_tokens:.3g} "
+            f"tokens of a model {min(too_dear):g} x as large alone take "
+            f"{2 * n * min(too_dear) * inference_tokens:.3g} FLOPs"
         )
     epochs = None
     if unique_tokens is not None:

@@ -101,12 +101,14 @@ def answer_on_frontier(
     """The point of a frontier at a budget or a loss, with what being off it costs."""
     p = result.parameters
     if "a" not in p:
-        raise FitError(f"this fit of {result.law} has no exponents: {'; '.join(result.warnings)}")
+        raise FitError(f"this fit of {result.law} has no exponents: {_shortened(result.warnings)}")
     curve, why = _loss_curve(result)
     warnings = [why] if why else []
     if loss is not None:
         if curve is None:
-            raise FitError(f"the law {result.law} carries no loss along its frontier; give flops")
+            raise FitError(
+                f"the law {result.law} carries no loss along its frontier; ask by compute"
+            )
         flops = curve.budget(loss)
         if not math.isfinite(flops):
             raise FitError(f"this frontier never reaches a loss of {loss:.4g}")
@@ -145,13 +147,30 @@ def answer_on_frontier(
 
     if along is not None and along[0] < along[1]:
         # The advised size may itself be off the best one.
-        intervals["loss"] = run(1.0)[1] or along
+        low, high = run(1.0)[1] or along
+        if loss is None:
+            intervals["loss"] = low, high
+        elif math.isfinite(most := curve.budget(low)):
+            # What a run at this budget may miss by, as the compute that makes up for it.
+            intervals["flops"] = curve.budget(high), most
+        else:
+            warnings.append(
+                f"the compute has no interval: a run may miss this loss by {reached - low:.2g} nats, "
+                f"and the frontier never comes that far below it"
+            )
     off = []
     for factor in factors:
         value, reach, cost = run(factor)
         if not math.isnan(cost):
             off.append((factor, n * factor, d / factor, value, reach, cost))
     return FrontierAnswer(flops, n, d, reached, intervals, widths, off, warnings)
+
+
+def _shortened(warnings: Sequence[str]) -> str:
+    """At most the first two and the last, which says what came of them, in one readable line."""
+    if len(warnings) <= 3:
+        return "; ".join(warnings)
+    return "; ".join((*warnings[:2], f"and {len(warnings) - 3} more like it", warnings[-1]))
 
 
 def _total(widths: dict[str, float] | None) -> float:

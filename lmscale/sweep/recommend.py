@@ -9,11 +9,13 @@ from typing import Any
 from lmscale import flops, hparams, laws
 from lmscale.laws.advise import Advice, advise, too_far
 from lmscale.laws.result import FitError, FitResult
-from lmscale.spec import TransformerSpec
+from lmscale.spec import ModelSpec, TransformerSpec
 from lmscale.sweep.recipe import Recipe, read_recipe
 from lmscale.sweep.shapes import transformer_shape
 from lmscale.sweep.store import Store
 
+#: Factor between the advised N and that of the nearest model of a ladder, from which advice warns.
+OFF_LADDER = 1.5
 #: What a store's law counts, and what the published laws count (Hoffmann et al. count embeddings).
 STORE_CONVENTION, PUBLISHED_CONVENTION = "standard", "chinchilla"
 #: Of the published laws' models.
@@ -70,7 +72,7 @@ def _by_recipe(store: Store, family: str, advice: Advice, convention: str) -> Ad
         return advice.replace(recipe=f"no recipe is known: {error}")
     run = advised_run(recipe, advice, convention)
     corpus = store.experiment()["corpus"]
-    warnings = list(advice.warnings)
+    warnings = [*advice.warnings, *_off_ladder(run.model, advice, convention)]
     if run.n_tokens > (tokens := corpus["train_tokens"]):
         warnings.append(
             f"{run.n_tokens:.3g} tokens are {run.n_tokens / tokens:.2g} epochs of the "
@@ -93,6 +95,19 @@ def advised_run(recipe: Recipe, advice: Advice, convention: str, factor: float =
     return recipe.for_tokens(model, spent / flops.training_flops_per_token(model, convention))
 
 
+def _off_ladder(model: ModelSpec, advice: Advice, convention: str) -> list[str]:
+    """A warning where the nearest model that can be built is not of the advised size."""
+    size = flops.n_params(model, convention)
+    ratio = size / advice.n_params
+    if 1 / OFF_LADDER <= ratio <= OFF_LADDER:
+        return []
+    text = (
+        f"the nearest model of the ladder has N = {size:.3g}, {ratio:.3g} times the advised "
+        f"{advice.n_params:.3g}: loss and intervals are of the advised size, not of this model"
+    )
+    return [text]
+
+
 def _by_published_rule(advice: Advice) -> Advice:
     model = shape_of_count(
         advice.n_params,
@@ -100,6 +115,8 @@ def _by_published_rule(advice: Advice) -> Advice:
         vocab_size=PUBLISHED_VOCABULARY,
         n_ctx=PUBLISHED_CONTEXT,
     )
+    off_ladder = _off_ladder(model, advice, PUBLISHED_CONVENTION)
+    advice = advice.replace(warnings=(*advice.warnings, *off_ladder))
     rule = hparams.covering_rule(model, advice.n_tokens)
     if rule is None:
         names = ", ".join(rule.source for rule in hparams.PUBLISHED_RULES)
@@ -142,8 +159,26 @@ def store_law(
     if rows.empty:
         families = ", ".join(sorted(set(table.get("family", []))))
         raise FitError(f"{store.path} has no finished runs of {family!r}; its families: {families}")
-    read = laws.Table.read(rows, convention=convention or store_convention(store), **reading)
-    return laws.fit(read if where is None else read.filter(where), law)
+    native = store_convention(store)
+
+    def fitted(convention: str, **options: Any) -> FitResult:
+        read = laws.Table.read(rows, convention=convention, **reading)
+        return laws.fit(read if where is None else read.filter(where), law, **options)
+
+    if convention in (None, native) or law != "isoflop":
+        return fitted(convention or native)
+    try:
+        result = fitted(convention)
+    except laws.TableError:
+        result = None
+    # Whether it is the convention that leaves no profiles, or the runs under any: then that is the error.
+    if (result is None or not result.parameters) and fitted(native, bootstrap=0).parameters:
+        raise FitError(
+            f"counted as {convention}, the runs of one budget of {store.path.name} do not cost the "
+            f"same, so isoflop has no profiles: leave --convention out or give --convention {native}, "
+            f"by which its budgets were set (`lmscale report` restates them under {convention})"
+        )
+    return result if result is not None else fitted(convention)
 
 
 def shape_of_count(

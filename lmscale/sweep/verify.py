@@ -114,6 +114,7 @@ def forecast_of(
             "family": family,
             "store": store.path.name,
             "results_sha256": results_hash(store),
+            "smallest_budget": fitted.ranges["flops"][0],
             "largest_budget": fitted.ranges["flops"][1],
             "noise": {"std": std, "source": source},
             "advice": {k: v for k, v in advice.to_json().items() if k != "off_optimum"},

@@ -240,6 +240,50 @@ def test_every_published_law_says_how_far_a_budget_lies_beyond_its_runs():
     assert any("is not known" in w for w in laws.advise(unknown, flops=1e22).warnings)
 
 
+def test_a_thirtieth_of_the_smallest_run_is_the_least():
+    smallest = 6e18
+    assert too_far(laws.advise("besiroglu2024", flops=smallest / 29)) is None
+    text = too_far(laws.advise("besiroglu2024", flops=smallest / 31))
+    assert "0.0323 times the smallest run" in text and "--extrapolate" in text
+
+
+def test_serving_is_no_training_when_a_budget_is_held_against_the_runs():
+    advice = laws.advise("besiroglu2024", flops=1e21, inference_tokens=1e12)
+    trained = 6 * advice.n_params * advice.n_tokens
+    assert trained == pytest.approx(1e21 - advice.inference_flops)
+    assert advice.extrapolation == pytest.approx(trained / 3e21)
+    assert advice.over_smallest == pytest.approx(trained / 6e18)
+
+
+def test_sizes_that_cannot_be_served_are_left_out_and_said_so():
+    advice = laws.advise("besiroglu2024", flops=1e21, inference_tokens=1e12)
+    assert [off.factor for off in advice.off_optimum] == [0.25, 0.5]
+    for off in advice.off_optimum:
+        spent = 6 * off.n_params * off.n_tokens + 2 * off.n_params * 1e12
+        assert spent == pytest.approx(1e21)
+    assert any("2 x and 4 x the parameters cannot be served" in w for w in advice.warnings)
+    few = laws.advise("besiroglu2024", flops=1e21, inference_tokens=1e8)
+    assert len(few.off_optimum) == 4 and not any("served" in w for w in few.warnings)
+
+
+def test_being_off_the_best_size_never_saves_compute():
+    for flops in (1.0, 1e21):
+        advice = laws.advise("besiroglu2024", flops=flops)
+        assert all(off.compute_factor > 1 for off in advice.off_optimum), flops
+
+
+def test_the_compute_for_a_loss_has_the_interval_that_the_loss_would_have():
+    table = isoflop_table(noise=0.002)
+    law = laws.fit(table, "isoflop")
+    loss = laws.advise(law, flops=2e21).loss
+    advice = laws.advise(law, loss=loss)
+    assert advice.flops == pytest.approx(2e21, rel=1e-6) and "loss" not in advice.intervals
+    low, high = advice.intervals["flops"]
+    assert low < 2e21 < high
+    edges = [laws.advise(law, flops=c).loss for c in (high, low)]
+    assert edges == pytest.approx(laws.advise(law, flops=2e21).intervals["loss"], rel=1e-4)
+
+
 def test_a_published_frontier_turns_about_the_middle_of_its_budgets():
     middle = np.sqrt(1.25e16 * 2.56e19)
     low, high = laws.advise("porian2024", flops=middle).intervals["n_params"]

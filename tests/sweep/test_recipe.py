@@ -162,6 +162,18 @@ def test_beyond_thirty_times_the_largest_budget_a_store_gives_no_point(tmp_path)
     assert recommend(store, flops=20 * BUDGETS[-1]).n_params > 0
 
 
+def test_a_model_that_is_not_of_the_advised_size_is_warned_of(tmp_path):
+    store = plant(tmp_path, grid(), analyses=(), law=LAW)
+    far = recommend(store, flops=1e5, extrapolate=True)
+    (warning,) = (text for text in far.warnings if "nearest model of the ladder" in text)
+    assert f"times the advised {far.n_params:.3g}" in warning
+    near = recommend(store, flops=2 * BUDGETS[-1])
+    assert not any("nearest model" in text for text in near.warnings)
+    with pytest.raises(FitError, match="trusted down to 1/30"):
+        recommend(store, flops=BUDGETS[0] / 40)
+    assert recommend(store, flops=BUDGETS[0] / 20).over_smallest == pytest.approx(1 / 20, rel=0.05)
+
+
 def test_a_published_rule_serves_only_where_its_range_holds_the_case():
     inside = recommend("besiroglu2024", flops=1e20)
     assert inside.recipe.startswith("StepLaw (Li et al. 2025)") and inside.learning_rate < 0.01
