@@ -32,6 +32,10 @@ Laws that predict a loss are also fitted without the largest budget and tested o
 """
 
 
+#: The 95% interval of 20 draws is about their range.
+_FEWEST_DRAWS = 20
+
+
 # --- Arguments ------------------------------------------------------------------------------------
 
 
@@ -57,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_positive,
         help="print N_opt, D_opt and loss at these budgets",
     )
-    parser.add_argument("--bootstrap", metavar="K", type=_count, default=1000, help="draws (1000)")
+    parser.add_argument("--bootstrap", metavar="K", type=_draws, default=1000, help="draws (1000)")
     parser.add_argument("--level", type=_share, help="of the intervals (0.95)")
     parser.add_argument("--seed", metavar="K", type=_whole, help="of the draws (0)")
     parser.add_argument("--json", action="store_true", help="one JSON object and nothing else")
@@ -172,8 +176,9 @@ def _share(text: str) -> float:
     return _number(text, lambda value: 0 < value < 1, "between 0 and 1")
 
 
-def _count(text: str) -> int:
-    return int(_number(text, lambda v: v >= 1 and v.is_integer(), "a whole number of at least 1"))
+def _draws(text: str) -> int:
+    what = f"a whole number of at least {_FEWEST_DRAWS}, since fewer draws hold no interval"
+    return int(_number(text, lambda v: v >= _FEWEST_DRAWS and v.is_integer(), what))
 
 
 def _whole(text: str) -> int:
@@ -217,9 +222,7 @@ def run(args: argparse.Namespace, unknown: Sequence[str] = ()) -> int:
     )
     parts = {None: table} if args.split is None else table.split(args.split)
     found = {
-        value: _Fits(
-            laws.compare(part, names, bootstrap=args.bootstrap, options=options), args.at or ()
-        )
+        value: _Fits(_fitted(part, names, args, options), args.at or ())
         for value, part in parts.items()
     }
     _refuse_if_none(found)
@@ -238,6 +241,67 @@ def run(args: argparse.Namespace, unknown: Sequence[str] = ()) -> int:
                 print()
         fits.say_warnings("" if value is None else f"{args.split} {value}: ")
     return 0
+
+
+def _fitted(
+    table: Any, names: Sequence[str], args: argparse.Namespace, options: dict[str, dict[str, Any]]
+) -> list[Any]:
+    """A `laws.Comparison` of each law; profiles without exponents count as not fitted."""
+    from lmscale import laws
+
+    def fitted(table: Any, names: Sequence[str]) -> list[Any]:
+        return laws.compare(table, names, bootstrap=args.bootstrap, options=options)
+
+    others = [name for name in names if name != "envelope"]
+    lines = fitted(table, others) if others else []
+    if "envelope" in names:
+        try:
+            line = fitted(_curves(table, args.table), ["envelope"])[0]
+        except laws.TableError as error:
+            line = laws.Comparison("envelope", problem=str(error))
+        lines.insert(names.index("envelope"), line)
+    for k, line in enumerate(lines):
+        if line.law == "isoflop" and line.fit is not None and not line.fit.exponents:
+            min_points = options["isoflop"].get("min_points", 4)
+            problem = laws.unusable_profiles(line.fit, min_points) + _remedy(table.convention)
+            lines[k] = laws.Comparison("isoflop", problem=problem)
+    return lines
+
+
+def _curves(table: Any, path: str) -> Any:
+    """The table of learning curves; those of a store stand in its runs' metrics, not in results.csv.
+
+    Raises:
+      TableError: there are none.
+    """
+    from etils import epath
+
+    from lmscale.laws import TableError
+    from lmscale.laws.columns import is_results
+    from lmscale.sweep.curves import curves_of
+    from lmscale.sweep.store import Store
+
+    if not is_results(table.header):
+        return table
+    if not epath.Path(path).is_dir():
+        raise TableError(
+            f"{path!r} holds the last loss of each run and an envelope needs learning curves: give "
+            f"the folder of the store"
+        )
+    return curves_of(Store.open(path), table)
+
+
+def _remedy(convention: str) -> str:
+    """What to do about profiles that cannot be used."""
+    if convention in ("kaplan", "chinchilla", "exact"):
+        return (
+            f"; the runs of a budget cost different FLOPs under {convention}: `lmscale report` "
+            f"restates them; fit with --convention standard"
+        )
+    return (
+        "; --budget-tolerance puts runs of more unequal FLOPs into one budget, and the law "
+        "parametric needs no budgets"
+    )
 
 
 def _names(args: argparse.Namespace) -> list[str]:

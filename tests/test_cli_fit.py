@@ -105,7 +105,7 @@ def test_laws_side_by_side(capsys, table):
     # Aligned: the column after the names starts where its header does.
     assert all(line[lines[0].index("runs") :].startswith("35") for line in lines[2:4])
     assert "position not fitted: the table has no column position" in out
-    assert "power not fitted: a power law is in one variable; say which with x=" in out
+    assert "power not fitted: a power law is in one variable; say which with --x" in out
     assert "isoflop not tested on a held-out budget: " in out
     code, out, _ = run(capsys, *argv, "--x", "params", "--json")
     found = json.loads(out)["laws"]
@@ -176,7 +176,7 @@ def test_options_reach_their_laws(capsys, table):
         expected = laws.fit(table, law, **own, **options).to_json()
         assert found["parameters"] == expected["parameters"] and found["level"] == 0.5
         assert found["intervals"] == expected["intervals"]
-    argv = (table, "--law", "isoflop", "--bootstrap", 5, "--json", "--window", "none")
+    argv = (table, "--law", "isoflop", "--bootstrap", 20, "--json", "--window", "none")
     assert all(all(p["used"]) for p in json.loads(run(capsys, *argv)[1])["details"]["profiles"])
 
 
@@ -244,7 +244,7 @@ def test_a_filter_and_a_split(capsys, tmp_path):
     )
     frame.loc[frame["mode"] == "valid", "loss"] += 0.5
     frame.to_csv(tmp_path / "runs.csv", index=False)
-    argv = (tmp_path / "runs.csv", "--law", "parametric", "--bootstrap", 5, "--starts", "coarse")
+    argv = (tmp_path / "runs.csv", "--law", "parametric", "--bootstrap", 20, "--starts", "coarse")
     train = json.loads(run(capsys, *argv, "--where", "mode == train", "--json")[1])
     assert train["n_used"] == 35 and train["dropped"] == []
     code, out, _ = run(capsys, *argv, "--split", "mode", "--json")
@@ -265,7 +265,7 @@ def test_a_search_is_not_taken_for_seeds(capsys, tmp_path):
         for rate in (5e-4, 1e-3, 2e-3)
     ]
     pd.concat(parts).to_csv(tmp_path / "runs.csv", index=False)
-    argv = (tmp_path / "runs.csv", "--law", "kaplan-nd", "--bootstrap", 5, "--json")
+    argv = (tmp_path / "runs.csv", "--law", "kaplan-nd", "--bootstrap", 20, "--json")
     code, out, err = run(capsys, *argv)
     assert code == 0 and json.loads(out)["n_used"] == 35
     assert "differ in lr: the best of each is fitted, and 70 of 105 rows are left out" in err
@@ -286,8 +286,8 @@ def test_a_search_is_not_taken_for_seeds(capsys, tmp_path):
         (["--law", "isoflop", "--offset"], "--offset belongs to --law power; isoflop takes"),
         (["--law", "isoflop", "--critical-batch", "1e8,0.2"], "--critical-batch belongs to"),
         (["--law", "power", "--critical-batch", "1e8"], "two positive numbers"),
-        (["--law", "power", "--bootstrap", "0"], "whole number of at least 1"),
-        (["--law", "power"], "say which with x=params|tokens|flops"),
+        (["--law", "power", "--bootstrap", "0"], "whole number of at least 20"),
+        (["--law", "power"], "say which with --x params|tokens|flops"),
         (["--law", "power", "--columns", "loss=nope"], "'nope', which is not a column"),
         (["--law", "power", "--columns", "loss"], "columns must read params=COL"),
         (["--law", "position", "envelope"], "none of these laws can be fitted; position: "),
@@ -363,10 +363,52 @@ def test_no_law_ends_in_a_traceback_on_a_poor_table(capsys, tmp_path, law):
         frame = pd.DataFrame({name: rng.uniform(1, 2, rows) for name in names})
         frame["params"] = 1e6
         frame.to_csv(tmp_path / "runs.csv", index=False)
-        argv = (tmp_path / "runs.csv", "--law", law, "--bootstrap", 10, "--json")
+        argv = (tmp_path / "runs.csv", "--law", law, "--bootstrap", 20, "--json")
         code, out, err = run(capsys, *argv)
         assert "Traceback" not in err
         if code == 0:
             assert json.loads(out)["law"] == law
         else:
             assert code == 2 and out == "" and len(err.strip().splitlines()) == 1
+
+
+# --- Profiles that cannot be used -----------------------------------------------------------------
+
+
+def test_profiles_of_few_sizes_are_one_line(capsys, tmp_path):
+    frame = profiles(4).groupby(np.repeat(np.arange(4), 7)).head(3)
+    frame.to_csv(tmp_path / "runs.csv", index=False)
+    said = refused(capsys, tmp_path / "runs.csv", "--law", "isoflop", "--bootstrap", 20)
+    assert "no budget has 4 sizes (of 4 budgets, the most has 3)" in said
+    assert "--budget-tolerance" in said and "law parametric" in said
+    code, out, _ = run(
+        capsys,
+        tmp_path / "runs.csv",
+        "--law",
+        "isoflop",
+        "power",
+        "--x",
+        "flops",
+        "--bootstrap",
+        20,
+    )
+    assert code == 0 and "isoflop not fitted: no budget has 4 sizes" in out
+
+
+def test_a_profile_of_three_points_has_no_interval_unless_the_noise_is_known(capsys, tmp_path):
+    frame = profiles(4).groupby(np.repeat(np.arange(4), 7)).nth([1, 3, 5])
+    frame.to_csv(tmp_path / "runs.csv", index=False)
+    argv = [tmp_path / "runs.csv", "--law", "isoflop", "--bootstrap", 50, "--json"]
+    code, out, err = run(capsys, *argv, "--min-points", 3)
+    fit = json.loads(out)
+    assert code == 0 and fit["parameters"]["a"] > 0 and not fit["intervals"]
+    assert "nothing tells the noise of the runs" in err and "--noise" in err
+    _, out, err = run(capsys, *argv, "--min-points", 3, "--noise", 0.005)
+    low, high = json.loads(out)["intervals"]["a"]
+    assert high - low > 0.005 and "nothing tells" not in err
+    assert "at least 3, not 1" in refused(capsys, *argv, "--min-points", 1)
+
+
+def test_an_interval_of_one_draw_is_refused(capsys, table):
+    said = refused(capsys, table, "--law", "power", "--x", "flops", "--bootstrap", 1)
+    assert "a whole number of at least 20" in said

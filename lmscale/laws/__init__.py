@@ -29,7 +29,13 @@ from lmscale.laws.centering import Centering, grid_centering
 from lmscale.laws.data_constrained import fit_data_constrained
 from lmscale.laws.envelope import fit_envelope
 from lmscale.laws.holdout import Comparison, HoldOut, compare, hold_out
-from lmscale.laws.isoflop import Profile, fit_isoflop, vertex_bias, window_spread
+from lmscale.laws.isoflop import (
+    Profile,
+    fit_isoflop,
+    unusable_profiles,
+    vertex_bias,
+    window_spread,
+)
 from lmscale.laws.kaplan import (
     Contradiction,
     Frontier,
@@ -98,6 +104,7 @@ __all__ = [
     "published",
     "steps_to_loss",
     "stopping_ratio",
+    "unusable_profiles",
     "vertex_bias",
     "window_spread",
 ]

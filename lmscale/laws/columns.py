@@ -19,6 +19,7 @@ __all__ = [
     "mixed_conventions",
     "parse_mapping",
     "results_mapping",
+    "suggested_mapping",
 ]
 
 #: Columns of positive numbers, each with the other names under which it is recognised.
@@ -75,7 +76,7 @@ def parse_mapping(columns: Mapping[str, str] | Sequence[str] | str | None) -> di
 
 def _parse_text(text: str) -> dict[str, str]:
     wrong = TableError(
-        f"columns must read params=COL,tokens=COL,..., not {text!r} (a name with commas or = "
+        f"--columns must read params=COL,tokens=COL,..., not {text!r} (a name with commas or = "
         f'stands in quotes: params="N, total")'
     )
     pairs: list[list[str]] = []
@@ -161,6 +162,35 @@ def _not_there(ours: str, theirs: str, header: Sequence[str]) -> str:
         f"{ours} was mapped to {theirs!r}, which is not a column; {hint}"
         f"the columns are {', '.join(header)}"
     )
+
+
+#: A name with a unit behind it: N (M), tokens [B], params, millions.
+_WITH_UNIT = re.compile(r"(.+?)\s*(?:[(\[]\s*([^)\]]*?)\s*[)\]]|,\s*(\w+))")
+_UNITS = {
+    "k": "1e3", "thousand": "1e3", "thousands": "1e3", "m": "1e6", "million": "1e6",
+    "millions": "1e6", "b": "1e9", "g": "1e9", "billion": "1e9", "billions": "1e9", "t": "1e12",
+    "trillion": "1e12", "trillions": "1e12",
+}  # fmt: skip
+
+
+def suggested_mapping(ours: str, header: Sequence[str]) -> str:
+    """What to give as --columns for `ours`: the columns whose names have a unit behind, or COL."""
+    found = []
+    # Two of the three counts do, so the others that can be told are suggested as well.
+    counts = ("params", "tokens", "flops")
+    for name in (ours, *(count for count in counts if ours in counts and count != ours)):
+        if _common(name, COLUMNS.get(name, ()), header, ()) is not None:
+            continue
+        for column in header:
+            parts = _WITH_UNIT.fullmatch(column.strip())
+            if parts and _common(name, COLUMNS.get(name, ()), [parts[1]], ()) is not None:
+                factor = _UNITS.get((parts[2] or parts[3] or "").lower())
+                quoted = f'"{column}"' if "," in column or "=" in column else column
+                found.append(f"{name}={quoted}" + (f"*{factor}" if factor else ""))
+                break
+    if not any(item.startswith(f"{ours}=") for item in found) and len(found) < 2:
+        return f"{ours}=COL"
+    return f"'{','.join(found)}'"
 
 
 # --- Conventions ----------------------------------------------------------------------------------

@@ -118,8 +118,8 @@ def _base_law(
         elif base == "fit":
             if len(once) < 6:
                 raise FitError(
-                    f"{len(once)} runs have one epoch, and the base law needs 6; give base=... "
-                    f"with E, A, B, alpha, beta, or base='muennighoff'"
+                    f"{len(once)} runs have one epoch, and the base law needs 6; give one by "
+                    f"--base E=..,A=..,B=..,alpha=..,beta=.. or --base muennighoff"
                 )
             first = fit_parametric(
                 {name: once[name] for name in ("params", "tokens", "loss")},

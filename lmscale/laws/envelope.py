@@ -103,8 +103,8 @@ def fit_envelope(
     sizes = {curve.params for curve in curves}
     if len(sizes) < 3:
         raise TableError(
-            f"{len(sizes)} sizes have learning curves and an envelope needs 3; give several rows "
-            f"a run, with columns params, flops, loss and group"
+            f"{len(sizes)} size{' has' if len(sizes) == 1 else 's have'} learning curves and an "
+            f"envelope needs 3; give several rows a run, with columns params, flops, loss and group"
         )
     grid = np.linspace(min(c.log_c[0] for c in curves), max(c.log_c[-1] for c in curves), points)
     log_loss = np.stack([_within(c, grid, c.at(grid)) for c in curves])

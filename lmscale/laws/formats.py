@@ -103,9 +103,11 @@ def _text(path: str | os.PathLike) -> str:
     # Spreadsheets save "Unicode text" in UTF-16.
     utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
-        return data.decode("utf-16" if utf16 else "utf-8-sig")
+        text = data.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError:
         raise TableError(f"{name!r} is not text in UTF-8; save it as CSV or JSON") from None
+    # The csv module refuses lines that end in a lone carriage return, as old spreadsheets write.
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 # --- Separated values -----------------------------------------------------------------------------
@@ -188,10 +190,11 @@ def _read_json(text: str, name: str) -> Cells:
     try:
         found = json.loads(text)
     except json.JSONDecodeError as error:
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in text.split("\n") if line.strip()]
         if len(lines) == 1 or not _is_json(lines[0]):
             raise TableError(f"{name!r} is not JSON: {error}") from None
-        return _records([_json_line(line) for line in lines])
+        numbered = [item for item in enumerate(text.split("\n"), start=1) if item[1].strip()]
+        return _records([_json_line(line) for _, line in numbered], [k for k, _ in numbered])
     if isinstance(found, list):
         return _records(found)
     # {"data": [..]}, also beside other keys; pandas writes `columns` beside rows of values.
@@ -239,7 +242,8 @@ def _named(names: Sequence[Any], row: Any) -> Any:
     return dict(zip(map(str, names), row, strict=True))
 
 
-def _records(items: Sequence[Any]) -> Cells:
+def _records(items: Sequence[Any], lines: Sequence[int] = ()) -> Cells:
+    """The table of objects; `lines` are their numbers in a file of JSON lines."""
     rows = [_flat(item) if isinstance(item, dict) else {} for item in items]
     header = list(dict.fromkeys(key for row in rows for key in row))
     if not header:
@@ -247,7 +251,7 @@ def _records(items: Sequence[Any]) -> Cells:
     bad_rows = {}
     for number, item in enumerate(items, start=1):
         if isinstance(item, json.JSONDecodeError):
-            bad_rows[number] = f"is not JSON: {item.msg}"
+            bad_rows[number] = f"line {lines[number - 1]} is not JSON: {item.msg}"
         elif not isinstance(item, dict):
             bad_rows[number] = "is not an object {name: value, ..}"
     columns = {key: [row.get(key) for row in rows] for key in header}

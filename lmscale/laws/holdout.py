@@ -109,8 +109,8 @@ def hold_out(
 ) -> HoldOut:
     """Fits `law` without the runs of most compute, then predicts those.
 
-    Laws in one variable other than compute hold out the largest of that; rows of one run (column
-    group and one size, e.g. its checkpoints) are held out together.
+    Laws in one variable other than compute hold out the largest of that. The points of one run's
+    learning curve, told apart from other runs by the column group, are held out together.
 
     Args:
       share: fraction of the runs to hold out. The cut is at a gap in compute of 10% or more where
@@ -129,10 +129,9 @@ def hold_out(
         raise FitError(f"share must be between 0 and 1, not {share!r}")
     table = Table.read(table, columns)
     along, runs, values = _ordering(table, law, options)
-    values = _of_run(runs, values)
+    values, cut = _split_off(runs, values, share, along, curves=law == "kaplan-ns")
     order = np.argsort(values, kind="stable")
     sorted_values = values[order]
-    cut = _cut(sorted_values, share, along)
     fitted = fit(table.only(runs.row[order[:cut]]), law, **options)
     large = runs.take(order[cut:])
     inputs = {name: column for name, column in large.columns.items() if name != "loss"}
@@ -150,20 +149,70 @@ def hold_out(
     )
 
 
-def _of_run(runs: Runs, values: np.ndarray) -> np.ndarray:
-    """For every row the largest value of its run: rows of one group, size and seed."""
+def _split_off(
+    runs: Runs, values: np.ndarray, share: float, along: str, *, curves: bool
+) -> tuple[np.ndarray, int]:
+    """What to sort the rows by, and how many of them are fitted.
+
+    A group for every size may name a model that was trained at several budgets, or one run with
+    its checkpoints. Its rows stay together where that leaves enough to fit.
+
+    Args:
+      curves: the law reads learning curves, so the rows of a group never part.
+    """
+    kind, of_row = _runs_by_label(runs)
+    if of_row is None:
+        return values, _cut(np.sort(values), share, along)
+    largest = np.full(of_row.max() + 1, -np.inf)
+    np.maximum.at(largest, of_row, values)
+    together = largest[of_row]
+    try:
+        return together, _cut(np.sort(together), share, along, whole_runs=True)
+    except TableError:
+        if curves or kind == "runs":
+            raise
+        return values, _cut(np.sort(values), share, along)
+
+
+def _runs_by_label(runs: Runs) -> tuple[str, np.ndarray | None]:
+    """Which rows are points of one run's curve, by the label group (and the seed).
+
+    Points of one curve have one size, one budget, and no tokens (or steps) twice. A label with one
+    value, or with a group of other rows than that, names families or models.
+
+    Returns:
+      "runs" where groups share a size, "sizes" where every size has its own group; and each row's
+      group, or None where the label names no runs.
+    """
     if "group" not in runs.labels or "params" not in runs:
-        return values
-    labels = [runs.labels[name].astype(str) for name in ("group", "seed") if name in runs.labels]
-    keys = zip(*labels, (f"{n:.9g}" for n in runs["params"]), strict=True)
-    names, where = np.unique([" ".join(key) for key in keys], return_inverse=True)
-    largest = np.full(len(names), -np.inf)
-    np.maximum.at(largest, where, values)
-    return largest[where]
+        return "", None
+    group = runs.labels["group"].astype(str)
+    if len(set(group)) < 2:
+        return "", None
+    names = [group]
+    if "seed" in runs.labels:
+        names.append(runs.labels["seed"].astype(str))
+    names, of_row = np.unique(
+        [" ".join(row) for row in zip(*names, strict=True)], return_inverse=True
+    )
+    time = next((runs[name] for name in ("steps", "tokens", "flops") if name in runs), None)
+    size = np.empty(len(names))
+    for k in range(len(names)):
+        rows = of_row == k
+        size[k] = runs["params"][rows][0]
+        one_size = np.ptp(runs["params"][rows]) <= 1e-6 * size[k]
+        one_budget = "budget" not in runs.labels or len(set(runs.labels["budget"][rows])) == 1
+        twice = time is not None and len(np.unique(time[rows])) < rows.sum()
+        if not one_size or not one_budget or twice:
+            return "", None
+    return ("runs" if len(np.unique(size)) < len(size) else "sizes"), of_row
 
 
-def _cut(values: np.ndarray, share: float, along: str) -> int:
-    """How many of the sorted values are fitted: all before the cut."""
+def _cut(values: np.ndarray, share: float, along: str, *, whole_runs: bool = False) -> int:
+    """How many of the sorted values are fitted: all before the cut.
+
+    `whole_runs` only says in the error that a row has its run's largest value.
+    """
     n = len(values)
     steps = np.diff(np.log(values))
     if values[-1] < 1.1 * values[0]:
@@ -180,9 +229,12 @@ def _cut(values: np.ndarray, share: float, along: str) -> int:
             break
         if len(cuts):
             return int(cuts[np.argmin(np.abs(1 - cuts / n - share))])
+    what = "holds more than {most:.0%} of the runs"
+    if whole_runs:
+        what = "is reached by runs with more than {most:.0%} of the rows"
     raise TableError(
-        f"the largest {along} holds more than {most:.0%} of the runs, so too few would be left to "
-        f"fit; give runs at more budgets, or a larger share"
+        f"the largest {along} {what.format(most=most)}, so too few would be left to fit; give runs "
+        f"at more budgets"
     )
 
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from lmscale.laws import frontier
 from lmscale.laws import profile_draws as draws_of
+from lmscale.laws.profile_draws import Noise, Reading, Resample
 from lmscale.laws.profiles import (
     Points,
     Profile,
@@ -34,11 +35,10 @@ from lmscale.laws.profiles import (
     points_of,
     seeds_of,
 )
-from lmscale.laws.profile_draws import Noise, Reading, Resample
 from lmscale.laws.result import FitError, FitResult, interval
 from lmscale.laws.table import Runs, Table, TableError
 
-__all__ = ["Profile", "fit_isoflop", "vertex_bias", "window_spread"]
+__all__ = ["Profile", "fit_isoflop", "unusable_profiles", "vertex_bias", "window_spread"]
 
 #: The least share of the distance between two runs that the standard deviation of a spline's minimum
 #: can have (Porian et al. 2024).
@@ -99,7 +99,11 @@ def fit_isoflop(
     table = Table.read(table, columns)
     runs = table.runs("params", "flops", "loss", "tokens", least=3, vary=("params",))
     if window is not None and window <= 1:
-        raise FitError(f"window must be a factor above 1 (or None for all sizes), not {window!r}")
+        raise FitError(f"window must be a factor above 1 (or none for all sizes), not {window!r}")
+    if min_points < 3:
+        raise FitError(
+            f"a parabola needs 3 points: min points must be at least 3, not {min_points}"
+        )
     if method not in ("parabola", "akima"):
         raise FitError(f"method must be parabola or akima, not {method!r}")
     budgets = _group_by_budget(runs, budget_tolerance)
@@ -127,6 +131,14 @@ def fit_isoflop(
         return Reading(used, fits, how)
 
     asked = read(window)
+    notes = []
+    if bootstrap and noise is None and not asked.noise.measured:
+        bootstrap = 0
+        notes.append(
+            "every profile has as few points as its parabola has coefficients, so nothing tells "
+            "the noise of the runs: there are no intervals; run more sizes, or give the standard "
+            "deviation of a run's loss (--noise)"
+        )
     if method == "akima":
         at, loss = draws_of.draw_splines(points, asked.fits, asked.noise, bootstrap, rng)
     else:
@@ -136,11 +148,31 @@ def fit_isoflop(
         _profile(c, p, u, fit, x, y, level, method)
         for c, p, u, fit, x, y in zip(flops, points, asked.used, asked.fits, at, loss, strict=True)
     ]
-    warnings = [*runs.warnings, *_profile_warnings(profiles)]
+    warnings = [*runs.warnings, *notes, *_profile_warnings(profiles)]
     if weighted is None:
         weighted = method == "akima"
     name = _method_name(asked.noise, method) if bootstrap else "none"
     return _result(runs, profiles, asked.fits, method, name, weighted, level, rng, warnings)
+
+
+def unusable_profiles(result: FitResult, min_points: int = 4) -> str:
+    """Why a fit by `fit_isoflop` has no exponents, in a line; "" if it has them."""
+    if result.exponents:
+        return ""
+    profiles = result.details["profiles"]
+    sizes = [len(np.unique(profile.params.round(6))) for profile in profiles]
+    enough = [profile for profile, size in zip(profiles, sizes, strict=True) if size >= min_points]
+    budgets = f"{len(profiles)} budget{'s' * (len(profiles) != 1)}"
+    if len(enough) < 2:
+        how_many = "no budget has" if not enough else "only one budget has"
+        found = f"{how_many} {min_points} sizes (of {budgets}, the most has {max(sizes)})"
+    else:
+        reasons = "; ".join(
+            f"{profile.flops:.3g}: {profile.reason}" for profile in profiles if not profile.ok
+        )
+        usable = sum(profile.ok for profile in profiles)
+        found = f"{usable} of {budgets} have a usable profile and a power law needs 2 ({reasons})"
+    return found
 
 
 def window_spread(
@@ -207,7 +239,8 @@ def _group_by_budget(runs: Runs, tolerance: float) -> list[tuple[float, np.ndarr
         if spread > (1 + tolerance) ** 4:
             raise TableError(
                 f"the runs near {groups[-1][0]:.3g} flops run into each other over a factor of "
-                f"{spread:.2g}; give a column budget, or a smaller budget_tolerance"
+                f"{spread:.2g}; give a column budget, or a smaller budget tolerance "
+                f"(--budget-tolerance)"
             )
     return groups
 

@@ -114,7 +114,7 @@ def _likely(
         f"{name}={sources.get(name, 'COL')}*{factor:g}".replace("e+", "e").replace("e0", "e")
         for name, _, factor in changed
     )
-    return f"; {said}, and columns {mapping} would scale {'them' if len(changed) > 1 else 'it'}"
+    return f"; {said}, and --columns '{mapping}' would scale {'them' if len(changed) > 1 else 'it'}"
 
 
 def _oddity(logs: Mapping[str, float]) -> float:

@@ -11,6 +11,7 @@ the law is L(C_min): alpha_C_min, C_c_min.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -33,6 +34,9 @@ from lmscale.laws.robust import residuals
 from lmscale.laws.solve import multi_start
 from lmscale.laws.table import Runs, Table
 from lmscale.laws.units import Units, choose_units
+
+#: An offset below this share of the lowest loss is none.
+_NO_OFFSET = 1e-6
 
 __all__ = ["SYMBOLS", "fit_power", "power_law", "power_variable"]
 
@@ -146,6 +150,10 @@ def fit_power(
         converged=converged,
         details={"x": x, "offset": offset},
     )
+    if offset and result.intervals.get("L_inf") == (0.0, 0.0):
+        # No draw left the bound, which is no sign of how well it is known.
+        kept = {name: edges for name, edges in result.intervals.items() if name != "L_inf"}
+        result = dataclasses.replace(result, intervals=kept)
     return result.with_details(curve=_curve(result, runs, x))
 
 
@@ -164,7 +172,7 @@ def power_variable(table: Table, x: str | None, critical_batch: Any = None) -> s
         if len(have) != 1:
             # Of two the third follows.
             choice = "params|tokens|flops" if have else "params"
-            raise FitError(f"a power law is in one variable; say which with x={choice}")
+            raise FitError(f"a power law is in one variable; say which with --x {choice}")
         (x,) = have
     if x not in SYMBOLS:
         raise FitError(f"x must be one of {', '.join(SYMBOLS)}, not {x!r}")
@@ -299,7 +307,12 @@ def _curved(
         a, alpha = theta[..., -2], theta[..., -1]
         with np.errstate(over="ignore", divide="ignore"):
             x_c = np.exp(a / alpha + shift)
-        return np.stack([alpha, x_c, *([np.exp(theta[..., 0])] if offset else [])], axis=-1)
+        if not offset:
+            return np.stack([alpha, x_c], axis=-1)
+        # exp(e) never reaches the bound L_inf >= 0.
+        l_inf = np.exp(theta[..., 0])
+        l_inf = np.where(l_inf < _NO_OFFSET * math.exp(low), 0.0, l_inf)
+        return np.stack([alpha, x_c, l_inf], axis=-1)
 
     def refits(y: np.ndarray) -> tuple[np.ndarray, int]:
         again = refit(residual, best, data, {"log_y": y}, delta=delta, weights=weights)
@@ -307,7 +320,9 @@ def _curved(
 
     notes = []
     if offset and math.exp(best.theta[0]) < 1e-3 * math.exp(low):
-        notes.append("the offset went to zero: these runs show no irreducible loss")
+        notes.append(
+            "the offset went to zero: these runs ask for none, and show no irreducible loss"
+        )
     left = residuals(residual, best.theta[None], data)[0]
     values = [float(v) for v in named(best.theta)]
     slopes = jacobian(residual, best.theta, data)

@@ -78,6 +78,8 @@ class Noise:
     scales: list[np.ndarray]
     #: Standardised deviations to draw from (None: normal).
     pool: np.ndarray | None = None
+    #: False where no residual and no repeat says what the noise is.
+    measured: bool = True
 
     def typical(self) -> list[float]:
         """One standard deviation a budget."""
@@ -146,7 +148,8 @@ def noise_of(
     if resample == "runs":
         name = "bootstrap over runs within each budget"
     scales, pool = _scales(points, parts, dofs)
-    return Noise(resample, name, scales, None if resample == "runs" else pool)
+    pool = None if resample == "runs" else pool
+    return Noise(resample, name, scales, pool, measured=sum(dofs) > 0)
 
 
 def _scales(

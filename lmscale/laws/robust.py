@@ -178,7 +178,7 @@ class Influence:
             f"row{'s' * many} {shown}{more} {'are' if many else 'is'} {what} (up to "
             f"{np.max(self.deviation):.3g} robust standard deviations off): without "
             f"{'them' if many else 'it'} {self.quantity} is {self.without_flagged:.3f} in place "
-            f"of {self.value:.3f}; look at {'them' if many else 'it'}, or fit with robust=tukey"
+            f"of {self.value:.3f}; look at {'them' if many else 'it'}, or fit with --robust tukey"
         )
 
 

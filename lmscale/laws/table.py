@@ -31,6 +31,7 @@ from lmscale.laws.columns import (
     mixed_conventions,
     parse_mapping,
     results_mapping,
+    suggested_mapping,
 )
 from lmscale.laws.errors import TableError
 from lmscale.laws.formats import Cells, cells_of_mapping, read_cells
@@ -466,7 +467,7 @@ def _missing(name: str, table: Table) -> str:
         also = " (or two of params, tokens and flops, from which the third follows)"
     return (
         f"the table has no column {name}{also}; its columns are {_names(table)}: "
-        f"name the right one with columns {name}=COL"
+        f"name the right one by --columns {suggested_mapping(name, table.header)}"
     )
 
 

@@ -53,6 +53,6 @@ def table_of_runs(
             raise laws.TableError(
                 f"a convention chooses between columns that only a store's results have "
                 f"(params_{convention}, flops_{convention}, ..); of {os.fspath(source)!r} name the "
-                f"columns with columns params=COL,flops=COL"
+                f"columns by --columns params=COL,flops=COL"
             )
     return table if where is None else table.filter(where)

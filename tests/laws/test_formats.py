@@ -148,7 +148,7 @@ def test_bad_json_rows_are_named_and_the_rest_is_read(tmp_path):
     runs = read(tmp_path / "runs.jsonl", text)
     assert len(runs) == 48
     assert [(item.row, item.reason) for item in runs.dropped] == [
-        (49, "is not JSON: Expecting property name enclosed in double quotes"),
+        (49, "line 49 is not JSON: Expecting property name enclosed in double quotes"),
         (50, "is not an object {name: value, ..}"),
         (51, "params is True, not a number"),
     ]
@@ -219,3 +219,19 @@ def test_a_mapped_column_that_is_not_there_comes_with_its_neighbours():
     frame = FRAME.rename(columns={"loss": "c4_en"})
     with pytest.raises(TableError, match="'c4-en', which is not a column; did you mean 'c4_en'?"):
         Table.read(frame, "loss=c4-en")
+
+
+def test_lines_may_end_in_carriage_returns(tmp_path):
+    text = "params,tokens,loss\n1e7,4e8,5.08\n1e7,1e9,4.6\n"
+    for end in ("\r", "\r\n", "\n"):
+        (tmp_path / "runs.csv").write_bytes(text.replace("\n", end).encode())
+        runs = Table.read(tmp_path / "runs.csv").runs("params", "tokens", "loss", least=1)
+        assert list(runs["loss"]) == [5.08, 4.6]
+
+
+def test_a_bad_line_is_named_by_its_number_in_the_file(tmp_path):
+    good = '{"params": 1e7, "loss": 4.0}'
+    (tmp_path / "runs.jsonl").write_text(f"{good}\nnot json\n\n{good[:-1]}\n{good}\n")
+    runs = Table.read(tmp_path / "runs.jsonl").runs("params", "loss", least=1)
+    first, second = (item.reason for item in runs.dropped[:2])
+    assert first.startswith("line 2 is not JSON") and second.startswith("line 4 is not JSON")

@@ -63,3 +63,43 @@ def test_checkpoints_of_one_run_stay_together():
     # A family of many sizes is not one run.
     free = held(table(size, tokens, group=np.repeat("all", 200)))
     assert len(free.row) == 40
+
+
+def grid_of_budgets(budgets=6, sizes=5):
+    """IsoFLOP profiles: at the largest budget stand sizes that smaller budgets have too."""
+    params = np.geomspace(1e7, 1e9, sizes + budgets - 1)
+    rows = [(params[k + j], 1e18 * 10**k) for k in range(budgets) for j in range(sizes)]
+    n, c = np.array(rows).T
+    return n, c / (6 * n)
+
+
+@pytest.mark.parametrize("labels", ["one family", "two families", "a label a size", "twice"])
+def test_a_label_that_names_no_runs_leaves_budgets_whole(labels):
+    """A constant label once made one run of all rows of a size, so no budget could be held out."""
+    n, d = grid_of_budgets()
+    names = {
+        "one family": np.repeat("transformer", len(n)),
+        "two families": np.array(["a", "b"] * (len(n) // 2)),
+        "a label a size": np.array([f"{value:.3g}" for value in n]),
+        "twice": np.array([f"{value:.3g}" for value in n]),
+    }
+    rows = table(n, d, group=names[labels])
+    if labels == "a label a size":
+        rows["budget"] = [f"{value:.3g}" for value in 6 * n * d]
+    if labels == "twice":
+        # Two learning rates: equal tokens are no points of one curve.
+        rows = {key: np.concatenate([value, value]) for key, value in rows.items()}
+        rows["seed"] = np.repeat("0", 2 * len(n))
+        rows["loss"][len(n) :] *= 1.001
+    result = held(rows)
+    largest = 6 * n * d > 0.99e23
+    assert len(result.row) == largest.sum() * (2 if labels == "twice" else 1)
+    assert set((np.asarray(result.row) - 1) % len(n)) == set(np.flatnonzero(largest))
+
+
+def test_two_runs_of_a_size_stay_together_and_are_refused_where_they_are_too_many():
+    size = np.repeat([1e8, 1e8, 2e8, 2e8], 5)
+    tokens = size * np.tile(np.geomspace(5, 80, 5), 4) * np.repeat([1, 1.01, 1, 1.01], 5)
+    rows = table(size, tokens, group=np.repeat(list("abcd"), 5))
+    with pytest.raises(laws.TableError, match="reached by runs with more than 40% of the rows"):
+        held(rows)

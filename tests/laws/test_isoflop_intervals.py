@@ -7,7 +7,6 @@ import pytest
 
 from lmscale.laws import frontier
 from lmscale.laws.isoflop import fit_isoflop
-from lmscale.laws.profiles import in_window, parabola, points_of
 from lmscale.laws.profile_draws import (
     choose_windows,
     draw_minima,
@@ -15,6 +14,7 @@ from lmscale.laws.profile_draws import (
     shape_posterior,
     with_windows,
 )
+from lmscale.laws.profiles import in_window, parabola, points_of
 from lmscale.laws.result import FitError, interval
 from lmscale.laws.table import Table
 

@@ -34,8 +34,8 @@ def warnings_of(frame, columns=None):
 def test_columns_in_other_units_are_noticed_and_a_mapping_mends_them(units, likely):
     frame = scaled(**units)
     (warning,) = warnings_of(frame)
-    assert f"{likely}, and columns " in warning
-    mapping = warning.split("and columns ")[-1].split(" would scale")[0]
+    assert f"{likely}, and --columns '" in warning
+    mapping = warning.split("and --columns '")[-1].split("' would scale")[0]
     assert warnings_of(frame, mapping) == ()
     runs = Table.read(frame, mapping).runs("params", "tokens", "loss")
     np.testing.assert_allclose(runs["params"], FRAME["params"])

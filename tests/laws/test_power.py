@@ -74,7 +74,7 @@ def test_the_curve_has_a_band_round_the_prediction():
 
 def test_which_variable_must_be_said_when_there_are_several():
     table = {"params": X, "tokens": X, "loss": X**-0.1}
-    with pytest.raises(laws.FitError, match="say which with x="):
+    with pytest.raises(laws.FitError, match="say which with --x params"):
         laws.fit(table, "power")
     assert "alpha_N" in laws.fit(table, "power", columns="params=params", bootstrap=0).parameters
     assert "alpha_D" in laws.fit(table, "power", x="tokens", bootstrap=0).parameters
@@ -216,3 +216,17 @@ def test_position_intervals_over_runs_cover_the_truth():
 def test_intervals_over_positions_miss_what_positions_share():
     noise = {"runs": 10, "own": 0.005, "shared": 0.01}
     assert covered(noise, 60, bootstrap=100, resample="positions")["a"] < 0.8
+
+
+def test_an_offset_at_its_bound_is_nought_without_an_interval():
+    x = np.geomspace(1e17, 1e21, 30)
+    noise = np.exp(0.001 * np.random.default_rng(0).normal(size=30))
+    # Falls faster at the end than any power law: no offset can help.
+    loss = 3 * (1e21 / x) ** 0.05 * np.exp(-0.004 * np.log(x / 1e17) ** 2) * noise
+    fit = laws.fit({"flops": x, "loss": loss}, "power", x="flops", offset=True, bootstrap=40)
+    assert fit.parameters["L_inf"] == 0 and "L_inf" not in fit.intervals
+    assert {"alpha_C", "C_c"} == set(fit.intervals)
+    assert any("these runs ask for none" in warning for warning in fit.warnings)
+    held = 1.5 + (1e22 / x) ** 0.1 * noise
+    fit = laws.fit({"flops": x, "loss": held}, "power", x="flops", offset=True, bootstrap=40)
+    assert fit.intervals["L_inf"][0] < fit.parameters["L_inf"] < fit.intervals["L_inf"][1]

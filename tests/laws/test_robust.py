@@ -34,7 +34,7 @@ def test_two_losses_too_high_are_named_and_leave_tukeys_fit_unmoved():
     assert moved == pytest.approx(plain, abs=0.003)
     least_squares, fit = exponent(grid((6, 18)), robust="none")
     assert abs(least_squares - plain) > 0.02
-    (said,) = [w for w in fit.warnings if "robust=tukey" in w]
+    (said,) = [w for w in fit.warnings if "--robust tukey" in w]
     assert said.startswith("rows 6, 18 are outliers") and f"in place of {least_squares:.3f}" in said
     influence = fit.details["influence"]
     assert influence.flagged == (6, 18)

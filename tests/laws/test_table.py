@@ -190,3 +190,24 @@ def test_params_and_flops_of_two_conventions_are_said():
     mapping = "params=params_kaplan,flops=flops_standard"
     (warning,) = Table.read(table, mapping).runs("params", "flops", "loss").warnings
     assert "params are counted as kaplan (params_kaplan) and flops as standard" in warning
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        (("N (M)", "D (B)", "loss"), "--columns 'params=N (M)*1e6,tokens=D (B)*1e9'"),
+        (("params [M]", "tokens", "loss"), "--columns 'params=params [M]*1e6'"),
+        (("N, millions", "tokens", "loss"), "--columns 'params=\"N, millions\"*1e6'"),
+        (("size", "steps", "loss"), "--columns params=COL"),
+    ],
+)
+def test_a_header_with_a_unit_is_suggested_by_name(header, says):
+    tokens = [1.0, 2.0] if "(B)" in header[1] else [1e9, 2e9]
+    rows = dict(zip(header, ([10.0, 20.0], tokens, [4.0, 3.0]), strict=True))
+    with pytest.raises(TableError) as error:
+        Table.read(rows).runs("params", "tokens", "loss", least=1)
+    assert str(error.value).endswith(says)
+    if "COL" not in says:
+        mapping = says.removeprefix("--columns ").strip("'")
+        runs = Table.read(rows, mapping).runs("params", "tokens", "loss", least=1)
+        assert list(runs["params"]) == [1e7, 2e7]

@@ -19,7 +19,7 @@ from lmscale.files import write_json
 from lmscale.spec import DataSpec, EvalSpec, LSTMSpec, ModelSpec, RunSpec
 from lmscale.sweep.claims import Claim
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.grids import isoflop_grid, make_run, width_rule
+from lmscale.sweep.grids import LearningRateRule, isoflop_grid, make_run, width_rule
 from lmscale.sweep.shapes import lstm_shape, transformer_ladder
 from lmscale.sweep.store import Store
 from lmscale.training.loop import log_interval, result
@@ -97,6 +97,7 @@ def isoflop_runs(
     lr_factors: Sequence[float] = (1.0,),
     sizes: int = 7,
     law: Law | None = None,
+    learning_rate: LearningRateRule | None = None,
 ) -> list[Run]:
     """A grid of sizes that differ by about 1.6 around each budget's best one."""
     law = law or Law()
@@ -120,7 +121,7 @@ def isoflop_runs(
         data=DATA,
         evals=EVALS,
         batch_size=4,
-        learning_rate=width_rule(),
+        learning_rate=learning_rate or width_rule(),
         lr_factors=lr_factors,
         seeds=seeds,
     )

@@ -91,7 +91,11 @@ def test_best_factors_of_a_search_give_a_rule_through_them(tmp_path):
 
 
 def test_ladders_by_size_and_of_lstms_are_recognised(tmp_path):
-    store = plant(tmp_path, isoflop_runs(seeds=(0,)), analyses=())
+    def rate(model, n_tokens, batch_tokens):
+        width = model.d_hidden if model.kind == "lstm" else model.d_model
+        return 0.006 * (32 / width) ** 0.5
+
+    store = plant(tmp_path, isoflop_runs(seeds=(0,), learning_rate=rate), analyses=())
     by_size = read_recipe(store)
     assert by_size.ladder == "depth and width by size" and by_size.n_exact == by_size.n_runs
     # The rule follows the width, which is no power of N where the depth varies.

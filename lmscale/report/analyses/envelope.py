@@ -23,6 +23,7 @@ from lmscale.report.wording import (
     si,
     with_interval,
 )
+from lmscale.sweep.curves import join_curves, learning_curve
 
 __all__ = ["analyse", "draw_envelope", "draw_frontier"]
 
@@ -94,45 +95,18 @@ def _fit_family(study: Study, name: str) -> _Family:
     convention = home_convention(runs)
     if not len(runs):
         return _Family(name, convention, runs, None, "no run has ended well yet")
-    curves = [_curve(study, row, convention) for _, row in runs.iterrows()]
+    curves = [
+        learning_curve(study.metrics.get(row["run"], []), row, convention)
+        for _, row in runs.iterrows()
+    ]
     curves = [curve for curve in curves if len(curve)]
     if not curves:
         return _Family(name, convention, runs, None, "no run has a training curve")
     try:
-        rows = pd.concat(curves, ignore_index=True)
-        # The runs of the largest budget end within a percent of each other, not at one point.
-        rows = rows[rows["flops"] <= 0.99 * rows["flops"].max()]
-        # Points of one size and length are of several runs, whose curves are compared as they are.
-        table = laws.Table.read(rows.reset_index(drop=True), convention=convention, cells="all")
-        fit = laws.fit(table, "envelope")
+        fit = laws.fit(join_curves(curves, convention), "envelope")
     except (TableError, FitError, ValueError, np.linalg.LinAlgError) as error:
         return _Family(name, convention, runs, None, str(error))
     return _Family(name, convention, runs, fit)
-
-
-def _curve(study: Study, row: pd.Series, convention: str) -> pd.DataFrame:
-    """Training loss of one run over its tokens from the end of warmup on, as it was recorded.
-
-    The law smooths it.
-    """
-    records = [r for r in study.metrics.get(row["run"], []) if r.get("loss") is not None]
-    rates = [record.get("lr", 0.0) for record in records]
-    records = records[int(np.argmax(rates)) :] if rates else []
-    loss = np.array([record["loss"] for record in records], float)
-    tokens = np.array([record["tokens"] for record in records], float)
-    sound = np.isfinite(loss) & (tokens > 0)
-    loss, tokens = loss[sound], tokens[sound]
-    if len(loss) < 10:
-        return pd.DataFrame()
-    return pd.DataFrame(
-        {
-            "params": float(row[f"params_{convention}"]),
-            "tokens": tokens,
-            "flops": tokens * float(row[f"flops_{convention}"] / row["tokens"]),
-            "loss": loss,
-            "group": row["run"],
-        }
-    )
 
 
 def _tells(family: _Family) -> bool:
