@@ -135,4 +135,5 @@ def test_envelope_intervals_cover_the_truth(noise):
         found.append(fit.parameters["a"])
     share = np.mean(inside, axis=0)
     assert np.all((0.90 <= share) & (share <= 1.0)), share
-    assert np.mean(found) == pytest.approx(TRUTH, abs=0.004)
+    # A hundred tables know the mean to a tenth of their scatter.
+    assert np.mean(found) == pytest.approx(TRUTH, abs=max(0.004, 3 * np.std(found) / 10))
