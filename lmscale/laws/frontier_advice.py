@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lmscale.laws.backtest import BackTest, Line, widened
+from lmscale.laws.isoflop import unusable_profiles
 from lmscale.laws.kaplan import off_optimum_cost
 from lmscale.laws.power import loss_along_frontier
 from lmscale.laws.result import FitError, FitResult, interval
@@ -101,7 +102,8 @@ def answer_on_frontier(
     """The point of a frontier at a budget or a loss, with what being off it costs."""
     p = result.parameters
     if "a" not in p:
-        raise FitError(f"this fit of {result.law} has no exponents: {_shortened(result.warnings)}")
+        # Only profiles may fail to give an exponent; the other laws then give no fit.
+        raise FitError(f"this fit of {result.law} has no exponents: {unusable_profiles(result)}")
     curve, why = _loss_curve(result)
     warnings = [why] if why else []
     if loss is not None:
@@ -164,13 +166,6 @@ def answer_on_frontier(
         if not math.isnan(cost):
             off.append((factor, n * factor, d / factor, value, reach, cost))
     return FrontierAnswer(flops, n, d, reached, intervals, widths, off, warnings)
-
-
-def _shortened(warnings: Sequence[str]) -> str:
-    """At most the first two and the last, which says what came of them, in one readable line."""
-    if len(warnings) <= 3:
-        return "; ".join(warnings)
-    return "; ".join((*warnings[:2], f"and {len(warnings) - 3} more like it", warnings[-1]))
 
 
 def _total(widths: dict[str, float] | None) -> float:
