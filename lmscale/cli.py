@@ -104,16 +104,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lmscale: interrupted", file=sys.stderr)
         return 1
-    except ValueError as error:
-        if not isinstance(error, _usage_errors()):
+    except (OSError, RuntimeError, ValueError) as error:
+        code, line = _code_and_line(error)
+        if line is None:
             raise
-        print(f"lmscale {argv[0]}: {error}", file=sys.stderr)
-        return 2
+        print(f"lmscale {argv[0]}: {line}", file=sys.stderr)
+        return code
 
 
 def entry_point() -> None:
     """What the installed command runs."""
     sys.exit(main())
+
+
+def _code_and_line(error: BaseException) -> tuple[int, str | None]:
+    """The exit code for an error, and the line that says it; no line for a fault of ours."""
+    # Not with the module: it takes some time to load, and a worker may be stopped meanwhile.
+    from lmscale.files import DamagedError, DiskError, say_os_error
+
+    if isinstance(error, OSError):
+        return 1, say_os_error(error)
+    if isinstance(error, (DamagedError, DiskError)):
+        return 1, str(error)
+    return (2, str(error)) if isinstance(error, _usage_errors()) else (1, None)
 
 
 def _usage_errors() -> tuple[type[Exception], ...]:
@@ -573,12 +586,12 @@ def _run(args: argparse.Namespace) -> int:
     except distributed.GangError as error:
         _say(f"lmscale run: {error}")
         code = error.code
-    except _usage_errors() as error:
-        _say(f"lmscale run: {error}")
-        code = 2
-    except BaseException:  # noqa: BLE001 (the other processes must hear of it)
-        traceback.print_exc()
-        code = 1
+    except BaseException as error:  # noqa: BLE001 (the other processes must hear of it)
+        code, line = _code_and_line(error)
+        if line is None:
+            traceback.print_exc()
+        else:
+            _say(f"lmscale run: {line}")
     return distributed.finish(code)
 
 
@@ -668,9 +681,12 @@ def _train(
     """Trains and reports one experiment; True where a run failed for another reason than its loss."""
     from lmscale.parallel.distributed import is_first
     from lmscale.sweep.execute import execute
+    from lmscale.sweep.room import check_room
     from lmscale.sweep.slots import choices_of
     from lmscale.sweep.store import only_writer
 
+    if is_first():
+        check_room(job.plan, store)
     with only_writer(store, args.shard) if is_first() else contextlib.nullcontext():
         if is_first():
             # Seconds of importing that no run needs to wait for.
@@ -696,6 +712,8 @@ def _train(
             return False
         from lmscale.report import write_report
 
+        for line in store.damage():
+            bar.log(f"left out: {line}; the same command makes it again")
         table = store.write_table()
         page = write_report(store)
     counts = table["status"].value_counts().to_dict()
@@ -1133,6 +1151,8 @@ def _report(args: argparse.Namespace) -> int:
 
     stores, many = _stores(args.dir)
     for store in stores:
+        for line in store.damage():
+            _say(f"left out: {line}; `lmscale run` makes it again")
         store.write_table()
         print(write_report(store))
     if many:

@@ -1,17 +1,21 @@
 """The one door to small files of ours: whole or absent, typed and bounded, named when damaged.
 
 A reader, or a kill, sees a file whole or not at all. Paths may be remote (gs://). Of processes that
-train together only the first writes.
+train together only the first writes. A sealed file carries a digest of its own content, under the
+key "digest"; files of earlier versions have none and are read unchecked.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
+import math
 import os
 import platform
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,14 @@ from lmscale.parallel.distributed import is_first
 
 #: Bytes of the largest JSON file that is read: some times the largest result that there is.
 LARGEST_JSON = 1 << 28
+#: Key of the digest in a sealed file.
+SEAL = "digest"
+#: Digits of the longest whole number that is read; longer ones are beyond any float.
+_MOST_DIGITS = 300
+#: Errors of a disk or a file system, as opposed to those of a path that a user gave.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+#: How libraries word them that raise errors of their own.
+_DISK_WORDS = tuple(os.strerror(number) for number in _DISK_ERRORS if number != errno.EPERM)
 
 
 class DamagedError(ValueError):
@@ -29,6 +41,27 @@ class DamagedError(ValueError):
     def __init__(self, path: epath.PathLike, fault: str, remedy: str = ""):
         super().__init__(f"{path} is damaged: {fault}" + (f"; {remedy}" if remedy else ""))
         self.path, self.fault = str(path), fault
+
+
+class DiskError(RuntimeError):
+    """A store that can't be written: disk full, read-only, no permission. One line, with the path."""
+
+
+def disk_fault(error: BaseException) -> str | None:
+    """What is wrong with the disk, in one line, if that is what an error is about."""
+    words = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, OSError):
+        if error.errno in _DISK_ERRORS:
+            return say_os_error(error)
+        return None
+    # Orbax and TensorStore raise errors of other types, with the system's words in them.
+    return words if any(text in str(error) for text in _DISK_WORDS) else None
+
+
+def say_os_error(error: OSError) -> str:
+    """An operating system's error in one line: the path, then what is wrong with it."""
+    words = error.strerror or (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"{os.fspath(error.filename)}: {words}" if error.filename else words
 
 
 def cache_folder() -> Path:
@@ -49,7 +82,8 @@ def read_json(
       remedy: what a user can do about a damaged file, for the error.
 
     Raises:
-      DamagedError: when the file holds anything but such an object of finite numbers.
+      DamagedError: when the file holds anything but such an object of finite numbers, or its seal
+        doesn't match its content.
     """
     data = read_bytes(path)
     return None if data is None else parse_json(data, path, fields, remedy)
@@ -70,8 +104,14 @@ def parse_json(
     path: epath.PathLike,
     fields: Mapping[str, type | tuple[type, ...]] | None = None,
     remedy: str = "",
+    *,
+    allow_nan: bool = False,
 ) -> dict[str, Any]:
-    """The object in the content of a JSON file; see `read_json`."""
+    """The object in the content of a JSON file; see `read_json`.
+
+    Args:
+      allow_nan: takes NaN and Infinity, which earlier versions wrote into metrics.jsonl, as null.
+    """
 
     def damaged(fault: str) -> DamagedError:
         return DamagedError(path, fault, remedy)
@@ -79,7 +119,12 @@ def parse_json(
     if len(data) > LARGEST_JSON:
         raise damaged(f"it is larger than {LARGEST_JSON:,} bytes")
     try:
-        values = json.loads(data, parse_constant=_no_constant)
+        values = json.loads(
+            data,
+            parse_constant=(lambda _: None) if allow_nan else _no_constant,
+            parse_float=_finite,
+            parse_int=_short,
+        )
     except RecursionError:
         raise damaged("its JSON is nested too deeply") from None
     except UnicodeDecodeError as error:
@@ -98,15 +143,26 @@ def parse_json(
             raise damaged(f"it has no {name!r}")
         if not _is_of(values[name], kinds):
             raise damaged(f"its {name!r} is a JSON {_json_name(values[name])}")
+    if isinstance(seal := values.get(SEAL), str):
+        del values[SEAL]
+        if seal != _seal(values):
+            raise damaged("its digest doesn't match its content")
     return values
 
 
-def write_json(path: epath.Path, values: Any) -> None:
+def write_json(path: epath.Path, values: Any, *, sealed: bool = False) -> None:
     """Writes JSON that any reader takes.
+
+    Args:
+      path: the file.
+      values: JSON-ready; of a sealed file an object.
+      sealed: adds the digest of the content, which `read_json` checks and leaves out.
 
     Raises:
       ValueError: when a number is not finite.
     """
+    if sealed:
+        values = {**values, SEAL: _seal(values)}
     write_atomically(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
@@ -123,13 +179,14 @@ def write_atomically(path: epath.Path, content: str | bytes) -> None:
     unique = f"{platform.node()}.{os.getpid()}.{threading.get_ident()}"
     temporary = f"{path}.{unique}.tmp"
     try:
-        with open(temporary, "wb") as file:
+        with _named_errors(path), open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink(missing_ok=True)
         raise
 
 
@@ -137,7 +194,7 @@ def append(path: epath.Path, text: str) -> None:
     """Adds to the end of a file, and returns when that is on disk."""
     if not text or not is_first():
         return
-    with path.open("a") as file:
+    with _named_errors(path), path.open("a") as file:
         file.write(text)
         file.flush()
         if "://" not in str(path):
@@ -147,7 +204,48 @@ def append(path: epath.Path, text: str) -> None:
 def digest(data: bytes | str) -> str:
     """The BLAKE2b digest of 16 bytes, in hexadecimal: tells damage apart, not malice."""
     data = data.encode() if isinstance(data, str) else data
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    return new_digest(data).hexdigest()
+
+
+def new_digest(data: bytes = b"") -> hashlib.blake2b:
+    """The digest of data that come in parts."""
+    return hashlib.blake2b(data, digest_size=16)
+
+
+def file_digest(path: epath.PathLike) -> tuple[int, str]:
+    """The size in bytes and the digest of a file of any size."""
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, new_digest)
+        return file.tell(), found.hexdigest()
+
+
+def _seal(values: Mapping[str, Any]) -> str:
+    # JSON's numbers and their order survive a round trip, so equal content has equal text.
+    return digest(json.dumps(values, separators=(",", ":")))
+
+
+@contextlib.contextmanager
+def _named_errors(path: epath.PathLike) -> Iterator[None]:
+    """Adds the path to errors of writing, which come without one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"it holds {text[:20]}, which is larger than any float")
+    return value
+
+
+def _short(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"it holds a whole number of {len(text)} digits")
+    return int(text)
 
 
 def _no_constant(name: str) -> None:

@@ -9,14 +9,15 @@ Units: N in parameters, D in tokens, C in FLOPs, batches in tokens, losses in na
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from etils import epath
 
 from lmscale import flops
+from lmscale.files import DamagedError, digest, parse_json, read_bytes, read_json
 from lmscale.spec import ModelSpec, SpecError, TransformerSpec
 
 __all__ = [
@@ -262,17 +263,39 @@ def fitted_rule(path: epath.PathLike, family: str = "transformer") -> FittedRule
 
     Raises:
       SpecError: if the file holds no such rule.
+      DamagedError: if it isn't what was written.
     """
     path = epath.Path(path).expanduser()
-    fits = json.loads(path.read_text()) if path.exists() else {}
-    fit = fits.get(f"learning_rate/{family}/kaplan", {})
-    if not fit.get("parameters"):
-        raise SpecError(
-            f"{path} holds no learning-rate rule of {family}: give the fits.json of a finished "
-            "`lmscale run learning_rate`"
-        )
-    values = {name: fit["parameters"].get(name, 0.0) for name in ("c", "x", "y", "z")}
-    return FittedRule(**values, ranges={k: tuple(v) for k, v in fit["ranges"].items()})
+    none = SpecError(
+        f"{path} holds no learning-rate rule of {family}: give the fits.json of a finished "
+        "`lmscale run learning_rate`"
+    )
+    fit = read_fits(path).get(f"learning_rate/{family}/kaplan")
+    if not isinstance(fit, dict) or not fit.get("parameters"):
+        raise none
+    try:
+        values = {name: float(fit["parameters"].get(name, 0.0)) for name in ("c", "x", "y", "z")}
+        ranges = {k: (float(low), float(high)) for k, (low, high) in fit["ranges"].items()}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise none from None
+    return FittedRule(**values, ranges=ranges)
+
+
+def read_fits(path: epath.Path) -> dict[str, Any]:
+    """The fits.json of a store, which the summary.json beside it holds the digest of; {} if none.
+
+    Raises:
+      DamagedError: if it isn't what was written.
+    """
+    remedy = "`lmscale report` of its store writes it again"
+    data = read_bytes(path)
+    if data is None:
+        return {}
+    fits = parse_json(data, path, remedy=remedy)
+    summary = read_json(path.parent / "summary.json", remedy=remedy) or {}
+    if summary.get("fits", digest(data)) != digest(data):
+        raise DamagedError(path, "its digest in summary.json doesn't match", remedy)
+    return fits
 
 
 def _require_positive(**values: float) -> None:

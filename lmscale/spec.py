@@ -466,7 +466,7 @@ class RunSpec(_Spec):
     def from_json(cls, text: str) -> RunSpec:
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise SpecError(f"a run spec must be JSON: {error}") from error
         return cls.from_dict(values)
 

@@ -103,7 +103,7 @@ def run(args: argparse.Namespace, train: Callable, open_corpus: Callable) -> int
         say("preempted: every run is saved; the same command goes on from here")
         return PREEMPTED
     outcome = verify.compare(forecast, folder)
-    write_json(folder.path / "outcome.json", outcome)
+    write_json(folder.path / "outcome.json", outcome, sealed=True)
     store.write_table()
     page = write_report(store)
     if args.json:

@@ -265,7 +265,7 @@ class _Ours:
 
         def call() -> None:
             folder = scratch / f"checkpoint-{next(folders)}"
-            checkpoints = Checkpoints(folder)
+            checkpoints = Checkpoints(folder, self.spec.run_id)
             checkpoints.save(1, program.take(state, np.int32(0)), {"window": []})
             checkpoints.wait()
             checkpoints.close()

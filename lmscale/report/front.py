@@ -11,12 +11,16 @@ from typing import Any
 
 from etils import epath
 
-from lmscale.files import read_json, write_atomically
+from lmscale.files import DamagedError, read_json, write_atomically
 from lmscale.report import style
 from lmscale.report.page import rich_text, verdict_mark
 from lmscale.report.wording import duration, plural
+from lmscale.terminal import say
 
 __all__ = ["write_front"]
+
+#: What the page leans on of a summary.
+_FIELDS = {"title": str, "finding": str, "runs": int, "seconds": float, "verdicts": list}
 
 
 def write_front(folder: epath.PathLike) -> epath.Path | None:
@@ -28,7 +32,11 @@ def write_front(folder: epath.PathLike) -> epath.Path | None:
     folder = epath.Path(folder)
     found = []
     for store in sorted(folder.iterdir()):
-        summary = read_json(store / "summary.json") if store.is_dir() else None
+        try:
+            summary = read_json(store / "summary.json", _FIELDS) if store.is_dir() else None
+        except DamagedError as error:
+            say(f"{error}; `lmscale report {store}` writes it again")
+            continue
         if summary:
             found.append((store.name, summary))
     if not found:

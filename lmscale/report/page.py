@@ -304,7 +304,8 @@ def _fixed(value: float) -> str:
 def _runs(study: Study) -> str:
     table = study.table
     if not len(table):
-        return _anchor("runs", "All runs", "<p>None.</p>")
+        damage = _warnings(study.damage_warnings())
+        return _anchor("runs", "All runs", "<p>None.</p>", damage)
     columns = [c for c in _COLUMNS if c[0] != "budget" or "budget" in table]
     head = "".join(
         f'<th scope="col"{" class=n" if right else ""}><button type="button">{name}</button></th>'
@@ -320,6 +321,8 @@ def _runs(study: Study) -> str:
         f"<p>{plural(len(table), 'run')}: {statuses(table['status'])}. N counts no embeddings. Grey rows were set "
         f"aside for a better learning rate in the same cell, or have not ended well. Click a heading "
         f"to sort.</p>",
+        f"<p>{study.spikes_sentence()}</p>" if study.spikes_sentence() else "",
+        _warnings(study.damage_warnings()),
         '<div class="sheet tall" tabindex="0" role="group" aria-label="All runs">'
         f'<table class="sortable"><thead><tr>{head}</tr></thead>\n<tbody>\n'
         + "\n".join(rows)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lmscale.files import DamagedError
 from lmscale.report.wording import number, plural
 from lmscale.sweep.claims import Claim
 from lmscale.sweep.epochs import epochs_of
@@ -36,6 +37,8 @@ class Study:
       results: run -> result.json, for the runs that ended.
       metrics: run -> records of metrics.jsonl, for the runs that have any.
       verifications: forecasts with their outcomes (`lmscale.sweep.verify.verifications`).
+      damage: a line for every file that isn't what was written (`Store.damage`).
+      mended: a line for whatever was damaged and made again (`Store.mended`).
     """
 
     experiment: dict[str, Any]
@@ -43,15 +46,23 @@ class Study:
     results: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     metrics: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
     verifications: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    damage: list[str] = field(default_factory=list, repr=False)
+    mended: list[str] = field(default_factory=list, repr=False)
 
     @classmethod
     def read(cls, store: Store) -> Study:
         experiment = store.experiment()
-        results, metrics = {}, {}
+        results, metrics, damage = {}, {}, store.damage()
         if not experiment["runs"]:
             return cls(experiment, pd.DataFrame(columns=["run", "status", "family", "best_lr"]))
         for folder, _ in store.declared():
-            result, records = folder.result(), folder.metrics()
+            result = folder.result()
+            try:
+                records = folder.metrics()
+            except DamagedError as error:
+                # Of a run that has ended `Store.damage` names it too.
+                records = []
+                damage.append(f"{error.path.removeprefix(f'{store.path}/')}: {error.fault}")
             if result is not None:
                 results[folder.path.name] = result
             if records:
@@ -59,7 +70,35 @@ class Study:
         table = store.table().reset_index(drop=True)
         if "family" not in table:
             table = table.assign(family=table["architecture"])
-        return cls(experiment, table, results, metrics, verifications(store))
+        return cls(
+            experiment,
+            table,
+            results,
+            metrics,
+            verifications(store),
+            list(dict.fromkeys(damage)),
+            store.mended(),
+        )
+
+    def damage_warnings(self) -> list[str]:
+        """Sentences on the files that aren't what was written, and on those made again."""
+        found = [
+            f"{line}: it is left out until `lmscale run` makes it again." for line in self.damage
+        ]
+        return found + [f"Found damaged, and made again: {line}." for line in self.mended]
+
+    def spikes_sentence(self) -> str:
+        """How many loss spikes the runs had; empty where there are none."""
+        if "loss_spikes" not in self.table:
+            return ""
+        counts = self.table["loss_spikes"].dropna()
+        if not (counts > 0).any():
+            return ""
+        return (
+            f"{plural(int((counts > 0).sum()), 'run')} of {len(counts)} had loss spikes, "
+            f"{int(counts.sum())} in all: steps whose training loss lies more than 6 robust standard "
+            "deviations above the median of the 100 steps before."
+        )
 
     @property
     def title(self) -> str:

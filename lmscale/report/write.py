@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from lmscale.files import write_atomically, write_json
+from lmscale.files import digest, write_atomically, write_json
 from lmscale.report import analyses
 from lmscale.report.claims import Verdict, judge
 from lmscale.report.forecast import forecast_section
@@ -46,9 +46,12 @@ def write_report(store: Store) -> epath.Path:
         for chart in section.charts:
             write_atomically(store.path / "figures" / f"{chart.name}.svg", chart.svg)
             write_atomically(store.path / "figures" / f"{chart.name}.png", chart.png)
-    write_atomically(store.path / "fits.json", _fits(sections))
+    fits = _fits(sections)
+    write_atomically(store.path / "fits.json", fits)
     verdicts = [judge(claim, sections) for claim in study.claims]
-    write_json(store.path / "summary.json", _summary(study, sections, verdicts))
+    # Whose keys are the fits' alone, so that its digest stands elsewhere.
+    summary = {**_summary(study, sections, verdicts), "fits": digest(fits)}
+    write_json(store.path / "summary.json", summary, sealed=True)
     write_atomically(store.path / "report.html", page(study, sections, verdicts))
     return store.path / "report.html"
 

@@ -23,7 +23,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lmscale.files import cache_folder, write_atomically
+from etils import epath
+
+from lmscale.files import DamagedError, cache_folder, read_json, write_json
 from lmscale.parallel.topology import COMPILERS, ENVIRONMENT, compiler, topology_name
 from lmscale.spec import RunSpec
 from lmscale.sweep.devices import Devices
@@ -236,8 +238,12 @@ def compile_pack(
     """
     request = _request(pack, devices, tokens, effort)
     kept = cache_folder() / "plans" / f"{cache_key(request)}.json"
-    if kept.exists():
-        return _from_json(json.loads(kept.read_text()))
+    try:
+        if (known := read_json(epath.Path(kept))) is not None:
+            return _from_json(known)
+    except (DamagedError, KeyError, TypeError, ValueError):
+        # Whatever was kept can be made again.
+        kept.unlink()
     spec = pack.runs[0].spec.to_dict()
     done = subprocess.run(
         [sys.executable, "-m", "lmscale.sweep.aot"],
@@ -252,7 +258,7 @@ def compile_pack(
         return replace(_NOTHING, error=f"the compiler: {lines[-1]}")
     found = json.loads(done.stdout.splitlines()[-1])
     kept.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(kept, json.dumps(found))
+    write_json(epath.Path(kept), found, sealed=True)
     return _from_json(found)
 
 

@@ -25,7 +25,7 @@ class Board:
     """
 
     METHODS = ("take", "following", "leave", "take_run", "put_back", "drain", "n_waiting")
-    METHODS += ("update", "skip", "log", "stopped")
+    METHODS += ("update", "skip", "log", "stopped", "abandon")
 
     def __init__(
         self,
@@ -43,6 +43,8 @@ class Board:
         #: FLOPs that must wait in a pack for another team to take it up.
         self._worth_helping = HELP_SECONDS * plan.devices.peak_flops * plan.devices.utilisation
         self._changed = threading.Condition()
+        #: Why no team takes another pack or run: what is wrong with the disk.
+        self.abandoned: str | None = None
         self._bar = bar
         self.skip, self.log = bar.skip, bar.log
         self.stopped = stop
@@ -64,6 +66,12 @@ class Board:
         with self._changed:
             return self._untouched()
 
+    def abandon(self, reason: str) -> None:
+        """Nothing more is handed out: what a run wrote would be lost like that of the last."""
+        with self._changed:
+            self.abandoned = self.abandoned or reason
+            self._changed.notify_all()
+
     def leave(self, index: int) -> None:
         """A team does nothing more in a pack, for now at least."""
         with self._changed:
@@ -82,6 +90,8 @@ class Board:
     def take_run(self, index: int) -> RunFolder | None:
         """The next run of a pack for one of its teams; None when a longer one waits elsewhere."""
         with self._changed:
+            if self.abandoned is not None:
+                return None
             own = self._queues[index].next_cost()
             others = [self._queues[i].next_cost() for i in self._to_help() if i != index]
             if others and max(others) > own + self._worth_helping:
@@ -89,7 +99,7 @@ class Board:
             return self._queues[index].take()
 
     def _choose(self) -> int | None:
-        while True:
+        while self.abandoned is None:
             untouched = self._untouched()
             options = self._to_help() + ([] if untouched is None else [untouched])
             if options:
@@ -99,6 +109,7 @@ class Board:
                 return None
             # A program may get compiled, and the state be saved that other runs start from.
             self._changed.wait(timeout=1.0)
+        return None
 
     def _untouched(self) -> int | None:
         """The first pack that no team is at and that has runs which can start."""

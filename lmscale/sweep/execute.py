@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import traceback
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import jax
 
 from lmscale import flops
 from lmscale.data import Corpus
-from lmscale.files import write_atomically
+from lmscale.files import DiskError, disk_fault, write_atomically
 from lmscale.parallel.distributed import GangError, agree, is_first, share_failure
 from lmscale.progress import Tracker
 from lmscale.sweep.board import Board, PackQueue
@@ -21,11 +22,14 @@ from lmscale.sweep.plan import Pack, Plan, leaner, with_slots
 from lmscale.sweep.programs import CompileAhead, mesh_of, program_of
 from lmscale.sweep.shards import branch_steps
 from lmscale.sweep.slots import SlotChoices, training_rate
-from lmscale.sweep.store import ENDED, Store
+from lmscale.sweep.store import Store
 from lmscale.sweep.teams import run_teams
+from lmscale.training.checkpoint import saved_steps
 from lmscale.training.evaluation import Evaluator
 from lmscale.training.feed import Feed
 from lmscale.training.loop import Preempted, RunQueue, give_up, train_pack
+from lmscale.training.resume import retrain_damaged_trunk
+from lmscale.training.run_folder import ENDED
 from lmscale.training.step import Program
 
 #: Programs that a team keeps for when it comes back to a pack.
@@ -67,7 +71,12 @@ def execute(
       Preempted: when `stop` said so; every state is saved.
       GangError: when one of the processes that train together has failed alone.
       TeamError: when the process of a team has died.
+      DiskError: when the store could not be written; what is there is sound.
     """
+    if is_first():
+        for line in _mend_trunks(plan, store):
+            bar.log(line)
+    agree(lambda: None)
     queues = []
     for pack in plan.packs:
         folders = [store.folder(run) for run in pack.runs]
@@ -81,11 +90,25 @@ def execute(
         _train_packs(board, how)
     elif any(queues):
         run_teams(plan.teams, _train_packs, board, Board.METHODS, how)
+    if board.abandoned is not None:
+        raise DiskError(board.abandoned)
     for index in range(len(queues)):
         for folder in board.drain(index):
             bar.skip(flops.own_flops(folder.spec))
             if is_first():
                 give_up(folder, jax.devices()[0].device_kind)
+
+
+def _mend_trunks(plan: Plan, store: Store) -> list[str]:
+    """Has trunks trained again whose state a run is about to start from, and that is damaged."""
+    runs = {run.spec.run_id: run for pack in plan.packs for run in pack.runs}
+    lines = []
+    for run in runs.values():
+        folder, start = store.folder(run), run.spec.start
+        waits = start is not None and start.run in runs and folder.result() is None
+        if waits and not saved_steps(folder.checkpoints):
+            lines.append(retrain_damaged_trunk(folder))
+    return [line for line in lines if line is not None]
 
 
 @dataclass(frozen=True)
@@ -167,6 +190,8 @@ def _train_packs(board: Board, how: _How) -> None:
         try:
             queue = PackQueue(board, index)
             _train_or_record(settle, train, plan.packs[index], queue, plan.devices, board.log)
+        except DiskError as error:
+            board.abandon(str(error))
         finally:
             board.leave(index)
 
@@ -184,6 +209,9 @@ def _train_or_record(
         except (Preempted, KeyboardInterrupt, GangError):
             raise
         except Exception as error:  # Whatever broke a pack must not end the sweep.
+            if jax.process_count() == 1 and (fault := disk_fault(error)) is not None:
+                _record_disk_fault(queue, fault)
+                raise DiskError(fault) from error
             reasons, sound = share_failure(error)
             memory = sound and any("RESOURCE_EXHAUSTED" in reason for reason in reasons)
             smallest = pack.mesh[0]
@@ -213,3 +241,15 @@ def _train_or_record(
             if not sound:
                 raise GangError(f"not every process has failed: {reason}", 1) from error
             return
+
+
+def _record_disk_fault(queue: PackQueue, fault: str) -> None:
+    """Marks the runs that were being trained as failed, where that can still be written."""
+    folders = queue.drain()
+    for folder in folders:
+        old = folder.status()
+        if old["status"] == "running":
+            with contextlib.suppress(OSError):
+                folder.write_status(
+                    "failed", step=old["step"], seconds=old["seconds"], reason=fault
+                )

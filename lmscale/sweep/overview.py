@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmscale import flops
-from lmscale.files import read_json
+from lmscale.files import DamagedError, read_json
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.shards import shard_runs
-from lmscale.sweep.store import ENDED, Store
+from lmscale.sweep.store import Store
+from lmscale.training.run_folder import ENDED
 
 #: A run whose status has not been written for so long, in seconds, is told as silent: workers write
 #: it at every checkpoint, a minute apart unless told otherwise.
@@ -84,8 +85,14 @@ def overview(store: Store, *, now: float | None = None) -> Overview:
       now: seconds since the epoch; the clock's when None.
     """
     now = time.time() if now is None else now
-    runs = [Run(folder.spec, labels) for folder, labels in store.declared()]
-    states = tuple(_state(store, run, now) for run in runs)
+    runs, states = [], []
+    for name, folder, labels in store.entries():
+        if isinstance(folder, DamagedError):
+            states.append(_unknown(name, labels, folder))
+            continue
+        runs.append(Run(folder.spec, labels))
+        states.append(_state(store, runs[-1], now))
+    states = tuple(states)
     by_id = {state.run: state for state in states}
     shards = []
     workers = _workers(store)
@@ -100,6 +107,23 @@ def overview(store: Store, *, now: float | None = None) -> Overview:
     return Overview(whole, tuple(shards) if len(shards) > 1 else (), states)
 
 
+def _unknown(name: str, labels: dict[str, Any], fault: DamagedError) -> RunState:
+    """A run whose spec can't be read."""
+    return RunState(
+        run=name,
+        labels=labels,
+        status="failed",
+        reason=str(fault),
+        step=0,
+        steps=0,
+        done=0.0,
+        total=0.0,
+        seconds=0.0,
+        left=None,
+        silent=None,
+    )
+
+
 def _state(store: Store, run: Run, now: float) -> RunState:
     spec = run.spec
     status = store.folder(run).status()
@@ -112,9 +136,8 @@ def _state(store: Store, run: Run, now: float) -> RunState:
     seconds = status["seconds"]
     left = (total - done) * seconds / done if under_way and done else None
     silent = None
-    if under_way and "updated" in status:
-        age = now - timegm(time.strptime(status["updated"], "%Y-%m-%dT%H:%M:%SZ"))
-        silent = age if age > SILENT_SECONDS else None
+    if under_way and (updated := _seconds(status.get("updated"))) is not None:
+        silent = now - updated if now - updated > SILENT_SECONDS else None
     return RunState(
         run=spec.run_id,
         labels=run.labels,
@@ -128,6 +151,14 @@ def _state(store: Store, run: Run, now: float) -> RunState:
         left=left,
         silent=silent,
     )
+
+
+def _seconds(text: Any) -> float | None:
+    """Seconds since the epoch of a date as status.json has it."""
+    try:
+        return timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))
+    except (TypeError, ValueError):
+        return None
 
 
 def _part(name: str, host: str, states: Sequence[RunState]) -> Part:
@@ -145,8 +176,14 @@ def _workers(store: Store) -> list[tuple[int, int, dict[str, Any]]]:
     """(index, count, what its worker wrote) of every shard of the division that began last."""
     found: dict[tuple[int, int], dict[str, Any]] = {}
     for path in (store.path / "shards").glob("*-of-*.json"):
-        index, count = map(int, path.name.removesuffix(".json").split("-of-"))
-        found[index, count] = read_json(path)
+        try:
+            index, count = map(int, path.name.removesuffix(".json").split("-of-"))
+            worker = read_json(path, {"host": str, "started": float})
+        except ValueError:
+            # Damaged, or no note of ours: it tells who trains and nothing else.
+            continue
+        if worker is not None and 0 <= index < count:
+            found[index, count] = worker
     if not found:
         return []
     count = max(found, key=lambda shard: found[shard]["started"])[1]

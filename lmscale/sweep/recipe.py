@@ -12,16 +12,16 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from lmscale import flops, hparams
-from lmscale.files import read_json
+from lmscale.files import DamagedError
 from lmscale.laws.result import FitError
-from lmscale.spec import LSTMSpec, ModelSpec, RunSpec, TransformerSpec
+from lmscale.spec import LSTMSpec, ModelSpec, RunSpec, SpecError, TransformerSpec
 from lmscale.sweep.shapes import chinchilla_shapes, lstm_shape, transformer_shape
 from lmscale.sweep.store import Store
+from lmscale.terminal import say
 
 __all__ = ["Recipe", "read_recipe"]
 
@@ -358,10 +358,12 @@ def _study(store: Store, family: str) -> tuple[hparams.FittedRule, str] | None:
     if "://" not in str(store.path):
         folders += sorted(path.parent for path in store.path.parent.glob("*/fits.json"))
     for folder in folders:
-        fits: dict[str, Any] = read_json(folder / "fits.json") or {}
-        study = read_json(folder / "experiment.json") or {}
-        if not fits.get(key, {}).get("parameters"):
-            continue
-        if study.get("corpus", {}).get("fingerprint") == own:
+        try:
+            fits = hparams.read_fits(folder / "fits.json")
+            if key not in fits or Store(folder).experiment()["corpus"]["fingerprint"] != own:
+                continue
             return hparams.fitted_rule(folder / "fits.json", family), folder.name
+        except (DamagedError, KeyError, TypeError, SpecError) as error:
+            # Another store may have a rule.
+            say(f"no learning rates from {folder}: {error}")
     return None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lmscale.data import Corpus
+from lmscale.files import DamagedError
 from lmscale.progress import Tracker
 from lmscale.spec import EvalSpec
 from lmscale.sweep.devices import Devices
@@ -75,6 +76,8 @@ def rescore(
         two windows, whose spread would say nothing of other text.
     """
     runs, scores = [], []
+    for line in store.damage():
+        bar.log(f"left out: {line}")
     for folder, labels in store.declared():
         if (folder.result() or {}).get("status") != "done":
             continue
@@ -104,6 +107,10 @@ def rescore(
                 waiting.append(folder)
         if waiting:
             scores += _score_pack(pack, waiting, evaluation, devices, open_corpus, bar)
+    if not scores:
+        raise StoreError(
+            f"no run of {store.path} has a sound checkpoint: `lmscale run` makes them again"
+        )
     return sorted(scores, key=lambda score: score.scores["loss"])
 
 
@@ -123,14 +130,22 @@ def _score_pack(
     scores = []
     for first in range(0, len(folders), program.n_slots):
         together = folders[first : first + program.n_slots]
-        state = program.empty()
+        state, restored = program.empty(), []
         for slot, folder in enumerate(together):
-            checkpoints = Checkpoints(folder.checkpoints)
-            step = checkpoints.latest()
-            one, _ = checkpoints.restore(step, program.abstract_run)
-            checkpoints.close()
+            checkpoints = Checkpoints(folder.checkpoints, folder.run_id)
+            try:
+                step = folder.result()["steps"]
+                one = checkpoints.restore(step, program.abstract_run)[0]
+            except DamagedError as error:
+                bar.log(
+                    f"left out: {error}; delete {folder.path / 'result.json'}, then `lmscale run`"
+                )
+                continue
+            finally:
+                checkpoints.close()
             state = program.put(state, np.int32(slot), one)
-        for slot, folder in enumerate(together):
+            restored.append((slot, folder))
+        for slot, folder in restored:
             found = evaluator.scores(state, slot, evaluation)
             folder.write_eval(
                 evaluation.name, {"evaluation": evaluation.to_dict(), "scores": found}

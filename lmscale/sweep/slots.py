@@ -18,8 +18,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from lmscale.files import cache_folder, read_json, write_json
-from lmscale.parallel.distributed import agree
+from lmscale.files import DamagedError, cache_folder, read_json, write_json
+from lmscale.parallel.distributed import agree, is_first
 from lmscale.sweep.devices import Devices
 from lmscale.sweep.plan import Pack, most_slots, with_slots
 from lmscale.sweep.store import Store
@@ -62,21 +62,33 @@ class SlotChoices:
           log: told of what was measured.
         """
         name = self._name(pack)
-        known = agree(lambda: self._recorded(name)) or self._choose(pack, rate, log)
+        known = agree(lambda: self._recorded(name, log)) or self._choose(pack, rate, log)
         for folder in self.folders:
             if not agree((folder / name).exists):
                 folder.mkdir(parents=True, exist_ok=True)
-                write_json(folder / name, known)
+                write_json(folder / name, known, sealed=True)
         return with_slots(pack, known["n_slots"], self.devices)
 
     def planned(self, pack: Pack) -> Pack:
         """The pack with the number of slots that is recorded for it, or else its own."""
-        known = self._recorded(self._name(pack))
+        known = self._recorded(self._name(pack), lambda _: None)
         return pack if known is None else with_slots(pack, known["n_slots"], self.devices)
 
-    def _recorded(self, name: str) -> dict[str, Any] | None:
-        found = (read_json(folder / name) for folder in self.folders)
-        return next((known for known in found if known is not None), None)
+    def _recorded(self, name: str, log: Callable[[str], None]) -> dict[str, Any] | None:
+        """What is recorded, in the first folder where it is sound; a damaged file is deleted."""
+        for folder in self.folders:
+            try:
+                known = read_json(folder / name, {"n_slots": int})
+                if known is not None and known["n_slots"] < 1:
+                    raise DamagedError(folder / name, f"{known['n_slots']} runs side by side")
+            except DamagedError as error:
+                log(f"{error}; what is recorded elsewhere is used, or it is chosen again")
+                if is_first():
+                    (folder / name).unlink(missing_ok=True)
+                continue
+            if known is not None:
+                return known
+        return None
 
     def _choose(
         self, pack: Pack, rate: Callable[[Pack], float], log: Callable[[str], None]

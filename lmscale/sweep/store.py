@@ -18,16 +18,27 @@ from etils import epath
 
 from lmscale import flops
 from lmscale.data import Corpus
-from lmscale.files import read_json, write_atomically, write_json
+from lmscale.files import DamagedError, read_json, write_atomically, write_json
 from lmscale.spec import LSTMSpec
 from lmscale.sweep.experiment import Experiment, Run
+from lmscale.terminal import say
 from lmscale.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Statuses that end a run for good: a result that is not trained again.
-ENDED = ("done", "diverged")
+#: What experiment.json holds, for its readers.
+_FIELDS = {"name": str, "runs": list}
+_MAY_HAVE = {
+    "scale": str,
+    "title": str,
+    "analyses": list,
+    "claims": list,
+    "fields": dict,
+    "corpus": dict,
+    "versions": dict,
+}
+_REMEDY = "the `lmscale run` that made the store writes it again"
 
 
 class StoreError(ValueError):
@@ -74,7 +85,7 @@ class Store:
         """
         if not runs:
             raise StoreError(f"{name} at scale {scale} declares no runs: give it other fields")
-        earlier = read_json(self.path / "experiment.json")
+        earlier = self._earlier(runs)
         if earlier and earlier["name"] != name:
             raise StoreError(
                 f"{self.path} holds the experiment {earlier['name']}, not {name}: choose another --out"
@@ -106,22 +117,87 @@ class Store:
                 "versions": _versions(),
                 "git_commit": _git_commit(),
             },
+            sealed=True,
         )
         # Side by side, as each waits for its file to be on disk.
         with ThreadPoolExecutor(16) as pool:
-            list(pool.map(lambda run: self.folder(run).create(), runs))
+            faults = list(pool.map(lambda run: self.folder(run).create(), runs))
+        for fault in filter(None, faults):
+            say(fault)
+
+    def _earlier(self, runs: Sequence[Run]) -> dict[str, Any] | None:
+        """experiment.json, or None where there is none, or a damaged one of these very runs."""
+        try:
+            return self.experiment() if (self.path / "experiment.json").exists() else None
+        except DamagedError as error:
+            there = {path.name for path in (self.path / "runs").glob("*")}
+            if not there <= {run.spec.run_id for run in runs}:
+                raise
+            say(f"{error.path} is damaged: {error.fault}; written again, as these are its runs")
+            return None
 
     def experiment(self) -> dict[str, Any]:
-        """experiment.json."""
-        return read_json(self.path / "experiment.json")
+        """experiment.json.
+
+        Raises:
+          DamagedError: when it is not what was written.
+        """
+        path = self.path / "experiment.json"
+        values = read_json(path, _FIELDS, _REMEDY)
+        if values is None:
+            raise DamagedError(path, "it is missing", _REMEDY)
+        for name, kind in _MAY_HAVE.items():
+            if not isinstance(values.get(name, kind()), kind):
+                raise DamagedError(path, f"its {name!r} has the wrong type", _REMEDY)
+        for entry in values["runs"]:
+            sound = isinstance(entry, dict) and isinstance(entry.get("run"), str)
+            if not sound or not isinstance(entry.get("labels"), dict):
+                raise DamagedError(path, "an entry of its 'runs' is no run with labels", _REMEDY)
+        return values
 
     def folder(self, run: Run) -> RunFolder:
         return RunFolder(self.path / "runs" / run.spec.run_id, run.spec)
 
-    def declared(self) -> Iterator[tuple[RunFolder, dict[str, Any]]]:
-        """Every declared run with its labels."""
+    def entries(self) -> Iterator[tuple[str, RunFolder | DamagedError, dict[str, Any]]]:
+        """Every declared run: its id, its folder (or what is wrong with its spec), its labels."""
         for entry in self.experiment()["runs"]:
-            yield RunFolder.open(self.path / "runs" / entry["run"]), entry["labels"]
+            try:
+                found = RunFolder.open(self.path / "runs" / entry["run"])
+            except DamagedError as error:
+                found = error
+            yield entry["run"], found, entry["labels"]
+
+    def declared(self) -> Iterator[tuple[RunFolder, dict[str, Any]]]:
+        """Every declared run with its labels, but for those that `damage` names for their spec."""
+        for _, folder, labels in self.entries():
+            if isinstance(folder, RunFolder):
+                yield folder, labels
+
+    def damage(self) -> list[str]:
+        """A line for every damaged file that says what a run is or reached.
+
+        Such runs count as failed, or are left out where it isn't known what they are. `lmscale run`
+        makes them again.
+        """
+        lines = []
+        for _, folder, _ in self.entries():
+            if isinstance(folder, DamagedError):
+                faults = [folder]
+            else:
+                faults = [fault for fault in [folder.damage()] if fault is not None]
+                faults += folder.damaged_evals()
+            lines += [
+                f"{_inside(self.path, fault.path)} is damaged: {fault.fault}" for fault in faults
+            ]
+        return lines
+
+    def mended(self) -> list[str]:
+        """A line for all damage that was found while training, and what was done about it."""
+        return [
+            f"{folder.path.name}: {line.replace(f'{self.path}/', '')}"
+            for folder, _ in self.declared()
+            for line in folder.damage_notes()
+        ]
 
     def adopt(self, other: Store, runs: Sequence[Run]) -> int:
         """Copies results of runs that `other` has trained and this store has not.
@@ -245,9 +321,15 @@ def only_writer(store: Store, shard: tuple[int, int]) -> Iterator[None]:
         yield
 
 
+def _inside(folder: epath.Path, path: str) -> str:
+    """A path as seen from a folder that holds it."""
+    return path.removeprefix(f"{folder}/")
+
+
 def _row(folder: RunFolder, labels: dict[str, Any]) -> dict[str, Any]:
-    spec, status = folder.spec, folder.status()
-    result = folder.result() or {}
+    spec = folder.spec
+    status, result = folder.state()
+    result = result or {}
     model = spec.model
     losses = result.get("losses", {})
     bits = result.get("bits_per_byte", {})
@@ -279,6 +361,7 @@ def _row(folder: RunFolder, labels: dict[str, Any]) -> dict[str, Any]:
         "loss": losses.get(first, math.nan),
         "bits_per_byte": bits.get(first, math.nan),
         "train_loss": result.get("train_loss") or math.nan,
+        "loss_spikes": result.get("loss_spikes", math.nan),
         **{f"loss_{name}": loss for name, loss in losses.items()},
         **{f"loss_{name}": found["scores"]["loss"] for name, found in folder.evals().items()},
         "seconds": status["seconds"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 
@@ -47,6 +48,12 @@ def table_of_runs(
                 f"{source.path} has no finished run yet: see `lmscale status {source.path}`"
             )
         table = laws.Table.read(rows, **read)
+        if damage := source.damage():
+            note = (
+                f"left out as damaged, until `lmscale run` makes it again: {'; '.join(damage[:3])}"
+            )
+            note += f"; and {len(damage) - 3} more" if len(damage) > 3 else ""
+            table = dataclasses.replace(table, notes=(*table.notes, note))
     else:
         table = laws.Table.read(source, **read)
         if convention is not None and not is_results(table.header):

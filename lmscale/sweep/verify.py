@@ -22,7 +22,7 @@ import numpy as np
 from etils import epath
 
 from lmscale import flops
-from lmscale.files import read_json, write_atomically
+from lmscale.files import DamagedError, parse_json, read_json, write_atomically
 from lmscale.laws.advise import advise
 from lmscale.laws.frontier_advice import run_noise
 from lmscale.laws.result import FitError, FitResult, plain
@@ -196,21 +196,22 @@ def read_forecast(folder: Store) -> tuple[dict[str, Any], epath.Path] | None:
         names = ", ".join(file.name for file in files)
         raise StoreError(f"{folder.path} has more than one forecast ({names}): keep the first")
     (path,) = files
-    text = path.read_text()
+    text = path.read_bytes()
     if path.name != f"forecast-{_hash(text)}.json":
         raise StoreError(
             f"{path} has been changed since it was written (its content hashes to {_hash(text)}): "
             "restore it, or move the folder away and make a new forecast"
         )
-    return json.loads(text), path
+    return parse_json(text, path, {"runs": list, "flops": float}), path
 
 
 def _files(folder: Store) -> list[epath.Path]:
     return sorted(folder.path.glob("forecast-*.json")) if folder.path.exists() else []
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+def _hash(text: str | bytes) -> str:
+    data = text.encode() if isinstance(text, str) else text
+    return hashlib.sha256(data).hexdigest()[:_DIGITS]
 
 
 def outcome_runs(forecast: dict[str, Any], seeds: Sequence[int]) -> list[Run]:
@@ -352,12 +353,16 @@ def verifications(store: Store) -> list[dict[str, Any]]:
     for path in sorted(folder.iterdir()) if folder.exists() else []:
         try:
             known = read_forecast(Store(path))
-        except StoreError as error:
+        except (StoreError, DamagedError) as error:
             found.append({"name": path.name, "forecast": None, "problem": str(error)})
             continue
         if known is not None:
-            outcome = read_json(path / "outcome.json")
+            outcome, problem = None, ""
+            try:
+                outcome = read_json(path / "outcome.json", remedy="`lmscale verify` makes it again")
+            except DamagedError as error:
+                problem = str(error)
             found.append(
-                {"name": path.name, "forecast": known[0], "outcome": outcome, "problem": ""}
+                {"name": path.name, "forecast": known[0], "outcome": outcome, "problem": problem}
             )
     return found

@@ -2,19 +2,41 @@
 
 A checkpoint belongs to a run: it holds one run's arrays without a run axis, and a few plain values
 beside them, so any pack on any mesh can take it up.
+
+    STEP/            what Orbax writes
+      digests.json   size and digest of every other file, and which run and step they are of
+
+Digests are written before the folder gets its final name, so a checkpoint never lacks them unless an
+earlier version of lmscale wrote it. On object stores (gs://), which check what they deliver, only
+sizes are kept.
 """
 
 from __future__ import annotations
 
+import errno
+import json
 import threading
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from etils import epath
+
+from lmscale.files import DamagedError, digest, file_digest, parse_json, read_json, write_json
+from lmscale.parallel.distributed import agree, is_first
 
 #: Orbax numbers the saves of a process and signals by that number: those of two threads must not
 #: overlap, or one creates the other's folders.
 _SAVING = threading.Lock()
+#: Checkpoints of an unfinished run: should the newest be damaged, the one before is used.
+GENERATIONS = 2
+_DIGESTS = "digests.json"
+#: Written again by Orbax when all else is done: with the time of that, and as a mark.
+_METADATA, _MARK = "_CHECKPOINT_METADATA", "commit_success.txt"
+#: Among the extra values: says that the checkpoint was written with digests.
+_CHECKED = "digests"
+#: Errors that say of a file that it is gone, or that the disk has lost it.
+_UNREADABLE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EIO)
 
 
 class _Manager(ocp.CheckpointManager):
@@ -31,14 +53,23 @@ class Checkpoints:
 
     Args:
       folder: theirs alone.
-      keep_all: keeps every step saved, where otherwise the newest replaces the others.
+      run: id of the run; a checkpoint of another run counts as damaged.
+      keep_all: keeps every step saved, where otherwise the newest `GENERATIONS` are kept.
     """
 
-    def __init__(self, folder: epath.PathLike, *, keep_all: bool = False):
+    def __init__(self, folder: epath.PathLike, run: str, *, keep_all: bool = False):
+        self._folder = epath.Path(folder)
+        self._run = run
+        self._saving: int | None = None
         self._manager = _Manager(
-            epath.Path(folder),
+            self._folder,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=None if keep_all else 1, create=True, cleanup_tmp_directories=True
+                max_to_keep=None if keep_all else GENERATIONS,
+                create=True,
+                cleanup_tmp_directories=True,
+                # Called in the thread that waits for the save, by the first process, when all have
+                # written.
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
             ),
         )
 
@@ -47,33 +78,63 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def steps(self) -> list[int]:
-        """The steps of all complete checkpoints."""
-        return list(self._manager.all_steps())
+        """The steps of all complete checkpoints, in order."""
+        return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
         """Saves a pytree of arrays and a JSON-ready dictionary."""
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra)
+            state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave({**extra, _CHECKED: True})
         )
         with _SAVING:
+            # The digests of the one before are written by its number.
+            self.wait()
+            self._saving = step
             self._manager.save(step, args=args, force=True)
             if threading.current_thread() is not threading.main_thread():
                 self.wait()
 
-    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """The state and the extra values saved at `step`.
+    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any], bool]:
+        """The state and the extra values saved at `step`, and whether they could be checked.
 
         Args:
-          step: one that `latest` returned.
+          step: one of `steps`.
           like: pytree of ShapeDtypeStruct with the shardings to restore to.
+
+        Raises:
+          DamagedError: when its files are not what was written.
         """
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(like), extra=ocp.args.JsonRestore()
-            ),
+        self.wait()
+        path = self._folder / str(step)
+        fault, checked = agree(
+            lambda: [_fault(path, self._run), (path / _DIGESTS).exists()],
         )
-        return restored["state"], restored["extra"]
+        if fault is not None:
+            raise DamagedError(path, fault)
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(like), extra=ocp.args.JsonRestore()
+        )
+        try:
+            restored = self._manager.restore(step, args=args)
+        except jax.errors.JaxRuntimeError:
+            raise
+        except Exception as error:
+            # Of processes that train together others may wait for this one.
+            if checked or jax.process_count() > 1:
+                raise
+            raise DamagedError(path, f"{type(error).__name__}: {_first_line(error)}") from error
+        extra = dict(restored["extra"])
+        if extra.pop(_CHECKED, False) and not checked:
+            raise DamagedError(path, f"its {_DIGESTS} is missing")
+        return restored["state"], extra, checked
+
+    def discard(self, step: int) -> None:
+        """Deletes a damaged checkpoint, so that it isn't met again."""
+        if is_first():
+            delete_step(self._folder, step)
+        # The others look when it is gone.
+        agree(lambda: None)
+        self._manager.reload()
 
     def wait(self) -> None:
         """Returns when everything saved is on disk."""
@@ -82,7 +143,84 @@ class Checkpoints:
     def close(self) -> None:
         self._manager.close()
 
+    def _write_digests(self) -> None:
+        step = self._saving
+        found = [self._folder / str(step), *self._folder.glob(f"{step}.orbax-checkpoint-tmp*")]
+        for folder in (path for path in found if path.exists()):
+            values = {"run": self._run, "kind": self._folder.name, "step": step}
+            values["files"] = {
+                name: _size_and_digest(folder / name) for name in sorted(_files_of(folder))
+            }
+            write_json(folder / _DIGESTS, values, sealed=True)
+
 
 def saved_steps(folder: epath.PathLike) -> list[int]:
     """The steps of all complete checkpoints of a folder that need not exist."""
     return ocp.utils.checkpoint_steps(folder)
+
+
+def checkpoint_fault(folder: epath.Path, run: str, step: int) -> DamagedError | None:
+    """What is wrong with the files of a checkpoint; None also where it has no digests."""
+    fault = _fault(folder / str(step), run)
+    return None if fault is None else DamagedError(folder / str(step), fault)
+
+
+def delete_step(folder: epath.Path, step: int) -> None:
+    """Deletes a checkpoint of a folder that no `Checkpoints` has open."""
+    path = folder / str(step)
+    path.rmtree() if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _fault(path: epath.Path, run: str) -> str | None:
+    if not path.is_dir():
+        return "it is missing" if not path.exists() else "it is not a folder"
+    try:
+        fields = {"run": str, "kind": str, "step": int, "files": dict}
+        known = read_json(path / _DIGESTS, fields)
+    except DamagedError as error:
+        return f"{_DIGESTS}: {error.fault}"
+    if known is None:
+        return None
+    owner = known["run"], known["kind"], str(known["step"])
+    if owner != (run, path.parent.name, path.name):
+        return f"it is of {owner[0]}, {owner[1]}/{owner[2]}"
+    for name, expected in known["files"].items():
+        try:
+            found = _size_and_digest(path / name)
+        except DamagedError as error:
+            return f"{name}: {error.fault}"
+        except OSError as error:
+            if error.errno not in _UNREADABLE:
+                raise
+            return f"{name}: {error.strerror}"
+        if found != expected:
+            if found[0] == expected[0]:
+                return f"{name} doesn't match its digest"
+            return f"{name} has {found[0]:,} of {expected[0]:,} bytes"
+    return None
+
+
+def _files_of(folder: epath.Path) -> list[str]:
+    """Paths of a checkpoint's files that count, inside of its folder."""
+    found, folders = [], [folder]
+    while folders:
+        for path in folders.pop().iterdir():
+            if path.is_dir():
+                folders.append(path)
+            else:
+                found.append(str(path.relative_to(folder)))
+    return [name for name in found if name not in (_DIGESTS, _MARK)]
+
+
+def _size_and_digest(path: epath.Path) -> list[int | str | None]:
+    if path.name == _METADATA:
+        values = parse_json(path.read_bytes(), path)
+        values.pop("commit_timestamp_nsecs", None)
+        return [None, digest(json.dumps(values, sort_keys=True))]
+    if "://" in str(path):
+        return [path.stat().length, None]
+    return list(file_digest(path))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

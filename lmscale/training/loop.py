@@ -10,7 +10,6 @@ What a dispatch holds never changes a result. It runs as many steps as no slot h
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import threading
 import time
@@ -21,22 +20,23 @@ from typing import Any
 import numpy as np
 
 from lmscale import flops
+from lmscale.files import DamagedError
 from lmscale.parallel.distributed import agree, is_first
 from lmscale.progress import Tracker
 from lmscale.spec import RunSpec
 from lmscale.training.checkpoint import Checkpoints, saved_steps
 from lmscale.training.evaluation import Evaluator
 from lmscale.training.feed import Feed
+from lmscale.training.metrics_log import MetricsLog, log_interval
+from lmscale.training.result import lowest, non_finite, result, without_windows
+from lmscale.training.resume import take_up
 from lmscale.training.run_folder import RunFolder
-from lmscale.training.step import METRICS, Program, State, packed_hyperparameters
+from lmscale.training.spikes import SpikeCounter
+from lmscale.training.step import METRICS, Program, State, all_finite, packed_hyperparameters
 
-#: The training loss of a result is the mean over this last share of the steps (Porian et al. 2024).
-SMOOTHED_SHARE = 0.05
-
-
-def log_interval(steps: int) -> int:
-    """Steps between two records of metrics.jsonl: about 200 records a run."""
-    return max(1, steps // 200)
+#: Steps in a row whose gradient norm isn't finite, after which a run counts as diverged: clipped by
+#: such a norm every gradient is 0, so that it learns no more.
+LOST_GRADIENTS = 10
 
 
 class RunQueue:
@@ -118,6 +118,12 @@ class _Slot:
     step_flops: float
     #: Whether early stopping had ended the run when it was killed.
     stopped: bool
+    log: MetricsLog
+    spikes: SpikeCounter
+    #: (step, training loss) of the last finite loss.
+    good: tuple[int, float] | None
+    #: Steps in a row, up to now, whose gradient norm wasn't finite.
+    lost_gradients: int
     started: float = field(default_factory=time.monotonic)
     #: What the program measures (`METRICS`) at each step since the last record.
     window: list[tuple[float, ...]] = field(default_factory=list)
@@ -247,13 +253,11 @@ class _Pack:
         for index, taken in enumerate(self._slots):
             if taken is not None:
                 continue
-            if (folder := queue.take()) is None:
+            slot = None
+            while slot is None and (folder := queue.take()) is not None:
+                slot = self._enter_or_fail(index, folder, queue)
+            if slot is None:
                 break
-            try:
-                slot = self._enter(index, folder)
-            except BaseException:
-                queue.put_back([folder])
-                raise
             self._slots[index] = slot
             if slot.step == 0:
                 fresh.append(slot)
@@ -263,26 +267,38 @@ class _Pack:
                 seeds[slot.index], mask[slot.index] = slot.spec.seed, True
             self._state = self._program.reset(self._state, seeds, mask)
 
+    def _enter_or_fail(self, index: int, folder: RunFolder, queue: RunQueue) -> _Slot | None:
+        """The run in a slot; None where the state that it starts from is damaged."""
+        try:
+            return self._enter(index, folder)
+        except DamagedError as error:
+            # The same in all processes that train together. It is this run's alone.
+            self._bar.log(f"{folder.path.name} failed: {error}")
+            self._bar.skip(flops.own_flops(folder.spec))
+            folder.write_status("failed", step=0, seconds=0.0, reason=str(error))
+            return None
+        except BaseException:
+            queue.put_back([folder])
+            raise
+
     def _enter(self, index: int, folder: RunFolder) -> _Slot:
         spec = folder.spec
-        folder.create()
+        if fault := folder.create():
+            self._bar.log(f"{folder.path.name}: {fault}")
         self._evaluate.check(spec)
-        checkpoints = Checkpoints(folder.checkpoints)
-        step, seconds = agree(lambda: [checkpoints.latest() or 0, folder.status()["seconds"]])
-        saved_step, window = step, []
+        checkpoints = Checkpoints(folder.checkpoints, folder.run_id)
+        try:
+            found = take_up(folder, checkpoints, self._program.abstract_run, self._bar.log)
+        except BaseException:
+            checkpoints.close()
+            raise
+        step, extra = found.step, found.extra
+        if found.state is not None:
+            self._state = self._program.put(self._state, np.int32(index), found.state)
         begin = spec.start.step if spec.start else 0
-        if step:
-            one, extra = checkpoints.restore(step, self._program.abstract_run)
-            window = [tuple(row) for row in extra["window"]]
-        elif spec.start:
-            step = begin
-            one = _restore_branch(folder, self._program.abstract_run)
-        if step:
-            self._state = self._program.put(self._state, np.int32(index), one)
         step_flops = flops.step_flops(spec)
         self._bar.skip((step - begin) * step_flops)
-        folder.cut_metrics(step)
-        folder.write_status("running", step=step, seconds=seconds)
+        folder.write_status("running", step=step, seconds=found.seconds)
         self._hyper = None
         return _Slot(
             index=index,
@@ -290,12 +306,16 @@ class _Pack:
             checkpoints=checkpoints,
             order=self._feed.order(spec),
             step=step,
-            seconds=seconds,
+            seconds=found.seconds,
             kept=frozenset(self._kept_steps.get(folder.path.name, ())),
             step_flops=step_flops,
-            stopped=bool(saved_step) and agree(lambda: _falls_no_more(folder)),
-            window=window,
-            saved_step=saved_step,
+            stopped=found.from_checkpoint and agree(lambda: _falls_no_more(folder)),
+            log=found.log,
+            spikes=SpikeCounter(extra.get("spikes")),
+            good=tuple(extra["good"]) if extra.get("good") else None,
+            lost_gradients=extra.get("lost_gradients", 0),
+            window=[tuple(row) for row in extra.get("window", ())],
+            saved_step=step if found.from_checkpoint else -1,
         )
 
     def _device_kind(self) -> str:
@@ -333,24 +353,36 @@ class _Pack:
             self._record(slot, before, list(zip(*columns, strict=True)))
 
     def _record(self, slot: _Slot, before: int, rows: list[tuple[float, ...]]) -> None:
-        """Adds the numbers of consecutive steps; a run whose loss is not finite ends here."""
+        """Adds the numbers of consecutive steps; a run whose numbers go bad ends here."""
         spec, records = slot.spec, []
         every = log_interval(spec.steps)
         now = time.monotonic()
         # The steps of a dispatch come all at once, so each took an even share of it.
         seconds, slot.last_read = (now - slot.last_read) / len(rows), now
         for step, row in enumerate(rows, before + 1):
-            if not math.isfinite(row[0]):
-                slot.folder.append_metrics(records)
-                self._end_diverged(slot, step, row[0])
+            loss, grad_norm = row[:2]
+            slot.lost_gradients = 0 if math.isfinite(grad_norm) else slot.lost_gradients + 1
+            fault = None
+            if not math.isfinite(loss):
+                fault = f"the training loss is {loss} at step {step}"
+            elif slot.lost_gradients == LOST_GRADIENTS:
+                fault = (
+                    f"the gradient norm is {grad_norm} at step {step} as in the "
+                    f"{LOST_GRADIENTS - 1} steps before"
+                )
+            if fault:
+                slot.log.append(records)
+                self._end_diverged(slot, step, fault)
                 return
+            slot.good = (step, loss)
+            slot.spikes.add((loss,))
             slot.window.append(row)
             slot.timed_steps += 1
             slot.timed_seconds += seconds
             if step % every == 0 or step == spec.steps:
                 records.append(self._summary(slot, step))
                 slot.window, slot.timed_steps, slot.timed_seconds = [], 0, 0.0
-        slot.folder.append_metrics(records)
+        slot.log.append(records)
 
     def _summary(self, slot: _Slot, step: int) -> dict[str, Any]:
         spec, n = slot.spec, len(slot.window)
@@ -382,47 +414,65 @@ class _Pack:
         # A run killed between its last checkpoint and its result has been evaluated already.
         if not agree(lambda: _is_evaluated(slot)):
             losses = self._evaluate(self._state, slot.index, slot.spec)
+            if fault := non_finite(losses, slot.step):
+                self._end_diverged(slot, slot.step, fault)
+                return
             record = {**_place(slot, slot.step), "eval": losses}
             if slot.step < slot.spec.steps and slot.spec.stopping is None:
                 # Only the evaluation that becomes the result needs its windows.
-                record = _without_windows(record)
-            slot.folder.append_metrics([record])
+                record = without_windows(record)
+            slot.log.append([record])
             for waited in self.slots():
                 waited.last_read = time.monotonic()
         if slot.step < slot.spec.steps and not agree(lambda: _falls_no_more(slot.folder)):
             return
-        self._checkpoint(slot)
+        one = self._program.take(self._state, np.int32(slot.index))
+        if not all_finite(one["params"]):
+            # The last update may break what no loss has seen, as where there is no evaluation.
+            fault = f"a parameter is not finite after step {slot.step}"
+            self._end_diverged(slot, slot.step, fault)
+            return
+        self._checkpoint(slot, one)
         slot.checkpoints.wait()
         self._bar.skip((slot.spec.steps - slot.step) * slot.step_flops)
         self._end(slot, "done", None)
 
     def _keep(self, slot: _Slot) -> None:
         """Saves the state that other runs start from."""
-        branches = Checkpoints(slot.folder.branches, keep_all=True)
+        branches = Checkpoints(slot.folder.branches, slot.folder.run_id, keep_all=True)
         if agree(lambda: slot.step not in branches.steps()):
             branches.save(slot.step, self._program.take(self._state, np.int32(slot.index)), {})
             branches.wait()
         branches.close()
 
-    def _checkpoint(self, slot: _Slot) -> None:
+    def _checkpoint(self, slot: _Slot, one: State | None = None) -> None:
         if slot.saved_step != slot.step:
-            one = self._program.take(self._state, np.int32(slot.index))
-            slot.checkpoints.save(slot.step, one, {"window": slot.window})
+            if one is None:
+                one = self._program.take(self._state, np.int32(slot.index))
+            extra = {
+                "window": slot.window,
+                "metrics": slot.log.mark(),
+                "spikes": slot.spikes.save(),
+                "good": slot.good,
+                "lost_gradients": slot.lost_gradients,
+            }
+            slot.checkpoints.save(slot.step, one, extra)
             slot.saved_step = slot.step
 
-    def _end_diverged(self, slot: _Slot, step: int, loss: float) -> None:
+    def _end_diverged(self, slot: _Slot, step: int, fault: str) -> None:
         self._bar.skip((slot.spec.steps - slot.step) * slot.step_flops)
         slot.step = step
-        self._end(slot, "diverged", f"the training loss is {loss} at step {step}")
+        if slot.good is not None:
+            fault += f"; the last good loss is {slot.good[1]:.4g} at step {slot.good[0]}"
+        self._end(slot, "diverged", fault)
 
     def _end(self, slot: _Slot, status: str, reason: str | None) -> None:
         if is_first():
-            slot.folder.write_result(
-                result(slot.folder, status, reason, self._device_kind(), slot.step)
-            )
-        slot.folder.write_status(
-            status, step=slot.step, seconds=slot.trained_seconds(), reason=reason
-        )
+            # The result is read from it.
+            slot.log.check()
+            values = result(slot.folder, status, reason, self._device_kind(), slot.step)
+            values["loss_spikes"] = slot.spikes.count
+            slot.folder.end(values, slot.log.mark(), step=slot.step, seconds=slot.trained_seconds())
         slot.checkpoints.close()
         slot.ended = True
         self._slots[slot.index] = None
@@ -443,67 +493,15 @@ class _Pack:
             slot.checkpoints.close()
 
 
-def result(
-    folder: RunFolder, status: str, reason: str | None, device: str, step: int
-) -> dict[str, Any]:
-    """The content of result.json: everything about a run that does not depend on the clock.
-
-    Tokens and FLOPs are those of the `step` updates made, with those of the run it started from.
-    The losses are those after the last update, or with early stopping the lowest.
-    """
-    spec, records = folder.spec, folder.metrics()
-    trained = [record for record in records if "loss" in record]
-    evaluations = [record for record in records if "eval" in record]
-    final = None
-    if status == "done" and evaluations:
-        final = _lowest(evaluations) if spec.stopping else evaluations[-1]
-    losses = final["eval"] if final else {}
-    share = step / spec.steps
-    return {
-        "run": folder.path.name,
-        "status": status,
-        "reason": reason,
-        "params": {c: flops.n_params(spec.model, c) for c in flops.CONVENTIONS},
-        "tokens": step * spec.batch_tokens,
-        "steps": step,
-        "flops": {c: share * flops.training_flops(spec, c) for c in flops.CONVENTIONS},
-        "operations": {
-            name: dataclasses.asdict(operation)
-            for name, operation in flops.operations(spec.model).items()
-        },
-        "train_loss": _smoothed(trained, step) if status == "done" else None,
-        "evaluated_step": final["step"] if final else None,
-        "losses": {name: values["loss"] for name, values in losses.items()},
-        "bits_per_byte": {name: values["bits_per_byte"] for name, values in losses.items()},
-        "loss_by_position": {name: values["by_position"] for name, values in losses.items()},
-        # Models are compared on the same windows, and a document's windows resemble each other.
-        "loss_by_window": {
-            name: {"loss": values["by_window"], "document": values["document"]}
-            for name, values in losses.items()
-            if "by_window" in values
-        },
-        "evaluations": [_without_windows(record) for record in evaluations],
-        "device": device,
-    }
-
-
-def _without_windows(record: dict[str, Any]) -> dict[str, Any]:
-    """An evaluation's record without its losses by window."""
-    kept = {
-        name: {k: v for k, v in values.items() if k not in ("by_window", "document")}
-        for name, values in record["eval"].items()
-    }
-    return {**record, "eval": kept}
-
-
 def give_up(folder: RunFolder, device: str) -> None:
     """Writes down why a run cannot start from the run that its spec names."""
     spec, trunk = folder.spec, folder.trunk()
     ended = (trunk.result() or {}).get("status")
     if ended == "diverged":
         reason = f"the run that it starts from, {spec.start.run}, diverged"
-        folder.write_result(result(folder, "diverged", reason, device, 0))
-        folder.write_status("diverged", step=0, seconds=0.0, reason=reason)
+        log = MetricsLog(folder.log_path)
+        values = result(folder, "diverged", reason, device, 0)
+        folder.end({**values, "loss_spikes": 0}, log.mark(), step=0, seconds=0.0)
         return
     reason = f"{spec.start.run}, which it starts from, kept no state at step {spec.start.step}"
     if ended == "done":
@@ -519,21 +517,6 @@ def _can_start(folder: RunFolder) -> bool:
     return start.step in saved_steps(folder.trunk().branches)
 
 
-def _restore_branch(folder: RunFolder, like: State) -> State:
-    kept = Checkpoints(folder.trunk().branches, keep_all=True)
-    state = kept.restore(folder.spec.start.step, like)[0]
-    kept.close()
-    return state
-
-
-def _first_loss(record: dict[str, Any]) -> float:
-    return next(iter(record["eval"].values()))["loss"]
-
-
-def _lowest(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
-    return min(evaluations, key=_first_loss)
-
-
 def _is_evaluated(slot: _Slot) -> bool:
     return any("eval" in r and r["step"] == slot.step for r in slot.folder.metrics())
 
@@ -543,7 +526,7 @@ def _falls_no_more(folder: RunFolder) -> bool:
     evaluations = [record for record in folder.metrics() if "eval" in record]
     if folder.spec.stopping is None or not evaluations:
         return False
-    since = len(evaluations) - 1 - evaluations.index(_lowest(evaluations))
+    since = len(evaluations) - 1 - evaluations.index(lowest(evaluations))
     return since >= folder.spec.stopping.patience
 
 
@@ -554,9 +537,3 @@ def _place(slot: _Slot, step: int) -> dict[str, Any]:
         "tokens": step * slot.spec.batch_tokens,
         "flops": step * slot.step_flops,
     }
-
-
-def _smoothed(records: list[dict[str, Any]], steps: int) -> float:
-    last = [r for r in records if r["step"] > (1 - SMOOTHED_SHARE) * steps] or records[-1:]
-    total = sum(r["steps_averaged"] for r in last)
-    return math.fsum(r["loss"] * r["steps_averaged"] for r in last) / total

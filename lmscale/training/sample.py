@@ -11,7 +11,7 @@ from flax import nnx
 
 from lmscale.models import build_model
 from lmscale.spec import SpecError
-from lmscale.training.checkpoint import Checkpoints
+from lmscale.training.checkpoint import Checkpoints, saved_steps
 from lmscale.training.run_folder import RunFolder
 from lmscale.training.step import single_device_like
 
@@ -30,11 +30,14 @@ def sample_tokens(
 
     Raises:
       SpecError: when the run has no checkpoint.
+      DamagedError: when its newest one is damaged.
     """
-    step = Checkpoints(folder.checkpoints).latest() if folder.checkpoints.exists() else None
-    if step is None:
+    steps = saved_steps(folder.checkpoints)
+    if not steps:
         raise SpecError(f"{folder.path} has no checkpoint to sample from yet")
-    state, _ = Checkpoints(folder.checkpoints).restore(step, single_device_like(folder.spec))
+    checkpoints = Checkpoints(folder.checkpoints, folder.run_id)
+    state = checkpoints.restore(max(steps), single_device_like(folder.spec))[0]
+    checkpoints.close()
     spec = folder.spec.model
     graphdef = nnx.split(nnx.eval_shape(lambda: build_model(spec, nnx.Rngs(params=0))))[0]
 

@@ -95,6 +95,16 @@ def single_device_like(spec: RunSpec) -> State:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
 
 
+@jax.jit
+def _finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
+
+
+def all_finite(tree: Any) -> bool:
+    """Whether no array holds NaN or infinity."""
+    return bool(_finite(tree))
+
+
 @dataclass(frozen=True)
 class Program:
     """The compiled functions that train a pack of `n_slots` runs on a mesh.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lmscale.cli import main
+from lmscale.training.metrics_log import MetricsLog
 from tests.report import planted_store as planted
 
 
@@ -19,8 +20,7 @@ def store(tmp_path_factory):
         row = rows[folder.path.name]
         tokens = np.linspace(row["tokens"] / 200, row["tokens"], 200)
         loss = law.E + law.A * row["params_standard"] ** -law.alpha + law.B * tokens**-law.beta
-        folder.cut_metrics(0)
-        folder.append_metrics(
+        MetricsLog(folder.log_path).append(
             [
                 {"step": k, "tokens": float(d), "loss": float(x)}
                 for k, (d, x) in enumerate(zip(tokens, loss, strict=True), 1)

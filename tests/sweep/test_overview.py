@@ -22,9 +22,11 @@ def store(tmp_path):
     store = Store(tmp_path / "store")
     folders = [folder for folder, _ in store.declared()]
     for folder in folders[:2]:
+        folder.write_result({"status": "done"})
         folder.write_status("done", step=100, seconds=60.0)
     for folder in folders[2:4]:
         folder.write_status("running", step=50, seconds=30.0)
+    folders[4].write_result({"status": "diverged"})
     folders[4].write_status("diverged", step=0, seconds=0.0, reason="the training loss is nan")
     return store
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from lmscale.files import read_json
 from lmscale.progress import progress
 from lmscale.sweep import execute as execution
 from lmscale.sweep import slots
@@ -72,7 +73,7 @@ def test_a_choice_is_measured_once_and_kept(tmp_path):
     assert chosen.n_slots == 4 and chosen.memory == 4 * pack.memory
     assert len(log) == 4
     (file,) = here.iterdir()
-    assert json.loads(file.read_text()) == {
+    assert read_json(file) == {
         "model": pack.key.model.label,
         "device": "cpu",
         "n_slots": 4,

@@ -20,11 +20,11 @@ def test_threads_save_side_by_side(tmp_path):
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
         for run in range(6):
-            checkpoints = Checkpoints(tmp_path / f"{team}-{run}")
+            checkpoints = Checkpoints(tmp_path / f"{team}-{run}", "run")
             checkpoints.save(run, state, {"team": team})
-            restored, extra = checkpoints.restore(run, like)
+            restored, extra, checked = checkpoints.restore(run, like)
             checkpoints.close()
-            assert extra == {"team": team}
+            assert extra == {"team": team} and checked
             jax.tree.map(np.testing.assert_array_equal, restored, state)
 
     with ThreadPoolExecutor(3) as pool:
@@ -35,9 +35,9 @@ def test_factored_moments_are_saved_and_restored(tmp_path):
     spec = run_spec(optimizer={"name": "adafactor"})
     state = initial_state(ProgramKey.of(spec), jnp.int32(3))
     state["opt"] = jax.tree.map(lambda x: jnp.arange(x.size).reshape(x.shape), state["opt"])
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path, spec.run_id)
     checkpoints.save(5, state, {})
-    restored, _ = checkpoints.restore(5, single_device_like(spec))
+    restored, *_ = checkpoints.restore(5, single_device_like(spec))
     checkpoints.close()
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, restored, state)

@@ -1,0 +1,82 @@
+"""Whether the disk has room for what a plan will write, asked before anything is trained."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from lmscale.files import DiskError
+from lmscale.sweep.plan import Plan
+from lmscale.sweep.shards import branch_steps
+from lmscale.sweep.store import Store
+from lmscale.training.checkpoint import GENERATIONS, saved_steps
+from lmscale.training.step import ProgramKey, initial_state
+
+#: Bytes of a run's small files: specification, metrics, result.
+_SMALL_FILES = 400_000
+#: Bytes that a state takes on disk beside its arrays.
+_STATE_OVERHEAD = 20_000
+#: More than was counted, for what others write meanwhile, the report among them.
+_MARGIN = 1.02
+
+
+def check_room(plan: Plan, store: Store) -> None:
+    """Compares what a plan will write with what the disk has left; of local stores only.
+
+    Raises:
+      DiskError: when that is too little.
+    """
+    if "://" in str(store.path):
+        return
+    need, free = bytes_to_write(plan, store), _free(Path(store.path))
+    if need > free:
+        raise DiskError(
+            f"{store.path} has {_size(free)} left on its disk, and these {plan.n_runs} runs will "
+            f"write about {_size(need)} ({GENERATIONS} checkpoints a run): free some, or choose "
+            "another --out"
+        )
+
+
+def bytes_to_write(plan: Plan, store: Store) -> int:
+    """Bytes of the checkpoints, kept states and small files that are still to be written."""
+    need, largest = 0.0, 0.0
+    kept = branch_steps([run for pack in plan.packs for run in pack.runs])
+    for pack in plan.packs:
+        state = state_bytes(pack.key) + _STATE_OVERHEAD
+        for run in pack.runs:
+            folder = store.folder(run)
+            if (folder.path / "result.json").exists():
+                continue
+            branches = kept.get(run.spec.run_id, set()) - set(saved_steps(folder.branches))
+            states = max(0, GENERATIONS - len(saved_steps(folder.checkpoints))) + len(branches)
+            need += states * state + _SMALL_FILES
+            # A new checkpoint is whole before the oldest goes.
+            largest = max(largest, pack.n_slots * state)
+    return math.ceil(_MARGIN * (need + largest)) if need else 0
+
+
+def state_bytes(key: ProgramKey) -> int:
+    """Bytes of one run's parameters and optimizer state."""
+    shapes = jax.eval_shape(
+        lambda seed: initial_state(key, seed), jax.ShapeDtypeStruct((), jnp.int32)
+    )
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+
+
+def _free(path: Path) -> int:
+    """Bytes left where a folder is, or will be."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def _size(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} TB"

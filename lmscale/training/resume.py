@@ -1,0 +1,144 @@
+"""Where a run goes on from: its newest sound checkpoint, else where it starts.
+
+A checkpoint is sound when its files are what was written and the log of metrics still holds what it
+held then. One that isn't is deleted, so that it isn't met again, and the older one is used, or the
+run begins again: the same result in the end, after more work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmscale.files import DamagedError
+from lmscale.parallel.distributed import agree
+from lmscale.training.checkpoint import Checkpoints, checkpoint_fault, delete_step, saved_steps
+from lmscale.training.metrics_log import MetricsLog
+from lmscale.training.run_folder import RunFolder
+
+
+@dataclass
+class Resumed:
+    """A run as it was saved, or as it begins.
+
+    Attributes:
+      step: updates made.
+      state: the arrays; None where the run begins from its seed.
+      extra: what the loop had saved beside them; empty at the beginning.
+      from_checkpoint: whether it is a checkpoint of the run's own.
+      log: its metrics, cut back to that step.
+      seconds: trained so far.
+    """
+
+    step: int
+    state: Any
+    extra: dict[str, Any] = field(default_factory=dict)
+    from_checkpoint: bool = False
+    log: MetricsLog | None = None
+    seconds: float = 0.0
+
+
+def take_up(
+    folder: RunFolder, checkpoints: Checkpoints, like: Any, log: Callable[[str], None]
+) -> Resumed:
+    """The state that a run goes on from; its log of metrics is cut back to it.
+
+    Args:
+      folder: the run's.
+      checkpoints: its own.
+      like: shapes and places of one run's state.
+      log: is told, in a line, of whatever was damaged and of what is used instead.
+
+    Raises:
+      DamagedError: when the state that the run starts from is damaged.
+    """
+    faults = agree(lambda: [str(error) for error in [folder.damage()] if error])
+    seconds = agree(lambda: folder.status()["seconds"])
+    if faults:
+        folder.forget_end()
+    found, kept = None, b""
+    for step in agree(lambda: checkpoints.steps()[::-1]):
+        try:
+            state, extra, checked = checkpoints.restore(step, like)
+            kept = _kept_metrics(folder, step, extra)
+        except DamagedError as error:
+            faults.append(str(error))
+            checkpoints.discard(step)
+            continue
+        if not checked:
+            log(f"{folder.path.name}: checkpoint {step} is of an earlier version: not checked")
+        found = Resumed(step, state, extra, from_checkpoint=True)
+        break
+    place = f"goes on from step {found.step}" if found else "is trained again from the beginning"
+    if found is None:
+        kept, start = b"", folder.spec.start
+        found = Resumed(0, None)
+        if start is not None:
+            found = Resumed(start.step, restore_branch(folder, like))
+            place = f"is trained again from step {start.step} of {start.run}"
+    for fault in faults:
+        log(f"{folder.path.name}: {fault}; it {place}")
+        folder.note_damage(f"{fault}; it {place}")
+    found.log, found.seconds = MetricsLog(folder.log_path, kept), seconds
+    return found
+
+
+def _kept_metrics(folder: RunFolder, step: int, extra: dict[str, Any]) -> bytes:
+    """The part of the log that goes with a checkpoint, in the first process."""
+    kept: list[bytes] = []
+
+    def check() -> list[str] | None:
+        try:
+            kept.append(folder.kept_metrics(step, extra.get("metrics")))
+        except DamagedError as error:
+            return [error.path, error.fault]
+        return None
+
+    if (fault := agree(check)) is not None:
+        raise DamagedError(*fault)
+    return kept[0] if kept else b""
+
+
+def restore_branch(folder: RunFolder, like: Any) -> Any:
+    """The state that a run starts from, of the run that kept it.
+
+    Raises:
+      DamagedError: when it is not what was written.
+    """
+    trunk, step = folder.trunk(), folder.spec.start.step
+    branches = Checkpoints(trunk.branches, trunk.run_id, keep_all=True)
+    try:
+        return branches.restore(step, like)[0]
+    except DamagedError as error:
+        raise DamagedError(
+            error.path, error.fault, f"`lmscale run` makes it again, from {trunk.run_id}"
+        ) from error
+    finally:
+        branches.close()
+
+
+def retrain_damaged_trunk(folder: RunFolder) -> str | None:
+    """Has the run that another starts from trained again where the state that it kept is damaged.
+
+    That state is deleted, and what says that the run has ended, with its checkpoints from that step
+    on. So it is trained like any that hasn't ended, to the same result. To be called by one process,
+    before any trains.
+
+    Returns:
+      What was done, in a line.
+    """
+    trunk, step = folder.trunk(), folder.spec.start.step
+    if step not in saved_steps(trunk.branches):
+        return None
+    fault = checkpoint_fault(trunk.branches, trunk.run_id, step)
+    if fault is None:
+        return None
+    delete_step(trunk.branches, step)
+    for saved in saved_steps(trunk.checkpoints):
+        if saved >= step:
+            delete_step(trunk.checkpoints, saved)
+    trunk.forget_end()
+    line = f"{fault}; it is trained again to make it"
+    trunk.note_damage(line)
+    return f"{trunk.path.name}: {line}"
