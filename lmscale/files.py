@@ -14,6 +14,7 @@ import json
 import math
 import os
 import platform
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -49,13 +50,15 @@ class DiskError(RuntimeError):
 
 def disk_fault(error: BaseException) -> str | None:
     """What is wrong with the disk, in one line, if that is what an error is about."""
-    words = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, OSError):
-        if error.errno in _DISK_ERRORS:
-            return say_os_error(error)
-        return None
+        return say_os_error(error) if error.errno in _DISK_ERRORS else None
     # Orbax and TensorStore raise errors of other types, with the system's words in them.
-    return words if any(text in str(error) for text in _DISK_WORDS) else None
+    text = str(error)
+    words = next((words for words in _DISK_WORDS if words in text), None)
+    if words is None:
+        return None
+    path = re.search(r'"(/[^"]+?)/?"', text)
+    return f"{path[1]}: {words}" if path else words
 
 
 def say_os_error(error: OSError) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import threading
 from typing import Any
 
@@ -37,6 +38,16 @@ _METADATA, _MARK = "_CHECKPOINT_METADATA", "commit_success.txt"
 _CHECKED = "digests"
 #: Errors that say of a file that it is gone, or that the disk has lost it.
 _UNREADABLE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EIO)
+
+
+class _RaisedAgain(logging.Filter):
+    """Orbax logs the errors of its threads with a traceback, and raises them at the next wait."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and "orbax" in record.pathname)
+
+
+logging.getLogger("absl").addFilter(_RaisedAgain())
 
 
 class _Manager(ocp.CheckpointManager):

@@ -86,15 +86,16 @@ class RunFolder:
         if there == text.encode():
             return None
         fault = None
-        if there is not None:
-            try:
+        try:
+            if there is not None or (self.path / "status.json").exists():
                 if _read_spec(self.path) == self.spec:
                     # As an earlier version wrote it.
                     return None
                 fault = f"{path} is damaged: it is of another run; written again"
-            except DamagedError as error:
-                fault = f"{path} is damaged: {error.fault}; written again"
-            self.note_damage(f"spec.json: {fault}")
+        except DamagedError as error:
+            fault = f"{path} is damaged: {error.fault}; written again"
+        if fault is not None:
+            self.note_damage(fault)
         write_atomically(path, text)
         return fault
 

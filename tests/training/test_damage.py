@@ -1,0 +1,352 @@
+"""No damage to a file changes a result in silence: what is read is right or named, and redone right."""
+
+import collections
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+
+import jax
+import pandas as pd
+import pytest
+
+from lmscale.files import DamagedError, read_json, write_json
+from lmscale.progress import progress
+from lmscale.spec import StartSpec
+from lmscale.sweep import execute as execution
+from lmscale.sweep.devices import local_devices
+from lmscale.sweep.execute import execute
+from lmscale.sweep.experiment import Run
+from lmscale.sweep.plan import make_plan
+from lmscale.sweep.store import Store
+from lmscale.training.checkpoint import Checkpoints, saved_steps
+from lmscale.training.loop import Preempted
+from tests.quick_compile import quick_jit
+from tests.training import damage
+from tests.training.specs import run_spec
+
+#: (kind of file, kind of damage) -> files damaged.
+COUNTS = collections.Counter()
+#: Rounds of random damage for each kind of file and of damage; many by hand.
+ROUNDS = int(os.environ.get("LMSCALE_DAMAGE_ROUNDS", "1"))
+STEPS = 24
+SMALL = {
+    "metrics": "metrics.jsonl",
+    "result": "result.json",
+    "status": "status.json",
+    "spec": "spec.json",
+    "evals": "evals/other.json",
+}
+
+
+def kinds(quick, *further):
+    """Kinds of damage, all but the quick one slow."""
+    names = [name for name in (*damage.KINDS, *further) if name != quick]
+    return [quick, *(pytest.param(name, marks=pytest.mark.slow) for name in names)]
+
+
+def runs_of(corpus):
+    return [
+        Run(run_spec(corpus, steps=STEPS, eval_every=10, seed=seed), {"family": "transformer"})
+        for seed in range(3)
+    ]
+
+
+def train(path, corpus, runs, *, dispatches=None):
+    """Trains all runs side by side, as far as so many dispatches go; returns what was told."""
+    store, lines, asked = Store(path), [], [0]
+    write_experiment(store, runs)
+    for run in runs:
+        store.folder(run).create()
+
+    def stop():
+        asked[0] += 1
+        return dispatches is not None and asked[0] > dispatches
+
+    plan = make_plan(runs, local_devices(), n_slots=len(runs), mesh=(1, 1, 1))
+    with progress("training", plan.flops) as bar:
+        bar.log = lines.append
+        try:
+            execute(plan, store, lambda name: corpus, bar, checkpoint_seconds=0.0, stop=stop)
+        except Preempted:
+            assert dispatches is not None
+    return lines
+
+
+def write_experiment(store, runs):
+    store.path.mkdir(parents=True, exist_ok=True)
+    entries = [{"run": run.spec.run_id, "labels": run.labels} for run in runs]
+    values = {"name": "tiny", "scale": "cpu", "title": "Tiny", "analyses": ["curves"]}
+    write_json(store.path / "experiment.json", {**values, "runs": entries}, sealed=True)
+
+
+def outcome(path):
+    """What must not differ: results as bytes, and metrics but for their clock."""
+    found = {}
+    for folder in sorted((Path(path) / "runs").iterdir()):
+        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for record in records:
+            record.pop("tokens_per_second", None)
+        found[folder.name] = ((folder / "result.json").read_bytes(), records)
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs(corpus):
+    return runs_of(corpus)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def counts():
+    yield
+    for (file, kind), count in sorted(COUNTS.items()):
+        print(f"{file}, {kind}: {count}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once():
+    """The stores and the tests of this module are trained by one program."""
+    known, real = {}, execution.program_of
+
+    def program_of(pack, *args):
+        key = pack.key, pack.n_slots, pack.mesh
+        if key not in known:
+            known[key] = real(pack, *args)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", quick_jit)
+        patch.setattr(execution, "program_of", program_of)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, corpus, runs, compile_once):
+    """A finished store, with an evaluation made after the end."""
+    path = tmp_path_factory.mktemp("damage") / "whole"
+    train(path, corpus, runs)
+    for run in runs:
+        Store(path).folder(run).write_eval("other", {"evaluation": {}, "scores": {"loss": 2.5}})
+    return path
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory, corpus, runs, compile_once):
+    """A store that was stopped between its evaluations, with two checkpoints a run."""
+    path = tmp_path_factory.mktemp("damage") / "half"
+    train(path, corpus, runs, dispatches=2)
+    for run in runs:
+        assert len(saved_steps(Store(path).folder(run).checkpoints)) == 2
+    return path
+
+
+def other_of(runs, run_id):
+    """The run after this one."""
+    names = [run.spec.run_id for run in runs]
+    return names[(names.index(run_id) + 1) % len(names)]
+
+
+def hurt_checkpoint(path, half, runs, run_id, kind, rng):
+    """Damages one file of a run's checkpoints; whether that must be told when training goes on."""
+    folder, other = path / "runs" / run_id, half / "runs" / other_of(runs, run_id)
+    step, files = checkpoint_files(folder, rng, newest=rng.random() < 0.8)
+    newest = int(step.name) == max(saved_steps(folder / "checkpoints"))
+    if kind == "swap" and rng.random() < 0.5:
+        # All of another run's checkpoint, sound in itself.
+        shutil.rmtree(step)
+        shutil.copytree(other / "checkpoints" / step.name, step)
+        return newest
+    file = rng.choice(files)
+    before, place = file.read_bytes(), file.relative_to(folder)
+    # Names of data files are random.
+    there = sorted((other / place).parent.iterdir())
+    getattr(damage, kind)(file, other / place if (other / place).exists() else there[0], rng)
+    same = file.exists() and file.read_bytes() == before
+    # The mark of Orbax says nothing of the state.
+    return newest and not same and place.parts[2:] != ("commit_success.txt",)
+
+
+def rows_of(path):
+    """Run -> its row, without what is not known of it."""
+    return {
+        row["run"]: {k: v for k, v in row.items() if not pd.isna(v)}
+        for row in Store(path).table().to_dict("records")
+    }
+
+
+def checkpoint_files(folder, rng, newest):
+    steps = sorted((int(p.name) for p in (folder / "checkpoints").iterdir()), reverse=True)
+    step = folder / "checkpoints" / str(steps[0] if newest else rng.choice(steps))
+    return step, sorted(p for p in step.rglob("*") if p.is_file() and p.stat().st_size)
+
+
+@pytest.mark.parametrize("kind", kinds("flip", "digit"))
+@pytest.mark.parametrize("name", SMALL)
+def test_damage_to_a_finished_run_is_named_and_redone(name, kind, whole, corpus, runs, tmp_path):
+    """What readers make of it, and what training makes of it."""
+    reference, rows = outcome(whole), rows_of(whole)
+    for round_ in range(ROUNDS):
+        rng = random.Random(f"{name} {kind} {round_}")
+        path = tmp_path / str(round_)
+        shutil.copytree(whole, path)
+        hit = [run.spec.run_id for run in (runs if ROUNDS > 1 else runs[:1])]
+        named = {}
+        for run_id in hit:
+            file, pristine, other = (
+                place / "runs" / name_ / SMALL[name]
+                for place, name_ in (
+                    (path, run_id),
+                    (whole, run_id),
+                    (whole, other_of(runs, run_id)),
+                )
+            )
+            getattr(damage, kind)(file, other, rng)
+            COUNTS[name, kind] += 1
+            same = file.exists() and file.read_bytes() == pristine.read_bytes()
+            told = [line for line in Store(path).damage() if run_id in line]
+            named[run_id] = any(Path(SMALL[name]).name in line for line in told)
+            assert named[run_id] or name not in ("result", "metrics", "spec") or same
+        found = rows_of(path)
+        for run_id, row in rows.items():
+            # Right, or named; a changed space changes nothing, a missing evaluation is none.
+            lost = run_id in hit and name == "evals" and kind == "delete"
+            assert named.get(run_id) or lost or found[run_id] == row, run_id
+        train(path, corpus, runs)
+        assert outcome(path) == reference
+        if name != "evals":
+            assert Store(path).damage() == []
+            mended = Store(path).mended()
+            assert all(any(run_id in line for line in mended) for run_id in hit if named[run_id])
+        shutil.rmtree(path)
+
+
+@pytest.mark.parametrize("kind", kinds("flip"))
+def test_damage_to_a_checkpoint_changes_no_result(kind, whole, half, corpus, runs, tmp_path):
+    reference = outcome(whole)
+    for round_ in range(ROUNDS):
+        rng = random.Random(f"checkpoint {kind} {round_}")
+        path = tmp_path / str(round_)
+        shutil.copytree(half, path)
+        hit = [run.spec.run_id for run in (runs if ROUNDS > 1 else runs[:1])]
+        due = [hurt_checkpoint(path, half, runs, run_id, kind, rng) for run_id in hit]
+        COUNTS["checkpoint", kind] += len(hit)
+        lines = train(path, corpus, runs)
+        assert outcome(path) == reference
+        for run_id, must_tell in zip(hit, due, strict=True):
+            told = [line for line in lines if run_id in line and "is damaged" in line]
+            assert told or not must_tell
+            assert all("goes on from step" in line for line in told)
+        shutil.rmtree(path)
+
+
+@pytest.mark.parametrize("kind", kinds("zero", "digit"))
+def test_damage_to_metrics_of_an_unfinished_run_leaves_no_hole(
+    kind, whole, half, corpus, runs, tmp_path
+):
+    reference = outcome(whole)
+    for round_ in range(ROUNDS):
+        rng = random.Random(f"half metrics {kind} {round_}")
+        path = tmp_path / str(round_)
+        shutil.copytree(half, path)
+        hit = [run.spec.run_id for run in (runs if ROUNDS > 1 else runs[:1])]
+        changed = []
+        for run_id in hit:
+            file, pristine, other = (
+                place / "runs" / name / "metrics.jsonl"
+                for place, name in ((path, run_id), (half, run_id), (half, other_of(runs, run_id)))
+            )
+            getattr(damage, kind)(file, other, rng)
+            COUNTS["unfinished metrics", kind] += 1
+            if not file.exists() or file.read_bytes() != pristine.read_bytes():
+                changed.append(run_id)
+        lines = train(path, corpus, runs)
+        assert outcome(path) == reference
+        for run_id in changed:
+            assert any(run_id in line and "metrics.jsonl" in line for line in lines), lines
+        shutil.rmtree(path)
+
+
+def test_both_generations_damaged_begin_again(whole, half, corpus, runs, tmp_path):
+    shutil.copytree(half, tmp_path / "out")
+    folder = Store(tmp_path / "out").folder(runs[0])
+    for step in saved_steps(folder.checkpoints):
+        (folder.checkpoints / str(step) / "digests.json").unlink()
+    lines = train(tmp_path / "out", corpus, runs)
+    told = [line for line in lines if "digests.json is missing" in line]
+    assert len(told) == 2 and all("trained again from the beginning" in line for line in told)
+    assert outcome(tmp_path / "out") == outcome(whole)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_taken_up_with_a_line(
+    whole, half, corpus, runs, tmp_path
+):
+    """It has no digests and says nothing of its metrics, whose steps are then counted."""
+    shutil.copytree(half, tmp_path / "out")
+    for run in runs:
+        folder = Store(tmp_path / "out").folder(run)
+        for step in saved_steps(folder.checkpoints):
+            (folder.checkpoints / str(step) / "digests.json").unlink()
+            extra = folder.checkpoints / str(step) / "extra" / "metadata"
+            values = json.loads(extra.read_text())
+            extra.write_text(json.dumps({"window": values["window"]}))
+    hurt = Store(tmp_path / "out").folder(runs[1])
+    lines = hurt.log_path.read_text().splitlines(keepends=True)
+    hurt.log_path.write_text("".join(lines[:4] + lines[5:]))
+    told = train(tmp_path / "out", corpus, runs)
+    assert sum("earlier version" in line for line in told) == 2
+    holes = [line for line in told if "about step 5 (loss)" in line]
+    assert len(holes) == 2 and all(runs[1].spec.run_id in line for line in holes)
+    ours, theirs = outcome(tmp_path / "out"), outcome(whole)
+    for name, (result, records) in ours.items():
+        # Spikes are counted from where the checkpoint was; there are none in so few steps.
+        assert (result, records) == theirs[name]
+
+
+def test_a_damaged_state_that_others_start_from_is_made_again(tmp_path, corpus):
+    schedule = {"name": "constant", "warmup_steps": 3}
+    trunk = run_spec(corpus, schedule=schedule, steps=12)
+    branch = run_spec(
+        corpus,
+        schedule={"name": "cooldown", "warmup_steps": 3, "cooldown_steps": 4},
+        steps=10,
+        start=StartSpec(run=trunk.run_id, step=6),
+    )
+    both = [Run(trunk, {}), Run(branch, {})]
+    train(tmp_path / "whole", corpus, both)
+    # The trunk has ended, and its branch hasn't begun.
+    shutil.copytree(tmp_path / "whole", tmp_path / "out")
+    store = Store(tmp_path / "out")
+    shutil.rmtree(store.folder(both[1]).path)
+    (file, *_) = (store.folder(both[0]).branches / "6" / "state" / "d").iterdir()
+    damage.flip(Path(file), Path(file), random.Random(0))
+    lines = train(tmp_path / "out", corpus, both)
+    assert any("is trained again to make it" in line and "branches/6" in line for line in lines)
+    assert outcome(tmp_path / "out") == outcome(tmp_path / "whole")
+    assert any("branches/6" in line for line in store.mended())
+
+
+@pytest.mark.parametrize("kind", ["flip", "truncate", "zero", "empty", "digit", "delete"])
+def test_a_damaged_experiment_is_named_and_never_believed(kind, whole, runs, tmp_path):
+    reference = Store(whole).experiment()
+    for round_ in range(max(3, ROUNDS)):
+        rng = random.Random(f"experiment {kind} {round_}")
+        (tmp_path / str(round_)).mkdir()
+        path = tmp_path / str(round_) / "experiment.json"
+        shutil.copyfile(whole / "experiment.json", path)
+        getattr(damage, kind)(path, path, rng)
+        try:
+            assert Store(path.parent).experiment() == reference
+        except DamagedError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+
+
+def test_a_checkpoint_names_the_first_file_that_is_wrong(half, runs, tmp_path):
+    shutil.copytree(half, tmp_path / "out")
+    folder = Store(tmp_path / "out").folder(runs[0])
+    checkpoints = Checkpoints(folder.checkpoints, folder.run_id)
+    step = checkpoints.latest()
+    known = read_json(folder.checkpoints / str(step) / "digests.json")
+    assert known["run"] == folder.run_id and known["step"] == step
+    assert {"_CHECKPOINT_METADATA", "state/_METADATA", "extra/metadata"} <= set(known["files"])
+    checkpoints.close()
