@@ -68,6 +68,8 @@ class Study:
             if records:
                 metrics[folder.path.name] = records
         table = store.table().reset_index(drop=True)
+        if not len(table):
+            table = pd.DataFrame(columns=["run", "status", "family", "best_lr"])
         if "family" not in table:
             table = table.assign(family=table["architecture"])
         return cls(
@@ -83,7 +85,7 @@ class Study:
     def damage_warnings(self) -> list[str]:
         """Sentences on the files that aren't what was written, and on those made again."""
         found = [
-            f"{line}: it is left out until `lmscale run` makes it again." for line in self.damage
+            f"{line}: it is left out until “lmscale run” makes it again." for line in self.damage
         ]
         return found + [f"Found damaged, and made again: {line}." for line in self.mended]
 

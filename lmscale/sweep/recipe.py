@@ -356,7 +356,8 @@ def _study(store: Store, family: str) -> tuple[hparams.FittedRule, str] | None:
     key = f"learning_rate/{family}/kaplan"
     folders = [store.path]
     if "://" not in str(store.path):
-        folders += sorted(path.parent for path in store.path.parent.glob("*/fits.json"))
+        beside = {path.parent for path in store.path.parent.glob("*/fits.json")}
+        folders += sorted(beside - {store.path})
     for folder in folders:
         try:
             fits = hparams.read_fits(folder / "fits.json")

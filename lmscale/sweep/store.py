@@ -229,6 +229,9 @@ class Store:
         import pandas as pd
 
         rows = [_row(folder, labels) for folder, labels in self.declared()]
+        if not rows:
+            # As where no spec can be read.
+            return pd.DataFrame(columns=["run", "status", "reason", "loss", "best_lr"])
         return mark_best_lr(pd.DataFrame(rows))
 
     def write_table(self) -> pd.DataFrame:
