@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lmscale.foreign_text import readable
 from lmscale.terminal import print_json as _print_json
 from lmscale.terminal import print_table as _print_table
 from lmscale.terminal import say as _say
@@ -107,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         if not isinstance(error, _usage_errors()):
             raise
-        print(f"lmscale {argv[0]}: {error}", file=sys.stderr)
+        _say(f"lmscale {argv[0]}: {error}")
         return 2
 
 
@@ -1013,10 +1014,11 @@ def _status_json(found: Any) -> dict[str, Any]:
 
 def _print_status(name: str, found: Any) -> None:
     whole = found.whole
+    counts = readable(", ".join(f"{n} {status}" for status, n in whole.counts.items()))
     filled = round(30 * whole.share)
     bar = "#" * filled + "." * (30 - filled)
     left = f", {_left(whole.left)}" if whole.left is not None else ""
-    print(f"{name}: " + ", ".join(f"{n} {status}" for status, n in whole.counts.items()))
+    print(f"{name}: {counts}")
     print(f"[{bar}] {whole.share:.0%} of {whole.flops:.3g} FLOPs{left}")
     if found.shards:
         rows = [["shard", "worker", "share", "left", "runs"]]

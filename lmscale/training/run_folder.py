@@ -13,6 +13,7 @@ from typing import Any
 from etils import epath
 
 from lmscale.files import append, read_json, write_atomically, write_json
+from lmscale.foreign_text import is_plain_name
 from lmscale.parallel.distributed import is_first
 from lmscale.spec import RunSpec
 
@@ -92,6 +93,8 @@ class RunFolder:
         return {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
 
     def write_eval(self, name: str, values: dict[str, Any]) -> None:
+        if not is_plain_name(name):
+            raise ValueError(f"scores need a name that a file can have, not {name!r}")
         (self.path / "evals").mkdir(exist_ok=True)
         write_json(self.path / "evals" / f"{name}.json", values)
 
