@@ -260,11 +260,18 @@ def test_an_option_is_one_line(launcher, options, hostile, capsys):
 
 def test_the_command_of_the_workers_is_words_and_no_shell(tmp_path):
     stub(tmp_path, "lmscale", "echo '{}'")
+    stub(tmp_path, "srun", "exit 42")
+    stub(tmp_path, "squeue", "echo RUNNING")
+    stub(tmp_path, "scontrol", "exit 0")
+    (tmp_path / "out" / "logs").mkdir(parents=True)
     harm = tmp_path / "harm"
-    args = slurm._parse([*SHARED[:5], "--lmscale", f"lmscale '; touch {harm};' $(touch {harm})"])
-    script = slurm.batch_script(args)
-    settings = environment(tmp_path) | {"SLURM_ARRAY_TASK_ID": "0", "SLURM_JOB_ID": "1"}
-    subprocess.run(["bash", "-c", script], env=settings, check=False, capture_output=True)
+    command = f"{tmp_path}/lmscale '; touch {harm};' $(touch {harm})"
+    args = slurm._parse(["isoflop", "--out", str(tmp_path / "out"), "--lmscale", command])
+    job = {"SLURM_JOB_ID": "17", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "0"}
+    settings = environment(tmp_path) | job
+    script = ["bash", "-c", slurm.batch_script(args)]
+    subprocess.run(script, env=settings, check=False, capture_output=True)
+    assert calls(tmp_path, "lmscale"), "it was asked for its progress"
     assert not harm.exists()
 
 
