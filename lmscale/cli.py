@@ -1301,11 +1301,13 @@ def start_jax() -> None:
     """
     import jax
 
-    from lmscale.files import cache_folder
+    from lmscale.cache import quiet_compilation_cache, usable_cache
 
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+    if (cache := usable_cache()) is not None:
+        jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
+    quiet_compilation_cache()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -23,7 +23,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lmscale.files import cache_folder, write_atomically
+from etils import epath
+
+from lmscale.cache import cached, keep, usable_cache
 from lmscale.parallel.topology import COMPILERS, ENVIRONMENT, compiler, topology_name
 from lmscale.spec import RunSpec
 from lmscale.sweep.devices import Devices
@@ -235,9 +237,10 @@ def compile_pack(
       effort: of `EFFORTS`.
     """
     request = _request(pack, devices, tokens, effort)
-    kept = cache_folder() / "plans" / f"{cache_key(request)}.json"
-    if kept.exists():
-        return _from_json(json.loads(kept.read_text()))
+    cache = usable_cache()
+    place = None if cache is None else epath.Path(cache) / "plans" / f"{cache_key(request)}.json"
+    if place is not None and (known := cached(place)) is not None:
+        return _from_json(known)
     spec = pack.runs[0].spec.to_dict()
     done = subprocess.run(
         [sys.executable, "-m", "lmscale.sweep.aot"],
@@ -251,8 +254,9 @@ def compile_pack(
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         return replace(_NOTHING, error=f"the compiler: {lines[-1]}")
     found = json.loads(done.stdout.splitlines()[-1])
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(kept, json.dumps(found))
+    # Where the compiler did not say how much it lacks, there is no number to keep.
+    if place is not None and math.isfinite(found["needs"]):
+        keep(place, found)
     return _from_json(found)
 
 
