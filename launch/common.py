@@ -21,8 +21,7 @@ PREEMPTED = 42
 #: Exit codes of `lmscale run` that no repetition cures: a run failed; bad usage.
 FINAL = (1, 2)
 
-#: `steps_done` in shell, for the store "$out".
-PROGRESS_FUNCTION = """\
+_PROGRESS = """\
 steps_done() {
   %s status "$out" --json 2>/dev/null | grep -o '"step": *[0-9]*' | awk '{sum += $2} END {print sum + 0}'
 }"""
@@ -64,6 +63,10 @@ class Parser(argparse.ArgumentParser):
     def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """Options of the launcher before a `--`, those of `lmscale run` after it (`args.rest`)."""
         argv = list(sys.argv[1:] if argv is None else argv)
+        for word in argv:
+            # A line break would begin a line of a script, or a directive, of its own.
+            if not word.isprintable():
+                self.error(f"every option must be one line of plain text, not {word!r}")
         cut = argv.index("--") if "--" in argv else len(argv)
         args, unknown = self.parse_known_args(argv[:cut])
         if unknown:
@@ -95,10 +98,22 @@ def shell(words: Sequence[str]) -> str:
     return " ".join(word if isinstance(word, Raw) else shlex.quote(word) for word in words)
 
 
+def command_words(lmscale: str) -> list[str]:
+    """The words of --lmscale; the shell is to expand their ~/ and nothing else."""
+    return [
+        Raw(f"~/{shlex.quote(word[2:])}") if word.startswith("~/") else word
+        for word in shlex.split(lmscale)
+    ]
+
+
+def progress_function(lmscale: str) -> str:
+    """`steps_done` in shell, for the store "$out"."""
+    return _PROGRESS % shell(command_words(lmscale))
+
+
 def run_command(args: argparse.Namespace, lmscale: str, shard: str) -> list[str]:
     """The words of `lmscale run` for this shard ("I/N")."""
-    command = [Raw(word) if word.startswith("~/") else word for word in shlex.split(lmscale)]
-    words = [*command, "run", args.experiment]
+    words = [*command_words(lmscale), "run", args.experiment]
     for option in ("scale", "data"):
         if (value := getattr(args, option)) is not None:
             words += [f"--{option}", value]

@@ -132,8 +132,7 @@ def _jobset(args: Namespace, number: int) -> dict[str, Any]:
 
 def _pod(args: Namespace, name: str, number: int) -> dict[str, Any]:
     command = run_command(args, args.lmscale, f"{number}/{args.tasks}")
-    # Kubernetes expands $(NAME) in a command; ours has none of its own.
-    command = [word.replace("$(", "$$(") for word in command]
+    command = [_literal(word) for word in command]
     if args.tpu and args.pods > 1:
         command += ["--distributed", "auto"]
     elif args.pods > 1:
@@ -154,7 +153,7 @@ def _pod(args: Namespace, name: str, number: int) -> dict[str, Any]:
     tolerations.append(_tolerate(resource))
     container: dict[str, Any] = {"name": "lmscale", "image": args.image, "command": command}
     if args.env:
-        container["env"] = [{"name": key, "value": value} for key, value in args.env]
+        container["env"] = [{"name": key, "value": _literal(value)} for key, value in args.env]
     container["resources"] = {"limits": {resource: count}}
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
@@ -167,6 +166,14 @@ def _pod(args: Namespace, name: str, number: int) -> dict[str, Any]:
     if args.service_account:
         spec["serviceAccountName"] = args.service_account
     return spec
+
+
+def _literal(word: str) -> str:
+    """A word of a command, or a variable's value, in which Kubernetes finds no $(NAME) to expand.
+
+    It reads $$ as one $, whatever follows.
+    """
+    return word.replace("$", "$$")
 
 
 def _tolerate(key: str) -> dict[str, str]:
@@ -191,7 +198,12 @@ def _yaml(value: Any, indent: int = 0) -> str:
 
 
 def _scalar(value: Any) -> str:
-    return json.dumps(value)
+    # JSON escapes what lies beyond 16 bits as two halves, which YAML takes for two characters.
+    return re.sub(
+        r"\\u(d[89ab]..)\\u(d[c-f]..)",
+        lambda pair: bytes.fromhex(pair[1] + pair[2]).decode("utf-16-be"),
+        json.dumps(value),
+    )
 
 
 def _parse(argv: Sequence[str] | None) -> Namespace:

@@ -18,12 +18,12 @@ from pathlib import Path
 
 from launch.common import (
     PREEMPTED,
-    PROGRESS_FUNCTION,
     Parser,
     Raw,
     job_name,
     lmscale_here,
     positive,
+    progress_function,
     run_command,
     shell,
 )
@@ -80,7 +80,7 @@ def batch_script(args: Namespace) -> str:
     lines += [f"out={shlex.quote(args.out)}", f"logs={shlex.quote(args.logs)}", ""]
     if processes > 1:
         lines += [_COORDINATOR.format(processes=processes), ""]
-    lines += [_step(args, processes), "", PROGRESS_FUNCTION % args.lmscale, ""]
+    lines += [_step(args, processes), "", progress_function(args.lmscale), ""]
     lines += [_AFTERWARDS.replace("STUCK_LIMIT", str(args.stuck_limit))]
     return "\n".join(lines)
 
@@ -106,20 +106,29 @@ def _directives(args: Namespace) -> list[str]:
         # JAX's preemption service hears TERM only. Without "B:" it goes to the steps.
         "signal": f"TERM@{args.grace}",
         "open-mode": "append",
-        "output": f"{args.logs}/%A_%a.log",
+        "output": _log(args, "%A_%a.log"),
     }
     lines = [f"--{name}={_quoted(value)}" for name, value in values.items() if value is not None]
     return [*lines, "--requeue", *args.sbatch]
 
 
 def _quoted(value: str | int) -> str:
-    return f'"{value}"' if " " in str(value) else str(value)
+    """A value as sbatch reads it: quotes and backslashes mean what they mean to a shell, # a comment."""
+    if re.fullmatch(r"[\w@%+=:,./&|*!\[\]()-]+", str(value)):
+        return str(value)
+    escaped = re.sub(r'(["\\])', r"\\\1", str(value))
+    return f'"{escaped}"'
+
+
+def _log(args: Namespace, name: str) -> str:
+    """The path of a log, in whose `name` Slurm fills in the numbers after its percent signs."""
+    return f"{args.logs.replace('%', '%%')}/{name}"
 
 
 def _step(args: Namespace, processes: int) -> str:
     """The training step: through srun always, which gives every process its rank and its signals."""
     srun = ["srun", "--kill-on-bad-exit=0", "--open-mode=append"]
-    srun += [f"--output={args.logs}/%A_%a-%t.log"]
+    srun += [f"--output={_log(args, '%A_%a-%t.log')}"]
     if args.cpus:
         srun += [f"--cpus-per-task={args.cpus}"]
     srun += args.srun

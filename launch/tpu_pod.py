@@ -18,7 +18,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.common import PROGRESS_FUNCTION, Parser, job_name, positive, run_command, shell
+from launch.common import Parser, job_name, positive, progress_function, run_command, shell
 
 _EPILOG = """\
 examples:
@@ -91,13 +91,9 @@ def script(args: Namespace) -> str:
     lines += ["}", "# What every host does as one process of the job.", "train() {"]
     words = run_command(args, args.lmscale, args.shard)
     lines += [f"  {line}" for line in [*args.prologue, f"{shell(words)} --distributed auto"]]
-    lines += [
-        "}",
-        PROGRESS_FUNCTION % args.lmscale,
-        _BODY.replace("STUCK_LIMIT", str(args.stuck_limit)),
-    ]
-    text = "\n".join(lines)
-    return text.replace("give_back_at_end", "true" if args.keep else "give_back")
+    body = _BODY.replace("STUCK_LIMIT", str(args.stuck_limit))
+    body = body.replace("give_back_at_end", "true" if args.keep else "give_back")
+    return "\n".join([*lines, "}", progress_function(args.lmscale), body])
 
 
 def _where(args: Namespace) -> list[str]:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lmscale.foreign_text import readable
 from lmscale.terminal import print_json as _print_json
 from lmscale.terminal import print_table as _print_table
 from lmscale.terminal import say as _say
@@ -108,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code, line = _code_and_line(error)
         if line is None:
             raise
-        print(f"lmscale {argv[0]}: {line}", file=sys.stderr)
+        _say(f"lmscale {argv[0]}: {line}")
         return code
 
 
@@ -1031,10 +1032,11 @@ def _status_json(found: Any) -> dict[str, Any]:
 
 def _print_status(name: str, found: Any) -> None:
     whole = found.whole
+    counts = readable(", ".join(f"{n} {status}" for status, n in whole.counts.items()))
     filled = round(30 * whole.share)
     bar = "#" * filled + "." * (30 - filled)
     left = f", {_left(whole.left)}" if whole.left is not None else ""
-    print(f"{name}: " + ", ".join(f"{n} {status}" for status, n in whole.counts.items()))
+    print(f"{name}: {counts}")
     print(f"[{bar}] {whole.share:.0%} of {whole.flops:.3g} FLOPs{left}")
     if found.shards:
         rows = [["shard", "worker", "share", "left", "runs"]]
@@ -1319,11 +1321,13 @@ def start_jax() -> None:
     """
     import jax
 
-    from lmscale.files import cache_folder
+    from lmscale.cache import quiet_compilation_cache, usable_cache
 
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+    if (cache := usable_cache()) is not None:
+        jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
+    quiet_compilation_cache()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

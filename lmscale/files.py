@@ -139,6 +139,12 @@ def parse_json(
         ) from None
     except ValueError as error:
         raise damaged(str(error)) from None
+    # An escape of half a character, which no file and no page can hold.
+    if re.search(rb"(?i)\\ud[89a-f]" if isinstance(data, bytes) else r"(?i)\\ud[89a-f]", data):
+        try:
+            json.dumps(values, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise damaged("it holds half a character (a lone surrogate)") from None
     if not isinstance(values, dict):
         raise damaged(f"it holds a JSON {_json_name(values)}, not an object")
     for name, kinds in (fields or {}).items():

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lmscale.foreign_text import readable
+
 #: Seconds between two log lines where there is no terminal.
 LOG_SECONDS = 15.0
 
@@ -54,6 +56,7 @@ class Tracker:
 
     def log(self, message: str) -> None:
         """A line that stays."""
+        message = "\n".join(map(readable, message.split("\n")))
         if self._bar is not None:
             self._bar.console.print(message, highlight=False, markup=False)
         else:

@@ -22,6 +22,8 @@ import typing
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from lmscale.foreign_text import is_plain_name
+
 __all__ = [
     "DataSpec",
     "EvalSpec",
@@ -58,6 +60,14 @@ def _fraction(spec: Any, *fields: str) -> None:
         _require(
             0.0 <= value < 1.0, f"{type(spec).__name__}.{field} must be in [0, 1), not {value!r}"
         )
+
+
+def _plain_name(spec: Any, field: str) -> None:
+    value = getattr(spec, field)
+    _require(
+        is_plain_name(value),
+        f"{type(spec).__name__}.{field} must be a plain name that a file can have, not {value!r}",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +265,8 @@ class EvalSpec(_Spec):
 
     def _check(self) -> None:
         _positive(self, "tokens")
-        _require(bool(self.name), "EvalSpec.name must not be empty")
+        # Scores go to a file of this name.
+        _plain_name(self, "name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,7 +372,7 @@ class StartSpec(_Spec):
 
     def _check(self) -> None:
         _positive(self, "step")
-        _require(bool(self.run), "StartSpec.run must name a run")
+        _plain_name(self, "run")
 
 
 @dataclass(frozen=True, kw_only=True)

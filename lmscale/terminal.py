@@ -7,11 +7,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from lmscale.foreign_text import readable
+
 __all__ = ["print_json", "print_table", "say"]
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Aligned columns under a rule; the first row is the header."""
+    rows = [[readable(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for number, row in enumerate(rows):
         print(
@@ -31,4 +34,4 @@ def print_json(values: dict[str, Any]) -> None:
 
 
 def say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    print("\n".join(map(readable, message.split("\n"))), file=sys.stderr, flush=True)

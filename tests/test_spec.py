@@ -395,6 +395,8 @@ INVALID = [
     (change(DATA, fingerprint=None), "DataSpec.fingerprint"),
     (change(DATA, subset_tokens=0), "DataSpec.subset_tokens"),
     (change(EVAL, name=""), "EvalSpec.name"),
+    (change(EVAL, name="../../x"), "EvalSpec.name"),
+    (change(EVAL, name="a\nb"), "EvalSpec.name"),
     (change(EVAL, split="dev"), "EvalSpec.split"),
     (change(EVAL, tokens=0), "EvalSpec.tokens"),
     (change(ADAM, name="sgd"), "OptimizerSpec.name"),
@@ -457,6 +459,18 @@ def test_what_cannot_be_is_refused_in_one_line_that_names_the_field(make, field)
     assert "\n" not in message
     # A whole sentence, not the bare name.
     assert len(message) > len(field) + 10
+
+
+@pytest.mark.parametrize(
+    "run", ["", ".", "..", "../../x", "/etc", "a/b", "a\\b", "a\0b", "x" * 999]
+)
+def test_a_run_starts_from_a_run_of_its_own_store(run):
+    with pytest.raises(SpecError, match=r"StartSpec\.run must be a plain name"):
+        StartSpec(run=run, step=1)
+    values = FULL.to_dict()
+    values["start"] = {"run": run, "step": 1}
+    with pytest.raises(SpecError, match=r"StartSpec\.run must be a plain name"):
+        RunSpec.from_dict(values)
 
 
 def test_limits_that_are_allowed():

@@ -5,15 +5,12 @@ from __future__ import annotations
 import html
 from collections import Counter
 from collections.abc import Sequence
-from importlib import resources
-from string import Template
 from typing import Any
 
 from etils import epath
 
 from lmscale.files import DamagedError, read_json, write_atomically
-from lmscale.report import style
-from lmscale.report.page import rich_text, verdict_mark
+from lmscale.report.page import rich_text, verdict_class, verdict_mark, whole_page
 from lmscale.report.wording import duration, plural
 from lmscale.terminal import say
 
@@ -42,15 +39,7 @@ def write_front(folder: epath.PathLike) -> epath.Path | None:
     if not found:
         return None
     found.sort(key=lambda item: (item[1]["title"], item[0]))
-    files = resources.files("lmscale.report")
-    page = Template((files / "page.html").read_text()).substitute(
-        page_title="lmscale: all studies",
-        light=style.css_colours(dark=False),
-        dark=style.css_colours(dark=True),
-        css=(files / "page.css").read_text(),
-        body=_body(found),
-    )
-    write_atomically(folder / "index.html", page)
+    write_atomically(folder / "index.html", whole_page("lmscale: all studies", _body(found)))
     return folder / "index.html"
 
 
@@ -84,7 +73,7 @@ def _study(name: str, summary: dict[str, Any]) -> str:
         source = html.escape(f"{name}/figures/{summary['figure']}.svg")
         figure = f'<a class="plate" href="{link}"><img src="{source}" alt="" loading="lazy"></a>'
     verdicts = "".join(
-        f'<li class="{v["word"].replace(chr(39), "").replace(" ", "-")}">'
+        f'<li class="{verdict_class(v["word"])}">'
         f'<span class="word">{verdict_mark(v["word"])}</span><p class="claim">'
         f"{rich_text(v['claim'])} <cite>{rich_text(v['source'])}</cite></p>"
         f'<p class="reason">{rich_text(v["found"])}</p></li>'

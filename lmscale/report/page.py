@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import math
 import re
@@ -30,7 +32,7 @@ from lmscale.report.wording import (
     statuses,
 )
 
-__all__ = ["lead_section", "page", "rich_text", "verdict_mark"]
+__all__ = ["lead_section", "page", "rich_text", "verdict_class", "verdict_mark", "whole_page"]
 
 #: What each convention counts, in two lines.
 _CONVENTIONS = {
@@ -47,8 +49,6 @@ _CONVENTIONS = {
 
 def page(study: Study, sections: Sequence[Section], verdicts: Sequence[Verdict]) -> str:
     """The whole report as HTML."""
-    files = resources.files("lmscale.report")
-    template = Template((files / "page.html").read_text())
     title, lead = study.title, lead_section(sections)
     body = "\n".join(
         [
@@ -59,7 +59,22 @@ def page(study: Study, sections: Sequence[Section], verdicts: Sequence[Verdict])
             _anchor("checklist", "Checklist", _grid(checklist(study, sections))),
         ]
     )
-    return template.substitute(
+    return whole_page(title, body)
+
+
+def whole_page(title: str, body: str) -> str:
+    """A file of HTML that loads nothing from elsewhere and runs no script but its own.
+
+    Args:
+      title: text.
+      body: HTML.
+    """
+    files = resources.files("lmscale.report")
+    template = (files / "page.html").read_text()
+    script = template.split("<script>")[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return Template(template).substitute(
+        script_digest=f"sha256-{digest}",
         page_title=rich_text(title),
         light=style.css_colours(dark=False),
         dark=style.css_colours(dark=True),
@@ -100,6 +115,7 @@ def _plain(value: Any) -> str:
 
 
 def _anchor(name: str, title: str, *content: str) -> str:
+    name = _plain(name)
     return (
         f'<section id="{name}" aria-labelledby="{name}-title">\n'
         f'<h2 id="{name}-title">{rich_text(title)}</h2>\n' + "\n".join(content) + "\n</section>"
@@ -133,7 +149,9 @@ def _head(
             *[_key_number(n) for n in numbers],
             "</dl>",
             _verdicts(verdicts),
-            "<nav>" + "".join(f'<a href="#{a}">{rich_text(b)}</a>' for a, b in links) + "</nav>",
+            "<nav>"
+            + "".join(f'<a href="#{_plain(a)}">{rich_text(b)}</a>' for a, b in links)
+            + "</nav>",
             "</header>",
         ]
     )
@@ -145,7 +163,12 @@ _MARKS = {"agrees": "✓", "disagrees": "✗", "can't tell": "?"}
 
 def verdict_mark(word: str) -> str:
     """A verdict's word with its mark."""
-    return f'<span aria-hidden="true">{_MARKS[word]}</span> {_plain(word)}'
+    return f'<span aria-hidden="true">{_MARKS.get(word, "?")}</span> {_plain(word)}'
+
+
+def verdict_class(word: str) -> str:
+    """A verdict's word as a class of the style sheet."""
+    return _plain(word.replace("'", "").replace(" ", "-"))
 
 
 def _verdicts(verdicts: Sequence[Verdict]) -> str:
@@ -153,10 +176,9 @@ def _verdicts(verdicts: Sequence[Verdict]) -> str:
         return ""
     items = []
     for verdict in verdicts:
-        kind = verdict.word.replace("'", "").replace(" ", "-")
         found = f"{verdict.found} " if verdict.found else ""
         items.append(
-            f'<li class="{kind}"><span class="word">{verdict_mark(verdict.word)}</span>'
+            f'<li class="{verdict_class(verdict.word)}"><span class="word">{verdict_mark(verdict.word)}</span>'
             f'<p class="claim">{rich_text(verdict.claim.text)} '
             f"<cite>{rich_text(verdict.claim.source)}</cite></p>"
             f'<p class="reason">{rich_text(found + verdict.reason)}</p></li>'
@@ -364,7 +386,7 @@ def _made(study: Study) -> str:
     facts = [("command", shown)]
     if corpus:
         text = f"{_plain(corpus.get('name'))}, {si(corpus.get('train_tokens'))} training tokens"
-        text += f" of a vocabulary of {corpus.get('vocab_size')}"
+        text += f" of a vocabulary of {_plain(corpus.get('vocab_size'))}"
         if corpus.get("bytes_per_token"):
             text += f", {number(corpus['bytes_per_token'])} bytes per token"
         text += f", fingerprint <code>{_plain(corpus.get('fingerprint'))}</code>"

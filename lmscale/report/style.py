@@ -21,7 +21,10 @@ from matplotlib import ticker
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.mathtext import MathTextParser
+from matplotlib.text import Text
 
+from lmscale.foreign_text import readable
 from lmscale.report.section import Chart
 from lmscale.report.wording import power_of_ten, si
 
@@ -120,6 +123,8 @@ def canvas(width: float, height: float) -> Iterator[Figure]:
 
 def render(figure: Figure, *, name: str, caption: str, alt: str) -> Chart:
     """The figure as SVG and PNG; equal figures give equal bytes."""
+    for text in figure.findobj(Text):
+        _make_drawable(text)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # Laid out once, for both.
     svg, png = io.StringIO(), io.BytesIO()
@@ -130,6 +135,21 @@ def render(figure: Figure, *, name: str, caption: str, alt: str) -> Chart:
     # A hundredth of a point is finer than any screen; the rest of the digits is half the file.
     text = re.sub(r'(?<= d=")[^"]*', lambda path: _COORDINATE.sub(_shorter, path.group()), text)
     return Chart(name=name, caption=caption, alt=alt, svg=text, png=png.getvalue())
+
+
+def _make_drawable(text: Text) -> None:
+    """Takes out what SVG forbids, and takes dollars for dollars where they enclose no formula.
+
+    Labels come from the store, which may hold anything.
+    """
+    shown = text.get_text()
+    if (clean := "\n".join(map(readable, shown.split("\n")))) != shown:
+        text.set_text(clean)
+    if "$" in clean:
+        try:
+            MathTextParser("path").parse(clean)
+        except ValueError:
+            text.set_parse_math(False)
 
 
 _COORDINATE = re.compile(r"-?\d+\.\d{3,}")

@@ -7,6 +7,7 @@ What was read from it is kept as JSON, because XLA's cache of compiled programs 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -25,7 +26,7 @@ from typing import Any
 
 from etils import epath
 
-from lmscale.files import DamagedError, cache_folder, read_json, write_json
+from lmscale.cache import cached, keep, usable_cache
 from lmscale.parallel.topology import COMPILERS, ENVIRONMENT, compiler, topology_name
 from lmscale.spec import RunSpec
 from lmscale.sweep.devices import Devices
@@ -237,13 +238,11 @@ def compile_pack(
       effort: of `EFFORTS`.
     """
     request = _request(pack, devices, tokens, effort)
-    kept = cache_folder() / "plans" / f"{cache_key(request)}.json"
-    try:
-        if (known := read_json(epath.Path(kept))) is not None:
+    cache = usable_cache()
+    place = None if cache is None else epath.Path(cache) / "plans" / f"{cache_key(request)}.json"
+    if place is not None and (known := cached(place)) is not None:
+        with contextlib.suppress(KeyError, TypeError, ValueError):
             return _from_json(known)
-    except (DamagedError, KeyError, TypeError, ValueError):
-        # Whatever was kept can be made again.
-        kept.unlink()
     spec = pack.runs[0].spec.to_dict()
     done = subprocess.run(
         [sys.executable, "-m", "lmscale.sweep.aot"],
@@ -257,8 +256,9 @@ def compile_pack(
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         return replace(_NOTHING, error=f"the compiler: {lines[-1]}")
     found = json.loads(done.stdout.splitlines()[-1])
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    write_json(epath.Path(kept), found, sealed=True)
+    # Where the compiler did not say how much it lacks, there is no number to keep.
+    if place is not None and math.isfinite(found["needs"]):
+        keep(place, found)
     return _from_json(found)
 
 

@@ -18,7 +18,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from lmscale.files import DamagedError, cache_folder, read_json, write_json
+from lmscale.cache import cached, keep, usable_cache
+from lmscale.files import DamagedError, read_json, write_json
 from lmscale.parallel.distributed import agree, is_first
 from lmscale.sweep.devices import Devices
 from lmscale.sweep.plan import Pack, most_slots, with_slots
@@ -36,7 +37,9 @@ TIMED_SECONDS = 2.0
 
 def choices_of(store: Store, devices: Devices) -> SlotChoices:
     """Those of a store, which it shares with this machine's others."""
-    return SlotChoices((store.path / "slots", epath.Path(cache_folder()) / "slots"), devices)
+    cache = usable_cache()
+    machine = () if cache is None else (epath.Path(cache) / "slots",)
+    return SlotChoices((store.path / "slots", *machine), devices)
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class SlotChoices:
     """The numbers of slots of a store's packs, in one small file each.
 
     Attributes:
-      folders: where choices are recorded: the store's own first, then the machine's.
+      folders: where choices are recorded: the store's own first, then the machine's, if it has one.
       devices: that the packs are planned for.
       worth: predicted seconds of a pack from which it is measured.
     """
@@ -63,10 +66,13 @@ class SlotChoices:
         """
         name = self._name(pack)
         known = agree(lambda: self._recorded(name, log)) or self._choose(pack, rate, log)
-        for folder in self.folders:
-            if not agree((folder / name).exists):
-                folder.mkdir(parents=True, exist_ok=True)
-                write_json(folder / name, known, sealed=True)
+        store, *machine = self.folders
+        if not agree((store / name).exists):
+            store.mkdir(parents=True, exist_ok=True)
+            write_json(store / name, known, sealed=True)
+        for folder in machine:
+            if agree(lambda folder=folder: cached(folder / name) is None):
+                keep(folder / name, known)
         return with_slots(pack, known["n_slots"], self.devices)
 
     def planned(self, pack: Pack) -> Pack:
@@ -75,20 +81,21 @@ class SlotChoices:
         return pack if known is None else with_slots(pack, known["n_slots"], self.devices)
 
     def _recorded(self, name: str, log: Callable[[str], None]) -> dict[str, Any] | None:
-        """What is recorded, in the first folder where it is sound; a damaged file is deleted."""
-        for folder in self.folders:
-            try:
-                known = read_json(folder / name, {"n_slots": int})
-                if known is not None and known["n_slots"] < 1:
-                    raise DamagedError(folder / name, f"{known['n_slots']} runs side by side")
-            except DamagedError as error:
-                log(f"{error}; what is recorded elsewhere is used, or it is chosen again")
-                if is_first():
-                    (folder / name).unlink(missing_ok=True)
-                continue
-            if known is not None:
-                return known
-        return None
+        """What is recorded, in the store or else in the cache; a damaged file is deleted."""
+        store, *machine = self.folders
+        try:
+            known = read_json(store / name, {"n_slots": int})
+            if known is not None and known["n_slots"] < 1:
+                raise DamagedError(store / name, f"{known['n_slots']} runs side by side")
+        except DamagedError as error:
+            log(f"{error}; what is recorded elsewhere is used, or it is chosen again")
+            if is_first():
+                (store / name).unlink(missing_ok=True)
+            known = None
+        if known is not None:
+            return known
+        found = (cached(folder / name, {"n_slots": int}) for folder in machine)
+        return next((known for known in found if known is not None and known["n_slots"] > 0), None)
 
     def _choose(
         self, pack: Pack, rate: Callable[[Pack], float], log: Callable[[str], None]

@@ -19,6 +19,7 @@ from etils import epath
 from lmscale import flops
 from lmscale.data import Corpus
 from lmscale.files import DamagedError, read_json, write_atomically, write_json
+from lmscale.foreign_text import is_plain_name, plain_cell
 from lmscale.spec import LSTMSpec
 from lmscale.sweep.experiment import Experiment, Run
 from lmscale.terminal import say
@@ -159,8 +160,17 @@ class Store:
         return RunFolder(self.path / "runs" / run.spec.run_id, run.spec)
 
     def entries(self) -> Iterator[tuple[str, RunFolder | DamagedError, dict[str, Any]]]:
-        """Every declared run: its id, its folder (or what is wrong with its spec), its labels."""
+        """Every declared run: its id, its folder (or what is wrong with its spec), its labels.
+
+        Raises:
+          StoreError: when a run's name is that of no folder in the store.
+        """
         for entry in self.experiment()["runs"]:
+            if not is_plain_name(entry["run"]):
+                raise StoreError(
+                    f"{self.path / 'experiment.json'} names a run {entry['run']!r}: a run must be a "
+                    "folder of runs/; did lmscale write this store?"
+                )
             try:
                 found = RunFolder.open(self.path / "runs" / entry["run"])
             except DamagedError as error:
@@ -235,9 +245,13 @@ class Store:
         return mark_best_lr(pd.DataFrame(rows))
 
     def write_table(self) -> pd.DataFrame:
-        """Writes results.csv from the runs' folders, and returns it."""
+        """Writes results.csv from the runs' folders, and returns the table.
+
+        Text that a spreadsheet would take for a formula is written with an apostrophe before it.
+        """
         table = self.table()
-        write_atomically(self.path / "results.csv", table.to_csv(index=False))
+        plain = table.rename(columns=plain_cell).map(plain_cell)
+        write_atomically(self.path / "results.csv", plain.to_csv(index=False))
         return table
 
 

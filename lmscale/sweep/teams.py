@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 
+from lmscale.cache import quiet_compilation_cache
 from lmscale.parallel.distributed import PREEMPTED
 from lmscale.parallel.processes import process_context
 from lmscale.training.loop import Preempted
@@ -101,6 +102,7 @@ def become_team(values: dict[str, Any]) -> None:
     jax.config.update("jax_num_cpu_devices", 1)
     for name, value in values["jax"].items():
         jax.config.update(name, value)
+    quiet_compilation_cache()
     # The process that started it is asked to stop, and tells.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

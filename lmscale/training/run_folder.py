@@ -26,6 +26,7 @@ from lmscale.files import (
     write_atomically,
     write_json,
 )
+from lmscale.foreign_text import is_plain_name
 from lmscale.parallel.distributed import is_first
 from lmscale.spec import RunSpec, SpecError
 from lmscale.training.metrics_log import Mark, MetricsLog, kept_content, read_records
@@ -296,6 +297,8 @@ class RunFolder:
         return found
 
     def write_eval(self, name: str, values: dict[str, Any]) -> None:
+        if not is_plain_name(name):
+            raise ValueError(f"scores need a name that a file can have, not {name!r}")
         (self.path / "evals").mkdir(exist_ok=True)
         values = {"run": self.path.name, **values}
         write_json(self.path / "evals" / f"{name}.json", values, sealed=True)

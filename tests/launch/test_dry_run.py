@@ -6,6 +6,7 @@ After a change that is meant: `python -m tests.launch.test_dry_run` writes the t
 import contextlib
 import io
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -191,6 +192,87 @@ def test_bad_usage_is_one_line_and_code_2(launcher, options, says, capsys):
     assert end.value.code == 2
     assert says in error
     assert error.count("\n") == 1
+
+
+#: What a shell, Slurm, YAML or Kubernetes would each read as something else.
+HOSTILE = "a b'c\"d`id`$(HOME)$$(HOME)$HOME\\\\#%j;&|é\U0001f600"
+
+
+def kubernetes_expands(text):
+    """What Kubernetes makes of a command's word where the variable HOME is set to OWNED."""
+    return re.sub(
+        r"\$(?:\$|\((\w+)\))",
+        lambda m: "$" if m[1] is None else {"HOME": "OWNED"}.get(m[1], m[0]),
+        text,
+    )
+
+
+@pytest.mark.parametrize("text", [HOSTILE, "$(HOME)", "$$(HOME)", "$$$(HOME)", "$", "$$", "100$"])
+def test_kubernetes_expands_nothing_of_a_users(text):
+    options = [*BUCKET, "--image", text, "--tpu", "v5e:4x4", "--env", f"X={text}", "--data", text]
+    args = gke._parse([*options, "--", "--prior", text])
+    (jobset,) = yaml.safe_load_all(gke.manifest(args))
+    pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    command = [kubernetes_expands(word) for word in container["command"]]
+    assert command[command.index("--data") + 1] == command[command.index("--prior") + 1] == text
+    assert kubernetes_expands(container["env"][0]["value"]) == text
+    assert container["image"] == text
+
+
+def test_slurm_and_its_shell_take_a_users_words_as_they_are(tmp_path):
+    """The script itself, with an srun that writes down its words."""
+    stub(tmp_path, "srun", 'printf "%s\\0" "$@" >"$here/words"')
+    folder = tmp_path / "100% 'a\"b`id`$HOME"
+    words = ["--data", HOSTILE, "--partition", HOSTILE, "--", "--prior", HOSTILE]
+    args = slurm._parse(["isoflop", "--out", str(folder), "--lmscale", "lmscale", *words])
+    script = slurm.batch_script(args)
+    settings = environment(tmp_path) | {"SLURM_ARRAY_TASK_ID": "0", "SLURM_JOB_ID": "1"}
+    subprocess.run(["bash", "-c", script], env=settings, check=False, capture_output=True)
+    given = (tmp_path / "words").read_text().split("\0")
+    assert given[given.index("--data") + 1] == given[given.index("--prior") + 1] == HOSTILE
+    assert given[given.index("--out") + 1] == str(folder)
+    (partition,) = re.findall(r"^#SBATCH --partition=(.*)$", script, re.MULTILINE)
+    assert shlex.split(partition) == [HOSTILE]
+    (output,) = re.findall(r"^#SBATCH --output=(.*)$", script, re.MULTILINE)
+    assert shlex.split(output) == [f"{folder}/logs/%A_%a.log".replace("100%", "100%%")]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "options"),
+    [
+        (local, [*SHARED, "--device", "cpu"]),
+        (slurm, [*SHARED]),
+        (tpu_pod, [*BUCKET, "--tpu", "v6e-8"]),
+        (gke, [*BUCKET, "--image", "i", "--tpu", "v5e:4x4"]),
+    ],
+)
+@pytest.mark.parametrize("hostile", ["a\nb", "a\rb", "a\0b", "a\x1bb", "a\u2028b", "a\udc80b"])
+def test_an_option_is_one_line(launcher, options, hostile, capsys):
+    for words in (["--data", hostile], ["--", "--prior", hostile], [f"--scale={hostile}"]):
+        with pytest.raises(SystemExit) as end:
+            launcher.main([*options, "--dry-run", *words])
+        error = capsys.readouterr().err
+        assert end.value.code == 2
+        assert "one line" in error
+        assert error.count("\n") == 1
+
+
+def test_the_command_of_the_workers_is_words_and_no_shell(tmp_path):
+    stub(tmp_path, "lmscale", "echo '{}'")
+    stub(tmp_path, "srun", "exit 42")
+    stub(tmp_path, "squeue", "echo RUNNING")
+    stub(tmp_path, "scontrol", "exit 0")
+    (tmp_path / "out" / "logs").mkdir(parents=True)
+    harm = tmp_path / "harm"
+    command = f"{tmp_path}/lmscale '; touch {harm};' $(touch {harm})"
+    args = slurm._parse(["isoflop", "--out", str(tmp_path / "out"), "--lmscale", command])
+    job = {"SLURM_JOB_ID": "17", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "0"}
+    settings = environment(tmp_path) | job
+    script = ["bash", "-c", slurm.batch_script(args)]
+    subprocess.run(script, env=settings, check=False, capture_output=True)
+    assert calls(tmp_path, "lmscale"), "it was asked for its progress"
+    assert not harm.exists()
 
 
 def test_jobsets_are_given_to_kubectl(tmp_path, monkeypatch):

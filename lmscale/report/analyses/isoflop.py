@@ -736,5 +736,5 @@ def _forest(families: list[_Family]) -> Chart:
 
 
 def slug(family: str) -> str:
-    """A family's part of a figure's file name."""
-    return "-".join("".join(c if c.isalnum() else " " for c in family).split()).lower()
+    """A family's part of a figure's file name, which a long one is cut for."""
+    return "-".join("".join(c if c.isalnum() else " " for c in family).split()).lower()[:60]

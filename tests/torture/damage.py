@@ -1,0 +1,54 @@
+"""Damage to a store at rest: truncated files and flipped bits, as a bad disk or a crash leaves them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Kind -> the files of a store that it strikes.
+DAMAGE = {
+    "checkpoint": "runs/*/checkpoints/*/**/*",
+    "branch": "runs/*/branches/*/**/*",
+    "metrics": "runs/*/metrics.jsonl",
+    "result": "runs/*/result.json",
+    "status": "runs/*/status.json",
+    "spec": "runs/*/spec.json",
+    "experiment": "experiment.json",
+}
+#: Of the files of a kind, only so many of the newest are struck.
+NEWEST = 8
+
+
+@dataclass(frozen=True)
+class Blow:
+    """What was done to a file."""
+
+    path: Path
+    how: str
+
+    def __str__(self) -> str:
+        return f"{self.how} of {self.path}"
+
+
+def strike(store: Path, kind: str, rng: random.Random) -> Blow | None:
+    """Damages one of the newest files of a kind; None where there is none."""
+    files = [path for path in store.glob(DAMAGE[kind]) if path.is_file() and path.stat().st_size]
+    if not files:
+        return None
+    files.sort(key=lambda path: path.stat().st_mtime_ns)
+    path = rng.choice(files[-NEWEST:])
+    data = bytearray(path.read_bytes())
+    how = rng.choice(("truncation", "flipped bit", "missing file"))
+    if how == "missing file":
+        path.unlink()
+    elif how == "truncation":
+        length = rng.randrange(len(data))
+        how = f"truncation to {length} bytes"
+        path.write_bytes(data[:length])
+    else:
+        place, bit = rng.randrange(len(data)), rng.randrange(8)
+        how = f"flipped bit {bit} at {place}"
+        data[place] ^= 1 << bit
+        path.write_bytes(data)
+    return Blow(path, how)
