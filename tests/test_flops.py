@@ -20,7 +20,6 @@ from lmscale.flops import (
     training_flops,
     training_flops_per_token,
 )
-from lmscale.models import build_model
 from lmscale.spec import (
     DataSpec,
     LSTMSpec,
@@ -329,16 +328,14 @@ def test_raw_counts_are_plain_numbers(model):
 
 @each_model
 def test_exact_parameters_are_those_of_the_model(model):
-    built = nnx.eval_shape(lambda: build_model(model, nnx.Rngs(0)))
+    built = nnx.eval_shape(lambda: model.module(nnx.Rngs(0)))
     stored = sum(math.prod(x.shape) for x in jax.tree.leaves(nnx.state(built, nnx.Param)))
     assert n_params(model, "exact") == stored
 
 
 def lower_gradient(model, batch, n_time):
     """The gradient of the training loss at unrolled layers, lowered by XLA for CPU."""
-    graphdef, params = nnx.split(
-        nnx.eval_shape(lambda: build_model(model, nnx.Rngs(0), unroll=True))
-    )
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: model.module(nnx.Rngs(0), unroll=True)))
     tokens = jax.ShapeDtypeStruct((batch, n_time), jnp.int32)
 
     def loss(params, inputs, targets):

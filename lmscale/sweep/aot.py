@@ -294,8 +294,8 @@ def cache_key(request: Mapping[str, Any]) -> str:
 def _sources() -> str:
     """A hash of the code that makes the programs and reads them."""
     root = Path(__file__).parents[1]
-    files = [root / "spec.py", Path(__file__)]
-    for folder in ("models", "parallel", "training"):
+    files = [root / "spec.py", root / "serialize.py", Path(__file__)]
+    for folder in ("architectures", "models", "parallel", "training"):
         files += sorted((root / folder).glob("*.py"))
     digest = hashlib.sha256()
     for file in files:

@@ -19,7 +19,6 @@ from etils import epath
 from lmscale import flops
 from lmscale.data import Corpus
 from lmscale.files import read_json, write_atomically, write_json
-from lmscale.spec import LSTMSpec
 from lmscale.sweep.experiment import Experiment, Run
 from lmscale.training.run_folder import RunFolder
 
@@ -259,7 +258,7 @@ def _row(folder: RunFolder, labels: dict[str, Any]) -> dict[str, Any]:
         **labels,
         "architecture": model.kind,
         "n_layer": model.n_layer,
-        "width": model.d_hidden if isinstance(model, LSTMSpec) else model.d_model,
+        "width": model.width,
         "n_ctx": model.n_ctx,
         "vocab_size": model.vocab_size,
         "batch_size": spec.batch_size,

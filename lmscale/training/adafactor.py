@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import optax
 
 from lmscale.parallel.partition import path_name
-from lmscale.training.form import STACKS
 
 #: (pattern searched at the end of a parameter's path, leading axes that number arrays of their own,
 #: following axes of d_in). The axes that remain are d_out. First match wins; what matches nothing
@@ -58,18 +57,21 @@ class AdafactorState(NamedTuple):
     moments: Any
 
 
-def scale_by_adafactor() -> optax.GradientTransformation:
+def scale_by_adafactor(stacks: tuple[str, ...]) -> optax.GradientTransformation:
     """Adafactor's update before the learning rate: no momentum, no scaling by the parameter's size.
 
     Algorithms 4 and 5 of Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235:
     R_t = b R + (1 - b) mean_out(G^2 + eps), C_t likewise over d_in, b = 1 - t^-0.8;
     U = G / sqrt(R C / mean(R)), divided by its root mean square where that exceeds 1. Vectors keep
     their whole second moment. Of stacked layers each is updated as if it were alone.
+
+    Args:
+      stacks: names of the entries that hold stacked layers (`ModelSpec.STACKS`).
     """
 
     def init(params):
         def zeros(path, x):
-            own, d_in, d_out = _axes(path, x)
+            own, d_in, d_out = _axes(path, x, stacks)
             if not d_in:
                 return jnp.zeros_like(x)
             row, column = (tuple(x.shape[i] for i in own + axes) for axes in (d_in, d_out))
@@ -84,7 +86,7 @@ def scale_by_adafactor() -> optax.GradientTransformation:
         decay = 1.0 - jnp.float32(count) ** -DECAY
 
         def average(path, grad, moment):
-            _, d_in, d_out = _axes(path, grad)
+            _, d_in, d_out = _axes(path, grad, stacks)
             squared = jnp.square(grad) + EPSILON
             if not d_in:
                 return decay * moment + (1 - decay) * squared
@@ -94,7 +96,7 @@ def scale_by_adafactor() -> optax.GradientTransformation:
             )
 
         def direction(path, grad, moment):
-            own, d_in, d_out = _axes(path, grad)
+            own, d_in, d_out = _axes(path, grad, stacks)
             if d_in:
                 row = jnp.expand_dims(moment.row, d_out)
                 # Two factors, because their product may leave the range of a float32.
@@ -112,13 +114,15 @@ def scale_by_adafactor() -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def _axes(path: tuple[Any, ...], x: jax.Array) -> tuple[tuple[int, ...], ...]:
+def _axes(
+    path: tuple[Any, ...], x: jax.Array, stacks: tuple[str, ...]
+) -> tuple[tuple[int, ...], ...]:
     """A parameter's axes: those that number its arrays (layers first), d_in and d_out.
 
     A vector has neither d_in nor d_out.
     """
     name = path_name(path)
     n_own, n_in = next((ns for pattern, *ns in SHAPES if re.search(pattern, name)), (0, 0))
-    n_own += name.split("/", 1)[0] in STACKS
+    n_own += name.split("/", 1)[0] in stacks
     own, inner = tuple(range(n_own)), tuple(range(n_own, x.ndim))
     return own, inner[:n_in], inner[n_in:] if n_in else ()

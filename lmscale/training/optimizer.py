@@ -7,14 +7,11 @@ from collections.abc import Mapping
 import jax
 import optax
 
+from lmscale.architectures import ModelSpec
 from lmscale.parallel.partition import path_name
 from lmscale.spec import RunSpec
 from lmscale.training.adafactor import scale_by_adafactor
 from lmscale.training.form import on_vectors
-
-#: Parameters that weight decay applies to, by the last part of their path: matrices, not biases,
-#: norms or positions.
-_DECAYED = ("kernel", "embedding", "input_kernel", "recurrent_kernel")
 
 
 def optimizer_hyperparameters(spec: RunSpec) -> dict[str, float]:
@@ -31,6 +28,7 @@ def optimizer_hyperparameters(spec: RunSpec) -> dict[str, float]:
 
 def make_optimizer(
     name: str,
+    model: type[ModelSpec],
     learning_rate: jax.Array,
     hyper: Mapping[str, jax.Array],
     *,
@@ -44,13 +42,14 @@ def make_optimizer(
     Args:
       name: "adam", "adamw" or "adafactor" (see `lmscale.training.adafactor`; the step size is the
         learning rate alone, relative neither to the step nor to the parameters).
+      model: architecture, which says what decays and what holds stacked layers.
       learning_rate: of this step.
       hyper: see `optimizer_hyperparameters`.
       flat: the moments are a few vectors, see `lmscale.training.form`. Not for adafactor, whose
         moments are of matrices.
     """
     if name == "adafactor":
-        scale = scale_by_adafactor()
+        scale = scale_by_adafactor(model.STACKS)
     else:
         scale = optax.scale_by_adam(b1=hyper["beta1"], b2=hyper["beta2"], eps=hyper["eps"])
     scaled = (optax.clip_by_global_norm(hyper["grad_clip"]), scale)
@@ -58,12 +57,12 @@ def make_optimizer(
         scaled = (on_vectors(optax.chain(*scaled)),)
     return optax.chain(
         *scaled,
-        optax.add_decayed_weights(hyper["weight_decay"], mask=_decay_mask),
+        optax.add_decayed_weights(
+            hyper["weight_decay"], mask=lambda params: _decay_mask(params, model)
+        ),
         optax.scale(-learning_rate),
     )
 
 
-def _decay_mask(params):
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: path_name(path).rsplit("/", 1)[-1] in _DECAYED, params
-    )
+def _decay_mask(params, model: type[ModelSpec]):
+    return jax.tree_util.tree_map_with_path(lambda path, _: model.decays(path_name(path)), params)

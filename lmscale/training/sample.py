@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lmscale.models import build_model
 from lmscale.spec import SpecError
 from lmscale.training.checkpoint import Checkpoints
 from lmscale.training.run_folder import RunFolder
@@ -36,7 +35,7 @@ def sample_tokens(
         raise SpecError(f"{folder.path} has no checkpoint to sample from yet")
     state, _ = Checkpoints(folder.checkpoints).restore(step, single_device_like(folder.spec))
     spec = folder.spec.model
-    graphdef = nnx.split(nnx.eval_shape(lambda: build_model(spec, nnx.Rngs(params=0))))[0]
+    graphdef = nnx.split(nnx.eval_shape(lambda: spec.module(nnx.Rngs(params=0))))[0]
 
     @jax.jit
     def next_token(params, window, length, key):
