@@ -10,6 +10,7 @@ from lmscale.architectures.base import (
     kinds,
     register,
 )
+from lmscale.architectures.llama import LlamaSpec
 from lmscale.architectures.lstm import LSTM_INIT, LSTMSpec, lstm_shape
 from lmscale.architectures.transformer import (
     TransformerSpec,
@@ -25,6 +26,7 @@ __all__ = [
     "Array",
     "LSTMSpec",
     "Ladder",
+    "LlamaSpec",
     "ModelSpec",
     "Operation",
     "TransformerSpec",

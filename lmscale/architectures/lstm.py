@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from lmscale.architectures.base import (
     ADD,
@@ -52,7 +52,7 @@ class LSTMSpec(ModelSpec):
     d_hidden = d_embed.
     """
 
-    kind: ClassVar[str] = "lstm"
+    kind = "lstm"
 
     d_hidden: int
     d_embed: int = 512
@@ -197,7 +197,20 @@ class LSTMSpec(ModelSpec):
         return [Ladder(rule, f"LSTMs of {first.n_layer} layer{'s' * (first.n_layer > 1)}")]
 
     def scaled(self, factor: float) -> LSTMSpec:
-        return dataclasses.replace(self, d_hidden=max(1, round(self.d_hidden * factor**0.5)))
+        target = self.n_non_embedding() * factor
+        like = lstm_shape(
+            target,
+            n_layer=self.n_layer,
+            d_embed=self.d_embed,
+            projection=self.projection,
+            # A tied head without projection fixes the width.
+            tied_head=self.tied_head and self.projection,
+            **shared_fields([self]),
+        )
+        widths = {"d_hidden": like.d_hidden}
+        if self.tied_head and not self.projection:
+            widths["d_embed"] = like.d_hidden
+        return dataclasses.replace(self, **widths)
 
     def short_run_lr(self, base: float | None = None) -> float:
         del base

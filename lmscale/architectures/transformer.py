@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lmscale.architectures.base import (
     ACTIVATION,
@@ -51,7 +51,7 @@ class TransformerSpec(ModelSpec):
     old d_ff, d_attn and n_head unless they are replaced too (by None, for the default again).
     """
 
-    kind: ClassVar[str] = "transformer"
+    kind = "transformer"
 
     d_model: int
     n_head: int | None = None
