@@ -144,7 +144,8 @@ class ModelSpec(Spec, abc.ABC):
         kind = values.get("kind")
         require(
             isinstance(kind, str) and kind in _REGISTRY,
-            f"{where}.kind must be one of {', '.join(kinds())}, not {kind!r}",
+            f"{where}.kind must be one of {', '.join(kinds())}, not {kind!r}; an architecture of your "
+            "own is known when its file is loaded: add --load FILE.py to the command",
         )
         return _REGISTRY[kind]
 
@@ -263,8 +264,29 @@ class ModelSpec(Spec, abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def of_size(cls, n_params: float, *, n_ctx: int, vocab_size: int, **fields: Any) -> ModelSpec:
-        """The standard shape that is closest to so many non-embedding parameters."""
+    def of_size(
+        cls,
+        n_params: float,
+        *,
+        n_ctx: int,
+        vocab_size: int,
+        n_layer: int | None = None,
+        init_std: float | None = None,
+    ) -> ModelSpec:
+        """The standard shape that is closest to so many non-embedding parameters.
+
+        Args:
+          n_params: the target.
+          n_ctx, vocab_size: of the model.
+          n_layer: the depth, instead of one that goes with the size.
+          init_std: standard deviation of the initial weights; None is the architecture's own choice.
+            Architectures that scale each array by its inputs ignore it.
+        """
+
+    @classmethod
+    def ladder(cls, sizes: Sequence[float], **fields: Any) -> list[ModelSpec]:
+        """One standard shape a size (see `of_size`), without repeats."""
+        return list(dict.fromkeys(cls.of_size(size, **fields) for size in sizes))
 
     @classmethod
     def ladders(cls, models: Sequence[ModelSpec]) -> list[Ladder]:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 #: Initialisation with which LSTMs train best, as fields of `LSTMSpec`. Measured at d_hidden 20 to
 #: 124 and d_embed 32 to 96; the spec's own defaults are those of older runs.
 LSTM_INIT: dict[str, Any] = {"embed_std": None, "projection_gain": 2.0}
+#: Width of the embedding in Kaplan et al. 2020.
+KAPLAN_EMBED = 512
 #: Largest d_hidden at which the best rate of short runs was seen not to depend on the width.
 FLAT_WIDTH = 256
 #: FLOPs per hidden unit of gates and cell, forward and backward.
@@ -55,7 +57,7 @@ class LSTMSpec(ModelSpec):
     kind = "lstm"
 
     d_hidden: int
-    d_embed: int = 512
+    d_embed: int = KAPLAN_EMBED
     projection: bool = True
     #: Standard deviation of the initial embedding and of an untied head. None is the sound choice,
     #: 1 / sqrt(width): the first layer then reads inputs of unit variance, and a tied head gives
@@ -181,9 +183,24 @@ class LSTMSpec(ModelSpec):
 
     @classmethod
     def of_size(
-        cls, n_params: float, *, n_ctx: int, vocab_size: int, n_layer: int = 1, **fields: Any
+        cls,
+        n_params: float,
+        *,
+        n_ctx: int,
+        vocab_size: int,
+        n_layer: int | None = None,
+        init_std: float | None = None,
     ) -> LSTMSpec:
-        return lstm_shape(n_params, n_layer=n_layer, n_ctx=n_ctx, vocab_size=vocab_size, **fields)
+        """One layer unless told otherwise, an embedding as wide as the layer up to 512, `LSTM_INIT`."""
+        del init_std
+        return lstm_shape(
+            n_params,
+            n_layer=1 if n_layer is None else n_layer,
+            n_ctx=n_ctx,
+            vocab_size=vocab_size,
+            d_embed=None,
+            **LSTM_INIT,
+        )
 
     @classmethod
     def ladders(cls, models: Sequence[LSTMSpec]) -> list[Ladder]:
@@ -192,7 +209,7 @@ class LSTMSpec(ModelSpec):
             return []
         fields = {name: getattr(first, name) for name in ("d_embed", "projection", "tied_head")}
         rule = functools.partial(
-            cls.of_size, n_layer=first.n_layer, **fields, **shared_fields(models)
+            lstm_shape, n_layer=first.n_layer, **fields, **shared_fields(models)
         )
         return [Ladder(rule, f"LSTMs of {first.n_layer} layer{'s' * (first.n_layer > 1)}")]
 
@@ -217,12 +234,32 @@ class LSTMSpec(ModelSpec):
         return 0.0095 * math.sqrt(min(1.0, FLAT_WIDTH / self.d_hidden))
 
 
-def lstm_shape(n_params: float, *, n_layer: int, n_ctx: int, vocab_size: int, **fields) -> LSTMSpec:
-    """The LSTM of `n_layer` layers whose non-embedding count is closest to `n_params`."""
+def lstm_shape(
+    n_params: float,
+    *,
+    n_layer: int,
+    n_ctx: int,
+    vocab_size: int,
+    d_embed: int | None = KAPLAN_EMBED,
+    **fields: Any,
+) -> LSTMSpec:
+    """The LSTM of `n_layer` layers whose non-embedding count is closest to `n_params`.
+
+    Args:
+      n_params: the target.
+      n_layer, n_ctx, vocab_size: of the model.
+      d_embed: width of the embedding; None is that of the layers, up to Kaplan's.
+      fields: others of `LSTMSpec`.
+    """
 
     def shape(d_hidden: int) -> LSTMSpec:
         return LSTMSpec(
-            n_layer=n_layer, d_hidden=d_hidden, n_ctx=n_ctx, vocab_size=vocab_size, **fields
+            n_layer=n_layer,
+            d_hidden=d_hidden,
+            d_embed=min(KAPLAN_EMBED, d_hidden) if d_embed is None else d_embed,
+            n_ctx=n_ctx,
+            vocab_size=vocab_size,
+            **fields,
         )
 
     low, high = 1, 2

@@ -192,9 +192,17 @@ class TransformerSpec(ModelSpec):
 
     @classmethod
     def of_size(
-        cls, n_params: float, *, n_ctx: int, vocab_size: int, **fields: Any
+        cls,
+        n_params: float,
+        *,
+        n_ctx: int,
+        vocab_size: int,
+        n_layer: int | None = None,
+        init_std: float | None = None,
     ) -> TransformerSpec:
-        return transformer_shape(n_params, n_ctx=n_ctx, vocab_size=vocab_size, **fields)
+        return transformer_shape(
+            n_params, n_ctx=n_ctx, vocab_size=vocab_size, n_layer=n_layer, init_std=init_std
+        )
 
     @classmethod
     def ladders(cls, models: Sequence[TransformerSpec]) -> list[Ladder]:

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import secrets
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.managers import BaseManager, BaseProxy
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from lmscale.parallel.distributed import PREEMPTED
 from lmscale.parallel.processes import process_context
+from lmscale.sweep.experiment import load_file, loaded_files
 from lmscale.training.loop import Preempted
 
 #: What a team takes over from the process that starts it.
@@ -59,7 +62,8 @@ def run_teams(n_teams: int, work: Callable[..., None], shared: Any, methods: Seq
     teams = [
         context.Process(
             target=_team,
-            args=(server.address, key, methods, settings(), work, args),
+            # Of classes in a user's own file the other process knows when it has loaded that file.
+            args=(server.address, key, methods, settings(), work, pickle.dumps(args)),
             daemon=True,
         )
         for _ in range(n_teams)
@@ -87,7 +91,7 @@ def run_teams(n_teams: int, work: Callable[..., None], shared: Any, methods: Seq
 def settings() -> dict[str, Any]:
     """Of this process: what `become_team` wants."""
     config = {name: getattr(jax.config, name) for name in _SETTINGS}
-    return {"environment": dict(os.environ), "jax": config}
+    return {"environment": dict(os.environ), "jax": config, "files": loaded_files()}
 
 
 def become_team(values: dict[str, Any]) -> None:
@@ -101,6 +105,8 @@ def become_team(values: dict[str, Any]) -> None:
     jax.config.update("jax_num_cpu_devices", 1)
     for name, value in values["jax"].items():
         jax.config.update(name, value)
+    for path in values["files"]:
+        load_file(Path(path))
     # The process that started it is asked to stop, and tells.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -128,6 +134,7 @@ class _Remote:
 
 def _team(address, key, methods, values, work, args) -> None:
     become_team(values)
+    args = pickle.loads(args)
 
     class Client(BaseManager):
         pass

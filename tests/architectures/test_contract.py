@@ -22,7 +22,7 @@ from lmscale.sweep.experiment import Run
 from lmscale.sweep.plan import make_plan
 from lmscale.sweep.programs import mesh_of, program_of
 from lmscale.training.step import ProgramKey, device_bytes, initial_state, train_arguments
-from tests.architectures import convolution  # noqa: F401 (it registers an architecture)
+from tests.architectures import convolution
 from tests.training.specs import run_spec
 from tests.training.test_step import TOLERANCE, different_specs, train
 
