@@ -157,6 +157,7 @@ class IsoFLOP(Experiment):
         metadata={"help": "more multiples, to test the rule at each budget's middle size"},
     )
     base_lr: float | None = field(default=None, metadata={"help": BASE_LR_HELP})
+    optimizer: str = field(default="adamw", metadata={"help": "adam, adamw, adafactor, muon"})
     compute_dtype: str = "float32"
     convention: str = field(
         default="standard", metadata={"help": "what counts as FLOPs: kaplan, chinchilla, standard"}
@@ -206,6 +207,7 @@ class IsoFLOP(Experiment):
             centre_lr_factors=self.centre_lr_factors,
             convention=self.convention,
             seeds=self.seeds,
+            optimizer=self.optimizer,
             compute_dtype=self.compute_dtype,
         )
 

@@ -16,6 +16,7 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
+from lmscale import optimizers
 from lmscale.architectures import LSTMSpec, ModelSpec, TransformerSpec
 from lmscale.serialize import (
     Spec,
@@ -92,7 +93,8 @@ class EvalSpec(Spec):
 class OptimizerSpec(Spec):
     """Optimizer and its constants. `weight_decay` is decoupled and applies to matrices only."""
 
-    name: Literal["adam", "adamw", "adafactor"] = "adamw"
+    #: Of `lmscale.optimizers`.
+    name: str = "adamw"
     peak_lr: float
     beta1: float = 0.9
     beta2: float = 0.95
@@ -100,21 +102,28 @@ class OptimizerSpec(Spec):
     weight_decay: float = 0.0
     #: Largest global gradient norm; None leaves gradients as they are.
     grad_clip: float | None = 1.0
+    #: Decay of Muon's momentum.
+    momentum: float = 0.95
 
     def _check(self) -> None:
         require(
             self.peak_lr > 0,
             f"OptimizerSpec.peak_lr must be a positive number, not {self.peak_lr!r}",
         )
-        require_fraction(self, "beta1", "beta2")
+        used = optimizers.optimizer(self.name).constants
+        require_fraction(self, "beta1", "beta2", "momentum")
+        require(
+            "momentum" in used or self.momentum == OptimizerSpec.momentum,
+            f"OptimizerSpec.momentum is none of the constants of {self.name}",
+        )
         require(self.eps > 0, f"OptimizerSpec.eps must be positive, not {self.eps!r}")
         require(
             self.weight_decay >= 0,
             f"OptimizerSpec.weight_decay must not be negative, not {self.weight_decay!r}",
         )
         require(
-            self.weight_decay == 0 or self.name != "adam",
-            "OptimizerSpec.weight_decay needs the optimizer adamw (or adafactor), not adam",
+            self.weight_decay == 0 or "weight_decay" in used,
+            f"OptimizerSpec.weight_decay needs an optimizer that has it (adamw), not {self.name}",
         )
         require(
             self.grad_clip is None or self.grad_clip > 0,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmscale import flops, hparams
+from lmscale import flops, hparams, optimizers
 from lmscale.data import Corpus
 from lmscale.spec import (
     DataSpec,
@@ -134,6 +134,7 @@ def make_run(
     rate = lr_factor * learning_rate(
         model, steps * batch_size * model.n_ctx, batch_size * model.n_ctx
     )
+    rate *= optimizers.optimizer(optimizer).lr_factor
     return RunSpec(
         model=model,
         data=data,

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh
 
-from lmscale import flops
+from lmscale import flops, optimizers
 from lmscale.architectures import ModelSpec
 from lmscale.models.attention import splash_takes
 from lmscale.parallel.mesh import AXES, MeshError
@@ -321,9 +321,10 @@ def _sizes(model: ModelSpec, compute_dtype: str, platform: str) -> _Sizes:
 @functools.lru_cache(maxsize=1024)
 def _state(key: ProgramKey, data: int, model: int) -> tuple[float, float]:
     """Bytes of one run's parameters and of the optimizer's moments on each of its devices."""
-    if data * model == 1 and key.optimizer != "adafactor":
+    kept = optimizers.optimizer(key.optimizer)
+    if data * model == 1 and kept.elementwise:
         params = 4 * flops.n_params(key.model, "exact")
-        return params, 2 * params
+        return params, kept.moments * params
     state = _abstract_state(key)
     mesh, rules = AbstractMesh((1, data, model), AXES), key.model.partition_rules()
 

@@ -15,6 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
+from lmscale import optimizers
 from lmscale.data.loader import gather_on_device
 from lmscale.parallel.distributed import place
 from lmscale.parallel.partition import head_params, on_mesh, run_shardings
@@ -22,7 +23,11 @@ from lmscale.spec import ModelSpec, RunSpec
 from lmscale.training import form
 from lmscale.training.compiler import cpu_options, quick_options
 from lmscale.training.loss import losses_in_pieces, mean_loss_in_pieces
-from lmscale.training.optimizer import make_optimizer, optimizer_hyperparameters
+from lmscale.training.optimizer import (
+    make_optimizer,
+    optimizer_hyperparameters,
+    placeholder_hyperparameters,
+)
 from lmscale.training.schedule import learning_rate, schedule_hyperparameters
 
 #: A pytree of one run's {"params", "opt", "step"}; a pack's has a leading run axis everywhere.
@@ -81,7 +86,7 @@ def initial_state(key: ProgramKey, seed: jax.Array) -> State:
 
 def initial_moments(key: ProgramKey, params: Any, *, flat: bool = False) -> Any:
     """The optimizer's state before the first step, which does not depend on its hyperparameters."""
-    hyper = {"grad_clip": 1.0, "beta1": 0.9, "beta2": 0.9, "eps": 1e-8, "weight_decay": 0.0}
+    hyper = placeholder_hyperparameters(key.optimizer)
     return make_optimizer(key.optimizer, type(key.model), jnp.float32(0), hyper, flat=flat).init(
         params
     )
@@ -190,8 +195,9 @@ def build_program(
     # What unrolled layers save is in the backward pass, and a loop compiles twice as quickly.
     training, evaluating = graph_of(unroll), graph_of(False)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    # What is split over devices cannot be one vector, and Adafactor's moments are of matrices.
-    flat = on_cpu and key.optimizer != "adafactor" and mesh.shape["data"] * mesh.shape["model"] == 1
+    # What is split over devices cannot be one vector, nor what an optimizer updates as a matrix.
+    elementwise = optimizers.optimizer(key.optimizer).elementwise
+    flat = on_cpu and elementwise and mesh.shape["data"] * mesh.shape["model"] == 1
 
     def trained(state: State) -> State:
         if not flat:
