@@ -10,6 +10,7 @@ L(N, D) = E + A/N^alpha + B/D^beta (a = 0.46).
 
     lmscale run isoflop                       # cpu: 6 budgets x 5 sizes, minutes on two cores
     lmscale run isoflop --scale gpu           # 5 budgets x 7 sizes, under an hour on one H100
+    lmscale run isoflop --architectures transformer llama lstm
     lmscale plan isoflop --scale paper --device v5p:256
 
 The scale gpu has the recipe of `lmscale.sweep.gpu_recipe`: half and twice the rule's learning rate are
@@ -25,6 +26,7 @@ size to six times it or the largest.
 import math
 from dataclasses import dataclass, field
 
+from lmscale.architectures import architecture
 from lmscale.flops import n_params
 from lmscale.sweep import (
     BASE_LR_HELP,
@@ -32,11 +34,11 @@ from lmscale.sweep import (
     GPU_RECIPE,
     Claim,
     Experiment,
+    ExperimentError,
     chinchilla_shapes,
     default_rule,
     isoflop_grid,
     nearest_sizes,
-    transformer_ladder,
 )
 
 #: What narrows an exponent's interval.
@@ -139,6 +141,10 @@ class IsoFLOP(Experiment):
     init_std: float | None = field(
         default=0.02, metadata={"help": "of the initial weights; none goes with the width"}
     )
+    architectures: tuple[str, ...] = field(
+        default=("transformer",),
+        metadata={"help": "each gets profiles of its own: transformer, llama, lstm, or your own"},
+    )
     n_ctx: int = 128
     batch_size: int | None = field(
         default=4, metadata={"help": "sequences; none grows with the square root of the tokens"}
@@ -151,32 +157,36 @@ class IsoFLOP(Experiment):
         metadata={"help": "more multiples, to test the rule at each budget's middle size"},
     )
     base_lr: float | None = field(default=None, metadata={"help": BASE_LR_HELP})
+    optimizer: str = field(default="adamw", metadata={"help": "adam, adamw, adafactor, muon"})
     compute_dtype: str = "float32"
     convention: str = field(
         default="standard", metadata={"help": "what counts as FLOPs: kaplan, chinchilla, standard"}
     )
 
     def models(self, budget, vocab_size):
-        """The shapes of the ladder around the budget's centre."""
-        if self.sizes:
-            ladder = transformer_ladder(
-                self.sizes,
-                n_ctx=self.n_ctx,
-                vocab_size=vocab_size,
-                n_layer=self.n_layer,
-                init_std=self.init_std,
+        """The shapes of each architecture's ladder around the budget's centre."""
+        shared = {"n_ctx": self.n_ctx, "vocab_size": vocab_size}
+        if not self.sizes and self.architectures != ("transformer",):
+            raise ExperimentError("the paper's shapes are of Transformers: give --sizes too")
+        fields = {"n_layer": self.n_layer, "init_std": self.init_std, **shared}
+        ladders = [
+            architecture(kind).ladder(self.sizes, **fields)
+            if self.sizes
+            else chinchilla_shapes(**shared)
+            for kind in self.architectures
+        ]
+        return [
+            model
+            for ladder in ladders
+            for model in nearest_sizes(
+                ladder,
+                budget,
+                self.sizes_per_budget,
+                tokens_per_param=self.tokens_per_param,
+                convention=self.convention,
+                spread=self.spread,
             )
-        else:
-            ladder = chinchilla_shapes(n_ctx=self.n_ctx, vocab_size=vocab_size)
-
-        return nearest_sizes(
-            ladder,
-            budget,
-            self.sizes_per_budget,
-            tokens_per_param=self.tokens_per_param,
-            convention=self.convention,
-            spread=self.spread,
-        )
+        ]
 
     def learning_rate(self, model, n_tokens, batch_tokens):
         if not self.sizes:
@@ -197,6 +207,7 @@ class IsoFLOP(Experiment):
             centre_lr_factors=self.centre_lr_factors,
             convention=self.convention,
             seeds=self.seeds,
+            optimizer=self.optimizer,
             compute_dtype=self.compute_dtype,
         )
 

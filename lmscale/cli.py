@@ -36,6 +36,9 @@ a first study, on a laptop:
 on your own text:
   lmscale data build mytext --input ~/text --vocab-size 8192
   lmscale run isoflop --data mytext --out results/mytext
+an architecture of your own, in a file with an experiment (every command takes --load):
+  lmscale run mine.py --out results/mine
+  lmscale report results/mine --load mine.py
 """
 
 _PLAN_EPILOG = """\
@@ -89,7 +92,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv, files = _files_to_load(list(sys.argv[1:] if argv is None else argv))
     # Before the imports, which take seconds: a worker may be stopped when it has only begun.
     stop = None
     if argv[:1] in (["run"], ["verify"]):
@@ -99,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             expect_processes()
     try:
+        for path in files:
+            _load(path)
         args = _parse(argv)
         args.stop = stop
         return args.handler(args) or 0
@@ -111,6 +116,30 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _say(f"lmscale {argv[0]}: {line}")
         return code
+
+
+def _files_to_load(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments without every `--load FILE`, and these files.
+
+    They come before everything else, because a store can be read only when its architectures are known.
+    """
+    rest, files, words = [], [], iter(argv)
+    for word in words:
+        if word == "--load":
+            files.append(next(words, ""))
+        elif word.startswith("--load="):
+            files.append(word.removeprefix("--load="))
+        else:
+            rest.append(word)
+    return rest, files
+
+
+def _load(path: str) -> None:
+    if not path.endswith(".py") or not Path(path).is_file():
+        raise _CommandError(f"--load wants a Python file, and {path or 'nothing'} is none")
+    from lmscale.sweep.experiment import load_file
+
+    load_file(Path(path))
 
 
 def entry_point() -> None:

@@ -21,10 +21,8 @@ and attention scores are counted in full, masked or not, because a dense kernel 
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-
-from lmscale.spec import LSTMSpec, ModelSpec, RunSpec, TransformerSpec
+from lmscale.architectures import ModelSpec, Operation
+from lmscale.spec import RunSpec
 
 __all__ = [
     "CONVENTIONS",
@@ -42,52 +40,6 @@ __all__ = [
 CONVENTIONS = ("kaplan", "chinchilla", "standard", "exact")
 
 
-@dataclass(frozen=True)
-class Operation:
-    """What one kind of operation stores and costs, over all layers of a model.
-
-    Attributes:
-      params: stored scalars, shared ones once.
-      forward_flops: FLOPs per token of the forward pass.
-      backward_flops: FLOPs per token of the gradients of inputs and parameters. Twice the forward
-        pass for a matmul; elementwise work has no such rule.
-    """
-
-    params: int
-    forward_flops: float
-    backward_flops: float
-
-
-#: Operations whose parameters are Kaplan's N, by kind of model. Kaplan's Transformer counts leave
-#: the biases out (Table 1); the LSTM counts of Fig. 7 can be met only with them.
-_NON_EMBEDDING = {
-    "transformer": ("qkv", "attention_out", "feed_forward"),
-    "lstm": ("lstm_input", "lstm_recurrent", "projection", "bias"),
-}
-
-#: Matmuls of the two models apart from the vocabulary's.
-_MATMULS = (
-    "qkv",
-    "attention_scores",
-    "attention_out",
-    "feed_forward",
-    "lstm_input",
-    "lstm_recurrent",
-    "projection",
-)
-
-# Elementwise arithmetic as (forward, backward) FLOPs per element, read off the formulas in
-# lmscale.models. exp, tanh, log and rsqrt count nothing: they have no agreed price, and XLA's own
-# count keeps them apart as well.
-_ADD = (1, 1)
-_SCALE = (1, 1)
-_LAYER_NORM = (6, 12)
-_SOFTMAX = (5, 4)
-_ACTIVATION = {"gelu": (7, 14), "relu": (1, 2)}
-_LSTM_GATES = (20, 20)
-_CROSS_ENTROPY = (3, 4)
-
-
 def operations(model: ModelSpec) -> dict[str, Operation]:
     """The raw counts of `model`, from which every convention follows.
 
@@ -103,9 +55,7 @@ def operations(model: ModelSpec) -> dict[str, Operation]:
       attention_out, feed_forward, activation and residual; an LSTM adds lstm_input, lstm_recurrent,
       lstm_gates and projection.
     """
-    if isinstance(model, TransformerSpec):
-        return _transformer_operations(model)
-    return _lstm_operations(model)
+    return model.operations()
 
 
 def n_params(model: ModelSpec, convention: str) -> int:
@@ -123,11 +73,11 @@ def n_params(model: ModelSpec, convention: str) -> int:
     counts = operations(model)
     if convention == "exact":
         return sum(operation.params for operation in counts.values())
-    N = sum(counts[name].params for name in _NON_EMBEDDING[model.kind])
+    N = model.n_non_embedding()
     if convention == "chinchilla":
         return N + counts["embedding"].params + counts["head"].params
     if convention == "standard":
-        return N + _head_matrix(model)
+        return N + model.head_width * model.vocab_size
     return N
 
 
@@ -148,9 +98,10 @@ def training_flops_per_token(model: ModelSpec, convention: str) -> float:
         return float(sum(count.forward_flops + count.backward_flops for count in counts))
     if convention == "chinchilla":
         return chinchilla_flops_per_token(model)
-    N_applied = n_params(model, "kaplan") * _reuse(model)
+    # A recurrent model applies its layers more than once.
+    N_applied = n_params(model, "kaplan") * (model.depth // model.n_layer)
     if convention == "standard":
-        return 6.0 * (N_applied + _head_matrix(model))
+        return 6.0 * (N_applied + model.head_width * model.vocab_size)
     return 6.0 * N_applied
 
 
@@ -182,9 +133,7 @@ def chinchilla_flops_per_token(model: ModelSpec, *, vocabulary: bool = True) -> 
         without them, though the list has them and N (`chinchilla_table_a9_params`) keeps its V d.
     """
     counts = operations(model)
-    forward = sum(counts[name].forward_flops for name in _MATMULS if name in counts)
-    if isinstance(model, TransformerSpec):
-        forward += 3 * model.depth * model.n_head * model.n_ctx
+    forward = sum(counts[name].forward_flops for name in model.MATMULS) + model.softmax_flops()
     if vocabulary:
         forward += 2 * counts["embedding"].params + counts["head"].forward_flops
     return 3.0 * forward
@@ -200,90 +149,6 @@ def chinchilla_table_a9_params(
     positions in Transformer-XL's attention.
     """
     return vocab_size * d_model + n_layer * d_model * (5 * d_attn + 2 * d_ff)
-
-
-def _transformer_operations(model: TransformerSpec) -> dict[str, Operation]:
-    d, a, f = model.d_model, model.d_attn, model.d_ff
-    n, c, depth = model.n_layer, model.n_ctx, model.depth
-    # A pre-norm stack ends in a norm of its own; a post-norm one has normalised already.
-    n_final = 1 if model.norm == "pre" else 0
-    # In a block: two norms, queries with keys and values, and the three projections back.
-    block_biases, final_biases = (2 * d + 3 * a + d + f + d, n_final * d) if model.bias else (0, 0)
-    # The signal is added before each pass of the stack, or before each application of a layer.
-    n_signals = {"stack": model.reuse, "layer": depth}[model.reuse_order]
-    if model.step_signal == "none":
-        n_signals = 0
-    return {
-        # Forward, the lookup is a copy; backward, a token's gradient is added to its row.
-        "embedding": Operation(model.vocab_size * d, 0.0, float(d)),
-        # The signal has no parameters, so only the learned positions add up gradients.
-        "position": Operation(c * d, float((1 + n_signals) * d), float(d)),
-        "norm": _elementwise(
-            (_LAYER_NORM, (2 * depth + n_final) * d), params=(2 * n + n_final) * d
-        ),
-        "qkv": _matmul(n * d * 3 * a, uses=model.reuse),
-        # QK^T and the weighted sum of the values.
-        "attention_scores": Operation(0, 4.0 * depth * c * a, 8.0 * depth * c * a),
-        "softmax": _elementwise((_SOFTMAX, depth * model.n_head * c), (_SCALE, depth * a)),
-        "attention_out": _matmul(n * a * d, uses=model.reuse),
-        "feed_forward": _matmul(n * 2 * d * f, uses=model.reuse),
-        "activation": _elementwise((_ACTIVATION[model.activation], depth * f)),
-        "residual": _elementwise((_ADD, 2 * depth * d)),
-        "bias": _elementwise(
-            (_ADD, depth * block_biases + final_biases), params=n * block_biases + final_biases
-        ),
-        "head": _head(model),
-        "loss": _elementwise((_CROSS_ENTROPY, model.vocab_size)),
-    }
-
-
-def _lstm_operations(model: LSTMSpec) -> dict[str, Operation]:
-    e, h, n = model.d_embed, model.d_hidden, model.n_layer
-    projected = e if model.projection else 0
-    return {
-        # Scaled by sqrt(d_embed) after the lookup; backward, also added to the token's row.
-        "embedding": Operation(model.vocab_size * e, float(e), 2.0 * e),
-        # The input projection of all time steps is one matmul, the recurrent one a step at a time.
-        "lstm_input": _matmul(4 * h * (e + (n - 1) * h)),
-        "lstm_recurrent": _matmul(n * 4 * h * h),
-        "lstm_gates": _elementwise((_LSTM_GATES, n * h)),
-        "projection": _matmul(h * projected),
-        # Two vectors a layer are stored, but their sum is what is added.
-        "bias": _elementwise((_ADD, n * 4 * h + projected), params=n * 8 * h + projected),
-        "head": _head(model),
-        "loss": _elementwise((_CROSS_ENTROPY, model.vocab_size)),
-    }
-
-
-def _matmul(params: int, uses: int = 1) -> Operation:
-    """A token through `params` weights, `uses` times; each of the two gradients costs as much."""
-    forward = 2.0 * params * uses
-    return Operation(params, forward, 2.0 * forward)
-
-
-def _elementwise(*work: tuple[tuple[int, int], int], params: int = 0) -> Operation:
-    """`work` lists pairs of (FLOPs per element forward and backward) and elements per token."""
-    forward = sum(cost[0] * elements for cost, elements in work)
-    backward = sum(cost[1] * elements for cost, elements in work)
-    return Operation(params, float(forward), float(backward))
-
-
-def _head(model: ModelSpec) -> Operation:
-    matmul = _matmul(_head_matrix(model))
-    return dataclasses.replace(matmul, params=0) if model.tied_head else matmul
-
-
-def _head_matrix(model: ModelSpec) -> int:
-    """Elements d V of the output matrix, stored as the head's own or shared with the embedding."""
-    if isinstance(model, TransformerSpec):
-        width = model.d_model
-    else:
-        width = model.d_embed if model.projection else model.d_hidden
-    return width * model.vocab_size
-
-
-def _reuse(model: ModelSpec) -> int:
-    return model.reuse if isinstance(model, TransformerSpec) else 1
 
 
 def _require_convention(convention: str) -> None:

@@ -18,7 +18,7 @@ from etils import epath
 
 from lmscale import flops
 from lmscale.files import DamagedError, digest, parse_json, read_bytes, read_json
-from lmscale.spec import ModelSpec, SpecError, TransformerSpec
+from lmscale.spec import ModelSpec, SpecError
 
 __all__ = [
     "KAPLAN_BATCH",
@@ -174,10 +174,10 @@ class PublishedRule:
     learning_rate: Callable[[dict[str, float]], float]
     batch_tokens: Callable[[dict[str, float]], float]
 
-    def case(self, model: TransformerSpec, n_tokens: float) -> dict[str, float]:
+    def case(self, model: ModelSpec, n_tokens: float) -> dict[str, float]:
         """What the rule reads of a model and its training tokens."""
         size = flops.n_params(model, self.convention)
-        per_token = deepseek_flops_per_token(model.n_layer, model.d_model, model.n_ctx)
+        per_token = deepseek_flops_per_token(model.n_layer, model.width, model.n_ctx)
         return {
             "params": float(size),
             "tokens": float(n_tokens),
@@ -185,7 +185,7 @@ class PublishedRule:
             "flops": per_token * n_tokens,
         }
 
-    def covers(self, model: TransformerSpec, n_tokens: float) -> bool:
+    def covers(self, model: ModelSpec, n_tokens: float) -> bool:
         """Whether the case lies within every stated range."""
         case = self.case(model, n_tokens)
         return all(low <= case[name] <= high for name, (low, high) in self.ranges.items())
@@ -218,7 +218,7 @@ PUBLISHED_RULES = (
 )
 
 
-def covering_rule(model: TransformerSpec, n_tokens: float) -> PublishedRule | None:
+def covering_rule(model: ModelSpec, n_tokens: float) -> PublishedRule | None:
     """The published rule whose fitted range holds this model and its training tokens, if any."""
     return next((rule for rule in PUBLISHED_RULES if rule.covers(model, n_tokens)), None)
 

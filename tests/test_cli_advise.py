@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from lmscale.architectures import transformer_ladder
 from lmscale.cli import main
 from lmscale.laws.parametric import chinchilla_loss, optimal_allocation
 from lmscale.sweep.grids import isoflop_grid
-from lmscale.sweep.shapes import transformer_ladder
 from lmscale.verify_command import _warnings
 from tests.report.planted_store import DATA, EVALS, plant
 from tests.sweep.test_recipe import BUDGETS, LAW, SHARED, grid, rate

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from lmscale.architectures import LlamaSpec
 from lmscale.flops import (
     CONVENTIONS,
     Operation,
@@ -20,7 +21,6 @@ from lmscale.flops import (
     training_flops,
     training_flops_per_token,
 )
-from lmscale.models import build_model
 from lmscale.spec import (
     DataSpec,
     LSTMSpec,
@@ -145,6 +145,11 @@ def lstm(**changes):
     return LSTMSpec(**{**fields, **changes})
 
 
+def llama(**changes):
+    fields = {"n_layer": 2, "d_model": 64, "n_head": 4, "n_ctx": 64, "vocab_size": 256}
+    return LlamaSpec(**{**fields, **changes})
+
+
 # One of each switch that changes what a model stores or computes.
 MODELS = {
     "standard": transformer(),
@@ -163,6 +168,9 @@ MODELS = {
     "lstm, untied head": lstm(tied_head=False),
     "no projection": lstm(projection=False, tied_head=False),
     "no projection, tied": lstm(projection=False, d_hidden=64),
+    "llama": llama(),
+    "grouped queries": llama(n_kv_head=1, tied_head=True, n_layer=3),
+    "qk-norm": llama(qk_norm=True, d_head=8),
 }
 
 each_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
@@ -329,16 +337,14 @@ def test_raw_counts_are_plain_numbers(model):
 
 @each_model
 def test_exact_parameters_are_those_of_the_model(model):
-    built = nnx.eval_shape(lambda: build_model(model, nnx.Rngs(0)))
+    built = nnx.eval_shape(lambda: model.module(nnx.Rngs(0)))
     stored = sum(math.prod(x.shape) for x in jax.tree.leaves(nnx.state(built, nnx.Param)))
     assert n_params(model, "exact") == stored
 
 
 def lower_gradient(model, batch, n_time):
     """The gradient of the training loss at unrolled layers, lowered by XLA for CPU."""
-    graphdef, params = nnx.split(
-        nnx.eval_shape(lambda: build_model(model, nnx.Rngs(0), unroll=True))
-    )
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: model.module(nnx.Rngs(0), unroll=True)))
     tokens = jax.ShapeDtypeStruct((batch, n_time), jnp.int32)
 
     def loss(params, inputs, targets):
@@ -367,7 +373,7 @@ def xla_flops_per_token(model, *, compiled):
         analysis = (lowered.compile() if compiled else lowered).cost_analysis()
         return analysis["flops"] / batch
 
-    if isinstance(model, TransformerSpec):
+    if not isinstance(model, LSTMSpec):
         return count(model.n_ctx) / model.n_ctx
     short, long = model.n_ctx // 2, model.n_ctx
     outside = (count(long) - count(short)) / (long - short)
@@ -389,8 +395,9 @@ def test_exact_flops_agree_with_xla_before_compilation(model):
         transformer(d_model=32, n_ctx=128, n_head=2, vocab_size=512),
         transformer(d_model=48, d_attn=32, d_ff=96, reuse=2, activation="relu", tied_head=False),
         lstm(),
+        llama(n_kv_head=2),
     ],
-    ids=["transformer", "long context", "recurrent", "lstm"],
+    ids=["transformer", "long context", "recurrent", "lstm", "llama"],
 )
 def test_exact_flops_agree_with_the_compiled_gradient(model):
     """Within 2%; fusion computes some elementwise work twice, so the compiled count is above.

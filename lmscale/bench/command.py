@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from lmscale.architectures import ModelSpec, architecture
 from lmscale.bench.paths import Row, bench_spec, measure
 from lmscale.bench.sweep import TORCH_FORMS, SweepResult, measure_sweep
 from lmscale.bench.sweep_runs import SCALES
 from lmscale.data import open_corpus
 from lmscale.progress import progress
-from lmscale.spec import LSTMSpec, ModelSpec, TransformerSpec
 from lmscale.sweep.devices import Devices, local_devices
 
 #: (shapes, batch, context, vocabulary, dtype) where the user does not say.
@@ -127,12 +127,7 @@ def sweep(args: argparse.Namespace) -> Printed:
 
 
 def _model(family: str, shape: tuple[int, int], n_ctx: int, vocab_size: int) -> ModelSpec:
-    n_layer, width = shape
-    if family == "transformer":
-        return TransformerSpec(n_layer=n_layer, d_model=width, n_ctx=n_ctx, vocab_size=vocab_size)
-    return LSTMSpec(
-        n_layer=n_layer, d_hidden=width, d_embed=width, n_ctx=n_ctx, vocab_size=vocab_size
-    )
+    return architecture(family).of_shape(*shape, n_ctx=n_ctx, vocab_size=vocab_size)
 
 
 @contextmanager

@@ -124,7 +124,7 @@ def measure(
       packs: numbers of runs side by side; "plan" is what the planner takes for 16 equal runs.
       paths: of `PATHS`.
       against: forms of torch to time beside ours: "torch", "torch.compile".
-      attention: see `lmscale.models.build_model`; by platform when None.
+      attention: see `lmscale.architectures.ModelSpec.module`; by platform when None.
       tick: told what goes on.
     """
     tick("matmul peak")

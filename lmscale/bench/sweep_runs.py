@@ -1,8 +1,8 @@
 """The sweeps that are timed end to end: `lmscale run lmscale/bench/sweep_runs.py`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from lmscale.spec import LSTMSpec, TransformerSpec
+from lmscale.architectures import architecture
 from lmscale.sweep import Experiment, Run, make_run, product, width_rule
 
 #: (n_layer, width) of each architecture: 14 thousand to 300 thousand non-embedding parameters.
@@ -10,6 +10,8 @@ SHAPES = {
     "transformer": ((2, 24), (2, 48), (3, 64), (4, 80)),
     "lstm": ((1, 64), (2, 112)),
 }
+#: Fields in which they differ from the plain models.
+INIT = {"transformer": {"init_std": 0.08}, "lstm": {}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +27,7 @@ class SpeedSweep(Experiment):
     def runs(self, corpus):
         shared = {"n_ctx": self.n_ctx, "vocab_size": corpus.vocab_size}
         models = [
-            TransformerSpec(n_layer=n_layer, d_model=width, init_std=0.08, **shared)
-            if self.model == "transformer"
-            else LSTMSpec(n_layer=n_layer, d_hidden=width, d_embed=width, **shared)
+            replace(architecture(self.model).of_shape(n_layer, width, **shared), **INIT[self.model])
             for n_layer, width in SHAPES[self.model]
         ]
         return [

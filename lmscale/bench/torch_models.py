@@ -86,9 +86,19 @@ class LSTM(nn.Module):
         return F.linear(self.projection(self.lstm(x)[0]), self.embedding.weight)
 
 
+#: The references by architecture.
+MODELS = {"transformer": Transformer, "lstm": LSTM}
+
+
 def torch_model(spec: ModelSpec) -> nn.Module:
-    """The reference for a spec."""
-    return LSTM(spec) if isinstance(spec, LSTMSpec) else Transformer(spec)
+    """The reference for a spec.
+
+    Raises:
+      ValueError: when torch has none for its architecture.
+    """
+    if spec.kind not in MODELS:
+        raise ValueError(f"there is a torch reference of {', '.join(MODELS)}, not of {spec.kind}")
+    return MODELS[spec.kind](spec)
 
 
 class Trainer:

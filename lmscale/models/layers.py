@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -182,3 +183,47 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 def fold(key: jax.Array | None, index) -> jax.Array | None:
     """A key of its own for place `index`, or None where there is no dropout."""
     return None if key is None else jax.random.fold_in(key, index)
+
+
+def stack_layers(
+    n_layer: int, rngs: nnx.Rngs, make: Callable[[nnx.Rngs], nnx.Module]
+) -> nnx.Module:
+    """`n_layer` layers in one module, whose parameters have a leading layer dimension."""
+
+    @nnx.split_rngs(splits=n_layer)
+    @nnx.vmap(in_axes=(0,), out_axes=0)
+    def stack(rngs: nnx.Rngs) -> nnx.Module:
+        return make(rngs)
+
+    return stack(rngs)
+
+
+def apply_layers(
+    stack: nnx.Module,
+    x: jax.Array,
+    dropout_key: jax.Array | None,
+    *,
+    n_layer: int,
+    unroll: bool,
+    remat: bool,
+) -> jax.Array:
+    """x through all layers of `stack_layers`, one after the other: layer(x, its dropout key) -> x.
+
+    Args:
+      unroll: see `lmscale.architectures.ModelSpec.module`.
+      remat: likewise.
+    """
+    graphdef, state = nnx.split(stack)
+
+    def apply(x, layer_state, layer):
+        return nnx.merge(graphdef, layer_state)(x, fold(dropout_key, layer))
+
+    if remat:
+        # In a scan the loop already keeps the compiler from merging both passes.
+        apply = jax.checkpoint(apply, prevent_cse=unroll)
+
+    def body(x, xs):
+        return apply(x, *xs), None
+
+    layers = (state, jnp.arange(n_layer))
+    return jax.lax.scan(body, x, layers, unroll=n_layer if unroll else 1)[0]

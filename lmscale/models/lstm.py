@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lmscale.architectures import LSTMSpec
 from lmscale.models.layers import Embedding, Linear, contract, dropout, fold
 from lmscale.parallel.partition import gathered, keep_batch, splits_layers
-from lmscale.spec import LSTMSpec
 
 #: Gates in the order of cuDNN and torch.
 GATES = ("input", "forget", "cell", "output")
@@ -56,7 +56,7 @@ class LSTMLayer(nnx.Module):
 
 
 class LSTM(nnx.Module):
-    """See `lmscale.spec.LSTMSpec`. The first layer reads the embedding; the others are stacked."""
+    """See `lmscale.architectures.LSTMSpec`. The first layer reads the embedding; the others are stacked."""
 
     def __init__(
         self, spec: LSTMSpec, rngs: nnx.Rngs, *, dtype: str = "float32", unroll: bool = False

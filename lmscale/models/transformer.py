@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lmscale.architectures import TransformerSpec
 from lmscale.models.attention import causal_attention
 from lmscale.models.layers import Embedding, LayerNorm, Linear, dropout, fold, gelu
 from lmscale.parallel.partition import keep_batch
-from lmscale.spec import TransformerSpec
 
 
 @jax.custom_vjp
@@ -107,7 +107,7 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """See `lmscale.spec.TransformerSpec` for the switches."""
+    """See `lmscale.architectures.TransformerSpec` for the switches."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Partition rules: one table from parameter paths to the mesh axes their dimensions lie on.
+"""Where arrays lie on the mesh, by the architecture's rules for its parameter paths.
 
 FSDP splits a dimension of every large matrix over `data`, tensor parallelism another over `model`
 (Megatron's pattern: columns first, rows after). A dimension that the axis does not divide stays
@@ -22,26 +22,9 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-#: (pattern searched at the end of the path, mesh axis of each dimension). First match wins; what
-#: matches nothing is replicated. Stacked layers have their layer dimension first.
-RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"embed/embedding$", ("model", "data")),
-    (r"(^|/)position$", (None, "data")),
-    (r"head/kernel$", ("data", "model")),
-    # Transformer blocks: [layer, d_model, 3, n_head, d_head] and [layer, n_head, d_head, d_model].
-    (r"qkv/kernel$", (None, "data", None, "model", None)),
-    (r"qkv/bias$", (None, None, "model", None)),
-    (r"attention/out/kernel$", (None, "model", None, "data")),
-    (r"up/kernel$", (None, "data", "model")),
-    (r"up/bias$", (None, "model")),
-    (r"down/kernel$", (None, "model", "data")),
-    # LSTM: [d_in, 4, d_hidden]; the layers after the first are stacked.
-    (r"first/(input|recurrent)_kernel$", ("data", None, "model")),
-    (r"first/(input|recurrent)_bias$", (None, "model")),
-    (r"rest/(input|recurrent)_kernel$", (None, "data", None, "model")),
-    (r"rest/(input|recurrent)_bias$", (None, None, "model")),
-    (r"projection/kernel$", ("model", "data")),
-)
+#: (pattern searched at the end of the path, mesh axis of each dimension), see
+#: `lmscale.architectures.base.Array`. The first match wins; what matches nothing is replicated.
+Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -51,18 +34,20 @@ def path_name(path: tuple[Any, ...]) -> str:
     )
 
 
-#: The mesh of the program that is being traced.
+#: The mesh of the program that is being traced, and the rules of its architecture.
 _mesh: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
+_rules: contextvars.ContextVar[Rules] = contextvars.ContextVar("rules", default=())
 
 
 @contextlib.contextmanager
-def on_mesh(mesh: Mesh) -> Iterator[None]:
-    """While a model is traced: what `keep_batch` and `gathered` are to place arrays on."""
-    token = _mesh.set(mesh)
+def on_mesh(mesh: Mesh, rules: Rules = ()) -> Iterator[None]:
+    """While a model is traced: what `keep_batch` and `gathered` are to place arrays on, and how."""
+    tokens = _mesh.set(mesh), _rules.set(rules)
     try:
         yield
     finally:
-        _mesh.reset(token)
+        _mesh.reset(tokens[0])
+        _rules.reset(tokens[1])
 
 
 def splits_layers() -> bool:
@@ -103,7 +88,9 @@ def on_each_device(function: Callable, axes: tuple[str | None, ...]) -> Callable
 
 def gathered(name: str, x: jax.Array) -> jax.Array:
     """One parameter, split over `model` as the rules say but whole over `data`."""
-    axes = next(axes for pattern, axes in RULES if re.search(pattern, name) and len(axes) == x.ndim)
+    axes = _axes_of(name, x.ndim, _rules.get())
+    if axes is None:
+        return x
     return _constrained(x, tuple(None if axis == "data" else axis for axis in axes))
 
 
@@ -141,12 +128,20 @@ def _fitting(
     )
 
 
-def run_spec(name: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
+def run_spec(
+    name: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, rules: Rules
+) -> PartitionSpec:
     """Where one run's array of this path and shape lies: no run axis."""
-    for pattern, axes in RULES:
-        if re.search(pattern, name) and len(axes) == len(shape):
-            return _with_data(axes, shape, mesh)
-    return PartitionSpec()
+    axes = _axes_of(name, len(shape), rules)
+    return PartitionSpec() if axes is None else _with_data(axes, shape, mesh)
+
+
+def _axes_of(name: str, n_axes: int, rules: Rules) -> tuple[str | None, ...] | None:
+    """What the rules say of an array of this path and number of dimensions."""
+    for pattern, axes in rules:
+        if len(axes) == n_axes and re.search(pattern, name):
+            return axes
+    return None
 
 
 def _with_data(
@@ -166,17 +161,18 @@ def _with_data(
     return PartitionSpec(*placed)
 
 
-def run_shardings(tree: Any, mesh: Mesh, *, packed: bool) -> Any:
+def run_shardings(tree: Any, mesh: Mesh, rules: Rules, *, packed: bool) -> Any:
     """Shardings for every array of one run's state, or of a pack's with its leading run axis.
 
     Args:
       tree: pytree of one run's arrays (or their shapes), without a run axis.
       mesh: with axes run, data, model.
+      rules: of the architecture.
       packed: prepend the run axis.
     """
 
     def sharding(path, leaf):
-        spec = run_spec(path_name(path), leaf.shape, mesh)
+        spec = run_spec(path_name(path), leaf.shape, mesh, rules)
         return NamedSharding(mesh, PartitionSpec("run", *spec) if packed else spec)
 
     return jax.tree_util.tree_map_with_path(sharding, tree)

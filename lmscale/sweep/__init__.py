@@ -1,5 +1,13 @@
 """Grids of runs, the plan, its execution and the store of results."""
 
+from lmscale.architectures import (
+    LSTM_INIT,
+    chinchilla_shapes,
+    init_by_width,
+    lstm_shape,
+    transformer_ladder,
+    transformer_shape,
+)
 from lmscale.sweep.claims import Claim
 from lmscale.sweep.experiment import Experiment, ExperimentError, Run, load_scales
 from lmscale.sweep.gpu_recipe import CENTRE, GPU_BATCH_TOKENS, GPU_RECIPE, batch_for
@@ -13,17 +21,7 @@ from lmscale.sweep.grids import (
     product,
     width_rule,
 )
-from lmscale.sweep.shapes import (
-    LSTM_INIT,
-    chinchilla_shapes,
-    family_label,
-    init_by_width,
-    lstm_shape,
-    nearest_sizes,
-    off_centre,
-    transformer_ladder,
-    transformer_shape,
-)
+from lmscale.sweep.shapes import family_label, nearest_sizes, off_centre
 from lmscale.sweep.store import Store, StoreError
 
 __all__ = [

@@ -30,6 +30,7 @@ from lmscale.cache import cached, keep, usable_cache
 from lmscale.parallel.topology import COMPILERS, ENVIRONMENT, compiler, topology_name
 from lmscale.spec import RunSpec
 from lmscale.sweep.devices import Devices
+from lmscale.sweep.experiment import load_file, loaded_files
 from lmscale.sweep.plan import Pack, Plan, default_attention, executed_flops, leaner
 
 #: How hard the TPU compiler tries: seconds instead of minutes, or as it will for the training itself.
@@ -246,7 +247,7 @@ def compile_pack(
     spec = pack.runs[0].spec.to_dict()
     done = subprocess.run(
         [sys.executable, "-m", "lmscale.sweep.aot"],
-        input=json.dumps({**request, "spec": spec}),
+        input=json.dumps({**request, "spec": spec, "files": loaded_files()}),
         env={**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
@@ -300,9 +301,10 @@ def cache_key(request: Mapping[str, Any]) -> str:
 def _sources() -> str:
     """A hash of the code that makes the programs and reads them."""
     root = Path(__file__).parents[1]
-    files = [root / "spec.py", Path(__file__)]
-    for folder in ("models", "parallel", "training"):
+    files = [root / "spec.py", root / "serialize.py", Path(__file__)]
+    for folder in ("architectures", "models", "parallel", "training"):
         files += sorted((root / folder).glob("*.py"))
+    files += map(Path, loaded_files())
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.read_bytes())
@@ -321,6 +323,8 @@ def _compile(request: dict[str, Any]) -> Compiled:
     from lmscale.training.feed import fits_on_device
     from lmscale.training.step import ProgramKey, build_program, device_bytes, train_arguments
 
+    for path in request["files"]:
+        load_file(Path(path))
     spec = RunSpec.from_dict(request["spec"])
     devices = Devices(**request["device"])
     mesh = tuple(request["mesh"])

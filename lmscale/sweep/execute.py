@@ -63,7 +63,7 @@ def execute(
       open_corpus: by name; a function of a module where there are teams.
       bar: is told of every FLOP of the plan (`Plan.flops` in all).
       choices: of the numbers of slots; as planned when None.
-      attention: see `lmscale.models.build_model`; by platform when None.
+      attention: see `lmscale.architectures.ModelSpec.module`; by platform when None.
       checkpoint_seconds: at most this much work is lost to a kill.
       stop: asked before every dispatch.
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import pkgutil
+import sys
 import types
 import typing
 from dataclasses import dataclass
@@ -103,10 +105,7 @@ def load_scales(name: str) -> tuple[str, str, dict[str, Experiment]]:
     if path.suffix == ".py":
         if not path.is_file():
             raise ExperimentError(f"there is no experiment file {name}")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        short = path.stem
+        module, short = load_file(path), path.stem
     else:
         names = experiment_names()
         if name not in names:
@@ -119,6 +118,35 @@ def load_scales(name: str) -> tuple[str, str, dict[str, Experiment]]:
     if not isinstance(scales, dict) or not scales:
         raise ExperimentError(f"{name} declares no SCALES: a dictionary of scale to experiment")
     return short, module.__doc__ or "", scales
+
+
+#: Where the files of users' own experiments lie, by the module that each was loaded as.
+_FILES: dict[str, str] = {}
+
+
+def load_file(path: Path) -> types.ModuleType:
+    """The module in a file of a user's own; its architectures are registered.
+
+    It is known to Python by a name of its own, so that what it defines can be sent to other
+    processes; see `loaded_files`.
+    """
+    path = path.resolve()
+    name = f"lmscale_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    _FILES[name] = str(path)
+    return module
+
+
+def loaded_files() -> list[str]:
+    """The files of users' own that another process must load (`load_file`) to read our values."""
+    return list(_FILES.values())
 
 
 def field_types(experiment: Experiment) -> dict[str, tuple[type, bool]]:

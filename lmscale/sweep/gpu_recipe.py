@@ -8,7 +8,7 @@ with less than a hundred updates. So at this scale
   `reconcile` try half and twice of it at one size of each budget;
 - the batch grows as the square root of the training tokens (`batch_for`), and a run has at least
   MIN_STEPS updates;
-- initial weights follow the width (`lmscale.sweep.shapes.init_by_width`);
+- initial weights follow the width (`lmscale.architectures.init_by_width`);
 - grids with budgets take sizes that train for TOKENS_PER_PARAM tokens a parameter;
 - the vocabulary is small, so that the head does not outweigh the smallest models, and the text is so much
   that no run passes over it more than `lmscale.sweep.epochs.MOST_EPOCHS` times.

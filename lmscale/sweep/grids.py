@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmscale import flops, hparams
+from lmscale import flops, hparams, optimizers
 from lmscale.data import Corpus
 from lmscale.spec import (
     DataSpec,
     EvalSpec,
-    LSTMSpec,
     ModelSpec,
     OptimizerSpec,
     RunSpec,
@@ -43,8 +42,6 @@ BASE_LR_HELP = (
     "peak learning rate at width 32, from which other widths follow; none: a rule by scale"
 )
 
-#: Width up to which an LSTM's best learning rate is the same; see `width_rule`.
-LSTM_FLAT = 256
 
 #: A learning-rate rule: (model, training tokens, tokens a batch) -> peak learning rate.
 LearningRateRule = Callable[[ModelSpec, int, int], float]
@@ -137,6 +134,7 @@ def make_run(
     rate = lr_factor * learning_rate(
         model, steps * batch_size * model.n_ctx, batch_size * model.n_ctx
     )
+    rate *= optimizers.optimizer(optimizer).lr_factor
     return RunSpec(
         model=model,
         data=data,
@@ -167,11 +165,12 @@ def product(**choices: Iterable[Any]) -> Iterator[dict[str, Any]]:
         yield dict(zip(names, values, strict=True))
 
 
-def width_rule(base: float = 0.006, lstm: float = 0.0095) -> LearningRateRule:
+def width_rule(base: float | None = None) -> LearningRateRule:
     """Peak rates for runs of a few thousand small updates on a CPU, one rule an architecture.
 
-    Transformer: base * sqrt(32 / d_model). LSTM: `lstm` up to a d_hidden of 256, as far as its best
-    rate was seen not to depend on the width; beyond, `lstm` * sqrt(256 / d_hidden), which is assumed.
+    Each architecture has its own (`ModelSpec.short_run_lr`). Transformer: base * sqrt(32 / d_model),
+    with a base of 0.006. LSTM: 0.0095 up to a d_hidden of 256, as far as its best rate was seen not to
+    depend on the width; beyond, 0.0095 * sqrt(256 / d_hidden), which is assumed.
 
     Measured on Python text (vocabulary 512) with AdamW, a cosine to a tenth, contexts of 256, on the
     whole validation split, one seed; the best rate is the minimum of a parabola through three rates
@@ -191,9 +190,7 @@ def width_rule(base: float = 0.006, lstm: float = 0.0095) -> LearningRateRule:
     """
 
     def rule(model: ModelSpec, n_tokens: int, batch_tokens: int) -> float:
-        if isinstance(model, LSTMSpec):
-            return lstm * math.sqrt(min(1.0, LSTM_FLAT / model.d_hidden))
-        return base * math.sqrt(32 / model.d_model)
+        return model.short_run_lr(base)
 
     return rule
 

@@ -15,11 +15,12 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh
 
-from lmscale import flops
+from lmscale import flops, optimizers
+from lmscale.architectures import ModelSpec
 from lmscale.models.attention import splash_takes
 from lmscale.parallel.mesh import AXES, MeshError
 from lmscale.parallel.partition import path_name, run_spec
-from lmscale.spec import LSTMSpec, ModelSpec, RunSpec
+from lmscale.spec import RunSpec
 from lmscale.sweep.devices import Devices
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.shards import ancestors
@@ -301,67 +302,38 @@ def _sizes(model: ModelSpec, compute_dtype: str, platform: str) -> _Sizes:
     # Exponentials and the gradient. XLA for GPUs keeps less: it computes again what is quick to.
     gpu = platform == "gpu"
     head = (width if gpu else 4 + width) * model.vocab_size
-    if isinstance(model, LSTMSpec):
-        h = model.d_hidden
-        # The input, four gates, hidden state, tanh of the cell; and the cell in float32.
-        forward = (7 * width + 4) * h
-        # Derivatives of the gates, and the hidden states of the steps before.
-        backward = 5 * width * h
-        if gpu:
-            # Where the logits are not gone by then.
-            forward, backward = forward + backward, 0
-        return _Sizes(
-            head=head,
-            input=width * h,
-            whole=0,
-            split=forward,
-            backward=backward,
-            # As CPU programs of 14 shapes take it; a TPU's take none.
-            ends=width * (6.5 * h + 1.2 * model.d_embed) if platform == "cpu" else 0,
-            depth=model.n_layer,
-            width=width,
-            vocabulary=model.vocab_size * model.d_embed,
-            layer=4 * h * (h + max(h, model.d_embed)),
-        )
-    d, a, f = model.d_model, model.d_attn, model.d_ff
     attention = default_attention(platform, model, compute_dtype)
-    # Queries, keys, values and what comes of them, which the TPU's kernel wants in heads of 128.
-    heads = 4 * a
-    if attention == "splash":
-        heads = 4 * model.n_head * 128 * math.ceil(a / model.n_head / 128)
-    # Scores in float32, and as weights.
-    scores = (4 + width) * model.n_head * model.n_ctx if attention == "xla" else 0
+    kept = model.activations(width, platform, attention)
     return _Sizes(
         head=head,
-        input=width * d,
-        # Inputs and results of two norms, and the former in float32.
-        whole=(4 * width + (0 if gpu else 2 * 4)) * d,
-        # Before and after the activation.
-        split=(heads + 2 * f) * width + scores,
-        backward=0,
-        ends=0,
+        input=kept.input,
+        whole=kept.whole,
+        split=kept.split,
+        backward=kept.backward,
+        ends=kept.ends,
         depth=model.depth,
         width=width,
-        vocabulary=model.vocab_size * d,
-        layer=d * (4 * a + 2 * f),
+        vocabulary=model.vocab_size * model.embed_width,
+        layer=kept.layer_params,
     )
 
 
 @functools.lru_cache(maxsize=1024)
 def _state(key: ProgramKey, data: int, model: int) -> tuple[float, float]:
     """Bytes of one run's parameters and of the optimizer's moments on each of its devices."""
-    if data * model == 1 and key.optimizer != "adafactor":
+    kept = optimizers.optimizer(key.optimizer)
+    if data * model == 1 and kept.elementwise:
         params = 4 * flops.n_params(key.model, "exact")
-        return params, 2 * params
+        return params, kept.moments * params
     state = _abstract_state(key)
-    mesh = AbstractMesh((1, data, model), AXES)
+    mesh, rules = AbstractMesh((1, data, model), AXES), key.model.partition_rules()
 
     def part(tree: Any) -> float:
         found = 0.0
         for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
             split = itertools.chain.from_iterable(
                 (axis,) if isinstance(axis, str) else axis or ()
-                for axis in run_spec(path_name(path), x.shape, mesh)
+                for axis in run_spec(path_name(path), x.shape, mesh, rules)
             )
             found += x.size * x.dtype.itemsize / math.prod(mesh.shape[axis] for axis in split)
         return found
@@ -404,20 +376,20 @@ def step_seconds(spec: RunSpec, devices: Devices, how: Execution) -> float:
             head = _sizes(model, spec.compute_dtype, devices.platform).vocabulary
             head /= _vocabulary_split(model, how)
             compute += 12 * n_pieces * how.logit_pieces * head / devices.bandwidth
-    lstm = isinstance(model, LSTMSpec)
-    depth = model.n_layer if lstm else model.depth
     gather = reduce = 0.0
     if how.data > 1:
         link = devices.link if how.data * how.model <= devices.linked else devices.network
         size = width * n_params * (how.data - 1) / how.data
-        gather = n_pieces * 3 * (size / link + depth * COLLECTIVE_SECONDS)
+        gather = n_pieces * 3 * (size / link + model.depth * COLLECTIVE_SECONDS)
     if how.model > 1:
         link = devices.link if how.model <= devices.linked else devices.network
-        size = spec.batch_tokens / how.data * width * (model.d_hidden if lstm else model.d_model)
+        size = spec.batch_tokens / how.data * width * model.width
         # An all-reduce is a reduce-scatter and a gather.
         size *= 2 * (how.model - 1) / how.model
-        each, times = (2, model.n_ctx) if lstm else (4, 1)
-        reduce = each * depth * (size / link + n_pieces * times * COLLECTIVE_SECONDS)
+        times = model.n_ctx if model.REDUCED_EVERY_TOKEN else 1
+        reduce = (
+            model.REDUCTIONS * model.depth * (size / link + n_pieces * times * COLLECTIVE_SECONDS)
+        )
     return max(compute, gather) + reduce
 
 
@@ -466,7 +438,6 @@ def _make_pack(runs: tuple[Run, ...], devices: Devices, layout: _Layout) -> Pack
         by_memory = int(capacity // device_memory(spec, devices.platform, how))
         by_work = FILLING_TOKENS // spec.batch_tokens
         per_device = max(1, min(by_memory, by_work, math.ceil(len(runs) / run_axis)))
-    depth = spec.model.n_layer if isinstance(spec.model, LSTMSpec) else spec.model.depth
     pack = Pack(
         key=ProgramKey.of(spec),
         fingerprint=spec.data.fingerprint,
@@ -476,7 +447,7 @@ def _make_pack(runs: tuple[Run, ...], devices: Devices, layout: _Layout) -> Pack
         micro_batch=how.micro_batch,
         remat=how.remat,
         logit_pieces=how.logit_pieces,
-        unroll=devices.platform == "cpu" and depth <= CPU_UNROLLED_LAYERS,
+        unroll=devices.platform == "cpu" and spec.model.depth <= CPU_UNROLLED_LAYERS,
         chunk_steps=1,
         memory=0.0,
         flops=math.fsum(flops.own_flops(run.spec) for run in runs),
@@ -512,7 +483,7 @@ def _mesh(
         for model_axis in splits(min(count // (run_axis * data), devices.linked))
         if (n_slots is None or n_slots % run_axis == 0)
         and spec.batch_size % data == 0
-        and (model_axis == 1 or _splits_over(spec, model_axis))
+        and (model_axis == 1 or spec.model.splits_over(model_axis))
         and (not layout.whole or run_axis * data * model_axis == count)
     ]
     if not options:
@@ -555,14 +526,6 @@ def _checked(layout: _Layout, spec: RunSpec, devices: Devices) -> tuple[int, int
     return mesh
 
 
-def _splits_over(spec: RunSpec, model_axis: int) -> bool:
-    """Whether a model's layers can be cut into so many equal parts."""
-    model = spec.model
-    if isinstance(model, LSTMSpec):
-        return model.d_hidden % model_axis == 0
-    return model.n_head % model_axis == 0 and model.d_ff % model_axis == 0
-
-
 def _execution(
     spec: RunSpec, devices: Devices, data: int, model_axis: int, capacity: float
 ) -> Execution:
@@ -574,8 +537,7 @@ def _execution(
     if spec.noise_pieces:
         pieces = [spec.batch_size // spec.noise_pieces]
     elif devices.platform == "cpu":
-        # An LSTM's time scan costs by its steps, not by its rows, so it takes the batch whole.
-        limit = math.inf if isinstance(spec.model, LSTMSpec) else CPU_PIECE_TOKENS
+        limit = CPU_PIECE_TOKENS if spec.model.CPU_MICRO_BATCHES else math.inf
         fitting = [d for d in pieces if d * spec.model.n_ctx <= limit * data]
         pieces = [max(fitting, default=pieces[0])]
     if devices.platform == "cpu":
@@ -584,8 +546,7 @@ def _execution(
         split = next(p for p in range(1, n_ctx + 1) if n_ctx % p == 0 and p >= min(least, n_ctx))
         return Execution(data, model_axis, pieces[0], logit_pieces=split)
     split = next(p for p in (LOGIT_PIECES, 4, 2, 1) if spec.model.n_ctx % p == 0)
-    # An LSTM keeps what its time scan needs.
-    again = (False,) if isinstance(spec.model, LSTMSpec) else (False, True)
+    again = (False, True) if spec.model.REMAT else (False,)
     forms = [(remat, logits) for remat in again for logits in (1, split)]
     quickest = []
     for remat, logits in forms:

@@ -25,7 +25,7 @@ def program_of(
 
     Args:
       platform: "cpu", "gpu" or "tpu".
-      attention: see `lmscale.models.build_model`; by platform when None.
+      attention: see `lmscale.architectures.ModelSpec.module`; by platform when None.
     """
     return build_program(
         pack.key,

@@ -18,8 +18,7 @@ import numpy as np
 from lmscale import flops, hparams
 from lmscale.files import DamagedError
 from lmscale.laws.result import FitError
-from lmscale.spec import LSTMSpec, ModelSpec, RunSpec, SpecError, TransformerSpec
-from lmscale.sweep.shapes import chinchilla_shapes, lstm_shape, transformer_shape
+from lmscale.spec import ModelSpec, RunSpec, SpecError
 from lmscale.sweep.store import Store
 from lmscale.terminal import say
 
@@ -37,7 +36,7 @@ _CHOICES = ((), ("N",), ("width",), ("D",), ("N", "D"), ("width", "D"))
 
 def _case(model: ModelSpec, n_tokens: float) -> dict[str, float]:
     """What a rule may depend on: N without embeddings, width, and tokens D."""
-    return {"N": float(flops.n_params(model, "kaplan")), "width": _width(model), "D": n_tokens}
+    return {"N": float(flops.n_params(model, "kaplan")), "width": float(model.width), "D": n_tokens}
 
 
 @dataclass(frozen=True)
@@ -243,12 +242,12 @@ def _ladder(models: Sequence[ModelSpec]) -> tuple[Callable[[float], ModelSpec], 
         target = math.log(flops.n_params(shape, "kaplan"))
         nearest = min(distinct, key=lambda model: abs(place[model] - target))
         changes = {name: rule(_case(shape, 1.0)) for name, rule in fields.items()}
-        parts = _SHAPE[type(shape)]
+        parts = shape.SHAPE_FIELDS
         return dataclasses.replace(
             nearest, **{name: getattr(shape, name) for name in parts}, **changes
         )
 
-    for rule, words in _rules(distinct):
+    for rule, words in type(distinct[0]).ladders(distinct):
 
         def shape(n_params: float, rule=rule) -> ModelSpec:
             return like(rule(n_params))
@@ -258,25 +257,14 @@ def _ladder(models: Sequence[ModelSpec]) -> tuple[Callable[[float], ModelSpec], 
 
     def scaled(n_params: float) -> ModelSpec:
         nearest = min(distinct, key=lambda model: abs(place[model] - math.log(n_params)))
-        return _scaled(nearest, n_params / math.exp(place[nearest]))
+        return nearest.scaled(n_params / math.exp(place[nearest]))
 
     return scaled, "shapes scaled in width from its nearest model"
 
 
-#: What a rule of shapes decides; the rest is the nearest model's.
-_SHAPE: dict[type, tuple[str, ...]] = {
-    TransformerSpec: ("n_layer", "d_model", "n_head", "d_ff", "d_attn"),
-    LSTMSpec: ("n_layer", "d_hidden"),
-}
-
-
-def _width(model: ModelSpec) -> float:
-    return float(model.d_hidden if isinstance(model, LSTMSpec) else model.d_model)
-
-
 def _fields_by_width(models: Sequence[ModelSpec]) -> dict[str, PowerRule]:
     """Numbers of a model that follow its width, such as an initial standard deviation."""
-    widths = [{"width": _width(model)} for model in models]
+    widths = [{"width": float(model.width)} for model in models]
     found = {}
     for field in dataclasses.fields(models[0]):
         values = [getattr(model, field.name) for model in models]
@@ -285,47 +273,6 @@ def _fields_by_width(models: Sequence[ModelSpec]) -> dict[str, PowerRule]:
             if rule.exact:
                 found[field.name] = rule
     return found
-
-
-def _rules(models: Sequence[ModelSpec]) -> list[tuple[Callable[[float], ModelSpec], str]]:
-    """The ladders that the project has, with the shared fields of these models."""
-    first = models[0]
-    shared = {"n_ctx": first.n_ctx, "vocab_size": first.vocab_size}
-    depths = {model.n_layer for model in models}
-    layers = f"{first.n_layer} layer{'s' * (first.n_layer > 1)}"
-    if isinstance(first, LSTMSpec):
-        if len(depths) > 1:
-            return []
-        fields = {"d_embed": first.d_embed, "projection": first.projection}
-        fields |= {"tied_head": first.tied_head, "n_layer": first.n_layer, **shared}
-        return [(lambda n: lstm_shape(n, **fields), f"LSTMs of {layers}")]
-    rules = [(lambda n: transformer_shape(n, **shared), "depth and width by size")]
-    if len(depths) == 1:
-        depth = first.n_layer
-        fixed = (lambda n: transformer_shape(n, n_layer=depth, **shared), f"{layers} at every size")
-        rules.insert(0, fixed)
-    table = chinchilla_shapes(**shared)
-
-    def from_table(n: float) -> ModelSpec:
-        return min(table, key=lambda m: abs(math.log(flops.n_params(m, "kaplan") / n)))
-
-    return [*rules, (from_table, "shapes of Hoffmann et al. 2022, Table A9")]
-
-
-def _scaled(model: ModelSpec, factor: float) -> ModelSpec:
-    """The model with its width scaled to `factor` times the parameters, depth and head size kept."""
-    if isinstance(model, LSTMSpec):
-        return dataclasses.replace(model, d_hidden=max(1, round(model.d_hidden * factor**0.5)))
-    d_head = model.d_attn // model.n_head
-    n_head = max(1, round(model.n_head * factor**0.5))
-    ratio = n_head / model.n_head
-    return dataclasses.replace(
-        model,
-        d_model=max(1, round(model.d_model * ratio)),
-        d_ff=max(1, round(model.d_ff * ratio)),
-        d_attn=n_head * d_head,
-        n_head=n_head,
-    )
 
 
 # --- Schedule and learning rate ---------------------------------------------------------------

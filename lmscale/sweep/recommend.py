@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmscale import flops, hparams, laws
+from lmscale.architectures import ModelSpec, architecture
 from lmscale.laws.advise import Advice, advise, too_far
 from lmscale.laws.result import FitError, FitResult
-from lmscale.spec import ModelSpec, TransformerSpec
 from lmscale.sweep.recipe import Recipe, read_recipe
-from lmscale.sweep.shapes import transformer_shape
 from lmscale.sweep.store import Store
 
 #: Factor between the advised N and that of the nearest model of a ladder, from which advice warns.
@@ -182,14 +181,19 @@ def store_law(
 
 
 def shape_of_count(
-    n_params: float, convention: str, *, vocab_size: int, n_ctx: int
-) -> TransformerSpec:
-    """The ladder's shape whose count under a convention is closest to `n_params`."""
+    n_params: float,
+    convention: str,
+    *,
+    vocab_size: int,
+    n_ctx: int,
+    kind: str = "transformer",
+) -> ModelSpec:
+    """The standard shape of an architecture whose count under a convention is closest to `n_params`."""
 
-    def miss(model: TransformerSpec) -> float:
+    def miss(model: ModelSpec) -> float:
         return abs(math.log(flops.n_params(model, convention) / n_params))
 
     # Non-embedding targets from a thousandth of the count up to all of it.
     targets = (n_params * 10 ** (-3 * i / 120) for i in range(121))
-    shapes = (transformer_shape(t, n_ctx=n_ctx, vocab_size=vocab_size) for t in targets)
+    shapes = (architecture(kind).of_size(t, n_ctx=n_ctx, vocab_size=vocab_size) for t in targets)
     return min(shapes, key=miss)

@@ -20,7 +20,6 @@ from lmscale import flops
 from lmscale.data import Corpus
 from lmscale.files import DamagedError, read_json, write_atomically, write_json
 from lmscale.foreign_text import is_plain_name, plain_cell
-from lmscale.spec import LSTMSpec
 from lmscale.sweep.experiment import Experiment, Run
 from lmscale.terminal import say
 from lmscale.training.run_folder import RunFolder
@@ -358,7 +357,7 @@ def _row(folder: RunFolder, labels: dict[str, Any]) -> dict[str, Any]:
         **labels,
         "architecture": model.kind,
         "n_layer": model.n_layer,
-        "width": model.d_hidden if isinstance(model, LSTMSpec) else model.d_model,
+        "width": model.width,
         "n_ctx": model.n_ctx,
         "vocab_size": model.vocab_size,
         "batch_size": spec.batch_size,

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import secrets
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.managers import BaseManager, BaseProxy
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +22,7 @@ import jax
 from lmscale.cache import quiet_compilation_cache
 from lmscale.parallel.distributed import PREEMPTED
 from lmscale.parallel.processes import process_context
+from lmscale.sweep.experiment import load_file, loaded_files
 from lmscale.training.loop import Preempted
 
 #: What a team takes over from the process that starts it.
@@ -60,7 +63,8 @@ def run_teams(n_teams: int, work: Callable[..., None], shared: Any, methods: Seq
     teams = [
         context.Process(
             target=_team,
-            args=(server.address, key, methods, settings(), work, args),
+            # Of classes in a user's own file the other process knows when it has loaded that file.
+            args=(server.address, key, methods, settings(), work, pickle.dumps(args)),
             daemon=True,
         )
         for _ in range(n_teams)
@@ -88,7 +92,7 @@ def run_teams(n_teams: int, work: Callable[..., None], shared: Any, methods: Seq
 def settings() -> dict[str, Any]:
     """Of this process: what `become_team` wants."""
     config = {name: getattr(jax.config, name) for name in _SETTINGS}
-    return {"environment": dict(os.environ), "jax": config}
+    return {"environment": dict(os.environ), "jax": config, "files": loaded_files()}
 
 
 def become_team(values: dict[str, Any]) -> None:
@@ -103,6 +107,8 @@ def become_team(values: dict[str, Any]) -> None:
     for name, value in values["jax"].items():
         jax.config.update(name, value)
     quiet_compilation_cache()
+    for path in values["files"]:
+        load_file(Path(path))
     # The process that started it is asked to stop, and tells.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -130,6 +136,7 @@ class _Remote:
 
 def _team(address, key, methods, values, work, args) -> None:
     become_team(values)
+    args = pickle.loads(args)
 
     class Client(BaseManager):
         pass

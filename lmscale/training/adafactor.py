@@ -1,36 +1,21 @@
 """Adafactor (Shazeer & Stern 2018) with every weight matrix of every layer factored by itself.
 
-A model's layers are stacked in its parameters, and kernels keep axes for heads and gates. Adafactor
-is defined on matrices: one [d_in, d_out] for each kernel of each layer, so the axes are named here.
-optax goes by their lengths: it factors the two longest axes if both have 128 entries, which leaves
-kernels with heads unfactored, factors deep narrow models across their layers, and is another algorithm
-for narrow models than for wide ones.
+Adafactor is defined on matrices; `lmscale.training.matrices` says which axes of our arrays these have.
+optax goes by the lengths of axes: it factors the two longest if both have 128 entries. That leaves
+kernels with heads unfactored, factors deep narrow models across their layers, and is another
+algorithm for narrow models than for wide ones.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from lmscale.parallel.partition import path_name
-from lmscale.training.form import STACKS
+from lmscale.training.matrices import matrix_axes
 
-#: (pattern searched at the end of a parameter's path, leading axes that number arrays of their own,
-#: following axes of d_in). The axes that remain are d_out. First match wins; what matches nothing
-#: is one vector. Fused kernels are one matrix, as GPT-2's queries, keys and values in `transformers`
-#: and an LSTM's gates in torch are: [d_model, 3 d_attn] and [d_in, 4 d_hidden].
-SHAPES: tuple[tuple[str, int, int], ...] = (
-    # [n_head, d_head, d_model].
-    (r"attention/out/kernel$", 0, 2),
-    # [3, n_head, d_head], three vectors: softmax does not see the bias of the keys, so its gradient is
-    # rounding noise, which would decide how far the other two are clipped.
-    (r"qkv/bias$", 1, 0),
-    (r"(^|/)(kernel|input_kernel|recurrent_kernel|embedding|position)$", 0, 1),
-)
 #: Added to squared gradients (the paper's epsilon_1).
 EPSILON = 1e-30
 #: c of the decay 1 - t^-c (the paper's section 7.2).
@@ -58,18 +43,21 @@ class AdafactorState(NamedTuple):
     moments: Any
 
 
-def scale_by_adafactor() -> optax.GradientTransformation:
+def scale_by_adafactor(stacks: tuple[str, ...]) -> optax.GradientTransformation:
     """Adafactor's update before the learning rate: no momentum, no scaling by the parameter's size.
 
     Algorithms 4 and 5 of Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235:
     R_t = b R + (1 - b) mean_out(G^2 + eps), C_t likewise over d_in, b = 1 - t^-0.8;
     U = G / sqrt(R C / mean(R)), divided by its root mean square where that exceeds 1. Vectors keep
     their whole second moment. Of stacked layers each is updated as if it were alone.
+
+    Args:
+      stacks: names of the entries that hold stacked layers (`ModelSpec.STACKS`).
     """
 
     def init(params):
         def zeros(path, x):
-            own, d_in, d_out = _axes(path, x)
+            own, d_in, d_out = matrix_axes(path, x, stacks)
             if not d_in:
                 return jnp.zeros_like(x)
             row, column = (tuple(x.shape[i] for i in own + axes) for axes in (d_in, d_out))
@@ -84,7 +72,7 @@ def scale_by_adafactor() -> optax.GradientTransformation:
         decay = 1.0 - jnp.float32(count) ** -DECAY
 
         def average(path, grad, moment):
-            _, d_in, d_out = _axes(path, grad)
+            _, d_in, d_out = matrix_axes(path, grad, stacks)
             squared = jnp.square(grad) + EPSILON
             if not d_in:
                 return decay * moment + (1 - decay) * squared
@@ -94,7 +82,7 @@ def scale_by_adafactor() -> optax.GradientTransformation:
             )
 
         def direction(path, grad, moment):
-            own, d_in, d_out = _axes(path, grad)
+            own, d_in, d_out = matrix_axes(path, grad, stacks)
             if d_in:
                 row = jnp.expand_dims(moment.row, d_out)
                 # Two factors, because their product may leave the range of a float32.
@@ -110,15 +98,3 @@ def scale_by_adafactor() -> optax.GradientTransformation:
         return updates, AdafactorState(count, moments)
 
     return optax.GradientTransformation(init, update)
-
-
-def _axes(path: tuple[Any, ...], x: jax.Array) -> tuple[tuple[int, ...], ...]:
-    """A parameter's axes: those that number its arrays (layers first), d_in and d_out.
-
-    A vector has neither d_in nor d_out.
-    """
-    name = path_name(path)
-    n_own, n_in = next((ns for pattern, *ns in SHAPES if re.search(pattern, name)), (0, 0))
-    n_own += name.split("/", 1)[0] in STACKS
-    own, inner = tuple(range(n_own)), tuple(range(n_own, x.ndim))
-    return own, inner[:n_in], inner[n_in:] if n_in else ()

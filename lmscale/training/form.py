@@ -16,18 +16,19 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-#: What holds stacked layers, in a Transformer and in an LSTM.
-STACKS = ("blocks", "rest")
 
+def apart(params: dict[str, Any], stacks: tuple[str, ...]) -> dict[str, Any]:
+    """Parameters with a list of layers in the place of every stack.
 
-def apart(params: dict[str, Any]) -> dict[str, Any]:
-    """Parameters with a list of layers in the place of every stack."""
+    Args:
+      stacks: names of the entries that hold stacked layers (`ModelSpec.STACKS`).
+    """
 
     def layers(stack):
         n_layer = len(jax.tree.leaves(stack)[0])
         return [jax.tree.map(lambda x, i=i: x[i], stack) for i in range(n_layer)]
 
-    return {name: layers(x) if name in STACKS else x for name, x in params.items()}
+    return {name: layers(x) if name in stacks else x for name, x in params.items()}
 
 
 def stacked(params: dict[str, Any]) -> dict[str, Any]:
@@ -72,20 +73,19 @@ def on_vectors(transform: optax.GradientTransformation) -> optax.GradientTransfo
 
 
 def trained(
-    state: dict[str, Any], initial_moments: Callable[[Any], Any], *, layers_apart: bool
+    state: dict[str, Any], initial_moments: Callable[[Any], Any], stacks: tuple[str, ...]
 ) -> dict[str, Any]:
     """A run's saved state in the form in which it is trained.
 
     Args:
       state: {"params", "opt", "step"}.
       initial_moments: of parameters, with moments that are vectors; asked for its structure only.
-      layers_apart: whether the layers are to be apart.
+      stacks: names of the entries whose layers are to be apart; none leaves all stacked.
     """
-    split = apart if layers_apart else dict
-    params, moments = split(state["params"]), jax.tree.structure(state["params"])
+    params, moments = apart(state["params"], stacks), jax.tree.structure(state["params"])
 
     def one(x):
-        return vectors(split(x)) if isinstance(x, dict) else [x]
+        return vectors(apart(x, stacks)) if isinstance(x, dict) else [x]
 
     like = jax.eval_shape(initial_moments, params)
     opt = _in_place_of(like, state["opt"], one, lambda x: jax.tree.structure(x) == moments)

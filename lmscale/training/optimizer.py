@@ -7,30 +7,34 @@ from collections.abc import Mapping
 import jax
 import optax
 
+from lmscale import optimizers
+from lmscale.architectures import ModelSpec
 from lmscale.parallel.partition import path_name
 from lmscale.spec import RunSpec
-from lmscale.training.adafactor import scale_by_adafactor
 from lmscale.training.form import on_vectors
-
-#: Parameters that weight decay applies to, by the last part of their path: matrices, not biases,
-#: norms or positions.
-_DECAYED = ("kernel", "embedding", "input_kernel", "recurrent_kernel")
 
 
 def optimizer_hyperparameters(spec: RunSpec) -> dict[str, float]:
     """The numbers that `make_optimizer` needs of a run."""
-    optimizer = spec.optimizer
-    return {
-        "beta1": optimizer.beta1,
-        "beta2": optimizer.beta2,
-        "eps": optimizer.eps,
-        "weight_decay": optimizer.weight_decay,
-        "grad_clip": float("inf") if optimizer.grad_clip is None else optimizer.grad_clip,
-    }
+    values = vars(spec.optimizer)
+    constants = {name: values[name] for name in _constants(spec.optimizer.name)}
+    clip = values["grad_clip"]
+    return {**constants, "grad_clip": float("inf") if clip is None else clip}
+
+
+def placeholder_hyperparameters(name: str) -> dict[str, float]:
+    """Such numbers of no run, for the shape of an optimizer's state."""
+    return {**dict.fromkeys(_constants(name), 0.5), "grad_clip": 1.0}
+
+
+def _constants(name: str) -> tuple[str, ...]:
+    common = ("beta1", "beta2", "eps", "weight_decay")
+    return (*common, *(c for c in optimizers.optimizer(name).constants if c not in common))
 
 
 def make_optimizer(
     name: str,
+    model: type[ModelSpec],
     learning_rate: jax.Array,
     hyper: Mapping[str, jax.Array],
     *,
@@ -42,28 +46,26 @@ def make_optimizer(
     other values at every step.
 
     Args:
-      name: "adam", "adamw" or "adafactor" (see `lmscale.training.adafactor`; the step size is the
-        learning rate alone, relative neither to the step nor to the parameters).
+      name: of `lmscale.optimizers`.
+      model: architecture, which says what decays and what holds stacked layers.
       learning_rate: of this step.
       hyper: see `optimizer_hyperparameters`.
-      flat: the moments are a few vectors, see `lmscale.training.form`. Not for adafactor, whose
-        moments are of matrices.
+      flat: the moments are a few vectors, see `lmscale.training.form`; of elementwise optimizers.
     """
-    if name == "adafactor":
-        scale = scale_by_adafactor()
-    else:
-        scale = optax.scale_by_adam(b1=hyper["beta1"], b2=hyper["beta2"], eps=hyper["eps"])
-    scaled = (optax.clip_by_global_norm(hyper["grad_clip"]), scale)
+    scaled = (
+        optax.clip_by_global_norm(hyper["grad_clip"]),
+        optimizers.optimizer(name).direction(model, hyper),
+    )
     if flat:
         scaled = (on_vectors(optax.chain(*scaled)),)
     return optax.chain(
         *scaled,
-        optax.add_decayed_weights(hyper["weight_decay"], mask=_decay_mask),
+        optax.add_decayed_weights(
+            hyper["weight_decay"], mask=lambda params: _decay_mask(params, model)
+        ),
         optax.scale(-learning_rate),
     )
 
 
-def _decay_mask(params):
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: path_name(path).rsplit("/", 1)[-1] in _DECAYED, params
-    )
+def _decay_mask(params, model: type[ModelSpec]):
+    return jax.tree_util.tree_map_with_path(lambda path, _: model.decays(path_name(path)), params)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lmscale.models import build_model
 from lmscale.spec import SpecError
 from lmscale.training.checkpoint import Checkpoints, saved_steps
 from lmscale.training.run_folder import RunFolder
@@ -39,7 +38,7 @@ def sample_tokens(
     state = checkpoints.restore(max(steps), single_device_like(folder.spec))[0]
     checkpoints.close()
     spec = folder.spec.model
-    graphdef = nnx.split(nnx.eval_shape(lambda: build_model(spec, nnx.Rngs(params=0))))[0]
+    graphdef = nnx.split(nnx.eval_shape(lambda: spec.module(nnx.Rngs(params=0))))[0]
 
     @jax.jit
     def next_token(params, window, length, key):

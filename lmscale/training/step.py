@@ -15,15 +15,19 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
+from lmscale import optimizers
 from lmscale.data.loader import gather_on_device
-from lmscale.models import build_model
 from lmscale.parallel.distributed import place
 from lmscale.parallel.partition import head_params, on_mesh, run_shardings
 from lmscale.spec import ModelSpec, RunSpec
 from lmscale.training import form
 from lmscale.training.compiler import cpu_options, quick_options
 from lmscale.training.loss import losses_in_pieces, mean_loss_in_pieces
-from lmscale.training.optimizer import make_optimizer, optimizer_hyperparameters
+from lmscale.training.optimizer import (
+    make_optimizer,
+    optimizer_hyperparameters,
+    placeholder_hyperparameters,
+)
 from lmscale.training.schedule import learning_rate, schedule_hyperparameters
 
 #: A pytree of one run's {"params", "opt", "step"}; a pack's has a leading run axis everywhere.
@@ -75,15 +79,17 @@ def packed_hyperparameters(specs: Sequence[RunSpec]) -> dict[str, np.ndarray]:
 
 def initial_state(key: ProgramKey, seed: jax.Array) -> State:
     """One run's state before its first step."""
-    model = build_model(key.model, nnx.Rngs(params=jax.random.key(seed)), dtype=key.compute_dtype)
+    model = key.model.module(nnx.Rngs(params=jax.random.key(seed)), dtype=key.compute_dtype)
     params = nnx.to_pure_dict(nnx.split(model)[1])
     return {"params": params, "opt": initial_moments(key, params), "step": jnp.int32(0)}
 
 
 def initial_moments(key: ProgramKey, params: Any, *, flat: bool = False) -> Any:
     """The optimizer's state before the first step, which does not depend on its hyperparameters."""
-    hyper = {"grad_clip": 1.0, "beta1": 0.9, "beta2": 0.9, "eps": 1e-8, "weight_decay": 0.0}
-    return make_optimizer(key.optimizer, jnp.float32(0), hyper, flat=flat).init(params)
+    hyper = placeholder_hyperparameters(key.optimizer)
+    return make_optimizer(key.optimizer, type(key.model), jnp.float32(0), hyper, flat=flat).init(
+        params
+    )
 
 
 def single_device_like(spec: RunSpec) -> State:
@@ -160,7 +166,7 @@ def build_program(
       micro_batch: sequences per gradient accumulation step (all of the batch when None); must
         divide the batch size. It changes a result only by rounding. Where the noise scale is
         measured the pieces are `key.noise_pieces`.
-      attention, remat, unroll: see `lmscale.models.build_model`.
+      attention, remat, unroll: see `lmscale.architectures.ModelSpec.module`.
       logit_pieces: see `lmscale.training.loss.losses_in_pieces`; must divide the context.
     """
     micro_batch = key.batch_size if micro_batch is None else micro_batch
@@ -169,11 +175,12 @@ def build_program(
     n_accumulate = key.noise_pieces or key.batch_size // micro_batch
     micro_batch = key.batch_size // n_accumulate
 
+    rules = key.model.partition_rules()
+
     @functools.cache
     def graph_of(unroll: bool) -> nnx.GraphDef:
         def build():
-            return build_model(
-                key.model,
+            return key.model.module(
                 nnx.Rngs(params=0),
                 dtype=key.compute_dtype,
                 unroll=unroll,
@@ -198,21 +205,22 @@ def build_program(
     # What unrolled layers save is in the backward pass, and a loop compiles twice as quickly.
     training, evaluating = graph_of(unroll), graph_of(False)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    # What is split over devices cannot be one vector, and Adafactor's moments are of matrices.
-    flat = on_cpu and key.optimizer != "adafactor" and mesh.shape["data"] * mesh.shape["model"] == 1
+    # What is split over devices cannot be one vector, nor what an optimizer updates as a matrix.
+    elementwise = optimizers.optimizer(key.optimizer).elementwise
+    flat = on_cpu and elementwise and mesh.shape["data"] * mesh.shape["model"] == 1
 
     def trained(state: State) -> State:
         if not flat:
             return state
         moments = functools.partial(initial_moments, key, flat=True)
-        return form.trained(state, moments, layers_apart=unroll)
+        return form.trained(state, moments, key.model.STACKS if unroll else ())
 
     def init(seed: jax.Array) -> State:
         return trained(initial_state(key, seed))
 
     def loss_of(function: Callable, graphdef, params, windows, dropout_key=None) -> jax.Array:
         """`losses_in_pieces` or `mean_loss_in_pieces` of the model's predictions."""
-        with on_mesh(mesh):
+        with on_mesh(mesh, rules):
             # XLA sees that what is stacked here is taken apart again by an unrolled model.
             params = form.stacked(params)
             hidden = nnx.merge(graphdef, params).hidden(windows[:, :-1], dropout_key=dropout_key)
@@ -258,7 +266,7 @@ def build_program(
             dropout_key = jax.random.fold_in(stream, state["step"])
         loss, grads, piece_squared = gradient(state["params"], windows, dropout_key)
         lr = learning_rate(state["step"], hyper)
-        optimizer = make_optimizer(key.optimizer, lr, hyper, flat=flat)
+        optimizer = make_optimizer(key.optimizer, type(key.model), lr, hyper, flat=flat)
         updates, opt = optimizer.update(grads, state["opt"], state["params"])
         new = {
             "params": optax.apply_updates(state["params"], updates),
@@ -323,8 +331,8 @@ def build_program(
     seed = jax.ShapeDtypeStruct((), jnp.int32)
     abstract = jax.eval_shape(init, seed)
     saved = jax.eval_shape(lambda seed: initial_state(key, seed), seed)
-    packed = run_shardings(abstract, mesh, packed=True)
-    single = run_shardings(saved, mesh, packed=False)
+    packed = run_shardings(abstract, mesh, rules, packed=True)
+    single = run_shardings(saved, mesh, rules, packed=False)
     whole, by_run = NamedSharding(mesh, P()), NamedSharding(mesh, P("run"))
     by_step = NamedSharding(mesh, P(None, "run"))
     by_batch = NamedSharding(mesh, P(None, "data"))

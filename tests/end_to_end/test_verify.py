@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from lmscale.architectures import transformer_ladder
 from lmscale.files import read_json, write_json
 from lmscale.spec import DataSpec, EvalSpec
 from lmscale.sweep.grids import isoflop_grid, width_rule
-from lmscale.sweep.shapes import transformer_ladder
 from tests.report.planted_store import Law, plant
 
 pytestmark = pytest.mark.slow

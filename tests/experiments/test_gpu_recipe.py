@@ -6,6 +6,7 @@ from itertools import groupby
 import pytest
 from lmscale_experiments import transfer
 
+from lmscale.architectures import init_by_width
 from lmscale.flops import n_params
 from lmscale.spec import LSTMSpec
 from lmscale.sweep.devices import parse_devices
@@ -14,7 +15,6 @@ from lmscale.sweep.experiment import experiment_names, load_scales
 from lmscale.sweep.gpu_recipe import GPU_RECIPE, MIN_STEPS, TOKENS_PER_PARAM, batch_for
 from lmscale.sweep.grids import width_rule
 from lmscale.sweep.plan import make_plan
-from lmscale.sweep.shapes import init_by_width
 from tests.experiments.fake_corpus import of_tokens
 
 #: Text of this size is enough for all of them.

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lmscale.models import build_model
 from lmscale.spec import LSTMSpec, ModelSpec, TransformerSpec
 from tests.quick_compile import quick_jit as quick
 
@@ -37,7 +36,7 @@ def random_model(spec: ModelSpec, *, seed: int = 0, **options):
     Initial values would hide mistakes: zero biases, unit scales and weights of 0.02, which leave
     attention nearly uniform. Here every number is of order one and matters.
     """
-    model = nnx.eval_shape(lambda: build_model(spec, nnx.Rngs(params=0), **options))
+    model = nnx.eval_shape(lambda: spec.module(nnx.Rngs(params=0), **options))
     graphdef, state = nnx.split(model)
     rng = np.random.default_rng(seed)
     values = {

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmscale.models import build_model, lstm
+from lmscale.models import lstm
 from lmscale.models.layers import dropout
 from lmscale.models.lstm import recurrence
 from lmscale.spec import LSTMSpec
@@ -194,7 +194,7 @@ START = LSTMSpec(n_layer=3, d_hidden=48, d_embed=96, n_ctx=32, vocab_size=256, t
 
 
 def initial(seed):
-    return nnx.state(build_model(START, nnx.Rngs(params=jax.random.key(seed))))
+    return nnx.state(START.module(nnx.Rngs(params=jax.random.key(seed))))
 
 
 #: From a seed to a state.
@@ -250,7 +250,7 @@ def test_the_spec_scales_embedding_head_and_projection_and_nothing_else(projecti
     gain = {"projection_gain": 2.0} if projection else {}
 
     def leaves(spec):
-        return reference.float64(nnx.state(build_model(spec, nnx.Rngs(params=0))))
+        return reference.float64(nnx.state(spec.module(nnx.Rngs(params=0))))
 
     before = leaves(spec)
     after = leaves(dataclasses.replace(spec, embed_std=None, **gain))
@@ -273,7 +273,7 @@ def test_the_sound_initialisation_keeps_inputs_at_one_and_the_first_loss_near_lo
     spec = LSTMSpec(
         n_layer=1, d_hidden=d_hidden, d_embed=d_embed, n_ctx=32, vocab_size=256, **LSTM_INIT
     )
-    state = nnx.state(build_model(spec, nnx.Rngs(params=1)))
+    state = nnx.state(spec.module(nnx.Rngs(params=1)))
     inputs = reference.float64(state)["embed.embedding"] * math.sqrt(d_embed)
     assert np.sqrt(np.mean(inputs**2)) == pytest.approx(1.0, abs=0.05)
     graphdef = reference.random_model(spec)[0]
@@ -342,7 +342,7 @@ def test_later_layers_lead_with_the_layer_axis():
 def test_parameters_are_counted_as_by_kaplan(n_layer, d_hidden, n_params):
     """Points of Kaplan's Fig. 7; the tied embedding is not counted."""
     spec = LSTMSpec(n_layer=n_layer, d_hidden=d_hidden, n_ctx=1024, vocab_size=50_257)
-    shapes = nnx.state(nnx.eval_shape(lambda: build_model(spec, nnx.Rngs(params=0))))
+    shapes = nnx.state(nnx.eval_shape(lambda: spec.module(nnx.Rngs(params=0))))
     total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert total - 50_257 * 512 == n_params
 

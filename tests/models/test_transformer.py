@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmscale.models import build_model, transformer
+from lmscale.models import transformer
 from lmscale.models.attention import causal_attention
 from lmscale.models.layers import LayerNorm, dropout
-from lmscale.spec import TransformerSpec
+from lmscale.spec import ModelSpec, SpecError, TransformerSpec
 from tests.models import reference
 from tests.models.reference import BATCH, TIME, deviation, distance, evaluated, quick
 
@@ -228,7 +228,7 @@ START = TransformerSpec(
 
 
 def initial(seed):
-    return nnx.state(build_model(START, nnx.Rngs(params=jax.random.key(seed))))
+    return nnx.state(START.module(nnx.Rngs(params=jax.random.key(seed))))
 
 
 #: From a seed to a state.
@@ -337,14 +337,14 @@ def test_switches_remove_parameters():
 def test_weights_are_counted_as_by_kaplan():
     """Kaplan Table 1: N = 2 d_model n_layer (2 d_attn + d_ff), biases and norms left out."""
     spec = TransformerSpec(n_layer=6, d_model=384, n_ctx=1024, vocab_size=50_257)
-    shapes = nnx.state(nnx.eval_shape(lambda: build_model(spec, nnx.Rngs(params=0))))
+    shapes = nnx.state(nnx.eval_shape(lambda: spec.module(nnx.Rngs(params=0))))
     kernels = [x.size for name, x in reference.named(shapes).items() if name.endswith("kernel")]
     assert sum(kernels) == 10_616_832
 
 
 def test_what_is_not_a_model_is_refused():
-    with pytest.raises(TypeError, match="TransformerSpec or an LSTMSpec, not dict"):
-        build_model({"n_layer": 2}, nnx.Rngs(params=0))
+    with pytest.raises(SpecError, match="kind must be one of lstm, transformer, not None"):
+        ModelSpec.from_dict({"n_layer": 2})
 
 
 # Dropout.

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lmscale.parallel.mesh import make_mesh
-from lmscale.parallel.partition import RULES, path_name, run_spec
+from lmscale.parallel.partition import path_name, run_spec
 from lmscale.spec import LSTMSpec, TransformerSpec
 from lmscale.training.compiler import quick_options
 from lmscale.training.step import ProgramKey, build_program, packed_hyperparameters
@@ -98,7 +98,10 @@ def test_every_matrix_is_held_as_the_rules_say(step):
         leaves = jax.tree_util.tree_flatten_with_path(shardings["params"])[0]
         for (path, sharding), shape in zip(leaves, parameters(program).values(), strict=True):
             path = path_name(path)
-            expected = NamedSharding(program.mesh, P("run", *run_spec(path, shape, program.mesh)))
+            expected = NamedSharding(
+                program.mesh,
+                P("run", *run_spec(path, shape, program.mesh, program.key.model.partition_rules())),
+            )
             assert sharding.is_equivalent_to(expected, 1 + len(shape)), path
             pieces = math.prod(shape) // math.prod(sharding.shard_shape((1, *shape)))
             if path.endswith(("kernel", "embedding")):
@@ -110,8 +113,9 @@ def test_weights_are_gathered_where_they_are_used(step):
     gathered = {
         sent.dimensions for sent in collectives(compiled.as_text()) if sent.kind == "all-gather"
     }
+    rules = program.key.model.partition_rules()
     for path, shape in parameters(program).items():
-        rule = next((axes for pattern, axes in RULES if re.search(pattern, path)), ())
+        rule = next((axes for pattern, axes in rules if re.search(pattern, path)), ())
         if "data" not in rule or (path == "embed/embedding" and "tied" not in name):
             continue
         # Split over `model` still; of stacked layers one.

@@ -1,12 +1,17 @@
+import dataclasses
+import re
+
 import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
 from lmscale.parallel.mesh import MeshError, across_slices, make_mesh
-from lmscale.parallel.partition import RULES, path_name, run_shardings, run_spec
+from lmscale.parallel.partition import path_name, run_shardings, run_spec
 from lmscale.training.step import ProgramKey, initial_state
 from tests.training.specs import LSTM, TRANSFORMER
+
+RULES = TRANSFORMER.partition_rules()
 
 
 def test_a_mesh_uses_every_device():
@@ -35,16 +40,16 @@ def test_layers_cannot_be_split_over_slices():
 
 def test_a_dimension_that_the_axis_does_not_divide_stays_whole():
     mesh = make_mesh(1, 4, 2)
-    assert run_spec("embed/embedding", (512, 64), mesh) == P("model", "data")
-    assert run_spec("embed/embedding", (511, 64), mesh) == P(None, "data")
-    assert run_spec("no/such/parameter", (512, 64), mesh) == P()
+    assert run_spec("embed/embedding", (512, 64), mesh, RULES) == P("model", "data")
+    assert run_spec("embed/embedding", (511, 64), mesh, RULES) == P(None, "data")
+    assert run_spec("no/such/parameter", (512, 64), mesh, RULES) == P()
 
 
 def test_data_takes_another_dimension_where_it_does_not_divide_its_own():
     mesh = make_mesh(1, 4, 2)
-    assert run_spec("up/kernel", (3, 50, 200), mesh) == P(None, None, ("model", "data"))
-    assert run_spec("up/kernel", (4, 50, 201), mesh) == P(None, None, None)
-    assert run_spec("embed/embedding", (512, 50), mesh) == P(("model", "data"), None)
+    assert run_spec("up/kernel", (3, 50, 200), mesh, RULES) == P(None, None, ("model", "data"))
+    assert run_spec("up/kernel", (4, 50, 201), mesh, RULES) == P(None, None, None)
+    assert run_spec("embed/embedding", (512, 50), mesh, RULES) == P(("model", "data"), None)
 
 
 @pytest.mark.parametrize("model", [TRANSFORMER, LSTM], ids=["transformer", "lstm"])
@@ -53,7 +58,7 @@ def test_every_matrix_and_its_moments_are_split(model, optimizer):
     mesh = make_mesh(1, 2, 4)
     key = ProgramKey(model, optimizer, "float32", 4)
     state = jax.eval_shape(lambda seed: initial_state(key, seed), np.int32(0))
-    shardings = run_shardings(state, mesh, packed=True)
+    shardings = run_shardings(state, mesh, model.partition_rules(), packed=True)
     for (path, leaf), sharding in zip(
         jax.tree_util.tree_flatten_with_path(state)[0], jax.tree.leaves(shardings), strict=True
     ):
@@ -64,17 +69,14 @@ def test_every_matrix_and_its_moments_are_split(model, optimizer):
             assert any(sharding.spec[1:]), name
 
 
-def test_every_rule_is_of_use():
-    """Each pattern matches a parameter of some model, or the table has a dead line."""
-    import dataclasses
-    import re
-
-    untied = dataclasses.replace(TRANSFORMER, tied_head=False)
+@pytest.mark.parametrize("model", [TRANSFORMER, LSTM], ids=["transformer", "lstm"])
+def test_every_rule_is_of_use(model):
+    """Each pattern matches a parameter of the model, or the table has a dead line."""
     names = set()
-    for model in (TRANSFORMER, untied, LSTM):
-        key = ProgramKey(model, "adamw", "float32", 4)
+    for tied in (True, False):
+        key = ProgramKey(dataclasses.replace(model, tied_head=tied), "adamw", "float32", 4)
         state = jax.eval_shape(lambda seed, key=key: initial_state(key, seed), np.int32(0))
         leaves = jax.tree_util.tree_flatten_with_path(state["params"])[0]
         names |= {path_name(path) for path, _ in leaves}
-    for pattern, _ in RULES:
-        assert any(re.search(pattern, name) for name in names), pattern
+    for rule in model.ARRAYS:
+        assert any(re.search(rule.pattern, name) for name in names), rule.pattern

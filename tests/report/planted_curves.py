@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from lmscale.architectures import transformer_ladder
 from lmscale.files import read_json, write_json
 from lmscale.flops import n_params
 from lmscale.report import Study
 from lmscale.spec import RunSpec
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.grids import make_run, width_rule
-from lmscale.sweep.shapes import transformer_ladder
 from tests.report import planted_store as planted
 
 #: L(N, S_min) = (N_c/N)^alpha_N + (S_c/S_min)^alpha_S, B_crit = B_star / L^(1/alpha_B).

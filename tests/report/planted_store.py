@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from lmscale import flops
+from lmscale.architectures import lstm_shape, transformer_ladder
 from lmscale.files import write_json
 from lmscale.spec import DataSpec, EvalSpec, LSTMSpec, ModelSpec, RunSpec
 from lmscale.sweep.claims import Claim
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.grids import LearningRateRule, isoflop_grid, make_run, width_rule
-from lmscale.sweep.shapes import lstm_shape, transformer_ladder
 from lmscale.sweep.store import Store
 from lmscale.training.loop import log_interval, result
 from lmscale.training.run_folder import RunFolder

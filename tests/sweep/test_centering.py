@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from lmscale import flops
+from lmscale.architectures import transformer_ladder
 from lmscale.sweep.centering import badly_centered, plan_centering
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.shapes import transformer_ladder
 from lmscale.sweep.store import Store
 from tests.report import planted_store as planted
 

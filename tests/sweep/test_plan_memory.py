@@ -3,6 +3,7 @@
 import jax
 import pytest
 
+from lmscale.architectures import LlamaSpec
 from lmscale.spec import LSTMSpec, TransformerSpec
 from lmscale.sweep.devices import parse_devices
 from lmscale.sweep.experiment import Run
@@ -17,6 +18,8 @@ from tests.training.specs import run_spec
     [
         TransformerSpec(n_layer=2, d_model=64, n_ctx=128, vocab_size=1024),
         TransformerSpec(n_layer=4, d_model=128, n_ctx=128, vocab_size=256),
+        LlamaSpec(n_layer=2, d_model=64, n_ctx=128, vocab_size=1024),
+        LlamaSpec(n_layer=4, d_model=128, n_head=4, n_kv_head=1, n_ctx=128, vocab_size=256),
         LSTMSpec(n_layer=1, d_hidden=128, d_embed=32, n_ctx=128, vocab_size=256),
         LSTMSpec(n_layer=3, d_hidden=64, d_embed=64, n_ctx=128, vocab_size=1024),
     ],

@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 
 from lmscale import flops
+from lmscale.architectures import lstm_shape, transformer_ladder, transformer_shape
 from lmscale.files import write_json
 from lmscale.laws.result import FitError
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.grids import isoflop_grid
 from lmscale.sweep.recipe import PowerRule, read_recipe
 from lmscale.sweep.recommend import recommend
-from lmscale.sweep.shapes import lstm_shape, transformer_ladder, transformer_shape
 from tests.report.planted_store import DATA, EVALS, N_CTX, VOCAB, Law, isoflop_runs, plant
 
 BUDGETS = (1e11, 3e11, 9e11, 27e11)

@@ -2,17 +2,15 @@ import math
 
 import pytest
 
-from lmscale.flops import n_params
-from lmscale.sweep.shapes import (
-    aspect_ratio,
+from lmscale.architectures import (
     chinchilla_shapes,
-    family_label,
     lstm_shape,
-    nearest_sizes,
-    off_centre,
     transformer_ladder,
     transformer_shape,
 )
+from lmscale.architectures.transformer import aspect_ratio
+from lmscale.flops import n_params
+from lmscale.sweep.shapes import family_label, nearest_sizes, off_centre
 
 SHARED = {"n_ctx": 64, "vocab_size": 1000}
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmscale.models import build_model
 from lmscale.spec import LSTMSpec, TransformerSpec
 from lmscale.training.adafactor import Factors, scale_by_adafactor
 from tests.training.specs import LSTM, TRANSFORMER
@@ -51,7 +50,7 @@ MODELS = pytest.mark.parametrize(
 
 def parameters(model) -> dict[str, np.ndarray]:
     """Path -> initial values."""
-    params = nnx.to_pure_dict(nnx.split(build_model(model, nnx.Rngs(params=0)))[1])
+    params = nnx.to_pure_dict(nnx.split(model.module(nnx.Rngs(params=0)))[1])
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     return {"/".join(key.key for key in path): np.asarray(x) for path, x in leaves}
 
@@ -83,7 +82,7 @@ def random_gradients(params, n: int) -> list[dict[str, np.ndarray]]:
 
 
 def our_updates(gradients) -> list[dict[str, np.ndarray]]:
-    tx = scale_by_adafactor()
+    tx = scale_by_adafactor(("blocks", "rest"))
     state, seen, step = tx.init(nested(gradients[0])), [], jax.jit(tx.update)
     for gradient in gradients:
         update, state = step(nested(gradient), state)
@@ -155,9 +154,9 @@ def test_updates_are_clipped_layer_by_layer(model, matrices):
 @pytest.mark.parametrize("model", LARGE, ids=lambda model: model.label)
 def test_second_moments_are_those_of_rows_columns_and_vectors(model):
     abstract = jax.eval_shape(
-        lambda: nnx.to_pure_dict(nnx.split(build_model(model, nnx.Rngs(params=0)))[1])
+        lambda: nnx.to_pure_dict(nnx.split(model.module(nnx.Rngs(params=0)))[1])
     )
-    state = jax.eval_shape(scale_by_adafactor().init, abstract)
+    state = jax.eval_shape(scale_by_adafactor(("blocks", "rest")).init, abstract)
     count = sum(x.size for x in jax.tree.leaves(state.moments))
     matrices = TRANSFORMER_MATRICES if isinstance(model, TransformerSpec) else LSTM_MATRICES
     expected = n_params = 0
@@ -174,7 +173,7 @@ def test_second_moments_are_those_of_rows_columns_and_vectors(model):
 
 
 def test_moments_keep_the_paths_and_axes_of_their_parameters():
-    state = scale_by_adafactor().init(nested(parameters(TRANSFORMER)))
+    state = scale_by_adafactor(("blocks", "rest")).init(nested(parameters(TRANSFORMER)))
     attention = state.moments["blocks"]["attention"]
     assert isinstance(attention["qkv"]["kernel"], Factors)
     assert attention["qkv"]["kernel"].row.shape == (2, 32)

@@ -9,7 +9,6 @@ from flax import nnx
 
 from lmscale.data import n_sequences, sequence_order
 from lmscale.data.loader import batch_indices, gather
-from lmscale.models import build_model
 from lmscale.progress import progress
 from lmscale.spec import StartSpec, StoppingSpec
 from lmscale.sweep.devices import local_devices
@@ -152,7 +151,7 @@ def test_the_parts_of_the_noise_scale_are_squared_gradient_norms(tmp_path, corpu
     order = sequence_order(n_sequences(len(tokens), n_ctx), 8, spec.seed)
     windows = gather(tokens, batch_indices(order, 0, 1)[0], n_ctx)
     params = initial_state(ProgramKey.of(spec), np.int32(spec.seed))["params"]
-    graphdef = nnx.split(build_model(spec.model, nnx.Rngs(0)))[0]
+    graphdef = nnx.split(spec.model.module(nnx.Rngs(0)))[0]
 
     @jax.jit
     def squared(windows):

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from lmscale.architectures import TransformerSpec
 from lmscale.training.optimizer import make_optimizer, optimizer_hyperparameters
 from tests.training.specs import run_spec
 
@@ -17,7 +18,7 @@ def updates(name: str, gradients: list, lr: float = 0.1, *, flat: bool = False, 
     hyper = optimizer_hyperparameters(run_spec(optimizer={"name": name, **optimizer}))
     hyper = {k: jnp.float32(v) for k, v in hyper.items()}
     params = jax.tree.map(jnp.float32, PARAMS)
-    tx = make_optimizer(name, jnp.float32(lr), hyper, flat=flat)
+    tx = make_optimizer(name, TransformerSpec, jnp.float32(lr), hyper, flat=flat)
     state, seen = tx.init(params), []
     for gradient in gradients:
         change, state = tx.update(jax.tree.map(jnp.float32, gradient), state, params)
@@ -86,7 +87,7 @@ def test_hyperparameters_may_be_traced():
     def step(lr, hyper):
         traces.append(1)
         params = jax.tree.map(jnp.float32, PARAMS)
-        tx = make_optimizer("adamw", lr, hyper)
+        tx = make_optimizer("adamw", TransformerSpec, lr, hyper)
         return tx.update(params, tx.init(params), params)[0]["up"]["kernel"]
 
     hyper = optimizer_hyperparameters(run_spec())

@@ -1,0 +1,201 @@
+"""Llama (Touvron et al. 2023), and its shapes by size.
+
+The model itself is `lmscale.models.llama`, apart from what commands need that train nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lmscale.architectures.base import (
+    ADD,
+    CROSS_ENTROPY,
+    SCALE,
+    SHARED_ARRAYS,
+    SOFTMAX,
+    Activations,
+    Array,
+    ModelSpec,
+    Operation,
+    elementwise,
+    matmul,
+    output_head,
+    register,
+)
+from lmscale.architectures.transformer import transformer_shape
+from lmscale.serialize import require, require_positive
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+#: FLOPs per element, forward and backward, as in `lmscale.models.llama`: x^2, mean, two products;
+#: the rotation's two products and a sum; silu(gate) * up.
+RMS_NORM, ROTATION, SWIGLU = (4, 9), (3, 3), (5, 9)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class LlamaSpec(ModelSpec):
+    """Llama's Transformer: RMSNorm, rotary positions, SwiGLU, no biases, an output head of its own.
+
+    `n_head` defaults to heads of about 64, `n_kv_head` (heads of keys and values, for grouped-query
+    attention) to n_head, `d_head` to d_model / n_head, and `d_ff` to 8/3 d_model in eights, which gives
+    the three matrices of SwiGLU the parameters of the usual two.
+
+    Defaults are filled in when a spec is made: `dataclasses.replace(spec, d_model=...)` keeps the
+    old ones unless they are replaced too (by None, for the default again).
+    """
+
+    kind = "llama"
+
+    d_model: int
+    n_head: int | None = None
+    n_kv_head: int | None = None
+    d_head: int | None = None
+    d_ff: int | None = None
+    #: RMSNorm of each query and key head before the rotation (Dehghani et al. 2023; Qwen3).
+    qk_norm: bool = False
+    rope_theta: float = 10_000.0
+    #: Of the norms.
+    epsilon: float = 1e-5
+    tied_head: bool = False
+    #: Standard deviation of the initial weights; see `TransformerSpec.init_std`.
+    init_std: float = 0.02
+
+    NON_EMBEDDING = ("qkv", "attention_out", "feed_forward")
+    MATMULS = ("qkv", "attention_scores", "attention_out", "feed_forward")
+    SHAPE_FIELDS = ("n_layer", "d_model", "n_head", "n_kv_head", "d_head", "d_ff")
+    ARRAYS = (
+        *SHARED_ARRAYS,
+        Array(r"norm_\w+/scale$", None, decays=False),
+        # [layer, d_model, n_head, d_head] and [layer, n_head, d_head, d_model].
+        Array(r"attention/(query|key|value)/kernel$", (None, "data", "model", None), decays=True),
+        Array(r"attention/out/kernel$", (None, "model", None, "data"), decays=True),
+        Array(r"(gate|up)/kernel$", (None, "data", "model"), decays=True),
+        Array(r"down/kernel$", (None, "model", "data"), decays=True),
+    )
+
+    def _check(self) -> None:
+        def default(name: str, value: int) -> None:
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+        heads = max(1, round(self.d_model / 64))
+        while self.d_model % heads:
+            heads -= 1
+        default("n_head", heads)
+        default("n_kv_head", self.n_head)
+        default("d_head", max(2, self.d_model // max(1, self.n_head)))
+        default("d_ff", max(8, round(self.d_model / 3) * 8))
+        super()._check()
+        require_positive(self, "d_model", "n_head", "n_kv_head", "d_head", "d_ff")
+        require(
+            self.d_head % 2 == 0,
+            f"LlamaSpec.d_head must be even, for the rotation of pairs, not {self.d_head}",
+        )
+        require(
+            self.n_head % self.n_kv_head == 0,
+            f"LlamaSpec.n_head ({self.n_head}) must be a multiple of n_kv_head ({self.n_kv_head})",
+        )
+        for name in ("init_std", "rope_theta", "epsilon"):
+            value = getattr(self, name)
+            require(value > 0, f"LlamaSpec.{name} must be positive, not {value!r}")
+
+    @property
+    def width(self) -> int:
+        return self.d_model
+
+    def module(self, rngs: nnx.Rngs, **options: Any) -> nnx.Module:
+        from lmscale.models.llama import Llama
+
+        return Llama(self, rngs, **options)
+
+    def operations(self) -> dict[str, Operation]:
+        d, f, n, c = self.d_model, self.d_ff, self.n_layer, self.n_ctx
+        a, b = self.n_head * self.d_head, self.n_kv_head * self.d_head
+        head_norms = 2 * self.d_head if self.qk_norm else 0
+        return {
+            "embedding": Operation(self.vocab_size * d, 0.0, float(d)),
+            "norm": elementwise(
+                (RMS_NORM, (2 * n + 1) * d + (n * (a + b) if self.qk_norm else 0)),
+                params=(2 * n + 1) * d + n * head_norms,
+            ),
+            "qkv": matmul(n * d * (a + 2 * b)),
+            "rotation": elementwise((ROTATION, n * (a + b))),
+            # QK^T and the weighted sum of the values.
+            "attention_scores": Operation(0, 4.0 * n * c * a, 8.0 * n * c * a),
+            "softmax": elementwise((SOFTMAX, n * self.n_head * c), (SCALE, n * a)),
+            "attention_out": matmul(n * a * d),
+            "feed_forward": matmul(n * 3 * d * f),
+            "activation": elementwise((SWIGLU, n * f)),
+            "residual": elementwise((ADD, 2 * n * d)),
+            "bias": Operation(0, 0.0, 0.0),
+            "head": output_head(self),
+            "loss": elementwise((CROSS_ENTROPY, self.vocab_size)),
+        }
+
+    def softmax_flops(self) -> float:
+        return 3.0 * self.n_layer * self.n_head * self.n_ctx
+
+    def activations(self, number_bytes: int, platform: str, attention: str) -> Activations:
+        width, d, f = number_bytes, self.d_model, self.d_ff
+        a, b = self.n_head * self.d_head, self.n_kv_head * self.d_head
+        # Scores in float32, and as weights.
+        scores = (4 + width) * self.n_head * self.n_ctx if attention == "xla" else 0
+        # Queries and the mix of values; keys and values, with a copy for every query head.
+        heads = 2 * a + 2 * b + (2 * a if b < a else 0)
+        return Activations(
+            input=width * d,
+            # Inputs and results of two norms, and the former in float32.
+            whole=(4 * width + (0 if platform == "gpu" else 2 * 4)) * d,
+            # Gate, silu(gate), up and their product.
+            split=(heads + 4 * f) * width + scores,
+            layer_params=d * (2 * a + 2 * b + 3 * f),
+        )
+
+    def splits_over(self, n_devices: int) -> bool:
+        return self.n_kv_head % n_devices == 0 and self.d_ff % n_devices == 0
+
+    @classmethod
+    def of_shape(cls, n_layer: int, width: int, *, n_ctx: int, vocab_size: int) -> LlamaSpec:
+        return cls(n_layer=n_layer, d_model=width, n_ctx=n_ctx, vocab_size=vocab_size)
+
+    @classmethod
+    def of_size(
+        cls,
+        n_params: float,
+        *,
+        n_ctx: int,
+        vocab_size: int,
+        n_layer: int | None = None,
+        init_std: float | None = None,
+        **fields: Any,
+    ) -> LlamaSpec:
+        """The depth, width and heads of the Transformer of this size (see `transformer_shape`)."""
+        like = transformer_shape(
+            n_params, n_ctx=n_ctx, vocab_size=vocab_size, n_layer=n_layer, init_std=init_std
+        )
+        d_head = 2 * max(1, round(like.d_attn / like.n_head / 2))
+        return cls(
+            n_layer=like.n_layer,
+            d_model=like.d_model,
+            n_head=like.n_head,
+            d_head=d_head,
+            n_ctx=n_ctx,
+            vocab_size=vocab_size,
+            init_std=like.init_std,
+            **fields,
+        )
+
+    def scaled(self, factor: float) -> LlamaSpec:
+        groups = max(1, round(self.n_kv_head * factor**0.5))
+        ratio = groups / self.n_kv_head
+        return dataclasses.replace(
+            self,
+            d_model=max(2, round(self.d_model * ratio)),
+            d_ff=max(1, round(self.d_ff * ratio)),
+            n_head=groups * (self.n_head // self.n_kv_head),
+            n_kv_head=groups,
+        )

@@ -1,0 +1,376 @@
+"""The Transformer of Kaplan et al. 2020 and its recurrent form; shapes by size, and Chinchilla's.
+
+The model itself is `lmscale.models.transformer`, apart from what commands need that train nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from lmscale.architectures.base import (
+    ACTIVATION,
+    ADD,
+    CROSS_ENTROPY,
+    LAYER_NORM,
+    SCALE,
+    SHARED_ARRAYS,
+    SOFTMAX,
+    Activations,
+    Array,
+    Ladder,
+    ModelSpec,
+    Operation,
+    elementwise,
+    matmul,
+    output_head,
+    register,
+    shared_fields,
+)
+from lmscale.serialize import require, require_positive
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class TransformerSpec(ModelSpec):
+    """A decoder-only Transformer in the parameters of Kaplan et al. 2020, Table 1.
+
+    `d_ff` defaults to 4 d_model, `d_attn` (queries, keys and values, all heads together) to
+    d_model, and `n_head` to heads of about 64. With `reuse` > 1 the `n_layer` blocks are applied
+    `reuse` times each: the recurrent (Universal) Transformer of Kaplan's Fig. 17, whose effective
+    depth is n_layer * reuse.
+
+    Defaults are filled in when a spec is made: `dataclasses.replace(spec, d_model=...)` keeps the
+    old d_ff, d_attn and n_head unless they are replaced too (by None, for the default again).
+    """
+
+    kind = "transformer"
+
+    d_model: int
+    n_head: int | None = None
+    d_ff: int | None = None
+    d_attn: int | None = None
+    #: How often each block is applied; 1 is the plain Transformer.
+    reuse: int = 1
+    #: "stack" repeats the whole stack (ABAB), "layer" each block in place (AABB).
+    reuse_order: Literal["stack", "layer"] = "stack"
+    #: "sinusoidal" adds the Universal Transformer's position-and-step signal before every step.
+    step_signal: Literal["none", "sinusoidal"] = "none"
+    norm: Literal["pre", "post"] = "pre"
+    activation: Literal["gelu", "relu"] = "gelu"
+    bias: bool = True
+    #: Standard deviation of the initial weights, 0.02 as in GPT-2, whose width is 768. Far narrower
+    #: models want more: near 0.5 / sqrt(d_model), or attention stays flat for long.
+    init_std: float = 0.02
+
+    NON_EMBEDDING = ("qkv", "attention_out", "feed_forward")
+    MATMULS = ("qkv", "attention_scores", "attention_out", "feed_forward")
+    SHAPE_FIELDS = ("n_layer", "d_model", "n_head", "d_ff", "d_attn")
+    ARRAYS = (
+        *SHARED_ARRAYS,
+        Array(r"(^|/)position$", (None, "data"), decays=False),
+        Array(r"norm_\w+/(scale|bias)$", None, decays=False),
+        # [layer, d_model, 3, n_head, d_head] and [layer, n_head, d_head, d_model].
+        Array(r"qkv/kernel$", (None, "data", None, "model", None), decays=True),
+        Array(r"qkv/bias$", (None, None, "model", None), decays=False),
+        Array(r"attention/out/kernel$", (None, "model", None, "data"), decays=True),
+        Array(r"up/kernel$", (None, "data", "model"), decays=True),
+        Array(r"up/bias$", (None, "model"), decays=False),
+        Array(r"down/kernel$", (None, "model", "data"), decays=True),
+        Array(r"(attention/out|down)/bias$", None, decays=False),
+    )
+
+    def _check(self) -> None:
+        if self.d_attn is None:
+            object.__setattr__(self, "d_attn", self.d_model)
+        if self.d_ff is None:
+            object.__setattr__(self, "d_ff", 4 * self.d_model)
+        if self.n_head is None:
+            heads = max(1, round(self.d_attn / 64))
+            while self.d_attn % heads:
+                heads -= 1
+            object.__setattr__(self, "n_head", heads)
+        super()._check()
+        require_positive(self, "d_model", "n_head", "d_ff", "d_attn", "reuse")
+        require(
+            self.init_std > 0, f"TransformerSpec.init_std must be positive, not {self.init_std!r}"
+        )
+        require(
+            self.d_attn % self.n_head == 0,
+            f"TransformerSpec.d_attn ({self.d_attn}) must be a multiple of n_head ({self.n_head})",
+        )
+
+    @property
+    def width(self) -> int:
+        return self.d_model
+
+    @property
+    def depth(self) -> int:
+        """Blocks that a token passes through: n_layer * reuse."""
+        return self.n_layer * self.reuse
+
+    @property
+    def label(self) -> str:
+        reuse = f"x{self.reuse}" if self.reuse > 1 else ""
+        return f"transformer-{self.n_layer}{reuse}x{self.d_model}"
+
+    def module(self, rngs: nnx.Rngs, **options: Any) -> nnx.Module:
+        from lmscale.models.transformer import Transformer
+
+        return Transformer(self, rngs, **options)
+
+    def operations(self) -> dict[str, Operation]:
+        d, a, f = self.d_model, self.d_attn, self.d_ff
+        n, c, depth = self.n_layer, self.n_ctx, self.depth
+        # A pre-norm stack ends in a norm of its own; a post-norm one has normalised already.
+        n_final = 1 if self.norm == "pre" else 0
+        # In a block: two norms, queries with keys and values, and the three projections back.
+        block_biases, final_biases = (
+            (2 * d + 3 * a + d + f + d, n_final * d) if self.bias else (0, 0)
+        )
+        # The signal is added before each pass of the stack, or before each application of a layer.
+        n_signals = {"stack": self.reuse, "layer": depth}[self.reuse_order]
+        if self.step_signal == "none":
+            n_signals = 0
+        return {
+            # Forward, the lookup is a copy; backward, a token's gradient is added to its row.
+            "embedding": Operation(self.vocab_size * d, 0.0, float(d)),
+            # The signal has no parameters, so only the learned positions add up gradients.
+            "position": Operation(c * d, float((1 + n_signals) * d), float(d)),
+            "norm": elementwise(
+                (LAYER_NORM, (2 * depth + n_final) * d), params=(2 * n + n_final) * d
+            ),
+            "qkv": matmul(n * d * 3 * a, uses=self.reuse),
+            # QK^T and the weighted sum of the values.
+            "attention_scores": Operation(0, 4.0 * depth * c * a, 8.0 * depth * c * a),
+            "softmax": elementwise((SOFTMAX, depth * self.n_head * c), (SCALE, depth * a)),
+            "attention_out": matmul(n * a * d, uses=self.reuse),
+            "feed_forward": matmul(n * 2 * d * f, uses=self.reuse),
+            "activation": elementwise((ACTIVATION[self.activation], depth * f)),
+            "residual": elementwise((ADD, 2 * depth * d)),
+            "bias": elementwise(
+                (ADD, depth * block_biases + final_biases), params=n * block_biases + final_biases
+            ),
+            "head": output_head(self),
+            "loss": elementwise((CROSS_ENTROPY, self.vocab_size)),
+        }
+
+    def softmax_flops(self) -> float:
+        return 3.0 * self.depth * self.n_head * self.n_ctx
+
+    def activations(self, number_bytes: int, platform: str, attention: str) -> Activations:
+        width, d, a, f = number_bytes, self.d_model, self.d_attn, self.d_ff
+        gpu = platform == "gpu"
+        # Queries, keys, values and the mix of values, which the TPU's kernel wants in heads of 128.
+        heads = 4 * a
+        if attention == "splash":
+            heads = 4 * self.n_head * 128 * math.ceil(a / self.n_head / 128)
+        # Scores in float32, and as weights.
+        scores = (4 + width) * self.n_head * self.n_ctx if attention == "xla" else 0
+        return Activations(
+            input=width * d,
+            # Inputs and results of two norms, and the former in float32.
+            whole=(4 * width + (0 if gpu else 2 * 4)) * d,
+            # Before and after the activation function.
+            split=(heads + 2 * f) * width + scores,
+            layer_params=d * (4 * a + 2 * f),
+        )
+
+    def splits_over(self, n_devices: int) -> bool:
+        return self.n_head % n_devices == 0 and self.d_ff % n_devices == 0
+
+    @classmethod
+    def of_shape(cls, n_layer: int, width: int, *, n_ctx: int, vocab_size: int) -> TransformerSpec:
+        return cls(n_layer=n_layer, d_model=width, n_ctx=n_ctx, vocab_size=vocab_size)
+
+    @classmethod
+    def of_size(
+        cls,
+        n_params: float,
+        *,
+        n_ctx: int,
+        vocab_size: int,
+        n_layer: int | None = None,
+        init_std: float | None = None,
+    ) -> TransformerSpec:
+        return transformer_shape(
+            n_params, n_ctx=n_ctx, vocab_size=vocab_size, n_layer=n_layer, init_std=init_std
+        )
+
+    @classmethod
+    def ladders(cls, models: Sequence[TransformerSpec]) -> list[Ladder]:
+        found, shared = super().ladders(models), shared_fields(models)
+        depths = {model.n_layer for model in models}
+        if len(depths) == 1:
+            (depth,) = depths
+            layers = f"{depth} layer{'s' * (depth > 1)}"
+            fixed = functools.partial(cls.of_size, n_layer=depth, **shared)
+            found.insert(0, Ladder(fixed, f"{layers} at every size"))
+        table = chinchilla_shapes(**shared)
+
+        def from_table(n_params: float) -> TransformerSpec:
+            return min(table, key=lambda m: abs(math.log(m.n_non_embedding() / n_params)))
+
+        return [*found, Ladder(from_table, "shapes of Hoffmann et al. 2022, Table A9")]
+
+    def scaled(self, factor: float) -> TransformerSpec:
+        d_head = self.d_attn // self.n_head
+        n_head = max(1, round(self.n_head * factor**0.5))
+        ratio = n_head / self.n_head
+        return dataclasses.replace(
+            self,
+            d_model=max(1, round(self.d_model * ratio)),
+            d_ff=max(1, round(self.d_ff * ratio)),
+            d_attn=n_head * d_head,
+            n_head=n_head,
+        )
+
+
+def aspect_ratio(n_params: float) -> float:
+    """d_model / n_layer for a size.
+
+    Loss is flat around the best ratio (Kaplan et al. 2020, Fig. 5: within 1% from 12 to 128 at
+    50M parameters). Below 1M a ratio near 64 would leave less than two layers, so it falls with the
+    fourth root there; above 1B it rises as in Chinchilla's models (5120 / 47 at 16B).
+    """
+    if n_params < 2.5e6:
+        return max(8.0, 64 * (n_params / 2.5e6) ** 0.25)
+    return 64 * max(1.0, n_params / 1e9) ** 0.2
+
+
+def init_by_width(d_model: int) -> float:
+    """Standard deviation of a Transformer's initial weights: 0.5 / sqrt(d_model), at least GPT-2's 0.02.
+
+    The two meet at a width of 625. See `lmscale.spec.TransformerSpec.init_std`.
+    """
+    return float(f"{max(0.02, 0.5 / math.sqrt(d_model)):.3g}")
+
+
+def transformer_shape(
+    n_params: float,
+    *,
+    n_ctx: int,
+    vocab_size: int,
+    n_layer: int | None = None,
+    init_std: float | None = 0.02,
+    **fields,
+) -> TransformerSpec:
+    """The standard shape (d_ff = 4 d_model) closest to `n_params` non-embedding parameters.
+
+    Widths are multiples of 4 below 32, of 8 below 128, of 16 below 256, of 64 from there on; heads are 16 wide in
+    the smallest models and 64 from 256 on. A miss in size costs more than one in aspect ratio. With
+    `n_layer` the depth is given, and the width alone follows. `init_std` None is `init_by_width`.
+    """
+    best = None
+    for depth in range(1, 129) if n_layer is None else (n_layer,):
+        width = math.sqrt(n_params / (12 * depth))
+        multiple = 4 if width < 32 else 8 if width < 128 else 16 if width < 256 else 64
+        d_model = max(multiple, round(width / multiple) * multiple)
+        size = 12 * depth * d_model**2
+        cost = 4 * abs(math.log(size / n_params)) + abs(
+            math.log(d_model / depth / aspect_ratio(n_params))
+        )
+        if best is None or cost < best[0]:
+            best = (cost, depth, d_model)
+    _, depth, d_model = best
+    d_head = 64 if d_model >= 256 else 32 if d_model >= 64 else 16
+    n_head = max(1, d_model // d_head)
+    while d_model % n_head:
+        n_head -= 1
+    return TransformerSpec(
+        n_layer=depth,
+        d_model=d_model,
+        n_head=n_head,
+        n_ctx=n_ctx,
+        vocab_size=vocab_size,
+        init_std=init_by_width(d_model) if init_std is None else init_std,
+        **fields,
+    )
+
+
+def transformer_ladder(
+    sizes: Sequence[float], *, n_ctx: int, vocab_size: int, **fields
+) -> list[TransformerSpec]:
+    """One shape a size, without repeats."""
+    shapes = [
+        transformer_shape(size, n_ctx=n_ctx, vocab_size=vocab_size, **fields) for size in sizes
+    ]
+    return list(dict.fromkeys(shapes))
+
+
+#: (d_model, d_ff, d_head, n_head, n_layer) of Hoffmann et al. 2022, Table A9: 44M to 16B parameters.
+CHINCHILLA_SHAPES = (
+    (512, 2048, 64, 8, 8),
+    (576, 2304, 64, 9, 9),
+    (640, 2560, 64, 10, 10),
+    (640, 2560, 64, 10, 13),
+    (640, 2560, 64, 10, 16),
+    (768, 3072, 64, 12, 12),
+    (768, 3072, 64, 12, 15),
+    (768, 3072, 64, 12, 18),
+    (896, 3584, 64, 14, 14),
+    (896, 3584, 64, 14, 16),
+    (896, 3584, 64, 14, 18),
+    (1024, 4096, 64, 16, 16),
+    (1024, 4096, 64, 16, 18),
+    (1024, 4096, 64, 16, 20),
+    (1280, 5120, 128, 10, 18),
+    (1280, 5120, 128, 10, 21),
+    (1408, 5632, 128, 11, 18),
+    (1280, 5120, 128, 10, 24),
+    (1408, 5632, 128, 11, 21),
+    (1536, 6144, 128, 12, 19),
+    (1408, 5632, 128, 11, 24),
+    (1536, 6144, 128, 12, 22),
+    (1536, 6144, 128, 12, 25),
+    (1792, 7168, 128, 14, 20),
+    (1792, 7168, 128, 14, 23),
+    (1792, 7168, 128, 14, 26),
+    (2048, 8192, 128, 16, 22),
+    (2176, 8704, 128, 17, 22),
+    (2048, 8192, 128, 16, 25),
+    (2048, 8192, 128, 16, 28),
+    (2176, 8704, 128, 17, 25),
+    (2304, 9216, 128, 18, 24),
+    (2176, 8704, 128, 17, 28),
+    (2304, 9216, 128, 18, 28),
+    (2304, 9216, 128, 18, 32),
+    (2560, 10240, 128, 20, 26),
+    (2560, 10240, 128, 20, 30),
+    (2560, 10240, 128, 20, 34),
+    (2688, 10752, 128, 22, 36),
+    (2816, 11264, 128, 22, 36),
+    (2944, 11776, 128, 22, 36),
+    (3072, 12288, 128, 24, 36),
+    (3584, 14336, 128, 28, 40),
+    (4096, 16384, 128, 32, 42),
+    (4352, 17408, 128, 32, 47),
+    (4608, 18432, 128, 36, 44),
+    (4608, 18432, 128, 32, 47),
+    (4864, 19456, 128, 32, 47),
+    (4992, 19968, 128, 32, 49),
+    (5120, 20480, 128, 40, 47),
+)
+
+
+def chinchilla_shapes(*, n_ctx: int, vocab_size: int) -> list[TransformerSpec]:
+    """The 50 models of Hoffmann et al. 2022, Table A9."""
+    return [
+        TransformerSpec(
+            n_layer=n_layer,
+            d_model=d_model,
+            d_ff=d_ff,
+            d_attn=d_head * n_head,
+            n_head=n_head,
+            n_ctx=n_ctx,
+            vocab_size=vocab_size,
+        )
+        for d_model, d_ff, d_head, n_head, n_layer in CHINCHILLA_SHAPES
+    ]

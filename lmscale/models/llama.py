@@ -1,0 +1,184 @@
+"""Llama (Touvron et al. 2023): RMSNorm before each part, rotary positions, SwiGLU, no biases.
+
+Keys and values may have fewer heads than queries (grouped-query attention, Ainslie et al. 2023), and
+queries and keys may be normalised head by head before the rotation, as in Qwen3. Names and numbers
+agree with `LlamaForCausalLM` (and `Qwen3ForCausalLM` with `qk_norm`) of the transformers library.
+Dropout, where asked for, falls on the embedding and on both residual branches.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lmscale.architectures.llama import LlamaSpec
+from lmscale.models.attention import causal_attention
+from lmscale.models.layers import Embedding, Linear, apply_layers, dropout, fold, stack_layers
+from lmscale.parallel.partition import keep_batch
+
+
+class RMSNorm(nnx.Module):
+    """x / sqrt(mean(x^2) + epsilon) * scale over the last axis, in float32 (Zhang & Sennrich 2019)."""
+
+    def __init__(self, width: int, *, epsilon: float, dtype: jnp.dtype):
+        self.scale = nnx.Param(jnp.ones(width))
+        self.epsilon = epsilon
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.float32)
+        inverse = jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.epsilon)
+        return (wide * inverse * self.scale[...]).astype(self.dtype)
+
+
+def rotate(x: jax.Array, theta: float) -> jax.Array:
+    """Rotary position embedding (Su et al. 2021) of x [batch, time, n_head, d_head].
+
+    Dimension i of a head's first half and dimension i of its second half are a pair, which position t
+    turns by the angle t theta^(-2 i / d_head).
+    """
+    n_time, half = x.shape[1], x.shape[-1] // 2
+    rate = theta ** (-jnp.arange(half) / half)
+    angle = (jnp.arange(n_time)[:, None] * rate)[:, None, :]
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    def __init__(self, spec: LlamaSpec, rngs: nnx.Rngs, *, dtype, implementation: str):
+        def project(n_head: int) -> Linear:
+            heads = (n_head, spec.d_head)
+            return Linear((spec.d_model,), heads, rngs, std=spec.init_std, bias=False, dtype=dtype)
+
+        self.query = project(spec.n_head)
+        self.key = project(spec.n_kv_head)
+        self.value = project(spec.n_kv_head)
+        self.out = Linear(
+            (spec.n_head, spec.d_head),
+            (spec.d_model,),
+            rngs,
+            std=spec.init_std / math.sqrt(2 * spec.n_layer),
+            bias=False,
+            dtype=dtype,
+        )
+
+        def head_norm() -> RMSNorm | None:
+            return RMSNorm(spec.d_head, epsilon=spec.epsilon, dtype=dtype) if spec.qk_norm else None
+
+        self.norm_query, self.norm_key = head_norm(), head_norm()
+        self.theta = spec.rope_theta
+        self.group = spec.n_head // spec.n_kv_head
+        self.implementation = implementation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        query, key = keep_batch(self.query(x), 2), keep_batch(self.key(x), 2)
+        value = keep_batch(self.value(x), 2)
+        if self.norm_query is not None:
+            query, key = self.norm_query(query), self.norm_key(key)
+        query, key = rotate(query, self.theta), rotate(key, self.theta)
+        if self.group > 1:
+            # Every attention kernel takes as many keys as queries.
+            key, value = (jnp.repeat(part, self.group, axis=2) for part in (key, value))
+        mixed = causal_attention(query, key, value, self.implementation)
+        return self.out(keep_batch(mixed, 2))
+
+
+class FeedForward(nnx.Module):
+    """down(silu(gate(x)) * up(x)) (SwiGLU, Shazeer 2020)."""
+
+    def __init__(self, spec: LlamaSpec, rngs: nnx.Rngs, *, dtype):
+        def linear(d_in: int, d_out: int, std: float) -> Linear:
+            return Linear((d_in,), (d_out,), rngs, std=std, bias=False, dtype=dtype)
+
+        self.gate = linear(spec.d_model, spec.d_ff, spec.init_std)
+        self.up = linear(spec.d_model, spec.d_ff, spec.init_std)
+        self.down = linear(spec.d_ff, spec.d_model, spec.init_std / math.sqrt(2 * spec.n_layer))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        gate, up = keep_batch(self.gate(x), -1), keep_batch(self.up(x), -1)
+        return self.down(jax.nn.silu(gate) * up)
+
+
+class Block(nnx.Module):
+    """Attention, then feed-forward, each behind a norm and with a residual."""
+
+    def __init__(self, spec: LlamaSpec, rngs: nnx.Rngs, *, dtype, attention: str):
+        def norm() -> RMSNorm:
+            return RMSNorm(spec.d_model, epsilon=spec.epsilon, dtype=dtype)
+
+        self.norm_attention = norm()
+        self.attention = Attention(spec, rngs, dtype=dtype, implementation=attention)
+        self.norm_feed_forward = norm()
+        self.feed_forward = FeedForward(spec, rngs, dtype=dtype)
+        self.rate = spec.dropout
+
+    def __call__(self, x: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+        branches = (
+            (self.norm_attention, self.attention),
+            (self.norm_feed_forward, self.feed_forward),
+        )
+        for i, (norm, layer) in enumerate(branches):
+            x = keep_batch(x + dropout(layer(norm(x)), self.rate, fold(dropout_key, i)))
+        return x
+
+
+class Llama(nnx.Module):
+    """See `lmscale.architectures.llama.LlamaSpec` for the switches."""
+
+    def __init__(
+        self,
+        spec: LlamaSpec,
+        rngs: nnx.Rngs,
+        *,
+        dtype: str = "float32",
+        unroll: bool = False,
+        attention: str = "xla",
+        remat: bool = False,
+    ):
+        dtype = jnp.dtype(dtype)
+        self.spec, self.unroll, self.remat = spec, unroll, remat
+        self.embed = Embedding(spec.vocab_size, spec.d_model, rngs, std=spec.init_std, dtype=dtype)
+        self.blocks = stack_layers(
+            spec.n_layer, rngs, lambda rngs: Block(spec, rngs, dtype=dtype, attention=attention)
+        )
+        self.norm_final = RMSNorm(spec.d_model, epsilon=spec.epsilon, dtype=dtype)
+        self.head = (
+            None
+            if spec.tied_head
+            else Linear(
+                (spec.d_model,),
+                (spec.vocab_size,),
+                rngs,
+                std=spec.init_std,
+                bias=False,
+                dtype=dtype,
+            )
+        )
+
+    def __call__(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
+        """tokens int32 [batch, time] -> float32 logits [batch, time, vocab]."""
+        return self.logits(self.hidden(tokens, dropout_key=dropout_key))
+
+    def hidden(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
+        """tokens int32 [batch, time] -> input of the output head [batch, time, d_model]."""
+        x = dropout(self.embed(tokens), self.spec.dropout, fold(dropout_key, 0))
+        x = apply_layers(
+            self.blocks,
+            x,
+            fold(dropout_key, 1),
+            n_layer=self.spec.n_layer,
+            unroll=self.unroll,
+            remat=self.remat,
+        )
+        return self.norm_final(x)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """[..., d_model] -> float32 [..., vocab]."""
+        if self.head is None:
+            return self.embed.attend(hidden)
+        return keep_batch(self.head(hidden).astype(jnp.float32), -1)

@@ -1,0 +1,104 @@
+"""The optimizers: one entry each, with all that is known of it, and the registry of all.
+
+To add one, make an `Optimizer` in a file (of your own, too) and call `register`. Nothing else in
+lmscale asks which optimizer it has. This module imports no jax: commands that train nothing start
+without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lmscale.serialize import require
+
+if TYPE_CHECKING:
+    import jax
+    import optax
+
+    from lmscale.architectures import ModelSpec
+
+    #: (architecture, constants as traced numbers) -> the update's direction before weight decay and
+    #: learning rate. The shape of its state must not depend on the constants.
+    Direction = Callable[[type[ModelSpec], Mapping[str, jax.Array]], optax.GradientTransformation]
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What is known of an optimizer.
+
+    Attributes:
+      name: in specs.
+      direction: see `Direction`.
+      constants: fields of `OptimizerSpec` that it reads, apart from peak_lr and grad_clip.
+      elementwise: whether every number is updated by itself. Its moments may then be laid out as a
+        few long vectors, which is quicker on a CPU.
+      moments: numbers that an elementwise optimizer keeps for each parameter.
+      lr_factor: its best learning rate in units of AdamW's, by which rules are multiplied.
+    """
+
+    name: str
+    direction: Direction
+    constants: tuple[str, ...] = ("beta1", "beta2", "eps", "weight_decay")
+    elementwise: bool = False
+    moments: int = 2
+    lr_factor: float = 1.0
+
+
+_REGISTRY: dict[str, Optimizer] = {}
+
+
+def register(optimizer: Optimizer) -> Optimizer:
+    """Makes an optimizer known by its name; a file that is loaded again replaces its own."""
+    _REGISTRY[optimizer.name] = optimizer
+    return optimizer
+
+
+def optimizer(name: str) -> Optimizer:
+    """The optimizer of a name.
+
+    Raises:
+      SpecError: when there is none.
+    """
+    require(
+        name in _REGISTRY,
+        f"OptimizerSpec.name must be one of {', '.join(names())}, not {name!r}",
+    )
+    return _REGISTRY[name]
+
+
+def names() -> tuple[str, ...]:
+    """All registered optimizers."""
+    return tuple(sorted(_REGISTRY))
+
+
+def _adam(model: type[ModelSpec], constants: Mapping[str, Any]) -> optax.GradientTransformation:
+    """Kingma & Ba 2015; AdamW (Loshchilov & Hutter 2019) adds a decoupled weight decay."""
+    import optax
+
+    del model
+    return optax.scale_by_adam(b1=constants["beta1"], b2=constants["beta2"], eps=constants["eps"])
+
+
+def _adafactor(
+    model: type[ModelSpec], constants: Mapping[str, Any]
+) -> optax.GradientTransformation:
+    """Shazeer & Stern 2018; see `lmscale.training.adafactor`."""
+    from lmscale.training.adafactor import scale_by_adafactor
+
+    del constants
+    return scale_by_adafactor(model.STACKS)
+
+
+def _muon(model: type[ModelSpec], constants: Mapping[str, Any]) -> optax.GradientTransformation:
+    """Jordan et al. 2024; see `lmscale.training.muon`."""
+    from lmscale.training.muon import scale_by_muon
+
+    return scale_by_muon(model, constants)
+
+
+register(Optimizer("adam", _adam, constants=("beta1", "beta2", "eps"), elementwise=True))
+register(Optimizer("adamw", _adam, elementwise=True))
+register(Optimizer("adafactor", _adafactor, constants=("weight_decay",)))
+register(Optimizer("muon", _muon, constants=("momentum", "beta1", "beta2", "eps", "weight_decay")))

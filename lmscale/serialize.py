@@ -1,0 +1,190 @@
+"""Typed dataclasses to JSON and back, with one clear line for each value that cannot be.
+
+A field that is added later, with a default that means "as before", leaves the content of older specs
+(`canonical_json`) as it was, and with it the names of everybody's runs. The price is that a default,
+once released, is never changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import numbers
+import sys
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+__all__ = [
+    "Spec",
+    "SpecError",
+    "canonical_json",
+    "require",
+    "require_fraction",
+    "require_positive",
+]
+
+
+class SpecError(ValueError):
+    """A spec that cannot be; the message is one line that says what was wrong and what is right."""
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise SpecError(message)
+
+
+def require_positive(spec: Any, *fields: str) -> None:
+    for field in fields:
+        value = getattr(spec, field)
+        require(value >= 1, f"{type(spec).__name__}.{field} must be at least 1, not {value!r}")
+
+
+def require_fraction(spec: Any, *fields: str) -> None:
+    for field in fields:
+        value = getattr(spec, field)
+        require(
+            0.0 <= value < 1.0, f"{type(spec).__name__}.{field} must be in [0, 1), not {value!r}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """Base of all specs: a frozen dataclass whose types are checked where values enter.
+
+    A base class that stands for several kinds of spec names the class of a kind in `class_of`;
+    each of them has a `kind`, which stands in its JSON.
+    """
+
+    kind: ClassVar[str | None] = None
+
+    def __post_init__(self) -> None:
+        for field, hint in _type_hints(type(self)).items():
+            value = _coerce(hint, getattr(self, field), f"{type(self).__name__}.{field}")
+            object.__setattr__(self, field, value)
+        self._check()
+
+    def _check(self) -> None:
+        """Fills in the defaults that depend on other fields, then validates."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary with every field, defaults included."""
+        return _to_plain(self, keep_defaults=True)
+
+    @classmethod
+    def class_of(cls, values: dict[str, Any], where: str) -> type[Spec]:
+        """The class that a JSON object is read as; `where` names the object in errors."""
+        del values, where
+        return cls
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> typing.Self:
+        """The inverse of `to_dict`; raises `SpecError` on a field that does not exist."""
+        return _from_plain(cls, values, cls.__name__)
+
+
+def canonical_json(spec: Spec) -> str:
+    """The JSON text that a spec's hash is made of: fields that differ from their defaults, sorted."""
+    plain = _to_plain(spec, keep_defaults=False)
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+
+
+@functools.cache
+def _type_hints(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the type `hint`, or a `SpecError`. Whole floats pass as ints, ints as floats."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        require(
+            value in args, f"{where} must be one of {', '.join(map(repr, args))}, not {value!r}"
+        )
+        return value
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            require(type(None) in args, f"{where} must not be null")
+            return None
+        options = [arg for arg in args if arg is not type(None)]
+        if len(options) == 1:
+            return _coerce(options[0], value, where)
+        require(
+            isinstance(value, tuple(options)),
+            f"{where} must be one of {', '.join(o.__name__ for o in options)}, not {value!r}",
+        )
+        return value
+    if origin is tuple:
+        require(isinstance(value, (tuple, list)), f"{where} must be a list, not {value!r}")
+        return tuple(_coerce(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if hint is bool:
+        require(isinstance(value, bool), f"{where} must be true or false, not {value!r}")
+        return value
+    if hint is int:
+        whole = isinstance(value, float) and value.is_integer()
+        require(
+            (isinstance(value, numbers.Integral) or whole) and not isinstance(value, bool),
+            f"{where} must be a whole number, not {value!r}",
+        )
+        return int(value)
+    if hint is float:
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        require(
+            number and abs(value) <= sys.float_info.max,
+            f"{where} must be a finite number, not {value!r}",
+        )
+        # Adding zero turns -0.0 into 0.0, which is equal and must hash alike.
+        return float(value) + 0.0
+    require(isinstance(value, hint), f"{where} must be a {hint.__name__}, not {value!r}")
+    return value
+
+
+def _to_plain(value: Any, keep_defaults: bool) -> Any:
+    if isinstance(value, Spec):
+        plain = {} if value.kind is None else {"kind": value.kind}
+        for field in dataclasses.fields(value):
+            item = getattr(value, field.name)
+            if keep_defaults or field.default is dataclasses.MISSING or item != field.default:
+                plain[field.name] = _to_plain(item, keep_defaults)
+        return plain
+    if isinstance(value, tuple):
+        return [_to_plain(item, keep_defaults) for item in value]
+    return value
+
+
+def _from_plain(hint: Any, value: Any, where: str) -> Any:
+    if isinstance(hint, type) and issubclass(hint, Spec):
+        require(isinstance(value, dict), f"{where} must be an object, not {value!r}")
+        hint = hint.class_of(value, where)
+        hints = _type_hints(hint)
+        if hint.kind is not None and value.get("kind") == hint.kind:
+            value = {name: item for name, item in value.items() if name != "kind"}
+        unknown = sorted(set(value) - set(hints))
+        require(
+            not unknown,
+            f"{where} has no field {', '.join(map(repr, unknown))}; its fields are "
+            f"{', '.join(hints)}",
+        )
+        missing = [
+            field.name
+            for field in dataclasses.fields(hint)
+            if field.default is dataclasses.MISSING and field.name not in value
+        ]
+        require(not missing, f"{where} lacks the field {', '.join(missing)}")
+        return hint(
+            **{
+                name: _from_plain(hints[name], item, f"{where}.{name}")
+                for name, item in value.items()
+            }
+        )
+    if typing.get_origin(hint) in (types.UnionType, typing.Union) and value is not None:
+        # Of the unions that hold a spec only one part is not None.
+        parts = [part for part in typing.get_args(hint) if part is not type(None)]
+        return _from_plain(parts[0], value, where) if len(parts) == 1 else value
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        item_hint = typing.get_args(hint)[0]
+        return tuple(_from_plain(item_hint, item, f"{where}[{i}]") for i, item in enumerate(value))
+    return value

@@ -1,0 +1,201 @@
+"""What every registered architecture keeps to, and one that is a single file of a user's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from lmscale import flops
+from lmscale.architectures import ModelSpec, architecture, kinds, register
+from lmscale.parallel import partition
+from lmscale.parallel.mesh import make_mesh
+from lmscale.serialize import SpecError
+from lmscale.spec import RunSpec
+from lmscale.sweep.devices import parse_devices
+from lmscale.sweep.experiment import Run
+from lmscale.sweep.plan import make_plan
+from lmscale.sweep.programs import mesh_of, program_of
+from lmscale.training.step import ProgramKey, device_bytes, initial_state, train_arguments
+from tests.architectures import convolution
+from tests.training.specs import run_spec
+from tests.training.test_step import TOLERANCE, different_specs, train
+
+SHARED = {"n_ctx": 16, "vocab_size": 304}
+each_kind = pytest.mark.parametrize("kind", kinds())
+
+
+def model_of(kind: str, **fields) -> ModelSpec:
+    return architecture(kind).of_shape(2, 32, **{**SHARED, **fields})
+
+
+def arrays_of(model: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model's parameters by path."""
+    built = nnx.eval_shape(lambda: model.module(nnx.Rngs(params=0)))
+    params = nnx.to_pure_dict(nnx.split(built)[1])
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    return {partition.path_name(path): x.shape for path, x in leaves}
+
+
+@each_kind
+def test_a_spec_survives_json_and_names_its_architecture(kind):
+    spec = run_spec(model=model_of(kind))
+    again = RunSpec.from_json(spec.to_json())
+    assert again == spec
+    assert again.hash == spec.hash
+    assert spec.model.label.startswith(kind)
+
+
+@each_kind
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_array_has_a_rule(kind, tied):
+    """Each decays or not, and is split or named as replicated; of the layers' axis no rule speaks."""
+    if kind == "convolution" and not tied:
+        pytest.skip("its head is always tied")
+    model = dataclasses.replace(model_of(kind), tied_head=tied)
+    for name, shape in arrays_of(model).items():
+        (rule, *_) = (rule for rule in model.ARRAYS if re.search(rule.pattern, name))
+        assert rule.decays == model.decays(name)
+        if rule.axes is None:
+            assert math.prod(shape[1:]) <= 64, f"{name} is large and replicated"
+        else:
+            assert any(
+                len(axes) == len(shape) and re.search(pattern, name)
+                for pattern, axes in model.partition_rules()
+            ), name
+        stacked = name.split("/")[0] in model.STACKS
+        assert not (stacked and shape[0] not in (model.n_layer, model.n_layer - 1)), name
+
+
+@each_kind
+def test_matrices_are_split_over_eight_devices(kind):
+    # Wide enough for two heads.
+    mesh, model = make_mesh(1, 4, 2), architecture(kind).of_shape(2, 128, **SHARED)
+    for name, shape in arrays_of(model).items():
+        if name.endswith(("kernel", "embedding")):
+            spec = partition.run_spec(name, shape, mesh, model.partition_rules())
+            axes = {
+                axis for part in spec for axis in (part if isinstance(part, tuple) else (part,))
+            }
+            assert axes >= {"data", "model"}, name
+
+
+@each_kind
+def test_what_is_counted_is_what_is_stored(kind):
+    model = model_of(kind)
+    stored = sum(math.prod(shape) for shape in arrays_of(model).values())
+    assert flops.n_params(model, "exact") == stored
+    assert 0 < flops.n_params(model, "kaplan") < stored
+    for convention in flops.CONVENTIONS:
+        assert flops.training_flops_per_token(model, convention) > 0
+
+
+@each_kind
+@pytest.mark.parametrize("size", [1e4, 1e6, 1e8])
+def test_shapes_come_in_every_size(kind, size):
+    model = architecture(kind).of_size(size, n_ctx=64, vocab_size=1000)
+    assert model.n_non_embedding() == pytest.approx(size, rel=0.25)
+    larger = model.scaled(4.0)
+    assert larger.n_non_embedding() == pytest.approx(4 * size, rel=0.3)
+    rules = architecture(kind).ladders(
+        [model, architecture(kind).of_size(4 * size, n_ctx=64, vocab_size=1000)]
+    )
+    for rule in rules:
+        assert isinstance(rule.of_size(1e5), architecture(kind)), rule.name
+
+
+@each_kind
+def test_a_packed_run_equals_the_run_alone(kind):
+    specs = different_specs(model_of(kind), n=2)
+    together, _, _ = train(specs)
+    alone, _, _ = train(specs[1:])
+    np.testing.assert_allclose(together[:, 1], alone[:, 0], rtol=TOLERANCE)
+    assert np.isfinite(together).all()
+    assert np.ptp(together[-1]) > 100 * TOLERANCE
+
+
+@each_kind
+def test_a_mesh_of_eight_devices_gives_the_losses_of_one(kind):
+    specs = different_specs(model_of(kind), n=2)
+    expected, _, _ = train(specs)
+    got, _, _ = train(specs, mesh=(2, 2, 2))
+    np.testing.assert_allclose(got, expected, rtol=TOLERANCE)
+
+
+@each_kind
+def test_layers_apart_recomputed_and_in_pieces_give_the_same_losses(kind):
+    model = model_of(kind)
+    specs = different_specs(model, n=1)
+    expected, _, _ = train(specs)
+    got, _, _ = train(specs, unroll=True, remat=model.REMAT, micro_batch=2, logit_pieces=2)
+    np.testing.assert_allclose(got, expected, rtol=TOLERANCE)
+
+
+@each_kind
+def test_a_saved_run_goes_on_in_another_pack(kind):
+    """What is taken from a slot can be put into a slot of a program of another form."""
+    specs = different_specs(model_of(kind), n=2)
+    _, state, program = train(specs, unroll=True)
+    _, _, other = train(specs * 2)
+    one = jax.device_get(program.take(jax.device_put(state), np.int32(1)))
+    moved = jax.device_get(other.take(other.put(other.empty(), np.int32(3), one), np.int32(3)))
+    jax.tree.map(np.testing.assert_array_equal, moved, one)
+
+
+@each_kind
+def test_the_plan_foretells_memory(kind):
+    """Within a quarter of what the compiler lays out for this CPU."""
+    model = architecture(kind).of_shape(2, 64, n_ctx=128, vocab_size=512)
+    spec = run_spec(model=model, batch_size=16)
+    pack = make_plan([Run(spec, {})], parse_devices("cpu:1")).packs[0]
+    program = program_of(pack, mesh_of(pack, jax.devices()[:1]), "cpu")
+    compiled = program.lower_train(*train_arguments(program, spec, None)).compile()
+    assert pack.memory == pytest.approx(device_bytes(compiled), rel=0.25)
+
+
+@each_kind
+@pytest.mark.parametrize("device", ["h100:8", "v5e:16"])
+def test_a_large_model_is_planned_for_accelerators(kind, device):
+    model = architecture(kind).of_size(1e9, n_ctx=2048, vocab_size=32_768)
+    spec = run_spec(model=model, batch_size=64, compute_dtype="bfloat16")
+    (pack,) = make_plan([Run(spec, {})], parse_devices(device)).packs
+    assert math.prod(pack.mesh) > 1
+    assert pack.seconds > 0
+
+
+@each_kind
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_every_optimizer_has_a_state_for_it(kind, optimizer):
+    key = ProgramKey(model_of(kind), optimizer, "float32", 4)
+    state = jax.eval_shape(lambda seed: initial_state(key, seed), np.int32(0))
+    assert jax.tree.leaves(state["opt"])
+
+
+def test_an_array_without_a_rule_is_named():
+    class Forgetful(convolution.ConvolutionSpec):
+        ARRAYS = convolution.ConvolutionSpec.ARRAYS[:-1]
+
+    with pytest.raises(SpecError, match="Forgetful.ARRAYS has no rule .* blocks/now/kernel"):
+        Forgetful.decays("blocks/now/kernel")
+
+
+def test_an_incomplete_architecture_is_named():
+    class Nothing(ModelSpec):
+        kind = "nothing"
+
+    with pytest.raises(SpecError, match="Nothing lacks .*module, .*operations"):
+        register(Nothing)
+    assert "nothing" not in kinds()
+
+
+def test_two_architectures_of_one_kind_are_refused():
+    class Other(convolution.ConvolutionSpec):
+        pass
+
+    with pytest.raises(SpecError, match="Other and ConvolutionSpec are both of the kind"):
+        register(Other)
