@@ -26,13 +26,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lmscale.stopping import PREEMPTED
+
 # Commands that train nothing come here too, and importing jax takes a second.
 if TYPE_CHECKING:
     import jax
     import numpy as np
 
-#: Exit code that means "run me again".
-PREEMPTED = 42
 #: Seconds without a sign of life after which a process counts as lost; LMSCALE_HEARTBEAT overrides.
 HEARTBEAT = 10
 #: Agreements whose keys stay in the store: far more than one process can be ahead of another.
@@ -139,6 +139,11 @@ def check_same(what: str, text: str) -> None:
 def is_first() -> bool:
     """Whether this process decides, writes and talks for its gang."""
     return _gang.index == 0
+
+
+def is_alone() -> bool:
+    """Whether this process trains with no others."""
+    return _gang.count == 1
 
 
 def agree(decide: Callable[[], T]) -> T:
