@@ -8,7 +8,6 @@ one JSON object on standard output and nothing else there; all else goes to stan
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import importlib

@@ -38,7 +38,7 @@ _SETTINGS = (
     "jax_persistent_cache_min_entry_size_bytes",
 )
 #: Processes in a row that may die before they have taken a run.
-_FRUITLESS = 3
+_FRUITLESS = 6
 #: Seconds between two looks at whether to stop.
 _LOOK = 0.5
 #: Seconds that a worker may take to save its runs when it is to stop: it may write to a slow disk.
