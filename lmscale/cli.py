@@ -1048,6 +1048,8 @@ def _print_status(name: str, found: Any) -> None:
         why = run.reason or ""
         if run.silent is not None:
             why = f"not heard of for {_duration(run.silent)}: its worker may be gone"
+        elif run.worker:
+            why = run.worker
         step = f"{run.step}/{run.steps}"
         rows.append([run.status, step, _left(run.left), run.run, why])
     if len(rows) > 1:

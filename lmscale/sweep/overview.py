@@ -13,6 +13,8 @@ from typing import Any
 from lmscale import flops
 from lmscale.files import read_json
 from lmscale.sweep.experiment import Run
+from lmscale.sweep.ownership import SILENT_SECONDS as CLAIM_SECONDS
+from lmscale.sweep.ownership import Claim, find_claim
 from lmscale.sweep.shards import shard_runs
 from lmscale.sweep.store import ENDED, Store
 
@@ -30,7 +32,9 @@ class RunState:
       done, total: training FLOPs (exact convention) of its own.
       seconds: trained so far.
       left: predicted seconds, for a run under way.
-      silent: seconds since it was last heard of, for one under way that should have been.
+      silent: seconds since it was last heard of, for one under way whose process is dead or should
+        have been heard of.
+      worker: the process that trains it ("process 123 on HOST"); None where nobody does.
     """
 
     run: str
@@ -44,6 +48,7 @@ class RunState:
     seconds: float
     left: float | None
     silent: float | None
+    worker: str | None
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,8 @@ def overview(store: Store, *, now: float | None = None) -> Overview:
 
 def _state(store: Store, run: Run, now: float) -> RunState:
     spec = run.spec
-    status = store.folder(run).status()
+    folder = store.folder(run)
+    status = folder.status()
     per_step, begin = flops.step_flops(spec), spec.start.step if spec.start else 0
     total, done = (spec.steps - begin) * per_step, max(0, status["step"] - begin) * per_step
     if status["status"] in ENDED:
@@ -111,10 +117,10 @@ def _state(store: Store, run: Run, now: float) -> RunState:
     under_way = status["status"] == "running"
     seconds = status["seconds"]
     left = (total - done) * seconds / done if under_way and done else None
-    silent = None
+    silent, claim = None, find_claim(folder.path) if under_way else None
     if under_way and "updated" in status:
         age = now - timegm(time.strptime(status["updated"], "%Y-%m-%dT%H:%M:%SZ"))
-        silent = age if age > SILENT_SECONDS else None
+        silent = age if _is_gone(claim, age, now) else None
     return RunState(
         run=spec.run_id,
         labels=run.labels,
@@ -127,7 +133,22 @@ def _state(store: Store, run: Run, now: float) -> RunState:
         seconds=seconds,
         left=left,
         silent=silent,
+        worker=str(claim.holder) if claim and silent is None else None,
     )
+
+
+def _is_gone(claim: Claim | None, age: float, now: float) -> bool:
+    """Whether the process that trained a run is dead, or must be thought so.
+
+    Args:
+      claim: on the run; None for none, as stores of earlier versions have.
+      age: seconds since its status was written.
+      now: seconds since the epoch.
+    """
+    if claim is None or not claim.renewed:
+        return age > SILENT_SECONDS
+    dead = claim.holder.dead()
+    return bool(dead) or now - claim.renewed > CLAIM_SECONDS
 
 
 def _part(name: str, host: str, states: Sequence[RunState]) -> Part:
