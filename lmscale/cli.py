@@ -8,7 +8,6 @@ one JSON object on standard output and nothing else there; all else goes to stan
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import importlib
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmscale.foreign_text import readable
+from lmscale.stopping import PREEMPTED, Stop, Stopped
 from lmscale.terminal import print_json as _print_json
 from lmscale.terminal import print_table as _print_table
 from lmscale.terminal import say as _say
@@ -96,8 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before the imports, which take seconds: a worker may be stopped when it has only begun.
     stop = None
     if argv[:1] in (["run"], ["verify"]):
-        stop = _stop_on_signal()
-        if not {"-h", "--help", "--distributed"} & set(argv):
+        together = "--distributed" in argv or any(a.startswith("--distributed=") for a in argv)
+        # Processes that train as one stop as one: none of them may leave by itself.
+        stop = Stop(deferred=together)
+        if not together and not {"-h", "--help"} & set(argv):
             from lmscale.parallel.processes import expect_processes
 
             expect_processes()
@@ -107,6 +109,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parse(argv)
         args.stop = stop
         return args.handler(args) or 0
+    except Stopped:
+        print(
+            "lmscale: preempted: every run is saved; the same command goes on from here",
+            file=sys.stderr,
+        )
+        return PREEMPTED
     except KeyboardInterrupt:
         print("lmscale: interrupted", file=sys.stderr)
         return 1
@@ -155,6 +163,9 @@ def _code_and_line(error: BaseException) -> tuple[int, str | None]:
     if isinstance(error, OSError):
         return 1, say_os_error(error)
     if isinstance(error, (DamagedError, DiskError)):
+        return 1, str(error)
+    teams = sys.modules.get("lmscale.sweep.teams")
+    if teams is not None and isinstance(error, teams.TeamError):
         return 1, str(error)
     return (2, str(error)) if isinstance(error, _usage_errors()) else (1, None)
 
@@ -632,7 +643,7 @@ def _identity(args: argparse.Namespace) -> str:
 
 
 def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
-    from lmscale.parallel.distributed import PREEMPTED, agree, check_same, is_first
+    from lmscale.parallel.distributed import agree, check_same, is_first
     from lmscale.progress import progress
     from lmscale.sweep.devices import Devices, local_devices
     from lmscale.sweep.plan import make_plan
@@ -713,22 +724,23 @@ def _train(
     from lmscale.sweep.execute import execute
     from lmscale.sweep.room import check_room
     from lmscale.sweep.slots import choices_of
-    from lmscale.sweep.store import only_writer
+    from lmscale.sweep.store import note_worker
 
     if is_first():
         check_room(job.plan, store)
-    with only_writer(store, args.shard) if is_first() else contextlib.nullcontext():
-        if is_first():
-            # Seconds of importing that no run needs to wait for.
-            report = threading.Thread(
-                target=importlib.import_module, args=("lmscale.report",), daemon=True
-            )
-            report.start()
-            command = shlex.join(["lmscale", *sys.argv[1:]])
-            store.declare(job.name, args.scale, job.experiment, job.corpus, job.runs, command)
-            for other in earlier:
-                if taken := store.adopt(other, job.runs):
-                    bar.log(f"{job.name}: {taken} runs taken from {other.path.name}")
+        # Seconds of importing that no run needs to wait for.
+        report = threading.Thread(
+            target=importlib.import_module, args=("lmscale.report",), daemon=True
+        )
+        report.start()
+        command = shlex.join(["lmscale", *sys.argv[1:]])
+        store.declare(job.name, args.scale, job.experiment, job.corpus, job.runs, command)
+        note_worker(store, args.shard)
+        for other in earlier:
+            if taken := store.adopt(other, job.runs):
+                bar.log(f"{job.name}: {taken} runs taken from {other.path.name}")
+    # From here on there are states to save.
+    with args.stop.deferred():
         execute(
             job.plan,
             store,
@@ -738,14 +750,14 @@ def _train(
             checkpoint_seconds=args.checkpoint_seconds,
             stop=stop,
         )
-        if not is_first():
-            return False
-        from lmscale.report import write_report
+    if not is_first():
+        return False
+    from lmscale.report import write_report
 
-        for line in store.damage():
-            bar.log(f"left out: {line}; the same command makes it again")
-        table = store.write_table()
-        page = write_report(store)
+    for line in store.damage():
+        bar.log(f"left out: {line}; the same command makes it again")
+    table = store.write_table()
+    page = write_report(store)
     counts = table["status"].value_counts().to_dict()
     bar.log(", ".join(f"{count} {status}" for status, count in counts.items()))
     bar.log(f"report: {page}")
@@ -1081,6 +1093,8 @@ def _print_status(name: str, found: Any) -> None:
         why = run.reason or ""
         if run.silent is not None:
             why = f"not heard of for {_duration(run.silent)}: its worker may be gone"
+        elif run.worker:
+            why = run.worker
         step = f"{run.step}/{run.steps}"
         rows.append([run.status, step, _left(run.left), run.run, why])
     if len(rows) > 1:
@@ -1379,20 +1393,6 @@ def _plan_line(plan: Any) -> str:
         f"{plan.n_runs} runs in {len(plan.packs)} packs, {plan.flops:.3g} FLOPs, about {time} on "
         f"{plan.devices.count} x {plan.devices.kind}"
     )
-
-
-def _stop_on_signal() -> Callable[[], bool]:
-    """True once SIGTERM or SIGINT has come; a second SIGINT ends the process at once."""
-    asked = []
-
-    def handle(number, frame):
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handle)
-    return lambda: bool(asked)
 
 
 if __name__ == "__main__":

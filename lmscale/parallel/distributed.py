@@ -20,19 +20,19 @@ import ctypes
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from lmscale.parallel.meeting import MeetingError, meet
+from lmscale.stopping import PREEMPTED
 
 # Commands that train nothing come here too, and importing jax takes a second.
 if TYPE_CHECKING:
     import jax
     import numpy as np
 
-#: Exit code that means "run me again".
-PREEMPTED = 42
 #: Seconds without a sign of life after which a process counts as lost; LMSCALE_HEARTBEAT overrides.
 HEARTBEAT = 10
 #: Agreements whose keys stay in the store: far more than one process can be ahead of another.
@@ -82,8 +82,8 @@ def start(where: str | tuple[str, int, int], identity: str) -> None:
     Args:
       where: "auto" for what JAX finds by itself (a TPU pod, srun, Kubernetes), or the address
         HOST:PORT of the first process, how many there are, and the number of this one.
-      identity: what all of them must agree on, such as the command. Two gangs on one port connect to
-        each other without an error; this is what tells them apart.
+      identity: what all of them must agree on, such as the command. JAX would let two gangs on one
+        port connect to each other; this is what tells them apart (see `lmscale.parallel.meeting`).
 
     Raises:
       GangError: when the others do not come, or are not of this gang.
@@ -104,8 +104,10 @@ def start(where: str | tuple[str, int, int], identity: str) -> None:
         address, count, index = where
         options |= {"coordinator_address": address, "num_processes": count, "process_id": index}
         options["cluster_detection_method"] = "deactivate"
-        if index == 0:
-            _check_port(address)
+        try:
+            meet(address, count, index, identity)
+        except MeetingError as error:
+            raise GangError(str(error)) from error
     try:
         jax.distributed.initialize(**options)
     except (RuntimeError, ValueError) as error:
@@ -139,6 +141,11 @@ def check_same(what: str, text: str) -> None:
 def is_first() -> bool:
     """Whether this process decides, writes and talks for its gang."""
     return _gang.index == 0
+
+
+def is_alone() -> bool:
+    """Whether this process trains with no others."""
+    return _gang.count == 1
 
 
 def agree(decide: Callable[[], T]) -> T:
@@ -272,20 +279,6 @@ def _meet(barrier: str, seconds: float) -> bool:
 
 def _say(message: str) -> None:
     print(f"lmscale: {message}", file=sys.stderr, flush=True)
-
-
-def _check_port(address: str) -> None:
-    """The key-value service would share a port with another job's without saying so."""
-    port = int(address.rsplit(":", 1)[1])
-    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            raise GangError(
-                f"port {port} is taken on this machine, by another job perhaps: every gang needs "
-                "a port of its own"
-            ) from error
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)

@@ -16,8 +16,9 @@ from lmscale.data import Corpus
 from lmscale.files import DiskError, disk_fault, write_atomically
 from lmscale.parallel.distributed import GangError, agree, is_first, share_failure
 from lmscale.progress import Tracker
-from lmscale.sweep.board import Board, PackQueue
+from lmscale.sweep.board import Board, PackQueue, Seat
 from lmscale.sweep.devices import Devices
+from lmscale.sweep.ownership import Claims
 from lmscale.sweep.plan import Pack, Plan, leaner, with_slots
 from lmscale.sweep.programs import CompileAhead, mesh_of, program_of
 from lmscale.sweep.shards import branch_steps
@@ -32,7 +33,7 @@ from lmscale.training.resume import retrain_damaged_trunk
 from lmscale.training.run_folder import ENDED
 from lmscale.training.step import Program
 
-#: Programs that a team keeps for when it comes back to a pack.
+#: Programs that a worker keeps for when it comes back to a pack.
 KEPT_PROGRAMS = 4
 #: Share of the predicted memory that a pack which did not fit is planned anew for.
 LEANER = 0.7
@@ -49,18 +50,21 @@ def execute(
     checkpoint_seconds: float = 60.0,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Trains every run of the plan that has not ended.
+    """Trains every run of the plan that has not ended and that no other process trains.
 
-    The plan's teams work side by side, each in a process of its own: while one compiles, another
+    The plan's workers train side by side, each in a process of its own: while one compiles, another
     trains, and the longest runs go first (see `lmscale.sweep.board`). A failure of one pack is
     written to its runs' status.json (and error.txt) and the next pack goes on. A pack that does not
     fit in memory is tried again with half the slots, then with what `lmscale.sweep.plan.leaner`
     makes of it.
 
+    A run is claimed while it trains (see `lmscale.sweep.ownership`). Runs that other processes train
+    are left to them, with a line that says so, also those that start from them.
+
     Args:
       plan: for the devices of this process, or of all that train together.
       store: where the runs live.
-      open_corpus: by name; a function of a module where there are teams.
+      open_corpus: by name; a function of a module where there are workers.
       bar: is told of every FLOP of the plan (`Plan.flops` in all).
       choices: of the numbers of slots; as planned when None.
       attention: see `lmscale.architectures.ModelSpec.module`; by platform when None.
@@ -70,7 +74,7 @@ def execute(
     Raises:
       Preempted: when `stop` said so; every state is saved.
       GangError: when one of the processes that train together has failed alone.
-      TeamError: when the process of a team has died.
+      TeamError: when no worker process can be kept alive.
       DiskError: when the store could not be written; what is there is sound.
     """
     if is_first():
@@ -84,19 +88,25 @@ def execute(
         left = [folder for folder, over in zip(folders, ended, strict=True) if not over]
         bar.skip(pack.flops - sum(flops.own_flops(folder.spec) for folder in left))
         queues.append(RunQueue(left))
-    board = Board(plan, queues, bar, stop)
     how = _How(plan, open_corpus, choices, attention, checkpoint_seconds)
-    if plan.teams == 1:
-        _train_packs(board, how)
-    elif any(queues):
-        run_teams(plan.teams, _train_packs, board, Board.METHODS, how)
-    if board.abandoned is not None:
-        raise DiskError(board.abandoned)
-    for index in range(len(queues)):
-        for folder in board.drain(index):
+    with Claims() as claims:
+        board = Board(plan, queues, bar, stop, claims)
+        wanted = any(queues)
+        while wanted:
+            if plan.teams == 1:
+                _train_packs(board.seat(), how)
+            else:
+                run_teams(plan.teams, _train_packs, board, Seat.METHODS, how)
+            if board.abandoned is not None:
+                raise DiskError(board.abandoned)
+            wanted = board.regain()
+        for folder in board.unstartable():
             bar.skip(flops.own_flops(folder.spec))
             if is_first():
                 give_up(folder, jax.devices()[0].device_kind)
+            board.release(folder)
+    if (line := board.others_line()) is not None:
+        bar.log(line)
 
 
 def _mend_trunks(plan: Plan, store: Store) -> list[str]:
@@ -113,7 +123,7 @@ def _mend_trunks(plan: Plan, store: Store) -> list[str]:
 
 @dataclass(frozen=True)
 class _How:
-    """What every team is told; see `execute`."""
+    """What every worker is told; see `execute`."""
 
     plan: Plan
     open_corpus: Callable[[str], Corpus]
@@ -122,8 +132,8 @@ class _How:
     checkpoint_seconds: float
 
 
-def _train_packs(board: Board, how: _How) -> None:
-    """What a team does: packs from the board, until there are none."""
+def _train_packs(board: Seat, how: _How) -> None:
+    """What a worker does: packs from the board, until there are none."""
     plan, choices = how.plan, how.choices
     devices = jax.devices()
     corpora = functools.cache(how.open_corpus)
@@ -167,12 +177,12 @@ def _train_packs(board: Board, how: _How) -> None:
     told: set[tuple] = set()
 
     def train(pack: Pack, queue: PackQueue) -> None:
-        # A team may come back to a pack.
+        # A worker may come back to a pack.
         if (kind := (pack.key, pack.fingerprint, pack.n_slots)) not in told:
             told.add(kind)
             board.log(f"{pack.key.model.label}: {len(queue)} runs, {pack.n_slots} at a time")
         feed, program = feed_for(pack), program_for(pack)
-        # Teams compile while others train.
+        # Workers compile while others train.
         if plan.teams == 1 and jax.process_count() == 1:
             compile_next()
         train_pack(
@@ -232,12 +242,15 @@ def _train_or_record(
                 continue
             status = "out_of_memory" if memory else "failed"
             reason = reasons[0].splitlines()[0]
-            left = [f for f in queue.drain() if f.status()["status"] not in ENDED]
-            for folder in left:
-                old = folder.status()
-                folder.write_status(status, step=old["step"], seconds=old["seconds"], reason=reason)
-                write_atomically(folder.path / "error.txt", traceback.format_exc())
-            log(f"{pack.key.model.label}: {len(left)} runs {status}: {reason}")
+            left = 0
+            for folder in queue.drain():
+                if (old := folder.status())["status"] not in ENDED:
+                    place = {"step": old["step"], "seconds": old["seconds"]}
+                    folder.write_status(status, **place, reason=reason)
+                    write_atomically(folder.path / "error.txt", traceback.format_exc())
+                    left += 1
+                queue.release(folder)
+            log(f"{pack.key.model.label}: {left} runs {status}: {reason}")
             if not sound:
                 raise GangError(f"not every process has failed: {reason}", 1) from error
             return

@@ -13,6 +13,8 @@ from typing import Any
 from lmscale import flops
 from lmscale.files import DamagedError, read_json
 from lmscale.sweep.experiment import Run
+from lmscale.sweep.ownership import SILENT_SECONDS as CLAIM_SECONDS
+from lmscale.sweep.ownership import Claim, find_claim
 from lmscale.sweep.shards import shard_runs
 from lmscale.sweep.store import Store
 from lmscale.training.run_folder import ENDED
@@ -31,7 +33,9 @@ class RunState:
       done, total: training FLOPs (exact convention) of its own.
       seconds: trained so far.
       left: predicted seconds, for a run under way.
-      silent: seconds since it was last heard of, for one under way that should have been.
+      silent: seconds since it was last heard of, for one under way whose process is dead or should
+        have been heard of.
+      worker: the process that trains it ("process 123 on HOST"); None where nobody does.
     """
 
     run: str
@@ -45,6 +49,7 @@ class RunState:
     seconds: float
     left: float | None
     silent: float | None
+    worker: str | None
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,8 @@ def _unknown(name: str, labels: dict[str, Any], fault: DamagedError) -> RunState
 
 def _state(store: Store, run: Run, now: float) -> RunState:
     spec = run.spec
-    status = store.folder(run).status()
+    folder = store.folder(run)
+    status = folder.status()
     per_step, begin = flops.step_flops(spec), spec.start.step if spec.start else 0
     total, done = (spec.steps - begin) * per_step, max(0, status["step"] - begin) * per_step
     if status["status"] in ENDED:
@@ -135,9 +141,9 @@ def _state(store: Store, run: Run, now: float) -> RunState:
     under_way = status["status"] == "running"
     seconds = status["seconds"]
     left = (total - done) * seconds / done if under_way and done else None
-    silent = None
+    silent, claim = None, find_claim(folder.path) if under_way else None
     if under_way and (updated := _seconds(status.get("updated"))) is not None:
-        silent = now - updated if now - updated > SILENT_SECONDS else None
+        silent = now - updated if _is_gone(claim, now - updated, now) else None
     return RunState(
         run=spec.run_id,
         labels=run.labels,
@@ -150,6 +156,7 @@ def _state(store: Store, run: Run, now: float) -> RunState:
         seconds=seconds,
         left=left,
         silent=silent,
+        worker=str(claim.holder) if claim and silent is None else None,
     )
 
 
@@ -159,6 +166,20 @@ def _seconds(text: Any) -> float | None:
         return timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))
     except (TypeError, ValueError):
         return None
+
+
+def _is_gone(claim: Claim | None, age: float, now: float) -> bool:
+    """Whether the process that trained a run is dead, or must be thought so.
+
+    Args:
+      claim: on the run; None for none, as stores of earlier versions have.
+      age: seconds since its status was written.
+      now: seconds since the epoch.
+    """
+    if claim is None or not claim.renewed:
+        return age > SILENT_SECONDS
+    dead = claim.holder.dead()
+    return bool(dead) or now - claim.renewed > CLAIM_SECONDS
 
 
 def _part(name: str, host: str, states: Sequence[RunState]) -> Part:

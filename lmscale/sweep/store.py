@@ -307,34 +307,16 @@ def _tried_by_all(table: pd.DataFrame, cell: list[str]) -> pd.Series:
     return (tried == cells) | ~alone
 
 
-@contextlib.contextmanager
-def only_writer(store: Store, shard: tuple[int, int]) -> Iterator[None]:
-    """Holds a store's shard, so that a second process on this machine cannot train the same runs.
+def note_worker(store: Store, shard: tuple[int, int]) -> None:
+    """Leaves word in shards/I-of-N.json of who trains a shard, for `lmscale status`.
 
-    Leaves word of who trains it in shards/I-of-N.json.
-
-    Raises:
-      StoreError: when another process holds it.
+    It keeps nobody from training the same runs: their claims do (`lmscale.sweep.ownership`).
     """
     index, count = shard
+    folder = store.path / "shards"
+    folder.mkdir(parents=True, exist_ok=True)
     worker = {"host": platform.node(), "process": os.getpid(), "started": time.time()}
-    note = store.path / "shards" / f"{index}-of-{count}.json"
-    if "://" in str(store.path):
-        write_json(note, worker)
-        yield
-        return
-    import fcntl
-
-    note.parent.mkdir(parents=True, exist_ok=True)
-    with open(Path(store.path) / f".lock-{index}-of-{count}", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StoreError(
-                f"another lmscale is already training shard {index}/{count} of {store.path}"
-            ) from error
-        write_json(note, worker)
-        yield
+    write_json(folder / f"{index}-of-{count}.json", worker)
 
 
 def _inside(folder: epath.Path, path: str) -> str:

@@ -1,21 +1,31 @@
-"""Teams: processes that train side by side on a CPU, one a core.
+"""Worker processes that train side by side on a CPU, one a core.
 
 In one process the programs of two cores would share XLA's threads, and train a fifth slower.
+
+Each worker speaks to the process that started it through a pipe of its own, served by a thread of
+its own: nothing that one worker leaves half done when it is killed can hold up another. That a
+process has ended is heard of at once (its sentinel); its seat is closed and another process takes its
+place.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import multiprocessing
 import os
 import pickle
-import secrets
 import signal
 import sys
 import threading
+import time
+import traceback
 from collections.abc import Callable, Sequence
-from multiprocessing.managers import BaseManager, BaseProxy
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
@@ -25,68 +35,200 @@ from lmscale.parallel.processes import process_context
 from lmscale.sweep.experiment import load_file, loaded_files
 from lmscale.training.loop import Preempted
 
-#: What a team takes over from the process that starts it.
+#: What a worker takes over from the process that starts it.
 _SETTINGS = (
     "jax_compilation_cache_dir",
     "jax_persistent_cache_min_compile_time_secs",
     "jax_persistent_cache_min_entry_size_bytes",
 )
+#: Processes in a row that may die before they have taken a run.
+_FRUITLESS = 6
+#: Seconds between two looks at whether to stop.
+_LOOK = 0.5
+#: Seconds that a worker may take to save its runs when it is to stop: it may write to a slow disk.
+_SAVING = 300.0
 
 
 class TeamError(RuntimeError):
-    """A team's process died; the message is one line."""
+    """The workers cannot go on; the message is one line."""
 
 
-def run_teams(n_teams: int, work: Callable[..., None], shared: Any, methods: Sequence[str], *args):
-    """Calls `work(shared, *args)` in `n_teams` processes and waits for all of them.
+class Shared(Protocol):
+    """What the workers share; it stays in the process that starts them."""
+
+    def seat(self) -> Any:
+        """What one worker calls; a new one for each process.
+
+        It has the methods that the workers call, and for the end of its process `to_save()`,
+        `has_runs()` and `close(how, status)`; see `lmscale.sweep.board.Seat`.
+        """
+
+    def stopped(self) -> bool:
+        """Whether everything is to stop."""
+
+
+@dataclass
+class _Team:
+    """One worker: its process, its seat, and the thread that serves its calls."""
+
+    process: BaseProcess
+    seat: Any
+    server: threading.Thread
+    #: Why it ended, where it could tell.
+    reason: list[str]
+    #: Whether it was ended because it had nothing to save.
+    ended: bool = False
+
+
+def run_teams(
+    n_teams: int, work: Callable[..., None], shared: Shared, methods: Sequence[str], *args
+):
+    """Calls `work(seat, *args)` in `n_teams` processes and waits for all of them.
+
+    A process that dies is replaced. When everything is to stop, a worker with nothing to save (one
+    that compiles, say) is ended at once.
 
     Args:
       work: a function of a module; it may raise `Preempted`.
-      shared: stays in this process; what the teams are given passes calls of its `methods` on to
-        it, each team's in a thread of its own.
+      shared: gives each process a seat; what the process is given passes calls of the seat's `methods`
+        on to it.
       args: are pickled.
 
     Raises:
-      Preempted: when a team did.
-      TeamError: when a team's process ended otherwise than by returning.
+      Preempted: when a worker did, or was ended as everything is to stop.
+      TeamError: when no process can be kept alive, or one failed otherwise than by dying.
     """
-
-    class Server(BaseManager):
-        pass
-
-    Server.register("shared", callable=lambda: shared, exposed=tuple(methods))
-    key = secrets.token_bytes(16)
-    server = Server(authkey=key).get_server()
-    # It goes with this process: when it is stopped, Python puts back sys.stdout and sys.stderr.
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    context = process_context()
-    teams = [
-        context.Process(
-            target=_team,
-            # Of classes in a user's own file the other process knows when it has loaded that file.
-            args=(server.address, key, methods, settings(), work, pickle.dumps(args)),
-            daemon=True,
-        )
-        for _ in range(n_teams)
-    ]
+    teams: list[_Team] = []
+    preempted, fruitless, asked = False, 0, None
     try:
-        for team in teams:
-            team.start()
-        for team in teams:
-            team.join()
+        for _ in range(n_teams):
+            teams.append(_start(work, shared, methods, args))
+        while teams:
+            wait([team.process.sentinel for team in teams], timeout=_LOOK)
+            if asked is None and shared.stopped():
+                asked = time.monotonic()
+            if asked is not None:
+                _end_idle(teams, late=time.monotonic() - asked > _SAVING)
+            for team in [team for team in teams if not team.process.is_alive()]:
+                teams.remove(team)
+                code, had_runs = _reap(team), team.seat.has_runs()
+                preempted |= code == PREEMPTED or team.ended
+                if code in (0, PREEMPTED) or team.ended:
+                    team.seat.close()
+                    continue
+                team.seat.close(*_how(code, team.reason))
+                if asked is not None or shared.stopped():
+                    preempted = True
+                    continue
+                fruitless = 0 if had_runs else fruitless + 1
+                if fruitless < _FRUITLESS:
+                    teams.append(_start(work, shared, methods, args))
+                elif not teams:
+                    raise TeamError(
+                        f"{fruitless} processes in a row died before they trained anything; the last "
+                        f"{_how(code, team.reason)[0]}"
+                    )
     except BaseException:
         for team in teams:
-            if team.pid is not None:
-                team.kill()
+            _kill(team.process)
         raise
-    codes = [team.exitcode for team in teams]
-    dead = next((code for code in codes if code not in (0, PREEMPTED)), None)
-    if dead is not None:
-        how = f"was killed by signal {-dead}" if dead < 0 else f"ended with exit code {dead}"
-        hint = "; is there enough memory for one run a core?" if dead == -signal.SIGKILL else ""
-        raise TeamError(f"a process that trained {how}{hint}")
-    if PREEMPTED in codes:
+    if preempted:
         raise Preempted
+
+
+def _start(work: Callable, shared: Shared, methods: Sequence[str], args: tuple) -> _Team:
+    """A new worker."""
+    for attempt in range(_FRUITLESS):
+        ours, theirs = multiprocessing.Pipe()
+        # Anew each time: what processes are forked from may have been killed.
+        process = process_context().Process(
+            target=_team,
+            # A class in a user's own file can be read once the other process has loaded that file.
+            args=(theirs, methods, settings(), work, pickle.dumps(args)),
+            daemon=True,
+        )
+        try:
+            process.start()
+        except (OSError, EOFError) as error:
+            ours.close()
+            if attempt == _FRUITLESS - 1:
+                raise TeamError(f"no process could be started: {error}") from error
+            continue
+        finally:
+            theirs.close()
+        seat, reason = shared.seat(), []
+        server = threading.Thread(target=_serve, args=(ours, seat, methods, reason), daemon=True)
+        server.start()
+        return _Team(process, seat, server, reason)
+    raise AssertionError("unreachable")
+
+
+def _serve(pipe: Connection, seat: Any, methods: Sequence[str], reason: list[str]) -> None:
+    """Answers a worker's calls until it is gone."""
+    with contextlib.suppress(EOFError, OSError), pipe:
+        while True:
+            method, args = pipe.recv()
+            if method == _FAILED:
+                reason.extend(args)
+                continue
+            try:
+                if method not in methods:
+                    raise AttributeError(method)
+                answer = True, getattr(seat, method)(*args)
+            except Exception as error:  # noqa: BLE001 (the worker must hear of it)
+                answer = False, error
+            pipe.send(answer)
+
+
+def _end_idle(teams: Sequence[_Team], *, late: bool) -> None:
+    """Ends the workers that have nothing to save, or are `late`; wakes those that were halted."""
+    for team in teams:
+        with contextlib.suppress(ProcessLookupError, TypeError):
+            os.kill(team.process.pid, signal.SIGCONT)
+        if late or not team.seat.to_save():
+            team.ended = True
+            _kill(team.process)
+
+
+def _kill(process: BaseProcess) -> None:
+    with contextlib.suppress(ProcessLookupError, AttributeError):
+        process.kill()
+
+
+def _reap(team: _Team) -> int:
+    """The exit code of a process that has ended, and makes sure that it has."""
+    code = team.process.exitcode
+    if code == _UNKNOWN:
+        # What it was forked from was killed, and may have left it alive.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(team.process.pid, signal.SIGKILL)
+    # Until its end of the pipe is closed, or a call waits at the seat, which is closed next.
+    team.server.join(timeout=1.0)
+    team.process.close()
+    return code
+
+
+#: Exit code of a process whose parent died first, so that nobody knows its own.
+_UNKNOWN = 255
+
+
+def _how(code: int, reason: Sequence[str]) -> tuple[str, str]:
+    """What became of a process, and the status of a run that does this to it again."""
+    if code == _UNKNOWN:
+        return "was killed with the process that had started it", "failed"
+    if code >= 0:
+        return f"ended with exit code {code}" + "".join(f" ({why})" for why in reason), "failed"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"was killed by {name}", "out_of_memory" if code == -signal.SIGKILL else "failed"
+
+
+# --- in a worker --------------------------------------------------------------------------------
+
+#: What a worker says, instead of a method, before it ends with a failure.
+_FAILED = ""
 
 
 def settings() -> dict[str, Any]:
@@ -112,39 +254,53 @@ def become_team(values: dict[str, Any]) -> None:
     # The process that started it is asked to stop, and tells.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    _die_with_parent()
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """Killed with what it was forked from, which ends with the process that started it (Linux).
+
+    Also while it is halted, or deep in a computation: another process may train its run next.
+    """
+    if sys.platform == "linux" and multiprocessing.get_start_method(allow_none=True) != "spawn":
+        set_death_signal = 1
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
 
 
 class _Remote:
     """Passes calls on to the process that started this one, and ends with it."""
 
-    def __init__(self, proxy: BaseProxy, methods: Sequence[str]):
-        self._proxy = proxy
+    def __init__(self, pipe: Connection, methods: Sequence[str]):
+        self._pipe, self._lock = pipe, threading.Lock()
         for method in methods:
             setattr(self, method, self._call(method))
 
     def _call(self, method: str) -> Callable[..., Any]:
         def call(*args):
             try:
-                return self._proxy._callmethod(method, args)
-            except (EOFError, ConnectionError):
+                with self._lock:
+                    self._pipe.send((method, args))
+                    fine, answer = self._pipe.recv()
+            except (EOFError, OSError):
                 os._exit(1)
+            if not fine:
+                raise answer
+            return answer
 
         return call
 
 
-def _team(address, key, methods, values, work, args) -> None:
+def _team(pipe: Connection, methods, values, work, args) -> None:
     become_team(values)
     args = pickle.loads(args)
-
-    class Client(BaseManager):
-        pass
-
-    Client.register("shared")
-    client = Client(address, authkey=key)
-    client.connect()
     try:
-        work(_Remote(client.shared(), methods), *args)
+        work(_Remote(pipe, methods), *args)
     except Preempted:
         sys.exit(PREEMPTED)
+    except Exception as error:  # noqa: BLE001 (the process that started this one says it)
+        traceback.print_exc()
+        with contextlib.suppress(OSError):
+            pipe.send((_FAILED, (f"{type(error).__name__}: {error}".splitlines()[0],)))
+        sys.exit(1)

@@ -72,6 +72,13 @@ class RunQueue:
         with self._lock:
             self._waiting[:0] = folders
 
+    def release(self, folder: RunFolder) -> None:
+        """A run that was taken has ended, or is another process's now."""
+
+    def holds(self, folder: RunFolder) -> bool:
+        """Whether a run that was taken is still this process's to write; without claims it is."""
+        return True
+
     def drain(self) -> list[RunFolder]:
         """Takes all that wait, whether they can start or not."""
         with self._lock:
@@ -184,7 +191,7 @@ def train_pack(
       Preempted: see `stop`.
       Exception: whatever broke the program; the runs in its slots are then back in the queue.
     """
-    pack = _Pack(program, feed, evaluator, bar, kept_steps or {})
+    pack = _Pack(program, queue, feed, evaluator, bar, kept_steps or {})
     last_save = time.monotonic()
 
     def save_is_due() -> bool:
@@ -195,7 +202,7 @@ def train_pack(
             if stop():
                 pack.save("preempted")
                 raise Preempted
-            pack.fill(queue)
+            pack.fill()
             slots = pack.slots()
             if not slots:
                 return
@@ -228,12 +235,14 @@ class _Pack:
     def __init__(
         self,
         program: Program,
+        queue: RunQueue,
         feed: Feed,
         evaluator: Evaluator,
         bar: Tracker,
         kept_steps: Mapping[str, Collection[int]],
     ):
         self._program = program
+        self._queue = queue
         self._feed = feed
         self._evaluate = evaluator
         self._bar = bar
@@ -247,9 +256,9 @@ class _Pack:
     def slots(self) -> list[_Slot]:
         return [slot for slot in self._slots if slot is not None]
 
-    def fill(self, queue: RunQueue) -> None:
+    def fill(self) -> None:
         """Puts the next runs of the queue into free slots."""
-        fresh = []
+        fresh, queue = [], self._queue
         for index, taken in enumerate(self._slots):
             if taken is not None:
                 continue
@@ -344,13 +353,38 @@ class _Pack:
     def _read(self) -> None:
         """Waits for the metrics of the last dispatch and writes their records."""
         if self._unread is None:
+            self._drop_lost()
             return
         metrics, slots, n_steps = self._unread
         self._unread = None
         metrics = {name: np.asarray(values)[:n_steps] for name, values in metrics.items()}
+        # After the wait, in which this process may have been held up.
+        self._drop_lost()
         for slot, before in slots:
+            if slot.ended:
+                continue
             columns = [metrics[k][:, slot.index].tolist() for k in METRICS if k in metrics]
             self._record(slot, before, list(zip(*columns, strict=True)))
+
+    def _drop_lost(self) -> None:
+        """Leaves the runs that another process has taken over, as this one had fallen silent."""
+        slots = self.slots()
+        lost = agree(lambda: [slot.index for slot in slots if not self._queue.holds(slot.folder)])
+        for slot in slots:
+            if slot.index not in lost:
+                continue
+            name = slot.folder.path.name
+            self._bar.log(f"{name}: another process has taken it over while this one was silent")
+            self._bar.skip((slot.spec.steps - slot.step) * slot.step_flops)
+            self._leave(slot)
+
+    def _leave(self, slot: _Slot) -> None:
+        """Frees a run's slot."""
+        slot.checkpoints.close()
+        slot.ended = True
+        self._slots[slot.index] = None
+        self._hyper = None
+        self._queue.release(slot.folder)
 
     def _record(self, slot: _Slot, before: int, rows: list[tuple[float, ...]]) -> None:
         """Adds the numbers of consecutive steps; a run whose numbers go bad ends here."""
@@ -414,6 +448,9 @@ class _Pack:
         # A run killed between its last checkpoint and its result has been evaluated already.
         if not agree(lambda: _is_evaluated(slot)):
             losses = self._evaluate(self._state, slot.index, slot.spec)
+            self._drop_lost()
+            if slot.ended:
+                return
             if fault := non_finite(losses, slot.step):
                 self._end_diverged(slot, slot.step, fault)
                 return
@@ -434,6 +471,9 @@ class _Pack:
             return
         self._checkpoint(slot, one)
         slot.checkpoints.wait()
+        self._drop_lost()
+        if slot.ended:
+            return
         self._bar.skip((slot.spec.steps - slot.step) * slot.step_flops)
         self._end(slot, "done", None)
 
@@ -473,10 +513,7 @@ class _Pack:
             values = result(slot.folder, status, reason, self._device_kind(), slot.step)
             values["loss_spikes"] = slot.spikes.count
             slot.folder.end(values, slot.log.mark(), step=slot.step, seconds=slot.trained_seconds())
-        slot.checkpoints.close()
-        slot.ended = True
-        self._slots[slot.index] = None
-        self._hyper = None
+        self._leave(slot)
 
     def save(self, status: str) -> None:
         """Saves every run where it stands."""

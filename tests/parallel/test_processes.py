@@ -237,19 +237,39 @@ def test_a_killed_process_ends_the_other_in_seconds(gang, environment, tmp_path,
     assert "failed" not in statuses(tmp_path)
 
 
-def test_two_gangs_on_one_port_are_kept_apart(gang, tmp_path):
+def test_a_second_gang_on_an_occupied_port_is_refused_and_harms_nothing(gang, tmp_path):
+    port, running = free_port(), tmp_path / "a"
+    options = ("--steps", "200000", "--mesh", "2,1,1")
+    first = gang(2, 1, *command(running, *options), port=port)
+
+    def logged():
+        return sum(len(path.read_text()) for path in running.glob("runs/*/metrics.jsonl"))
+
+    first.wait_until(logged)
+    for indices in ([1], [0, 1], [1, 0]):
+        begin = time.monotonic()
+        # The last is the same command, started twice.
+        out = running if indices == [1, 0] else tmp_path / "b"
+        codes, errors = gang(2, 1, *command(out, *options), port=port, indices=indices).finish()
+        assert codes == [42] * len(indices), errors
+        assert all(f"port {port} is taken" in error for error in errors)
+        assert time.monotonic() - begin < 60
+    before = logged()
+    first.wait_until(lambda: logged() > before)
+    first.processes[0].send_signal(signal.SIGTERM)
+    codes, errors = first.finish()
+    assert codes == [42, 42], errors
+    assert errors[0].count("preempted: every run is saved") == 1
+
+
+def test_gangs_that_come_to_one_port_at_once_are_kept_apart(gang, tmp_path):
     port = free_port()
-    ours, theirs = (worker(job(tmp_path / name)) for name in "ab")
-    first = gang(2, 1, *ours, port=port, indices=[0])
-    first.wait_until(lambda: is_open(port))
-    codes, errors = gang(2, 1, *theirs, port=port, indices=[0]).finish()
-    assert codes == [42]
-    assert f"port {port} is taken" in errors[0]
-    # It is the other gang's second process that finds the first of this one.
-    second = gang(2, 1, *theirs, port=port, indices=[1])
-    for codes, errors in (first.finish(), second.finish()):
-        assert codes == [42]
-        assert "do not have the same command" in errors[0]
+    theirs = gang(2, 1, *worker(job(tmp_path / "b")), port=port, indices=[1])
+    ours = gang(2, 1, *worker(job(tmp_path / "a")), port=port)
+    codes, errors = theirs.finish()
+    assert codes == [42] and f"port {port} is taken" in errors[0]
+    assert ours.finish()[0] == [0, 0]
+    assert set(statuses(tmp_path / "a")) == {"done"}
 
 
 def test_a_failure_is_dealt_with_together_or_ends_all(gang, environment, tmp_path):

@@ -3,9 +3,10 @@
 import pytest
 
 from lmscale.progress import progress
-from lmscale.sweep.board import Board
+from lmscale.sweep.board import Board, PackQueue
 from lmscale.sweep.devices import parse_devices
 from lmscale.sweep.experiment import Run
+from lmscale.sweep.ownership import Claims
 from lmscale.sweep.plan import make_plan
 from lmscale.sweep.store import Store
 from lmscale.training.loop import RunQueue
@@ -15,7 +16,7 @@ STEPS = 1_000_000
 
 
 @pytest.fixture
-def board_of(tmp_path, corpus):
+def board_of(tmp_path, corpus, request):
     """n_cores -> a board with two packs of three runs; those of the first take longer."""
 
     def make(n_cores):
@@ -31,50 +32,114 @@ def board_of(tmp_path, corpus):
         store = Store(tmp_path)
         queues = [RunQueue([store.folder(run) for run in pack.runs]) for pack in plan.packs]
         with progress("", plan.flops, silent=True) as bar:
-            return Board(plan, queues, bar, lambda: False)
+            claims = Claims()
+            request.addfinalizer(claims.close)
+            return Board(plan, queues, bar, lambda: False, claims)
 
     return make
 
 
-def begin(board, index):
+def begin(seat, index):
     """Takes a run, and says that it trains."""
-    folder = board.take_run(index)
-    board.update(1.0, folder.path.name)
+    folder = seat.take_run(index)
+    seat.update(1.0, folder.path.name)
     return folder.spec
 
 
 def test_long_runs_go_first_once_their_program_is_compiled(board_of):
     board = board_of(2)
-    assert board.take() == 0
-    first = board.take_run(0)
-    # The other team does not wait for the first to compile.
-    assert board.take() == 1
-    begin(board, 1)
-    board.update(1.0, first.path.name)
+    one, two = board.seat(), board.seat()
+    assert one.take() == 0
+    first = one.take_run(0)
+    # The other worker does not wait for the first to compile.
+    assert two.take() == 1
+    begin(two, 1)
+    one.update(1.0, first.path.name)
     # After its first short run it goes where longer ones wait.
-    assert board.take_run(1) is None
-    board.leave(1)
-    assert board.take() == 0
-    assert begin(board, 0).steps == begin(board, 0).steps == 2 * STEPS
+    assert two.take_run(1) is None
+    two.leave(1)
+    assert two.take() == 0
+    assert begin(two, 0).steps == begin(one, 0).steps == 2 * STEPS
     # None are left, so both go on with the short ones, and neither waits for the other.
-    for _ in range(2):
-        assert board.take_run(0) is None
-        board.leave(0)
-        assert board.take() == 1
-        assert begin(board, 1).steps == STEPS
-    assert board.take_run(1) is None
-    for _ in range(2):
-        board.leave(1)
-        assert board.take() is None
+    for seat in (one, two):
+        assert seat.take_run(0) is None
+        seat.leave(0)
+        assert seat.take() == 1
+        assert begin(seat, 1).steps == STEPS
+    for seat in (one, two):
+        assert seat.take_run(1) is None
+        seat.leave(1)
+        assert seat.take() is None
 
 
-def test_one_team_ends_a_pack_before_it_begins_another(board_of):
-    board = board_of(1)
+def test_one_worker_ends_a_pack_before_it_begins_another(board_of):
+    seat = board_of(1).seat()
     for pack in range(2):
-        assert board.take() == pack
-        assert board.following() == (1 if pack == 0 else None)
+        assert seat.take() == pack
+        assert seat.following() == (1 if pack == 0 else None)
         for _ in range(3):
-            begin(board, pack)
-        assert board.take_run(pack) is None
-        board.leave(pack)
-    assert board.take() is None
+            begin(seat, pack)
+        assert seat.take_run(pack) is None
+        seat.leave(pack)
+    assert seat.take() is None
+
+
+def test_the_run_of_a_dead_worker_goes_back_once_and_a_second_death_marks_it(board_of):
+    board = board_of(2)
+    first = board.seat()
+    assert first.take() == 0
+    folder = first.take_run(0)
+    first.update(5.0, folder.path.name)
+    assert first.to_save() == 1 and board.bar.done == 5.0
+    first.close("was killed by SIGKILL", "out_of_memory")
+    assert folder.status()["status"] == "preempted" and board.bar.done == 0.0
+    # What the dead one had still asked for has no effect.
+    assert first.take() is None and first.take_run(0) is None
+    first.put_back(0, [folder])
+    assert [len(queue) for queue in board.queues] == [3, 3] and board.workers == [0, 0]
+    second = board.seat()
+    assert second.take() == 0
+    assert second.take_run(0).path == folder.path
+    # It had got further, so it may go back again; then it dies twice at one place.
+    folder.write_status("running", step=7, seconds=1.0)
+    second.close("was killed by SIGKILL", "out_of_memory")
+    third = board.seat()
+    assert third.take() == 0 and third.take_run(0).path == folder.path
+    third.close("was killed by SIGKILL", "out_of_memory")
+    status = folder.status()
+    assert (status["status"], status["step"]) == ("out_of_memory", 7)
+    assert "SIGKILL" in status["reason"] and "enough" in status["reason"]
+    assert [len(queue) for queue in board.queues] == [2, 3] and board.workers == [0, 0]
+
+
+def test_runs_of_others_are_left_to_them_and_taken_when_they_are_free(board_of):
+    board = board_of(1)
+    mine, theirs = board.seat(), Claims()
+    folder = board.queues[0].take()
+    board.queues[0].put_back([folder])
+    folder.create()
+    theirs.take(folder.path)
+    assert mine.take() == 0
+    taken = [mine.take_run(0), mine.take_run(0)]
+    assert folder not in taken and mine.take_run(0) is None
+    assert "1 run left to others" in board.others_line()
+    assert not PackQueue(mine, 0).holds(folder)
+    mine.leave(0)
+    for pack in board.queues:
+        pack.drain()
+    assert not board.regain()
+    theirs.close()
+    assert board.regain() and board.others_line() is None
+    assert mine.take() == 0 and mine.take_run(0) is folder
+
+
+def test_what_another_has_ended_is_not_trained_again(board_of):
+    board = board_of(1)
+    seat = board.seat()
+    folder = board.queues[0].take()
+    board.queues[0].put_back([folder])
+    folder.create()
+    folder.write_result({"status": "done"})
+    assert seat.take() == 0
+    assert folder not in [seat.take_run(0), seat.take_run(0), seat.take_run(0)]
+    assert board.others_line() is None

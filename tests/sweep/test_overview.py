@@ -1,6 +1,8 @@
 """How far a store is, from the files that its workers leave."""
 
 import json
+import os
+import platform
 import time
 
 import pytest
@@ -8,8 +10,9 @@ import pytest
 from lmscale.cli import main
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.overview import overview
+from lmscale.sweep.ownership import Claims
 from lmscale.sweep.shards import shard_runs
-from lmscale.sweep.store import Store, only_writer
+from lmscale.sweep.store import Store, note_worker
 from tests.report import planted_store as planted
 from tests.training.specs import run_spec
 
@@ -48,10 +51,22 @@ def test_a_worker_that_is_gone_is_told_and_does_not_count(store):
     assert found.whole.left is None
 
 
+def test_who_trains_a_run_is_told_and_that_it_is_dead(store):
+    folder = store.path / "runs" / overview(store).runs[2].run
+    with Claims() as claims:
+        claims.take(folder)
+        assert overview(store).runs[2].worker == f"process {os.getpid()} on {platform.node()}"
+        # Hours later by the clock of this process it has not been renewed.
+        assert overview(store, now=time.time() + 3600).runs[2].worker is None
+        path = folder / "claim.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"started": "1"}))
+        found = overview(store).runs[2]
+        assert found.silent is not None and found.worker is None
+
+
 def test_shards_end_when_their_own_runs_do(store):
     for index in range(2):
-        with only_writer(store, (index, 2)):
-            pass
+        note_worker(store, (index, 2))
     found = overview(store)
     assert [shard.name for shard in found.shards] == ["0/2", "1/2"]
     assert all(shard.host for shard in found.shards)
@@ -59,14 +74,13 @@ def test_shards_end_when_their_own_runs_do(store):
     for index, shard in enumerate(found.shards):
         assert sum(shard.counts.values()) == len(shard_runs(runs, index, 2)) == 4
     assert found.whole.left == max(shard.left for shard in found.shards if shard.left is not None)
-    with only_writer(store, (0, 1)):
-        assert overview(store).shards == ()
+    note_worker(store, (0, 1))
+    assert overview(store).shards == ()
 
 
 def test_the_command_shows_it_at_a_glance(store, capsys):
     for index in range(2):
-        with only_writer(store, (index, 2)):
-            pass
+        note_worker(store, (index, 2))
     assert main(["status", str(store.path)]) == 0
     out = capsys.readouterr().out
     assert "3 pending, 2 done, 2 running, 1 diverged" in out

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.store import Store, StoreError, mark_best_lr, only_writer
+from lmscale.sweep.store import Store, StoreError, mark_best_lr
 from tests.training.specs import run_spec
 
 
@@ -60,19 +60,6 @@ def test_rates_that_only_some_sizes_of_a_budget_have_tried_count_for_none():
 def test_a_folder_without_an_experiment_is_refused(tmp_path):
     with pytest.raises(StoreError, match="experiment.json"):
         Store.open(tmp_path)
-
-
-def test_a_shard_has_one_writer(tmp_path):
-    store = Store(tmp_path / "out")
-    with (
-        only_writer(store, (0, 2)),
-        only_writer(store, (1, 2)),
-        pytest.raises(StoreError, match="already training shard 0/2"),
-        only_writer(store, (0, 2)),
-    ):
-        pass
-    with only_writer(store, (0, 2)):
-        pass
 
 
 def test_results_of_another_store_are_taken_over_as_they_are(tmp_path):

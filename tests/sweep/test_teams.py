@@ -26,14 +26,40 @@ class Shared:
 
     METHODS = ("draw", "say")
 
-    def __init__(self, numbers):
-        self.numbers, self.said = list(numbers), []
+    def __init__(self, numbers, stopped=lambda: False):
+        self.numbers, self.said, self.closed = list(numbers), [], []
+        self.stopped = stopped
+
+    def seat(self):
+        return Seat(self)
+
+
+class Seat:
+    """One worker's; what it had drawn goes back when it dies."""
+
+    def __init__(self, shared):
+        self.shared, self.mine = shared, []
 
     def draw(self):
-        return self.numbers.pop() if self.numbers else None
+        if not self.shared.numbers:
+            return None
+        self.mine.append(self.shared.numbers.pop())
+        return self.mine[-1]
 
     def say(self, *words):
-        self.said.append(words)
+        self.shared.said.append(words)
+        self.mine = []
+
+    def has_runs(self):
+        return bool(self.mine)
+
+    def to_save(self):
+        return 0
+
+    def close(self, how=None, status=""):
+        if how is not None:
+            self.shared.closed.append((how, status))
+            self.shared.numbers += self.mine
 
 
 def square(shared, power):
@@ -42,9 +68,18 @@ def square(shared, power):
         time.sleep(0.1)
 
 
-def be_killed(shared):
-    if shared.draw() == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
+def be_killed_once(shared, folder, number):
+    """The first that draws a 1 is killed."""
+    while (drawn := shared.draw()) is not None:
+        if drawn == 1 and not os.path.exists(f"{folder}/killed"):
+            open(f"{folder}/killed", "w").close()
+            os.kill(os.getpid(), number)
+        time.sleep(0.05)
+        shared.say(drawn)
+
+
+def die_at_once(shared):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def fail(shared):
@@ -54,6 +89,11 @@ def fail(shared):
 def be_preempted(shared):
     if shared.draw() == 1:
         raise Preempted
+
+
+def sleep(shared):
+    shared.say("asleep")
+    time.sleep(1000)
 
 
 def tell_environment(shared):
@@ -76,16 +116,57 @@ def test_teams_share_the_work():
 
 
 @pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGKILL, "out_of_memory"), (signal.SIGSEGV, "failed")]
+)
+def test_a_dead_worker_is_replaced_and_its_work_goes_back(tmp_path, number, status):
+    shared = Shared(range(6))
+    run_teams(2, be_killed_once, shared, Shared.METHODS, str(tmp_path), number)
+    assert sorted(shared.said) == [(n,) for n in range(6)]
+    assert shared.closed == [(f"was killed by {number.name}", status)]
+
+
+@pytest.mark.parametrize(
     ("work", "error", "words"),
     [
-        (be_killed, TeamError, "killed by signal 9; is there enough memory"),
-        (fail, TeamError, "ended with exit code 1"),
+        (
+            die_at_once,
+            TeamError,
+            "died before they trained anything; the last was killed by SIGKILL",
+        ),
+        (fail, TeamError, "ended with exit code 1 .OSError: this disk is full"),
         (be_preempted, Preempted, None),
     ],
 )
-def test_how_a_team_ends_is_heard_of(work, error, words):
+def test_how_workers_end_is_heard_of(work, error, words):
     with pytest.raises(error, match=words):
         run_teams(2, work, Shared([0, 1]), Shared.METHODS)
+
+
+def test_workers_with_nothing_to_save_are_ended_when_all_is_to_stop():
+    shared = Shared(())
+    shared.stopped = lambda: len(shared.said) == 2
+    begin = time.monotonic()
+    with pytest.raises(Preempted):
+        run_teams(2, sleep, shared, Shared.METHODS)
+    assert time.monotonic() - begin < 60 and shared.closed == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker is its parent's own child")
+def test_workers_whose_server_was_killed_are_replaced(tmp_path):
+    shared = Shared(range(4))
+    run_teams(2, kill_the_server_once, shared, Shared.METHODS, str(tmp_path / "mark"))
+    assert sorted(shared.said) == [(n,) for n in range(4)]
+    assert shared.closed[0] == ("was killed with the process that had started it", "failed")
+
+
+def kill_the_server_once(shared, mark):
+    while (drawn := shared.draw()) is not None:
+        if drawn == 3 and not os.path.exists(mark):
+            open(mark, "w").close()
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(10)
+        time.sleep(0.05)
+        shared.say(drawn)
 
 
 def test_teams_have_the_environment_of_now(monkeypatch):

@@ -1,0 +1,93 @@
+"""How a command is asked to stop: SIGTERM or Ctrl-C once, and it saves what it has; again, and it ends.
+
+Before and after training nothing needs saving, and the command ends where it is (`Stopped` is raised
+in the main thread). While it trains, the loop asks at every dispatch (`Stop.deferred`). What is said
+on the screen, and the end at a second signal, come from a thread that waits for signals itself, so
+that they do not wait for a compiler or a disk that holds up the main thread.
+
+This module imports nothing heavy: a command may be stopped when it has only begun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+#: Exit code that means "run me again".
+PREEMPTED = 42
+#: Seconds within which a second SIGTERM counts as the first: a job's processes and their parents may
+#: each be told, and pass it on.
+_ECHO = 1.0
+
+
+class Stopped(KeyboardInterrupt):
+    """The command was asked to stop, at a moment when nothing needs saving."""
+
+
+class Stop:
+    """Whether SIGTERM or SIGINT has come; from its making on it hears them. In the main thread.
+
+    Args:
+      deferred: whether to wait for the question everywhere, never raising `Stopped`.
+    """
+
+    def __init__(self, *, deferred: bool = False):
+        self._asked, self._always, self._deferred = False, deferred, deferred
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self._asked
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within, signals only make the question true: the code inside asks, and saves.
+
+        Raises:
+          Stopped: at its end, when a signal has come that was not heeded.
+        """
+        before, self._deferred = self._deferred, True
+        try:
+            yield
+        finally:
+            self._deferred = before
+        if self._asked and not self._deferred:
+            raise Stopped
+
+    def _handle(self, number: int, frame) -> None:
+        first, self._asked = not self._asked, True
+        if first and not self._deferred:
+            raise Stopped
+
+    def _listen(self, reader: int) -> None:
+        """Says that the command stops, and ends it when it is told again."""
+        first = None
+        while True:
+            for number in os.read(reader, 64):
+                if number not in (signal.SIGTERM, signal.SIGINT):
+                    continue
+                now = time.monotonic()
+                if first is None:
+                    first = now
+                    what = ": the runs under way are saved" if self._deferred else ""
+                    _say(f"stopping{what}; Ctrl-C again to end at once")
+                elif number == signal.SIGINT or now - first > _ECHO:
+                    _say("ended at once; what was saved before stays")
+                    os._exit(1)
+
+
+def _say(message: str) -> None:
+    # Not through sys.stderr, whose lock the main thread may hold. A bar may stand on the line.
+    start = b"\n" if sys.stderr is not None and sys.stderr.isatty() else b""
+    with contextlib.suppress(OSError):
+        os.write(2, start + f"lmscale: {message}\n".encode())

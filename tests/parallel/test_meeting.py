@@ -1,0 +1,100 @@
+"""Processes of one job meet on their port; those of another are refused, whoever comes first."""
+
+import socket
+import threading
+
+import pytest
+
+from lmscale.parallel.meeting import MeetingError, meet
+from tests.parallel.test_processes import free_port
+
+
+class Attempt(threading.Thread):
+    """One process that comes to the port; `error` is None when it met the others."""
+
+    def __init__(self, port, index, identity, count=2, patience=20.0):
+        super().__init__(daemon=True)
+        self.error = "still waiting"
+        self._arguments = (f"127.0.0.1:{port}", count, index, identity)
+        self._patience = patience
+        self.start()
+
+    def run(self):
+        try:
+            meet(*self._arguments, patience=self._patience)
+            self.error = None
+        except MeetingError as error:
+            self.error = str(error)
+
+    def end(self):
+        self.join(30)
+        return self.error
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_all_go_on_once_all_have_come(order):
+    port = free_port()
+    attempts = [Attempt(port, index, "a", count=3) for index in order]
+    assert [attempt.end() for attempt in attempts] == [None] * 3
+    # The port is free for JAX.
+    socket.create_server(("", port)).close()
+
+
+@pytest.mark.parametrize("order", ["a0 b0 b1 a1", "b1 a0 a1", "a0 b1 a1", "a0 b0 a1"])
+def test_processes_of_another_job_are_refused_and_do_not_disturb(order):
+    port, attempts = free_port(), {}
+    for name in order.split():
+        attempts[name] = Attempt(port, int(name[1]), name[0])
+        if name != "b1" or "a0" in attempts:
+            # The next comes once this one waits or has been refused.
+            attempts[name].join(0.5)
+    for name, attempt in attempts.items():
+        error = attempt.end()
+        assert error is None if name[0] == "a" else f"port {port} is taken" in error
+
+
+def test_a_second_process_of_one_number_is_refused():
+    port = free_port()
+    first = Attempt(port, 0, "a", count=3)
+    one = Attempt(port, 1, "a", count=3)
+    one.join(0.5)
+    assert "a process 1 has come already" in Attempt(port, 1, "a", count=3).end()
+    two = Attempt(port, 2, "a", count=3)
+    assert [attempt.end() for attempt in (first, one, two)] == [None] * 3
+
+
+def test_a_port_that_answers_otherwise_is_taken():
+    """As JAX's coordinator of a running job does, or any other server."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            connection.recv(100)
+            connection.sendall(b"\x00\x00\x12\x04\x00")
+            connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        port = server.getsockname()[1]
+        assert f"port {port} is taken" in Attempt(port, 1, "a").end()
+
+
+def test_who_does_not_come_is_named():
+    port = free_port()
+    assert "number 1 of 2 did not come" in Attempt(port, 0, "a", patience=0.5).end()
+    assert "nobody answers" in Attempt(port, 1, "a", patience=0.5).end()
+
+
+def test_what_is_no_greeting_is_shown_out():
+    port = free_port()
+    first = Attempt(port, 0, "a")
+    first.join(0.3)
+    for noise in (b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b"x" * 3000):
+        with socket.create_connection(("127.0.0.1", port)) as stranger:
+            stranger.sendall(noise)
+            stranger.settimeout(10)
+            try:
+                assert stranger.recv(10) == b""
+            except ConnectionResetError:
+                pass
+    assert Attempt(port, 1, "a").end() is None
+    assert first.end() is None

@@ -1,0 +1,226 @@
+"""A run has one owner, whoever else wants it, however its owner ends, on every kind of store."""
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from etils.epath import backend
+
+from lmscale.sweep import ownership
+from lmscale.sweep.ownership import Claims, find_claim
+
+
+def holder_of(folder):
+    claim = find_claim(folder)
+    return claim and claim.holder
+
+
+def no_links(*arguments):
+    raise OSError(errno.ENOTSUP, "Operation not supported")
+
+
+@pytest.fixture(params=["mounted", "no links", "objects"])
+def folder(request, tmp_path, monkeypatch):
+    """The folder of a run on each kind of store."""
+    if request.param == "objects":
+        fsspec = pytest.importorskip("fsspec")
+        memory = fsspec.filesystem("memory")
+        memory.store.clear()
+        monkeypatch.setattr(backend._FileSystemSpecBackend, "fs", lambda self, path: memory)
+        monkeypatch.setattr(ownership, "_PAUSE", 0.02)
+        from etils import epath
+
+        path = epath.Path("s3://bucket/runs/one")
+        monkeypatch.setattr(type(path), "_backend", backend.fsspec_backend, raising=False)
+        return path
+    if request.param == "no links":
+        monkeypatch.setattr(os, "link", no_links)
+    return tmp_path
+
+
+def dead_process():
+    """The number of a process that is gone, and whose number is not taken again soon."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def make_claim(folder, **fields):
+    """As a process left it; returns its token."""
+    claims = Claims()
+    assert claims.take(folder) is None
+    claims._over.set()
+    (path,) = [p for p in _files(folder) if p.name.endswith(".json")]
+    values = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps(values))
+    return values["token"]
+
+
+def _files(folder):
+    if "://" in str(folder):
+        return list((folder / "claims").iterdir())
+    return list(Path(folder).glob("claim*"))
+
+
+def test_a_run_has_one_owner_until_it_is_released(folder):
+    with Claims() as first, Claims() as second:
+        assert first.take(folder) is None
+        assert first.take(folder) is None
+        other = second.take(folder)
+        assert (other.process, other.dead()) == (os.getpid(), False)
+        assert first.holds(folder) and not second.holds(folder)
+        second.release(folder)
+        assert first.holds(folder)
+        first.release(folder)
+        assert second.take(folder) is None
+        assert not first.holds(folder)
+        assert holder_of(folder).process == os.getpid()
+    assert holder_of(folder) is None
+    assert _files(folder) == []
+
+
+def test_of_many_that_want_a_run_at_once_one_gets_it(folder):
+    for _ in range(10):
+        claims = [Claims() for _ in range(4)]
+        found, barrier = [None] * 4, threading.Barrier(4)
+
+        def want(index, claims=claims, found=found, barrier=barrier):
+            barrier.wait()
+            found[index] = claims[index].take(folder) is None
+
+        threads = [threading.Thread(target=want, args=(index,)) for index in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        # On an object store all may have withdrawn, and try again later.
+        assert sum(found) <= 1 if "://" in str(folder) else sum(found) == 1
+        assert sum(one.holds(folder) for one in claims) == sum(found)
+        for one in claims:
+            one.close()
+
+
+def test_a_dead_owner_is_followed_by_one_of_many(folder):
+    for _ in range(10):
+        make_claim(folder, process=dead_process())
+        claims = [Claims() for _ in range(4)]
+        threads = [threading.Thread(target=one.take, args=(folder,)) for one in claims]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        held = sum(one.holds(folder) for one in claims)
+        assert held <= 1 if "://" in str(folder) else held == 1
+        for one in claims:
+            one.close()
+        if "://" in str(folder) and held == 0:
+            with Claims() as later:
+                assert later.take(folder) is None
+        assert _files(folder) == []
+
+
+def test_another_process_of_that_number_is_not_the_owner(folder):
+    make_claim(folder, started="1")
+    with Claims() as claims:
+        assert claims.take(folder) is None
+
+
+def test_an_owner_on_another_machine_lives_while_it_is_heard_of(folder):
+    make_claim(folder, host="elsewhere", process=dead_process())
+    with Claims(silent=0.3) as claims:
+        assert str(claims.take(folder)).endswith("on elsewhere")
+        assert claims.other(folder).holder.host == "elsewhere"
+        time.sleep(0.5)
+        assert claims.other(folder) is None
+        assert claims.take(folder) is None
+
+
+def test_claims_are_renewed(folder):
+    with Claims(beat=0.1) as owner, Claims(silent=2.0) as other:
+        assert owner.take(folder) is None
+        before = find_claim(folder)
+        time.sleep(1.0)
+        after = find_claim(folder)
+        assert (after.renewed, after.holder.beat) > (before.renewed, before.holder.beat)
+        assert other.take(folder) is not None
+
+
+def test_an_owner_that_was_silent_learns_that_it_has_lost_the_run(folder):
+    with Claims(beat=1e6) as owner, Claims(silent=0.2) as other:
+        assert owner.take(folder) is None
+        other.take(folder)
+        time.sleep(0.5)
+        assert other.take(folder) is None
+        assert not owner.holds(folder)
+        owner.release(folder)
+        assert other.holds(folder)
+
+
+def test_a_taker_that_comes_late_withdraws(tmp_path):
+    """It has judged a claim dead that was taken over, ended and claimed again meanwhile."""
+    token = make_claim(tmp_path, process=dead_process())
+    late = ownership._Mounted(tmp_path)
+    judged = late.chain()
+    with Claims() as quick, Claims() as next_one:
+        assert quick.take(tmp_path) is None
+        quick.release(tmp_path)
+        assert next_one.take(tmp_path) is None
+        chains = iter([judged])
+        late.chain = lambda: next(chains, None) or ownership._Mounted.chain(late)
+        assert late.make(lambda claim, now: claim.holder.token == token) is not None
+        assert next_one.holds(tmp_path)
+    assert _files(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 3}', '{"token": "../../x"}'])
+def test_a_damaged_claim_falls_silent(tmp_path, content):
+    path = tmp_path / "claim.json"
+    path.write_text(content)
+    with Claims() as claims:
+        assert claims.take(tmp_path) is not None
+        os.utime(path, (0, time.time() - 2 * ownership.SILENT_SECONDS))
+        assert claims.take(tmp_path) is None
+    assert _files(tmp_path) == []
+
+
+def _take_and_wait(folder, won, go):
+    claims = Claims()
+    go.wait()
+    if claims.take(folder) is None:
+        won.put(os.getpid())
+    signal.pause()
+
+
+def test_processes_take_over_from_one_that_was_killed(tmp_path):
+    context = multiprocessing.get_context("fork")
+    won, go = context.Queue(), context.Event()
+    processes = [
+        context.Process(target=_take_and_wait, args=(tmp_path, won, go), daemon=True)
+        for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    go.set()
+    owner = won.get(timeout=30)
+    with Claims() as claims:
+        assert claims.take(tmp_path).process == owner
+        os.kill(owner, signal.SIGSTOP)
+        assert claims.take(tmp_path).process == owner
+        os.kill(owner, signal.SIGKILL)
+        # Dead at once, also while nobody has waited for it.
+        end = time.monotonic() + 10
+        while claims.take(tmp_path) is not None:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    assert won.empty()
+    for process in processes:
+        process.kill()
+        process.join()
