@@ -118,8 +118,8 @@ def restore_branch(folder: RunFolder, like: Any) -> Any:
         branches.close()
 
 
-def retrain_damaged_trunk(folder: RunFolder) -> str | None:
-    """Has the run that another starts from trained again where the state that it kept is damaged.
+def retrain_damaged_trunk(trunk: RunFolder, step: int) -> str | None:
+    """Has a run trained again where the state that it kept, and that others start from, is damaged.
 
     That state is deleted, and what says that the run has ended, with its checkpoints from that step
     on. So it is trained like any that hasn't ended, to the same result. To be called by one process,
@@ -128,7 +128,6 @@ def retrain_damaged_trunk(folder: RunFolder) -> str | None:
     Returns:
       What was done, in a line.
     """
-    trunk, step = folder.trunk(), folder.spec.start.step
     if step not in saved_steps(trunk.branches):
         return None
     fault = checkpoint_fault(trunk.branches, trunk.run_id, step)
