@@ -27,6 +27,7 @@ class Resumed:
       state: the arrays; None where the run begins from its seed.
       extra: what the loop had saved beside them; empty at the beginning.
       from_checkpoint: whether it is a checkpoint of the run's own.
+      checked: whether it had digests; those of earlier versions had none.
       log: its metrics, cut back to that step.
       seconds: trained so far.
     """
@@ -35,6 +36,7 @@ class Resumed:
     state: Any
     extra: dict[str, Any] = field(default_factory=dict)
     from_checkpoint: bool = False
+    checked: bool = True
     log: MetricsLog | None = None
     seconds: float = 0.0
 
@@ -66,9 +68,7 @@ def take_up(
             faults.append(str(error))
             checkpoints.discard(step)
             continue
-        if not checked:
-            log(f"{folder.path.name}: checkpoint {step} is of an earlier version: not checked")
-        found = Resumed(step, state, extra, from_checkpoint=True)
+        found = Resumed(step, state, extra, from_checkpoint=True, checked=checked)
         break
     place = f"goes on from step {found.step}" if found else "is trained again from the beginning"
     if found is None:
