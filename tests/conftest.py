@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,24 @@ def compilation_cache(tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", str(shared / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_folders(tmp_path_factory):
+    """No test reads or writes what the user has, whichever test comes first."""
+    for name in ("LMSCALE_DATA", "LMSCALE_CACHE"):
+        os.environ[name] = str(tmp_path_factory.mktemp(name.removeprefix("LMSCALE_").lower()))
+
+
+@pytest.fixture(autouse=True)
+def process_settings():
+    """Puts back what a command sets for its process, as the next test is in the same one."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    compiled = jax.config.jax_compilation_cache_dir
+    yield
+    jax.config.update("jax_compilation_cache_dir", compiled)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 _WORDS = [
@@ -78,11 +97,9 @@ def write_text(path: Path, n_documents: int = 300, seed: int = 0) -> Path:
 
 
 @pytest.fixture(scope="session")
-def data_root(tmp_path_factory) -> Path:
+def data_root(own_folders) -> Path:
     """A data folder of the test session's own."""
-    root = tmp_path_factory.mktemp("data")
-    os.environ["LMSCALE_DATA"] = str(root)
-    return root
+    return Path(os.environ["LMSCALE_DATA"])
 
 
 @pytest.fixture(scope="session")

@@ -112,13 +112,24 @@ def execute(
 def _mend_trunks(plan: Plan, store: Store) -> list[str]:
     """Has trunks trained again whose state a run is about to start from, and that is damaged."""
     runs = {run.spec.run_id: run for pack in plan.packs for run in pack.runs}
-    lines = []
-    for run in runs.values():
-        folder, start = store.folder(run), run.spec.start
-        waits = start is not None and start.run in runs and folder.result() is None
-        if waits and not saved_steps(folder.checkpoints):
-            lines.append(retrain_damaged_trunk(folder))
-    return [line for line in lines if line is not None]
+    lines, sound = [], set()
+    while True:
+        starts = {
+            (run.spec.start.run, run.spec.start.step)
+            for run in runs.values()
+            if run.spec.start is not None and run.spec.start.run in runs
+            if store.folder(run).result() is None
+            if not saved_steps(store.folder(run).checkpoints)
+        }
+        found = [
+            retrain_damaged_trunk(store.folder(runs[trunk]), step)
+            for trunk, step in sorted(starts - sound)
+        ]
+        sound |= starts
+        lines += filter(None, found)
+        # A trunk that is trained again may start from a state itself.
+        if not any(found):
+            return lines
 
 
 @dataclass(frozen=True)

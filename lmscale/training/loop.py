@@ -250,6 +250,7 @@ class _Pack:
         self._state: State = program.empty()
         self._slots: list[_Slot | None] = [None] * program.n_slots
         self._hyper = None
+        self._told_unchecked = False
         #: The last dispatch: its metrics, still on the device, [(slot, step before)] and its steps.
         self._unread: tuple[dict[str, Any], list[tuple[_Slot, int]], int] | None = None
 
@@ -302,6 +303,11 @@ class _Pack:
             checkpoints.close()
             raise
         step, extra = found.step, found.extra
+        if not found.checked and not self._told_unchecked:
+            self._told_unchecked = True
+            self._bar.log(
+                f"checkpoints of an earlier version, such as {folder.path.name}'s, can't be checked"
+            )
         if found.state is not None:
             self._state = self._program.put(self._state, np.int32(index), found.state)
         begin = spec.start.step if spec.start else 0

@@ -27,6 +27,7 @@ class Resumed:
       state: the arrays; None where the run begins from its seed.
       extra: what the loop had saved beside them; empty at the beginning.
       from_checkpoint: whether it is a checkpoint of the run's own.
+      checked: whether it had digests; those of earlier versions had none.
       log: its metrics, cut back to that step.
       seconds: trained so far.
     """
@@ -35,6 +36,7 @@ class Resumed:
     state: Any
     extra: dict[str, Any] = field(default_factory=dict)
     from_checkpoint: bool = False
+    checked: bool = True
     log: MetricsLog | None = None
     seconds: float = 0.0
 
@@ -66,9 +68,7 @@ def take_up(
             faults.append(str(error))
             checkpoints.discard(step)
             continue
-        if not checked:
-            log(f"{folder.path.name}: checkpoint {step} is of an earlier version: not checked")
-        found = Resumed(step, state, extra, from_checkpoint=True)
+        found = Resumed(step, state, extra, from_checkpoint=True, checked=checked)
         break
     place = f"goes on from step {found.step}" if found else "is trained again from the beginning"
     if found is None:
@@ -118,8 +118,8 @@ def restore_branch(folder: RunFolder, like: Any) -> Any:
         branches.close()
 
 
-def retrain_damaged_trunk(folder: RunFolder) -> str | None:
-    """Has the run that another starts from trained again where the state that it kept is damaged.
+def retrain_damaged_trunk(trunk: RunFolder, step: int) -> str | None:
+    """Has a run trained again where the state that it kept, and that others start from, is damaged.
 
     That state is deleted, and what says that the run has ended, with its checkpoints from that step
     on. So it is trained like any that hasn't ended, to the same result. To be called by one process,
@@ -128,7 +128,6 @@ def retrain_damaged_trunk(folder: RunFolder) -> str | None:
     Returns:
       What was done, in a line.
     """
-    trunk, step = folder.trunk(), folder.spec.start.step
     if step not in saved_steps(trunk.branches):
         return None
     fault = checkpoint_fault(trunk.branches, trunk.run_id, step)

@@ -1,6 +1,7 @@
 """Several processes on one machine train as one, move, are killed and are kept apart."""
 
 import json
+import random
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from tests.end_to_end.conftest import EXPERIMENT, catches
 from tests.parallel.gang_worker import DISPATCH, train
 from tests.quick_compile import quick_jit
+from tests.training import damage
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -210,6 +212,26 @@ def test_sigterm_to_one_process_saves_in_all(gang, tmp_path):
     assert [status["status"] for status in stopped] == ["preempted"] * 2
     (step,) = {status["step"] for status in stopped}
     assert len(list(tmp_path.glob(f"runs/*/checkpoints/{step}"))) == 2
+
+
+def test_all_processes_leave_a_damaged_checkpoint_for_the_same_older_one(gang, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    jobs = [job(whole), job(cut, stop_after=2), job(cut, stop_after=1)]
+    codes, errors = gang(2, 1, *worker(*jobs)).finish()
+    assert codes == [0, 0], errors
+    # One at a time: the second has not begun.
+    first = sorted((cut / "runs").iterdir())[0]
+    steps = sorted(int(path.name) for path in (first / "checkpoints").iterdir())
+    assert steps == [2 * DISPATCH, 3 * DISPATCH]
+    # Written by the second process.
+    newest = first / "checkpoints" / str(steps[1])
+    files = sorted((newest / "state" / "ocdbt.process_1" / "d").iterdir())
+    damage.flip(max(files, key=lambda file: file.stat().st_size), newest, random.Random(0))
+    codes, errors = gang(2, 1, *worker(job(cut))).finish()
+    assert codes == [0, 0], errors
+    for path in whole.glob("runs/*/result.json"):
+        assert (cut / path.relative_to(whole)).read_bytes() == path.read_bytes()
+    assert f"it goes on from step {steps[0]}" in (first / "damage.log").read_text()
 
 
 @pytest.mark.parametrize("asked", [0, 1])

@@ -108,6 +108,23 @@ def test_a_run_without_a_checkpoint_is_named(store, corpus, tmp_path):
         hidden.rename(folder.checkpoints)
 
 
+def test_a_run_whose_checkpoint_is_damaged_is_left_out_with_a_line(
+    store, corpus, capsys, monkeypatch
+):
+    monkeypatch.setattr("lmscale.cli.start_jax", lambda: None)
+    folder = next(folder for folder, _ in store.declared())
+    (file,) = folder.checkpoints.glob("12/digests.json")
+    whole = file.read_bytes()
+    file.unlink()
+    try:
+        assert main(["eval", str(store.path), "--tokens", "300", "--json"]) == 0
+    finally:
+        file.write_bytes(whole)
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)["runs"]) == 2
+    assert f"left out: {folder.checkpoints / '12'} is damaged: its digests.json is missing" in err
+
+
 def test_a_set_of_less_than_two_windows_is_refused(store, corpus):
     with pytest.raises(StoreError, match="10 tokens are less than two windows of 16"):
         score(store, corpus, evaluation_set(corpus, "test", 10))

@@ -1,4 +1,4 @@
-"""Damage to a store at rest: truncated files and flipped bits, as a bad disk or a crash leaves them."""
+"""Damage to a store and its corpus at rest: truncated files and flipped bits, as a bad disk or a crash leaves them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Kind -> the files of a store that it strikes.
+#: Kind -> the files that it strikes, of a folder that holds a store and a data folder.
 DAMAGE = {
-    "checkpoint": "runs/*/checkpoints/*/**/*",
-    "branch": "runs/*/branches/*/**/*",
-    "metrics": "runs/*/metrics.jsonl",
-    "result": "runs/*/result.json",
-    "status": "runs/*/status.json",
-    "spec": "runs/*/spec.json",
-    "experiment": "experiment.json",
+    "checkpoint": "store/runs/*/checkpoints/*/**/*",
+    "branch": "store/runs/*/branches/*/**/*",
+    "metrics": "store/runs/*/metrics.jsonl",
+    "result": "store/runs/*/result.json",
+    "status": "store/runs/*/status.json",
+    "spec": "store/runs/*/spec.json",
+    "experiment": "store/experiment.json",
+    "corpus": "data/tiny/*",
 }
 #: Of the files of a kind, only so many of the newest are struck.
 NEWEST = 8
@@ -31,9 +32,9 @@ class Blow:
         return f"{self.how} of {self.path}"
 
 
-def strike(store: Path, kind: str, rng: random.Random) -> Blow | None:
+def strike(folder: Path, kind: str, rng: random.Random) -> Blow | None:
     """Damages one of the newest files of a kind; None where there is none."""
-    files = [path for path in store.glob(DAMAGE[kind]) if path.is_file() and path.stat().st_size]
+    files = [path for path in folder.glob(DAMAGE[kind]) if path.is_file() and path.stat().st_size]
     if not files:
         return None
     files.sort(key=lambda path: path.stat().st_mtime_ns)

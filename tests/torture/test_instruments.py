@@ -10,8 +10,11 @@ from tests.torture.damage import DAMAGE, strike
 from tests.torture.phases import Watch
 
 
-def write_store(folder):
-    """A store of one ended run, as far as the torture looks."""
+def write_store(around):
+    """A store of one ended run, as far as the torture looks, beside a corpus."""
+    folder = around / "store"
+    (around / "data" / "tiny").mkdir(parents=True)
+    (around / "data" / "tiny" / "train.bin").write_bytes(bytes(range(64)))
     run = folder / "runs" / "a"
     (run / "checkpoints" / "2" / "state").mkdir(parents=True)
     (run / "branches" / "1" / "state").mkdir(parents=True)
@@ -77,7 +80,7 @@ def test_a_blow_changes_one_file_of_its_kind(stores, kind):
     def content(store):
         return {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
 
-    store, hows = stores[0], set()
+    store, hows = stores[0].parent, set()
     for seed in range(20):
         before = content(store)
         blow = strike(store, kind, random.Random(seed))

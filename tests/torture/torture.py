@@ -168,6 +168,8 @@ class _Round:
         self.torture, self.options, self.counts = torture, torture.options, torture.counts
         self.folder, self.scale, self.rng = folder, scale, rng
         self.store = folder / "store"
+        # One process alone has no workers.
+        self.kinds = [kind for kind in self.options.kinds if kind != "worker" or scale == "workers"]
         self.blows: list[tuple[str, Blow]] = []
         self.history: list[str] = []
         self._generation = 0
@@ -179,7 +181,9 @@ class _Round:
         if kinds and self.rng.random() < 0.5:
             process = self._start(command)
             time.sleep(self.rng.uniform(0.0, 0.6))
-            self._kill(process, self.rng.choice(kinds), lambda: "corpus")
+            kind = self.rng.choice(kinds)
+            if process.kill(kind, self.rng):
+                self._after(process, kind, "corpus")
         process = self._start(command)
         # A corpus that was whole when it was killed is not built again.
         if process.wait(self.options.patience) and "exists" not in process.said():
@@ -209,6 +213,8 @@ class _Round:
 
     def _targets(self) -> list[str]:
         """At what each kill aims: a phase, or any time. The report, which is last, comes last."""
+        if not self.kinds:
+            return []
         earlier = [phase for phase in PHASES if phase not in ("corpus", "report")]
         targets = self.rng.choices([*earlier, "time", "time"], k=self.options.per_sweep)
         if self.rng.random() < 0.5:
@@ -222,19 +228,22 @@ class _Round:
         watch = Watch(self.store, process.log)
         target = left.pop(0) if left else None
         while target is not None and self._reached(process, watch, target):
-            kind = self.rng.choice(self.options.kinds)
+            kind = self.rng.choice(self.kinds)
             if kind == "worker" and not process.workers():
                 target = "time"
-                if all(k == "worker" for k in self.options.kinds) and self.scale != "workers":
-                    break
                 continue
-            over = self._kill(process, kind, watch.phase)
-            if kind != "worker":
-                if over != 0:
-                    self._maybe_damage()
-                return 0 if over == 0 else None
-            # The others go on, and so does the torture.
-            target = "time" if left and left.pop(0) else None
+            phase = watch.phase()
+            if not process.kill(kind, self.rng):
+                break
+            if kind == "worker":
+                # The others go on, and so does the torture.
+                self._count(kind, phase)
+                target = "time" if left and left.pop(0) else None
+                continue
+            if self._after(process, kind, phase, watch) == 0:
+                return 0
+            self._maybe_damage()
+            return None
         return self._natural_end(process)
 
     def _reached(self, process: Process, watch: Watch, target: str) -> bool:
@@ -260,19 +269,19 @@ class _Round:
             time.sleep(0.01)
         return False
 
-    def _kill(self, process: Process, kind: str, phase_now) -> int | None:
-        """Kills, counts where, and waits for what must follow; the exit code, where it ended."""
-        phase = phase_now()
-        if not process.kill(kind, self.rng):
-            return process.wait(self.options.patience)
-        if kind == "group":
-            process.wait(self.options.patience)
-            # What it left behind tells best.
-            phase = phase_now()
+    def _count(self, kind: str, phase: str) -> None:
         self.counts.kills[kind, phase] += 1
         self.history.append(f"{kind} in {phase}")
-        if kind == "worker":
-            return None
+
+    def _after(
+        self, process: Process, kind: str, phase: str, watch: Watch | None = None
+    ) -> int | None:
+        """Counts a kill and waits for what must follow; the exit code, None where it hangs."""
+        if kind == "group" and watch is not None:
+            process.wait(self.options.patience)
+            # What it left behind tells best.
+            phase = watch.phase()
+        self._count(kind, phase)
         begun = time.monotonic()
         try:
             code = process.wait(self.options.patience)
@@ -293,9 +302,9 @@ class _Round:
         if not self.options.damage or self.rng.random() < 0.5:
             return
         kind = self.rng.choice(self.options.damage)
-        if (blow := strike(self.store, kind, self.rng)) is not None:
+        if (blow := strike(self.folder, kind, self.rng)) is not None:
             self.blows.append((kind, blow))
-            self.history.append(f"{blow}".replace(str(self.store), ""))
+            self.history.append(f"{blow}".replace(str(self.folder), ""))
 
     def _natural_end(self, process: Process) -> int | None:
         """Waits for a process that nobody kills any more."""
@@ -321,14 +330,18 @@ class _Round:
         return None
 
     def _repaired(self, said: str) -> bool:
-        """Does what a message of damage asks for: deletes what it names."""
+        """Does what a message of damage asks for: deletes what it names, or copies the corpus anew."""
         for kind, blow in list(self.blows):
             named = [path for path in (blow.path, *blow.path.parents) if str(path) in said]
             if not named:
                 continue
             self.blows.remove((kind, blow))
             self.counts.damage[kind, "refused"] += 1
-            if kind == "experiment":
+            if kind == "corpus":
+                shutil.copy2(
+                    self.torture.out / "reference" / "data" / "tiny" / blow.path.name, blow.path
+                )
+            elif kind == "experiment":
                 blow.path.unlink(missing_ok=True)
             else:
                 run = self.store / "runs" / blow.path.relative_to(self.store / "runs").parts[0]
