@@ -140,6 +140,7 @@ def test_what_another_has_ended_is_not_trained_again(board_of):
     board.queues[0].put_back([folder])
     folder.create()
     folder.write_result({"status": "done"})
+    folder.write_status("done", step=1, seconds=0.0)
     assert seat.take() == 0
     assert folder not in [seat.take_run(0), seat.take_run(0), seat.take_run(0)]
     assert board.others_line() is None
