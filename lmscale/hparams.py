@@ -9,7 +9,6 @@ Units: N in parameters, D in tokens, C in FLOPs, batches in tokens, losses in na
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from etils import epath
 
 from lmscale import flops
+from lmscale.files import read_json
 from lmscale.spec import ModelSpec, SpecError, TransformerSpec
 
 __all__ = [
@@ -44,6 +44,9 @@ KAPLAN_BATCH = 2**19
 #: Above this N Kaplan et al. 2020 say that their rule breaks down; it reaches zero at 1.2e10.
 _KAPLAN_LR_LIMIT = 1e10
 
+#: What `fitted_rule` is to be given.
+_WANTED_FITS = "give the fits.json of a finished `lmscale run learning_rate`"
+
 #: Tokens in a sequence of Porian et al. 2024, who count batches in sequences.
 _PORIAN_N_CTX = 2048
 
@@ -57,11 +60,11 @@ def kaplan_lr(n_params: float) -> float:
       n_params: N without embeddings.
 
     Raises:
-      ValueError: if N exceeds 1e10, where the authors say that the rule breaks down.
+      SpecError: if N exceeds 1e10, where the authors say that the rule breaks down.
     """
     _require_positive(n_params=n_params)
     if n_params > _KAPLAN_LR_LIMIT:
-        raise ValueError(
+        raise SpecError(
             f"kaplan_lr holds up to n_params = {_KAPLAN_LR_LIMIT:.0e} and reaches zero at 1.2e10; "
             f"got {n_params:g}"
         )
@@ -263,19 +266,20 @@ def fitted_rule(path: epath.PathLike, family: str = "transformer") -> FittedRule
     Raises:
       SpecError: if the file holds no such rule.
     """
-    path = epath.Path(path).expanduser()
-    fits = json.loads(path.read_text()) if path.exists() else {}
-    fit = fits.get(f"learning_rate/{family}/kaplan", {})
-    if not fit.get("parameters"):
-        raise SpecError(
-            f"{path} holds no learning-rate rule of {family}: give the fits.json of a finished "
-            "`lmscale run learning_rate`"
-        )
-    values = {name: fit["parameters"].get(name, 0.0) for name in ("c", "x", "y", "z")}
-    return FittedRule(**values, ranges={k: tuple(v) for k, v in fit["ranges"].items()})
+    file = epath.Path(path).expanduser()
+    if file.is_dir():
+        raise SpecError(f"{file} is a folder: {_WANTED_FITS}")
+    fits = read_json(file, remedy="run `lmscale report` on its store again") or {}
+    fit = fits.get(f"learning_rate/{family}/kaplan")
+    parameters = fit.get("parameters") if isinstance(fit, dict) else None
+    if not (isinstance(parameters, dict) and isinstance(fit.get("ranges"), dict)):
+        raise SpecError(f"{file} holds no learning-rate rule of {family}: {_WANTED_FITS}")
+    values = {name: parameters.get(name, 0.0) for name in ("c", "x", "y", "z")}
+    ranges = {name: tuple(edges) for name, edges in fit["ranges"].items()}
+    return FittedRule(**values, ranges=ranges)
 
 
 def _require_positive(**values: float) -> None:
     for name, value in values.items():
         if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name} must be a positive number, not {value!r}")
+            raise SpecError(f"{name} must be a positive number, not {value!r}")

@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import numbers
 import sys
 import types
@@ -46,10 +47,41 @@ def _require(condition: bool, message: str) -> None:
         raise SpecError(message)
 
 
+#: The most that counts may be, far above all that was ever trained: a larger one is a slip, and would
+#: take minutes to plan or overflow the devices' 32-bit integers.
+MOST = {
+    "n_layer": 10_000,
+    "reuse": 10_000,
+    "d_model": 2**20,
+    "d_attn": 2**20,
+    "d_hidden": 2**20,
+    "d_embed": 2**20,
+    "d_ff": 2**24,
+    "n_head": 2**20,
+    "n_ctx": 2**24,
+    "vocab_size": 2**24,
+    "batch_size": 2**24,
+    "steps": 10**9,
+}
+#: That of the others: tokens of a corpus.
+_MOST_TOKENS = 10**18
+
+
 def _positive(spec: Any, *fields: str) -> None:
     for field in fields:
-        value = getattr(spec, field)
-        _require(value >= 1, f"{type(spec).__name__}.{field} must be at least 1, not {value!r}")
+        value, most = getattr(spec, field), MOST.get(field, _MOST_TOKENS)
+        name = f"{type(spec).__name__}.{field}"
+        _require(value >= 1, f"{name} must be at least 1, not {short(value)}")
+        _require(value <= most, f"{name} must be at most {most:,}, not {short(value)}")
+
+
+def short(value: Any) -> str:
+    """A value for a message: of one line and bounded length."""
+    if isinstance(value, int) and abs(value) >= 10**15:
+        # Python refuses to print integers of thousands of digits.
+        return f"{'-' * (value < 0)}1e{math.floor(math.log10(abs(value)))} or so"
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _fraction(spec: Any, *fields: str) -> None:
@@ -121,8 +153,10 @@ class TransformerSpec(_Spec):
     init_std: float = 0.02
 
     def _check(self) -> None:
+        _positive(self, "d_model")
         if self.d_attn is None:
             object.__setattr__(self, "d_attn", self.d_model)
+        _positive(self, "d_attn")
         if self.d_ff is None:
             object.__setattr__(self, "d_ff", 4 * self.d_model)
         if self.n_head is None:
@@ -466,7 +500,10 @@ class RunSpec(_Spec):
     def from_json(cls, text: str) -> RunSpec:
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except RecursionError:
+            raise SpecError("a run spec must be JSON: this is nested too deeply") from None
+        except ValueError as error:
+            # Integers of thousands of digits are one too.
             raise SpecError(f"a run spec must be JSON: {error}") from error
         return cls.from_dict(values)
 
@@ -485,7 +522,8 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         _require(
-            value in args, f"{where} must be one of {', '.join(map(repr, args))}, not {value!r}"
+            value in args,
+            f"{where} must be one of {', '.join(map(repr, args))}, not {short(value)}",
         )
         return value
     if origin in (types.UnionType, typing.Union):
@@ -497,31 +535,32 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
             return _coerce(options[0], value, where)
         _require(
             isinstance(value, tuple(options)),
-            f"{where} must be one of {', '.join(o.__name__ for o in options)}, not {value!r}",
+            f"{where} must be one of {', '.join(o.__name__ for o in options)}, not {short(value)}",
         )
         return value
     if origin is tuple:
-        _require(isinstance(value, (tuple, list)), f"{where} must be a list, not {value!r}")
+        _require(isinstance(value, (tuple, list)), f"{where} must be a list, not {short(value)}")
         return tuple(_coerce(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if hint is bool:
-        _require(isinstance(value, bool), f"{where} must be true or false, not {value!r}")
+        _require(isinstance(value, bool), f"{where} must be true or false, not {short(value)}")
         return value
     if hint is int:
         whole = isinstance(value, float) and value.is_integer()
         _require(
             (isinstance(value, numbers.Integral) or whole) and not isinstance(value, bool),
-            f"{where} must be a whole number, not {value!r}",
+            f"{where} must be a whole number, not {short(value)}",
         )
+        _require(abs(value) <= _MOST_TOKENS, f"{where} must be at most 1e18, not {short(value)}")
         return int(value)
     if hint is float:
         number = isinstance(value, numbers.Real) and not isinstance(value, bool)
         _require(
             number and abs(value) <= sys.float_info.max,
-            f"{where} must be a finite number, not {value!r}",
+            f"{where} must be a finite number, not {short(value)}",
         )
         # Adding zero turns -0.0 into 0.0, which is equal and must hash alike.
         return float(value) + 0.0
-    _require(isinstance(value, hint), f"{where} must be a {hint.__name__}, not {value!r}")
+    _require(isinstance(value, hint), f"{where} must be a {hint.__name__}, not {short(value)}")
     return value
 
 
@@ -540,15 +579,15 @@ def _to_plain(value: Any, keep_defaults: bool) -> Any:
 
 def _from_plain(hint: Any, value: Any, where: str) -> Any:
     if hint == ModelSpec:
-        _require(isinstance(value, dict), f"{where} must be an object, not {value!r}")
+        _require(isinstance(value, dict), f"{where} must be an object, not {short(value)}")
         kind = value.get("kind")
         _require(
             isinstance(kind, str) and kind in _MODEL_KINDS,
-            f"{where}.kind must be one of {', '.join(_MODEL_KINDS)}, not {kind!r}",
+            f"{where}.kind must be one of {', '.join(_MODEL_KINDS)}, not {short(kind)}",
         )
         return _from_plain(_MODEL_KINDS[kind], value, where)
     if isinstance(hint, type) and issubclass(hint, _Spec):
-        _require(isinstance(value, dict), f"{where} must be an object, not {value!r}")
+        _require(isinstance(value, dict), f"{where} must be an object, not {short(value)}")
         hints = _type_hints(hint)
         if value.get("kind") == getattr(hint, "kind", None):
             value = {name: item for name, item in value.items() if name != "kind"}

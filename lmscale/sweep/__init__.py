@@ -1,7 +1,9 @@
 """Grids of runs, the plan, its execution and the store of results."""
 
 from lmscale.sweep.claims import Claim
+from lmscale.sweep.dropped import drop
 from lmscale.sweep.experiment import Experiment, ExperimentError, Run, load_scales
+from lmscale.sweep.fields import Bounds
 from lmscale.sweep.gpu_recipe import CENTRE, GPU_BATCH_TOKENS, GPU_RECIPE, batch_for
 from lmscale.sweep.grids import (
     BASE_LR_HELP,
@@ -33,6 +35,7 @@ __all__ = [
     "GPU_RECIPE",
     "KAPLAN_RECIPE",
     "LSTM_INIT",
+    "Bounds",
     "Claim",
     "Experiment",
     "ExperimentError",
@@ -43,6 +46,7 @@ __all__ = [
     "batch_for",
     "chinchilla_shapes",
     "default_rule",
+    "drop",
     "family_label",
     "init_by_width",
     "isoflop_grid",
