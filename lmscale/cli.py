@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lmscale.terminal import one_line
 from lmscale.terminal import print_json as _print_json
 from lmscale.terminal import print_table as _print_table
 from lmscale.terminal import say as _say
@@ -82,7 +83,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str):
-        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        print(f"{self.prog}: {one_line(message)} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -107,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         if not isinstance(error, _usage_errors()):
             raise
-        print(f"lmscale {argv[0]}: {error}", file=sys.stderr)
+        print(f"lmscale {argv[0]}: {one_line(str(error))}", file=sys.stderr)
         return 2
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["print_json", "print_table", "say"]
+__all__ = ["one_line", "print_json", "print_table", "say"]
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
@@ -32,3 +32,8 @@ def print_json(values: dict[str, Any]) -> None:
 
 def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
+
+
+def one_line(message: str) -> str:
+    """A message with its line breaks and other control characters written out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
