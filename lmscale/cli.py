@@ -405,7 +405,7 @@ def _prior_argument(parser: _Parser) -> None:
         "--prior",
         metavar="DIR|LAW",
         help="a store or a published law that tells where the minima of an isoflop grid will be: "
-        "badly centred budgets are named (the store's own earlier results)",
+        "badly centred budgets are named (earlier results of this experiment)",
     )
 
 
@@ -697,7 +697,8 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
             for line in job.lines:
                 bar.log(f"{job.name}: {line}")
             bar.log(f"{job.name}: {_plan_line(job.plan)} -> {store.path}")
-            for line in _centering(prior, job.runs, store) if is_first() else ():
+            own = _earlier(args, job.name, store)
+            for line in _centering(prior, job.runs, own) if is_first() else ():
                 bar.log(f"{job.name}: {line}")
             if repeated := _repeated_text(job.experiment, job.corpus, job.runs)[1]:
                 bar.log(f"{job.name}: {repeated}")
@@ -847,7 +848,7 @@ def _plan(args: argparse.Namespace) -> int:
             copied.add(f"{corpus.name}: {copies_sentence(corpus.copies)}")
         store = Store(Path("results") / _folder(args, name, experiment))
         grids[name] = (grid.lines, store, _refusal(args, grid, store))
-        off_center[name] = _centering(prior, runs, store)
+        off_center[name] = _centering(prior, runs, _earlier(args, name, store))
         plan = make_plan(runs, devices, mesh=args.mesh)
         epochs = _repeated_text(experiment, corpus, runs)
         answers = _compile(args, plan, which, corpus) if which != "none" else None
@@ -911,6 +912,13 @@ def _prior(args: argparse.Namespace) -> Any:
             f"({', '.join(laws.PUBLISHED)})"
         )
     return Store.open(args.prior)
+
+
+def _earlier(args: argparse.Namespace, name: str, store: Any) -> Any:
+    """The store whose results tell where minima are: its own, or those of the experiment as shipped."""
+    from lmscale.sweep.store import Store
+
+    return store if store.holds_experiment() else Store(Path("results") / f"{name}-{args.scale}")
 
 
 def _centering(prior: Any, runs: list[Any], own: Any) -> list[str]:

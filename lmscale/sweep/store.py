@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import math
 import os
 import platform
@@ -20,6 +19,7 @@ from etils import epath
 from lmscale import flops
 from lmscale.data import Corpus
 from lmscale.files import DamagedError, read_json, write_atomically, write_json
+from lmscale.remote import unreachable
 from lmscale.spec import LSTMSpec
 from lmscale.sweep.declaration import (
     Declaration,
@@ -46,22 +46,6 @@ class StoreError(ValueError):
     """A folder that is no store, or another experiment's; the message is one line."""
 
 
-#: Kinds of remote paths, and the packages of which each needs one.
-_REMOTE = {"gs": ("gcsfs", "tensorflow"), "s3": ("s3fs", "tensorflow_io")}
-
-
-def _require_remote(path: str) -> None:
-    scheme, _, rest = path.partition("://")
-    kinds = " and ".join(f"{name}://" for name in _REMOTE)
-    if scheme not in _REMOTE:
-        raise StoreError(f"{path} is no folder: give one of this machine, or of {kinds}")
-    if not rest.strip("/"):
-        raise StoreError(f"{path} names no folder: give {scheme}://BUCKET/NAME")
-    packages = _REMOTE[scheme]
-    if not any(importlib.util.find_spec(package) for package in packages):
-        raise StoreError(f"{path} needs a package that is not installed: pip install {packages[0]}")
-
-
 def _unreadable(path: epath.PathLike, error: Exception) -> str:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else error
     return f"{path} cannot be read: {reason}"
@@ -75,8 +59,8 @@ class Store:
     """
 
     def __init__(self, path: epath.PathLike):
-        if "://" in str(path):
-            _require_remote(str(path))
+        if why := unreachable(path):
+            raise StoreError(why)
         self.path = epath.Path(path).expanduser()
         if "://" not in str(path):
             # Orbax wants absolute paths.
