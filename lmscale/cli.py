@@ -1265,7 +1265,11 @@ def _sample(args: argparse.Namespace) -> int:
     from lmscale.training.sample import sample_tokens
 
     path = Path(args.run).absolute()
-    if not (path / "spec.json").exists():
+    try:
+        there = (path / "spec.json").exists()
+    except OSError as error:
+        raise _CommandError(f"{args.run} cannot be read: {error.strerror}") from error
+    if not there:
         raise _CommandError(f"{args.run} holds no spec.json: give a folder of DIR/runs")
     folder = RunFolder.open(path)
     tokenizer = open_corpus(folder.spec.data.corpus).tokenizer

@@ -9,6 +9,9 @@ from typing import Any
 
 __all__ = ["one_line", "print_json", "print_table", "say"]
 
+#: Characters of a message: what a user typed may be of any length.
+_LONGEST = 1500
+
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Aligned columns under a rule; the first row is the header."""
@@ -35,5 +38,6 @@ def say(message: str) -> None:
 
 
 def one_line(message: str) -> str:
-    """A message with its line breaks and other control characters written out."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    """A message of bounded length, its line breaks and other control characters written out."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message[:_LONGEST])
+    return text if len(message) <= _LONGEST else f"{text} ..."

@@ -118,10 +118,10 @@ def deadline(seconds: int = DEADLINE):
             signal.signal(number, handler)
 
 
-def answer(argv, run=main) -> tuple[int, str, str]:
+def answer(argv, run=main, seconds: int = DEADLINE) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a command."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), deadline():
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), deadline(seconds):
         try:
             code = run(list(argv))
         except SystemExit as exit:
@@ -133,10 +133,10 @@ def answer(argv, run=main) -> tuple[int, str, str]:
 COUNTS: dict[tuple[str, int], int] = {}
 
 
-def check(argv, folder: Path) -> int:
+def check(argv, folder: Path, seconds: int = DEADLINE) -> int:
     """Runs a command with input that may be bad; `folder` is where it must write nothing."""
     before = tree(folder)
-    code, out, err = answer(argv)
+    code, out, err = answer(argv, seconds=seconds)
     COUNTS[argv[0], code] = COUNTS.get((argv[0], code), 0) + 1
     assert code in (0, 2), (code, argv, err)
     if code == 2:

@@ -14,7 +14,7 @@ import launch.slurm
 import launch.tpu_pod
 from lmscale import cli
 from lmscale.spec import SpecError
-from tests.property.harness import TEXTS, VALUES, answer, check, examples
+from tests.property.harness import DEADLINE, TEXTS, VALUES, answer, check, examples
 from tests.report.planted_store import isoflop_runs, plant
 
 #: What a command is tried on, beside whatever else.
@@ -33,6 +33,8 @@ COMMANDS = {
     "data list": [],
     "data show": [],
 }
+#: Commands that compile a law's fit the first time that it is asked for, and the seconds that may take.
+FITTING, COMPILING = ("fit", "advise", "verify", "report"), 60
 LAUNCHERS = [launch.local, launch.slurm, launch.gke, launch.tpu_pod]
 
 
@@ -111,7 +113,8 @@ def test_a_command_with_flags_of_any_value_answers_or_is_refused_in_a_line(comma
     @given(words=command_lines(parser, COMMANDS[command]))
     def tried(words):
         # A report is written where there is a store to report on.
-        check([*command.split(), *words], Path.cwd() if command != "report" else Path("empty"))
+        folder = Path.cwd() if command != "report" else Path("empty")
+        check([*command.split(), *words], folder, COMPILING if command in FITTING else DEADLINE)
 
     tried()
 
