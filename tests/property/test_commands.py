@@ -109,7 +109,7 @@ SIZES = [1e6, 3e6, 1e7, 3e7, 1e8]
 def test_a_command_with_flags_of_any_value_answers_or_is_refused_in_a_line(command):
     parser = parser_of(command)
 
-    @examples(12)
+    @examples(6)
     @given(words=command_lines(parser, COMMANDS[command]))
     def tried(words):
         # A report is written where there is a store to report on.
@@ -128,7 +128,7 @@ def test_a_launcher_with_flags_of_any_value_says_what_it_would_do_or_refuses(lau
         launcher.main([])
     parser = found.value.args[0]
 
-    @examples(12)
+    @examples(6)
     @given(words=command_lines(parser, ["--dry-run"], ["isoflop", "x.py"]))
     def tried(words):
         needed = {

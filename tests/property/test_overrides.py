@@ -40,7 +40,7 @@ def overrides(draw):
     return ["plan", name, "--scale", scale, "--data", "tiny", "--device", "cpu:2", "--json", *words]
 
 
-@examples(60)
+@examples(40)
 @given(argv=overrides())
 def test_a_field_of_any_value_plans_or_is_refused_in_a_line(argv):
     check(argv, Path.cwd())

@@ -68,7 +68,7 @@ def command_lines(draw):
     return words + ["--extend"] * draw(st.booleans())
 
 
-@examples(40)
+@examples(25)
 @given(argv=command_lines())
 def test_flags_of_any_value_train_or_are_refused_in_a_line(argv):
     check(argv, Path.cwd())

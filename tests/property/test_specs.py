@@ -107,7 +107,7 @@ def accepted_or_refused(make):
             return None
 
 
-@examples(100)
+@examples(60)
 @given(values=st.sampled_from([run.to_dict() for run in RUNS]).flatmap(changed))
 def test_a_changed_run_is_a_run_or_is_refused_in_a_line(values):
     text = json.dumps(values)
@@ -117,7 +117,7 @@ def test_a_changed_run_is_a_run_or_is_refused_in_a_line(values):
         assert run.run_id and run.n_tokens > 0
 
 
-@examples(100)
+@examples(60)
 @given(data=st.data(), part=st.sampled_from(PARTS))
 def test_a_changed_part_is_a_part_or_is_refused_in_a_line(data, part):
     values = data.draw(changed(part.to_dict()))
@@ -125,7 +125,7 @@ def test_a_changed_part_is_a_part_or_is_refused_in_a_line(data, part):
     assert made is None or type(part).from_dict(made.to_dict()) == made
 
 
-@examples(100)
+@examples(60)
 @given(text=st.one_of(st.text(), JSON.map(json.dumps), st.sampled_from(["[" * 10**5, "9" * 9999])))
 def test_text_that_is_no_run_is_refused_in_a_line(text):
     assert accepted_or_refused(lambda: RunSpec.from_json(text)) is None

@@ -57,7 +57,7 @@ def test_a_long_name_is_cut_and_a_doubtful_one_has_a_hash():
     assert folder("../b c$(x)").startswith("isoflop-cpu-data-b-c-x")
 
 
-@examples(200)
+@examples(100)
 @given(
     cases=st.lists(
         st.tuples(
