@@ -107,6 +107,13 @@ class Cooldown(Experiment):
     #: In whose units the budgets are set: C = 6ND with the head in N.
     convention: str = "standard"
 
+    def check(self):
+        if self.swept_lrs and self.swept_budget >= len(self.budgets):
+            most = len(self.budgets) - 1
+            raise self.wrong(
+                "swept_budget", f"must be a place among the {most + 1} budgets, 0 to {most}"
+            )
+
     def models(self, budget, vocab_size):
         """The shapes of the ladder around the budget's centre."""
         ladder = transformer_ladder(

@@ -29,6 +29,7 @@ from lmscale.sweep import (
     Claim,
     Experiment,
     Run,
+    drop,
     make_run,
     product,
     transformer_ladder,
@@ -131,6 +132,9 @@ class LearningRate(Experiment):
             return width_rule()(model, n_tokens, batch_tokens) * (batch_tokens / 256) ** 0.5
         return hparams.steplaw_lr(n_params(model, "kaplan"), n_tokens)
 
+    def updates(self, tokens, batch_size):
+        return round(tokens / (batch_size * self.n_ctx))
+
     def runs(self, corpus):
         models = transformer_ladder(
             self.sizes,
@@ -140,9 +144,16 @@ class LearningRate(Experiment):
             init_std=self.init_std,
         )
         runs = []
+        for cell in product(tokens=self.tokens, batch_size=self.batch_sizes):
+            if self.updates(**cell) < self.least_steps:
+                kept = sum(
+                    self.updates(cell["tokens"], b) >= self.least_steps for b in self.batch_sizes
+                )
+                why = f"fewer than {self.least_steps} updates"
+                drop(f"{cell['tokens']:.6g} tokens", f"a batch of {cell['batch_size']}", why, kept)
         for model in models:
             for cell in product(batch_size=self.batch_sizes, tokens=self.tokens):
-                steps = round(cell["tokens"] / (cell["batch_size"] * self.n_ctx))
+                steps = self.updates(**cell)
                 if steps < self.least_steps:
                     continue
                 for choice in product(lr_factor=self.lr_factors, seed=self.seeds):

@@ -99,6 +99,10 @@ class Repeat(Experiment):
     lr_factor: float = field(default=1.0, metadata={"help": "multiple of the learning-rate rule"})
     compute_dtype: str = "float32"
 
+    def check(self):
+        if self.sizes and not self.unique_tokens:
+            raise self.wrong("unique_tokens", "must be at least 1 where there are sizes")
+
     def cells(self, vocab_size):
         """(model, training tokens, unique tokens) of every run but for its seed."""
         shared = {"n_ctx": self.n_ctx, "vocab_size": vocab_size, "dropout": self.dropout}

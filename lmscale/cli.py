@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from lmscale.foreign_text import readable
 from lmscale.stopping import PREEMPTED, Stop, Stopped
+from lmscale.terminal import one_line
 from lmscale.terminal import print_json as _print_json
 from lmscale.terminal import print_table as _print_table
 from lmscale.terminal import say as _say
@@ -86,7 +87,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str):
-        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        print(f"{self.prog}: {one_line(message)} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -122,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code, line = _code_and_line(error)
         if line is None:
             raise
-        _say(f"lmscale {argv[0]}: {line}")
+        _say(f"lmscale {argv[0]}: {one_line(line)}")
         return code
 
 
@@ -178,7 +179,7 @@ def _usage_errors() -> tuple[type[Exception], ...]:
         "lmscale.laws": "TableError",
         "lmscale.laws.result": "FitError",
         "lmscale.parallel.mesh": "MeshError",
-        "lmscale.sweep.experiment": "ExperimentError",
+        "lmscale.sweep.fields": "ExperimentError",
         "lmscale.sweep.store": "StoreError",
         "lmscale.sweep.devices": "DeviceError",
         "lmscale.sweep.aot": "CompileError",
@@ -213,7 +214,14 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     run.add_argument(
         "--out",
         metavar="DIR",
-        help="store of the results (results/NAME-SCALE; of many experiments: their folder)",
+        type=_folder_argument,
+        help="store of the results (results/NAME-SCALE and what was overridden, as plan shows; of "
+        "many experiments: their folder)",
+    )
+    run.add_argument(
+        "--extend",
+        action="store_true",
+        help="add these runs to the store, where it holds others of the same experiment",
     )
     run.add_argument(
         "--shard", metavar="I/N", type=_shard, default=(0, 1), help="part I of N, from 0"
@@ -222,7 +230,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     _mesh_argument(run)
     _prior_argument(run)
     run.add_argument(
-        "--checkpoint-seconds", type=float, default=60.0, help="at most this much is lost to a kill"
+        "--checkpoint-seconds",
+        type=_seconds,
+        default=60.0,
+        help="at most this much is lost to a kill",
     )
     run.add_argument(
         "--distributed",
@@ -234,6 +245,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
     plan = command("plan", _plan, "Show packs, memory, FLOPs and hours of an experiment.")
     _experiment_arguments(plan, argv)
+    plan.set_defaults(extend=False)
     plan.epilog = f"{_PLAN_EPILOG}\n{plan.epilog or ''}"
     plan.add_argument(
         "--device", metavar="KIND[:COUNT]", help="h100:8, v5e:256, ... (this machine)"
@@ -447,7 +459,7 @@ def _prior_argument(parser: _Parser) -> None:
         "--prior",
         metavar="DIR|LAW",
         help="a store or a published law that tells where the minima of an isoflop grid will be: "
-        "badly centred budgets are named (the store's own earlier results)",
+        "badly centred budgets are named (earlier results of this experiment)",
     )
 
 
@@ -472,7 +484,7 @@ def _experiment_arguments(parser: _Parser, argv: list[str]) -> None:
 
         parser.epilog = "experiments: " + ", ".join(experiment_names())
         return
-    from lmscale.sweep.experiment import ExperimentError, field_types, load_scales
+    from lmscale.sweep.experiment import ExperimentError, field_types, is_optional, load_scales
 
     if known.experiment == "all" or Path(known.experiment).is_dir():
         parser.description = "Runs every experiment, the cheapest first, and links their reports."
@@ -498,7 +510,7 @@ def _experiment_arguments(parser: _Parser, argv: list[str]) -> None:
         group.add_argument(
             f"--{field.replace('_', '-')}",
             dest=f"field_{field}",
-            type=_whole if kind is int else kind,
+            type=_field_value(kind, is_optional(experiment, field)),
             nargs="+" if many else None,
             metavar=kind.__name__.upper(),
             help=f"{helps[field]} [{shown}]".strip().replace("%", "%%"),
@@ -527,18 +539,44 @@ def _experiments(args: argparse.Namespace) -> list[tuple[str, Any]]:
 
 def _experiment(args: argparse.Namespace) -> tuple[str, Any]:
     """The experiment with the user's overrides."""
-    from lmscale.sweep.experiment import ExperimentError
+    from lmscale.sweep.fields import ExperimentError, FieldError
 
     name, experiment = args.loaded
     changes = {
-        key.removeprefix("field_"): tuple(value) if isinstance(value, list) else value
+        key.removeprefix("field_"): (
+            tuple(value) if isinstance(value, list) else None if value is _NONE else value
+        )
         for key, value in vars(args).items()
         if key.startswith("field_") and value is not None
     }
     try:
         return name, dataclasses.replace(experiment, **changes)
-    except (TypeError, ValueError) as error:
-        raise ExperimentError(str(error)) from error
+    except FieldError as error:
+        flag = f"--{error.field.replace('_', '-')}"
+        raise ExperimentError(f"{flag} {error.fault}") from error
+
+
+class _NoValue:
+    """What "none" on the command line stands for, as None says that an option was not given."""
+
+    def __repr__(self) -> str:
+        return "none"
+
+
+_NONE = _NoValue()
+
+
+def _field_value(kind: type, optional: bool) -> Callable[[str], Any]:
+    """The parser of a field's value."""
+    parse = _whole if kind is int else kind
+    if not optional:
+        return parse
+
+    def value(text: str) -> Any:
+        return _NONE if text.lower() == "none" else parse(text)
+
+    value.__name__ = parse.__name__
+    return value
 
 
 def _whole(text: str) -> int:
@@ -550,6 +588,22 @@ def _whole(text: str) -> int:
 
 
 _whole.__name__ = "whole number"
+
+
+def _folder_argument(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must name a folder")
+    return text
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1e9:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1e9 seconds, not {text!r}")
+    return value
+
+
+_seconds.__name__ = "number"
 
 
 def _positive_int(text: str) -> int:
@@ -648,47 +702,61 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
     from lmscale.sweep.devices import Devices, local_devices
     from lmscale.sweep.plan import make_plan
     from lmscale.sweep.shards import shard_runs
-    from lmscale.sweep.store import Store
+    from lmscale.sweep.store import Store, StoreError
     from lmscale.training.loop import Preempted
 
-    def declare(experiment: Any) -> tuple[Any, list[Any]]:
-        corpus = _corpus(args.data, experiment)
-        return corpus, experiment.runs(corpus)
-
     grids, prior = [], _prior(args)
-    for name, experiment in _experiments(args):
+    stores = [
+        Store(_out(args, folder)) for folder in (_folder(args, *one) for one in _experiments(args))
+    ]
+    for (name, experiment), store in zip(_experiments(args), stores, strict=True):
         # The first builds the corpora that are not there yet, the others read them.
-        declared = declare(experiment) if is_first() else None
+        declared = _declare(args, name, experiment) if is_first() else None
         agree(lambda: None)
-        grids.append((name, experiment, *(declared or declare(experiment))))
-    check_same("runs", " ".join(run.spec.hash for *_, runs in grids for run in runs))
+        grid = declared or _declare(args, name, experiment)
+        if is_first() and (why := _refusal(args, grid, store)):
+            raise StoreError(why)
+        grids.append((grid, store))
+    check_same("runs", " ".join(run.spec.hash for grid, _ in grids for run in grid.runs))
     # JAX looks for devices in all processes at once. Machines differ by some bytes of memory, but
     # plans must not.
     own = local_devices()
     devices, jobs = Devices(**agree(lambda: dataclasses.asdict(own))), []
-    for name, experiment, corpus, runs in grids:
+    for grid, store in grids:
         plan = make_plan(
-            shard_runs(runs, *args.shard),
+            shard_runs(grid.runs, *args.shard),
             devices,
             n_slots=args.slots,
             mesh=args.mesh,
             whole=args.distributed is not None,
         )
-        jobs.append(_Job(name, experiment, corpus, runs, plan))
+        jobs.append(
+            _Job(
+                grid.name,
+                grid.experiment,
+                grid.corpus,
+                grid.runs,
+                plan,
+                store,
+                grid.lines,
+                args.extend,
+            )
+        )
     jobs.sort(key=lambda job: job.plan.flops)
     parent = Path(args.out or "results")
-    stores = [Store(parent / f"{job.name}-{args.scale}") for job in jobs]
-    if args.out and not args.many:
-        stores = [Store(args.out)]
     ill, flops = False, sum(job.plan.flops for job in jobs)
     with progress("training", flops, silent=not is_first()) as bar:
-        for job, store in zip(jobs, stores, strict=True):
+        for number, job in enumerate(jobs):
+            store = job.store
+            for line in job.lines:
+                bar.log(f"{job.name}: {line}")
             bar.log(f"{job.name}: {_plan_line(job.plan)} -> {store.path}")
-            for line in _centering(prior, job.runs, store) if is_first() else ():
+            own = _earlier(args, job.name, store)
+            for line in _centering(prior, job.runs, own) if is_first() else ():
                 bar.log(f"{job.name}: {line}")
             if repeated := _repeated_text(job.experiment, job.corpus, job.runs)[1]:
                 bar.log(f"{job.name}: {repeated}")
-            earlier = [other for other in stores if other is not store] if args.many else []
+            earlier = [other.store for other in (*jobs[:number], *jobs[number + 1 :])]
             try:
                 ill |= _train(args, job, store, earlier, bar, stop)
             except Preempted:
@@ -707,13 +775,64 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
 
 
 class _Job(NamedTuple):
-    """One experiment of a `lmscale run`."""
+    """One experiment of a `lmscale run`. `lines` say what of its grid is left out."""
 
     name: str
     experiment: Any
     corpus: Any
     runs: list[Any]
     plan: Any
+    store: Any
+    lines: list[str]
+    extend: bool
+
+
+class _Grid(NamedTuple):
+    """An experiment on its corpus, and lines on what its grid leaves out and cannot support."""
+
+    name: str
+    experiment: Any
+    corpus: Any
+    runs: list[Any]
+    lines: list[str]
+
+
+def _declare(args: argparse.Namespace, name: str, experiment: Any) -> _Grid:
+    """The runs of an experiment, with the user's corpus."""
+    from lmscale.sweep.dropped import declared_runs
+    from lmscale.sweep.support import unsupported
+
+    corpus = _corpus(args.data, experiment)
+    runs, dropped = declared_runs(name, experiment, corpus)
+    return _Grid(
+        name, experiment, corpus, runs, [*dropped, *unsupported(experiment.analyses, runs)]
+    )
+
+
+def _folder(args: argparse.Namespace, name: str, experiment: Any) -> str:
+    """The name of an experiment's folder, if the user gives none."""
+    from lmscale.sweep.declaration import default_folder
+
+    shipped = experiment if args.many else args.loaded[1]
+    return default_folder(name, args.scale, experiment, shipped, args.data)
+
+
+def _out(args: argparse.Namespace, folder: str) -> Path | str:
+    """Where `lmscale run` keeps an experiment."""
+    if args.out is None:
+        return Path("results") / folder
+    if not args.many:
+        return args.out
+    return f"{args.out.rstrip('/')}/{folder}" if "://" in args.out else Path(args.out) / folder
+
+
+def _refusal(args: argparse.Namespace, grid: _Grid, store: Any) -> str | None:
+    """Why a store does not take these runs, in a line, or None if it does."""
+    from lmscale.sweep.declaration import Declaration
+
+    return store.refusal(
+        Declaration.of(grid.name, args.scale, grid.experiment, grid.corpus, grid.runs), args.extend
+    )
 
 
 def _train(
@@ -734,7 +853,15 @@ def _train(
         )
         report.start()
         command = shlex.join(["lmscale", *sys.argv[1:]])
-        store.declare(job.name, args.scale, job.experiment, job.corpus, job.runs, command)
+        store.declare(
+            job.name,
+            args.scale,
+            job.experiment,
+            job.corpus,
+            job.runs,
+            command,
+            extend=job.extend,
+        )
         note_worker(store, args.shard)
         for other in earlier:
             if taken := store.adopt(other, job.runs):
@@ -773,13 +900,15 @@ def _plan(args: argparse.Namespace) -> int:
 
     devices = parse_devices(args.device) if args.device else local_devices()
     which = _what_to_compile(args, devices)
-    plans, copied, off_center, prior = {}, set(), {}, _prior(args)
+    plans, copied, off_center, grids, prior = {}, set(), {}, {}, _prior(args)
     for name, experiment in _experiments(args):
-        corpus = _corpus(args.data, experiment)
+        grid = _declare(args, name, experiment)
+        corpus, runs = grid.corpus, grid.runs
         if has_many_copies(corpus.copies):
             copied.add(f"{corpus.name}: {copies_sentence(corpus.copies)}")
-        runs = experiment.runs(corpus)
-        off_center[name] = _centering(prior, runs, Store(Path("results") / f"{name}-{args.scale}"))
+        store = Store(Path("results") / _folder(args, name, experiment))
+        grids[name] = (grid.lines, store, _refusal(args, grid, store))
+        off_center[name] = _centering(prior, runs, _earlier(args, name, store))
         plan = make_plan(runs, devices, mesh=args.mesh)
         epochs = _repeated_text(experiment, corpus, runs)
         answers = _compile(args, plan, which, corpus) if which != "none" else None
@@ -793,11 +922,17 @@ def _plan(args: argparse.Namespace) -> int:
                 "scale": args.scale,
                 **_plan_json(*plan),
                 "badly_centered": off_center[name],
+                "left_out": grids[name][0],
+                "store": str(grids[name][1].path),
+                "store_refuses": grids[name][2],
             }
             for name, plan in plans.items()
         ]
         _print_json({"experiments": found} if args.many else found[0])
         return 0
+    for name, (lines, _, _) in grids.items():
+        for line in lines:
+            print(f"{name}: {line}" if args.many else line)
     if args.many:
         _print_plans({name: plan for name, (plan, *_) in plans.items()})
         for name, (_, (_, repeated), _) in plans.items():
@@ -815,6 +950,9 @@ def _plan(args: argparse.Namespace) -> int:
     for name, lines in off_center.items():
         for line in lines:
             print(f"{name}: {line}" if args.many else line)
+    for name, (_, store, refused) in grids.items():
+        of = f"{name}: " if args.many else ""
+        print(f"{of}{refused}" if refused else f"{of}results go to {store.path}, without --out")
     for name, (plan, _, answers) in plans.items():
         if answers is not None:
             _print_compiled(name if args.many else None, plan.devices, answers, args.effort)
@@ -834,6 +972,13 @@ def _prior(args: argparse.Namespace) -> Any:
             f"({', '.join(laws.PUBLISHED)})"
         )
     return Store.open(args.prior)
+
+
+def _earlier(args: argparse.Namespace, name: str, store: Any) -> Any:
+    """The store whose results tell where minima are: its own, or those of the experiment as shipped."""
+    from lmscale.sweep.store import Store
+
+    return store if store.holds_experiment() else Store(Path("results") / f"{name}-{args.scale}")
 
 
 def _centering(prior: Any, runs: list[Any], own: Any) -> list[str]:
@@ -1150,7 +1295,13 @@ def _train_verification(
     with progress("training", plan.flops) as bar:
         bar.log(f"verify: {_plan_line(plan)} -> {store.path}")
         return _train(
-            args, _Job("verify", experiment, corpus, runs, plan), store, [], bar, args.stop
+            args,
+            # More seeds later are an extension.
+            _Job("verify", experiment, corpus, runs, plan, store, [], True),
+            store,
+            [],
+            bar,
+            args.stop,
         )
 
 
@@ -1177,7 +1328,11 @@ def _sample(args: argparse.Namespace) -> int:
     from lmscale.training.sample import sample_tokens
 
     path = Path(args.run).absolute()
-    if not (path / "spec.json").exists():
+    try:
+        there = (path / "spec.json").exists()
+    except OSError as error:
+        raise _CommandError(f"{args.run} cannot be read: {error.strerror}") from error
+    if not there:
         raise _CommandError(f"{args.run} holds no spec.json: give a folder of DIR/runs")
     folder = RunFolder.open(path)
     tokenizer = open_corpus(folder.spec.data.corpus).tokenizer
@@ -1201,7 +1356,7 @@ def _report(args: argparse.Namespace) -> int:
         store.write_table()
         print(write_report(store))
     if many:
-        print(write_front(Path(args.dir)))
+        print(write_front(stores[0].path.parent))
     return 0
 
 
@@ -1280,9 +1435,10 @@ def _stores(folder: str) -> tuple[list[Any], bool]:
     """The store in a folder, or those in its folders; and whether it is the latter."""
     from lmscale.sweep.store import Store
 
-    inside = sorted(path.parent for path in Path(folder).glob("*/experiment.json"))
-    many = bool(inside) and not (Path(folder) / "experiment.json").exists()
-    return [Store.open(path) for path in (inside if many else [folder])], many
+    place = Store(folder)
+    inside = [] if place.holds_experiment() else place.inside()
+    many = bool(inside)
+    return (inside if many else [Store.open(folder)]), many
 
 
 def _data_build(args: argparse.Namespace) -> int:

@@ -45,6 +45,9 @@ KAPLAN_BATCH = 2**19
 #: Above this N Kaplan et al. 2020 say that their rule breaks down; it reaches zero at 1.2e10.
 _KAPLAN_LR_LIMIT = 1e10
 
+#: What `fitted_rule` is to be given.
+_WANTED_FITS = "give the fits.json of a finished `lmscale run learning_rate`"
+
 #: Tokens in a sequence of Porian et al. 2024, who count batches in sequences.
 _PORIAN_N_CTX = 2048
 
@@ -58,11 +61,11 @@ def kaplan_lr(n_params: float) -> float:
       n_params: N without embeddings.
 
     Raises:
-      ValueError: if N exceeds 1e10, where the authors say that the rule breaks down.
+      SpecError: if N exceeds 1e10, where the authors say that the rule breaks down.
     """
     _require_positive(n_params=n_params)
     if n_params > _KAPLAN_LR_LIMIT:
-        raise ValueError(
+        raise SpecError(
             f"kaplan_lr holds up to n_params = {_KAPLAN_LR_LIMIT:.0e} and reaches zero at 1.2e10; "
             f"got {n_params:g}"
         )
@@ -265,12 +268,11 @@ def fitted_rule(path: epath.PathLike, family: str = "transformer") -> FittedRule
       SpecError: if the file holds no such rule.
       DamagedError: if it isn't what was written.
     """
-    path = epath.Path(path).expanduser()
-    none = SpecError(
-        f"{path} holds no learning-rate rule of {family}: give the fits.json of a finished "
-        "`lmscale run learning_rate`"
-    )
-    fit = read_fits(path).get(f"learning_rate/{family}/kaplan")
+    file = epath.Path(path).expanduser()
+    if file.is_dir():
+        raise SpecError(f"{file} is a folder: {_WANTED_FITS}")
+    none = SpecError(f"{file} holds no learning-rate rule of {family}: {_WANTED_FITS}")
+    fit = read_fits(file).get(f"learning_rate/{family}/kaplan")
     if not isinstance(fit, dict) or not fit.get("parameters"):
         raise none
     try:
@@ -301,4 +303,4 @@ def read_fits(path: epath.Path) -> dict[str, Any]:
 def _require_positive(**values: float) -> None:
     for name, value in values.items():
         if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name} must be a positive number, not {value!r}")
+            raise SpecError(f"{name} must be a positive number, not {value!r}")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lmscale.serialize import require
+from lmscale.serialize import require, short
 
 if TYPE_CHECKING:
     import jax
@@ -63,7 +63,7 @@ def optimizer(name: str) -> Optimizer:
     """
     require(
         name in _REGISTRY,
-        f"OptimizerSpec.name must be one of {', '.join(names())}, not {name!r}",
+        f"OptimizerSpec.name must be one of {', '.join(names())}, not {short(name)}",
     )
     return _REGISTRY[name]
 

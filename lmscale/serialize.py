@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import numbers
 import sys
 import types
@@ -18,12 +19,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 __all__ = [
+    "MOST",
     "Spec",
     "SpecError",
     "canonical_json",
     "require",
     "require_fraction",
     "require_positive",
+    "short",
 ]
 
 
@@ -36,10 +39,41 @@ def require(condition: bool, message: str) -> None:
         raise SpecError(message)
 
 
+#: The most that counts may be, far above all that was ever trained: a larger one is a slip, and would
+#: take minutes to plan or overflow the devices' 32-bit integers.
+MOST = {
+    "n_layer": 10_000,
+    "reuse": 10_000,
+    "d_model": 2**20,
+    "d_attn": 2**20,
+    "d_hidden": 2**20,
+    "d_embed": 2**20,
+    "d_ff": 2**24,
+    "n_head": 2**20,
+    "n_ctx": 2**24,
+    "vocab_size": 2**24,
+    "batch_size": 2**24,
+    "steps": 10**9,
+}
+#: That of the others: tokens of a corpus.
+_MOST_TOKENS = 10**18
+
+
 def require_positive(spec: Any, *fields: str) -> None:
     for field in fields:
-        value = getattr(spec, field)
-        require(value >= 1, f"{type(spec).__name__}.{field} must be at least 1, not {value!r}")
+        value, most = getattr(spec, field), MOST.get(field, _MOST_TOKENS)
+        name = f"{type(spec).__name__}.{field}"
+        require(value >= 1, f"{name} must be at least 1, not {short(value)}")
+        require(value <= most, f"{name} must be at most {most:,}, not {short(value)}")
+
+
+def short(value: Any) -> str:
+    """A value for a message: of one line and bounded length."""
+    if isinstance(value, int) and abs(value) >= 10**15:
+        # Python refuses to print integers of thousands of digits.
+        return f"{'-' * (value < 0)}1e{math.floor(math.log10(abs(value)))} or so"
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def require_fraction(spec: Any, *fields: str) -> None:
@@ -102,7 +136,8 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         require(
-            value in args, f"{where} must be one of {', '.join(map(repr, args))}, not {value!r}"
+            value in args,
+            f"{where} must be one of {', '.join(map(repr, args))}, not {short(value)}",
         )
         return value
     if origin in (types.UnionType, typing.Union):
@@ -114,31 +149,32 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
             return _coerce(options[0], value, where)
         require(
             isinstance(value, tuple(options)),
-            f"{where} must be one of {', '.join(o.__name__ for o in options)}, not {value!r}",
+            f"{where} must be one of {', '.join(o.__name__ for o in options)}, not {short(value)}",
         )
         return value
     if origin is tuple:
-        require(isinstance(value, (tuple, list)), f"{where} must be a list, not {value!r}")
+        require(isinstance(value, (tuple, list)), f"{where} must be a list, not {short(value)}")
         return tuple(_coerce(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if hint is bool:
-        require(isinstance(value, bool), f"{where} must be true or false, not {value!r}")
+        require(isinstance(value, bool), f"{where} must be true or false, not {short(value)}")
         return value
     if hint is int:
         whole = isinstance(value, float) and value.is_integer()
         require(
             (isinstance(value, numbers.Integral) or whole) and not isinstance(value, bool),
-            f"{where} must be a whole number, not {value!r}",
+            f"{where} must be a whole number, not {short(value)}",
         )
+        require(abs(value) <= _MOST_TOKENS, f"{where} must be at most 1e18, not {short(value)}")
         return int(value)
     if hint is float:
         number = isinstance(value, numbers.Real) and not isinstance(value, bool)
         require(
             number and abs(value) <= sys.float_info.max,
-            f"{where} must be a finite number, not {value!r}",
+            f"{where} must be a finite number, not {short(value)}",
         )
         # Adding zero turns -0.0 into 0.0, which is equal and must hash alike.
         return float(value) + 0.0
-    require(isinstance(value, hint), f"{where} must be a {hint.__name__}, not {value!r}")
+    require(isinstance(value, hint), f"{where} must be a {hint.__name__}, not {short(value)}")
     return value
 
 
@@ -157,7 +193,7 @@ def _to_plain(value: Any, keep_defaults: bool) -> Any:
 
 def _from_plain(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, type) and issubclass(hint, Spec):
-        require(isinstance(value, dict), f"{where} must be an object, not {value!r}")
+        require(isinstance(value, dict), f"{where} must be an object, not {short(value)}")
         hint = hint.class_of(value, where)
         hints = _type_hints(hint)
         if hint.kind is not None and value.get("kind") == hint.kind:

@@ -312,6 +312,9 @@ class RunSpec(Spec):
     def from_json(cls, text: str) -> RunSpec:
         try:
             values = json.loads(text)
-        except (ValueError, RecursionError) as error:
+        except RecursionError:
+            raise SpecError("a run spec must be JSON: this is nested too deeply") from None
+        except ValueError as error:
+            # Integers of thousands of digits are one too.
             raise SpecError(f"a run spec must be JSON: {error}") from error
         return cls.from_dict(values)

@@ -9,7 +9,10 @@ from typing import Any
 
 from lmscale.foreign_text import readable
 
-__all__ = ["print_json", "print_table", "say"]
+__all__ = ["one_line", "print_json", "print_table", "say"]
+
+#: Characters of a message: what a user typed may be of any length.
+_LONGEST = 1500
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
@@ -35,3 +38,9 @@ def print_json(values: dict[str, Any]) -> None:
 
 def say(message: str) -> None:
     print("\n".join(map(readable, message.split("\n"))), file=sys.stderr, flush=True)
+
+
+def one_line(message: str) -> str:
+    """A message of bounded length, its line breaks and other control characters written out."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message[:_LONGEST])
+    return text if len(message) <= _LONGEST else f"{text} ..."

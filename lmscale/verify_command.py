@@ -40,9 +40,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="show the forecast and the plan, write nothing"
     )
     parser.add_argument(
-        "--checkpoint-seconds", type=float, default=60.0, help="at most this much is lost to a kill"
+        "--checkpoint-seconds",
+        type=_seconds,
+        default=60.0,
+        help="at most this much is lost to a kill",
     )
     parser.add_argument("--json", action="store_true")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1e9:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1e9 seconds, not {text!r}")
+    return value
 
 
 def _seed(text: str) -> int:

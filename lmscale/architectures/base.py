@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from lmscale.serialize import Spec, SpecError, require, require_fraction, require_positive
+from lmscale.serialize import Spec, SpecError, require, require_fraction, require_positive, short
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -144,7 +144,7 @@ class ModelSpec(Spec, abc.ABC):
         kind = values.get("kind")
         require(
             isinstance(kind, str) and kind in _REGISTRY,
-            f"{where}.kind must be one of {', '.join(kinds())}, not {kind!r}; an architecture of your "
+            f"{where}.kind must be one of {', '.join(kinds())}, not {short(kind)}; an architecture of your "
             "own is known when its file is loaded: add --load FILE.py to the command",
         )
         return _REGISTRY[kind]
@@ -350,7 +350,7 @@ def architecture(kind: str) -> type[ModelSpec]:
     """
     require(
         kind in _REGISTRY,
-        f"there is no architecture {kind!r}; there are {', '.join(kinds())}",
+        f"there is no architecture {short(kind)}; there are {', '.join(kinds())}",
     )
     return _REGISTRY[kind]
 

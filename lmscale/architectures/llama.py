@@ -82,6 +82,7 @@ class LlamaSpec(ModelSpec):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
 
+        require_positive(self, "d_model")
         heads = max(1, round(self.d_model / 64))
         while self.d_model % heads:
             heads -= 1

@@ -88,8 +88,10 @@ class TransformerSpec(ModelSpec):
     )
 
     def _check(self) -> None:
+        require_positive(self, "d_model")
         if self.d_attn is None:
             object.__setattr__(self, "d_attn", self.d_model)
+        require_positive(self, "d_attn")
         if self.d_ff is None:
             object.__setattr__(self, "d_ff", 4 * self.d_model)
         if self.n_head is None:

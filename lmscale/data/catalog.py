@@ -12,6 +12,7 @@ from lmscale.data.build import INSTALLED, Progress, build_installed, build_insta
 from lmscale.data.corpus import MANIFEST, SPLITS, Corpus, data_root
 from lmscale.data.errors import DataError
 from lmscale.data.installed import OTHER_KINDS
+from lmscale.remote import unreachable
 
 #: Vocabulary of the built-in corpus unless one is asked for: right for models of a laptop.
 INSTALLED_VOCAB = 1024
@@ -29,6 +30,8 @@ def open_corpus(
       DataError: one line, when there is no such corpus or it has another vocabulary.
     """
     name = str(name_or_path)
+    if why := unreachable(name):
+        raise DataError(why)
     installed = re.fullmatch(rf"{INSTALLED}(?:-v(\d+))?", name)
     if installed:
         asked = int(installed[1]) if installed[1] else vocab_size or INSTALLED_VOCAB

@@ -39,6 +39,8 @@ __all__ = ["fit_envelope"]
 #: Places along a curve at which its residuals are kept.
 _SHARES = 33
 _FEWEST_CURVES = 6
+#: Fewest sizes with learning curves that have an envelope.
+LEAST_SIZES = 3
 #: Sizes that must be best somewhere before the envelope is not said to rest on few.
 _FEWEST_SIZES = 6
 #: Parameters of the surface that take up what differs between curves of different sizes: E, A, alpha.
@@ -101,10 +103,10 @@ def fit_envelope(
     runs = table.runs("params", "flops", "tokens", "loss", least=6, vary=("params",))
     curves = _curves(runs, smooth)
     sizes = {curve.params for curve in curves}
-    if len(sizes) < 3:
+    if len(sizes) < LEAST_SIZES:
         raise TableError(
             f"{len(sizes)} size{' has' if len(sizes) == 1 else 's have'} learning curves and an "
-            f"envelope needs 3; give several rows a run, with columns params, flops, loss and group"
+            f"envelope needs {LEAST_SIZES}; give several rows a run, with columns params, flops, loss and group"
         )
     grid = np.linspace(min(c.log_c[0] for c in curves), max(c.log_c[-1] for c in curves), points)
     log_loss = np.stack([_within(c, grid, c.at(grid)) for c in curves])

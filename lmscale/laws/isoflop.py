@@ -43,6 +43,10 @@ __all__ = ["Profile", "fit_isoflop", "unusable_profiles", "vertex_bias", "window
 #: The least share of the distance between two runs that the standard deviation of a spline's minimum
 #: can have (Porian et al. 2024).
 _AKIMA_LEAST_STD = 0.33
+#: Sizes of a profile below which it has no minimum, unless a caller asks for fewer.
+MIN_POINTS = 4
+#: Fewest budgets of a frontier: two points always lie on a line, and the third can say it is wrong.
+LEAST_BUDGETS = 3
 
 
 def fit_isoflop(
@@ -50,7 +54,7 @@ def fit_isoflop(
     *,
     method: Literal["parabola", "akima"] = "parabola",
     window: float | None = 4.0,
-    min_points: int = 4,
+    min_points: int = MIN_POINTS,
     weighted: bool | None = None,
     bootstrap: int = 1000,
     resample: Resample = "auto",
@@ -155,7 +159,7 @@ def fit_isoflop(
     return _result(runs, profiles, asked.fits, method, name, weighted, level, rng, warnings)
 
 
-def unusable_profiles(result: FitResult, min_points: int = 4) -> str:
+def unusable_profiles(result: FitResult, min_points: int = MIN_POINTS) -> str:
     """Why a fit by `fit_isoflop` has no exponents, in a line; "" if it has them."""
     if result.exponents:
         return ""

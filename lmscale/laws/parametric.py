@@ -65,6 +65,10 @@ class Allocation(NamedTuple):
     tokens_per_param: Any
 
 
+#: Fewest runs that the law is fitted to.
+LEAST_RUNS = 6
+
+
 def chinchilla_loss(parameters: Any, *, params: Any, tokens: Any, **_: Any) -> Any:
     """E + A/N^alpha + B/D^beta."""
     e, a, b, alpha, beta = (parameters[name] for name in NAMES)
@@ -142,7 +146,7 @@ def fit_parametric(
       of equal loss, the local minima, how many starts reached the best, and `influence`.
     """
     table = Table.read(table, columns)
-    runs = table.runs("params", "tokens", "loss", least=6, vary=("params", "tokens"))
+    runs = table.runs("params", "tokens", "loss", least=LEAST_RUNS, vary=("params", "tokens"))
     _check(method, robust, delta, resample)
     delta = math.inf if robust == "none" else delta
     warnings = list(runs.warnings)

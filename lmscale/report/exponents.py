@@ -13,6 +13,7 @@ import pandas as pd
 from lmscale import laws
 from lmscale.flops import CONVENTIONS
 from lmscale.laws import FitResult
+from lmscale.laws.isoflop import LEAST_BUDGETS
 from lmscale.laws.result import intervals_of
 from lmscale.report.lines import fit_line
 from lmscale.report.restate import native_convention
@@ -29,8 +30,6 @@ __all__ = [
     "interval_of_difference",
 ]
 
-#: Fewest budgets of a frontier: two points always lie on a line, and the third can say it is wrong.
-LEAST_BUDGETS = 3
 #: Draws of a law through cells.
 DRAWS = 2000
 

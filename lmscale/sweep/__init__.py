@@ -9,7 +9,9 @@ from lmscale.architectures import (
     transformer_shape,
 )
 from lmscale.sweep.claims import Claim
+from lmscale.sweep.dropped import drop
 from lmscale.sweep.experiment import Experiment, ExperimentError, Run, load_scales
+from lmscale.sweep.fields import Bounds
 from lmscale.sweep.gpu_recipe import CENTRE, GPU_BATCH_TOKENS, GPU_RECIPE, batch_for
 from lmscale.sweep.grids import (
     BASE_LR_HELP,
@@ -31,6 +33,7 @@ __all__ = [
     "GPU_RECIPE",
     "KAPLAN_RECIPE",
     "LSTM_INIT",
+    "Bounds",
     "Claim",
     "Experiment",
     "ExperimentError",
@@ -41,6 +44,7 @@ __all__ = [
     "batch_for",
     "chinchilla_shapes",
     "default_rule",
+    "drop",
     "family_label",
     "init_by_width",
     "isoflop_grid",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -24,13 +25,10 @@ from typing import Any, ClassVar
 from lmscale.data import Corpus
 from lmscale.spec import DataSpec, EvalSpec, RunSpec
 from lmscale.sweep.claims import Claim
+from lmscale.sweep.fields import BOUNDS, Bounds, ExperimentError, FieldError, check_value
 
 #: Package that the folder experiments/ is installed as.
 PACKAGE = "lmscale_experiments"
-
-
-class ExperimentError(ValueError):
-    """An experiment that cannot be loaded or overridden; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,14 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Base of all experiments. A field's metadata may hold its "help"."""
+    """Base of all experiments.
+
+    A field's metadata may hold its "help", and "bounds" where those of `lmscale.sweep.fields` for its
+    name do not do.
+
+    Raises:
+      FieldError: when a field is of another type, or outside its bounds.
+    """
 
     #: One line, shown on the report.
     title: ClassVar[str] = ""
@@ -68,6 +73,24 @@ class Experiment:
     eval_tokens: int = dataclasses.field(
         default=65_536, metadata={"help": "tokens of the evaluation set"}
     )
+
+    def __post_init__(self) -> None:
+        metadata = {field.name: field.metadata for field in dataclasses.fields(self)}
+        for name, (kind, many) in field_types(self).items():
+            value = getattr(self, name)
+            if value is None and is_optional(self, name):
+                continue
+            bounds = metadata[name].get("bounds") or BOUNDS.get(name, Bounds())
+            if fault := check_value(value, kind, many, bounds):
+                raise self.wrong(name, fault)
+        self.check()
+
+    def check(self) -> None:
+        """Raises `self.wrong(field, fault)` where the fields do not go together."""
+
+    def wrong(self, field: str, fault: str) -> FieldError:
+        """The error that says that a field "must be ...": the fault without its subject."""
+        return FieldError(type(self).__name__, field, fault)
 
     def runs(self, corpus: Corpus) -> list[Run]:
         """The runs, on a corpus that the user chooses."""
@@ -151,10 +174,24 @@ def loaded_files() -> list[str]:
 
 def field_types(experiment: Experiment) -> dict[str, tuple[type, bool]]:
     """For every field that can be overridden: the type of its values, and whether it is a list."""
-    hints = typing.get_type_hints(type(experiment))
+    return _field_types(type(experiment))
+
+
+def is_optional(experiment: Experiment, field: str) -> bool:
+    """Whether a field can be None."""
+    return type(None) in typing.get_args(_hints(type(experiment))[field])
+
+
+@functools.cache
+def _hints(cls: type[Experiment]) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+@functools.cache
+def _field_types(cls: type[Experiment]) -> dict[str, tuple[type, bool]]:
     found = {}
-    for field in dataclasses.fields(experiment):
-        hint = hints[field.name]
+    for field in dataclasses.fields(cls):
+        hint = _hints(cls)[field.name]
         if typing.get_origin(hint) in (types.UnionType, typing.Union):
             hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
         many = typing.get_origin(hint) is tuple

@@ -32,6 +32,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from lmscale.spec import SpecError
+
 #: Peak learning rate that `width_rule` has at width 32.
 BASE_LR = 0.006
 #: Tokens of a batch at which the rates are right; where a study varies the batch, rates follow from it.
@@ -63,11 +65,11 @@ def batch_for(n_tokens: float, n_ctx: int) -> int:
       n_ctx: tokens of a sequence.
 
     Raises:
-      ValueError: when batches of one sequence leave fewer updates.
+      SpecError: when batches of one sequence leave fewer updates.
     """
     most = n_tokens / (MIN_STEPS * n_ctx)
     if most < 1:
-        raise ValueError(
+        raise SpecError(
             f"{n_tokens:g} training tokens are fewer than {MIN_STEPS} sequences of {n_ctx} tokens"
         )
     nearest = round(math.log2(2 * math.sqrt(n_tokens) / n_ctx))

@@ -11,14 +11,18 @@ from typing import Any
 from lmscale import flops, hparams, optimizers
 from lmscale.data import Corpus
 from lmscale.spec import (
+    MOST,
     DataSpec,
     EvalSpec,
     ModelSpec,
     OptimizerSpec,
     RunSpec,
     ScheduleSpec,
+    SpecError,
 )
+from lmscale.sweep.dropped import budget_name, drop
 from lmscale.sweep.experiment import Experiment, Run
+from lmscale.sweep.fields import count_product, most_runs
 from lmscale.sweep.gpu_recipe import batch_for
 
 #: Training of Kaplan et al. 2020, section 2.2, as fields of `SharedRecipe`. Above 1e9 parameters Adam's
@@ -73,21 +77,30 @@ def isoflop_grid(
         analyses keep the best of each cell.
       centre_lr_factors: more multiples, tried at each architecture's middle size of a budget only: they
         show how good the rule is there, and no analysis of sizes takes their losses (`mark_best_lr`).
-      min_steps: cells that would train for fewer updates than this are left out.
+      min_steps: cells that would train for fewer updates than this are dropped, which `plan` and `run` say.
       recipe: passed to `make_run`.
 
     Returns:
       Runs with the labels budget, family, lr_factor.
     """
-    runs = []
+    runs: list[Run] = []
     for budget in budgets:
         chosen = models(budget) if callable(models) else models
+        cells, short = [], []
         for model in chosen:
             tokens = budget / flops.training_flops_per_token(model, convention)
             batch = batch_for(tokens, model.n_ctx) if batch_size is None else batch_size
             steps = round(tokens / (batch * model.n_ctx))
-            if steps < min_steps:
-                continue
+            _check_steps(steps, model, f"{budget_name(budget)} is too much: it")
+            (cells if steps >= min_steps else short).append((model, batch, steps))
+        for model, batch, steps in short:
+            why = (
+                f"fewer than {min_steps} updates of {batch} x {model.n_ctx} tokens "
+                f"(at most {max(cell[2] for cell in short)})"
+            )
+            drop(budget_name(budget), model.label, why, kept=len(cells))
+        most_runs(len(runs) + len(cells) * len(lr_factors) * len(seeds))
+        for model, batch, steps in cells:
             alike = sorted(
                 (other for other in chosen if other.kind == model.kind),
                 key=lambda other: flops.n_params(other, "exact"),
@@ -131,6 +144,7 @@ def make_run(
     **fields: Any,
 ) -> RunSpec:
     """A run whose warmup is a share of its steps and whose peak learning rate follows a rule."""
+    _check_steps(steps, model, "this")
     rate = lr_factor * learning_rate(
         model, steps * batch_size * model.n_ctx, batch_size * model.n_ctx
     )
@@ -158,11 +172,22 @@ def make_run(
     )
 
 
+def _check_steps(steps: int, model: ModelSpec, what: str) -> None:
+    if steps > MOST["steps"]:
+        raise SpecError(
+            f"{what} trains {model.label} for {steps:.3g} steps, and a run has at most "
+            f"{MOST['steps']:.0e}"
+        )
+
+
 def product(**choices: Iterable[Any]) -> Iterator[dict[str, Any]]:
-    """Every combination of the choices, as dictionaries; the last name varies fastest."""
-    names = list(choices)
-    for values in itertools.product(*choices.values()):
-        yield dict(zip(names, values, strict=True))
+    """Every combination of the choices, as dictionaries; the last name varies fastest.
+
+    Raises:
+      ExperimentError: when there are too many.
+    """
+    for values in itertools.product(*count_product(choices.values())):
+        yield dict(zip(choices, values, strict=True))
 
 
 def width_rule(base: float | None = None) -> LearningRateRule:

@@ -20,6 +20,14 @@ from lmscale import flops
 from lmscale.data import Corpus
 from lmscale.files import DamagedError, read_json, write_atomically, write_json
 from lmscale.foreign_text import is_plain_name, plain_cell
+from lmscale.remote import unreachable
+from lmscale.sweep.declaration import (
+    Declaration,
+    extended,
+    is_declaration,
+    recorded_declarations,
+    refusal,
+)
 from lmscale.sweep.experiment import Experiment, Run
 from lmscale.terminal import say
 from lmscale.training.run_folder import RunFolder
@@ -45,10 +53,21 @@ class StoreError(ValueError):
     """A folder that is no store, or another experiment's; the message is one line."""
 
 
+def _unreadable(path: epath.PathLike, error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return f"{path} cannot be read: {reason}"
+
+
 class Store:
-    """One experiment's folder. `path` may be remote (gs://)."""
+    """One experiment's folder. `path` may be remote (gs://, s3://).
+
+    Raises:
+      StoreError: when the path is of another kind, or needs a package that is not installed.
+    """
 
     def __init__(self, path: epath.PathLike):
+        if why := unreachable(path):
+            raise StoreError(why)
         self.path = epath.Path(path).expanduser()
         if "://" not in str(path):
             # Orbax wants absolute paths.
@@ -62,9 +81,34 @@ class Store:
           StoreError: when the folder holds no experiment.
         """
         store = cls(path)
-        if not (store.path / "experiment.json").exists():
+        if not store.holds_experiment():
             raise StoreError(f"{path} holds no experiment.json: give the --out of a `lmscale run`")
         return store
+
+    def holds_experiment(self) -> bool:
+        """Whether anything was declared here.
+
+        Raises:
+          StoreError: when the path cannot be a folder, or cannot be read.
+        """
+        try:
+            return (self.path / "experiment.json").exists()
+        except (OSError, ValueError) as error:
+            raise StoreError(_unreadable(self.path, error)) from error
+
+    def inside(self) -> list[Store]:
+        """The stores in the folders of this one."""
+        if not self.path.is_dir():
+            return []
+        found = sorted(path.parent for path in self.path.glob("*/experiment.json"))
+        return [Store(path) for path in found]
+
+    def refusal(self, declaration: Declaration, extend: bool = False) -> str | None:
+        """Why this folder does not take a declaration, in a line, or None if it does."""
+        recorded = self._recorded(declaration)
+        if recorded is None:
+            return None
+        return refusal(self.path, recorded_declarations(recorded), declaration, extend)
 
     def declare(
         self,
@@ -74,67 +118,84 @@ class Store:
         corpus: Corpus,
         runs: Sequence[Run],
         command: str,
+        *,
+        extend: bool = False,
     ) -> None:
-        """Writes experiment.json. A store keeps to one experiment; its grid may grow.
+        """Writes experiment.json. A store has one declaration, which an extension adds runs to.
 
         Args:
           command: what the user typed, for the report.
+          extend: whether another declaration of the same experiment adds its runs.
 
         Raises:
-          StoreError: when the folder belongs to another experiment, or there are no runs.
+          StoreError: when the folder has another declaration, or there are no runs.
         """
         if not runs:
             raise StoreError(f"{name} at scale {scale} declares no runs: give it other fields")
-        earlier = self._earlier(runs)
-        if earlier and earlier["name"] != name:
-            raise StoreError(
-                f"{self.path} holds the experiment {earlier['name']}, not {name}: choose another --out"
-            )
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(
-            self.path / "experiment.json",
-            {
-                "name": name,
-                "scale": scale,
-                "command": command,
-                "title": experiment.title,
-                "analyses": list(experiment.analyses),
-                "claims": [claim.to_json() for claim in experiment.claims],
-                "repeats_text": experiment.repeats_text,
-                "fields": {k: v for k, v in vars(experiment).items()},
-                "corpus": {
-                    "name": corpus.name,
-                    "fingerprint": corpus.fingerprint,
-                    "vocab_size": corpus.vocab_size,
-                    "bytes_per_token": corpus.bytes_per_token("train"),
-                    "train_tokens": corpus.n_tokens("train"),
-                    "held_out_documents": {
-                        split: corpus.n_documents(split) for split in ("valid", "test")
-                    },
-                    "copies": corpus.copies,
+        here = Declaration.of(name, scale, experiment, corpus, runs)
+        if why := self.refusal(here, extend):
+            raise StoreError(why)
+        recorded = self._recorded(here)
+        if recorded is None and self.holds_experiment():
+            path = self.path / "experiment.json"
+            say(f"{path} is damaged; written again, as these are its runs")
+        values = {
+            "name": name,
+            "scale": scale,
+            "command": command,
+            "title": experiment.title,
+            "analyses": list(experiment.analyses),
+            "claims": [claim.to_json() for claim in experiment.claims],
+            "repeats_text": experiment.repeats_text,
+            "fields": here.fields,
+            "corpus": {
+                "name": corpus.name,
+                "fingerprint": corpus.fingerprint,
+                "vocab_size": corpus.vocab_size,
+                "bytes_per_token": corpus.bytes_per_token("train"),
+                "train_tokens": corpus.n_tokens("train"),
+                "held_out_documents": {
+                    split: corpus.n_documents(split) for split in ("valid", "test")
                 },
-                "runs": [{"run": run.spec.run_id, "labels": run.labels} for run in runs],
-                "versions": _versions(),
-                "git_commit": _git_commit(),
+                "copies": corpus.copies,
             },
-            sealed=True,
-        )
+            "runs": list(here.runs),
+            "versions": _versions(),
+            "git_commit": _git_commit(),
+        }
+        if recorded is not None:
+            values["command"] = recorded.get("command", command)
+            values |= extended(recorded, recorded_declarations(recorded), here, command)
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "experiment.json", values, sealed=True)
         # Side by side, as each waits for its file to be on disk.
         with ThreadPoolExecutor(16) as pool:
             faults = list(pool.map(lambda run: self.folder(run).create(), runs))
         for fault in filter(None, faults):
             say(fault)
 
-    def _earlier(self, runs: Sequence[Run]) -> dict[str, Any] | None:
-        """experiment.json, or None where there is none, or a damaged one of these very runs."""
-        try:
-            return self.experiment() if (self.path / "experiment.json").exists() else None
-        except DamagedError as error:
-            there = {path.name for path in (self.path / "runs").glob("*")}
-            if not there <= {run.spec.run_id for run in runs}:
-                raise
-            say(f"{error.path} is damaged: {error.fault}; written again, as these are its runs")
+    def _recorded(self, here: Declaration) -> dict[str, Any] | None:
+        """experiment.json, to compare a declaration with; None where there is none.
+
+        A damaged one counts as none where the folder holds runs of this declaration only.
+        """
+        path = self.path / "experiment.json"
+        if not self.holds_experiment():
+            above = [folder for folder in (self.path, *self.path.parents) if folder.exists()]
+            if above and not above[0].is_dir():
+                raise StoreError(f"{above[0]} is a file: give another --out")
             return None
+        try:
+            values = self.experiment()
+            if not {"scale", "corpus"} <= set(values) or not is_declaration(values):
+                fault = "it does not say which runs of which corpus it holds"
+                raise DamagedError(path, fault, _REMEDY)
+        except DamagedError:
+            there = {folder.name for folder in (self.path / "runs").glob("*")}
+            if not there <= here.run_ids:
+                raise
+            return None
+        return values
 
     def experiment(self) -> dict[str, Any]:
         """experiment.json.

@@ -10,6 +10,7 @@ from etils import epath
 
 from lmscale import laws
 from lmscale.laws.columns import is_results
+from lmscale.remote import unreachable
 from lmscale.sweep.store import Store
 
 __all__ = ["table_of_runs"]
@@ -38,6 +39,8 @@ def table_of_runs(
     Raises:
       TableError, StoreError: it cannot be read, in one line.
     """
+    if isinstance(source, (str, os.PathLike)) and (why := unreachable(source)):
+        raise laws.TableError(why)
     if isinstance(source, (str, os.PathLike)) and epath.Path(source).is_dir():
         source = Store.open(source)
     read = {"columns": columns, "convention": convention or "given", "cells": cells}

@@ -220,7 +220,7 @@ def test_all_processes_leave_a_damaged_checkpoint_for_the_same_older_one(gang, t
     codes, errors = gang(2, 1, *worker(*jobs)).finish()
     assert codes == [0, 0], errors
     # One at a time: the second has not begun.
-    first = sorted((cut / "runs").iterdir())[0]
+    first = min((cut / "runs").iterdir())
     steps = sorted(int(path.name) for path in (first / "checkpoints").iterdir())
     assert steps == [2 * DISPATCH, 3 * DISPATCH]
     # Written by the second process.

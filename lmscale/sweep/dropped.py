@@ -1,0 +1,102 @@
+"""What of a declared grid is not trained, and why: said before anything is.
+
+`Experiment.runs` calls `drop` for each cell that it leaves out; `declared_runs` collects them.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lmscale.data import Corpus
+from lmscale.sweep.fields import ExperimentError, most_runs
+
+if TYPE_CHECKING:
+    from lmscale.sweep.experiment import Experiment, Run
+
+__all__ = ["declared_runs", "drop"]
+
+_recorded: contextvars.ContextVar[list[_Dropped] | None] = contextvars.ContextVar(
+    "dropped", default=None
+)
+#: Cells that a line names.
+_NAMED = 4
+
+
+@dataclass(frozen=True)
+class _Dropped:
+    group: str
+    cell: str
+    why: str
+    kept: int
+
+
+def drop(group: str, cell: str, why: str, kept: int = 0) -> None:
+    """Says that a cell of the grid is left out.
+
+    Args:
+      group: what the cell belongs to and a user declared, as "budget 1e9".
+      cell: its name, as "transformer-2x8".
+      why: the reason, a noun: "fewer than 50 updates".
+      kept: how many cells of the group are trained, if the caller knows.
+    """
+    found = _recorded.get()
+    if found is not None:
+        found.append(_Dropped(group, cell, why, kept))
+
+
+def declared_runs(name: str, experiment: Experiment, corpus: Corpus) -> tuple[list[Run], list[str]]:
+    """An experiment's runs, and a line for each part of its grid that is not among them.
+
+    Raises:
+      ExperimentError: when nothing is left to train, or there are too many runs.
+    """
+    token = _recorded.set([])
+    try:
+        runs = experiment.runs(corpus)
+        dropped = _recorded.get() or []
+    finally:
+        _recorded.reset(token)
+    lines = _lines(dropped) + _lost_budgets(experiment, runs, dropped)
+    if not runs:
+        why = f": {'; '.join(lines)}" if lines else ""
+        raise ExperimentError(f"{name} declares no runs: give it other fields{why}")
+    most_runs(len(runs))
+    return runs, lines
+
+
+def _lines(dropped: list[_Dropped]) -> list[str]:
+    groups: dict[str, list[_Dropped]] = {}
+    for one in dropped:
+        groups.setdefault(one.group, []).append(one)
+    lines = []
+    for group, members in groups.items():
+        names = list(dict.fromkeys(one.cell for one in members))
+        kept = max(one.kept for one in members)
+        whys = "; ".join(dict.fromkeys(one.why for one in members))
+        if not kept:
+            lines.append(f"{group} is dropped: {whys}")
+            continue
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        which = ", ".join(names[:_NAMED]) + more
+        lines.append(
+            f"{group}: {len(names)} of {len(names) + kept} cells dropped ({which}): {whys}"
+        )
+    return lines
+
+
+def _lost_budgets(experiment: Experiment, runs: list[Run], dropped: list[_Dropped]) -> list[str]:
+    """Budgets of which no run is left, for reasons that nobody gave."""
+    known = {one.group for one in dropped}
+    trained = {run.labels.get("budget") for run in runs}
+    return [
+        f"{group} is dropped: no size of the ladder suits it"
+        for budget in getattr(experiment, "budgets", ())
+        if budget not in trained and (group := budget_name(budget)) not in known
+    ]
+
+
+def budget_name(budget: float) -> str:
+    """A budget as a group of cells."""
+    return f"budget {budget:.6g}"
