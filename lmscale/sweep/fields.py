@@ -16,11 +16,11 @@ import math
 import numbers
 import re
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from lmscale import flops, serialize, spec
+from lmscale import architectures, flops, optimizers, serialize, spec
 
 #: Values of one field, and runs of one experiment: larger ones are slips, and take minutes to plan.
 MOST_VALUES, MOST_RUNS = 1000, 10_000
@@ -46,7 +46,7 @@ class Bounds:
 
     Attributes:
       low, high: of a number, both included.
-      choices: of a text.
+      choices: of a text; a function where users' files may add some.
       form: a regular expression that the whole of a text must match, and what it asks for.
       distinct: whether a list must not hold a value twice, as its runs would count twice.
       counts: how many values a list may have, where not any number.
@@ -54,7 +54,7 @@ class Bounds:
 
     low: float = -MOST_NUMBER
     high: float = MOST_NUMBER
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] | Callable[[], tuple[str, ...]] = ()
     form: tuple[str, str] | None = None
     distinct: bool = False
     counts: tuple[int, ...] = ()
@@ -155,8 +155,9 @@ BOUNDS: dict[str, Bounds] = {
     "final_fraction": _SHARE,
     "cooldown": Bounds(1e-6, 0.999),
     "schedule": _choices(spec.ScheduleSpec, "name"),
-    "optimizer": _choices(spec.OptimizerSpec, "name"),
-    "large_optimizer": _choices(spec.OptimizerSpec, "name"),
+    "architectures": Bounds(choices=architectures.kinds, distinct=True),
+    "optimizer": Bounds(choices=optimizers.names),
+    "large_optimizer": Bounds(choices=optimizers.names),
     "compute_dtype": _choices(spec.RunSpec, "compute_dtype"),
     # B_STAR and ALPHA_B, and maybe LOSS FACTOR ALPHA_LOW ALPHA_HIGH.
     "critical_batch": Bounds(1e-6, 1e18, counts=(2, 6)),
@@ -192,10 +193,11 @@ def _fault(value: Any, kind: type, bounds: Bounds) -> str | None:
         return None
     if not isinstance(value, kind):
         return f"must be a {kind.__name__}, not {short(value)}"
-    if bounds.choices and value not in bounds.choices:
-        close = difflib.get_close_matches(value, bounds.choices, n=1)
+    choices = bounds.choices() if callable(bounds.choices) else bounds.choices
+    if choices and value not in choices:
+        close = difflib.get_close_matches(value, choices, n=1)
         hint = f": did you mean {close[0]}?" if close else ""
-        return f"must be one of {', '.join(bounds.choices)}, not {short(value)}{hint}"
+        return f"must be one of {', '.join(choices)}, not {short(value)}{hint}"
     if bounds.form and not re.fullmatch(bounds.form[0], value, re.ASCII):
         return f"must be {bounds.form[1]}, not {short(value)}"
     return None

@@ -10,8 +10,8 @@ from typing import Any
 
 from lmscale import flops, hparams, optimizers
 from lmscale.data import Corpus
+from lmscale.serialize import MOST
 from lmscale.spec import (
-    MOST,
     DataSpec,
     EvalSpec,
     ModelSpec,
