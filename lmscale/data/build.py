@@ -42,7 +42,8 @@ from lmscale.data.errors import DataError
 from lmscale.data.held_out import LEFT, HeldOut, choose_held_out
 from lmscale.data.installed import MAX_BYTES, OTHER_KINDS, find_installed, read_installed
 from lmscale.data.shingles import END
-from lmscale.data.sources import checksum, cut, find_inputs, read_documents
+from lmscale.data.inputs import checksum, find_inputs
+from lmscale.data.sources import cut, read_documents
 from lmscale.data.token_copies import copies_of_training
 from lmscale.data.tokenizer import Tokenizer, check_vocab_size, train_tokenizer
 from lmscale.progress import progress as show_progress
