@@ -104,7 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lmscale: interrupted", file=sys.stderr)
         return 1
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, _failures()):
+            print(f"lmscale {argv[0]}: {error}", file=sys.stderr)
+            return 1
         if not isinstance(error, _usage_errors()):
             raise
         print(f"lmscale {argv[0]}: {error}", file=sys.stderr)
@@ -135,6 +138,12 @@ def _usage_errors() -> tuple[type[Exception], ...]:
         for module, name in names.items()
         if module in sys.modules
     )
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """The errors of one line that are no fault of what the user typed."""
+    names = {"lmscale.files": "DamagedError", "lmscale.data.errors": "BuildError"}
+    return tuple(getattr(sys.modules[m], n) for m, n in names.items() if m in sys.modules)
 
 
 # --- arguments ----------------------------------------------------------------------------------
@@ -320,7 +329,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     sample.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest")
     sample.add_argument("--seed", type=int, default=0)
 
-    data = command("data", _data_list, "Build, list and show corpora.")
+    data = command("data", _data_list, "Build, list, show and verify corpora.")
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
     build = actions.add_parser("build", help="text -> tokeniser and token store")
     build.set_defaults(handler=_data_build)
@@ -358,7 +367,14 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="line between the documents of a .txt (a form feed or <|endoftext|>); '' for an empty one",
     )
     build.add_argument(
-        "--skip-bad", action="store_true", help="leave out rows and documents that are no text"
+        "--skip-bad",
+        metavar="MOST",
+        nargs="?",
+        const=True,
+        default=False,
+        type=_bound_of_bad,
+        help="leave out rows and documents that are no text: at most so many (100), at most a share "
+        "of all (0.1%%), or any number; they are counted by reason",
     )
     build.add_argument(
         "--tokenizer-from",
@@ -371,6 +387,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     show.set_defaults(handler=_data_show)
     show.add_argument("name", metavar="NAME")
     show.add_argument("--json", action="store_true")
+    check = actions.add_parser("verify", help="read all of a corpus: is it what was written?")
+    check.set_defaults(handler=_data_verify)
+    check.add_argument("name", metavar="NAME")
+    check.add_argument("--json", action="store_true")
     args, unknown = parser.parse_known_args(argv)
     if unknown and args.handler is not _fit:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -514,6 +534,19 @@ def _whole_positive(text: str) -> int:
 _whole_positive.__name__ = "whole number"
 
 
+def _bound_of_bad(text: str) -> int | float:
+    """A number of rows, or a share of all written 0.1% or 0.001."""
+    with contextlib.suppress(ValueError):
+        if text.isdecimal():
+            return int(text)
+        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        if 0 < share < 1:
+            return share
+    raise argparse.ArgumentTypeError(
+        f"must be a whole number of rows or a share of them such as 0.1%, not {text!r}"
+    )
+
+
 def _layers_by_width(text: str) -> tuple[int, int]:
     layers, times, width = text.partition("x")
     if not times:
@@ -599,6 +632,8 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
 
     def declare(experiment: Any) -> tuple[Any, list[Any]]:
         corpus = _corpus(args.data, experiment)
+        # Before anything is trained, and before many workers would each do it.
+        corpus.check()
         return corpus, experiment.runs(corpus)
 
     grids, prior = [], _prior(args)
@@ -1117,7 +1152,8 @@ def _sample(args: argparse.Namespace) -> int:
     if not (path / "spec.json").exists():
         raise _CommandError(f"{args.run} holds no spec.json: give a folder of DIR/runs")
     folder = RunFolder.open(path)
-    tokenizer = open_corpus(folder.spec.data.corpus).tokenizer
+    data = folder.spec.data
+    tokenizer = open_corpus(data.corpus, fingerprint=data.fingerprint).tokenizer
     tokens = tokenizer.encode(args.prompt)
     if not len(tokens):
         raise _CommandError("--prompt must not be empty")
@@ -1223,6 +1259,7 @@ def _stores(folder: str) -> tuple[list[Any], bool]:
 def _data_build(args: argparse.Namespace) -> int:
     from lmscale.data import build_corpus
 
+    signal.signal(signal.SIGTERM, _interrupt)
     corpus = build_corpus(
         args.name,
         args.input,
@@ -1238,6 +1275,35 @@ def _data_build(args: argparse.Namespace) -> int:
     )
     _print_corpus(corpus)
     return 0
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    """Ends a build as Ctrl-C does, so that it leaves nothing behind; once, or cleaning up is cut short."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _data_verify(args: argparse.Namespace) -> int:
+    from lmscale.data import open_corpus
+
+    corpus = open_corpus(args.name)
+    found = dict(corpus.check_files())
+    damaged = {name: str(error) for name, error in found.items() if error is not None}
+    if args.json:
+        _print_json(
+            {
+                "name": corpus.name,
+                "path": str(corpus.path),
+                "fingerprint": corpus.fingerprint,
+                "damaged": damaged,
+                "files": list(found),
+            }
+        )
+    elif not damaged:
+        print(f"{corpus.name}: {', '.join(found)} are what was written ({corpus.fingerprint})")
+    for line in damaged.values():
+        _say(f"lmscale data verify: {line}")
+    return 1 if damaged else 0
 
 
 def _data_show(args: argparse.Namespace) -> int:
@@ -1261,9 +1327,13 @@ def _print_corpus(corpus: Any) -> None:
 
 
 def _data_list(args: argparse.Namespace) -> int:
-    from lmscale.data import list_corpora
+    from lmscale.data import data_root, list_corpora
+    from lmscale.data.building import remove_leftovers
 
-    corpora = list_corpora()
+    corpora = list_corpora(lambda error: _say(f"lmscale data list: {error}"))
+    if "://" not in str(data_root()):
+        for name in remove_leftovers(Path(data_root())):
+            _say(f"removed what a build of {name} that was killed had left")
     rows = [
         {
             "name": corpus.name,

@@ -93,12 +93,23 @@ def parse_json(
         raise damaged(str(error)) from None
     if not isinstance(values, dict):
         raise damaged(f"it holds a JSON {_json_name(values)}, not an object")
-    for name, kinds in (fields or {}).items():
-        if name not in values:
-            raise damaged(f"it has no {name!r}")
-        if not _is_of(values[name], kinds):
-            raise damaged(f"its {name!r} is a JSON {_json_name(values[name])}")
+    check_fields(values, path, fields or {}, remedy)
     return values
+
+
+def check_fields(
+    values: Mapping[str, Any],
+    path: epath.PathLike,
+    fields: Mapping[str, type | tuple[type, ...]],
+    remedy: str = "",
+) -> None:
+    """Raises `DamagedError` unless an object of a JSON file has these fields; see `read_json`."""
+    for name, kinds in fields.items():
+        if name not in values:
+            raise DamagedError(path, f"it has no {name!r}", remedy)
+        if not _is_of(values[name], kinds):
+            fault = f"its {name!r} is a JSON {_json_name(values[name])}"
+            raise DamagedError(path, fault, remedy)
 
 
 def write_json(path: epath.Path, values: Any) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from etils import epath
 
 from lmscale.data.errors import DataError
+from lmscale.data.remote import check_scheme, remote_error
 
 #: Formats that a folder is searched for.
 _FORMATS = {".txt": "text", ".jsonl": "jsonl", ".parquet": "parquet"}
@@ -33,8 +34,6 @@ _NAMED_TEXT = frozenset(
     )
 )
 _COMPRESSIONS = (".gz", ".xz", ".zst")
-#: Stores that are read in place, with the package that each needs.
-_REMOTE = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 #: Kinds of files that have no end or no content.
 _SPECIAL = {
     stat.S_IFIFO: "pipe",
@@ -146,34 +145,23 @@ def _find(name: str, on_skipped: OnSkipped) -> list[epath.Path]:
             missing = f"nothing matches {name}"
         else:
             raise DataError(f"{name} is a {kind}, not a file of text: give a regular file")
-    except ImportError:
-        package = _REMOTE[name.partition("://")[0]]
-        raise DataError(
-            f"{name} needs the package {package} to be read: pip install {package}, or download it "
-            "and give the local folder"
-        ) from None
-    except OSError as error:
-        raise unreadable(error.filename or name, error) from None
-    except (ValueError, re.error) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{name!r} is no path: {error}") from None
+    except DataError:
+        raise
+    except Exception as error:
+        if "://" in name:
+            raise remote_error(name, error) from None
+        if isinstance(error, OSError):
+            raise unreadable(error.filename or name, error) from None
+        if isinstance(error, ValueError | re.error):  # a zero byte, a pattern that is none
+            raise DataError(f"{name!r} is no path: {error}") from None
+        raise
     if not files:
         raise DataError(f"{missing} (it holds {kinds_in_words(skipped)})" if skipped else missing)
     return files
 
 
 def _path(name: str) -> epath.Path:
-    scheme, marks, _ = name.partition("://")
-    if marks and scheme not in _REMOTE and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
-        right = "give its files by their local path"
-        if scheme == "hf":
-            right = "download it (pip install huggingface_hub; hf download ...) and give the local folder"
-        elif scheme in ("http", "https", "ftp"):
-            right = "download it (curl -LO ...) and give the local file"
-        raise DataError(
-            f"{name} is not read in place: {right}; {', '.join(f'{s}://' for s in _REMOTE)} can be read"
-        )
+    check_scheme(name)
     try:
         return epath.Path(name).expanduser()
     except RuntimeError as error:

@@ -14,6 +14,7 @@ from lmscale.data import (
     summary,
 )
 from lmscale.data.installed import find_installed, read_installed
+from lmscale.files import DamagedError
 from tests.data.prose import document, documents, write_text
 
 
@@ -88,7 +89,7 @@ def test_summary_lists_every_corpus(tmp_path, root):
     assert row["train_tokens"] == corpus.n_tokens("train")
     assert row["documents"] == 80
     json.dumps(row)
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(DamagedError, match="broken/manifest.json is damaged: it is no JSON"):
         open_corpus("broken")
     with pytest.raises(
         DataError, match="old has format 1, .* remove that folder and build it again"
