@@ -241,10 +241,7 @@ def corpus_path(path: epath.PathLike) -> epath.Path:
       DataError: when it is in a store that is not read in place.
     """
     check_scheme(str(path))
-    try:
-        return epath.Path(path).expanduser()
-    except RuntimeError as error:  # the home of a user who is not there
-        raise DataError(f"{path} is no path: {error}") from None
+    return epath.Path(path).expanduser()
 
 
 def seal(manifest: dict[str, Any]) -> dict[str, Any]:

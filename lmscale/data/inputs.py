@@ -132,7 +132,8 @@ def _find(name: str, on_skipped: OnSkipped) -> list[epath.Path]:
         skipped[kind] = skipped.get(kind, 0) + 1
         on_skipped(kind)
 
-    path = _path(name)
+    check_scheme(name)
+    path = epath.Path(name).expanduser()
     try:
         kind = _kind(path)
         if kind == "folder":
@@ -158,14 +159,6 @@ def _find(name: str, on_skipped: OnSkipped) -> list[epath.Path]:
     if not files:
         raise DataError(f"{missing} (it holds {kinds_in_words(skipped)})" if skipped else missing)
     return files
-
-
-def _path(name: str) -> epath.Path:
-    check_scheme(name)
-    try:
-        return epath.Path(name).expanduser()
-    except RuntimeError as error:
-        raise DataError(f"{name} is no path: {error}") from None
 
 
 def _kind(path: epath.Path) -> str:
