@@ -71,6 +71,9 @@ class Tokenizer:
         self.vocab_size = self._processor.get_piece_size()
         self.eod_id = _EOD_ID
         self.dtype = token_dtype(self.vocab_size)
+        # A text with hardly a space (Chinese, a table) may teach a vocabulary that has none.
+        processor = self._processor
+        self._has_space = processor.piece_to_id(_SPACE_MARK) != processor.unk_id()
         self._words = _WordCache(self._encode_word)
 
     def encode(self, text: str) -> np.ndarray:
@@ -132,7 +135,13 @@ class Tokenizer:
         for i, part in enumerate(word.split(_SPACE_MARK)):
             if i:
                 ids += [_FIRST_BYTE_ID + byte for byte in _SPACE_MARK.encode()]
-            ids += self._processor.encode(part)
+            if self._has_space:
+                ids += self._processor.encode(part)
+                continue
+            # SentencePiece would give the bytes of its own mark for a space.
+            for j, unspaced in enumerate(part.split(" ")):
+                ids += [_FIRST_BYTE_ID + ord(" ")] * (j > 0)
+                ids += self._processor.encode(unspaced)
         return np.asarray(ids, self.dtype).tobytes()
 
 
