@@ -157,26 +157,31 @@ def _split(file: BinaryIO, separating: _Separating, most: int) -> Iterator[bytes
     """The documents of a stream; None for one of more than `most` bytes, which is not kept."""
     # With a line end put in front, every document begins with the end of the line before it.
     pieces, size, tail = [], 0, b"\n"
+    is_long = False
 
-    def whole(last: bytes) -> bytes | None:
-        if size + len(last) > most + len(b"\r\n"):
-            return None
-        return _without_line_end(b"".join([*pieces, last]))
+    def ended(last: bytes) -> Iterator[bytes | None]:
+        if is_long:
+            return
+        too_long = size + len(last) > most + len(b"\r\n")
+        yield None if too_long else _without_line_end(b"".join([*pieces, last]))
 
     while chunk := file.read(_CHUNK):
         head, *following = separating.between.split(tail + chunk)
         for text in following:
-            yield whole(head)
-            pieces, size, head = [], 0, text
+            yield from ended(head)
+            pieces, size, is_long, head = [], 0, False, text
         # What a separator may have begun in is looked at again with the next chunk.
         piece = head[: -separating.longest]
         tail = head[-separating.longest :]
         size += len(piece)
-        pieces.append(piece)
-        if size > most:
-            # The end of the document is still looked for.
+        if not is_long:
+            pieces.append(piece)
+        if size > most and not is_long:
+            # Said at once: that ends the reading, unless bad documents are left out.
+            yield None
+            is_long = True
             pieces.clear()
-    yield whole(separating.at_end.sub(b"", tail, count=1))
+    yield from ended(separating.at_end.sub(b"", tail, count=1))
 
 
 def _without_line_end(text: bytes) -> bytes:
@@ -205,9 +210,9 @@ def _lines(file: BinaryIO, most: int) -> Iterator[bytes | None]:
         if len(line) <= most:
             yield line
             continue
+        yield None
         while line and not line.endswith(b"\n"):
             line = file.readline(_CHUNK)
-        yield None
 
 
 def _text_of_row(line: bytes, text_field: str, where: str) -> bytes:
