@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -215,6 +217,29 @@ def test_verify_reads_again_what_was_right_before(corpus, reads, capsys):
     assert len(reads) == 6
 
 
+def test_of_many_that_ask_at_once_one_reads(corpus, reads, monkeypatch):
+    """Threads stand for processes: each opens the lock anew."""
+    real = checked._sha256
+
+    def slow(path):
+        time.sleep(0.3)
+        return real(path)
+
+    monkeypatch.setattr(checked, "_sha256", slow)
+    barrier = threading.Barrier(4)
+
+    def ask():
+        barrier.wait()
+        corpus.tokens("train")
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert reads == ["train.bin"]
+
+
 def test_folders_that_cannot_be_written(corpus, tmp_path, monkeypatch, reads):
     """A cache folder below a file can be written by nobody, not even root."""
     (tmp_path / "file").touch()
@@ -262,3 +287,12 @@ def test_what_is_no_corpus_is_named(tmp_path):
 def test_a_sealed_manifest_holds_its_own_digest():
     sealed = seal({"a": 1})
     assert seal(sealed) == sealed and seal({"a": 2})["digest"] != sealed["digest"]
+
+
+def test_a_run_trains_nothing_on_a_damaged_corpus(corpus, tmp_path, capsys):
+    flip(corpus.path / "test.bin", 11)
+    out = tmp_path / "store"
+    assert main(["run", "isoflop", "--data", "a", "--out", str(out)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "test.bin is damaged: its content is not what was written" in line
+    assert not out.exists()
