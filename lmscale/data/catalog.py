@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from lmscale.data.build import INSTALLED, Progress, build_installed, build_installed_kind
-from lmscale.data.corpus import MANIFEST, SPLITS, Corpus, corpus_path, data_root
+from lmscale.data.corpus import MANIFEST, SPLITS, Corpus, corpus_path, data_root, unreadable_corpus
 from lmscale.data.errors import DataError
 from lmscale.data.installed import OTHER_KINDS
 from lmscale.files import DamagedError
@@ -58,21 +58,25 @@ def open_corpus(
             f"corpus {name} has a vocabulary of {corpus.vocab_size}, not {vocab_size}: build one "
             "under another name for that"
         )
-    if fingerprint not in (None, corpus.fingerprint):
-        raise DataError(
-            f"corpus {name} has the fingerprint {corpus.fingerprint} here, but the run was trained on "
-            f"{fingerprint}: it was built anew from other text or with other settings; use the machine "
-            "that trained, or build it from the same text under another name"
-        )
+    if fingerprint is not None:
+        check_fingerprint(corpus, fingerprint)
     return corpus
+
+
+def check_fingerprint(corpus: Corpus, fingerprint: str) -> None:
+    """Raises `DataError` unless a corpus is the one that a run was declared on."""
+    if corpus.fingerprint != fingerprint:
+        raise DataError(
+            f"corpus {corpus.name} has the fingerprint {corpus.fingerprint} here, but the run was "
+            f"declared on {fingerprint}: it was built anew from other text or with other settings; "
+            "use the machine that trained, or build it from the same text under another name"
+        )
 
 
 def _is_there(folder: epath.Path) -> bool:
     """Whether a folder has a manifest, be it one that cannot be read."""
     try:
         return (folder / MANIFEST).exists()
-    except FileNotFoundError:
-        return False
     except Exception:  # noqa: BLE001 (no permission, a store's own error: opening it says which)
         return True
 
@@ -107,11 +111,13 @@ def list_corpora(
       on_unreadable: called with what is wrong with each other one.
     """
     root = data_root()
-    if not root.exists():
-        return []
+    try:
+        folders = sorted(root.iterdir()) if root.exists() else []
+    except Exception as error:  # noqa: BLE001 (each remote store has its own errors)
+        raise unreadable_corpus(root, error) from None
     corpora = []
-    for folder in sorted(root.iterdir()):
-        if not folder.name.startswith(".") and (folder / MANIFEST).exists():
+    for folder in folders:
+        if not folder.name.startswith(".") and _is_there(folder):
             try:
                 corpora.append(Corpus(folder))
             except (DataError, DamagedError) as error:

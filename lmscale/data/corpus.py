@@ -140,7 +140,7 @@ class Corpus:
             self._check(split)
             return np.memmap(os.fspath(path), dtype, mode="r")
         except OSError as error:
-            raise _unreadable(path, error) from None
+            raise unreadable_corpus(path, error) from None
 
     def n_tokens(self, split: str) -> int:
         """Tokens of a split, with one end-of-document token a document, or a piece of one."""
@@ -201,7 +201,7 @@ class Corpus:
         try:
             self._check(split, again=True)
         except OSError as error:
-            raise _unreadable(self.path / f"{split}.bin", error) from None
+            raise unreadable_corpus(self.path / f"{split}.bin", error) from None
 
     def _check(self, split: str, again: bool = False) -> None:
         """Checks the file of a split, its size first: that costs nothing."""
@@ -259,7 +259,7 @@ def _read_manifest(folder: epath.Path) -> dict[str, Any]:
     except (DataError, DamagedError):
         raise
     except Exception as error:  # noqa: BLE001 (each remote store has its own errors)
-        raise _unreadable(path, error) from None
+        raise unreadable_corpus(path, error) from None
     if manifest is None:
         raise DataError(f"{folder} is no corpus: it has no {MANIFEST}")
     if manifest.get("format") != FORMAT:
@@ -289,10 +289,11 @@ def _read_bytes(path: epath.Path) -> bytes:
     except FileNotFoundError:
         raise DamagedError(path, "it is missing", REMEDY) from None
     except Exception as error:  # noqa: BLE001 (each remote store has its own errors)
-        raise _unreadable(path, error) from None
+        raise unreadable_corpus(path, error) from None
 
 
-def _unreadable(path: epath.Path, error: Exception) -> Exception:
+def unreadable_corpus(path: epath.Path, error: Exception) -> Exception:
+    """The error to raise for a path of a corpus that gave this error."""
     if not _is_local(path):
         return remote_error(path, error)
     if isinstance(error, OSError | ValueError):

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import jax
 
 from lmscale import flops
-from lmscale.data import Corpus, DataError
+from lmscale.data import Corpus
+from lmscale.data.catalog import check_fingerprint
 from lmscale.files import write_atomically
 from lmscale.parallel.distributed import GangError, agree, is_first, share_failure
 from lmscale.progress import Tracker
@@ -122,11 +123,7 @@ def _train_packs(board: Board, how: _How) -> None:
         if key not in feeds:
             data = pack.runs[0].spec.data
             corpus = corpora(data.corpus)
-            if corpus.fingerprint != data.fingerprint:
-                raise DataError(
-                    f"corpus {data.corpus} was built anew while this ran: its fingerprint is "
-                    f"{corpus.fingerprint}, not {data.fingerprint}"
-                )
+            check_fingerprint(corpus, data.fingerprint)
             feeds[key] = Feed(corpus, mesh_of(pack, devices))
         return feeds[key]
 

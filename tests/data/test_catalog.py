@@ -214,3 +214,15 @@ def test_every_kind_of_installed_text_is_there_and_apart_from_the_others():
         assert names.isdisjoint(files)
         names |= set(files)
     assert not any(file.suffix == ".py" for file in names)
+
+
+def test_a_root_that_is_a_file_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LMSCALE_DATA", str(tmp_path / "file"))
+    with pytest.raises(DataError, match="file cannot be read: Not a directory"):
+        list_corpora()
+    with pytest.raises(DataError, match="Not a directory"):
+        open_corpus("a")
+    monkeypatch.setenv("LMSCALE_DATA", "https://a.org/corpora")
+    with pytest.raises(DataError, match="https://a.org/corpora is not read in place"):
+        open_corpus("a")
