@@ -8,6 +8,7 @@ one JSON object on standard output and nothing else there; all else goes to stan
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -163,7 +164,8 @@ def _code_and_line(error: BaseException) -> tuple[int, str | None]:
 
     if isinstance(error, OSError):
         return 1, say_os_error(error)
-    if isinstance(error, (DamagedError, DiskError)):
+    build = sys.modules.get("lmscale.data.errors")
+    if isinstance(error, (DamagedError, DiskError, *((build.BuildError,) if build else ()))):
         return 1, str(error)
     teams = sys.modules.get("lmscale.sweep.teams")
     if teams is not None and isinstance(error, teams.TeamError):
@@ -190,9 +192,6 @@ def _usage_errors() -> tuple[type[Exception], ...]:
         for module, name in names.items()
         if module in sys.modules
     )
-
-
-# --- arguments ----------------------------------------------------------------------------------
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -386,7 +385,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     sample.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest")
     sample.add_argument("--seed", type=int, default=0)
 
-    data = command("data", _data_list, "Build, list and show corpora.")
+    data = command("data", _data_list, "Build, list, show and verify corpora.")
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
     build = actions.add_parser("build", help="text -> tokeniser and token store")
     build.set_defaults(handler=_data_build)
@@ -424,7 +423,14 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="line between the documents of a .txt (a form feed or <|endoftext|>); '' for an empty one",
     )
     build.add_argument(
-        "--skip-bad", action="store_true", help="leave out rows and documents that are no text"
+        "--skip-bad",
+        metavar="MOST",
+        nargs="?",
+        const=True,
+        default=False,
+        type=_bound_of_bad,
+        help="leave out rows and documents that are no text: at most so many (100), at most a share "
+        "of all (0.1%%), or any number; they are counted by reason",
     )
     build.add_argument(
         "--tokenizer-from",
@@ -437,6 +443,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     show.set_defaults(handler=_data_show)
     show.add_argument("name", metavar="NAME")
     show.add_argument("--json", action="store_true")
+    check = actions.add_parser("verify", help="read all of a corpus: is it what was written?")
+    check.set_defaults(handler=_data_verify)
+    check.add_argument("name", metavar="NAME")
+    check.add_argument("--json", action="store_true")
     args, unknown = parser.parse_known_args(argv)
     if unknown and args.handler is not _fit:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -622,6 +632,19 @@ def _whole_positive(text: str) -> int:
 _whole_positive.__name__ = "whole number"
 
 
+def _bound_of_bad(text: str) -> int | float:
+    """A number of rows, or a share of all written 0.1% or 0.001."""
+    with contextlib.suppress(ValueError):
+        if text.isdecimal():
+            return int(text)
+        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        if 0 < share < 1:
+            return share
+    raise argparse.ArgumentTypeError(
+        f"must be a whole number of rows or a share of them such as 0.1%, not {text!r}"
+    )
+
+
 def _layers_by_width(text: str) -> tuple[int, int]:
     layers, times, width = text.partition("x")
     if not times:
@@ -712,6 +735,9 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
     for (name, experiment), store in zip(_experiments(args), stores, strict=True):
         # The first builds the corpora that are not there yet, the others read them.
         declared = _declare(args, name, experiment) if is_first() else None
+        if declared:
+            # Before anything is trained, and before many workers would each do it.
+            declared.corpus.check()
         agree(lambda: None)
         grid = declared or _declare(args, name, experiment)
         if is_first() and (why := _refusal(args, grid, store)):
@@ -1335,7 +1361,8 @@ def _sample(args: argparse.Namespace) -> int:
     if not there:
         raise _CommandError(f"{args.run} holds no spec.json: give a folder of DIR/runs")
     folder = RunFolder.open(path)
-    tokenizer = open_corpus(folder.spec.data.corpus).tokenizer
+    data = folder.spec.data
+    tokenizer = open_corpus(data.corpus, fingerprint=data.fingerprint).tokenizer
     tokens = tokenizer.encode(args.prompt)
     if not len(tokens):
         raise _CommandError("--prompt must not be empty")
@@ -1444,6 +1471,7 @@ def _stores(folder: str) -> tuple[list[Any], bool]:
 def _data_build(args: argparse.Namespace) -> int:
     from lmscale.data import build_corpus
 
+    signal.signal(signal.SIGTERM, _interrupt)
     corpus = build_corpus(
         args.name,
         args.input,
@@ -1459,6 +1487,35 @@ def _data_build(args: argparse.Namespace) -> int:
     )
     _print_corpus(corpus)
     return 0
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    """Ends a build as Ctrl-C does, so that it leaves nothing behind; once, or cleaning up is cut short."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _data_verify(args: argparse.Namespace) -> int:
+    from lmscale.data import open_corpus
+
+    corpus = open_corpus(args.name)
+    found = dict(corpus.check_files())
+    damaged = {name: str(error) for name, error in found.items() if error is not None}
+    if args.json:
+        _print_json(
+            {
+                "name": corpus.name,
+                "path": str(corpus.path),
+                "fingerprint": corpus.fingerprint,
+                "damaged": damaged,
+                "files": list(found),
+            }
+        )
+    elif not damaged:
+        print(f"{corpus.name}: {', '.join(found)} are what was written ({corpus.fingerprint})")
+    for line in damaged.values():
+        _say(f"lmscale data verify: {line}")
+    return 1 if damaged else 0
 
 
 def _data_show(args: argparse.Namespace) -> int:
@@ -1482,9 +1539,13 @@ def _print_corpus(corpus: Any) -> None:
 
 
 def _data_list(args: argparse.Namespace) -> int:
-    from lmscale.data import list_corpora
+    from lmscale.data import data_root, list_corpora
+    from lmscale.data.building import remove_leftovers
 
-    corpora = list_corpora()
+    corpora = list_corpora(lambda error: _say(f"lmscale data list: {error}"))
+    if "://" not in str(data_root()):
+        for name in remove_leftovers(Path(data_root())):
+            _say(f"removed what a build of {name} that was killed had left")
     rows = [
         {
             "name": corpus.name,

@@ -147,16 +147,27 @@ def parse_json(
             raise damaged("it holds half a character (a lone surrogate)") from None
     if not isinstance(values, dict):
         raise damaged(f"it holds a JSON {_json_name(values)}, not an object")
-    for name, kinds in (fields or {}).items():
-        if name not in values:
-            raise damaged(f"it has no {name!r}")
-        if not _is_of(values[name], kinds):
-            raise damaged(f"its {name!r} is a JSON {_json_name(values[name])}")
-    if isinstance(seal := values.get(SEAL), str):
+    check_fields(values, path, fields or {}, remedy)
+    if isinstance(found := values.get(SEAL), str):
         del values[SEAL]
-        if seal != _seal(values):
+        if found != _seal(values):
             raise damaged("its digest doesn't match its content")
     return values
+
+
+def check_fields(
+    values: Mapping[str, Any],
+    path: epath.PathLike,
+    fields: Mapping[str, type | tuple[type, ...]],
+    remedy: str = "",
+) -> None:
+    """Raises `DamagedError` unless an object of a JSON file has these fields; see `read_json`."""
+    for name, kinds in fields.items():
+        if name not in values:
+            raise DamagedError(path, f"it has no {name!r}", remedy)
+        if not _is_of(values[name], kinds):
+            fault = f"its {name!r} is a JSON {_json_name(values[name])}"
+            raise DamagedError(path, fault, remedy)
 
 
 def write_json(path: epath.Path, values: Any, *, sealed: bool = False) -> None:
@@ -171,8 +182,14 @@ def write_json(path: epath.Path, values: Any, *, sealed: bool = False) -> None:
       ValueError: when a number is not finite.
     """
     if sealed:
-        values = {**values, SEAL: _seal(values)}
+        values = seal(values)
     write_atomically(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
+
+
+def seal(values: Mapping[str, Any]) -> dict[str, Any]:
+    """An object with the digest of its content, which `read_json` checks and leaves out."""
+    content = {name: value for name, value in values.items() if name != SEAL}
+    return {**content, SEAL: _seal(content)}
 
 
 def write_atomically(path: epath.Path, content: str | bytes) -> None:

@@ -11,12 +11,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 import os
 import platform
-import re
 import shutil
-import socket
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -24,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from lmscale.data.buckets import BucketWriter, Record, read_bucket, scatter
+from lmscale.data.building import building_folder, lock_of, remove_leftovers
 from lmscale.data.corpus import (
     FORMAT,
     MANIFEST,
@@ -38,13 +36,15 @@ from lmscale.data.corpus import (
     fingerprint,
 )
 from lmscale.data.encode import encode_buckets, join_buckets
-from lmscale.data.errors import DataError
+from lmscale.data.errors import BadDocument, BuildError, DataError
 from lmscale.data.held_out import LEFT, HeldOut, choose_held_out
+from lmscale.data.inputs import checksum, find_inputs, kinds_in_words
 from lmscale.data.installed import MAX_BYTES, OTHER_KINDS, find_installed, read_installed
 from lmscale.data.shingles import END
-from lmscale.data.sources import checksum, cut, find_inputs, read_documents
+from lmscale.data.sources import MAX_DOCUMENT_BYTES, cut, read_documents
 from lmscale.data.token_copies import copies_of_training
 from lmscale.data.tokenizer import Tokenizer, check_vocab_size, train_tokenizer
+from lmscale.files import write_json
 from lmscale.progress import progress as show_progress
 
 #: Called with (stage, done, total): what is being done, and how much of it, in any unit.
@@ -68,7 +68,7 @@ def build_corpus(
     tokenizer_from: str | None = None,
     text_field: str = "text",
     separator: str | None = None,
-    skip_bad: bool = False,
+    skip_bad: bool | float = False,
     sample_bytes: int = 8_000_000,
     cut_documents: int | None = None,
     split_pieces: bool = False,
@@ -91,7 +91,8 @@ def build_corpus(
       text_field: the field of JSON lines, or column of Parquet, that holds the text.
       separator: the line that separates the documents of a text file, "" for an empty one; by default
         a line that holds a form feed or <|endoftext|> alone.
-      skip_bad: leave out rows and documents that are no text, instead of refusing them.
+      skip_bad: leave out rows and documents that are no text, instead of refusing them: any number
+        (True), at most so many (an int), or at most this share of all (a float below 1).
       sample_bytes: training text from which the tokeniser is learnt.
       cut_documents: store documents longer than this many bytes in pieces, cut at line ends, so that
         the pieces of few long documents are shuffled. All pieces of one stay on one side.
@@ -106,6 +107,8 @@ def build_corpus(
     if name.startswith(_RESERVED):
         raise DataError(f"the name {name} is reserved for a built-in corpus: choose another one")
     _check_settings(valid_fraction, test_fraction, sample_bytes, cut_documents, split_pieces)
+    if isinstance(skip_bad, float) and not 0 < skip_bad < 1:
+        raise DataError(f"skip_bad must be True, a whole number or a share below 1, not {skip_bad}")
     parent = _corpus_of_tokenizer(tokenizer_from, vocab_size) if tokenizer_from else None
     tokenizer = parent.tokenizer if parent else None
     vocab_size = tokenizer.vocab_size if tokenizer else vocab_size or DEFAULT_VOCAB
@@ -123,19 +126,23 @@ def build_corpus(
         "tokenizer_from": tokenizer.hash if tokenizer else None,
         "apart_from": parent.fingerprint if parent else None,
     }
-    files = find_inputs(inputs)
+    skipped: Counter[str] = Counter()
+    files = find_inputs(inputs, lambda kind: skipped.update([kind]))
     sources = sorted((checksum(file) for file in files), key=lambda source: source["sha256"])
-    record = _summarize(sources)
-    bad = BadDocuments()
+    record = {**_summarize(sources), "skipped": dict(sorted(skipped.items()))}
+    bad = BadDocuments(skip_bad)
+    # A text that is cut into documents may be long.
+    max_bytes = 4 * MAX_DOCUMENT_BYTES if split_pieces else MAX_DOCUMENT_BYTES
 
     def documents() -> Iterator[tuple[bytes, int]]:
         before = 0
-        on_bad = bad.note if skip_bad else _refuse_bad
         for file in files:
-            for text, position in read_documents(file, text_field, separator, on_bad):
+            for text, position in read_documents(file, text_field, separator, bad.note, max_bytes):
+                bad.n_documents += 1
                 for piece in cut(text, cut_documents) if split_pieces else (text,):
                     yield piece, before + position
             before += file.stat().length
+        bad.check_share()
 
     def check_same(corpus: Corpus) -> None:
         there = corpus.manifest
@@ -198,25 +205,50 @@ def build_installed_kind(kind: str, training: Corpus, progress: Progress | None 
     return _build_once(name, source, lambda corpus: None, progress)
 
 
-def _refuse_bad(message: str) -> None:
-    raise DataError(f"{message} (--skip-bad, or skip_bad, leaves such documents out)")
-
-
 @dataclass
 class BadDocuments:
     """Rows and documents that were left out because they are no text.
 
     Attributes:
-      count: how many.
+      allowed: as `skip_bad` of `build_corpus`.
+      n_documents: read besides.
+      count: how many were left out.
+      reasons: how many for each reason.
       first: one line that says what is wrong with the first of them.
     """
 
+    allowed: bool | int | float = True
+    n_documents: int = 0
     count: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
     first: str | None = None
 
-    def note(self, message: str) -> None:
+    def note(self, bad: BadDocument) -> None:
+        """Counts one more.
+
+        Raises:
+          DataError: when that is more than are allowed.
+        """
+        if self.allowed is False:
+            raise DataError(f"{bad} (--skip-bad, or skip_bad, leaves such documents out)")
         self.count += 1
-        self.first = self.first or message
+        self.reasons[bad.reason] += 1
+        self.first = self.first or str(bad)
+        if self.allowed is not True and isinstance(self.allowed, int) and self.count > self.allowed:
+            raise self._too_many(f"more than {self.allowed:,}")
+
+    def check_share(self) -> None:
+        """Raises `DataError` when, of all that was read, a larger share is bad than is allowed."""
+        if isinstance(self.allowed, float):
+            total = self.n_documents + self.count
+            if self.count > self.allowed * total:
+                raise self._too_many(f"{self.count:,} of {total:,}, more than {self.allowed:.4g},")
+
+    def _too_many(self, how_many: str) -> DataError:
+        return DataError(
+            f"{how_many} rows and documents are no text ({kinds_in_words(self.reasons)}; the first: "
+            f"{self.first}): mend them, or allow more (--skip-bad, or skip_bad)"
+        )
 
 
 @dataclass(frozen=True)
@@ -257,8 +289,12 @@ def _check_settings(
 
 
 def _corpus_of_tokenizer(name: str, vocab_size: int | None) -> Corpus:
-    folder = epath.Path(name).expanduser()
-    corpus = Corpus(folder if "/" in name else data_root() / name)
+    if "://" not in name and Path(name).is_file():
+        raise DataError(
+            f"{name} is a file, and a tokeniser is taken from a corpus of lmscale: give its name (see "
+            "lmscale data list) or its folder; tokenisers of other tools are not read"
+        )
+    corpus = Corpus(name if "/" in name else data_root() / name)
     if vocab_size not in (None, corpus.vocab_size):
         raise DataError(
             f"the tokeniser of {name} has {corpus.vocab_size} ids, not {vocab_size}: leave "
@@ -293,7 +329,8 @@ def _build_once(name: str, source: _Source, check_same, progress: Progress | Non
         if not final.exists():
             try:
                 final.parent.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(_lock(final))
+                remove_leftovers(final.parent)
+                stack.enter_context(lock_of(final))
             except OSError as error:
                 raise DataError(
                     f"cannot build in {root} ({error.strerror}): set LMSCALE_DATA to a folder you "
@@ -303,35 +340,19 @@ def _build_once(name: str, source: _Source, check_same, progress: Progress | Non
             corpus = Corpus(final)
             check_same(corpus)
             return corpus
-        # The lock says that no process of this machine is at work on it: these were killed.
-        host = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())
-        for leftover in final.parent.glob(f".{name}.{host}.*.building"):
-            shutil.rmtree(leftover, ignore_errors=True)
         if progress is None:
             progress = stack.enter_context(show_progress(f"corpus {name}", 1.0)).stage
-        folder = final.parent / f".{name}.{host}.{os.getpid()}.building"
-        folder.mkdir()
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        _build(name, folder, source, progress)
+        folder = stack.enter_context(building_folder(final))
         try:
+            _build(name, folder, source, progress)
             folder.rename(final)
-        except OSError:
-            # Another machine was first, on a file system that does not share locks.
+        except (OSError, MemoryError) as error:
+            # Another machine may have been first, on a file system that does not share locks.
             if not final.exists():
-                raise
+                said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                raise BuildError(f"corpus {name} could not be built in {root}: {said}") from error
             check_same(Corpus(final))
     return Corpus(final)
-
-
-@contextlib.contextmanager
-def _lock(final: Path) -> Iterator[None]:
-    """Held by one process of this machine at a time; released when it ends, however it ends."""
-    with open(final.parent / f".{final.name}.lock", "w") as file:
-        with contextlib.suppress(ImportError):
-            import fcntl  # not on Windows, where renaming alone keeps corpora whole
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _build(name: str, folder: Path, source: _Source, progress: Progress) -> None:
@@ -396,6 +417,7 @@ def _build(name: str, folder: Path, source: _Source, progress: Progress) -> None
             "duplicates": n_documents - divided["unique"],
             "empty": n_empty,
             "bad": source.bad.count,
+            "bad_by_reason": dict(sorted(source.bad.reasons.items())),
             "first_bad": source.bad.first,
         },
         "versions": {
@@ -408,7 +430,7 @@ def _build(name: str, folder: Path, source: _Source, progress: Progress) -> None
     manifest["copies"] = _measure_copies(folder, manifest, source.apart_from)
     progress("measuring copies", 1, 1)
     manifest["fingerprint"] = fingerprint(manifest)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    write_json(folder / MANIFEST, manifest, sealed=True)
 
 
 def _check_splits(name: str, n_documents: dict[str, int], held_out: HeldOut) -> None:

@@ -2,46 +2,52 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 from etils import epath
 
 from lmscale.data.build import INSTALLED, Progress, build_installed, build_installed_kind
-from lmscale.data.corpus import MANIFEST, SPLITS, Corpus, data_root
+from lmscale.data.corpus import MANIFEST, SPLITS, Corpus, corpus_path, data_root, unreadable_corpus
 from lmscale.data.errors import DataError
 from lmscale.data.installed import OTHER_KINDS
-from lmscale.remote import unreachable
+from lmscale.data.remote import check_scheme
+from lmscale.files import DamagedError
 
 #: Vocabulary of the built-in corpus unless one is asked for: right for models of a laptop.
 INSTALLED_VOCAB = 1024
 
 
 def open_corpus(
-    name_or_path: str, vocab_size: int | None = None, progress: Progress | None = None
+    name_or_path: str,
+    vocab_size: int | None = None,
+    progress: Progress | None = None,
+    fingerprint: str | None = None,
 ) -> Corpus:
     """Opens a corpus by its name under the data root, or by the path of its folder.
 
     `installed-python` (or `installed-python-v4096`: with its vocabulary) is always there: it is
     built on first use, in seconds.
 
+    Args:
+      vocab_size, fingerprint: that it must have.
+
     Raises:
-      DataError: one line, when there is no such corpus or it has another vocabulary.
+      DataError: one line, when there is no such corpus or it is another one.
+      DamagedError: when its manifest is not what was written.
     """
     name = str(name_or_path)
-    if why := unreachable(name):
-        raise DataError(why)
+    check_scheme(name)
     installed = re.fullmatch(rf"{INSTALLED}(?:-v(\d+))?", name)
     if installed:
         asked = int(installed[1]) if installed[1] else vocab_size or INSTALLED_VOCAB
         path = data_root() / f"{INSTALLED}-v{asked}"
         corpus = Corpus(path) if path.exists() else build_installed(asked, progress)
     else:
-        in_root, folder = data_root() / name, epath.Path(name).expanduser()
-        if "/" not in name and (in_root / MANIFEST).exists():
-            corpus = Corpus(in_root)
-        elif (folder / MANIFEST).exists():
+        in_root = "/" not in name and data_root() / name
+        folder = in_root if in_root and _is_there(in_root) else corpus_path(name)
+        if _is_there(folder):
             corpus = Corpus(folder)
         else:
             there = ", ".join(corpus.name for corpus in list_corpora()) or "none yet"
@@ -54,7 +60,27 @@ def open_corpus(
             f"corpus {name} has a vocabulary of {corpus.vocab_size}, not {vocab_size}: build one "
             "under another name for that"
         )
+    if fingerprint is not None:
+        check_fingerprint(corpus, fingerprint)
     return corpus
+
+
+def check_fingerprint(corpus: Corpus, fingerprint: str) -> None:
+    """Raises `DataError` unless a corpus is the one that a run was declared on."""
+    if corpus.fingerprint != fingerprint:
+        raise DataError(
+            f"corpus {corpus.name} has the fingerprint {corpus.fingerprint} here, but the run was "
+            f"declared on {fingerprint}: it was built anew from other text or with other settings; "
+            "use the machine that trained, or build it from the same text under another name"
+        )
+
+
+def _is_there(folder: epath.Path) -> bool:
+    """Whether a folder has a manifest, be it one that cannot be read."""
+    try:
+        return (folder / MANIFEST).exists()
+    except Exception:  # noqa: BLE001 (no permission, a store's own error: opening it says which)
+        return True
 
 
 def evaluation_corpus(name: str, training: Corpus, progress: Progress | None = None) -> Corpus:
@@ -78,16 +104,26 @@ def evaluation_corpus(name: str, training: Corpus, progress: Progress | None = N
     return corpus
 
 
-def list_corpora() -> list[Corpus]:
-    """Every corpus under the data root that can be read, by name."""
+def list_corpora(
+    on_unreadable: Callable[[DataError | DamagedError], None] = lambda error: None,
+) -> list[Corpus]:
+    """Every corpus under the data root that can be read, by name.
+
+    Args:
+      on_unreadable: called with what is wrong with each other one.
+    """
     root = data_root()
-    if not root.exists():
-        return []
+    try:
+        folders = sorted(root.iterdir()) if root.exists() else []
+    except Exception as error:  # noqa: BLE001 (each remote store has its own errors)
+        raise unreadable_corpus(root, error) from None
     corpora = []
-    for folder in sorted(root.iterdir()):
-        if not folder.name.startswith(".") and (folder / MANIFEST).exists():
-            with contextlib.suppress(DataError):
+    for folder in folders:
+        if not folder.name.startswith(".") and _is_there(folder):
+            try:
                 corpora.append(Corpus(folder))
+            except (DataError, DamagedError) as error:
+                on_unreadable(error)
     return corpora
 
 

@@ -11,6 +11,8 @@ Documents lie in the order of the SHA-256 of their text, each ended by the end-o
 That order is random with respect to the content, so the first k training tokens are a random
 sample, and smaller samples are part of larger ones. A document lies in one split, and what is held
 out is no copy of training text (see `held_out`).
+
+Every file is checked against its digest in the manifest when it is first used (see `checked`).
 """
 
 from __future__ import annotations
@@ -19,24 +21,41 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from lmscale.data.checked import REMEDY, check_file
 from lmscale.data.errors import DataError
+from lmscale.data.remote import check_scheme, remote_error
 from lmscale.data.tokenizer import Tokenizer
+from lmscale.files import DamagedError, check_fields, read_json
 
 SPLITS = ("train", "valid", "test")
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.model"
 FORMAT = 2
+#: What a manifest must hold, and what each part of it must.
+_FIELDS = {
+    **dict.fromkeys(("tokenizer", "splits", "held_out", "settings", "sources"), dict),
+    **dict.fromkeys(("dropped", "versions"), dict),
+    "dtype": str,
+}
+_TOKENIZER_FIELDS = {"sha256": str, "vocab_size": int, "eod_id": int}
+_SPLIT_FIELDS = {
+    **dict.fromkeys(("documents", "pieces", "bytes", "tokens", "largest"), int),
+    "sha256": str,
+}
+_HELD_OUT_FIELDS = {"valid_fraction": float, "test_fraction": float}
 
 
 def data_root() -> epath.Path:
     """The folder of all corpora: $LMSCALE_DATA, else ~/.cache/lmscale/data."""
-    root = epath.Path(os.environ.get("LMSCALE_DATA") or "~/.cache/lmscale/data").expanduser()
+    root = corpus_path(os.environ.get("LMSCALE_DATA") or "~/.cache/lmscale/data")
     return root.absolute() if _is_local(root) else root
 
 
@@ -62,25 +81,15 @@ class Corpus:
         text, "documents": of which more than half do}.
 
     Raises:
-      DataError: when the folder holds no corpus, or one that is damaged.
+      DataError: when the folder holds no corpus, one of another format, or cannot be read.
+      DamagedError: when its manifest is not what was written.
     """
 
     def __init__(self, path: epath.PathLike):
-        self.path = epath.Path(path).expanduser()
+        self.path = corpus_path(path)
         if _is_local(self.path):
             self.path = self.path.absolute()
-        try:
-            self.manifest = json.loads((self.path / MANIFEST).read_text())
-        except FileNotFoundError:
-            raise DataError(f"{self.path} is no corpus: it has no {MANIFEST}") from None
-        except json.JSONDecodeError as error:
-            raise DataError(f"{self.path / MANIFEST} is damaged: {error}") from None
-        if self.manifest.get("format") != FORMAT:
-            raise DataError(
-                f"{self.path} has format {self.manifest.get('format')!r}, and this version of lmscale "
-                f"reads {FORMAT}, where no held-out text is copied from training text: remove that "
-                "folder and build it again"
-            )
+        self.manifest = _read_manifest(self.path)
         in_root = self.path.parent == data_root()
         self.name = self.path.name if in_root else str(self.path)
         self.fingerprint: str = fingerprint(self.manifest)
@@ -93,10 +102,12 @@ class Corpus:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        tokenizer = Tokenizer((self.path / TOKENIZER).read_bytes())
-        if tokenizer.hash != self.manifest["tokenizer"]["sha256"]:
-            raise DataError(f"{self.path / TOKENIZER} is not the tokeniser of this corpus any more")
-        return tokenizer
+        path = self.path / TOKENIZER
+        model = _read_bytes(path)
+        # Its digest first: what reads it trusts it.
+        if hashlib.sha256(model).hexdigest() != self.manifest["tokenizer"]["sha256"]:
+            raise DamagedError(path, "it is not the tokeniser of this corpus any more", REMEDY)
+        return Tokenizer(model)
 
     @property
     def token_bytes(self) -> np.ndarray:
@@ -109,27 +120,27 @@ class Corpus:
     def tokens(self, split: str) -> np.ndarray:
         """Token ids [n_tokens] of a split, read-only; end-of-document tokens included.
 
+        The file's digest is checked once, and again when its size or times have changed.
+
         Raises:
-          DataError: when the file is missing or shorter or longer than the manifest says.
+          DamagedError: when the file is missing or is not what was written.
+          DataError: when it cannot be read.
         """
         entry = self._split(split)
         dtype = np.dtype(self.manifest["dtype"])
         if not entry["tokens"]:
             return np.empty(0, dtype)
         path = self.path / f"{split}.bin"
+        if not _is_local(path):
+            data = _read_bytes(path)
+            if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+                raise DamagedError(path, "its content is not what was written", REMEDY)
+            return np.frombuffer(data, dtype)
         try:
-            if _is_local(path):
-                tokens = np.memmap(os.fspath(path), dtype, mode="r")
-            else:
-                tokens = np.frombuffer(path.read_bytes(), dtype)
-        except (FileNotFoundError, ValueError) as error:
-            raise DataError(f"{path} is missing or damaged: {error}") from None
-        if len(tokens) != entry["tokens"]:
-            raise DataError(
-                f"{path} holds {len(tokens):,} tokens, but {MANIFEST} says {entry['tokens']:,}: "
-                "build the corpus again"
-            )
-        return tokens
+            self._check(split)
+            return np.memmap(os.fspath(path), dtype, mode="r")
+        except OSError as error:
+            raise unreadable_corpus(path, error) from None
 
     def n_tokens(self, split: str) -> int:
         """Tokens of a split, with one end-of-document token a document, or a piece of one."""
@@ -148,13 +159,60 @@ class Corpus:
         n_tokens = self.n_tokens(split)
         return self.n_bytes(split) / n_tokens if n_tokens else float("nan")
 
+    def check(self) -> None:
+        """Checks the files that were not checked since they were last written.
+
+        Remote ones are checked when they are read, since that is what costs.
+
+        Raises:
+          DamagedError: when one is not what was written.
+        """
+        self.tokenizer  # noqa: B018 (its digest is compared when it is read)
+        for split in SPLITS if _is_local(self.path) else ():
+            self.tokens(split)
+
     def verify(self) -> None:
-        """Reads everything and raises `DataError` if a byte has changed since it was written."""
-        self.tokenizer  # noqa: B018 (its checksum is compared when it is read)
-        for split in SPLITS:
-            digest = hashlib.sha256(self.tokens(split)).hexdigest()
-            if digest != self._split(split)["sha256"]:
-                raise DataError(f"{self.path / split}.bin has changed: build the corpus again")
+        """Reads everything; raises `DamagedError` if a byte has changed since it was written."""
+        for _, error in self.check_files():
+            if error is not None:
+                raise error
+
+    def check_files(self) -> Iterator[tuple[str, DamagedError | DataError | None]]:
+        """Reads every file anew: its name, and what is wrong with it or None."""
+        yield MANIFEST, None  # it was checked when it was opened
+        for name, look in (
+            (TOKENIZER, lambda: Corpus(self.path).tokenizer),
+            *((f"{split}.bin", lambda split=split: self._look(split)) for split in SPLITS),
+        ):
+            try:
+                look()
+            except (DamagedError, DataError) as error:
+                yield name, error
+            else:
+                yield name, None
+
+    def _look(self, split: str) -> None:
+        """Reads a split anew."""
+        if not self._split(split)["tokens"]:
+            return
+        if not _is_local(self.path):
+            self.tokens(split)
+            return
+        try:
+            self._check(split, again=True)
+        except OSError as error:
+            raise unreadable_corpus(self.path / f"{split}.bin", error) from None
+
+    def _check(self, split: str, again: bool = False) -> None:
+        """Checks the file of a split, its size first: that costs nothing."""
+        entry = self._split(split)
+        path = Path(os.fspath(self.path / f"{split}.bin"))
+        expected = entry["tokens"] * np.dtype(self.manifest["dtype"]).itemsize
+        size = path.stat().st_size if path.exists() else expected
+        if size != expected:
+            fault = f"it has {size:,} bytes, but {MANIFEST} says {expected:,}"
+            raise DamagedError(path, fault, REMEDY)
+        check_file(path, entry["sha256"], again=again)
 
     def _split(self, split: str) -> dict[str, Any]:
         if split not in SPLITS:
@@ -174,6 +232,66 @@ def fingerprint(manifest: dict[str, Any]) -> str:
     }
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def corpus_path(path: epath.PathLike) -> epath.Path:
+    """The path of a corpus's folder as a user writes it.
+
+    Raises:
+      DataError: when it is in a store that is not read in place.
+    """
+    check_scheme(str(path))
+    return epath.Path(path).expanduser()
+
+
+def _read_manifest(folder: epath.Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        if _is_local(folder) and os.path.isfile(folder):
+            raise DataError(f"{folder} is a file, not the folder of a corpus")
+        manifest = read_json(path, {}, REMEDY)
+    except (DataError, DamagedError):
+        raise
+    except Exception as error:  # noqa: BLE001 (each remote store has its own errors)
+        raise unreadable_corpus(path, error) from None
+    if manifest is None:
+        raise DataError(f"{folder} is no corpus: it has no {MANIFEST}")
+    if manifest.get("format") != FORMAT:
+        raise DataError(
+            f"{folder} has format {manifest.get('format')!r}, and this version of lmscale "
+            f"reads {FORMAT}, where no held-out text is copied from training text: remove that "
+            "folder and build it again"
+        )
+    check_fields(manifest, path, _FIELDS, REMEDY)
+    check_fields(manifest["tokenizer"], path, _TOKENIZER_FIELDS, REMEDY)
+    check_fields(manifest["held_out"], path, _HELD_OUT_FIELDS, REMEDY)
+    check_fields(manifest["splits"], path, dict.fromkeys(SPLITS, dict), REMEDY)
+    for split in SPLITS:
+        check_fields(manifest["splits"][split], path, _SPLIT_FIELDS, REMEDY)
+    if manifest["dtype"] not in ("<u2", "<u4"):
+        raise DamagedError(path, f"its dtype is {manifest['dtype']!r}", REMEDY)
+    # Manifests of earlier versions have no seal, but the fingerprint of what counts.
+    if manifest.get("fingerprint", fingerprint(manifest)) != fingerprint(manifest):
+        raise DamagedError(path, "its content is not what was written", REMEDY)
+    return manifest
+
+
+def _read_bytes(path: epath.Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DamagedError(path, "it is missing", REMEDY) from None
+    except Exception as error:  # noqa: BLE001 (each remote store has its own errors)
+        raise unreadable_corpus(path, error) from None
+
+
+def unreadable_corpus(path: epath.Path, error: Exception) -> Exception:
+    """The error to raise for a path of a corpus that gave this error."""
+    if not _is_local(path):
+        return remote_error(path, error)
+    if isinstance(error, OSError | ValueError):
+        return DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}")
+    return error
 
 
 def _is_local(path: epath.Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lmscale.data.corpus import SPLITS, Corpus
+from lmscale.data.inputs import kinds_in_words
 from lmscale.data.token_copies import COPY_TOKENS
 
 #: Fewer held-out documents than this make losses that depend on which documents they are.
@@ -63,6 +64,11 @@ def summary_lines(corpus: Corpus) -> list[str]:
         f"{_count(dropped['empty'], 'empty document')}, {_count(dropped['bad'], 'bad row')}"
         + (f" (the first: {dropped['first_bad']})" if dropped["bad"] else "")
     )
+    if reasons := dropped.get("bad_by_reason"):
+        lines.append(f"bad rows: {kinds_in_words(reasons)}")
+    if skipped := found["sources"].get("skipped"):
+        files = _count(sum(skipped.values()), "file")
+        lines.append(f"skipped {files} of other kinds: {kinds_in_words(skipped)}")
     return lines + _warnings(found)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from lmscale.data.buckets import read_bucket
 from lmscale.data.corpus import SPLITS
+from lmscale.data.errors import BuildError
 from lmscale.data.sources import cut
 from lmscale.data.tokenizer import Tokenizer
 
@@ -167,13 +168,16 @@ class _EncodingProcesses:
         for _ in paths:
             number, counts = finished.get()
             if number is None:
-                raise RuntimeError("a process that encodes text has died") from counts
+                raise BuildError(
+                    "a process that encodes text has died (out of memory?): run the same command again"
+                ) from counts
             yield number, counts
 
 
 def _serve() -> None:
     """The main program of an encoding process: a bucket's path a line in, its counts a line out."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the parent's to handle, which ends this process
     model, cut_held_out = sys.argv[1:]
     tokenizer = Tokenizer(Path(model).read_bytes())
     for line in sys.stdin:

@@ -1,7 +1,23 @@
-"""The one error that this package raises on purpose."""
+"""The errors that this package raises on purpose, each of one line."""
 
 from __future__ import annotations
 
 
 class DataError(ValueError):
     """Text or a corpus that cannot be used; one line that says what is wrong and what is right."""
+
+    def __init__(self, message: str):
+        # Names of files and fields come from outside, and may hold line ends or no text at all.
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
+
+
+class BadDocument(DataError):
+    """A row or document that is no text; `reason` is its kind, to count by."""
+
+    def __init__(self, message: str, reason: str):
+        super().__init__(message)
+        self.reason = reason
+
+
+class BuildError(RuntimeError):
+    """A build that failed although its input is right: a full disk, a process that was killed."""

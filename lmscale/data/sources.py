@@ -5,40 +5,26 @@ A document is a `bytes` object of valid UTF-8. Files are streamed, so their size
 
 from __future__ import annotations
 
-import glob
 import gzip
-import hashlib
 import io
 import json
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, NamedTuple
 
 from etils import epath
 
-from lmscale.data.errors import DataError
+from lmscale.data.errors import BadDocument, DataError
+from lmscale.data.inputs import file_format, suffixes, unreadable
+from lmscale.data.rows import names_in_words, read_parquet, utf8
 
 try:
     import zstandard
 except ImportError:
     zstandard = None
 
-#: Formats that a folder is searched for.
-_FORMATS = {".txt": "text", ".jsonl": "jsonl", ".parquet": "parquet"}
-#: Read as JSON lines when compressed, as large sets of text have it; a plain one, when it is named.
-_JSON = ".json"
-#: Read as text when a file or a pattern names them; a folder's may be anything but prose.
-_NAMED_TEXT = frozenset(
-    (
-        *(".bib", ".cfg", ".css", ".html", ".ini", ".md", ".org", ".rst", ".tex", ".toml", ".xml"),
-        *(".c", ".cc", ".cpp", ".cu", ".go", ".h", ".hpp", ".java", ".jl", ".js", ".lua", ".php"),
-        *(".pl", ".py", ".r", ".rb", ".rs", ".scala", ".sh", ".sql", ".swift", ".ts"),
-        *(".yaml", ".yml"),
-    )
-)
-_COMPRESSIONS = (".gz", ".xz", ".zst")
 _DECOMPRESSION_ERRORS = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) + (
     (zstandard.ZstdError,) if zstandard else ()
 )
@@ -46,52 +32,20 @@ _DECOMPRESSION_ERRORS = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
 _SEPARATORS = ("\f", "<|endoftext|>")
 _CHUNK = 1 << 20
 
-#: Called with one line that says what is wrong with a document; by default it is an error.
-OnBad = Callable[[str], None]
+#: Largest document of a text file, and largest row: a text without line ends must not take all memory.
+MAX_DOCUMENT_BYTES = 1 << 28
+MAX_ROW_BYTES = 1 << 26
+#: A file that becomes more than this many times as large is no text: prose and code compress 3 to 10
+#: times, logs 100 times, zeros 1,000 times. Small files may.
+MAX_RATIO = 200
+_SMALL_BYTES = 1 << 24
+
+#: Called with what is wrong with a document; by default it is an error.
+OnBad = Callable[[BadDocument], None]
 
 
-def find_inputs(inputs: Sequence[str]) -> list[epath.Path]:
-    """The files that some files, folders and glob patterns stand for, each once.
-
-    Folders are searched through for .txt, .jsonl and .parquet, compressed or not, and for compressed
-    .json; other text is read when its file or a pattern names it.
-
-    Raises:
-      DataError: when an input matches nothing, or names a file of an unknown kind.
-    """
-    if not inputs:
-        raise DataError("no input given: name files, folders or patterns of text")
-    found: dict[str, epath.Path] = {}
-    for name in inputs:
-        path = epath.Path(name).expanduser()
-        if path.is_dir():
-            files = [file for file in _walk(path) if _is_text_of_folder(file)]
-            missing = f"no .txt, .jsonl, .json.gz or .parquet file in the folder {name}"
-        elif path.exists():
-            files = [path]
-        else:
-            files = [file for file in _glob(path) if file.is_file()]
-            missing = f"nothing matches {name}"
-        if not files:
-            raise DataError(missing)
-        for file in files:
-            _format(file)
-            found[str(file)] = file
-    return list(found.values())
-
-
-def checksum(path: epath.Path) -> dict[str, Any]:
-    """{"file", "bytes", "sha256"} of an input as it lies there."""
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-    return {"file": path.name, "bytes": size, "sha256": digest.hexdigest()}
-
-
-def _raise(message: str) -> None:
-    raise DataError(message)
+def _raise(error: BadDocument) -> None:
+    raise error
 
 
 def read_documents(
@@ -99,6 +53,7 @@ def read_documents(
     text_field: str = "text",
     separator: str | None = None,
     on_bad: OnBad = _raise,
+    max_bytes: int | None = None,
 ) -> Iterator[tuple[bytes, int]]:
     """Every document of a file, with the position in the file (bytes) reached by then.
 
@@ -109,23 +64,27 @@ def read_documents(
     Args:
       separator: the separating line of text files; "" for an empty line.
       on_bad: called for every document that is no text; it is then left out.
+      max_bytes: of a document of a text file (MAX_DOCUMENT_BYTES).
 
     Raises:
       DataError: one line that names the file, and the line or document where reading failed.
     """
-    with path.open("rb") as raw:
-        match _format(path):
-            case "text":
-                texts = _read_text(path, raw, _separating(separator), on_bad)
-            case "jsonl":
-                texts = _read_jsonl(path, raw, text_field, on_bad)
-            case _:
-                texts = _read_parquet(path, raw, text_field, on_bad)
-        try:
+    try:
+        with path.open("rb") as raw:
+            match file_format(path):
+                case "text":
+                    most = max_bytes or MAX_DOCUMENT_BYTES
+                    texts = _read_text(path, raw, _separating(separator), on_bad, most)
+                case "jsonl":
+                    texts = _read_jsonl(path, raw, text_field, on_bad)
+                case _:
+                    texts = read_parquet(path, raw, text_field, MAX_ROW_BYTES, on_bad)
             for text in texts:
                 yield text, raw.tell()
-        except _DECOMPRESSION_ERRORS as error:
-            raise DataError(f"{path} cannot be decompressed: {error}") from None
+    except _DECOMPRESSION_ERRORS as error:
+        raise DataError(f"{path} cannot be decompressed: {error}") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
 
 
 def cut(text: bytes, length: int) -> Iterator[bytes]:
@@ -144,15 +103,27 @@ def cut(text: bytes, length: int) -> Iterator[bytes]:
 
 
 def _read_text(
-    path: epath.Path, raw: BinaryIO, separating: _Separating, on_bad: OnBad
+    path: epath.Path, raw: BinaryIO, separating: _Separating, on_bad: OnBad, most: int
 ) -> Iterator[bytes]:
-    for number, text in enumerate(_split(_decompressed(path, raw), separating), 1):
+    for number, text in enumerate(_split(_decompressed(path, raw), separating, most), 1):
+        if text is None:
+            on_bad(
+                BadDocument(
+                    f"{path}, document {number} is longer than {most:,} bytes: name the line that "
+                    "separates documents (separator), or put it into several files",
+                    "too long",
+                )
+            )
+            continue
         try:
             text.decode()
         except UnicodeDecodeError as error:
             on_bad(
-                f"{path} is not UTF-8: byte 0x{text[error.start]:02x} at position {error.start} of "
-                f"document {number}"
+                BadDocument(
+                    f"{path} is not UTF-8: byte 0x{text[error.start]:02x} at position "
+                    f"{error.start} of document {number}",
+                    "not UTF-8",
+                )
             )
             continue
         yield text
@@ -182,19 +153,35 @@ def _separating(separator: str | None) -> _Separating:
     )
 
 
-def _split(file: BinaryIO, separating: _Separating) -> Iterator[bytes]:
+def _split(file: BinaryIO, separating: _Separating, most: int) -> Iterator[bytes | None]:
+    """The documents of a stream; None for one of more than `most` bytes, which is not kept."""
     # With a line end put in front, every document begins with the end of the line before it.
-    pieces, tail = [], b"\n"
+    pieces, size, tail = [], 0, b"\n"
+    is_long = False
+
+    def ended(last: bytes) -> Iterator[bytes | None]:
+        if is_long:
+            return
+        too_long = size + len(last) > most + len(b"\r\n")
+        yield None if too_long else _without_line_end(b"".join([*pieces, last]))
+
     while chunk := file.read(_CHUNK):
         head, *following = separating.between.split(tail + chunk)
         for text in following:
-            pieces.append(head)
-            yield _without_line_end(b"".join(pieces))
-            pieces, head = [], text
+            yield from ended(head)
+            pieces, size, is_long, head = [], 0, False, text
         # What a separator may have begun in is looked at again with the next chunk.
-        pieces.append(head[: -separating.longest])
+        piece = head[: -separating.longest]
         tail = head[-separating.longest :]
-    yield _without_line_end(separating.at_end.sub(b"", b"".join([*pieces, tail]), count=1))
+        size += len(piece)
+        if not is_long:
+            pieces.append(piece)
+        if size > most and not is_long:
+            # Said at once: that ends the reading, unless bad documents are left out.
+            yield None
+            is_long = True
+            pieces.clear()
+    yield from ended(separating.at_end.sub(b"", tail, count=1))
 
 
 def _without_line_end(text: bytes) -> bytes:
@@ -203,130 +190,92 @@ def _without_line_end(text: bytes) -> bytes:
 
 
 def _read_jsonl(path: epath.Path, raw: BinaryIO, text_field: str, on_bad: OnBad) -> Iterator[bytes]:
-    for number, line in enumerate(_decompressed(path, raw), 1):
-        if not line.strip():
+    for number, line in enumerate(_lines(_decompressed(path, raw), MAX_ROW_BYTES), 1):
+        if line is not None and not line.strip():
             continue
+        where = f"{path}, line {number}"
         try:
-            text = _text_of_row(line, text_field, f"{path}, line {number}")
-        except DataError as error:
-            on_bad(str(error))
+            if line is None:
+                raise BadDocument(f"{where} is longer than {MAX_ROW_BYTES:,} bytes", "too long")
+            text = _text_of_row(line, text_field, where)
+        except BadDocument as error:
+            on_bad(error)
             continue
         yield text
+
+
+def _lines(file: BinaryIO, most: int) -> Iterator[bytes | None]:
+    """The lines of a stream; None for one of more than `most` bytes, which is not kept."""
+    while line := file.readline(most + 1):
+        if len(line) <= most:
+            yield line
+            continue
+        yield None
+        while line and not line.endswith(b"\n"):
+            line = file.readline(_CHUNK)
 
 
 def _text_of_row(line: bytes, text_field: str, where: str) -> bytes:
     try:
         row = json.loads(line.decode())
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{where} is not UTF-8: byte 0x{line[error.start]:02x} at position {error.start}"
+        raise BadDocument(
+            f"{where} is not UTF-8: byte 0x{line[error.start]:02x} at position {error.start}",
+            "not UTF-8",
         ) from None
     except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not JSON: {error.msg} at column {error.colno}") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{where} is not a JSON object with a field {text_field!r}")
-    if text_field not in row:
-        raise DataError(
-            f"{where} has no field {text_field!r}; its fields are {', '.join(row) or 'none'}"
-        )
-    return _utf8(row[text_field], f"{where}, field {text_field!r}")
-
-
-def _read_parquet(
-    path: epath.Path, raw: BinaryIO, text_field: str, on_bad: OnBad
-) -> Iterator[bytes]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise DataError(f"{path} needs pyarrow to be read: pip install 'lmscale[data]'") from None
-    try:
-        file = parquet.ParquetFile(raw)
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from None
-    names = file.schema_arrow.names
-    if text_field not in names:
-        raise DataError(f"{path} has no column {text_field!r}; its columns are {', '.join(names)}")
-    batches = file.iter_batches(batch_size=1024, columns=[text_field])
-    values = (value for batch in batches for value in batch.column(0).to_pylist())
-    for row, value in enumerate(values, 1):
-        try:
-            text = _utf8(value, f"{path}, row {row}, column {text_field!r}")
-        except DataError as error:
-            on_bad(str(error))
-            continue
-        yield text
-
-
-def _utf8(value: Any, where: str) -> bytes:
-    if value is None:
-        raise DataError(f"{where} is null, not text")
-    if not isinstance(value, str):
-        raise DataError(f"{where} is not text but {type(value).__name__}")
-    try:
-        return value.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where} holds the lone surrogate U+{ord(value[error.start]):04X}, which is no "
-            "character"
+        raise BadDocument(
+            f"{where} is not JSON: {error.msg} at column {error.colno}", "not JSON"
         ) from None
+    except RecursionError:
+        raise BadDocument(f"{where} is JSON that is nested too deeply", "not JSON") from None
+    except ValueError:
+        # Python reads no whole number of more than some thousand digits.
+        raise BadDocument(f"{where} holds a number that is too long", "not JSON") from None
+    if not isinstance(row, dict):
+        raise BadDocument(f"{where} is not a JSON object with a field {text_field!r}", "no field")
+    if text_field not in row:
+        raise BadDocument(
+            f"{where} has no field {text_field!r}; its fields are {names_in_words(row)}", "no field"
+        )
+    return utf8(row[text_field], f"{where}, field {text_field!r}")
 
 
 def _decompressed(path: epath.Path, raw: BinaryIO) -> BinaryIO:
-    match _suffixes(path)[1]:
+    match suffixes(path)[1]:
+        case "":
+            return raw
         case ".gz":
-            return gzip.open(raw)
+            stream = gzip.open(raw)  # noqa: SIM115 (ends with `raw`)
         case ".xz":
-            return lzma.open(raw)
-        case ".zst":
+            stream = lzma.LZMAFile(raw)  # noqa: SIM115
+        case _:
             if zstandard is None:
                 raise DataError(f"{path} needs zstandard to be read: pip install 'lmscale[data]'")
-            stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-            return io.BufferedReader(stream, _CHUNK)
-    return raw
+            # A frame may ask for a window of gigabytes.
+            decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+            stream = decompressor.stream_reader(raw, read_across_frames=True)
+    return io.BufferedReader(_Bounded(path, raw, stream), _CHUNK)
 
 
-def _suffixes(path: epath.Path) -> tuple[str, str]:
-    """(".jsonl", ".gz") of a.jsonl.gz; the second is empty for a file that is not compressed."""
-    compression = path.suffix.lower()
-    if compression in _COMPRESSIONS:
-        return path.with_suffix("").suffix.lower(), compression
-    return compression, ""
+class _Bounded(io.RawIOBase):
+    """What a file decompresses to, refused once it is too much to be text."""
 
+    def __init__(self, path: epath.Path, raw: BinaryIO, stream: BinaryIO):
+        self._path, self._raw, self._stream = path, raw, stream
+        self._size = 0
 
-def _format(path: epath.Path) -> str:
-    suffix, compression = _suffixes(path)
-    kind = _FORMATS.get(suffix) or ("text" if suffix in _NAMED_TEXT else None)
-    if suffix == _JSON:
-        kind = "jsonl"
-    if kind is None or (kind == "parquet" and compression):
-        raise DataError(
-            f"{path} is of an unknown kind: known are .txt, .jsonl, .json (one object a line) and "
-            f"plain text such as .md or .py, each also with {', '.join(_COMPRESSIONS)}, and .parquet"
-        )
-    return kind
+    def readable(self) -> bool:
+        return True
 
-
-def _is_text_of_folder(path: epath.Path) -> bool:
-    suffix, compression = _suffixes(path)
-    return suffix in _FORMATS or (suffix == _JSON and bool(compression))
-
-
-def _walk(folder: epath.Path) -> Iterator[epath.Path]:
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            yield from _walk(path)
-        else:
-            yield path
-
-
-def _glob(path: epath.Path) -> list[epath.Path]:
-    name = str(path)
-    if not glob.has_magic(name):
-        return []
-    if "://" not in name:
-        return [epath.Path(file) for file in sorted(glob.glob(name, recursive=True))]
-    parts = path.parts
-    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    folder = epath.Path(*parts[:fixed])
-    return sorted(folder.glob("/".join(parts[fixed:])))
+    def readinto(self, buffer: memoryview) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        self._size += len(data)
+        # A decompressor reads ahead, so that this is at least what has been decompressed.
+        if self._size > max(_SMALL_BYTES, MAX_RATIO * self._raw.tell()):
+            raise DataError(
+                f"{self._path} decompresses to more than {MAX_RATIO} times its size, which no text "
+                "does: if this is right, decompress it first"
+            )
+        return len(data)

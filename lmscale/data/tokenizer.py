@@ -28,6 +28,8 @@ from lmscale.data.errors import DataError
 N_RESERVED = 258
 #: Below this there is no room for characters and merges beside the bytes.
 MIN_VOCAB = 300
+#: Four times the largest vocabulary in use; more would be a slip, and takes the trainer's memory.
+MAX_VOCAB = 1_000_000
 #: The piece name of the end-of-document token; as text it is encoded like any other text.
 EOD_PIECE = "<|endoftext|>"
 
@@ -69,6 +71,9 @@ class Tokenizer:
         self.vocab_size = self._processor.get_piece_size()
         self.eod_id = _EOD_ID
         self.dtype = token_dtype(self.vocab_size)
+        # A text with hardly a space (Chinese, a table) may teach a vocabulary that has none.
+        processor = self._processor
+        self._has_space = processor.piece_to_id(_SPACE_MARK) != processor.unk_id()
         self._words = _WordCache(self._encode_word)
 
     def encode(self, text: str) -> np.ndarray:
@@ -130,7 +135,13 @@ class Tokenizer:
         for i, part in enumerate(word.split(_SPACE_MARK)):
             if i:
                 ids += [_FIRST_BYTE_ID + byte for byte in _SPACE_MARK.encode()]
-            ids += self._processor.encode(part)
+            if self._has_space:
+                ids += self._processor.encode(part)
+                continue
+            # SentencePiece would give the bytes of its own mark for a space.
+            for j, unspaced in enumerate(part.split(" ")):
+                ids += [_FIRST_BYTE_ID + ord(" ")] * (j > 0)
+                ids += self._processor.encode(unspaced)
         return np.asarray(ids, self.dtype).tobytes()
 
 
@@ -155,7 +166,9 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 def check_vocab_size(vocab_size: int) -> None:
-    """Raises `DataError` when a vocabulary is too small to be one."""
+    """Raises `DataError` when a vocabulary is too small or too large to be one."""
+    if vocab_size > MAX_VOCAB:
+        raise DataError(f"vocab_size must be at most {MAX_VOCAB:,}, not {vocab_size:,}")
     if vocab_size < MIN_VOCAB:
         raise DataError(
             f"vocab_size must be at least {MIN_VOCAB}, not {vocab_size}: {N_RESERVED} ids are bytes "
@@ -179,6 +192,11 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
     sentences = [
         sentence for text in texts for part in rare.split(text) for sentence in _sentences(part)
     ]
+    if not sentences:
+        raise DataError(
+            "the text holds no character that a vocabulary can be learnt from (only tabs, zero bytes "
+            "and the like): give text"
+        )
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -208,7 +226,10 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
                 f"vocab_size {vocab_size} is too large for this text ({n_chars:,} characters to "
                 f"learn from): it supports at most {limit[1]}"
             ) from None
-        raise
+        said = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"no vocabulary of {vocab_size} can be learnt from this text: {said}"
+        ) from None
     return Tokenizer(model.getvalue())
 
 

@@ -13,6 +13,7 @@ import jax
 
 from lmscale import flops
 from lmscale.data import Corpus
+from lmscale.data.catalog import check_fingerprint
 from lmscale.files import DiskError, disk_fault, write_atomically
 from lmscale.parallel.distributed import GangError, agree, is_first, share_failure
 from lmscale.progress import Tracker
@@ -164,7 +165,9 @@ def _train_packs(board: Seat, how: _How) -> None:
     def feed_for(pack: Pack) -> Feed:
         key = (pack.fingerprint, pack.mesh)
         if key not in feeds:
-            corpus = corpora(pack.runs[0].spec.data.corpus)
+            data = pack.runs[0].spec.data
+            corpus = corpora(data.corpus)
+            check_fingerprint(corpus, data.fingerprint)
             feeds[key] = Feed(corpus, mesh_of(pack, devices))
         return feeds[key]
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from lmscale.data import (
-    Corpus,
     DataError,
     buckets,
     build,
@@ -89,6 +88,7 @@ def test_exact_duplicates_are_dropped(tmp_path):
         "duplicates": 25,
         "empty": 1,
         "bad": 0,
+        "bad_by_reason": {},
         "first_bad": None,
     }
 
@@ -345,29 +345,6 @@ def test_the_manifest_tells_where_the_text_came_from(text):
     assert manifest["sources"]["files"][0]["file"] == "text.txt"
     assert manifest["sources"]["files"][0]["bytes"] == Path(text).stat().st_size
     assert set(manifest["versions"]) == {"python", "sentencepiece", "numpy"}
-
-
-def test_damage_is_found(text):
-    corpus = build_corpus("a", [text], **SETTINGS)
-    path = Path(corpus.path / "train.bin")
-    data = bytearray(path.read_bytes())
-    data[10] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(DataError, match="train.bin has changed"):
-        Corpus(corpus.path).verify()
-    path.write_bytes(data[:-2])
-    with pytest.raises(DataError, match="holds .* tokens, but manifest.json says"):
-        Corpus(corpus.path).tokens("train")
-    path.unlink()
-    with pytest.raises(DataError, match="train.bin is missing or damaged"):
-        corpus.tokens("train")
-    with pytest.raises(DataError, match="train, valid, test, not 'dev'"):
-        corpus.tokens("dev")
-    (corpus.path / "tokenizer.model").write_bytes(
-        (corpus.path / "tokenizer.model").read_bytes() + b"\x32\x00"
-    )
-    with pytest.raises(DataError, match="not the tokeniser of this corpus"):
-        Corpus(corpus.path).verify()
 
 
 def visible(root):

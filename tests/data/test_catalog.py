@@ -14,6 +14,7 @@ from lmscale.data import (
     summary,
 )
 from lmscale.data.installed import find_installed, read_installed
+from lmscale.files import DamagedError
 from tests.data.prose import document, documents, write_text
 
 
@@ -88,7 +89,7 @@ def test_summary_lists_every_corpus(tmp_path, root):
     assert row["train_tokens"] == corpus.n_tokens("train")
     assert row["documents"] == 80
     json.dumps(row)
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(DamagedError, match="broken/manifest.json is damaged: it is no JSON"):
         open_corpus("broken")
     with pytest.raises(
         DataError, match="old has format 1, .* remove that folder and build it again"
@@ -213,3 +214,15 @@ def test_every_kind_of_installed_text_is_there_and_apart_from_the_others():
         assert names.isdisjoint(files)
         names |= set(files)
     assert not any(file.suffix == ".py" for file in names)
+
+
+def test_a_root_that_is_a_file_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LMSCALE_DATA", str(tmp_path / "file"))
+    with pytest.raises(DataError, match="file cannot be read: Not a directory"):
+        list_corpora()
+    with pytest.raises(DataError, match="Not a directory"):
+        open_corpus("a")
+    monkeypatch.setenv("LMSCALE_DATA", "https://a.org/corpora")
+    with pytest.raises(DataError, match="https://a.org/corpora is not read in place"):
+        open_corpus("a")

@@ -7,6 +7,7 @@ import pytest
 from lmscale.cli import main
 from lmscale.data import open_corpus
 from lmscale.data.corpus import MANIFEST
+from lmscale.files import seal
 from lmscale.sweep.experiment import Experiment, Run
 from lmscale.sweep.store import Store
 from tests.data.prose import documents, write_text
@@ -114,7 +115,7 @@ def copied(corpus, share):
     """The corpus as if so much of it were copied."""
     manifest = json.loads((corpus.path / MANIFEST).read_text())
     manifest["copies"]["valid"] = {"share": share, "documents": 3}
-    (corpus.path / MANIFEST).write_text(json.dumps(manifest))
+    (corpus.path / MANIFEST).write_text(json.dumps(seal(manifest)))
     return open_corpus(corpus.name)
 
 

@@ -6,7 +6,8 @@ import pytest
 from etils import epath
 
 from lmscale.data import DataError, sources
-from lmscale.data.sources import find_inputs, read_documents
+from lmscale.data.inputs import find_inputs
+from lmscale.data.sources import read_documents
 from tests.data.prose import documents
 
 DOCUMENTS = [text.strip() for text in documents(5)]
@@ -126,11 +127,11 @@ def test_bad_rows_can_be_left_out(tmp_path):
     said = []
     assert read(path, on_bad=said.append) == DOCUMENTS
     assert len(said) == 6
-    assert all("\n" not in line and "a.jsonl, line " in line for line in said)
+    assert all("\n" not in str(bad) and "a.jsonl, line " in str(bad) for bad in said)
     text = tmp_path / "b.txt"
     text.write_bytes(b"one\n\x0c\nna\xefve\n\x0c\ntwo")
     assert read(text, on_bad=said.append) == ["one", "two"]
-    assert "document 2" in said[-1]
+    assert "document 2" in str(said[-1])
 
 
 def test_line_ends_stay_as_they_are(tmp_path):

@@ -126,3 +126,12 @@ def test_wide_vocabularies_use_four_bytes():
     assert token_dtype(65_536).itemsize == 2
     assert token_dtype(65_537).itemsize == 4
     assert sys.byteorder == "big" or token_dtype(65_537) == np.uint32
+
+
+@pytest.mark.parametrize("letters", ["一二三四五六七八九十", "abcde"])
+def test_a_vocabulary_without_a_space_gives_spaces_back(letters):
+    tokenizer = train_tokenizer(["".join(random.Random(0).choices(letters, k=3000))], 300)
+    for written in ("a b", " ", "   一  二 ", "\u2581 \u2581", "a\u2581 b\n c", " <|endoftext|> "):
+        ids = tokenizer.encode(written)
+        assert tokenizer.decode(ids) == written
+        assert tokenizer.token_bytes[ids].sum() == len(written.encode())

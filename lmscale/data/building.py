@@ -1,0 +1,130 @@
+"""Where a corpus is built, and what is left of builds that were killed.
+
+A build happens in a hidden folder beside the corpus's final place, under a lock of this machine. While
+it lives, its folder is touched every minute, so that other machines see that it does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+#: A build that has not touched its folder for so long is dead, on whatever machine it was.
+SILENT_SECONDS = 86_400.0
+_HEARTBEAT_SECONDS = 60.0
+
+
+@contextlib.contextmanager
+def building_folder(final: Path) -> Iterator[Path]:
+    """An empty folder to build in, removed at the end unless it was moved to its final place."""
+    folder = final.parent / f".{final.name}.{_host()}.{os.getpid()}.building"
+    # This process holds the lock, so that a folder of that name is a dead one's.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(_HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError):
+                os.utime(folder)
+
+    threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield folder
+    finally:
+        over.set()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def lock_of(final: Path) -> Iterator[None]:
+    """Held by one process of this machine at a time; released when it ends, however it ends."""
+    path = _lock_path(final.parent, final.name)
+    with contextlib.ExitStack() as stack:
+        while True:
+            file = stack.enter_context(open(path, "w"))
+            if not _flock(file) or _is_same(file, path):
+                break
+            # Its holder removed it; another process may hold a new one by now.
+            stack.close()
+        stack.callback(path.unlink, missing_ok=True)
+        yield
+
+
+def remove_leftovers(root: Path) -> list[str]:
+    """Removes what killed builds have left; the names of the corpora that they built.
+
+    Of this machine those whose process is gone and whose lock is free; of others those that have been
+    silent for a day.
+    """
+    removed = []
+    for folder in sorted(root.glob(".*.building")):
+        found = re.fullmatch(r"\.(.+)\.([A-Za-z0-9-]+)\.(\d+)\.building", folder.name)
+        if not found or folder.is_symlink() or not folder.is_dir():
+            continue
+        name, host, pid = found[1], found[2], int(found[3])
+        with contextlib.suppress(OSError):
+            silent = time.time() - folder.stat().st_mtime > SILENT_SECONDS
+            own = host == _host() and not _is_alive(pid) and _is_free(root, name)
+            if silent or own:
+                shutil.rmtree(folder, ignore_errors=True)
+                removed.append(name)
+    return removed
+
+
+def _is_free(root: Path, name: str) -> bool:
+    """Whether no process of this machine holds the lock of a corpus; a lock that is free is removed."""
+    path = _lock_path(root, name)
+    try:
+        with open(path, "r+") as file:
+            if not _flock(file, wait=False):
+                return False
+            if _is_same(file, path):
+                path.unlink()
+    except FileNotFoundError:
+        pass
+    return True
+
+
+def _flock(file, wait: bool = True) -> bool:
+    """Locks an open file; False where another holds it, or the file system has no locks."""
+    try:
+        import fcntl  # not on Windows, where renaming alone keeps corpora whole
+
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def _is_same(file, path: Path) -> bool:
+    """Whether an open file is still the one that lies at a path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _lock_path(root: Path, name: str) -> Path:
+    return root / f".{name}.lock"
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())

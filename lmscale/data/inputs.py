@@ -1,0 +1,223 @@
+"""Finds the files of text that a user names: files, folders and patterns.
+
+Only regular files are read, directly or through links: a pipe or a device has no end. What a folder
+holds beside them is counted, so that nothing is left out without a word.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from etils import epath
+
+from lmscale.data.errors import DataError
+from lmscale.data.remote import check_scheme, remote_error
+
+#: Formats that a folder is searched for.
+_FORMATS = {".txt": "text", ".jsonl": "jsonl", ".parquet": "parquet"}
+#: Read as JSON lines when compressed, as large sets of text have it; a plain one, when it is named.
+_JSON = ".json"
+#: Read as text when a file or a pattern names them; a folder's may be anything but prose.
+_NAMED_TEXT = frozenset(
+    (
+        *(".bib", ".cfg", ".css", ".html", ".ini", ".md", ".org", ".rst", ".tex", ".toml", ".xml"),
+        *(".c", ".cc", ".cpp", ".cu", ".go", ".h", ".hpp", ".java", ".jl", ".js", ".lua", ".php"),
+        *(".pl", ".py", ".r", ".rb", ".rs", ".scala", ".sh", ".sql", ".swift", ".ts"),
+        *(".yaml", ".yml"),
+    )
+)
+_COMPRESSIONS = (".gz", ".xz", ".zst")
+#: Kinds of files that have no end or no content.
+_SPECIAL = {
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+}
+_CHUNK = 1 << 20
+
+#: Called with the kind of each file that a folder or pattern holds and that is not read: its suffix,
+#: "pipe", "dangling link", ...
+OnSkipped = Callable[[str], None]
+
+
+def find_inputs(
+    inputs: Sequence[str], on_skipped: OnSkipped = lambda kind: None
+) -> list[epath.Path]:
+    """The files that some files, folders and glob patterns stand for, each once.
+
+    Folders are searched through for .txt, .jsonl and .parquet, compressed or not, and for compressed
+    .json; other text is read when its file or a pattern names it. Links are followed to regular files
+    and to folders, to each folder once.
+
+    Raises:
+      DataError: when an input matches nothing, cannot be read, or names a file of an unknown kind.
+    """
+    if not inputs:
+        raise DataError("no input given: name files, folders or patterns of text")
+    found: dict[str, epath.Path] = {}
+    for name in inputs:
+        for file in _find(str(name), on_skipped):
+            file_format(file)
+            # One file may lie under several links, and under many names in a loop of links.
+            found.setdefault(str(file) if "://" in str(file) else os.path.realpath(file), file)
+    return list(found.values())
+
+
+def checksum(path: epath.Path) -> dict[str, Any]:
+    """{"file", "bytes", "sha256"} of an input as it lies there."""
+    digest, size = hashlib.sha256(), 0
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+                size += len(chunk)
+    except OSError as error:
+        raise unreadable(path, error) from None
+    return {"file": path.name, "bytes": size, "sha256": digest.hexdigest()}
+
+
+def unreadable(path: epath.PathLike, error: OSError) -> DataError:
+    """The error for a file that the system does not give."""
+    return DataError(f"{path} cannot be read: {error.strerror or error}")
+
+
+def suffixes(path: epath.Path) -> tuple[str, str]:
+    """(".jsonl", ".gz") of a.jsonl.gz; the second is empty for a file that is not compressed."""
+    compression = path.suffix.lower()
+    if compression in _COMPRESSIONS:
+        return path.with_suffix("").suffix.lower(), compression
+    return compression, ""
+
+
+def file_format(path: epath.Path) -> str:
+    """ "text", "jsonl" or "parquet", by the name of a file.
+
+    Raises:
+      DataError: when it is of none of these kinds.
+    """
+    suffix, compression = suffixes(path)
+    kind = _FORMATS.get(suffix) or ("text" if suffix in _NAMED_TEXT else None)
+    if suffix == _JSON:
+        kind = "jsonl"
+    if kind is None or (kind == "parquet" and compression):
+        raise DataError(
+            f"{path} is of an unknown kind: known are .txt, .jsonl, .json (one object a line) and "
+            f"plain text such as .md or .py, each also with {', '.join(_COMPRESSIONS)}, and .parquet"
+        )
+    return kind
+
+
+def kinds_in_words(kinds: dict[str, int]) -> str:
+    """Counted kinds, the most frequent first: "2 .pdf, 1 .png"; beyond eight, how many others."""
+    ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    words = [f"{n:,} {kind}" for kind, n in ordered[:8]]
+    if others := sum(n for _, n in ordered[8:]):
+        words.append(f"{others:,} others")
+    return ", ".join(words)
+
+
+def _find(name: str, on_skipped: OnSkipped) -> list[epath.Path]:
+    """The files that one input stands for."""
+    skipped: dict[str, int] = {}
+
+    def skip(kind: str) -> None:
+        skipped[kind] = skipped.get(kind, 0) + 1
+        on_skipped(kind)
+
+    check_scheme(name)
+    path = epath.Path(name).expanduser()
+    try:
+        kind = _kind(path)
+        if kind == "folder":
+            files = [file for file in _walk(path, skip, set()) if _is_read(file, skip)]
+            missing = f"no .txt, .jsonl, .json.gz or .parquet file in the folder {name}"
+        elif kind == "file":
+            return [path]
+        elif kind == "nothing":
+            files = [file for file in _glob(path) if _is_file(file, skip)]
+            missing = f"nothing matches {name}"
+        else:
+            raise DataError(f"{name} is a {kind}, not a file of text: give a regular file")
+    except DataError:
+        raise
+    except Exception as error:
+        if "://" in name:
+            raise remote_error(name, error) from None
+        if isinstance(error, OSError):
+            raise unreadable(error.filename or name, error) from None
+        if isinstance(error, ValueError | re.error):  # a zero byte, a pattern that is none
+            raise DataError(f"{name!r} is no path: {error}") from None
+        raise
+    if not files:
+        raise DataError(f"{missing} (it holds {kinds_in_words(skipped)})" if skipped else missing)
+    return files
+
+
+def _kind(path: epath.Path) -> str:
+    """ "file", "folder", "nothing", or what else lies there, links followed."""
+    if "://" in str(path):
+        return "folder" if path.is_dir() else "file" if path.exists() else "nothing"
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "dangling link" if os.path.islink(path) else "nothing"
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "link in a loop"
+        if error.errno == errno.ENAMETOOLONG:
+            return "nothing"  # a pattern may be longer than a name
+        raise
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return _SPECIAL.get(stat.S_IFMT(mode), "file")
+
+
+def _is_file(path: epath.Path, skip: OnSkipped) -> bool:
+    kind = _kind(path)
+    if kind not in ("file", "folder"):
+        skip(kind)
+    return kind == "file"
+
+
+def _is_read(path: epath.Path, skip: OnSkipped) -> bool:
+    """Whether a file of a folder is one that a folder is searched for."""
+    suffix, compression = suffixes(path)
+    read = suffix in _FORMATS or (suffix == _JSON and bool(compression))
+    if suffix == ".parquet" and compression:
+        read = False
+    if not read:
+        skip(f"{suffix}{compression}" or "without a suffix")
+    return read
+
+
+def _walk(folder: epath.Path, skip: OnSkipped, seen: set[tuple[int, int]]) -> Iterator[epath.Path]:
+    if "://" not in str(folder):
+        found = os.stat(folder)
+        if (found.st_dev, found.st_ino) in seen:
+            return
+        seen.add((found.st_dev, found.st_ino))
+    for path in sorted(folder.iterdir()):
+        if _kind(path) == "folder":
+            yield from _walk(path, skip, seen)
+        elif _is_file(path, skip):
+            yield path
+
+
+def _glob(path: epath.Path) -> list[epath.Path]:
+    name = str(path)
+    if not glob.has_magic(name):
+        return []
+    if "://" not in name:
+        return [epath.Path(file) for file in sorted(glob.glob(name, recursive=True))]
+    parts = path.parts
+    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    folder = epath.Path(*parts[:fixed])
+    return sorted(folder.glob("/".join(parts[fixed:])))

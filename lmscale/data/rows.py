@@ -1,0 +1,121 @@
+"""Rows of text: the text of a field as UTF-8, and Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO
+
+from etils import epath
+
+from lmscale.data.errors import BadDocument, DataError
+
+#: Rows that are decoded at once: a few, since each may be large.
+_ROWS_AT_ONCE = 64
+
+
+def names_in_words(names: Iterable[str]) -> str:
+    """The names of fields for an error: the first eight, each cut short."""
+    names = [name if len(name) <= 40 else f"{name[:40]}..." for name in names]
+    more = [f"{len(names) - 8:,} more"] if len(names) > 8 else []
+    return ", ".join(names[:8] + more) or "none"
+
+
+def utf8(value: Any, where: str) -> bytes:
+    """The text of a field as bytes.
+
+    Raises:
+      BadDocument: when it is no text; `where` is named.
+    """
+    if value is None:
+        raise BadDocument(f"{where} is null, not text", "no text")
+    if isinstance(value, bytes):
+        try:
+            value.decode()
+        except UnicodeDecodeError as error:
+            byte = value[error.start]
+            raise BadDocument(
+                f"{where} is not UTF-8: byte 0x{byte:02x} at position {error.start}", "not UTF-8"
+            ) from None
+        return value
+    if not isinstance(value, str):
+        raise BadDocument(f"{where} is not text but {type(value).__name__}", "no text")
+    try:
+        return value.encode()
+    except UnicodeEncodeError as error:
+        raise BadDocument(
+            f"{where} holds the lone surrogate U+{ord(value[error.start]):04X}, which is no "
+            "character",
+            "lone surrogate",
+        ) from None
+
+
+def read_parquet(
+    path: epath.Path,
+    raw: BinaryIO,
+    text_field: str,
+    max_bytes: int,
+    on_bad: Callable[[BadDocument], None],
+) -> Iterator[bytes]:
+    """The text of a column, row by row.
+
+    Args:
+      max_bytes: of a row.
+      on_bad: called for every row that is no text; it is then left out.
+
+    Raises:
+      DataError: when the file is no Parquet, is damaged or has no such column.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(f"{path} needs pyarrow to be read: pip install 'lmscale[data]'") from None
+
+    # Arrow raises errors of many types for a damaged file.
+    damaged = (pyarrow.ArrowException, OSError, ValueError, MemoryError)
+
+    def fault(error: Exception, message: str) -> DataError:
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        return DataError(f"{path} {message}: {said}")
+
+    try:
+        file = parquet.ParquetFile(raw)
+        names = file.schema_arrow.names
+    except damaged as error:
+        raise fault(error, "is not a Parquet file") from None
+    if text_field not in names:
+        raise DataError(
+            f"{path} has no column {text_field!r}; its columns are {names_in_words(names)}"
+        )
+    rows = _column(file, text_field, pyarrow)
+    row = 0
+    while True:
+        try:
+            value = next(rows)
+        except StopIteration:
+            return
+        except damaged as error:
+            raise fault(error, f"cannot be read after row {row:,}") from None
+        row += 1
+        where = f"{path}, row {row}, column {text_field!r}"
+        try:
+            if isinstance(value, bytes | str) and len(value) > max_bytes:
+                raise BadDocument(f"{where} is longer than {max_bytes:,} bytes", "too long")
+            text = utf8(value, where)
+        except BadDocument as error:
+            on_bad(error)
+            continue
+        yield text
+
+
+def _column(file: Any, name: str, pyarrow: Any) -> Iterator[Any]:
+    for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[name]):
+        column = batch.column(0)
+        if pyarrow.types.is_string(column.type):
+            # As bytes, or one row that is not UTF-8 would make all of the batch unreadable.
+            column = column.cast(pyarrow.binary())
+        elif pyarrow.types.is_large_string(column.type):
+            column = column.cast(pyarrow.large_binary())
+        elif pyarrow.types.is_binary(column.type) or pyarrow.types.is_large_binary(column.type):
+            raise ValueError("the column holds bytes, not text")
+        yield from column.to_pylist()
