@@ -37,7 +37,8 @@ class Stop:
     """
 
     def __init__(self, *, deferred: bool = False):
-        self._asked, self._always, self._deferred = False, deferred, deferred
+        self._asked, self._deferred = False, deferred
+        self._told, self._telling = False, threading.Lock()
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -67,7 +68,20 @@ class Stop:
     def _handle(self, number: int, frame) -> None:
         first, self._asked = not self._asked, True
         if first and not self._deferred:
+            # The thread may not come to it before the process ends.
+            self._tell()
             raise Stopped
+
+    def _tell(self) -> None:
+        """Says once that the command stops."""
+        # The main thread may be interrupted within, and must not wait for itself.
+        if not self._telling.acquire(blocking=False):
+            return
+        told, self._told = self._told, True
+        self._telling.release()
+        if not told:
+            what = ": the runs under way are saved" if self._deferred else ""
+            _say(f"stopping{what}; Ctrl-C again to end at once")
 
     def _listen(self, reader: int) -> None:
         """Says that the command stops, and ends it when it is told again."""
@@ -79,8 +93,7 @@ class Stop:
                 now = time.monotonic()
                 if first is None:
                     first = now
-                    what = ": the runs under way are saved" if self._deferred else ""
-                    _say(f"stopping{what}; Ctrl-C again to end at once")
+                    self._tell()
                 elif number == signal.SIGINT or now - first > _ECHO:
                     _say("ended at once; what was saved before stays")
                     os._exit(1)
