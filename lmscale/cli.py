@@ -123,6 +123,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"lmscale {argv[0]}: {error}", file=sys.stderr)
         return 1
+    finally:
+        if stop is not None:
+            stop.close()
 
 
 def entry_point() -> None:

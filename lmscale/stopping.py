@@ -41,10 +41,20 @@ class Stop:
         self._told, self._telling = False, threading.Lock()
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        self._writer = writer
+        self._before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
+        self._handlers = {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+
+    def close(self) -> None:
+        """Hears no more: signals do what they did before."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._before)
+        os.close(self._writer)
 
     def __call__(self) -> bool:
         """Whether to stop."""
@@ -86,8 +96,8 @@ class Stop:
     def _listen(self, reader: int) -> None:
         """Says that the command stops, and ends it when it is told again."""
         first = None
-        while True:
-            for number in os.read(reader, 64):
+        while numbers := os.read(reader, 64):
+            for number in numbers:
                 if number not in (signal.SIGTERM, signal.SIGINT):
                     continue
                 now = time.monotonic()
@@ -97,6 +107,7 @@ class Stop:
                 elif number == signal.SIGINT or now - first > _ECHO:
                     _say("ended at once; what was saved before stays")
                     os._exit(1)
+        os.close(reader)
 
 
 def _say(message: str) -> None:

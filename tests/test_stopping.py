@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from lmscale.stopping import Stop
+
 #: Says that it is ready, then does `body`.
 SCRIPT = """
 import sys, time
@@ -89,3 +91,9 @@ def test_an_echo_of_sigterm_does_not_end_what_saves():
         process.send_signal(signal.SIGTERM)
         time.sleep(0.05)
     assert process.wait(30) == 3
+
+
+def test_closed_it_leaves_the_signals_as_they_were():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    Stop().close()
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
