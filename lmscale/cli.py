@@ -126,6 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _say(f"lmscale {argv[0]}: {one_line(line)}")
         return code
+    finally:
+        if stop is not None:
+            stop.close()
 
 
 def _files_to_load(argv: list[str]) -> tuple[list[str], list[str]]:

@@ -37,13 +37,24 @@ class Stop:
     """
 
     def __init__(self, *, deferred: bool = False):
-        self._asked, self._always, self._deferred = False, deferred, deferred
+        self._asked, self._deferred = False, deferred
+        self._told, self._telling = False, threading.Lock()
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        self._writer = writer
+        self._before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
+        self._handlers = {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+
+    def close(self) -> None:
+        """Hears no more: signals do what they did before."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._before)
+        os.close(self._writer)
 
     def __call__(self) -> bool:
         """Whether to stop."""
@@ -67,23 +78,36 @@ class Stop:
     def _handle(self, number: int, frame) -> None:
         first, self._asked = not self._asked, True
         if first and not self._deferred:
+            # The thread may not come to it before the process ends.
+            self._tell()
             raise Stopped
+
+    def _tell(self) -> None:
+        """Says once that the command stops."""
+        # The main thread may be interrupted within, and must not wait for itself.
+        if not self._telling.acquire(blocking=False):
+            return
+        told, self._told = self._told, True
+        self._telling.release()
+        if not told:
+            what = ": the runs under way are saved" if self._deferred else ""
+            _say(f"stopping{what}; Ctrl-C again to end at once")
 
     def _listen(self, reader: int) -> None:
         """Says that the command stops, and ends it when it is told again."""
         first = None
-        while True:
-            for number in os.read(reader, 64):
+        while numbers := os.read(reader, 64):
+            for number in numbers:
                 if number not in (signal.SIGTERM, signal.SIGINT):
                     continue
                 now = time.monotonic()
                 if first is None:
                     first = now
-                    what = ": the runs under way are saved" if self._deferred else ""
-                    _say(f"stopping{what}; Ctrl-C again to end at once")
+                    self._tell()
                 elif number == signal.SIGINT or now - first > _ECHO:
                     _say("ended at once; what was saved before stays")
                     os._exit(1)
+        os.close(reader)
 
 
 def _say(message: str) -> None:

@@ -291,8 +291,14 @@ class _Mounted:
         os.utime(self._path)
 
     def remove(self) -> None:
+        now = self._path.stat().st_mtime if self._path.exists() else 0.0
         for path, _ in self.chain():
             path.unlink(missing_ok=True)
+        # What processes left that were killed while they claimed.
+        for path in self._folder.glob("claim-*.tmp"):
+            with contextlib.suppress(FileNotFoundError):
+                if now - path.stat().st_mtime > SILENT_SECONDS:
+                    path.unlink()
 
     def _after(self, claim: Claim) -> Path:
         return self._folder / f"claim-after-{claim.holder.token}.json"

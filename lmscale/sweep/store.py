@@ -29,6 +29,7 @@ from lmscale.sweep.declaration import (
     refusal,
 )
 from lmscale.sweep.experiment import Experiment, Run
+from lmscale.sweep.ownership import find_claim
 from lmscale.terminal import say
 from lmscale.training.run_folder import RunFolder
 
@@ -282,6 +283,9 @@ class Store:
         for run in runs:
             ours, theirs = self.folder(run), other.folder(run)
             if ours.result() is not None or theirs.result() is None:
+                continue
+            if find_claim(ours.path) is not None:
+                # It is being trained, to the same result.
                 continue
             for name in ("metrics.jsonl", "status.json", "result.json"):
                 write_atomically(ours.path / name, (theirs.path / name).read_bytes())

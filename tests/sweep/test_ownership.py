@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -191,6 +192,17 @@ def test_a_damaged_claim_falls_silent(tmp_path, content):
     assert _files(tmp_path) == []
 
 
+def test_what_a_killed_process_left_of_its_attempt_is_swept_up(tmp_path):
+    old, new = tmp_path / "claim-0123456789abcdef.tmp", tmp_path / "claim-fedcba9876543210.tmp"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, time.time() - 2 * ownership.SILENT_SECONDS))
+    with Claims() as claims:
+        assert claims.take(tmp_path) is None
+    # Another may be about to claim the run with the younger.
+    assert _files(tmp_path) == [new]
+
+
 def _take_and_wait(folder, won, go):
     claims = Claims()
     go.wait()
@@ -224,3 +236,62 @@ def test_processes_take_over_from_one_that_was_killed(tmp_path):
     for process in processes:
         process.kill()
         process.join()
+
+
+#: More by hand: LMSCALE_TEST_ROUNDS=200.
+ROUNDS = int(os.environ.get("LMSCALE_TEST_ROUNDS", "4"))
+RUNS, LINES = 12, 5
+
+
+def _train_all(folders, seed):
+    """As a sweep does: claims what is free, writes its lines, then its result."""
+    rng = random.Random(seed)
+    with Claims() as claims:
+        left = list(folders)
+        while left:
+            rng.shuffle(left)
+            folder = left.pop()
+            if claims.take(folder) is not None:
+                # Its owner may be killed.
+                time.sleep(0.002)
+                left += [] if (folder / "result").exists() else [folder]
+                continue
+            if not (folder / "result").exists():
+                # What a dead owner has written is written again.
+                (folder / "lines").unlink(missing_ok=True)
+                for line in range(LINES):
+                    with open(folder / "lines", "a") as file:
+                        file.write(f"{line} {os.getpid()}\n")
+                    time.sleep(rng.uniform(0, 0.002))
+                with open(folder / "result", "a") as file:
+                    file.write(f"{os.getpid()}\n")
+            claims.release(folder)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_in_random_rounds_with_kills_every_run_is_trained_once(tmp_path, count):
+    context, rng = multiprocessing.get_context("fork"), random.Random()
+    for number in range(ROUNDS):
+        folders = [tmp_path / f"{number}-{run}" for run in range(RUNS)]
+        for folder in folders:
+            folder.mkdir()
+        shares = [folders, *(rng.sample(folders, rng.randint(1, RUNS)) for _ in range(count - 1))]
+        processes = [
+            context.Process(target=_train_all, args=(share, rng.random())) for share in shares
+        ]
+        for process in processes:
+            process.start()
+        for process in processes[1:]:
+            time.sleep(rng.uniform(0, 0.02))
+            process.kill()
+        for process in processes:
+            process.join(60)
+            assert not process.is_alive()
+        assert processes[0].exitcode == 0
+        for folder in folders:
+            (owner,) = (folder / "result").read_text().split()
+            lines = (folder / "lines").read_text().splitlines()
+            assert lines == [f"{line} {owner}" for line in range(LINES)]
+            claim = find_claim(folder)
+            # One that was killed before it could release an ended run leaves its claim, which is dead.
+            assert claim is None or claim.holder.dead()

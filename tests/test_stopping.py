@@ -1,0 +1,99 @@
+"""SIGTERM and Ctrl-C are heard in every state, and a second one ends the process at once."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lmscale.stopping import Stop
+
+#: Says that it is ready, then does `body`.
+SCRIPT = """
+import sys, time
+from lmscale.stopping import Stop, Stopped
+stop = Stop(deferred={deferred})
+try:
+    print("ready", flush=True)
+    {body}
+except Stopped:
+    sys.exit(42)
+sys.exit(3 if stop() else 0)
+"""
+#: A call into C that Python's own handlers of signals must wait for; other threads run meanwhile.
+#: Signals are kept from the main thread, or they would end the call.
+DEEP = (
+    "import ctypes, signal; signal.pthread_sigmask(signal.SIG_BLOCK, [2, 15]); "
+    "ctypes.CDLL(None).usleep(60_000_000)"
+)
+
+
+def start(body, deferred=False):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(body=body, deferred=deferred)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_needs_no_saving_ends_where_it_is(number):
+    process = start("time.sleep(60)")
+    process.send_signal(number)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 42
+    assert error == "lmscale: stopping; Ctrl-C again to end at once\n"
+
+
+def test_training_is_asked_and_goes_on_to_save():
+    body = (
+        "with stop.deferred():\n"
+        "        while not stop(): time.sleep(0.01)\n"
+        "        time.sleep(0.2); print('saved', flush=True)\n"
+        "    print('not reached')"
+    )
+    process = start(body)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    out, error = process.communicate(timeout=30)
+    assert (process.returncode, out) == (42, "saved\n")
+    assert "the runs under way are saved" in error
+
+
+def test_processes_that_stop_together_are_never_interrupted():
+    process = start("time.sleep(0.5)", deferred=True)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_also_while_the_main_thread_is_deep_in_a_compiler(number):
+    process = start(DEEP, deferred=True)
+    time.sleep(0.3)
+    process.send_signal(number)
+    begin = time.monotonic()
+    assert "stopping" in process.stderr.readline()
+    # A second SIGTERM at the same moment is an echo of the first.
+    time.sleep(1.2)
+    process.send_signal(number)
+    assert process.wait(30) == 1
+    assert "ended at once" in process.stderr.read()
+    assert time.monotonic() - begin < 20
+
+
+def test_an_echo_of_sigterm_does_not_end_what_saves():
+    process = start("time.sleep(1.0)", deferred=True)
+    for _ in range(3):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+    assert process.wait(30) == 3
+
+
+def test_closed_it_leaves_the_signals_as_they_were():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    Stop().close()
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
