@@ -85,7 +85,7 @@ def test_few_budgets_say_that_scatter_cannot_be_measured(n, word):
     table = Design(BESIROGLU, BUDGETS[:n], 7, 6, noise=1e-3).table(0)
     result = fit_isoflop(table, bootstrap=400)
     (warning,) = [w for w in result.warnings if "cannot show how the minima scatter" in w]
-    assert warning.startswith(word)
+    assert warning.startswith(word) and "cover more than their level" in warning
     x, std = np.log(BUDGETS[:n]), result.details["frontier"]["log_std"]
     noise_alone = 3.92 * np.sqrt(np.mean(std**2) / np.sum((x - x.mean()) ** 2))
     assert np.diff(result.intervals["a"])[0] > 1.3 * noise_alone

@@ -192,7 +192,8 @@ def covered(table, seed, **options):
 @pytest.mark.parametrize("kind", ["4 x 5", "three budgets", "off centre"])
 def test_surface_intervals_cover_the_truth(kind, robust):
     share = np.mean([covered(planted(kind, s), s, robust=robust) for s in range(200)], axis=0)
-    assert np.all((0.90 <= share) & (share <= 0.99)), share
+    # Two standard errors of 200 tables below 0.95, three above it.
+    assert np.all((0.92 <= share) & (share <= 0.995)), share
 
 
 @pytest.mark.slow
