@@ -289,7 +289,7 @@ def _draws(
     n_draws: int,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """Draws of a, b, k_N and k_D, about each reading in turn.
+    """Draws of a, b, k_N and k_D, about each reading in turn, as far as those differ by more than noise.
 
     An envelope takes the lowest of noisy curves, which is biased. How far a drawn envelope strays
     from the one of the surface without noise is therefore taken off the value that was read, and
@@ -312,17 +312,42 @@ def _draws(
         log_loss = smooth + given[run, left] + (place - left) * step
         best_n[i], best_d[i] = _between_sizes(log_loss, tokens, size)
         lowest[i] = log_loss.min(axis=0)
-    laws = _read(grid, best_n, best_d, lowest, size, "envelope").laws
+    drawn_laws = {name: _read(grid, best_n, best_d, lowest, size, name).laws for name in readings}
+    laws = drawn_laws["envelope"]
     # Which reading each draw starts from: envelope, pareto, envelope, hull, ...
     turn = [("envelope", "pareto", "envelope", "hull")[i % 4] for i in range(n_draws)]
+    part = {name: _beyond_noise(readings, drawn_laws, name) for name in readings}
     draws = {}
     for name, values in laws.items():
-        read = np.array([readings[reading].laws[name][0] for reading in turn])
-        if name in "ab":
-            draws[name] = read - (values[:-1] - values[-1])
-        else:
-            draws[name] = read * values[-1] / values[:-1]
+        slope = name in "ab"
+        put, back = (np.asarray, np.asarray) if slope else (np.log, np.exp)
+        own = put(readings["envelope"].laws[name][0])
+        read = {
+            # A reading without a law (NaN) has no part in it.
+            other: own + share * (put(readings[other].laws[name][0]) - own) if share else own
+            for other, share in part.items()
+        }
+        values = put(values)
+        draws[name] = back(np.array([read[other] for other in turn]) - (values[:-1] - values[-1]))
     return draws
+
+
+def _beyond_noise(
+    readings: dict[str, _Envelopes], drawn: dict[str, dict[str, np.ndarray]], name: str
+) -> float:
+    """How much of the way to another reading the draws about it move, from 0 to 1.
+
+    Readings of noisy curves differ by noise alone, which the draws hold already. Where noise explains
+    the whole square of the gap in a the share is 0; it grows to 1 as 1 - explained^2, as between
+    the windows of an IsoFLOP profile (`profile_draws.window_shift`).
+
+    Args:
+      drawn: reading -> laws of each drawn envelope, the last one that of the surface without noise.
+    """
+    gap = readings[name].laws["a"][0] - readings["envelope"].laws["a"][0]
+    apart = drawn[name]["a"] - drawn["envelope"]["a"]
+    by_noise = float(np.nanmean((apart[:-1] - apart[-1]) ** 2))
+    return max(0.0, 1 - (by_noise / gap**2) ** 2) if gap else 0.0
 
 
 def _noise(

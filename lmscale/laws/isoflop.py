@@ -512,7 +512,8 @@ def _warn_of_scatter(
         few = {2: "two", 3: "three"}[n]
         warnings.append(
             f"{few} budgets cannot show how the minima scatter about the power law: the intervals "
-            f"allow for what published profiles show, up to {math.expm1(high):.0%} of N_opt at 95%"
+            f"allow for what published profiles show, up to {math.expm1(high):.0%} of N_opt at 95%, "
+            f"and for any irreducible loss; where yours scatter less they cover more than their level"
         )
         return
     if not np.all(log_std > 0):

@@ -117,14 +117,20 @@ def expanded(level: float, n: int, n_parameters: int) -> float:
 
 
 def interval(draws: np.ndarray, level: float, axis: int = 0) -> tuple[Any, Any]:
-    """The central percentile interval of `draws` along `axis`, NaN draws left out."""
+    """The central percentile interval of `draws` along `axis`, NaN draws left out.
+
+    The edges have the ranks p (B + 1) among B draws, so that another draw lies between them with
+    probability `level` whatever B is (Davison & Hinkley 1997, sec. 5.2.3). numpy's default ranks
+    of 1 + p (B - 1) lie further in: of 100 draws they hold 93.1% where 95% is asked for.
+    """
     tail = 50.0 * (1.0 - level)
     draws = np.asarray(draws, float)
     if draws.shape[axis] == 0 or not np.isfinite(draws).any():
         empty = np.full(np.delete(draws.shape, axis), np.nan)
         return (empty[()], empty[()])
     masked = np.where(np.isfinite(draws), draws, np.nan)
-    low, high = np.nanpercentile(masked, [tail, 100.0 - tail], axis=axis)
+    edges = [tail, 100.0 - tail]
+    low, high = np.nanpercentile(masked, edges, axis=axis, method="weibull")
     if np.ndim(low) == 0:
         return float(low), float(high)
     return low, high

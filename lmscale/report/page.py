@@ -92,11 +92,11 @@ def lead_section(sections: Sequence[Section]) -> Section | None:
 
 
 def rich_text(value: Any) -> str:
-    """Escaped; N_opt, N ∝ C^0.5 and T^−c set with sub- and superscripts."""
+    """Escaped; N_opt, k_N, N ∝ C^0.5, N^α and T^−c set with sub- and superscripts."""
     text = html.escape(str(value), quote=False)
-    text = re.sub(r"\b([A-Zα-ω])_(opt|c|min|crit|[A-Z])\b", r"<i>\1</i><sub>\2</sub>", text)
+    text = re.sub(r"\b([A-Zkα-ω])_(opt|c|min|crit|[A-Z])\b", r"<i>\1</i><sub>\2</sub>", text)
     text = re.sub(r"\b([NDCTLBS])(?=\^| [∝=]|\()", r"<i>\1</i>", text)
-    text = re.sub(r"\^(−?(?:[\d.]*\d|[abcα]\b))", r"<sup>\1</sup>", text)
+    text = re.sub(r"\^(−?(?:[\d.]*\d|[abcαβ]\b))", r"<sup>\1</sup>", text)
     return _powers(text)
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from lmscale import laws
-from lmscale.laws.envelope import _hull, _smoothed, fit_envelope
+from lmscale.laws.envelope import _beyond_noise, _Envelopes, _hull, _smoothed, fit_envelope
 from lmscale.laws.parametric import chinchilla_loss, optimal_allocation
+from lmscale.laws.result import interval
 
 EPOCH = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}
 TRUTH = EPOCH["beta"] / (EPOCH["alpha"] + EPOCH["beta"])
@@ -96,6 +97,29 @@ def test_an_envelope_on_the_ends_of_curves_says_so():
     assert any("at the end of the best curve" in w for w in fit_envelope(short).warnings)
 
 
+@pytest.mark.parametrize(("gap", "share"), [(0.01, 0.0), (0.02, 15 / 16), (0.2, 1.0), (0.0, 0.0)])
+def test_readings_move_draws_as_far_as_they_differ_by_more_than_noise(gap, share):
+    """Noise alone sets the two readings of a draw 0.01 apart."""
+
+    def reading(a):
+        return _Envelopes(np.empty(0), np.empty(0), {"a": np.array(a)})
+
+    noise = 0.01 * np.array([1.0, -1.0, 1.0, -1.0, 0.0])
+    drawn = {"envelope": {"a": np.full(5, 0.5)}, "hull": {"a": 0.5 + noise}}
+    found = _beyond_noise({"envelope": reading([0.5]), "hull": reading([0.5 + gap])}, drawn, "hull")
+    assert found == pytest.approx(share, abs=1e-4)
+
+
+def test_the_interval_spans_readings_that_ends_of_curves_set_apart():
+    table = learning_curves(12, 30, run=0.001)
+    loss = np.array(table["loss"])
+    loss[29::30] -= 0.3
+    result = fit_envelope({**table, "loss": loss}, points=300, smooth=0.0)
+    values = [reading["a"] for reading in result.details["readings"].values()]
+    low, high = result.intervals["a"]
+    assert np.ptp(values) > 0.03 and low < min(values) and max(values) < high
+
+
 def test_an_envelope_of_few_sizes_says_so():
     result = fit_envelope(learning_curves(5, 20))
     assert result.intervals == {} and result.exponents
@@ -125,11 +149,10 @@ def test_envelope_intervals_cover_the_truth(noise):
     for seed in range(100):
         fit = fit_envelope(learning_curves(**noise, seed=seed), points=300, seed=seed)
         flops = fit.ranges["flops"][1]
-        tail = 50 * (1 - fit.draw_level)
         row = [fit.intervals["a"][0] <= TRUTH <= fit.intervals["a"][1]]
         for beyond in (10, 100):
             drawn = fit.draws["k_N"] * (beyond * flops) ** fit.draws["a"]
-            low, high = np.percentile(drawn, [tail, 100 - tail])
+            low, high = interval(drawn, fit.draw_level)
             row.append(low <= optimal_allocation(EPOCH, beyond * flops).n_params <= high)
         inside.append(row)
         found.append(fit.parameters["a"])

@@ -59,7 +59,8 @@ def test_intervals_cover_the_truth(resample, repeats, points):
         result = fit_isoflop(table, window=None, bootstrap=200, seed=seed, resample=resample)
         low, high = result.intervals["a"]
         inside.append(low <= 0.49 <= high)
-    assert 0.90 <= np.mean(inside) <= 0.99
+    # These minima do not scatter about the law, and the intervals allow for some.
+    assert 0.92 <= np.mean(inside) <= 0.995
 
 
 def test_auto_names_its_way_of_resampling():

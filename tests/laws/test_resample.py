@@ -6,6 +6,7 @@ import pytest
 from lmscale import laws
 from lmscale.laws.parametric import chinchilla_loss, fit_parametric, optimal_allocation
 from lmscale.laws.resample import fit_noise, student_level
+from lmscale.laws.result import interval
 from lmscale.laws.table import Table
 from lmscale.laws.units import Units, correlate
 
@@ -90,6 +91,15 @@ def test_few_degrees_of_freedom_move_the_percentiles_out():
     assert 0.95 < student_level(0.95, 15) < student_level(0.95, 5) < 1
 
 
+@pytest.mark.parametrize("n_draws", [39, 100, 200, 1000])
+def test_an_interval_holds_its_level_of_further_draws_however_many_there_are(n_draws):
+    """Ranks 1 + p (B - 1), numpy's default, hold 0.903 of them at 39 draws and 0.931 at 100."""
+    rng = np.random.default_rng(0)
+    # Of uniform draws an interval holds its own length.
+    low, high = interval(rng.random((4000, n_draws)), 0.95, axis=1)
+    assert np.mean(high - low) == pytest.approx(0.95, abs=0.003)
+
+
 # --- Rows or groups -----------------------------------------------------------------------------
 
 
@@ -166,14 +176,13 @@ def covered(table, seed, **options):
     result = fit(table, bootstrap=200, seed=seed, **options)
     low, high = result.exponent_intervals["given"]["N"]
     row = [low <= TRUTH <= high]
-    tail = 50 * (1 - result.draw_level)
     for beyond in (10, 100):
         flops = beyond * result.ranges["flops"][1]
         with np.errstate(all="ignore"):
             drawn = optimal_allocation(result.draws, flops)
         best = optimal_allocation(EPOCH, flops)
         for values, truth in ((drawn.n_params, best.n_params), (drawn.loss, best.loss)):
-            low, high = np.nanpercentile(values, [tail, 100 - tail])
+            low, high = interval(values, result.draw_level)
             row.append(low <= truth <= high)
     return row
 
@@ -183,7 +192,8 @@ def covered(table, seed, **options):
 @pytest.mark.parametrize("kind", ["4 x 5", "three budgets", "off centre"])
 def test_surface_intervals_cover_the_truth(kind, robust):
     share = np.mean([covered(planted(kind, s), s, robust=robust) for s in range(200)], axis=0)
-    assert np.all((0.90 <= share) & (share <= 0.99)), share
+    # Two standard errors of 200 tables below 0.95, three above it.
+    assert np.all((0.92 <= share) & (share <= 0.995)), share
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from lmscale.report.page import rich_text
 from lmscale.report.section import KeyNumber
 from lmscale.report.wording import (
     family_name,
@@ -79,3 +80,15 @@ def test_a_key_number_shows_the_digits_that_its_interval_warrants():
     item = KeyNumber.of("ratio", 2.3456, (2.1, 2.6), "×")
     assert (item.value, item.interval) == ("2.35×", "2.10 to 2.60")
     assert KeyNumber.of("ratio", 2.3456, None).interval == "no interval"
+
+
+@pytest.mark.parametrize(
+    ("text", "set_as"),
+    [
+        ("k_N C^a", "<i>k</i><sub>N</sub> <i>C</i><sup>a</sup>"),
+        ("A/N^α + B/D^β", "A/<i>N</i><sup>α</sup> + B/<i>D</i><sup>β</sup>"),
+        ("N_opt ∝ C^0.5", "<i>N</i><sub>opt</sub> ∝ <i>C</i><sup>0.5</sup>"),
+    ],
+)
+def test_formulas_show_no_carets(text, set_as):
+    assert rich_text(text) == set_as

@@ -170,7 +170,7 @@ def _measures(study: Study, family: _Family) -> dict[str, Measure]:
     )
     for name in PARAMETERS:
         measures[name] = Measure(
-            what=f"{name} of L = E + A/N^alpha + B/D^beta ({who})",
+            what=f"{name} of L = E + A/N^α + B/D^β ({who})",
             value=fit.parameters[name] if fit else None,
             interval=fit.intervals.get(name) if fit else None,
             why=family.failure,
@@ -207,7 +207,7 @@ def _parameter_grid(families: list[_Family]) -> list[Grid]:
         rows.append([*row, *[number(exponent(fit, symbol)[0]) for fit in beside]])
     return [
         Grid(
-            caption="L = E + A/N^alpha + B/D^beta with 95% intervals, beside published fits. E, A "
+            caption="L = E + A/N^α + B/D^β with 95% intervals, beside published fits. E, A "
             "and B depend on the text and the tokeniser; the exponents can be compared. "
             "Besiroglu et al. fitted the runs of Hoffmann et al. anew.",
             header=["parameter", *[family_name(f.name) for f in families], *BESIDE.values()],
