@@ -86,4 +86,6 @@ def test_what_is_damaged_in_the_cache_is_made_again(tmp_path, monkeypatch, conte
     whole = kept.read_text()
     kept.write_text(content)
     assert settle(tmp_path, "two")
-    assert kept.read_text() == whole == json.dumps(files.read_json(kept), indent=1) + "\n"
+    assert (
+        kept.read_text() == whole == json.dumps(files.seal(files.read_json(kept)), indent=1) + "\n"
+    )

@@ -286,7 +286,7 @@ def test_a_search_is_not_taken_for_seeds(capsys, tmp_path):
         (["--law", "isoflop", "--offset"], "--offset belongs to --law power; isoflop takes"),
         (["--law", "isoflop", "--critical-batch", "1e8,0.2"], "--critical-batch belongs to"),
         (["--law", "power", "--critical-batch", "1e8"], "two positive numbers"),
-        (["--law", "power", "--bootstrap", "0"], "whole number of at least 20"),
+        (["--law", "power", "--bootstrap", "0"], "a whole number from 20"),
         (["--law", "power"], "say which with --x params|tokens|flops"),
         (["--law", "power", "--columns", "loss=nope"], "'nope', which is not a column"),
         (["--law", "power", "--columns", "loss"], "columns must read params=COL"),
@@ -411,4 +411,4 @@ def test_a_profile_of_three_points_has_no_interval_unless_the_noise_is_known(cap
 
 def test_an_interval_of_one_draw_is_refused(capsys, table):
     said = refused(capsys, table, "--law", "power", "--x", "flops", "--bootstrap", 1)
-    assert "a whole number of at least 20" in said
+    assert "a whole number from 20" in said

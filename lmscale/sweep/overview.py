@@ -126,6 +126,7 @@ def _unknown(name: str, labels: dict[str, Any], fault: DamagedError) -> RunState
         seconds=0.0,
         left=None,
         silent=None,
+        worker=None,
     )
 
 

@@ -152,17 +152,27 @@ def test_half_a_split_of_zeros_a_short_and_a_missing_one(corpus):
         corpus.tokens("dev")
 
 
+def unsealed(text, old, new):
+    """A manifest as earlier versions wrote it, without a digest of its own, with a change."""
+    manifest = json.loads(text)
+    del manifest["digest"]
+    changed = json.dumps(manifest).replace(old, new)
+    assert old in json.dumps(manifest)
+    return changed
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda text: "", "it is empty"),
         (lambda text: text[:-20], "it is no JSON"),
         (lambda text: "[]", "holds a JSON array"),
-        (lambda text: text.replace('"tokens": ', '"tokens": 1'), "not what was written"),
-        (lambda text: text.replace('"splits"', '"split"'), "no 'splits'"),
-        (lambda text: text.replace('"copied"', '"copies"'), "not what was written"),
-        (lambda text: text.replace('"<u2"', "2"), "'dtype' is a JSON number"),
-        (lambda text: text.replace('"<u2"', '"<f8"'), "its dtype is '<f8'"),
+        (lambda text: text.replace('"tokens": ', '"tokens": 1'), "digest doesn't match"),
+        (lambda text: text.replace('"copied"', '"copies"'), "digest doesn't match"),
+        (lambda text: unsealed(text, '"splits"', '"split"'), "no 'splits'"),
+        (lambda text: unsealed(text, '"valid_fraction": ', '"valid_fraction": 1'), "not what was"),
+        (lambda text: unsealed(text, '"<u2"', "2"), "'dtype' is a JSON number"),
+        (lambda text: unsealed(text, '"<u2"', '"<f8"'), "its dtype is '<f8'"),
         (lambda text: '{"format": 2}', "no 'tokenizer'"),
         (lambda text: "[" * 100_000, "nested too deeply"),
     ],
@@ -260,7 +270,7 @@ def test_nothing_is_written_into_the_corpus(corpus):
 
 
 def test_another_corpus_under_the_name_is_refused(corpus, tmp_path, capsys):
-    path = tmp_path / "run"
+    path = tmp_path / run_spec(corpus).run_id
     RunFolder(path, run_spec(corpus)).create()
     text = write_text(tmp_path / "other.txt", documents(120, seed=9))
     shutil.rmtree(corpus.path)

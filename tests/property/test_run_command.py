@@ -12,13 +12,26 @@ from lmscale import cli
 from tests.property.harness import VALUES, answer, check, examples
 
 
+class Unstopped:
+    """In place of `lmscale.stopping.Stop`, whose signal handlers are the process's."""
+
+    def __init__(self, **_):
+        pass
+
+    def __call__(self):
+        return False
+
+    def close(self):
+        pass
+
+
 @pytest.fixture(autouse=True)
 def trained(tmp_path, monkeypatch, corpus):
     """Declares the store where training would begin; says what was declared."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("x")
     monkeypatch.setattr("lmscale.cli.start_jax", lambda: None)
-    monkeypatch.setattr("lmscale.cli._stop_on_signal", lambda: lambda: False)
+    monkeypatch.setattr("lmscale.cli.Stop", Unstopped)
     monkeypatch.setattr("lmscale.parallel.processes.expect_processes", lambda: None)
     jobs = []
 

@@ -264,7 +264,7 @@ def test_the_checklist_is_filled_from_the_data(store):
     text = Text(read(store)).text
     text = text[text.rindex("What a reader needs to know") :]
     assert "3 of 48 runs did not end well" in text
-    assert "N_opt = k_N C" in text.replace("Nopt", "N_opt")
+    assert "Nopt = kN C" in text
     assert "2 (0 and 1)" in text
     assert "planted (fingerprint 0123456789ab)" in text
     assert (

@@ -97,7 +97,8 @@ def test_every_command_goes_on_without_the_damaged_run(name, store, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_damaged_experiment_is_one_line_with_its_path_and_a_remedy(store, capsys):
+def test_a_damaged_experiment_is_one_line_with_its_path_and_a_remedy(store, capsys, monkeypatch):
+    monkeypatch.setattr("lmscale.cli.start_jax", lambda: None)
     (store.path / "experiment.json").write_bytes(b'{"name": "x", "runs"')
     for command in (
         ["status"],

@@ -37,7 +37,7 @@ def grid(**fields):
 
 
 def test_a_recipe_followed_exactly_is_recovered_exactly(tmp_path):
-    recipe = read_recipe(plant(tmp_path, grid(), analyses=(), law=LAW))
+    recipe = read_recipe(plant(tmp_path / "store", grid(), analyses=(), law=LAW))
     assert recipe.n_exact == recipe.n_runs == len(grid())
     assert recipe.rate.powers == pytest.approx({"N": -0.3, "D": -0.1}, abs=1e-4)
     assert recipe.rate.c == pytest.approx(0.3, rel=1e-3)
@@ -51,7 +51,7 @@ def test_a_recipe_followed_exactly_is_recovered_exactly(tmp_path):
 
 
 def test_advice_of_a_store_is_a_run_by_its_recipe(tmp_path):
-    store = plant(tmp_path, grid(), analyses=(), law=LAW, noise=0.0)
+    store = plant(tmp_path / "store", grid(), analyses=(), law=LAW, noise=0.0)
     advice = recommend(store, flops=5.4e12)
     assert advice.model["n_layer"] == 2 and advice.model["init_std"] == 0.08
     assert advice.batch_tokens == 2 * N_CTX and advice.run["schedule"]["final_fraction"] == 0.2
@@ -75,7 +75,9 @@ def test_a_batch_that_grows_and_an_initialisation_by_width_are_followed(tmp_path
         )
         return Run(spec, run.labels)
 
-    recipe = read_recipe(plant(tmp_path, [grown(run) for run in grid()], analyses=(), law=LAW))
+    recipe = read_recipe(
+        plant(tmp_path / "store", [grown(run) for run in grid()], analyses=(), law=LAW)
+    )
     assert recipe.batch.powers["D"] == pytest.approx(0.5, abs=0.02)
     model = recipe.shape(24.0 * 144**2)
     assert model.init_std == pytest.approx(0.5 * 144**-0.5)
@@ -84,7 +86,7 @@ def test_a_batch_that_grows_and_an_initialisation_by_width_are_followed(tmp_path
 
 
 def test_best_factors_of_a_search_give_a_rule_through_them(tmp_path):
-    store = plant(tmp_path, grid(lr_factors=(0.5, 1.0, 2.0)), analyses=(), law=LAW)
+    store = plant(tmp_path / "store", grid(lr_factors=(0.5, 1.0, 2.0)), analyses=(), law=LAW)
     recipe = read_recipe(store)
     # The planted best factor is 1 everywhere.
     assert recipe.n_runs == len(grid()) and recipe.rate.exact
@@ -95,7 +97,7 @@ def test_ladders_by_size_and_of_lstms_are_recognised(tmp_path):
         width = model.d_hidden if model.kind == "lstm" else model.d_model
         return 0.006 * (32 / width) ** 0.5
 
-    store = plant(tmp_path, isoflop_runs(seeds=(0,), learning_rate=rate), analyses=())
+    store = plant(tmp_path / "store", isoflop_runs(seeds=(0,), learning_rate=rate), analyses=())
     by_size = read_recipe(store)
     assert by_size.ladder == "depth and width by size" and by_size.n_exact == by_size.n_runs
     # The rule follows the width, which is no power of N where the depth varies.
@@ -111,7 +113,7 @@ def test_shapes_of_no_known_ladder_are_scaled_in_width(tmp_path):
         dataclasses.replace(model, d_ff=3 * model.d_model, n_head=model.d_model // 8)
         for model in LADDER
     ]
-    recipe = read_recipe(plant(tmp_path, grid(models=wide), analyses=(), law=LAW))
+    recipe = read_recipe(plant(tmp_path / "store", grid(models=wide), analyses=(), law=LAW))
     model = recipe.shape(4 * flops.n_params(wide[-1], "kaplan"))
     assert model.d_model == 2 * wide[-1].d_model and model.n_layer == 2
     assert model.d_ff == 3 * model.d_model and model.d_attn // model.n_head == 8
@@ -122,7 +124,7 @@ def test_runs_without_a_common_recipe_say_so(tmp_path):
     other = dataclasses.replace(
         runs[0].spec, schedule=dataclasses.replace(runs[0].spec.schedule, name="linear")
     )
-    store = plant(tmp_path, [Run(other, runs[0].labels), *runs[1:]], analyses=(), law=LAW)
+    store = plant(tmp_path / "store", [Run(other, runs[0].labels), *runs[1:]], analyses=(), law=LAW)
     with pytest.raises(FitError, match="differ in schedule, optimizer or precision"):
         read_recipe(store)
     advice = recommend(store, flops=5e12)
@@ -157,7 +159,7 @@ def test_a_second_variable_must_earn_its_place():
 
 
 def test_beyond_thirty_times_the_largest_budget_a_store_gives_no_point(tmp_path):
-    store = plant(tmp_path, grid(), analyses=(), law=LAW)
+    store = plant(tmp_path / "store", grid(), analyses=(), law=LAW)
     with pytest.raises(
         FitError, match="times the largest run of this law, which is trusted up to 30"
     ):
@@ -167,7 +169,7 @@ def test_beyond_thirty_times_the_largest_budget_a_store_gives_no_point(tmp_path)
 
 
 def test_a_model_that_is_not_of_the_advised_size_is_warned_of(tmp_path):
-    store = plant(tmp_path, grid(), analyses=(), law=LAW)
+    store = plant(tmp_path / "store", grid(), analyses=(), law=LAW)
     far = recommend(store, flops=1e5, extrapolate=True)
     (warning,) = (text for text in far.warnings if "nearest model of the ladder" in text)
     assert f"times the advised {far.n_params:.3g}" in warning

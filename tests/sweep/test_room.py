@@ -58,6 +58,8 @@ def test_too_little_room_is_said_before_anything_is_trained(tmp_path, monkeypatc
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(room, "_free", lambda path: 10**12)
     check_room(plan_of(run_spec()), Store(tmp_path / "out"))
+    monkeypatch.setattr("lmscale.sweep.store.unreachable", lambda path: None)
+    monkeypatch.setattr(room, "_free", lambda path: 0)
     check_room(plan_of(run_spec()), Store("gs://bucket/out"))
 
 
