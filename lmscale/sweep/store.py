@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
-from lmscale import flops
+from lmscale import flops, optimizers
+from lmscale.architectures import kinds
 from lmscale.data import Corpus
 from lmscale.files import DamagedError, read_json, write_atomically, write_json
 from lmscale.foreign_text import is_plain_name, plain_cell
@@ -28,7 +29,7 @@ from lmscale.sweep.declaration import (
     recorded_declarations,
     refusal,
 )
-from lmscale.sweep.experiment import Experiment, Run
+from lmscale.sweep.experiment import Experiment, Run, loaded_files
 from lmscale.sweep.ownership import find_claim
 from lmscale.terminal import say
 from lmscale.training.run_folder import RunFolder
@@ -45,6 +46,7 @@ _MAY_HAVE = {
     "claims": list,
     "fields": dict,
     "corpus": dict,
+    "needs": dict,
     "versions": dict,
 }
 _REMEDY = "the `lmscale run` that made the store writes it again"
@@ -161,12 +163,15 @@ class Store:
                 "copies": corpus.copies,
             },
             "runs": list(here.runs),
+            "needs": _needs(runs),
             "versions": _versions(),
             "git_commit": _git_commit(),
         }
         if recorded is not None:
             values["command"] = recorded.get("command", command)
             values |= extended(recorded, recorded_declarations(recorded), here, command)
+            for what, names in recorded.get("needs", {}).items():
+                values["needs"][what] = sorted({*values["needs"].get(what, ()), *names})
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "experiment.json", values, sealed=True)
         # Side by side, as each waits for its file to be on disk.
@@ -203,6 +208,7 @@ class Store:
 
         Raises:
           DamagedError: when it is not what was written.
+          StoreError: when its runs are of an architecture or optimizer that is not known here.
         """
         path = self.path / "experiment.json"
         values = read_json(path, _FIELDS, _REMEDY)
@@ -211,6 +217,10 @@ class Store:
         for name, kind in _MAY_HAVE.items():
             if not isinstance(values.get(name, kind()), kind):
                 raise DamagedError(path, f"its {name!r} has the wrong type", _REMEDY)
+        if not all(isinstance(names, list) for names in values.get("needs", {}).values()):
+            raise DamagedError(path, "its 'needs' holds what is no list", _REMEDY)
+        if why := _unknown(values.get("needs", {})):
+            raise StoreError(f"{self.path} {why}")
         for entry in values["runs"]:
             sound = isinstance(entry, dict) and isinstance(entry.get("run"), str)
             if not sound or not isinstance(entry.get("labels"), dict):
@@ -430,6 +440,30 @@ def _row(folder: RunFolder, labels: dict[str, Any]) -> dict[str, Any]:
         "seconds": status["seconds"],
         "device": result.get("device"),
     }
+
+
+def _needs(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """What a reader of these runs must know, and the files of a user's own that say it."""
+    return {
+        "architectures": sorted({run.spec.model.kind for run in runs}),
+        "optimizers": sorted({run.spec.optimizer.name for run in runs}),
+        "files": loaded_files(),
+    }
+
+
+def _unknown(needs: dict[str, Any]) -> str | None:
+    """What of `_needs` is not known here, in words."""
+    known = {"architectures": kinds(), "optimizers": optimizers.names()}
+    missing = [
+        f"the {what[:-1]} {name!r}"
+        for what, names in known.items()
+        for name in needs.get(what, ())
+        if name not in names
+    ]
+    if not missing:
+        return None
+    files = " ".join(f"--load {path}" for path in needs.get("files", ())) or "--load FILE.py"
+    return f"has {' and '.join(missing)}, known when its file is loaded: add {files} to the command"
 
 
 def _versions() -> dict[str, str]:

@@ -119,6 +119,7 @@ def test_a_packed_run_equals_the_run_alone(kind):
     assert np.ptp(together[-1]) > 100 * TOLERANCE
 
 
+@pytest.mark.slow
 @each_kind
 def test_a_mesh_of_eight_devices_gives_the_losses_of_one(kind):
     specs = different_specs(model_of(kind), n=2)
@@ -136,6 +137,7 @@ def test_layers_apart_recomputed_and_in_pieces_give_the_same_losses(kind):
     np.testing.assert_allclose(got, expected, rtol=TOLERANCE)
 
 
+@pytest.mark.slow
 @each_kind
 def test_a_saved_run_goes_on_in_another_pack(kind):
     """What is taken from a slot can be put into a slot of a program of another form."""
