@@ -17,6 +17,7 @@ import errno
 import json
 import logging
 import threading
+import time
 from typing import Any
 
 import jax
@@ -34,6 +35,8 @@ GENERATIONS = 2
 _DIGESTS = "digests.json"
 #: Written again by Orbax when all else is done: with the time of that, and as a mark.
 _METADATA, _MARK = "_CHECKPOINT_METADATA", "commit_success.txt"
+#: Seconds within which Orbax has written its metadata.
+_SETTLING = 10.0
 #: Among the extra values: says that the checkpoint was written with digests.
 _CHECKED = "digests"
 #: Errors that say of a file that it is gone, or that the disk has lost it.
@@ -159,9 +162,7 @@ class Checkpoints:
         found = [self._folder / str(step), *self._folder.glob(f"{step}.orbax-checkpoint-tmp*")]
         for folder in (path for path in found if path.exists()):
             values = {"run": self._run, "kind": self._folder.name, "step": step}
-            values["files"] = {
-                name: _size_and_digest(folder / name) for name in sorted(_files_of(folder))
-            }
+            values["files"] = {name: _settled(folder / name) for name in sorted(_files_of(folder))}
             write_json(folder / _DIGESTS, values, sealed=True)
 
 
@@ -221,6 +222,22 @@ def _files_of(folder: epath.Path) -> list[str]:
             else:
                 found.append(str(path.relative_to(folder)))
     return [name for name in found if name not in (_DIGESTS, _MARK)]
+
+
+def _settled(path: epath.Path) -> list[int | str | None]:
+    """`_size_and_digest` of a file that Orbax has written, or is about to have.
+
+    A thread of Orbax's may be writing its metadata at this moment, so that they are empty for some
+    milliseconds.
+    """
+    deadline = time.monotonic() + _SETTLING
+    while True:
+        try:
+            return _size_and_digest(path)
+        except (DamagedError, FileNotFoundError):
+            if path.name != _METADATA or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
 
 
 def _size_and_digest(path: epath.Path) -> list[int | str | None]:

@@ -1,11 +1,16 @@
 """Checkpoints of several runs, saved from several threads."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from etils import epath
 
+from lmscale.files import DamagedError
+from lmscale.training import checkpoint
 from lmscale.training.checkpoint import Checkpoints
 from lmscale.training.step import ProgramKey, initial_state, single_device_like
 from tests.training.specs import run_spec
@@ -41,3 +46,22 @@ def test_factored_moments_are_saved_and_restored(tmp_path):
     checkpoints.close()
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, restored, state)
+
+
+def test_metadata_that_are_being_written_are_waited_for(tmp_path):
+    """Orbax writes them in a thread of its own, so that they are empty for a moment."""
+    path = epath.Path(tmp_path / "_CHECKPOINT_METADATA")
+    path.write_text("")
+    writer = threading.Timer(0.1, path.write_text, ['{"commit_timestamp_nsecs": 5, "a": 1}'])
+    writer.start()
+    found = checkpoint._settled(path)
+    writer.join()
+    assert found == checkpoint._size_and_digest(path) and found[0] is None
+
+
+def test_metadata_that_stay_empty_are_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_SETTLING", 0.05)
+    path = epath.Path(tmp_path / "_CHECKPOINT_METADATA")
+    path.write_text("")
+    with pytest.raises(DamagedError, match="it is empty"):
+        checkpoint._settled(path)
