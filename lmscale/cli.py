@@ -97,15 +97,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv, files = _files_to_load(list(sys.argv[1:] if argv is None else argv))
     # Before the imports, which take seconds: a worker may be stopped when it has only begun.
     stop = None
-    if argv[:1] in (["run"], ["verify"]):
-        together = "--distributed" in argv or any(a.startswith("--distributed=") for a in argv)
-        # Processes that train as one stop as one: none of them may leave by itself.
-        stop = Stop(deferred=together)
-        if not together and not {"-h", "--help"} & set(argv):
-            from lmscale.parallel.processes import expect_processes
-
-            expect_processes()
+    # Processes that train as one stop as one: none of them may leave by itself.
+    together = any(a.split("=")[0] == "--distributed" for a in argv)
     try:
+        if argv[:1] in (["run"], ["verify"]):
+            # From here on a signal raises `Stopped`, also in an import.
+            stop = Stop(deferred=together)
+            if not together and not {"-h", "--help"} & set(argv):
+                from lmscale.parallel.processes import expect_processes
+
+                expect_processes()
         for path in files:
             _load(path)
         args = _parse(argv)
