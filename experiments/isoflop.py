@@ -26,7 +26,6 @@ size to six times it or the largest.
 import math
 from dataclasses import dataclass, field
 
-from lmscale.architectures import architecture
 from lmscale.flops import n_params
 from lmscale.sweep import (
     BASE_LR_HELP,
@@ -38,6 +37,7 @@ from lmscale.sweep import (
     chinchilla_shapes,
     default_rule,
     isoflop_grid,
+    ladder,
     nearest_sizes,
 )
 
@@ -170,16 +170,14 @@ class IsoFLOP(Experiment):
             raise ExperimentError("the paper's shapes are of Transformers: give --sizes too")
         fields = {"n_layer": self.n_layer, "init_std": self.init_std, **shared}
         ladders = [
-            architecture(kind).ladder(self.sizes, **fields)
-            if self.sizes
-            else chinchilla_shapes(**shared)
+            ladder(kind, self.sizes, **fields) if self.sizes else chinchilla_shapes(**shared)
             for kind in self.architectures
         ]
         return [
             model
-            for ladder in ladders
+            for shapes in ladders
             for model in nearest_sizes(
-                ladder,
+                shapes,
                 budget,
                 self.sizes_per_budget,
                 tokens_per_param=self.tokens_per_param,

@@ -113,14 +113,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.stop = stop
         return args.handler(args) or 0
     except Stopped:
-        print(
-            "lmscale: preempted: every run is saved; the same command goes on from here",
-            file=sys.stderr,
-        )
-        return PREEMPTED
+        return _preempted()
     except KeyboardInterrupt:
         print("lmscale: interrupted", file=sys.stderr)
         return 1
+    except ImportError as error:
+        # A stop that comes while a library in C is loaded is told as its failure to load.
+        if not isinstance(error.__cause__ or error.__context__, Stopped):
+            raise
+        return _preempted()
     except (OSError, RuntimeError, ValueError) as error:
         code, line = _code_and_line(error)
         if line is None:
@@ -130,6 +131,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         if stop is not None:
             stop.close()
+
+
+def _preempted() -> int:
+    line = "lmscale: preempted: every run is saved; the same command goes on from here"
+    print(line, file=sys.stderr)
+    return PREEMPTED
 
 
 def _files_to_load(argv: list[str]) -> tuple[list[str], list[str]]:

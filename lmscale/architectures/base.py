@@ -284,11 +284,6 @@ class ModelSpec(Spec, abc.ABC):
         """
 
     @classmethod
-    def ladder(cls, sizes: Sequence[float], **fields: Any) -> list[ModelSpec]:
-        """One standard shape a size (see `of_size`), without repeats."""
-        return list(dict.fromkeys(cls.of_size(size, **fields) for size in sizes))
-
-    @classmethod
     def ladders(cls, models: Sequence[ModelSpec]) -> list[Ladder]:
         """Rules for shapes by size that these models may have been made by, the most special first."""
         shared = shared_fields(models)

@@ -147,7 +147,8 @@ def _make_drawable(text: Text) -> None:
         text.set_text(clean)
     if "$" in clean:
         try:
-            MathTextParser("path").parse(clean)
+            for line in clean.split("\n"):
+                MathTextParser("path").parse(line)
         except ValueError:
             text.set_parse_math(False)
 

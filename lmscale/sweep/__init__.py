@@ -23,7 +23,7 @@ from lmscale.sweep.grids import (
     product,
     width_rule,
 )
-from lmscale.sweep.shapes import family_label, nearest_sizes, off_centre
+from lmscale.sweep.shapes import family_label, ladder, nearest_sizes, off_centre
 from lmscale.sweep.store import Store, StoreError
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "family_label",
     "init_by_width",
     "isoflop_grid",
+    "ladder",
     "load_scales",
     "lstm_shape",
     "make_run",

@@ -16,6 +16,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+import traceback
 import types
 import typing
 from dataclasses import dataclass
@@ -160,11 +161,23 @@ def load_file(path: Path) -> types.ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except Exception as error:
         del sys.modules[name]
-        raise
+        raise ExperimentError(_where(path, error)) from error
     _FILES[name] = str(path)
     return module
+
+
+def _where(path: Path, error: Exception) -> str:
+    """What went wrong in a user's file, with the line, in a line."""
+    lines = [
+        at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == str(path)
+    ]
+    if isinstance(error, SyntaxError):
+        lines = [error.lineno]
+    place = f"{path}, line {lines[-1]}" if lines else str(path)
+    words = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{place}: {type(error).__name__}: {words}"
 
 
 def loaded_files() -> list[str]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from lmscale import flops
+from lmscale.architectures import architecture
 from lmscale.spec import ModelSpec
+from lmscale.sweep.dropped import drop
 
 
 def off_centre(
@@ -46,6 +49,27 @@ def nearest_sizes(
         left = [m for m in place if m not in chosen]
         chosen.append(min(left, key=lambda m: abs(place[m] - target)))
     return chosen
+
+
+def ladder(kind: str, sizes: Sequence[float], **fields: Any) -> list[ModelSpec]:
+    """One standard shape of an architecture for each size; sizes that give the same shape are said.
+
+    Args:
+      kind: the architecture.
+      sizes: non-embedding parameters.
+      fields: see `ModelSpec.of_size`.
+    """
+    found: dict[ModelSpec, float] = {}
+    for size in sizes:
+        model = architecture(kind).of_size(size, **fields)
+        if model in found:
+            drop(
+                f"size {size:.4g}",
+                model.label,
+                f"it gives {model.label}, as size {found[model]:.4g} does",
+            )
+        found.setdefault(model, size)
+    return list(found)
 
 
 def family_label(model: ModelSpec) -> str:

@@ -28,7 +28,7 @@ from lmscale.training.checkpoint import Checkpoints, saved_steps
 from lmscale.training.evaluation import Evaluator
 from lmscale.training.feed import Feed
 from lmscale.training.metrics_log import MetricsLog, log_interval
-from lmscale.training.result import lowest, non_finite, result, without_windows
+from lmscale.training.result import lowest, non_finite, result, without_windows, worse_than_guessing
 from lmscale.training.resume import take_up
 from lmscale.training.run_folder import RunFolder
 from lmscale.training.spikes import SpikeCounter
@@ -457,7 +457,11 @@ class _Pack:
             self._drop_lost()
             if slot.ended:
                 return
-            if fault := non_finite(losses, slot.step):
+            fault = non_finite(losses, slot.step)
+            if slot.step == slot.spec.steps and slot.spec.stopping is None:
+                # A finite loss can be no result either.
+                fault = fault or worse_than_guessing(losses, slot.spec.model.vocab_size, slot.step)
+            if fault:
                 self._end_diverged(slot, slot.step, fault)
                 return
             record = {**_place(slot, slot.step), "eval": losses}

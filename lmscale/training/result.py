@@ -78,6 +78,24 @@ def non_finite(losses: dict[str, dict[str, Any]], step: int) -> str | None:
     return None
 
 
+def worse_than_guessing(
+    losses: dict[str, dict[str, Any]], vocab_size: int, step: int
+) -> str | None:
+    """Whether training has destroyed a model: a loss far above ln V, that of guessing; in words.
+
+    A nat more than that is allowed, as for a model that has hardly begun. Only the first evaluation set
+    counts: others may hold text that is unlike what was trained on.
+    """
+    guess = math.log(vocab_size)
+    for name, scores in list(losses.items())[:1]:
+        if scores["loss"] > guess + 1.0:
+            return (
+                f"the loss on evaluation set {name} is {scores['loss']:.4g} after step {step}, more than "
+                f"the {guess:.3g} of guessing"
+            )
+    return None
+
+
 def _first_loss(record: dict[str, Any]) -> float:
     return next(iter(record["eval"].values()))["loss"]
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -59,6 +60,18 @@ def test_an_evaluation_that_is_no_number_after_the_last_step_is_a_divergence(tmp
     np.testing.assert_allclose(
         good.result()["losses"]["valid"], alone.result()["losses"]["valid"], rtol=1e-6
     )
+
+
+def test_a_finite_loss_far_above_that_of_guessing_is_a_divergence(tmp_path, corpus):
+    wild = run_spec(corpus, optimizer={"peak_lr": 300.0})
+    tame = dataclasses.replace(wild, optimizer=dataclasses.replace(wild.optimizer, peak_lr=1e-3))
+    [bad, good] = train(tmp_path, corpus, wild, tame)
+    assert good.status()["status"] == "done"
+    assert bad.status()["status"] == "diverged" and bad.result()["losses"] == {}
+    reason = bad.status()["reason"]
+    assert re.search(r"valid is \d\S* after step 12, more than the 5.7 of guessing", reason)
+    found = float(re.search(r"valid is (\S+)", reason)[1])
+    assert math.isfinite(found) and found > math.log(300) + 1
 
 
 def test_a_parameter_that_is_no_number_at_the_end_is_a_divergence(tmp_path, corpus):
