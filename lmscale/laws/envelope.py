@@ -321,14 +321,17 @@ def _draws(
     for name, values in laws.items():
         slope = name in "ab"
         put, back = (np.asarray, np.asarray) if slope else (np.log, np.exp)
-        own = put(readings["envelope"].laws[name][0])
-        read = {
-            # A reading without a law (NaN) has no part in it.
-            other: own + share * (put(readings[other].laws[name][0]) - own) if share else own
-            for other, share in part.items()
-        }
-        values = put(values)
-        draws[name] = back(np.array([read[other] for other in turn]) - (values[:-1] - values[-1]))
+        # Constants of very steep draws may be 0 or infinite.
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            own = put(readings["envelope"].laws[name][0])
+            read = {
+                # A reading without a law (NaN) has no part in it.
+                other: own + share * (put(readings[other].laws[name][0]) - own) if share else own
+                for other, share in part.items()
+            }
+            values = put(values)
+            shift = np.array([read[other] for other in turn])
+            draws[name] = back(shift - (values[:-1] - values[-1]))
     return draws
 
 
@@ -488,7 +491,10 @@ def _read(
     laws = {}
     for slope_name, level_name, values in (("a", "k_N", n), ("b", "k_D", d)):
         slope, level = _lines(grid, values, used)
-        laws[slope_name], laws[level_name] = slope[:, 0], np.exp(level[:, 0])
+        # A few curves give draws so steep that their constant is beyond any float: it counts as one of
+        # the largest or smallest.
+        with np.errstate(over="ignore", under="ignore"):
+            laws[slope_name], laws[level_name] = slope[:, 0], np.exp(level[:, 0])
     return _Envelopes(used, inside, {name: laws[name] for name in ("a", "b", "k_N", "k_D")})
 
 

@@ -305,7 +305,8 @@ def draw_frontier(axes: Any, fit: FitResult, symbol: str) -> None:
     nearest = [colours[keys[np.argmin(np.abs(np.log(keys / x)))]] for x in n]
     grid = np.geomspace(flops.min() / 1.5, flops.max() * 1.5, 60)
     if fit.draws and not _moved(fit):
-        drawn = fit.draws[k][:, None] * grid ** fit.draws[power][:, None]
+        with np.errstate(over="ignore", invalid="ignore"):
+            drawn = fit.draws[k][:, None] * grid ** fit.draws[power][:, None]
         low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
         axes.fill_between(grid, low, high, color=style.MUTED, alpha=0.22, lw=0)
     axes.plot(grid, fit.parameters[k] * grid ** fit.parameters[power], color=style.INK, lw=1.3)
