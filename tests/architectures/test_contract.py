@@ -109,6 +109,7 @@ def test_shapes_come_in_every_size(kind, size):
         assert isinstance(rule.of_size(1e5), architecture(kind)), rule.name
 
 
+@pytest.mark.slow
 @each_kind
 def test_a_packed_run_equals_the_run_alone(kind):
     specs = different_specs(model_of(kind), n=2)
@@ -128,6 +129,7 @@ def test_a_mesh_of_eight_devices_gives_the_losses_of_one(kind):
     np.testing.assert_allclose(got, expected, rtol=TOLERANCE)
 
 
+@pytest.mark.slow
 @each_kind
 def test_layers_apart_recomputed_and_in_pieces_give_the_same_losses(kind):
     model = model_of(kind)

@@ -146,6 +146,7 @@ LION = register(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["muon", "lion"])
 def test_every_optimizer_trains_packed_as_alone_and_on_every_mesh(name):
     from tests.training.test_step import TOLERANCE, train
