@@ -148,8 +148,8 @@ def parse_json(
     if not isinstance(values, dict):
         raise damaged(f"it holds a JSON {_json_name(values)}, not an object")
     check_fields(values, path, fields or {}, remedy)
-    if isinstance(found := values.get(SEAL), str):
-        del values[SEAL]
+    if SEAL in values:
+        found = values.pop(SEAL)
         if found != _seal(values):
             raise damaged("its digest doesn't match its content")
     return values

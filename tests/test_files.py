@@ -70,3 +70,11 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
 
 def test_whole_numbers_are_floats_too(tmp_path):
     assert read(tmp_path, b'{"seconds": 3}', fields={"seconds": float}) == {"seconds": 3}
+
+
+@pytest.mark.parametrize("digest", [None, 3, "", [], "0" * 32])
+def test_a_seal_that_is_not_the_contents_own_is_damage(tmp_path, digest):
+    with pytest.raises(files.DamagedError, match="its digest doesn't match"):
+        read(tmp_path, json.dumps({"step": 1, "digest": digest}).encode())
+    sealed = files.seal({"step": 1})
+    assert read(tmp_path, json.dumps(sealed).encode()) == {"step": 1}
