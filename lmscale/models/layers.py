@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lmscale.architectures import ModelSpec
 from lmscale.parallel.partition import gathered, keep_batch
 
 
@@ -183,6 +184,37 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 def fold(key: jax.Array | None, index) -> jax.Array | None:
     """A key of its own for place `index`, or None where there is no dropout."""
     return None if key is None else jax.random.fold_in(key, index)
+
+
+class LanguageModel(nnx.Module):
+    """Base of the models: token ids to logits, through `hidden` of each.
+
+    Attributes:
+      embed: the embedding, which is also the output head where `head` is None.
+      head: see `output_head`.
+    """
+
+    embed: Embedding
+    head: Linear | None
+
+    def __call__(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
+        """tokens int32 [batch, time <= n_ctx] -> float32 logits [batch, time, vocab]."""
+        return self.logits(self.hidden(tokens, dropout_key=dropout_key))
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """[..., head_width] -> float32 [..., vocab]."""
+        if self.head is None:
+            return self.embed.attend(hidden)
+        return keep_batch(self.head(hidden).astype(jnp.float32), -1)
+
+
+def output_head(
+    spec: ModelSpec, width: int, rngs: nnx.Rngs, *, std: float, dtype: jnp.dtype
+) -> Linear | None:
+    """The output head over final hidden states of `width`; None where it is the embedding."""
+    if spec.tied_head:
+        return None
+    return Linear((width,), (spec.vocab_size,), rngs, std=std, bias=False, dtype=dtype)
 
 
 def stack_layers(

@@ -16,7 +16,16 @@ from flax import nnx
 
 from lmscale.architectures.llama import LlamaSpec
 from lmscale.models.attention import causal_attention
-from lmscale.models.layers import Embedding, Linear, apply_layers, dropout, fold, stack_layers
+from lmscale.models.layers import (
+    Embedding,
+    LanguageModel,
+    Linear,
+    apply_layers,
+    dropout,
+    fold,
+    output_head,
+    stack_layers,
+)
 from lmscale.parallel.partition import keep_batch
 
 
@@ -127,7 +136,7 @@ class Block(nnx.Module):
         return x
 
 
-class Llama(nnx.Module):
+class Llama(LanguageModel):
     """See `lmscale.architectures.llama.LlamaSpec` for the switches."""
 
     def __init__(
@@ -147,22 +156,7 @@ class Llama(nnx.Module):
             spec.n_layer, rngs, lambda rngs: Block(spec, rngs, dtype=dtype, attention=attention)
         )
         self.norm_final = RMSNorm(spec.d_model, epsilon=spec.epsilon, dtype=dtype)
-        self.head = (
-            None
-            if spec.tied_head
-            else Linear(
-                (spec.d_model,),
-                (spec.vocab_size,),
-                rngs,
-                std=spec.init_std,
-                bias=False,
-                dtype=dtype,
-            )
-        )
-
-    def __call__(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
-        """tokens int32 [batch, time] -> float32 logits [batch, time, vocab]."""
-        return self.logits(self.hidden(tokens, dropout_key=dropout_key))
+        self.head = output_head(spec, spec.d_model, rngs, std=spec.init_std, dtype=dtype)
 
     def hidden(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
         """tokens int32 [batch, time] -> input of the output head [batch, time, d_model]."""
@@ -176,9 +170,3 @@ class Llama(nnx.Module):
             remat=self.remat,
         )
         return self.norm_final(x)
-
-    def logits(self, hidden: jax.Array) -> jax.Array:
-        """[..., d_model] -> float32 [..., vocab]."""
-        if self.head is None:
-            return self.embed.attend(hidden)
-        return keep_batch(self.head(hidden).astype(jnp.float32), -1)

@@ -18,7 +18,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmscale.architectures import LSTMSpec
-from lmscale.models.layers import Embedding, Linear, contract, dropout, fold
+from lmscale.models.layers import (
+    Embedding,
+    LanguageModel,
+    Linear,
+    contract,
+    dropout,
+    fold,
+    output_head,
+    stack_layers,
+)
 from lmscale.parallel.partition import gathered, keep_batch, splits_layers
 
 #: Gates in the order of cuDNN and torch.
@@ -55,7 +64,7 @@ class LSTMLayer(nnx.Module):
         return keep_batch(hidden, -1, batch_axis=1)
 
 
-class LSTM(nnx.Module):
+class LSTM(LanguageModel):
     """See `lmscale.architectures.LSTMSpec`. The first layer reads the embedding; the others are stacked."""
 
     def __init__(
@@ -69,12 +78,10 @@ class LSTM(nnx.Module):
         )
         self.first = LSTMLayer(spec.d_embed, spec.d_hidden, rngs, dtype=dtype)
 
-        @nnx.split_rngs(splits=spec.n_layer - 1)
-        @nnx.vmap(in_axes=(0,), out_axes=0)
-        def stack(rngs: nnx.Rngs) -> LSTMLayer:
+        def layer(rngs: nnx.Rngs) -> LSTMLayer:
             return LSTMLayer(spec.d_hidden, spec.d_hidden, rngs, dtype=dtype)
 
-        self.rest = stack(rngs) if spec.n_layer > 1 else None
+        self.rest = stack_layers(spec.n_layer - 1, rngs, layer) if spec.n_layer > 1 else None
         d_out = spec.d_embed if spec.projection else spec.d_hidden
         self.projection = (
             Linear(
@@ -88,22 +95,7 @@ class LSTM(nnx.Module):
             if spec.projection
             else None
         )
-        self.head = (
-            None
-            if spec.tied_head
-            else Linear(
-                (d_out,),
-                (spec.vocab_size,),
-                rngs,
-                std=_embed_std(spec, d_out),
-                bias=False,
-                dtype=dtype,
-            )
-        )
-
-    def __call__(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
-        """tokens int32 [batch, time] -> float32 logits [batch, time, vocab]."""
-        return self.logits(self.hidden(tokens, dropout_key=dropout_key))
+        self.head = output_head(spec, d_out, rngs, std=_embed_std(spec, d_out), dtype=dtype)
 
     def hidden(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
         """tokens int32 [batch, time] -> what the head reads [batch, time, d_embed or d_hidden]."""
@@ -128,12 +120,6 @@ class LSTM(nnx.Module):
         x = dropout(x, spec.dropout, fold(dropout_key, spec.n_layer))
         x = keep_batch(jnp.swapaxes(x, 0, 1), -1)
         return x if self.projection is None else self.projection(x)
-
-    def logits(self, hidden: jax.Array) -> jax.Array:
-        """[..., d_embed or d_hidden] -> float32 [..., vocab]."""
-        if self.head is None:
-            return self.embed.attend(hidden)
-        return keep_batch(self.head(hidden).astype(jnp.float32), -1)
 
 
 def _embed_std(spec: LSTMSpec, width: int) -> float:

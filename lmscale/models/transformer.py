@@ -18,7 +18,17 @@ from flax import nnx
 
 from lmscale.architectures import TransformerSpec
 from lmscale.models.attention import causal_attention
-from lmscale.models.layers import Embedding, LayerNorm, Linear, dropout, fold, gelu
+from lmscale.models.layers import (
+    Embedding,
+    LanguageModel,
+    LayerNorm,
+    Linear,
+    dropout,
+    fold,
+    gelu,
+    output_head,
+    stack_layers,
+)
 from lmscale.parallel.partition import keep_batch
 
 
@@ -106,7 +116,7 @@ class Block(nnx.Module):
         return x
 
 
-class Transformer(nnx.Module):
+class Transformer(LanguageModel):
     """See `lmscale.architectures.TransformerSpec` for the switches."""
 
     def __init__(
@@ -129,31 +139,13 @@ class Transformer(nnx.Module):
             0.5 * spec.init_std * jax.random.normal(rngs.params(), (spec.n_ctx, spec.d_model))
         )
 
-        @nnx.split_rngs(splits=spec.n_layer)
-        @nnx.vmap(in_axes=(0,), out_axes=0)
-        def stack(rngs: nnx.Rngs) -> Block:
-            return Block(spec, rngs, dtype=dtype, attention=attention)
-
-        self.blocks = stack(rngs)
+        self.blocks = stack_layers(
+            spec.n_layer, rngs, lambda rngs: Block(spec, rngs, dtype=dtype, attention=attention)
+        )
         self.norm_final = (
             LayerNorm(spec.d_model, bias=spec.bias, dtype=dtype) if spec.norm == "pre" else None
         )
-        self.head = (
-            None
-            if spec.tied_head
-            else Linear(
-                (spec.d_model,),
-                (spec.vocab_size,),
-                rngs,
-                std=spec.init_std,
-                bias=False,
-                dtype=dtype,
-            )
-        )
-
-    def __call__(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
-        """tokens int32 [batch, time <= n_ctx] -> float32 logits [batch, time, vocab]."""
-        return self.logits(self.hidden(tokens, dropout_key=dropout_key))
+        self.head = output_head(spec, spec.d_model, rngs, std=spec.init_std, dtype=dtype)
 
     def hidden(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
         """tokens int32 [batch, time <= n_ctx] -> what the head reads [batch, time, d_model]."""
@@ -163,12 +155,6 @@ class Transformer(nnx.Module):
         x = dropout(x, spec.dropout, fold(dropout_key, 0))
         x = self._apply_blocks(x, fold(dropout_key, 1))
         return x if self.norm_final is None else self.norm_final(x)
-
-    def logits(self, hidden: jax.Array) -> jax.Array:
-        """[..., d_model] -> float32 [..., vocab]."""
-        if self.head is None:
-            return self.embed.attend(hidden)
-        return keep_batch(self.head(hidden).astype(jnp.float32), -1)
 
     def _apply_blocks(self, x: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
         """All `spec.depth` applications of the blocks, in the order that the spec asks for."""
