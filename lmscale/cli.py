@@ -80,6 +80,9 @@ which is known far better. Scores go to DIR/runs/RUN/evals/ and, as a column, to
 """
 
 
+_PREEMPTED = "preempted: every run is saved; the same command goes on from here"
+
+
 class _CommandError(ValueError):
     """Bad usage that no library call would notice."""
 
@@ -134,8 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _preempted() -> int:
-    line = "lmscale: preempted: every run is saved; the same command goes on from here"
-    print(line, file=sys.stderr)
+    print(f"lmscale: {_PREEMPTED}", file=sys.stderr)
     return PREEMPTED
 
 
@@ -799,7 +801,7 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
             except Preempted:
                 if is_first():
                     store.write_table()
-                    _say("preempted: every run is saved; the same command goes on from here")
+                    _say(_PREEMPTED)
                 return PREEMPTED
             if args.many and is_first():
                 from lmscale.report import write_front

@@ -108,7 +108,11 @@ class Store:
 
     def refusal(self, declaration: Declaration, extend: bool = False) -> str | None:
         """Why this folder does not take a declaration, in a line, or None if it does."""
-        recorded = self._recorded(declaration)
+        return self._refusal(self._recorded(declaration), declaration, extend)
+
+    def _refusal(
+        self, recorded: dict[str, Any] | None, declaration: Declaration, extend: bool
+    ) -> str | None:
         if recorded is None:
             return None
         return refusal(self.path, recorded_declarations(recorded), declaration, extend)
@@ -136,9 +140,9 @@ class Store:
         if not runs:
             raise StoreError(f"{name} at scale {scale} declares no runs: give it other fields")
         here = Declaration.of(name, scale, experiment, corpus, runs)
-        if why := self.refusal(here, extend):
-            raise StoreError(why)
         recorded = self._recorded(here)
+        if why := self._refusal(recorded, here, extend):
+            raise StoreError(why)
         if recorded is None and self.holds_experiment():
             path = self.path / "experiment.json"
             say(f"{path} is damaged; written again, as these are its runs")

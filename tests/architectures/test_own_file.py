@@ -1,4 +1,4 @@
-"""A user's own architecture, from its file to its report, with a worker a core and a kill between."""
+"""A user's own architecture, from its file to its report, with a kill between."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ def test_a_sweep_of_an_own_architecture_survives_a_kill_and_is_read(
     lmscale,  # noqa: F811
     finish,  # noqa: F811
     tmp_path,
-    monkeypatch,
 ):
-    # Short sweeps stay in one process otherwise.
-    monkeypatch.setenv("LMSCALE_HEARTBEAT", "100")
     out = tmp_path / "own"
     process = lmscale(*ARGUMENTS, "--out", out, "--checkpoint-seconds", "0.01")
     while process.poll() is None and not list(out.glob("runs/*/checkpoints/*")):
