@@ -229,21 +229,26 @@ def share_failure(error: Exception) -> tuple[list[str], bool]:
 
 
 def finish(code: int) -> int:
-    """Ends the gang, with this exit code if the others come or not; to be returned to the system."""
+    """Ends this process and its gang with an exit code, whether the others come or not.
+
+    Returns the code, to be returned to the system, only where there is no gang.
+    """
     if _gang.client is None:
         return code
     _gang.code, together = code, True
     if _gang.count > 1:
         _gang.client.key_value_set(f"lmscale/left/{_gang.index}", str(code))
         together = _meet("lmscale/left", 2 * _gang.heartbeat)
-    if not together or code not in (0, PREEMPTED):
-        # What is still queued on the devices may wait for ever.
-        sys.stdout.flush()
-        os._exit(code)
-    import jax
+    # Of a failed run something may still be queued on the devices, and wait for ever.
+    if together and code in (0, PREEMPTED):
+        import jax
 
-    jax.distributed.shutdown()
-    return code
+        jax.distributed.shutdown()
+    # Not by way of the interpreter's end: threads of JAX's and Gloo's in C++ outlive it, and now and
+    # then one of them aborts the process (exit codes -6 and -11 were seen) with all its work done.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def place(values: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
