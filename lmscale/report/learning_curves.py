@@ -17,8 +17,9 @@ from lmscale.flops import CONVENTIONS
 from lmscale.laws import FitResult
 from lmscale.laws.result import intervals_of
 from lmscale.laws.solve import seed_weights
-from lmscale.report.study import LEAST_SEEDS, Study
-from lmscale.report.wording import si
+from lmscale.studies.estimate import LEAST_SEEDS
+from lmscale.studies.results import Results
+from lmscale.wording import si
 
 __all__ = [
     "BATCH_NOTE",
@@ -163,7 +164,7 @@ def evaluations(records: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarr
     return steps, np.array([points[step] for step in sorted(points)], float)
 
 
-def ladder(study: Study) -> Ladder | None:
+def ladder(study: Results) -> Ladder | None:
     """The learning curves of the first family that has any; None where there are none.
 
     The experiment's field `critical_batch` holds B_star and alpha_B, and maybe `Ladder.batch_error`.
@@ -188,7 +189,7 @@ def ladder(study: Study) -> Ladder | None:
     return None
 
 
-def _size(study: Study, runs: pd.DataFrame) -> Size | None:
+def _size(study: Results, runs: pd.DataFrame) -> Size | None:
     curves = [evaluations(study.metrics.get(run, ())) for run in runs["run"]]
     curves = [curve for curve in curves if len(curve[0]) >= 3]
     if not curves:

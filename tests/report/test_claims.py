@@ -52,11 +52,13 @@ def test_a_range_has_two_ends():
     "measure",
     [
         None,
-        Measure(what="gap", value=None, why="one size only"),
+        Measure(what="gap", value=None, undecided_because="one size only"),
         Measure(what="gap", value=2.0),
         Measure(what="gap", value=2.0, interval=(math.nan, 3.0)),
         Measure(what="gap", value=math.nan, interval=(1.0, 3.0)),
-        Measure(what="gap", value=2.0, interval=(1.0, 2.5), why="the runs are too short"),
+        Measure(
+            what="gap", value=2.0, interval=(1.0, 2.5), undecided_because="the runs are too short"
+        ),
     ],
 )
 def test_what_has_no_interval_or_says_why_decides_nothing(measure):
