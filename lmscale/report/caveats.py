@@ -12,6 +12,7 @@ from lmscale.sweep.epochs import epochs_of
 from lmscale.wording import family_name, plural, sentence, si
 
 __all__ = [
+    "BATCH_NOTE",
     "about",
     "damaged_files",
     "lost_runs",
@@ -22,6 +23,13 @@ __all__ = [
     "spikes",
     "unequal_tokens",
 ]
+
+
+#: Warning for what was adjusted by the paper's critical batch.
+BATCH_NOTE = (
+    "S_min, E_min and C_min are read with B_crit(L) of Kaplan et al. 2020, measured on another text "
+    "and vocabulary. `lmscale run batch_size` measures it on yours; give it as --critical-batch."
+)
 
 
 def about(family: str, warnings: Iterable[str]) -> list[str]:

@@ -6,6 +6,7 @@ in its own file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from lmscale.laws import FitResult
 from lmscale.report import style
 from lmscale.studies.cells import Cell
+from lmscale.wording import si
 
 __all__ = [
     "LOSS",
@@ -25,6 +27,7 @@ __all__ = [
     "plot_cells",
     "plot_law",
     "plot_points",
+    "size_legend",
     "size_axes",
 ]
 
@@ -121,6 +124,35 @@ def legend_above(figure: Any, looks: Mapping[str, Mapping[str, Any]], ncols: int
         axes.plot([], [], lw=1.1, mec=style.PAPER, mew=0.4, **look)[0] for look in looks.values()
     ]
     figure.legend(handles, list(looks), loc="outside upper center", ncols=min(ncols, len(looks)))
+
+
+def size_legend(figure: Any, colours: dict[float, str]) -> None:
+    """N by colour, above the panels: at most seven, whose colours can be told apart."""
+    shown = _told_apart(sorted(colours), 7)
+    handles = [figure.axes[0].plot([], [], color=colours[n], lw=2)[0] for n in shown]
+    figure.legend(
+        handles,
+        [si(n) for n in shown],
+        title="N, parameters without embeddings",
+        title_fontsize=8,
+        loc="outside upper center",
+        ncols=len(shown),
+        handlelength=1.2,
+        columnspacing=1.4,
+    )
+
+
+def _told_apart(values: Sequence[float], most: int) -> list[float]:
+    """At most that many of ascending values, no two of them close by the whole range's measure."""
+    step = math.log(values[-1] / values[0]) / (1.5 * most)
+    kept = list(values[:1])
+    for value in values[1:]:
+        if math.log(value / kept[-1]) > step:
+            kept.append(value)
+    if len(kept) <= most:
+        return kept
+    wanted = np.geomspace(kept[0], kept[-1], most)
+    return sorted({min(kept, key=lambda v: abs(math.log(v / w))) for w in wanted})
 
 
 def bars_of(cells: Sequence[Cell]) -> str:

@@ -8,7 +8,7 @@ import pytest
 from lmscale import laws
 from lmscale.report import analyse
 from lmscale.report.analyses import compute
-from lmscale.report.learning_curves import ladder
+from lmscale.studies.learning_curves import ladder
 from tests.report import planted_curves as planted
 
 BATCH = (planted.LAW["B_star"], planted.LAW["alpha_B"])

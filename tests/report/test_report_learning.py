@@ -9,7 +9,7 @@ import pytest
 from lmscale import laws
 from lmscale.report import analyse
 from lmscale.report.analyses import learning
-from lmscale.report.learning_curves import (
+from lmscale.studies.learning_curves import (
     _told_apart,
     evaluations,
     fit_learning_curves,

@@ -17,8 +17,12 @@ from scipy.interpolate import CubicSpline
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
-from lmscale.report.learning_curves import (
-    BATCH_NOTE,
+from lmscale.report.caveats import BATCH_NOTE
+from lmscale.report.figures import size_legend
+from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
+from lmscale.studies.estimate import LEAST_SEEDS
+from lmscale.studies.fits import refused
+from lmscale.studies.learning_curves import (
     FAR,
     Ladder,
     Size,
@@ -26,12 +30,8 @@ from lmscale.report.learning_curves import (
     ladder,
     no_law,
     seed_interval,
-    size_legend,
     with_batch_error,
 )
-from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.studies.estimate import LEAST_SEEDS
-from lmscale.studies.fits import refused
 from lmscale.studies.results import Results
 from lmscale.wording import number, plural, with_interval
 

@@ -22,10 +22,10 @@ from lmscale.laws import FitResult, TableError
 from lmscale.laws.batch import hyperbola_residual
 from lmscale.laws.solve import seed_weights, solve
 from lmscale.report import style
-from lmscale.report.learning_curves import evaluations, seed_interval
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
 from lmscale.studies.estimate import LEAST_SEEDS
 from lmscale.studies.fits import refused
+from lmscale.studies.learning_curves import evaluations, seed_interval
 from lmscale.studies.results import Results
 from lmscale.wording import listed, number, plural, si, with_interval
 

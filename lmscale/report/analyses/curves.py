@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lmscale.report import caveats, style
-from lmscale.report.learning_curves import size_legend
+from lmscale.report.figures import size_legend
 from lmscale.report.section import Chart, Grid, Section
 from lmscale.studies.results import LOST, Results
 from lmscale.wording import family_name, listed, plural, power_of_ten, si

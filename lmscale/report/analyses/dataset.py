@@ -24,11 +24,11 @@ from lmscale.laws import FitError, FitResult, TableError
 from lmscale.laws.kaplan import overfitting
 from lmscale.laws.result import interval
 from lmscale.report import caveats, style
-from lmscale.report.learning_curves import evaluations
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
 from lmscale.studies.estimate import interval_of_mean
 from lmscale.studies.exponents import fit_power_of_cells
 from lmscale.studies.fits import refused
+from lmscale.studies.learning_curves import evaluations
 from lmscale.studies.papers import points
 from lmscale.studies.results import Results
 from lmscale.wording import (

@@ -11,16 +11,10 @@ import numpy as np
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
-from lmscale.report.learning_curves import (
-    BATCH_NOTE,
-    Ladder,
-    Size,
-    fit_learning_curves,
-    ladder,
-    seed_interval,
-)
+from lmscale.report.caveats import BATCH_NOTE
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
 from lmscale.studies.estimate import LEAST_SEEDS, few_seeds
+from lmscale.studies.learning_curves import Ladder, Size, fit_learning_curves, ladder, seed_interval
 from lmscale.studies.results import Results
 from lmscale.wording import number, plural, si, with_interval
 
