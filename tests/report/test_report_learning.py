@@ -9,8 +9,8 @@ import pytest
 from lmscale import laws
 from lmscale.report import analyse
 from lmscale.report.analyses import learning
+from lmscale.report.figures import _told_apart
 from lmscale.studies.learning_curves import (
-    _told_apart,
     evaluations,
     fit_learning_curves,
     ladder,
