@@ -26,7 +26,7 @@ from matplotlib.text import Text
 
 from lmscale.foreign_text import readable
 from lmscale.report.section import Chart
-from lmscale.report.wording import power_of_ten, si
+from lmscale.wording import power_of_ten, si
 
 __all__ = [
     "INK",

@@ -1,4 +1,4 @@
-"""What the analyses of exponents share: rows under one count, and differences with intervals."""
+"""What the studies of exponents share: rows under one count, and differences with intervals."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from lmscale.flops import CONVENTIONS
 from lmscale.laws import FitResult
 from lmscale.laws.isoflop import LEAST_BUDGETS
 from lmscale.laws.result import intervals_of
-from lmscale.report.lines import fit_line
-from lmscale.report.restate import native_convention
-from lmscale.report.section import Measure
-from lmscale.report.study import few_seeds
+from lmscale.studies.estimate import Estimate, few_seeds
+from lmscale.studies.lines import fit_line
+from lmscale.studies.restate import native_convention
 
 __all__ = [
     "LEAST_BUDGETS",
@@ -108,23 +107,27 @@ def interval_of_difference(
 
 
 def difference(
-    what: str,
+    name: str,
     ours: tuple[float, tuple[float, float] | None] | None,
     other: tuple[float, tuple[float, float] | None] | None,
-    why: str,
+    missing: str,
     *,
     seeds: int | None = None,
-) -> Measure:
-    """The difference of two exponents as a measure.
+) -> Estimate:
+    """The difference of two exponents of separate fits.
 
     Args:
-      why: what is missing where one of the two is None.
+      missing: what is missing where one of the two is None.
       seeds: of the runs that both rest on. Fewer than `LEAST_SEEDS` decide nothing: intervals from
         rows drawn again hold the scatter about a curve, not how far another seed would move both.
     """
     if ours is None or other is None:
-        return Measure(what=what, value=None, why=why)
+        return Estimate(name=name, undecided_because=missing)
     value, few = ours[0] - other[0], few_seeds(seeds) if seeds is not None else ""
     if ours[1] is None or other[1] is None:
-        return Measure(what=what, value=value, why=few or "one of the two has no interval")
-    return Measure(what=what, value=value, interval=interval_of_difference(*ours, *other), why=few)
+        few = few or "one of the two has no interval"
+        return Estimate(name=name, value=value, undecided_because=few, seeds=seeds or 0)
+    interval = interval_of_difference(*ours, *other)
+    return Estimate(
+        name=name, value=value, interval=interval, undecided_because=few, seeds=seeds or 0
+    )

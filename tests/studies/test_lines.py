@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lmscale.report.lines import fit_line
+from lmscale.studies.lines import fit_line
 
 X = np.linspace(0.0, 3.0, 6)
 

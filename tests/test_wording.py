@@ -6,10 +6,9 @@ import pytest
 
 from lmscale.report.page import rich_text
 from lmscale.report.section import KeyNumber
-from lmscale.report.wording import (
+from lmscale.wording import (
     family_name,
     flipped,
-    interval_of_mean,
     listed,
     number,
     power_of_ten,
@@ -60,14 +59,6 @@ def test_names_and_lists():
     assert family_name("lstm, 2 layers") == family_name("lstm 2 layers") == "2-layer LSTM"
     assert listed(["a", "b", "c"]) == "a, b and c"
     assert statuses(["done", "out_of_memory", "done"]) == "2 done and 1 out of memory"
-
-
-def test_interval_of_a_mean_by_number_of_seeds():
-    assert interval_of_mean([3.0]) is None
-    assert interval_of_mean([3.0, 3.4]) == (3.0, 3.4)
-    low, high = interval_of_mean([1.0, 2.0, 3.0])
-    assert (low + high) / 2 == pytest.approx(2.0)
-    assert high - 2.0 == pytest.approx(4.30265 / math.sqrt(3), rel=1e-4)
 
 
 def test_a_signed_difference_is_said_by_its_size():

@@ -17,11 +17,10 @@ from lmscale.flops import CONVENTIONS
 from lmscale.laws import FitResult
 from lmscale.laws.result import intervals_of
 from lmscale.laws.solve import seed_weights
-from lmscale.report.study import LEAST_SEEDS, Study
-from lmscale.report.wording import si
+from lmscale.studies.estimate import LEAST_SEEDS
+from lmscale.studies.results import Results
 
 __all__ = [
-    "BATCH_NOTE",
     "Ladder",
     "Size",
     "evaluations",
@@ -30,18 +29,12 @@ __all__ = [
     "misfit",
     "no_law",
     "seed_interval",
-    "size_legend",
     "with_batch_error",
 ]
 
 #: Constants of B_crit(L) = B_star / L^(1/alpha_B) in tokens, Kaplan et al. 2020, Table 5.
 KAPLAN_CRITICAL_BATCH = tuple(
     laws.published("kaplan2020-ns").parameters[name] for name in ("B_star", "alpha_B")
-)
-#: Warning for what was adjusted by the paper's critical batch.
-BATCH_NOTE = (
-    "S_min, E_min and C_min are read with B_crit(L) of Kaplan et al. 2020, measured on another text "
-    "and vocabulary. `lmscale run batch_size` measures it on yours; give it as --critical-batch."
 )
 #: Laws of the critical batch that its declared error is drawn as.
 BATCH_DRAWS = 16
@@ -163,7 +156,7 @@ def evaluations(records: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarr
     return steps, np.array([points[step] for step in sorted(points)], float)
 
 
-def ladder(study: Study) -> Ladder | None:
+def ladder(study: Results) -> Ladder | None:
     """The learning curves of the first family that has any; None where there are none.
 
     The experiment's field `critical_batch` holds B_star and alpha_B, and maybe `Ladder.batch_error`.
@@ -188,7 +181,7 @@ def ladder(study: Study) -> Ladder | None:
     return None
 
 
-def _size(study: Study, runs: pd.DataFrame) -> Size | None:
+def _size(study: Results, runs: pd.DataFrame) -> Size | None:
     curves = [evaluations(study.metrics.get(run, ())) for run in runs["run"]]
     curves = [curve for curve in curves if len(curve[0]) >= 3]
     if not curves:
@@ -288,32 +281,3 @@ def seed_interval(draws: np.ndarray | None, level: float = 0.95) -> tuple[float,
     tail = 50 * (1 - level)
     low, high = np.percentile(draws, [tail, 100 - tail])
     return float(low), float(high)
-
-
-def size_legend(figure: Any, colours: dict[float, str]) -> None:
-    """N by colour, above the panels: at most seven, whose colours can be told apart."""
-    shown = _told_apart(sorted(colours), 7)
-    handles = [figure.axes[0].plot([], [], color=colours[n], lw=2)[0] for n in shown]
-    figure.legend(
-        handles,
-        [si(n) for n in shown],
-        title="N, parameters without embeddings",
-        title_fontsize=8,
-        loc="outside upper center",
-        ncols=len(shown),
-        handlelength=1.2,
-        columnspacing=1.4,
-    )
-
-
-def _told_apart(values: Sequence[float], most: int) -> list[float]:
-    """At most that many of ascending values, no two of them close by the whole range's measure."""
-    step = math.log(values[-1] / values[0]) / (1.5 * most)
-    kept = list(values[:1])
-    for value in values[1:]:
-        if math.log(value / kept[-1]) > step:
-            kept.append(value)
-    if len(kept) <= most:
-        return kept
-    wanted = np.geomspace(kept[0], kept[-1], most)
-    return sorted({min(kept, key=lambda v: abs(math.log(v / w))) for w in wanted})

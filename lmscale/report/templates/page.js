@@ -1,23 +1,3 @@
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data: file:; script-src '${script_digest}'; base-uri 'none'; form-action 'none'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta name="generator" content="lmscale">
-<title>${page_title}</title>
-<style>
-:root{${light}}
-@media screen and (prefers-color-scheme: dark){:root{${dark}}}
-${css}
-</style>
-</head>
-<body>
-<main>
-${body}
-</main>
-<script>
 for (const table of document.querySelectorAll("table.sortable")) {
   table.querySelectorAll("thead button").forEach((button, column) => {
     button.addEventListener("click", () => {
@@ -37,6 +17,3 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
-</script>
-</body>
-</html>

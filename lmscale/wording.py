@@ -12,19 +12,18 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-
 __all__ = [
+    "apart",
     "between",
     "count",
     "duration",
     "family_name",
     "flipped",
-    "interval_of_mean",
     "listed",
     "number",
     "plural",
     "power_of_ten",
+    "sentence",
     "si",
     "statuses",
     "with_interval",
@@ -99,6 +98,16 @@ def between(interval: Sequence[float], places: int | None = None) -> str:
     return f"{_fixed(low, places)} to {_fixed(high, places)}"
 
 
+def apart(value: float, interval: Sequence[float] | None) -> tuple[str, str, str]:
+    """A difference whose sign is put in words: ("0.19", "above", "95% interval 0.1 to 0.3").
+
+    The last is "no interval" where there is none.
+    """
+    shown = with_interval(*flipped(value, interval), "95% interval")
+    amount, bounds = shown.removesuffix(")").split(" (", 1)
+    return amount, "above" if value > 0 else "below", bounds
+
+
 def flipped(
     value: float, interval: tuple[float, float] | None
 ) -> tuple[float, tuple[float, float] | None]:
@@ -142,6 +151,11 @@ def plural(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
+def sentence(text: str) -> str:
+    """A clause with a capital and a full stop."""
+    return f"{text[0].upper()}{text[1:].rstrip('.')}." if text else ""
+
+
 def listed(items: Sequence[Any]) -> str:
     """'a', 'a and b', 'a, b and c'."""
     words = [str(item) for item in items]
@@ -160,17 +174,3 @@ def family_name(family: str) -> str:
     for label, name in (("transformer", "Transformer"), ("lstm", "LSTM")):
         text = text.replace(label, name)
     return text
-
-
-def interval_of_mean(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Student's interval of a mean for three or more seeds, the range for two, None for one."""
-    values = np.asarray(values, float)
-    if len(values) < 2:
-        return None
-    if len(values) == 2:
-        return float(values.min()), float(values.max())
-    from scipy.stats import t as student
-
-    half = student.ppf(0.5 + level / 2, len(values) - 1) * values.std(ddof=1)
-    half = float(half / math.sqrt(len(values)))
-    return float(values.mean()) - half, float(values.mean()) + half

@@ -10,7 +10,7 @@ import pandas as pd
 __all__ = ["points"]
 
 #: Packages with a folder `reference` of such tables.
-_PACKAGES = ("lmscale.report", "lmscale.laws")
+_PACKAGES = ("lmscale.studies", "lmscale.laws")
 
 
 @functools.cache

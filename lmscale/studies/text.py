@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmscale.laws.windows import paired_difference, resample_documents, text_mean
-from lmscale.report.study import Study
-from lmscale.report.wording import count
+from lmscale.studies.results import Results
 
 __all__ = ["TextError", "pair_error", "text_error", "text_spread", "windows_of"]
 
@@ -33,25 +32,15 @@ class TextError:
     loss: float
     difference: float
 
-    def sentence(self) -> str:
-        """What was evaluated on, and how far it decides a loss."""
-        text = f"{count(self.n_windows)} windows of {count(self.n_documents)} documents"
-        if not np.isfinite(self.loss):
-            return f"{text}, which are too few to say how much a loss depends on them"
-        return (
-            f"{text}; the choice of documents gives one loss a standard error of {self.loss:.2g} "
-            f"nats, and the difference of two neighbouring models {self.difference:.1g}"
-        )
 
-
-def windows_of(study: Study, runs: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
+def windows_of(results: Results, runs: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
     """(losses [run, window], document [window]) of runs that were scored on the same windows.
 
     None where a run has no losses by window, or runs have different ones.
     """
     found = []
     for run in runs:
-        by_window = study.results.get(run, {}).get("loss_by_window", {}).get(study.eval_name)
+        by_window = results.ended.get(run, {}).get("loss_by_window", {}).get(results.eval_name)
         if by_window is None:
             return None
         found.append(by_window)
@@ -60,10 +49,10 @@ def windows_of(study: Study, runs: Sequence[str]) -> tuple[np.ndarray, np.ndarra
     return np.array([one["loss"] for one in found], float), np.array(found[0]["document"])
 
 
-def text_error(study: Study) -> TextError | None:
-    """How much the losses of a study depend on its text; None where that was not recorded."""
-    runs = study.usable.sort_values("loss")["run"].tolist() if len(study.usable) else []
-    found = windows_of(study, runs)
+def text_error(results: Results) -> TextError | None:
+    """How much the losses of a store depend on its text; None where that was not recorded."""
+    runs = results.usable.sort_values("loss")["run"].tolist() if len(results.usable) else []
+    found = windows_of(results, runs)
     if found is None:
         return None
     losses, documents = found
@@ -80,13 +69,13 @@ def text_error(study: Study) -> TextError | None:
     )
 
 
-def pair_error(study: Study, family: str, base: str) -> float | None:
+def pair_error(results: Results, family: str, base: str) -> float | None:
     """The error that the choice of documents gives a difference between two families, in nats.
 
     Each size of `family` is paired with the size of `base` that is nearest in N, window by window and
     averaged over seeds; the median over the pairs. None where it is not known.
     """
-    usable = study.usable
+    usable = results.usable
     groups = {
         name: list(usable[usable["family"] == name].groupby("params_kaplan")["run"])
         for name in (family, base)
@@ -96,7 +85,7 @@ def pair_error(study: Study, family: str, base: str) -> float | None:
         if not groups[base]:
             break
         _, others = min(groups[base], key=lambda pair: abs(np.log(pair[0] / n_params)))
-        found = windows_of(study, [*runs, *others])
+        found = windows_of(results, [*runs, *others])
         if found is None or len(set(found[1].tolist())) < LEAST_DOCUMENTS:
             return None
         losses, documents = found
@@ -106,7 +95,7 @@ def pair_error(study: Study, family: str, base: str) -> float | None:
 
 
 def text_spread(
-    study: Study, runs: Sequence[str], read: Callable[[np.ndarray], float | None]
+    results: Results, runs: Sequence[str], read: Callable[[np.ndarray], float | None]
 ) -> float | None:
     """Standard deviation of a quantity over draws of the documents; None where it is unknown.
 
@@ -114,7 +103,7 @@ def text_spread(
       runs: in the order in which `read` takes their losses.
       read: losses [run] -> the quantity, or None where they give none.
     """
-    found = windows_of(study, runs)
+    found = windows_of(results, runs)
     if found is None or len(set(found[1].tolist())) < LEAST_DOCUMENTS:
         return None
     values = [read(losses) for losses in resample_documents(*found, DRAWS)]
