@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 
 from lmscale import flops
 from lmscale.parallel.distributed import agree, is_alone, is_first
+from lmscale.planner.packs import Plan
 from lmscale.progress import Tracker
 from lmscale.sweep.ownership import Claims, Holder, clock
-from lmscale.sweep.plan import Plan
 from lmscale.training.loop import Preempted, RunQueue
 from lmscale.training.run_folder import RunFolder
 

@@ -16,14 +16,14 @@ from lmscale.data import Corpus
 from lmscale.data.catalog import check_fingerprint
 from lmscale.files import DiskError, disk_fault, write_atomically
 from lmscale.parallel.distributed import GangError, agree, is_first, share_failure
+from lmscale.planner.devices import Devices
+from lmscale.planner.lineage import branch_steps
+from lmscale.planner.packs import Pack, Plan, replan_with_less_memory, with_slots
+from lmscale.planner.programs import CompileAhead, mesh_of, program_of
+from lmscale.planner.slots import SlotChoices, training_rate
 from lmscale.progress import Tracker
 from lmscale.sweep.board import Board, PackQueue, Seat
-from lmscale.sweep.devices import Devices
 from lmscale.sweep.ownership import Claims
-from lmscale.sweep.plan import Pack, Plan, leaner, with_slots
-from lmscale.sweep.programs import CompileAhead, mesh_of, program_of
-from lmscale.sweep.shards import branch_steps
-from lmscale.sweep.slots import SlotChoices, training_rate
 from lmscale.sweep.store import Store
 from lmscale.sweep.teams import run_teams
 from lmscale.training.checkpoint import saved_steps
@@ -36,8 +36,8 @@ from lmscale.training.step import Program
 
 #: Programs that a worker keeps for when it comes back to a pack.
 KEPT_PROGRAMS = 4
-#: Share of the predicted memory that a pack which did not fit is planned anew for.
-LEANER = 0.7
+#: A pack that did not fit is planned again with this share of its predicted memory.
+REPLAN_SHARE = 0.7
 
 
 def execute(
@@ -56,8 +56,7 @@ def execute(
     The plan's workers train side by side, each in a process of its own: while one compiles, another
     trains, and the longest runs go first (see `lmscale.sweep.board`). A failure of one pack is
     written to its runs' status.json (and error.txt) and the next pack goes on. A pack that does not
-    fit in memory is tried again with half the slots, then with what `lmscale.sweep.plan.leaner`
-    makes of it.
+    fit in memory is tried again with half the slots, then planned again with less memory.
 
     A run is claimed while it trains (see `lmscale.sweep.ownership`). Runs that other processes train
     are left to them, with a line that says so, also those that start from them.
@@ -248,8 +247,10 @@ def _train_or_record(
                 continue
             less = None
             if memory and devices.platform != "cpu":
-                allowed = LEANER * pack.memory
-                less = leaner(pack, devices, allowed, n_slots=pack.n_slots, mesh=pack.mesh)
+                allowed = REPLAN_SHARE * pack.memory
+                less = replan_with_less_memory(
+                    pack, devices, allowed, n_slots=pack.n_slots, mesh=pack.mesh
+                )
             if less is not None:
                 log(f"{pack.key.model.label}: does not fit in memory, trying with less of it")
                 pack = less

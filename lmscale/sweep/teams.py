@@ -32,8 +32,8 @@ import jax
 from lmscale.cache import quiet_compilation_cache
 from lmscale.parallel.distributed import PREEMPTED
 from lmscale.parallel.processes import process_context
-from lmscale.sweep.experiment import load_file, loaded_files
 from lmscale.training.loop import Preempted
+from lmscale.user_files import load_file, loaded_files
 
 #: What a worker takes over from the process that starts it.
 _SETTINGS = (

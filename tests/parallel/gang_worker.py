@@ -20,11 +20,11 @@ from lmscale.cli import start_jax
 from lmscale.data import open_corpus
 from lmscale.data.loader import gather
 from lmscale.parallel import distributed
+from lmscale.planner.devices import local_devices
+from lmscale.planner.packs import make_plan
 from lmscale.progress import progress
-from lmscale.sweep.devices import local_devices
 from lmscale.sweep.execute import execute
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.plan import make_plan
 from lmscale.sweep.store import Store
 from lmscale.training.loop import Preempted
 from tests.training.specs import LSTM, TRANSFORMER, run_spec

@@ -9,12 +9,12 @@ from flax import nnx
 
 from lmscale.data import n_sequences, sequence_order
 from lmscale.data.loader import batch_indices, gather
+from lmscale.planner.devices import local_devices
+from lmscale.planner.packs import make_plan
 from lmscale.progress import progress
 from lmscale.spec import StartSpec, StoppingSpec
-from lmscale.sweep.devices import local_devices
 from lmscale.sweep.execute import execute
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.plan import make_plan
 from lmscale.sweep.shards import shard_runs
 from lmscale.sweep.store import Store
 from lmscale.training.loss import token_losses

@@ -9,15 +9,15 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from lmscale.files import read_json
+from lmscale.planner import slots
+from lmscale.planner.devices import local_devices
+from lmscale.planner.packs import make_plan
+from lmscale.planner.programs import CompileAhead, mesh_of, program_of
+from lmscale.planner.slots import SlotChoices, best_number
 from lmscale.progress import progress
 from lmscale.sweep import execute as execution
-from lmscale.sweep import slots
-from lmscale.sweep.devices import local_devices
 from lmscale.sweep.execute import execute
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.plan import make_plan
-from lmscale.sweep.programs import CompileAhead, mesh_of, program_of
-from lmscale.sweep.slots import SlotChoices, best_number
 from lmscale.sweep.store import Store
 from lmscale.training.feed import Feed
 from lmscale.training.step import packed_hyperparameters
@@ -88,6 +88,14 @@ def test_a_choice_is_measured_once_and_kept(tmp_path):
     # Another kind of run has another speed.
     (longer,) = packs_of(*seeds(8, batch_size=8))
     assert SlotChoices((here,), devices).planned(longer) == longer
+
+
+def test_a_store_finds_the_choices_of_an_earlier_version(tmp_path, monkeypatch):
+    """The name of a pack's file is what it was when the first stores were written."""
+    monkeypatch.setattr(jax, "__version__", "0.10.2")
+    (pack,) = packs_of(*seeds(2))
+    devices = dataclasses.replace(local_devices(), count=1)
+    assert SlotChoices((tmp_path,), devices)._name(pack) == "40abca0bb3719c05.json"
 
 
 def test_a_short_pack_is_trained_as_planned(tmp_path):
