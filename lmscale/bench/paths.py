@@ -28,7 +28,8 @@ from lmscale.spec import DataSpec, OptimizerSpec, RunSpec, ScheduleSpec
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.teams import become_team, settings
 from lmscale.training.checkpoint import Checkpoints
-from lmscale.training.step import Program, device_bytes, packed_hyperparameters
+from lmscale.training.program import Program, device_bytes
+from lmscale.training.state import packed_hyperparameters
 
 #: What can be timed.
 PATHS = ("train", "evaluate", "data", "checkpoint")

@@ -289,7 +289,8 @@ def _lower(request: dict[str, Any], devices: Devices) -> tuple[Any, int]:
     from lmscale.parallel.mesh import make_mesh
     from lmscale.planner.topology import absent_devices
     from lmscale.training.feed import fits_on_device
-    from lmscale.training.step import ProgramKey, build_program, train_arguments
+    from lmscale.training.program import build_program, train_arguments
+    from lmscale.training.state import ProgramKey
 
     spec, mesh = RunSpec.from_dict(request["spec"]), tuple(request["mesh"])
     absent = absent_devices(devices.kind, devices.platform, devices.count, devices.linked)
@@ -315,7 +316,7 @@ def _lower(request: dict[str, Any], devices: Devices) -> tuple[Any, int]:
 def _read(program: Any, devices: Devices, tokens: int, **took: float) -> Compiled:
     """What a compiled program says of itself."""
     from lmscale.planner import hlo
-    from lmscale.training.step import device_bytes
+    from lmscale.training.program import device_bytes
 
     text = hlo.Program(program.as_text())
     sizes = program.memory_analysis()

@@ -17,7 +17,7 @@ from lmscale.parallel.mesh import AXES
 from lmscale.parallel.partition import path_name, run_spec
 from lmscale.planner.step_config import StepConfig, default_attention
 from lmscale.spec import RunSpec
-from lmscale.training.step import ProgramKey, initial_state
+from lmscale.training.state import ProgramKey, initial_state
 
 
 def device_memory(spec: RunSpec, platform: str, config: StepConfig) -> float:

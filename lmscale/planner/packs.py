@@ -17,7 +17,7 @@ from lmscale.planner.memory import device_memory
 from lmscale.planner.mesh_search import Constraints, fastest_step_config, search_mesh
 from lmscale.planner.roofline import step_seconds
 from lmscale.planner.step_config import StepConfig
-from lmscale.training.step import ProgramKey
+from lmscale.training.state import ProgramKey
 
 #: Deepest models whose layers are unrolled on a CPU. A loop over layers copies what every layer
 #: saves for the backward pass (a tenth of a step). Unrolled, compile time grows with the depth.

@@ -10,7 +10,7 @@ import jax
 from lmscale.parallel.mesh import make_mesh
 from lmscale.planner.packs import Pack
 from lmscale.planner.step_config import default_attention
-from lmscale.training.step import Program, build_program, train_arguments
+from lmscale.training.program import Program, build_program, train_arguments
 
 
 def mesh_of(pack: Pack, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
@@ -58,7 +58,7 @@ class CompileAhead:
         Args:
           program: the pack's.
           pack: to compile for.
-          corpus: see `lmscale.training.step.train_arguments`.
+          corpus: see `lmscale.training.program.train_arguments`.
         """
         if self._last is None or self._last.done():
             arguments = train_arguments(program, pack.runs[0].spec, corpus)

@@ -24,7 +24,8 @@ from lmscale.parallel.distributed import agree, is_first
 from lmscale.planner.devices import Devices
 from lmscale.planner.packs import Pack, most_slots, with_slots
 from lmscale.training.feed import Feed
-from lmscale.training.step import Program, packed_hyperparameters
+from lmscale.training.program import Program
+from lmscale.training.state import packed_hyperparameters
 
 #: Predicted seconds of training from which it pays to compile and time a few programs.
 WORTH_MEASURING = 900.0

@@ -30,9 +30,9 @@ from lmscale.training.checkpoint import saved_steps
 from lmscale.training.evaluation import Evaluator
 from lmscale.training.feed import Feed
 from lmscale.training.loop import Preempted, RunQueue, give_up, train_pack
+from lmscale.training.program import Program
 from lmscale.training.resume import retrain_damaged_trunk
 from lmscale.training.run_folder import ENDED
-from lmscale.training.step import Program
 
 #: Programs that a worker keeps for when it comes back to a pack.
 KEPT_PROGRAMS = 4

@@ -28,11 +28,13 @@ from lmscale.training.checkpoint import Checkpoints, saved_steps
 from lmscale.training.evaluation import Evaluator
 from lmscale.training.feed import Feed
 from lmscale.training.metrics_log import MetricsLog, log_interval
+from lmscale.training.program import Program
 from lmscale.training.result import lowest, non_finite, result, without_windows, worse_than_guessing
 from lmscale.training.resume import take_up
 from lmscale.training.run_folder import RunFolder
 from lmscale.training.spikes import SpikeCounter
-from lmscale.training.step import METRICS, Program, State, all_finite, packed_hyperparameters
+from lmscale.training.state import State, all_finite, packed_hyperparameters
+from lmscale.training.step import METRICS
 
 #: Steps in a row whose gradient norm isn't finite, after which a run counts as diverged: clipped by
 #: such a norm every gradient is 0, so that it learns no more.

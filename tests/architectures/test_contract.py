@@ -21,7 +21,8 @@ from lmscale.planner.programs import mesh_of, program_of
 from lmscale.serialize import SpecError
 from lmscale.spec import RunSpec
 from lmscale.sweep.experiment import Run
-from lmscale.training.step import ProgramKey, device_bytes, initial_state, train_arguments
+from lmscale.training.program import device_bytes, train_arguments
+from lmscale.training.state import ProgramKey, initial_state
 from tests.architectures import convolution
 from tests.training.specs import run_spec
 from tests.training.test_step import TOLERANCE, different_specs, train

@@ -9,7 +9,7 @@ from lmscale.planner.packs import make_plan
 from lmscale.planner.programs import mesh_of, program_of
 from lmscale.spec import LSTMSpec, TransformerSpec
 from lmscale.sweep.experiment import Run
-from lmscale.training.step import device_bytes, train_arguments
+from lmscale.training.program import device_bytes, train_arguments
 from tests.training.specs import run_spec
 
 

@@ -15,7 +15,7 @@ from lmscale.planner.step_config import StepConfig, default_attention
 from lmscale.spec import DataSpec, LSTMSpec, TransformerSpec
 from lmscale.sweep.grids import isoflop_grid, width_rule
 from lmscale.sweep.shards import shard_runs
-from lmscale.training.step import ProgramKey, initial_state
+from lmscale.training.state import ProgramKey, initial_state
 
 DATA = DataSpec(corpus="none", fingerprint="none")
 

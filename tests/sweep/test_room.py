@@ -18,7 +18,7 @@ from lmscale.sweep.execute import execute
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.room import bytes_to_write, check_room, state_bytes
 from lmscale.sweep.store import Store
-from lmscale.training.step import ProgramKey
+from lmscale.training.state import ProgramKey
 from tests.training.specs import TRANSFORMER, run_spec
 
 

@@ -18,7 +18,7 @@ from lmscale.sweep.experiment import Run
 from lmscale.sweep.shards import shard_runs
 from lmscale.sweep.store import Store
 from lmscale.training.loss import token_losses
-from lmscale.training.step import ProgramKey, initial_state
+from lmscale.training.state import ProgramKey, initial_state
 from tests.training.specs import run_spec
 
 TRUNK_SCHEDULE = {"name": "constant", "warmup_steps": 3}
