@@ -1599,7 +1599,8 @@ def start_jax() -> None:
     """
     import jax
 
-    from lmscale.cache import quiet_compilation_cache, usable_cache
+    from lmscale.cache import usable_cache
+    from lmscale.compat import quiet_compilation_cache
 
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))

@@ -16,7 +16,6 @@ How a gang ends early, and the exit code of its processes:
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -25,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lmscale import compat
 from lmscale.parallel.meeting import MeetingError, meet
 from lmscale.stopping import PREEMPTED
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 #: Seconds without a sign of life after which a process counts as lost; LMSCALE_HEARTBEAT overrides.
 HEARTBEAT = 10
+#: What a process says that JAX aborts for the loss of another.
+_LOST = b"lmscale: lost another process; what was saved stays, run the same command again\n"
 #: Agreements whose keys stay in the store: far more than one process can be ahead of another.
 _KEPT = 1000
 
@@ -94,7 +96,7 @@ def start(where: str | tuple[str, int, int], identity: str) -> None:
     heartbeat = os.environ.get("LMSCALE_HEARTBEAT", str(HEARTBEAT))
     if not heartbeat.isdigit() or int(heartbeat) < 1:
         raise GangError(f"LMSCALE_HEARTBEAT must be seconds, at least 1, not {heartbeat!r}", 2)
-    _exit_on_abort()
+    compat.exit_on_abort(_LOST, lambda: _gang.code)
     options: dict[str, Any] = {"heartbeat_timeout_seconds": int(heartbeat)}
     if where == "auto":
         # Under Slurm JAX asks for the device of its local rank, also where it sees only one.
@@ -113,8 +115,7 @@ def start(where: str | tuple[str, int, int], identity: str) -> None:
     except (RuntimeError, ValueError) as error:
         raise GangError(f"the processes did not find each other: {_first_line(error)}") from error
     signal.signal(signal.SIGINT, _interrupt)
-    state = jax._src.distributed.global_state
-    _gang = _Gang(state.client, state.process_id, state.num_processes, heartbeat=int(heartbeat))
+    _gang = _Gang(*compat.distributed_state(), heartbeat=int(heartbeat))
     check_same("command", identity)
 
 
@@ -175,7 +176,7 @@ def agree(decide: Callable[[], T]) -> T:
         try:
             return json.loads(gang.client.blocking_key_value_get(key(gang.agreements), 1000))
         except jax.errors.JaxRuntimeError as error:
-            if "DEADLINE_EXCEEDED" not in str(error):
+            if not compat.is_timeout(error):
                 raise
         _hear_of_failures()
 
@@ -186,10 +187,8 @@ def preempted() -> bool:
     JAX's preemption service spreads the notice and finds the call that every process has yet to
     make, so all must call this equally often.
     """
-    from jax.experimental import multihost_utils
-
     _gang.asked += 1
-    return multihost_utils.reached_preemption_sync_point(_gang.asked)
+    return compat.reached_preemption_sync_point(_gang.asked)
 
 
 def share_failure(error: Exception) -> tuple[list[str], bool]:
@@ -271,7 +270,7 @@ def _meet(barrier: str, seconds: float) -> bool:
         _gang.client.wait_at_barrier(barrier, int(1000 * seconds))
         return True
     except jax.errors.JaxRuntimeError as error:
-        if "DEADLINE_EXCEEDED" in str(error):
+        if compat.is_timeout(error):
             return False
         _say(f"lost another process: {_first_line(error)}")
         os._exit(_gang.code)
@@ -279,23 +278,6 @@ def _meet(barrier: str, seconds: float) -> bool:
 
 def _say(message: str) -> None:
     print(f"lmscale: {message}", file=sys.stderr, flush=True)
-
-
-@ctypes.CFUNCTYPE(None, ctypes.c_int)
-def _aborted(number: int) -> None:
-    os.write(
-        2, b"lmscale: lost another process; what was saved stays, run the same command again\n"
-    )
-    os._exit(_gang.code)
-
-
-def _exit_on_abort() -> None:
-    """Turns JAX's abort at the loss of a process into an exit code.
-
-    It comes from a thread of JAX's, in C, so that neither an exception nor Python's own handlers
-    of signals can catch it.
-    """
-    ctypes.CDLL(None).signal(int(signal.SIGABRT), _aborted)
 
 
 def _interrupt(number, frame) -> None:

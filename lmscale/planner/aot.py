@@ -16,7 +16,6 @@ import importlib.metadata
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from typing import Any
 from etils import epath
 
 from lmscale.cache import cached, keep, usable_cache
+from lmscale.compat import needed_bytes
 from lmscale.planner.compiled import NOTHING, Compiled
 from lmscale.planner.devices import Devices
 from lmscale.planner.packs import Pack, Plan, replan_with_less_memory
@@ -236,7 +236,7 @@ def cache_key(request: Mapping[str, Any]) -> str:
 def _sources() -> str:
     """A hash of the code that makes the programs and reads them."""
     root = Path(__file__).parents[1]
-    names = ("spec.py", "serialize.py", "optimizers.py")
+    names = ("spec.py", "serialize.py", "optimizers.py", "compat.py")
     ours = ("aot.py", "compiled.py", "hlo.py", "topology.py")
     files = [*(root / name for name in names), *(root / "planner" / name for name in ours)]
     for folder in ("architectures", "models", "parallel", "training"):
@@ -274,7 +274,7 @@ def _compile(request: dict[str, Any]) -> Compiled:
     try:
         program = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
-        needed = _needed(str(error))
+        needed = needed_bytes(str(error))
         if needed is None:
             line = str(error).splitlines()[0]
             return replace(NOTHING, **took(), error=f"the compiler: {line}")
@@ -337,17 +337,6 @@ def _read(program: Any, devices: Devices, tokens: int, **took: float) -> Compile
         largest=tuple((c.kind, c.result, c.times, c.total, c.scope) for c in ranked[:8]),
         **took,
     )
-
-
-def _needed(message: str) -> float | None:
-    """Bytes that a compiler says it lacks room for, or None for another failure."""
-    if "RESOURCE_EXHAUSTED" not in message:
-        return None
-    found = re.search(r"\(?([\d.]+)([KMGT])\)? exceeds", message)
-    found = found or re.search(r"Used ([\d.]+)([KMGT]) of", message)
-    if not found:
-        return math.inf
-    return float(found[1]) * 1024.0 ** ("KMGT".index(found[2]) + 1)
 
 
 def main(argv: Sequence[str] = ()) -> int:

@@ -19,6 +19,7 @@ import numpy as np
 from etils import epath
 
 from lmscale.cache import cached, keep, usable_cache
+from lmscale.compat import is_out_of_memory
 from lmscale.files import DamagedError, read_json, write_json
 from lmscale.parallel.distributed import agree, is_first
 from lmscale.planner.devices import Devices
@@ -174,6 +175,6 @@ def _or_nothing(rate: Callable[[Pack], float], pack: Pack) -> float:
     try:
         return rate(pack)
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" in str(error):
+        if is_out_of_memory(str(error)):
             return 0.0
         raise

@@ -11,6 +11,8 @@ import importlib.util
 import math
 from typing import Any
 
+from lmscale.compat import topology_devices
+
 #: Packages that compile for a platform, any of them, and the extra of lmscale that brings one.
 COMPILERS = {
     "tpu": (("libtpu",), "tpu"),
@@ -124,15 +126,9 @@ def absent_devices(kind: str, platform: str, count: int, linked: int) -> list[An
     Raises:
       TopologyError: when there are no such devices.
     """
-    # Imported here, because commands that compile nothing must not wait for jax.
-    from jax.experimental import topologies
-
     name, n_slices = topology_name(kind, platform, count, linked)
     if platform == "gpu":
-        found = topologies.get_topology_desc(
-            platform="cuda", target_config=gpu_target(kind), topology=name
-        )
-        return list(found.devices)
+        return topology_devices("cuda", target_config=gpu_target(kind), topology=name)
     sides = [int(side) for side in name.partition(":")[2].split("x")]
     options: dict[str, Any] = {}
     if kind == "v4":
@@ -142,8 +138,7 @@ def absent_devices(kind: str, platform: str, count: int, linked: int) -> list[An
         options["num_slices"] = n_slices
     if math.prod(sides) < 4:
         options["chips_per_host_bounds"] = (1, 1, 1)
-    found = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
-    return list(found.devices)
+    return topology_devices("tpu", topology_name=name, **options)
 
 
 def gpu_target(kind: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import jax
 
 from lmscale import flops
+from lmscale.compat import is_out_of_memory
 from lmscale.data import Corpus
 from lmscale.data.catalog import check_fingerprint
 from lmscale.files import DiskError, disk_fault, write_atomically
@@ -236,7 +237,7 @@ def _train_or_record(
                 _record_disk_fault(queue, fault)
                 raise DiskError(fault) from error
             reasons, sound = share_failure(error)
-            memory = sound and any("RESOURCE_EXHAUSTED" in reason for reason in reasons)
+            memory = sound and any(map(is_out_of_memory, reasons))
             smallest = pack.mesh[0]
             if memory and pack.n_slots > smallest:
                 slots = max(smallest, pack.n_slots // 2 // smallest * smallest)
