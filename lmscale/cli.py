@@ -715,7 +715,7 @@ def _run(args: argparse.Namespace) -> int:
             # From here on JAX hears the signal, for all processes.
             os.kill(os.getpid(), signal.SIGTERM)
         code = _train_all(args, distributed.preempted)
-    except distributed.GangError as error:
+    except distributed.DistributedError as error:
         _say(f"lmscale run: {error}")
         code = error.code
     except BaseException as error:  # noqa: BLE001 (the other processes must hear of it)

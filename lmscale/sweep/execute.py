@@ -16,7 +16,7 @@ from lmscale.compat import is_out_of_memory
 from lmscale.data import Corpus
 from lmscale.data.catalog import check_fingerprint
 from lmscale.files import DiskError, disk_fault, write_atomically
-from lmscale.parallel.distributed import GangError, agree, is_first, share_failure
+from lmscale.parallel.distributed import DistributedError, agree, is_first, share_failure
 from lmscale.planner.devices import Devices
 from lmscale.planner.lineage import branch_steps
 from lmscale.planner.packs import Pack, Plan, replan_with_less_memory, with_slots
@@ -74,7 +74,7 @@ def execute(
 
     Raises:
       Preempted: when `stop` said so; every state is saved.
-      GangError: when one of the processes that train together has failed alone.
+      DistributedError: when one of the processes that train together has failed alone.
       TeamError: when no worker process can be kept alive.
       DiskError: when the store could not be written; what is there is sound.
     """
@@ -230,7 +230,7 @@ def _train_or_record(
                 pack, settled = settle(pack), True
             train(pack, queue)
             return
-        except (Preempted, KeyboardInterrupt, GangError):
+        except (Preempted, KeyboardInterrupt, DistributedError):
             raise
         except Exception as error:  # Whatever broke a pack must not end the sweep.
             if jax.process_count() == 1 and (fault := disk_fault(error)) is not None:
@@ -268,7 +268,7 @@ def _train_or_record(
                 queue.release(folder)
             log(f"{pack.key.model.label}: {left} runs {status}: {reason}")
             if not sound:
-                raise GangError(f"not every process has failed: {reason}", 1) from error
+                raise DistributedError(f"not every process has failed: {reason}", 1) from error
             return
 
 

@@ -1,8 +1,8 @@
 """A process that trains jobs for the tests, as one of several.
 
-    python -m tests.parallel.gang_worker ADDRESS COUNT INDEX JOBS
+    python -m tests.parallel.group_worker ADDRESS COUNT INDEX JOBS
 
-JOBS is a JSON list of arguments of `train`; it is also what tells one gang from another.
+JOBS is a JSON list of arguments of `train`; it is also what tells one group from another.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main(address: str, count: int, index: int, jobs: str) -> int:
         for job in json.loads(jobs):
             train(**job)
         code = 0
-    except distributed.GangError as error:
+    except distributed.DistributedError as error:
         print(error, file=sys.stderr)
         code = error.code
     return distributed.finish(code)
