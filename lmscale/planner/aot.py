@@ -288,7 +288,7 @@ def _lower(request: dict[str, Any], devices: Devices) -> tuple[Any, int]:
 
     from lmscale.parallel.mesh import make_mesh
     from lmscale.planner.topology import absent_devices
-    from lmscale.training.feed import fits_on_device
+    from lmscale.training.batch_source import fits_on_device
     from lmscale.training.program import build_program, train_arguments
     from lmscale.training.state import ProgramKey
 

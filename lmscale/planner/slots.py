@@ -24,7 +24,7 @@ from lmscale.files import DamagedError, read_json, write_json
 from lmscale.parallel.distributed import agree, is_first
 from lmscale.planner.devices import Devices
 from lmscale.planner.packs import Pack, most_slots, with_slots
-from lmscale.training.feed import Feed
+from lmscale.training.batch_source import BatchSource
 from lmscale.training.program import Program
 from lmscale.training.state import packed_hyperparameters
 
@@ -153,12 +153,12 @@ def best_number(planned: int, unit: int, most: int, rate: Callable[[int], float]
     return best
 
 
-def training_rate(program: Program, pack: Pack, feed: Feed) -> float:
+def training_rate(program: Program, pack: Pack, source: BatchSource) -> float:
     """Tokens per second of all slots of a program, measured on the first steps of a pack's runs."""
     runs = [pack.runs[i % len(pack.runs)].spec for i in range(program.n_slots)]
     every, n_steps = np.ones(program.n_slots, bool), program.chunk_steps
     hyper = packed_hyperparameters(runs)
-    data = feed.chunk([(spec, feed.order(spec), 0) for spec in runs], n_steps, n_steps)
+    data = source.chunk([(spec, source.order(spec), 0) for spec in runs], n_steps, n_steps)
     seeds = np.array([spec.seed for spec in runs], np.int32)
     state = program.reset(program.empty(), seeds, every)
     seconds: list[float] = []

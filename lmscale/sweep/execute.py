@@ -27,9 +27,9 @@ from lmscale.sweep.board import Board, PackQueue, Seat
 from lmscale.sweep.ownership import Claims
 from lmscale.sweep.store import Store
 from lmscale.sweep.teams import run_teams
+from lmscale.training.batch_source import BatchSource
 from lmscale.training.checkpoint import saved_steps
 from lmscale.training.evaluation import Evaluator
-from lmscale.training.feed import Feed
 from lmscale.training.loop import Preempted, RunQueue, give_up, train_pack
 from lmscale.training.program import Program
 from lmscale.training.resume import retrain_damaged_trunk
@@ -150,7 +150,7 @@ def _train_packs(board: Seat, how: _How) -> None:
     devices = jax.devices()
     corpora = functools.cache(how.open_corpus)
     kept_steps = branch_steps([run for pack in plan.packs for run in pack.runs])
-    feeds: dict[tuple, Feed] = {}
+    sources: dict[tuple, BatchSource] = {}
     ahead = CompileAhead()
     kept: collections.deque[tuple[Pack, Program]] = collections.deque(maxlen=KEPT_PROGRAMS)
 
@@ -162,20 +162,20 @@ def _train_packs(board: Seat, how: _How) -> None:
             kept.append((pack, program))
         return program
 
-    def feed_for(pack: Pack) -> Feed:
+    def source_for(pack: Pack) -> BatchSource:
         key = (pack.fingerprint, pack.mesh)
-        if key not in feeds:
+        if key not in sources:
             data = pack.runs[0].spec.data
             corpus = corpora(data.corpus)
             check_fingerprint(corpus, data.fingerprint)
-            feeds[key] = Feed(corpus, mesh_of(pack, devices))
-        return feeds[key]
+            sources[key] = BatchSource(corpus, mesh_of(pack, devices))
+        return sources[key]
 
     def settle(pack: Pack) -> Pack:
         if choices is None:
             return pack
         return choices.settle(
-            pack, lambda pack: training_rate(program_for(pack), pack, feed_for(pack)), board.log
+            pack, lambda pack: training_rate(program_for(pack), pack, source_for(pack)), board.log
         )
 
     def compile_next() -> None:
@@ -183,10 +183,10 @@ def _train_packs(board: Seat, how: _How) -> None:
         if index is None:
             return
         following = plan.packs[index]
-        if (following.fingerprint, following.mesh) in feeds:
+        if (following.fingerprint, following.mesh) in sources:
             if choices is not None:
                 following = choices.planned(following)
-            ahead.begin(program_for(following), following, feed_for(following).corpus_shape)
+            ahead.begin(program_for(following), following, source_for(following).corpus_shape)
 
     told: set[tuple] = set()
 
@@ -195,14 +195,14 @@ def _train_packs(board: Seat, how: _How) -> None:
         if (kind := (pack.key, pack.fingerprint, pack.n_slots)) not in told:
             told.add(kind)
             board.log(f"{pack.key.model.label}: {len(queue)} runs, {pack.n_slots} at a time")
-        feed, program = feed_for(pack), program_for(pack)
+        source, program = source_for(pack), program_for(pack)
         # Workers compile while others train.
         if plan.teams == 1 and jax.process_count() == 1:
             compile_next()
         train_pack(
             program,
             queue,
-            feed,
+            source,
             Evaluator(program, lambda evaluation: corpora(evaluation.corpus)),
             board,
             kept_steps=kept_steps,

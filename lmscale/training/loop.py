@@ -24,9 +24,9 @@ from lmscale.files import DamagedError
 from lmscale.parallel.distributed import agree, is_first
 from lmscale.progress import Tracker
 from lmscale.spec import RunSpec
+from lmscale.training.batch_source import BatchSource
 from lmscale.training.checkpoint import Checkpoints, saved_steps
 from lmscale.training.evaluation import Evaluator
-from lmscale.training.feed import Feed
 from lmscale.training.metrics_log import MetricsLog, log_interval
 from lmscale.training.program import Program
 from lmscale.training.result import lowest, non_finite, result, without_windows, worse_than_guessing
@@ -169,7 +169,7 @@ class _Slot:
 def train_pack(
     program: Program,
     queue: RunQueue,
-    feed: Feed,
+    source: BatchSource,
     evaluator: Evaluator,
     bar: Tracker,
     *,
@@ -182,7 +182,7 @@ def train_pack(
     Args:
       program: built for the key that all runs share.
       queue: where the slots take their runs from, until none is left that can start.
-      feed: their training tokens.
+      source: of their batches.
       evaluator: their evaluation sets.
       bar: counts the training FLOPs (exact convention) of all runs.
       kept_steps: run -> the steps at which other runs start from it.
@@ -193,7 +193,7 @@ def train_pack(
       Preempted: see `stop`.
       Exception: whatever broke the program; the runs in its slots are then back in the queue.
     """
-    pack = _Pack(program, queue, feed, evaluator, bar, kept_steps or {})
+    pack = _Pack(program, queue, source, evaluator, bar, kept_steps or {})
     last_save = time.monotonic()
 
     def save_is_due() -> bool:
@@ -238,14 +238,14 @@ class _Pack:
         self,
         program: Program,
         queue: RunQueue,
-        feed: Feed,
+        source: BatchSource,
         evaluator: Evaluator,
         bar: Tracker,
         kept_steps: Mapping[str, Collection[int]],
     ):
         self._program = program
         self._queue = queue
-        self._feed = feed
+        self._source = source
         self._evaluate = evaluator
         self._bar = bar
         self._kept_steps = kept_steps
@@ -321,7 +321,7 @@ class _Pack:
             index=index,
             folder=folder,
             checkpoints=checkpoints,
-            order=self._feed.order(spec),
+            order=self._source.order(spec),
             step=step,
             seconds=found.seconds,
             kept=frozenset(self._kept_steps.get(folder.path.name, ())),
@@ -342,7 +342,7 @@ class _Pack:
         """Queues `n_steps` steps of every slot, then reads the numbers of the dispatch before."""
         active = np.array([slot is not None for slot in self._slots])
         runs = [slot and (slot.spec, slot.order, slot.step) for slot in self._slots]
-        data = self._feed.chunk(runs, n_steps, self._program.chunk_steps)
+        data = self._source.chunk(runs, n_steps, self._program.chunk_steps)
         self._state, metrics = self._program.train(
             self._state, self._hyperparameters(), data, np.int32(n_steps), active
         )

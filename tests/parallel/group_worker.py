@@ -109,8 +109,8 @@ def tokens_on_host() -> Iterator[list[tuple[int, ...]]]:
         parts.append(indices.shape)
         return gather(tokens, indices, n_ctx)
 
-    feed = "lmscale.training.feed"
-    with mock.patch(f"{feed}.gather", noted), mock.patch(f"{feed}._fits") as fits:
+    module = "lmscale.training.batch_source"
+    with mock.patch(f"{module}.gather", noted), mock.patch(f"{module}._fits") as fits:
         fits.return_value = False
         yield parts
 

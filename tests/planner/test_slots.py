@@ -19,7 +19,7 @@ from lmscale.sweep import execute as execution
 from lmscale.sweep.execute import execute
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.store import Store
-from lmscale.training.feed import Feed
+from lmscale.training.batch_source import BatchSource
 from lmscale.training.state import packed_hyperparameters
 from tests.quick_compile import quick_jit
 from tests.training.specs import LSTM, run_spec
@@ -192,7 +192,7 @@ def test_what_is_compiled_ahead_is_found(corpus, own_cache):
     model = dataclasses.replace(LSTM, d_hidden=20)
     (pack,) = packs_of(run_spec(corpus, model=model, seed=1), n_slots=1)
     mesh = mesh_of(pack, jax.devices())
-    feed = Feed(corpus, mesh)
+    source = BatchSource(corpus, mesh)
     program = program_of(pack, mesh, "cpu")
     state = program.reset(program.empty(), np.array([1], np.int32), np.array([True]))
 
@@ -201,12 +201,12 @@ def test_what_is_compiled_ahead_is_found(corpus, own_cache):
 
     assert not steps()
     ahead = CompileAhead()
-    ahead.begin(program, pack, feed.corpus_shape)
+    ahead.begin(program, pack, source.corpus_shape)
     ahead.wait()
     made = steps()
     assert len(made) == 1
     spec, n = pack.runs[0].spec, pack.chunk_steps
-    data = feed.chunk([(spec, feed.order(spec), 0)], n, n)
+    data = source.chunk([(spec, source.order(spec), 0)], n, n)
     hyper = packed_hyperparameters([spec])
     _, metrics = program.train(state, hyper, data, np.int32(1), np.array([True]))
     assert np.isfinite(metrics["loss"][0, 0])
