@@ -734,7 +734,7 @@ def _identity(args: argparse.Namespace) -> str:
 
 
 def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
-    from lmscale.parallel.distributed import agree, check_same, is_first
+    from lmscale.parallel.distributed import broadcast_from_main, check_same, is_main_process
     from lmscale.planner.devices import Devices, local_devices
     from lmscale.planner.packs import make_plan
     from lmscale.progress import progress
@@ -748,20 +748,20 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
     ]
     for (name, experiment), store in zip(_experiments(args), stores, strict=True):
         # The first builds the corpora that are not there yet, the others read them.
-        declared = _declare(args, name, experiment) if is_first() else None
+        declared = _declare(args, name, experiment) if is_main_process() else None
         if declared:
             # Before anything is trained, and before many workers would each do it.
             declared.corpus.check()
-        agree(lambda: None)
+        broadcast_from_main(lambda: None)
         grid = declared or _declare(args, name, experiment)
-        if is_first() and (why := _refusal(args, grid, store)):
+        if is_main_process() and (why := _refusal(args, grid, store)):
             raise StoreError(why)
         grids.append((grid, store))
     check_same("runs", " ".join(run.spec.hash for grid, _ in grids for run in grid.runs))
     # JAX looks for devices in all processes at once. Machines differ by some bytes of memory, but
     # plans must not.
     own = local_devices()
-    devices, jobs = Devices(**agree(lambda: dataclasses.asdict(own))), []
+    devices, jobs = Devices(**broadcast_from_main(lambda: dataclasses.asdict(own))), []
     for grid, store in grids:
         plan = make_plan(
             shard_runs(grid.runs, *args.shard),
@@ -785,14 +785,14 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
     jobs.sort(key=lambda job: job.plan.flops)
     parent = Path(args.out or "results")
     ill, flops = False, sum(job.plan.flops for job in jobs)
-    with progress("training", flops, silent=not is_first()) as bar:
+    with progress("training", flops, silent=not is_main_process()) as bar:
         for number, job in enumerate(jobs):
             store = job.store
             for line in job.lines:
                 bar.log(f"{job.name}: {line}")
             bar.log(f"{job.name}: {_plan_line(job.plan)} -> {store.path}")
             own = _earlier(args, job.name, store)
-            for line in _centering(prior, job.runs, own) if is_first() else ():
+            for line in _centering(prior, job.runs, own) if is_main_process() else ():
                 bar.log(f"{job.name}: {line}")
             if repeated := _repeated_text(job.experiment, job.corpus, job.runs)[1]:
                 bar.log(f"{job.name}: {repeated}")
@@ -800,18 +800,18 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
             try:
                 ill |= _train(args, job, store, earlier, bar, stop)
             except Preempted:
-                if is_first():
+                if is_main_process():
                     store.write_table()
                     _say(_PREEMPTED)
                 return PREEMPTED
-            if args.many and is_first():
+            if args.many and is_main_process():
                 from lmscale.report import write_front
 
                 write_front(parent)
-    if args.many and is_first():
+    if args.many and is_main_process():
         _say(f"all reports: {parent / 'index.html'}")
     # The others wait until the first has written its reports.
-    return agree(lambda: 1 if ill else 0)
+    return broadcast_from_main(lambda: 1 if ill else 0)
 
 
 class _Job(NamedTuple):
@@ -879,13 +879,13 @@ def _train(
     args: argparse.Namespace, job: _Job, store: Any, earlier: list[Any], bar: Any, stop: Callable
 ) -> bool:
     """Trains and reports one experiment; True where a run failed for another reason than its loss."""
-    from lmscale.parallel.distributed import is_first
+    from lmscale.parallel.distributed import is_main_process
     from lmscale.planner.slots import choices_of
     from lmscale.sweep.execute import execute
     from lmscale.sweep.room import check_room
     from lmscale.sweep.store import note_worker
 
-    if is_first():
+    if is_main_process():
         check_room(job.plan, store)
         # Seconds of importing that no run needs to wait for.
         report = threading.Thread(
@@ -917,7 +917,7 @@ def _train(
             checkpoint_seconds=args.checkpoint_seconds,
             stop=stop,
         )
-    if not is_first():
+    if not is_main_process():
         return False
     from lmscale.report import write_report
 

@@ -145,7 +145,7 @@ def check_same(what: str, text: str) -> None:
         )
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this process decides, writes and prints for its group."""
     return _group.index == 0
 
@@ -155,7 +155,7 @@ def is_alone() -> bool:
     return _group.count == 1
 
 
-def agree(decide: Callable[[], T]) -> T:
+def broadcast_from_main(decide: Callable[[], T]) -> T:
     """The value that `decide` returns in the main process, in every process.
 
     Args:
@@ -172,7 +172,7 @@ def agree(decide: Callable[[], T]) -> T:
     group = _group
     group.broadcasts += 1
     key = f"lmscale/broadcast/{group.epoch}/{{}}".format
-    if is_first():
+    if is_main_process():
         _check_for_failures()
         value = decide()
         group.client.key_value_set(key(group.broadcasts), json.dumps(value))

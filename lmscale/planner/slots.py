@@ -21,7 +21,7 @@ from etils import epath
 from lmscale.cache import cached, keep, usable_cache
 from lmscale.compat import is_out_of_memory
 from lmscale.files import DamagedError, read_json, write_json
-from lmscale.parallel.distributed import agree, is_first
+from lmscale.parallel.distributed import broadcast_from_main, is_main_process
 from lmscale.planner.devices import Devices
 from lmscale.planner.packs import Pack, most_slots, with_slots
 from lmscale.training.batch_source import BatchSource
@@ -66,13 +66,15 @@ class SlotChoices:
           log: is told what was measured.
         """
         name = self._name(pack)
-        known = agree(lambda: self._recorded(name, log)) or self._choose(pack, rate, log)
+        known = broadcast_from_main(lambda: self._recorded(name, log)) or self._choose(
+            pack, rate, log
+        )
         store, *machine = self.folders
-        if not agree((store / name).exists):
+        if not broadcast_from_main((store / name).exists):
             store.mkdir(parents=True, exist_ok=True)
             write_json(store / name, known, sealed=True)
         for folder in machine:
-            if agree(lambda folder=folder: cached(folder / name) is None):
+            if broadcast_from_main(lambda folder=folder: cached(folder / name) is None):
                 keep(folder / name, known)
         return with_slots(pack, known["n_slots"], self.devices)
 
@@ -90,7 +92,7 @@ class SlotChoices:
                 raise DamagedError(store / name, f"{known['n_slots']} runs side by side")
         except DamagedError as error:
             log(f"{error}; what is recorded elsewhere is used, or it is chosen again")
-            if is_first():
+            if is_main_process():
                 (store / name).unlink(missing_ok=True)
             known = None
         if known is not None:

@@ -16,7 +16,12 @@ from lmscale.compat import is_out_of_memory
 from lmscale.data import Corpus
 from lmscale.data.catalog import check_fingerprint
 from lmscale.files import DiskError, disk_fault, write_atomically
-from lmscale.parallel.distributed import DistributedError, agree, is_first, share_failure
+from lmscale.parallel.distributed import (
+    DistributedError,
+    broadcast_from_main,
+    is_main_process,
+    share_failure,
+)
 from lmscale.planner.devices import Devices
 from lmscale.planner.lineage import branch_steps
 from lmscale.planner.packs import Pack, Plan, replan_with_less_memory, with_slots
@@ -78,14 +83,16 @@ def execute(
       TeamError: when no worker process can be kept alive.
       DiskError: when the store could not be written; what is there is sound.
     """
-    if is_first():
+    if is_main_process():
         for line in _mend_trunks(plan, store):
             bar.log(line)
-    agree(lambda: None)
+    broadcast_from_main(lambda: None)
     queues = []
     for pack in plan.packs:
         folders = [store.folder(run) for run in pack.runs]
-        ended = agree(lambda folders=folders: [f.result() is not None for f in folders])
+        ended = broadcast_from_main(
+            lambda folders=folders: [f.result() is not None for f in folders]
+        )
         left = [folder for folder, over in zip(folders, ended, strict=True) if not over]
         bar.skip(pack.flops - sum(flops.own_flops(folder.spec) for folder in left))
         queues.append(RunQueue(left))
@@ -103,7 +110,7 @@ def execute(
             wanted = board.regain()
         for folder in board.unstartable():
             bar.skip(flops.own_flops(folder.spec))
-            if is_first():
+            if is_main_process():
                 give_up(folder, jax.devices()[0].device_kind)
             board.release(folder)
     if (line := board.others_line()) is not None:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lmscale.data import Corpus
 from lmscale.data.loader import batch_indices, gather, n_sequences, sequence_order
-from lmscale.parallel.distributed import agree, place
+from lmscale.parallel.distributed import broadcast_from_main, place
 from lmscale.spec import RunSpec, SpecError
 
 #: Share of a device's memory that the training tokens may take before they stay on the host.
@@ -37,7 +37,7 @@ class BatchSource:
         self._tokens = corpus.tokens("train")
         self._sharding = NamedSharding(mesh, PartitionSpec(None, "run", "data"))
         if on_device is None:
-            on_device = agree(lambda: _fits(self._tokens, mesh))
+            on_device = broadcast_from_main(lambda: _fits(self._tokens, mesh))
         self._on_device = None
         if on_device:
             self._on_device = place(np.asarray(self._tokens), NamedSharding(mesh, PartitionSpec()))

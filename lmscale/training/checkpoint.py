@@ -25,7 +25,7 @@ from etils import epath
 
 from lmscale import compat
 from lmscale.files import DamagedError, digest, file_digest, parse_json, read_json, write_json
-from lmscale.parallel.distributed import agree, is_first
+from lmscale.parallel.distributed import broadcast_from_main, is_main_process
 
 #: Orbax numbers the saves of a process and signals by that number: those of two threads must not
 #: overlap, or one creates the other's folders.
@@ -99,7 +99,7 @@ class Checkpoints:
         """
         self.wait()
         path = self._folder / str(step)
-        fault, checked = agree(
+        fault, checked = broadcast_from_main(
             lambda: [_fault(path, self._run), (path / _DIGESTS).exists()],
         )
         if fault is not None:
@@ -123,10 +123,10 @@ class Checkpoints:
 
     def discard(self, step: int) -> None:
         """Deletes a damaged checkpoint, so that it isn't met again."""
-        if is_first():
+        if is_main_process():
             delete_step(self._folder, step)
         # The others look when it is gone.
-        agree(lambda: None)
+        broadcast_from_main(lambda: None)
         self._manager.reload()
 
     def wait(self) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from lmscale import flops
 from lmscale.files import DamagedError
-from lmscale.parallel.distributed import agree, is_first
+from lmscale.parallel.distributed import broadcast_from_main, is_main_process
 from lmscale.progress import Tracker
 from lmscale.spec import RunSpec
 from lmscale.training.batch_source import BatchSource
@@ -63,7 +63,7 @@ class RunQueue:
         with self._lock:
             if not self._waiting:
                 return None
-            name = agree(self._first_that_can_start)
+            name = broadcast_from_main(self._first_that_can_start)
             folder = next((f for f in self._waiting if f.path.name == name), None)
             if folder is not None:
                 self._waiting.remove(folder)
@@ -219,7 +219,7 @@ def train_pack(
             for slot, event in zip(slots, events, strict=True):
                 if slot.step == event:
                     pack.event(slot)
-            if agree(save_is_due):
+            if broadcast_from_main(save_is_due):
                 pack.save("running")
                 last_save = time.monotonic()
     except Preempted:
@@ -326,7 +326,7 @@ class _Pack:
             seconds=found.seconds,
             kept=frozenset(self._kept_steps.get(folder.path.name, ())),
             step_flops=step_flops,
-            stopped=found.from_checkpoint and agree(lambda: _falls_no_more(folder)),
+            stopped=found.from_checkpoint and broadcast_from_main(lambda: _falls_no_more(folder)),
             log=found.log,
             spikes=SpikeCounter(extra.get("spikes")),
             good=tuple(extra["good"]) if extra.get("good") else None,
@@ -377,7 +377,9 @@ class _Pack:
     def _drop_lost(self) -> None:
         """Leaves the runs that another process has taken over, as this one had fallen silent."""
         slots = self.slots()
-        lost = agree(lambda: [slot.index for slot in slots if not self._queue.holds(slot.folder)])
+        lost = broadcast_from_main(
+            lambda: [slot.index for slot in slots if not self._queue.holds(slot.folder)]
+        )
         for slot in slots:
             if slot.index not in lost:
                 continue
@@ -454,7 +456,7 @@ class _Pack:
         if not slot.evaluates():
             return
         # A run killed between its last checkpoint and its result has been evaluated already.
-        if not agree(lambda: _is_evaluated(slot)):
+        if not broadcast_from_main(lambda: _is_evaluated(slot)):
             losses = self._evaluate(self._state, slot.index, slot.spec)
             self._drop_lost()
             if slot.ended:
@@ -473,7 +475,9 @@ class _Pack:
             slot.log.append([record])
             for waited in self.slots():
                 waited.last_read = time.monotonic()
-        if slot.step < slot.spec.steps and not agree(lambda: _falls_no_more(slot.folder)):
+        if slot.step < slot.spec.steps and not broadcast_from_main(
+            lambda: _falls_no_more(slot.folder)
+        ):
             return
         one = self._program.take(self._state, np.int32(slot.index))
         if not all_finite(one["params"]):
@@ -492,7 +496,7 @@ class _Pack:
     def _keep(self, slot: _Slot) -> None:
         """Saves the state that other runs start from."""
         branches = Checkpoints(slot.folder.branches, slot.folder.run_id, keep_all=True)
-        if agree(lambda: slot.step not in branches.steps()):
+        if broadcast_from_main(lambda: slot.step not in branches.steps()):
             branches.save(slot.step, self._program.take(self._state, np.int32(slot.index)), {})
             branches.wait()
         branches.close()
@@ -519,7 +523,7 @@ class _Pack:
         self._end(slot, "diverged", fault)
 
     def _end(self, slot: _Slot, status: str, reason: str | None) -> None:
-        if is_first():
+        if is_main_process():
             # The result is read from it.
             slot.log.check()
             values = result(slot.folder, status, reason, self._device_kind(), slot.step)
