@@ -44,7 +44,7 @@ def causal_attention(
 
 @jax.custom_vjp
 def _plain(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """All scores at once. Of them only the weights are kept for the derivative."""
+    """All scores at once. The backward pass needs only the softmax weights, so only they are saved."""
     return _plain_forward(query, key, value)[0]
 
 
