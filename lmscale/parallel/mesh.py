@@ -23,11 +23,11 @@ def make_mesh(
 ) -> Mesh:
     """A mesh of shape (run, data, model) over exactly run * data * model devices.
 
-    The axes differ in what they send: `model` most, `run` nothing. On a TPU they follow the
-    physical topology where they can, and of several slices (joined by a slower network) each holds
-    whole `model` axes and as much of `data` as it can. JAX refuses shapes that are not
-    products of the physical axes; then, and elsewhere, the devices are taken in order, which is
-    that of the hosts: `model` inside one, then `data`, then `run`.
+    `model` communicates most, `run` not at all. On a TPU the axes follow the physical topology where
+    they can. With several slices, which a slower network joins, each slice holds whole `model` axes
+    and as much of `data` as it can. JAX refuses shapes that are not products of the physical axes.
+    Then, and on other platforms, the devices are taken in order, which is that of the hosts: `model`
+    inside a host, then `data`, then `run`.
 
     Raises:
       MeshError: when the shape does not use every device, or leaves out those of a process.
@@ -70,6 +70,6 @@ def across_slices(shape: tuple[int, int, int], slices: int) -> tuple[int, int, i
     run = math.gcd(shape[0], slices)
     if shape[1] % (slices // run):
         raise ValueError(
-            f"{shape[0]} x {shape[1]} runs and pieces do not split over {slices} slices"
+            f"{shape[0]} x {shape[1]} runs and batch shards do not split over {slices} slices"
         )
     return run, slices // run, 1

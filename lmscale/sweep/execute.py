@@ -96,15 +96,15 @@ def execute(
         left = [folder for folder, over in zip(folders, ended, strict=True) if not over]
         bar.skip(pack.flops - sum(flops.own_flops(folder.spec) for folder in left))
         queues.append(RunQueue(left))
-    how = _How(plan, open_corpus, choices, attention, checkpoint_seconds)
+    options = ExecuteOptions(plan, open_corpus, choices, attention, checkpoint_seconds)
     with Claims() as claims:
         board = Board(plan, queues, bar, stop, claims)
         wanted = any(queues)
         while wanted:
             if plan.teams == 1:
-                _train_packs(board.seat(), how)
+                _train_packs(board.seat(), options)
             else:
-                run_teams(plan.teams, _train_packs, board, Seat.METHODS, how)
+                run_teams(plan.teams, _train_packs, board, Seat.METHODS, options)
             if board.abandoned is not None:
                 raise DiskError(board.abandoned)
             wanted = board.regain()
@@ -141,8 +141,8 @@ def _mend_trunks(plan: Plan, store: Store) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _How:
-    """What every worker is told; see `execute`."""
+class ExecuteOptions:
+    """The arguments of `execute` that every worker needs."""
 
     plan: Plan
     open_corpus: Callable[[str], Corpus]
@@ -151,11 +151,11 @@ class _How:
     checkpoint_seconds: float
 
 
-def _train_packs(board: Seat, how: _How) -> None:
+def _train_packs(board: Seat, options: ExecuteOptions) -> None:
     """What a worker does: packs from the board, until there are none."""
-    plan, choices = how.plan, how.choices
+    plan, choices = options.plan, options.choices
     devices = jax.devices()
-    corpora = functools.cache(how.open_corpus)
+    corpora = functools.cache(options.open_corpus)
     kept_steps = branch_steps([run for pack in plan.packs for run in pack.runs])
     sources: dict[tuple, BatchSource] = {}
     ahead = CompileAhead()
@@ -165,7 +165,7 @@ def _train_packs(board: Seat, how: _How) -> None:
         program = next((program for known, program in kept if known == pack), None)
         if program is None:
             mesh = mesh_of(pack, devices)
-            program = program_of(pack, mesh, plan.devices.platform, how.attention)
+            program = program_of(pack, mesh, plan.devices.platform, options.attention)
             kept.append((pack, program))
         return program
 
@@ -213,7 +213,7 @@ def _train_packs(board: Seat, how: _How) -> None:
             Evaluator(program, lambda evaluation: corpora(evaluation.corpus)),
             board,
             kept_steps=kept_steps,
-            checkpoint_seconds=how.checkpoint_seconds,
+            checkpoint_seconds=options.checkpoint_seconds,
             stop=board.stopped,
         )
 

@@ -430,12 +430,12 @@ class _Pack:
 
     def _summary(self, slot: _Slot, step: int) -> dict[str, Any]:
         spec, n = slot.spec, len(slot.window)
-        loss, grad_norm, lr, *piece = zip(*slot.window, strict=True)
+        loss, grad_norm, lr, *squared = zip(*slot.window, strict=True)
         noise = {}
-        if piece:
-            # Means of |G_b|^2 of pieces and |G_B|^2 of whole batches: the parts of the noise scale.
+        if squared:
+            # Means of |G_b|^2 of micro-batches and |G_B|^2 of batches, which give the noise scale.
             noise["grad_squared"] = math.fsum(norm**2 for norm in grad_norm) / n
-            noise["piece_grad_squared"] = math.fsum(piece[0]) / n
+            noise["piece_grad_squared"] = math.fsum(squared[0]) / n
         return {
             **_place(slot, step),
             "loss": math.fsum(loss) / n,

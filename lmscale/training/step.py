@@ -190,7 +190,7 @@ class RunStep:
             # An unrolled model takes the layers apart again. XLA removes both.
             params = layout.stack_layers(params)
             hidden = nnx.merge(graph, params).hidden(windows[:, :-1], dropout_key=dropout_key)
-            # The head is gathered once, not for every piece.
+            # The head is gathered once, not for each part of the logits.
             head = head_params(params, whole=self.logit_pieces > 1)
             shapes = jax.eval_shape(lambda: params)
 

@@ -177,10 +177,10 @@ def test_a_tpu_plan_is_as_the_compiler_says(own_cache):
     assert answer.refused == ()
     assert answer.compiled.fits(plan.devices)
     assert answer.pack.memory == pytest.approx(answer.compiled.peak_bytes, rel=0.15)
-    # Weights are gathered and gradients reduced for every piece, logits and activations are not.
+    # Weights are gathered and gradients reduced for every micro-batch, logits and activations are not.
     n_bytes = 2 * 124e6
-    pieces = answer.pack.runs[0].spec.batch_size // answer.pack.micro_batch
-    assert sum(answer.compiled.sent.values()) < 4 * pieces * n_bytes
+    n_micro_batches = answer.pack.runs[0].spec.batch_size // answer.pack.micro_batch
+    assert sum(answer.compiled.sent.values()) < 4 * n_micro_batches * n_bytes
 
 
 @needs_gpu

@@ -138,7 +138,7 @@ def test_a_dispatch_gives_each_of_its_steps_an_even_share_of_its_time(tmp_path, 
 
 
 def test_the_parts_of_the_noise_scale_are_squared_gradient_norms(tmp_path, corpus):
-    """Against gradients of the pieces, each taken by itself."""
+    """Against gradients of the micro-batches, each taken by itself."""
     pieces = 4
     spec = run_spec(
         corpus, batch_size=8, steps=1, noise_pieces=pieces, schedule={"warmup_steps": 1}

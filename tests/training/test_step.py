@@ -1,4 +1,4 @@
-"""A packed run equals the same run alone, whatever the pack, the mesh and the pieces."""
+"""A packed run equals the same run alone, whatever the pack, the mesh and the micro-batches."""
 
 import dataclasses
 
