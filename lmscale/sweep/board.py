@@ -16,8 +16,9 @@ from lmscale.parallel.distributed import broadcast_from_main, is_alone, is_main_
 from lmscale.planner.packs import Plan
 from lmscale.progress import Tracker
 from lmscale.sweep.ownership import Claims, Holder, clock
-from lmscale.training.loop import Preempted, RunQueue
+from lmscale.training.loop import Preempted
 from lmscale.training.run_folder import RunFolder
+from lmscale.training.run_queue import RunQueue
 
 #: Predicted seconds of training that must wait in a pack for another worker to load its program too.
 HELP_SECONDS = 4.0

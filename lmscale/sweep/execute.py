@@ -35,10 +35,11 @@ from lmscale.sweep.teams import run_teams
 from lmscale.training.batch_source import BatchSource
 from lmscale.training.checkpoint import saved_steps
 from lmscale.training.evaluation import Evaluator
-from lmscale.training.loop import Preempted, RunQueue, give_up, train_pack
+from lmscale.training.loop import Preempted, train_pack
 from lmscale.training.program import Program
 from lmscale.training.resume import retrain_damaged_trunk
 from lmscale.training.run_folder import ENDED
+from lmscale.training.run_queue import RunQueue, give_up
 
 #: Programs that a worker keeps for when it comes back to a pack.
 KEPT_PROGRAMS = 4

@@ -9,7 +9,7 @@ from lmscale.sweep.board import Board, PackQueue
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.ownership import Claims
 from lmscale.sweep.store import Store
-from lmscale.training.loop import RunQueue
+from lmscale.training.run_queue import RunQueue
 from tests.training.specs import LSTM, run_spec
 
 STEPS = 1_000_000
