@@ -186,6 +186,15 @@ def topology_devices(platform: str, **description: Any) -> list[Any]:
     return list(topologies.get_topology_desc(platform=platform, **description).devices)
 
 
+def memory_limit(device: jax.Device) -> float | None:
+    """Bytes of a device that programs can use; None where it does not say, as a CPU.
+
+    The name of the number is the allocator's. Without it plans assume the data sheet's memory, and
+    training tokens lie on the devices whether they fit or not.
+    """
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
 def known_compiler_options(wanted: dict[str, Any]) -> dict[str, Any]:
     """The options that this version of XLA has. Their names come and go, so each is tried.
 

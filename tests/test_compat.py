@@ -219,6 +219,17 @@ def test_absent_devices_are_asked_for_by_platform(monkeypatch):
     assert asked == {"platform": "tpu", "topology_name": "v5e:1x2"}
 
 
+def test_a_device_says_how_much_memory_programs_can_use():
+    class Device:
+        def memory_stats(self):
+            return {"bytes_limit": 10, "bytes_in_use": 1}
+
+    assert compat.memory_limit(Device()) == 10
+    # On an accelerator it must be there; a CPU does not say.
+    (device, *_) = jax.local_devices()
+    assert (compat.memory_limit(device) is None) == (device.platform == "cpu")
+
+
 def test_compiler_options_are_tried():
     wanted = {"xla_backend_optimization_level": 0, "xla_no_such_option": 1}
     assert compat.known_compiler_options(wanted) == {"xla_backend_optimization_level": 0}

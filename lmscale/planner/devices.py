@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 import jax
 
+from lmscale.compat import memory_limit
+
 
 @dataclass(frozen=True)
 class Devices:
@@ -95,7 +97,7 @@ def local_devices() -> Devices:
     name = devices[0].device_kind.lower()
     kind = next((ours for jax_name, ours in _JAX_KINDS.items() if jax_name in name), None)
     found = _devices(kind or "a100", len(devices))
-    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", found.memory)
+    memory = memory_limit(jax.local_devices()[0]) or found.memory
     platform = devices[0].platform
     return replace(found, kind=kind or name, platform=platform, memory=memory)
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lmscale.compat import memory_limit
 from lmscale.data import Corpus
 from lmscale.data.loader import batch_indices, gather, n_sequences, sequence_order
 from lmscale.parallel.distributed import broadcast_from_main, place
@@ -125,5 +126,4 @@ def fits_on_device(n_tokens: int, n_bytes: int, memory: float | None) -> bool:
 
 
 def _fits(tokens: np.ndarray, mesh: Mesh) -> bool:
-    limit = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
-    return fits_on_device(len(tokens), tokens.nbytes, limit)
+    return fits_on_device(len(tokens), tokens.nbytes, memory_limit(mesh.local_devices[0]))
