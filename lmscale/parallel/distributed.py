@@ -238,10 +238,10 @@ def share_failure(error: Exception) -> tuple[list[str], bool]:
 
 
 def finish(code: int) -> int:
-    """Leaves the process group, whether the others come or not.
+    """Ends this process and its group with an exit code, whether the others come or not.
 
     Returns:
-      The exit code, for the system.
+      The exit code, only where there is no group.
     """
     if _group.client is None:
         return code
@@ -249,14 +249,16 @@ def finish(code: int) -> int:
     if _group.count > 1:
         _group.client.key_value_set(f"lmscale/left/{_group.index}", str(code))
         together = _meet("lmscale/left", 2 * _group.heartbeat)
-    if not together or code not in (0, PREEMPTED):
-        # Work that is still queued on the devices may wait for ever.
-        sys.stdout.flush()
-        os._exit(code)
-    import jax
+    # Work of a failed run that is still queued on the devices may wait for ever.
+    if together and code in (0, PREEMPTED):
+        import jax
 
-    jax.distributed.shutdown()
-    return code
+        jax.distributed.shutdown()
+    # Not by way of the interpreter's end: threads of JAX's and Gloo's in C++ outlive it, and now and
+    # then one of them aborts the process (exit codes -6 and -11 were seen) with all its work done.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def place(values: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
+from etils import epath
 
 from lmscale import flops
 from lmscale.compat import is_out_of_memory
@@ -97,7 +98,7 @@ def execute(
         left = [folder for folder, over in zip(folders, ended, strict=True) if not over]
         bar.skip(pack.flops - sum(flops.own_flops(folder.spec) for folder in left))
         queues.append(RunQueue(left))
-    options = ExecuteOptions(plan, open_corpus, choices, attention, checkpoint_seconds)
+    options = ExecuteOptions(plan, store.path, open_corpus, choices, attention, checkpoint_seconds)
     with Claims() as claims:
         board = Board(plan, queues, bar, stop, claims)
         wanted = any(queues)
@@ -146,6 +147,7 @@ class ExecuteOptions:
     """The arguments of `execute` that every worker needs."""
 
     plan: Plan
+    store: epath.Path
     open_corpus: Callable[[str], Corpus]
     choices: SlotChoices | None
     attention: str | None
@@ -219,19 +221,29 @@ def _train_packs(board: Seat, options: ExecuteOptions) -> None:
         )
 
     while (index := board.take()) is not None:
+        queue = PackQueue(board, index)
         try:
-            queue = PackQueue(board, index)
-            _train_or_record(settle, train, plan.packs[index], queue, plan.devices, board.log)
-        except DiskError as error:
-            board.abandon(str(error))
+            _train_or_record(settle, train, plan.packs[index], queue, options, board.log)
+        except Exception as error:
+            fault = _disk_fault(error, options)
+            if fault is None:
+                raise
+            # The disk can fail again while a failure is written down, so it is dealt with only here.
+            _record_disk_fault(queue, fault)
+            board.abandon(fault)
         finally:
             board.leave(index)
 
 
 def _train_or_record(
-    settle: Callable, train: Callable, pack: Pack, queue: PackQueue, devices: Devices, log: Callable
+    settle: Callable,
+    train: Callable,
+    pack: Pack,
+    queue: PackQueue,
+    options: ExecuteOptions,
+    log: Callable,
 ) -> None:
-    settled = False
+    devices, settled = options.plan.devices, False
     while True:
         try:
             if not settled:
@@ -241,9 +253,8 @@ def _train_or_record(
         except (Preempted, KeyboardInterrupt, DistributedError):
             raise
         except Exception as error:  # Whatever broke a pack must not end the sweep.
-            if jax.process_count() == 1 and (fault := disk_fault(error)) is not None:
-                _record_disk_fault(queue, fault)
-                raise DiskError(fault) from error
+            if _disk_fault(error, options) is not None:
+                raise
             reasons, sound = share_failure(error)
             memory = sound and any(map(is_out_of_memory, reasons))
             smallest = pack.mesh[0]
@@ -280,13 +291,19 @@ def _train_or_record(
             return
 
 
+def _disk_fault(error: Exception, options: ExecuteOptions) -> str | None:
+    """What is wrong with the store's disk; processes that train together fail in the usual way."""
+    return disk_fault(error, options.store) if jax.process_count() == 1 else None
+
+
 def _record_disk_fault(queue: PackQueue, fault: str) -> None:
-    """Marks the runs that were being trained as failed, where that can still be written."""
-    folders = queue.drain()
-    for folder in folders:
-        old = folder.status()
-        if old["status"] == "running":
-            with contextlib.suppress(OSError):
-                folder.write_status(
-                    "failed", step=old["step"], seconds=old["seconds"], reason=fault
-                )
+    """Marks the runs that were being trained as failed, as far as that can still be written.
+
+    Claiming a run writes to the disk too.
+    """
+    with contextlib.suppress(OSError):
+        for folder in queue.drain():
+            old = folder.status()
+            if old["status"] == "running":
+                place = {"step": old["step"], "seconds": old["seconds"]}
+                folder.write_status("failed", **place, reason=fault)
