@@ -23,7 +23,6 @@ from lmscale.parallel.distributed import (
     is_main_process,
     share_failure,
 )
-from lmscale.planner.devices import Devices
 from lmscale.planner.lineage import branch_steps
 from lmscale.planner.packs import Pack, Plan, replan_with_less_memory, with_slots
 from lmscale.planner.programs import CompileAhead, mesh_of, program_of
