@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("advise_command",),
     ("verify_command",),
     ("cli",),
+    ("__main__",),
 )
 #: Rooms of one layer that form one subject and import each other.
 TOGETHER = ({"architectures", "models"},)
