@@ -160,7 +160,7 @@ def _files_to_load(argv: list[str]) -> tuple[list[str], list[str]]:
 def _load(path: str) -> None:
     if not path.endswith(".py") or not Path(path).is_file():
         raise _CommandError(f"--load wants a Python file, and {path or 'nothing'} is none")
-    from lmscale.sweep.experiment import load_file
+    from lmscale.user_files import load_file
 
     load_file(Path(path))
 
@@ -196,9 +196,10 @@ def _usage_errors() -> tuple[type[Exception], ...]:
         "lmscale.parallel.mesh": "MeshError",
         "lmscale.sweep.fields": "ExperimentError",
         "lmscale.sweep.store": "StoreError",
-        "lmscale.sweep.devices": "DeviceError",
-        "lmscale.sweep.aot": "CompileError",
-        "lmscale.parallel.topology": "TopologyError",
+        "lmscale.planner.devices": "DeviceError",
+        "lmscale.planner.aot": "CompileError",
+        "lmscale.planner.topology": "TopologyError",
+        "lmscale.user_files": "UserFileError",
     }
     return _CommandError, *(
         getattr(sys.modules[module], name)
@@ -714,7 +715,7 @@ def _run(args: argparse.Namespace) -> int:
             # From here on JAX hears the signal, for all processes.
             os.kill(os.getpid(), signal.SIGTERM)
         code = _train_all(args, distributed.preempted)
-    except distributed.GangError as error:
+    except distributed.DistributedError as error:
         _say(f"lmscale run: {error}")
         code = error.code
     except BaseException as error:  # noqa: BLE001 (the other processes must hear of it)
@@ -733,10 +734,10 @@ def _identity(args: argparse.Namespace) -> str:
 
 
 def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
-    from lmscale.parallel.distributed import agree, check_same, is_first
+    from lmscale.parallel.distributed import broadcast_from_main, check_same, is_main_process
+    from lmscale.planner.devices import Devices, local_devices
+    from lmscale.planner.packs import make_plan
     from lmscale.progress import progress
-    from lmscale.sweep.devices import Devices, local_devices
-    from lmscale.sweep.plan import make_plan
     from lmscale.sweep.shards import shard_runs
     from lmscale.sweep.store import Store, StoreError
     from lmscale.training.loop import Preempted
@@ -747,20 +748,20 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
     ]
     for (name, experiment), store in zip(_experiments(args), stores, strict=True):
         # The first builds the corpora that are not there yet, the others read them.
-        declared = _declare(args, name, experiment) if is_first() else None
+        declared = _declare(args, name, experiment) if is_main_process() else None
         if declared:
             # Before anything is trained, and before many workers would each do it.
             declared.corpus.check()
-        agree(lambda: None)
+        broadcast_from_main(lambda: None)
         grid = declared or _declare(args, name, experiment)
-        if is_first() and (why := _refusal(args, grid, store)):
+        if is_main_process() and (why := _refusal(args, grid, store)):
             raise StoreError(why)
         grids.append((grid, store))
     check_same("runs", " ".join(run.spec.hash for grid, _ in grids for run in grid.runs))
     # JAX looks for devices in all processes at once. Machines differ by some bytes of memory, but
     # plans must not.
     own = local_devices()
-    devices, jobs = Devices(**agree(lambda: dataclasses.asdict(own))), []
+    devices, jobs = Devices(**broadcast_from_main(lambda: dataclasses.asdict(own))), []
     for grid, store in grids:
         plan = make_plan(
             shard_runs(grid.runs, *args.shard),
@@ -784,14 +785,14 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
     jobs.sort(key=lambda job: job.plan.flops)
     parent = Path(args.out or "results")
     ill, flops = False, sum(job.plan.flops for job in jobs)
-    with progress("training", flops, silent=not is_first()) as bar:
+    with progress("training", flops, silent=not is_main_process()) as bar:
         for number, job in enumerate(jobs):
             store = job.store
             for line in job.lines:
                 bar.log(f"{job.name}: {line}")
             bar.log(f"{job.name}: {_plan_line(job.plan)} -> {store.path}")
             own = _earlier(args, job.name, store)
-            for line in _centering(prior, job.runs, own) if is_first() else ():
+            for line in _centering(prior, job.runs, own) if is_main_process() else ():
                 bar.log(f"{job.name}: {line}")
             if repeated := _repeated_text(job.experiment, job.corpus, job.runs)[1]:
                 bar.log(f"{job.name}: {repeated}")
@@ -799,18 +800,18 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
             try:
                 ill |= _train(args, job, store, earlier, bar, stop)
             except Preempted:
-                if is_first():
+                if is_main_process():
                     store.write_table()
                     _say(_PREEMPTED)
                 return PREEMPTED
-            if args.many and is_first():
+            if args.many and is_main_process():
                 from lmscale.report import write_front
 
                 write_front(parent)
-    if args.many and is_first():
+    if args.many and is_main_process():
         _say(f"all reports: {parent / 'index.html'}")
     # The others wait until the first has written its reports.
-    return agree(lambda: 1 if ill else 0)
+    return broadcast_from_main(lambda: 1 if ill else 0)
 
 
 class _Job(NamedTuple):
@@ -878,13 +879,13 @@ def _train(
     args: argparse.Namespace, job: _Job, store: Any, earlier: list[Any], bar: Any, stop: Callable
 ) -> bool:
     """Trains and reports one experiment; True where a run failed for another reason than its loss."""
-    from lmscale.parallel.distributed import is_first
+    from lmscale.parallel.distributed import is_main_process
+    from lmscale.planner.slots import choices_of
     from lmscale.sweep.execute import execute
     from lmscale.sweep.room import check_room
-    from lmscale.sweep.slots import choices_of
     from lmscale.sweep.store import note_worker
 
-    if is_first():
+    if is_main_process():
         check_room(job.plan, store)
         # Seconds of importing that no run needs to wait for.
         report = threading.Thread(
@@ -912,11 +913,11 @@ def _train(
             store,
             functools.partial(_open_corpus, vocab_size=job.experiment.vocab_size),
             bar,
-            choices=None if args.slots else choices_of(store, job.plan.devices),
+            choices=None if args.slots else choices_of(store.path, job.plan.devices),
             checkpoint_seconds=args.checkpoint_seconds,
             stop=stop,
         )
-    if not is_first():
+    if not is_main_process():
         return False
     from lmscale.report import write_report
 
@@ -933,8 +934,8 @@ def _train(
 def _plan(args: argparse.Namespace) -> int:
     start_jax()
     from lmscale.data import copies_sentence, has_many_copies
-    from lmscale.sweep.devices import local_devices, parse_devices
-    from lmscale.sweep.plan import make_plan
+    from lmscale.planner.devices import local_devices, parse_devices
+    from lmscale.planner.packs import make_plan
     from lmscale.sweep.store import Store
 
     devices = parse_devices(args.device) if args.device else local_devices()
@@ -1031,8 +1032,8 @@ def _centering(prior: Any, runs: list[Any], own: Any) -> list[str]:
 
 def _what_to_compile(args: argparse.Namespace, devices: Any) -> str:
     """--compile, or by what there is to compile with."""
-    from lmscale.parallel.topology import compiler
-    from lmscale.sweep.aot import require_compiler
+    from lmscale.planner.aot import require_compiler
+    from lmscale.planner.topology import compiler
 
     if args.compile is None:
         able = bool(args.device) and devices.platform != "cpu" and compiler(devices.platform)
@@ -1043,8 +1044,8 @@ def _what_to_compile(args: argparse.Namespace, devices: Any) -> str:
 
 
 def _compile(args: argparse.Namespace, plan: Any, which: str, corpus: Any) -> list[Any]:
+    from lmscale.planner.aot import ask_compiler, chosen
     from lmscale.progress import progress
-    from lmscale.sweep.aot import ask_compiler, chosen
 
     tokens = corpus.tokens("train")
     with progress("compiling", len(chosen(plan, which))) as bar:
@@ -1069,7 +1070,7 @@ def _repeated_text(experiment: Any, corpus: Any, runs: Any) -> tuple[Any, str | 
 def _plan_json(
     plan: Any, epochs: tuple[Any, str | None], answers: list[Any] | None
 ) -> dict[str, Any]:
-    from lmscale.sweep.plan import fits
+    from lmscale.planner.packs import fits
 
     packs = [
         {
@@ -1104,11 +1105,12 @@ def _plan_json(
 
 
 def _compiled_json(answer: Any, devices: Any) -> dict[str, Any] | None:
-    from lmscale.sweep.aot import describe, roofline, roofline_hours
+    from lmscale.planner.aot import describe
+    from lmscale.planner.compiled import roofline, roofline_hours
 
     if answer.compiled is None:
         return None
-    found = dataclasses.asdict(answer.compiled)
+    found = answer.compiled.to_json()
     known = answer.compiled.arguments is not None
     bounds = roofline(answer.pack, devices, answer.compiled) if known else None
     return found | {
@@ -1121,7 +1123,7 @@ def _compiled_json(answer: Any, devices: Any) -> dict[str, Any] | None:
 
 
 def _print_packs(plan: Any, epochs: tuple[Any, str | None]) -> None:
-    from lmscale.sweep.plan import fits
+    from lmscale.planner.packs import fits
 
     print(
         f"{'model':<24}{'runs':>5}{'at once':>9}{'mesh':>10}{'micro':>7}{'GB':>9}{'FLOPs':>10}{'hours':>10}"
@@ -1145,7 +1147,7 @@ def _print_packs(plan: Any, epochs: tuple[Any, str | None]) -> None:
 
 def _remedy(pack: Any, devices: Any, memory: float | None = None) -> str:
     """What would make a pack fit that fits in none of the ways the planner knows."""
-    from lmscale.sweep.plan import enough_devices
+    from lmscale.planner.packs import enough_devices
 
     count = enough_devices(pack, devices, memory)
     if count is None:
@@ -1154,8 +1156,9 @@ def _remedy(pack: Any, devices: Any, memory: float | None = None) -> str:
 
 
 def _print_compiled(name: str | None, devices: Any, answers: list[Any], effort: str) -> None:
-    from lmscale.parallel.topology import compiler
-    from lmscale.sweep.aot import allowance, describe, roofline, roofline_hours
+    from lmscale.planner.aot import allowance, describe
+    from lmscale.planner.compiled import roofline, roofline_hours
+    from lmscale.planner.topology import compiler
 
     done = [answer for answer in answers if answer.compiled is not None]
     at = f" at {effort} effort" if devices.platform == "tpu" else ""
@@ -1169,7 +1172,7 @@ def _print_compiled(name: str | None, devices: Any, answers: list[Any], effort: 
             pack.key.model.label,
             "x".join(map(str, pack.mesh)),
             str(pack.micro_batch),
-            "" if compiled.error else f"{compiled.needs / 1e9:.3g}",
+            "" if compiled.error else f"{compiled.peak_bytes / 1e9:.3g}",
             f"{(pack.memory + compiled.tokens) / 1e9:.3g}",
         ]
         if compiled.arguments is None:
@@ -1187,7 +1190,9 @@ def _print_compiled(name: str | None, devices: Any, answers: list[Any], effort: 
         pack, compiled = answer.pack, answer.compiled
         label = pack.key.model.label
         for tried, result in answer.refused:
-            print(f"{describe(tried)}: needs {result.needs / 1e9:.3g} GB, so it was planned anew")
+            print(
+                f"{describe(tried)}: needs {result.peak_bytes / 1e9:.3g} GB, so it was planned anew"
+            )
         if compiled.error:
             print(f"{label}: {compiled.error}")
         elif not compiled.fits(devices):
@@ -1197,7 +1202,7 @@ def _print_compiled(name: str | None, devices: Any, answers: list[Any], effort: 
             continue
         print(
             f"{label}: {compiled.arguments / 1e9:.3g} GB are state and tokens; "
-            f"a step reads and writes {compiled.touched / 1e9:.3g} GB and {_sent(compiled)}; "
+            f"a step reads and writes {compiled.hbm_bytes / 1e9:.3g} GB and {_sent(compiled)}; "
             f"compiled in {compiled.seconds:.0f} s"
         )
 
@@ -1325,9 +1330,9 @@ def _train_verification(
     store: Any,
 ) -> bool:
     """Trains the runs that test a forecast; True where one failed."""
+    from lmscale.planner.devices import local_devices
+    from lmscale.planner.packs import make_plan
     from lmscale.progress import progress
-    from lmscale.sweep.devices import local_devices
-    from lmscale.sweep.plan import make_plan
 
     args.scale, args.shard, args.slots = scale, (0, 1), None
     plan = make_plan(runs, local_devices())
@@ -1405,8 +1410,8 @@ def _eval(args: argparse.Namespace) -> int:
     from lmscale.data import open_corpus
     from lmscale.data.catalog import evaluation_corpus
     from lmscale.laws.windows import paired_difference, text_mean
+    from lmscale.planner.devices import local_devices
     from lmscale.progress import progress
-    from lmscale.sweep.devices import local_devices
     from lmscale.sweep.rescore import evaluation_set, rescore
     from lmscale.sweep.store import Store, StoreError
 
@@ -1594,7 +1599,8 @@ def start_jax() -> None:
     """
     import jax
 
-    from lmscale.cache import quiet_compilation_cache, usable_cache
+    from lmscale.cache import usable_cache
+    from lmscale.compat import quiet_compilation_cache
 
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))

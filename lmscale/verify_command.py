@@ -125,8 +125,8 @@ def run(args: argparse.Namespace, train: Callable, open_corpus: Callable) -> int
 
 
 def _say_plan(runs: list[Any]) -> None:
-    from lmscale.sweep.devices import local_devices
-    from lmscale.sweep.plan import make_plan
+    from lmscale.planner.devices import local_devices
+    from lmscale.planner.packs import make_plan
 
     plan = make_plan(runs, local_devices())
     say(f"{plan.n_runs} runs, {plan.flops:.3g} FLOPs, about {plan.seconds / 60:.1f} min here")

@@ -14,8 +14,8 @@ from lmscale.bench.paths import Row, bench_spec, measure
 from lmscale.bench.sweep import TORCH_FORMS, SweepResult, measure_sweep
 from lmscale.bench.sweep_runs import SCALES
 from lmscale.data import open_corpus
+from lmscale.planner.devices import Devices, local_devices
 from lmscale.progress import progress
-from lmscale.sweep.devices import Devices, local_devices
 
 #: (shapes, batch, context, vocabulary, dtype) where the user does not say.
 CPU_DEFAULTS = (((2, 24), (3, 64), (4, 144)), 8, 128, 1024, "float32")

@@ -11,7 +11,7 @@ from lmscale.bench.sweep_runs import SCALES
 from lmscale.bench.timing import Timing
 from lmscale.bench.torch_sweep import learning_rate
 from lmscale.cli import main
-from lmscale.sweep.devices import parse_devices
+from lmscale.planner.devices import parse_devices
 from lmscale.training.schedule import schedule_hyperparameters
 from tests.fake_corpus import fake_corpus
 

@@ -14,7 +14,8 @@ from lmscale import flops, laws
 from lmscale.report import analyse
 from lmscale.report.analyses import dataset
 from lmscale.studies.results import Results
-from lmscale.training.loop import _falls_no_more, result
+from lmscale.training.result import result
+from lmscale.training.slot import falls_no_more
 from tests.report import planted_store as planted
 
 CORPUS = SimpleNamespace(
@@ -58,7 +59,7 @@ def plant(path, runs, noise=0.005):
             lr = min(1.0, step / warm)
             record = {"loss": loss - 0.1 * step / spec.steps, "lr": lr, "steps_averaged": 1}
             folder.append_metrics([place | record, place | {"eval": {"valid": values}}])
-            if _falls_no_more(folder):
+            if falls_no_more(folder):
                 break
         folder.write_result(result(folder, "done", None, "cpu", step))
         folder.write_status("done", step=step, seconds=1.0, reason=None)

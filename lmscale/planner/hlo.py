@@ -1,9 +1,9 @@
-"""What a compiled program sends and touches, read from its text (HLO after all of XLA's passes).
+"""Collectives and memory traffic of a compiled program, read from its text (HLO after XLA's passes).
 
 XLA's own cost analysis counts the body of a loop once. Here a loop's body counts as often as it
-runs: by the compiler's own note of it, or by the loop's counter, bound and step. A loop whose bound
-is not in the program counts once; that of a train program is the one over its steps, so its counts
-are those of one step.
+runs: as the compiler noted it, or by the loop's counter, bound and step. A loop whose bound is not in
+the program counts once. In a train program that is the loop over its steps, so the counts are those
+of one step.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Share of a buffer of g devices that each of them sends on a ring, by kind of collective. `size` is
-#: that of the result.
+#: Bytes that each of g devices sends on a ring, by kind of collective, from the bytes of the result.
 _SENT = {
     "all-gather": lambda size, g: size * (g - 1) / g,
     "reduce-scatter": lambda size, g: size * (g - 1),
@@ -43,14 +42,14 @@ class Collective:
     """One collective of a program.
 
     Attributes:
-      kind: such as "all-gather"; its asynchronous forms count as it.
+      kind: such as "all-gather", also where it is asynchronous.
       result: its result on a device, as HLO writes it.
-      sent: bytes that a device sends, each time, on a ring.
+      sent: bytes that a device sends on a ring each time.
       times: how often it runs.
       n_devices: in a group.
-      span: from the first to the last device of a group, both counted: what tells whether it leaves
-        a host.
-      scope: the operation of the model that it belongs to, as JAX names it.
+      span: from the first to the last device of a group, counting both: shows whether the group
+        extends beyond a host.
+      scope: the model's operation that it belongs to, as JAX names it.
     """
 
     kind: str
@@ -88,7 +87,7 @@ class Program:
         self._roots: dict[str, _Instruction] = {}
         self._entry = ""
         self._parse(text)
-        #: Computation -> runs; fused ones and those that a reduction applies are no part of it.
+        #: Computation -> how often it runs. Fused computations and a reduction's are not listed.
         self.runs: dict[str, int] = {}
         self._visit(self._entry, 1)
 
@@ -103,7 +102,7 @@ class Program:
                     self._computations[name] = current
                     self._entry = name if header[1] else self._entry
             elif line == "}":
-                # Notes on a kernel may take several lines, of which some begin like this.
+                # Notes on a kernel may take several lines, and some of them begin with a brace.
                 current = None
             elif instruction := _parse_instruction(line):
                 current[instruction.name] = instruction
@@ -117,7 +116,7 @@ class Program:
                 trips = self._trips(name, instruction)
                 self._visit(instruction.called("body"), times * trips)
             elif instruction.opcode == "conditional":
-                # One of them runs: the dearest is not known, so the first stands for all.
+                # One branch runs. Which one costs most is not known, so the first is counted.
                 branches = re.search(r"branch_computations=\{%?([\w.\-]+)", instruction.rest)
                 first = branches[1] if branches else instruction.called("true_computation")
                 self._visit(first, times)
@@ -134,7 +133,7 @@ class Program:
     # --- loops ---
 
     def _trips(self, caller: str, loop: _Instruction) -> int:
-        """How often a loop's body runs; 1 where the program does not tell."""
+        """How often a loop's body runs; 1 where the program does not say."""
         known = re.search(r'known_trip_count"?:\{"n":"?(\d+)', loop.rest)
         if known:
             return int(known[1])
@@ -154,7 +153,7 @@ class Program:
         return max(0, math.ceil((bound - first) / step))
 
     def _root_of(self, computation: str) -> _Instruction | None:
-        """Its root, or that of the computation which it fuses."""
+        """The root of a computation, behind copies and bitcasts."""
         root = self._roots.get(computation)
         while root is not None and root.opcode in ("copy", "bitcast"):
             root = self._computations[computation].get(root.operands[0])
@@ -176,7 +175,7 @@ class Program:
     def _invariant(
         self, computation: str, name: str, caller: str, loop: _Instruction
     ) -> int | None:
-        """A constant of a loop's condition, also where the loop's state carries it unchanged."""
+        """A constant in a loop's condition, also where the loop's state carries it unchanged."""
         instruction = self._look(computation, name)
         if instruction is not None and instruction.opcode == "constant":
             return _number(instruction)
@@ -189,7 +188,7 @@ class Program:
         return self._initial(caller, loop, index)
 
     def _initial(self, caller: str, loop: _Instruction, index: int) -> int | None:
-        """What a part of a loop's state is before it, if that is a constant."""
+        """The value of a part of a loop's state before the loop, if that is a constant."""
         state = self._look(caller, loop.operands[0])
         if state is None or state.opcode != "tuple":
             return None
@@ -222,7 +221,7 @@ class Program:
         return None if before is None else before + _number(constants[0])
 
     def _fused_step(self, computation: str, fusion: _Instruction, index: int) -> int | None:
-        """The same where the addition is fused."""
+        """`_step` where the addition is fused."""
         called = fusion.called("calls")
         total = 0
         instruction = self._roots[called]
@@ -240,20 +239,21 @@ class Program:
 
     # --- traffic ---
 
-    def touched(self) -> float:
-        """Bytes that a device reads and writes in its main memory, each operand of a fused operation once.
+    def hbm_bytes(self) -> float:
+        """Bytes that a device reads and writes in its main memory.
 
-        An operand that is only sliced counts as its slices, and one that is updated in place as the
-        update. Arrays that the compiler keeps on the chip count nothing.
+        Each operand of a fused operation counts once. An operand that is only sliced counts as its
+        slices, and one that is updated in place as the update. Arrays that the compiler keeps on the
+        chip do not count.
         """
         total = 0.0
         for instruction, name, times in self.executed():
             if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
                 continue
-            total += times * self._touched(name, instruction)
+            total += times * self._hbm_bytes(name, instruction)
         return total
 
-    def _touched(self, computation: str, instruction: _Instruction) -> float:
+    def _hbm_bytes(self, computation: str, instruction: _Instruction) -> float:
         local = self._computations[computation]
         size = _bytes(instruction.shape, main=True)
         if instruction.opcode in _SLICES:
@@ -261,7 +261,7 @@ class Program:
         if instruction.opcode == "dynamic-update-slice":
             return 2 * _bytes(local[instruction.operands[1]].shape, main=True)
         if instruction.opcode.endswith("-start"):
-            # Its result holds its operands as well.
+            # The result of an asynchronous start repeats the operands.
             return size
         if '"AllocateBuffer"' in instruction.rest:
             return 0.0
@@ -279,7 +279,7 @@ class Program:
         return size + sum(_bytes(local[operand].shape, main=True) for operand in operands)
 
     def _written(self, computation: str, output: _Instruction) -> float:
-        """Bytes of a fused computation's output, of one that it updates in place the update."""
+        """Bytes of a fused computation's output; of an output updated in place, the update's."""
         local = self._computations[computation]
         if output.opcode == "tuple":
             return sum(self._written(computation, local[name]) for name in output.operands)
@@ -293,7 +293,7 @@ class Program:
         return 0.0 if output.opcode == "parameter" else _bytes(output.shape)
 
     def _read(self, computation: str, name: str) -> float:
-        """Bytes of a value that a fused computation reads, counted once for each of its readers."""
+        """Bytes that a fused computation reads of a value, counted once for each reader."""
         total = 0.0
         for user in self._users(computation).get(name, ()):
             if user.opcode in ("bitcast", "get-tuple-element"):
@@ -373,7 +373,7 @@ def _parse_instruction(line: str) -> _Instruction | None:
 
 
 def _operands(inside: str) -> tuple[str, ...]:
-    """Names; some versions write the shape before each."""
+    """Names of operands. Some versions of XLA write the shape before each."""
     if "%" in inside:
         return tuple(re.findall(r"%([\w.\-]+)", inside))
     parts = (part.strip().rsplit(" ", 1)[-1] for part in inside.split(","))
@@ -381,7 +381,7 @@ def _operands(inside: str) -> tuple[str, ...]:
 
 
 def _closing(text: str, start: int) -> int:
-    """Just after the bracket that closes the one at `start`."""
+    """The place after the bracket that closes the one at `start`."""
     depth = 0
     for place in range(start, len(text)):
         if text[place] == "(":
@@ -403,7 +403,7 @@ def _parameter(instruction: _Instruction) -> int:
 
 
 def _bytes(shape: str, main: bool = False) -> int:
-    """Of an array or of all arrays of a tuple; with `main` only of those in the main memory."""
+    """Bytes of an array or of all arrays of a tuple; with `main` only of those in main memory."""
     total = 0
     for kind, sizes, layout in re.findall(r"([a-z]+\d*\w*)\[([\d,]*)\](\{[^}]*\})?", shape):
         if main and re.search(r"S\([1-9]", layout):
@@ -417,7 +417,7 @@ def _bytes(shape: str, main: bool = False) -> int:
 
 
 def _result(instruction: _Instruction, kind: str) -> str:
-    """The shape of what a collective makes, without the operands that an asynchronous one repeats."""
+    """The shape of a collective's result, without the operands that an asynchronous one repeats."""
     if not instruction.opcode.endswith("-start") or kind == "all-reduce":
         return instruction.shape
     parts, depth, start = [], 0, 1
@@ -456,5 +456,5 @@ def _groups(instruction: _Instruction) -> np.ndarray:
     if listed:
         rows = re.findall(r"\{([\d,]+)\}", listed[1])
         return np.array([[int(i) for i in row.split(",")] for row in rows])
-    # No groups: all devices, whose number the program does not repeat here.
+    # Without groups it is over all devices, whose number is not known here.
     raise ValueError(f"a collective without groups: {instruction.opcode} {rest[:200]}")

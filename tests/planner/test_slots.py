@@ -9,18 +9,18 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from lmscale.files import read_json
+from lmscale.planner import slots
+from lmscale.planner.devices import local_devices
+from lmscale.planner.packs import make_plan
+from lmscale.planner.programs import CompileAhead, mesh_of, program_of
+from lmscale.planner.slots import SlotChoices, best_number
 from lmscale.progress import progress
 from lmscale.sweep import execute as execution
-from lmscale.sweep import slots
-from lmscale.sweep.devices import local_devices
 from lmscale.sweep.execute import execute
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.plan import make_plan
-from lmscale.sweep.programs import CompileAhead, mesh_of, program_of
-from lmscale.sweep.slots import SlotChoices, best_number
 from lmscale.sweep.store import Store
-from lmscale.training.feed import Feed
-from lmscale.training.step import packed_hyperparameters
+from lmscale.training.batch_source import BatchSource
+from lmscale.training.state import packed_hyperparameters
 from tests.quick_compile import quick_jit
 from tests.training.specs import LSTM, run_spec
 
@@ -90,6 +90,14 @@ def test_a_choice_is_measured_once_and_kept(tmp_path):
     assert SlotChoices((here,), devices).planned(longer) == longer
 
 
+def test_a_store_finds_the_choices_of_an_earlier_version(tmp_path, monkeypatch):
+    """The name of a pack's file is what it was when the first stores were written."""
+    monkeypatch.setattr(jax, "__version__", "0.10.2")
+    (pack,) = packs_of(*seeds(2))
+    devices = dataclasses.replace(local_devices(), count=1)
+    assert SlotChoices((tmp_path,), devices)._name(pack) == "40abca0bb3719c05.json"
+
+
 def test_a_short_pack_is_trained_as_planned(tmp_path):
     (pack,) = packs_of(*seeds(8))
 
@@ -148,12 +156,14 @@ def test_runs_that_are_due_together_are_evaluated_at_once(tmp_path, corpus, monk
 
     def counting(*args):
         program = program_of(*args)
+        plain = program.evaluate
 
         def evaluate(*args):
             calls.append(1)
-            return program.evaluate(*args)
+            return plain(*args)
 
-        return dataclasses.replace(program, evaluate=evaluate)
+        program.evaluate = evaluate
+        return program
 
     specs = [run_spec(corpus, seed=seed, eval_every=6) for seed in range(3)]
     apart = train(Store(tmp_path / "apart"), corpus, specs, worth=1e9)
@@ -182,7 +192,7 @@ def test_what_is_compiled_ahead_is_found(corpus, own_cache):
     model = dataclasses.replace(LSTM, d_hidden=20)
     (pack,) = packs_of(run_spec(corpus, model=model, seed=1), n_slots=1)
     mesh = mesh_of(pack, jax.devices())
-    feed = Feed(corpus, mesh)
+    source = BatchSource(corpus, mesh)
     program = program_of(pack, mesh, "cpu")
     state = program.reset(program.empty(), np.array([1], np.int32), np.array([True]))
 
@@ -191,12 +201,12 @@ def test_what_is_compiled_ahead_is_found(corpus, own_cache):
 
     assert not steps()
     ahead = CompileAhead()
-    ahead.begin(program, pack, feed.corpus_shape)
+    ahead.begin(program, pack, source.corpus_shape)
     ahead.wait()
     made = steps()
     assert len(made) == 1
     spec, n = pack.runs[0].spec, pack.chunk_steps
-    data = feed.chunk([(spec, feed.order(spec), 0)], n, n)
+    data = source.chunk([(spec, source.order(spec), 0)], n, n)
     hyper = packed_hyperparameters([spec])
     _, metrics = program.train(state, hyper, data, np.int32(1), np.array([True]))
     assert np.isfinite(metrics["loss"][0, 0])

@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lmscale.parallel.hlo import Program, _groups, _parse_instruction
+from lmscale.planner.hlo import Program, _groups, _parse_instruction
 
 
 def compiled(function, *shapes, specs, n_devices=4):
@@ -76,7 +76,7 @@ def test_memory_traffic_counts_slices_as_slices_and_loops_as_often_as_they_run()
     program = compiled(layers, (4 * 32, 32), (10, 32, 32), specs=[P("x"), P()])
     stack, activations = 10 * 32 * 32 * 4, 32 * 32 * 4
     # Every layer's weights are read, and its activations read and written a few times.
-    assert 1 <= (program.touched() - stack) / (10 * activations) <= 10
+    assert 1 <= (program.hbm_bytes() - stack) / (10 * activations) <= 10
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""Devices that are not here: what a compiler must know of them to compile for them.
+"""Stand-ins for devices that are not here, for a compiler to compile for.
 
-The TPU compiler (libtpu) and XLA's for NVIDIA GPUs compile for any number of chips on a machine that
-has none. The first wants the slice's shape, the second a description of the GPU.
+The TPU compiler (libtpu) and XLA's compiler for NVIDIA GPUs compile for any number of chips on a
+machine that has none. The first needs the shape of the slice, the second a description of the GPU.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import importlib.util
 import math
 from typing import Any
 
+from lmscale.compat import topology_devices
+
 #: Packages that compile for a platform, any of them, and the extra of lmscale that brings one.
 COMPILERS = {
     "tpu": (("libtpu",), "tpu"),
     "gpu": (("jax-cuda13-plugin", "jax-cuda12-plugin"), "cuda13-aot"),
 }
-#: Environment of a process that compiles for devices it does not have: it must not look for any, nor
-#: ask a cloud's metadata server which it is on, and several may run side by side.
+#: Environment of a process that compiles for devices it does not have: it must not look for devices
+#: or ask a cloud's metadata server for them, and several such processes may run at a time.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -26,16 +28,16 @@ ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
 }
-#: Chips a slice may have by the number of its dimensions, and their shape. Larger ones in three
-#: dimensions are made of cubes of 4 x 4 x 4.
+#: Number of a slice's dimensions -> the shapes that it may have. Larger slices of three dimensions are
+#: made of cubes of 4 x 4 x 4.
 _SHAPES = {
     2: ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
     3: ("2x2x1", "2x2x2", "2x2x4", "2x4x4"),
 }
 _DIMENSIONS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}
-#: What XLA wants to know of a GPU, from NVIDIA's data sheets and CUDA's tables of compute
-#: capabilities: multiprocessors, 32-bit units of each, kB of shared memory of each and of the largest
-#: block, MB of the level-2 cache, GHz, bytes/s and GB of the memory, compute capability.
+#: What XLA must know of a GPU, from NVIDIA's data sheets and CUDA's tables of compute capabilities:
+#: multiprocessors, 32-bit units in each, kB of shared memory in each and for the largest block, MB of
+#: the level-2 cache, GHz, bytes/s and GB of the memory, compute capability.
 _GPUS = {
     "a100": (108, 64, 164, 163, 40, 1.41, 2039e9, 80, "8"),
     "h100": (132, 128, 228, 227, 50, 1.98, 3352e9, 80, "9"),
@@ -71,10 +73,10 @@ def _installed(module: str) -> bool:
 
 
 def topology_name(kind: str, platform: str, count: int, linked: int) -> tuple[str, int]:
-    """The shape of a TPU slice, or of GPU hosts, in the compiler's words, and how many slices there are.
+    """The shape of a TPU slice or of GPU hosts, as the compiler writes it, and the number of slices.
 
     Args:
-      kind: see `lmscale.sweep.devices.KINDS`.
+      kind: see `lmscale.planner.devices.KINDS`.
       platform: "tpu" or "gpu".
       count: devices in all.
       linked: chips of the largest slice, GPUs of a host.
@@ -124,26 +126,19 @@ def absent_devices(kind: str, platform: str, count: int, linked: int) -> list[An
     Raises:
       TopologyError: when there are no such devices.
     """
-    # Not with the module: `lmscale --help` would wait for jax.
-    from jax.experimental import topologies
-
     name, n_slices = topology_name(kind, platform, count, linked)
     if platform == "gpu":
-        found = topologies.get_topology_desc(
-            platform="cuda", target_config=gpu_target(kind), topology=name
-        )
-        return list(found.devices)
+        return topology_devices("cuda", target_config=gpu_target(kind), topology=name)
     sides = [int(side) for side in name.partition(":")[2].split("x")]
     options: dict[str, Any] = {}
     if kind == "v4":
-        # Its two cores work as one device.
+        # The two cores of a v4 chip work as one device.
         options["chip_config_name"] = "megacore"
     if n_slices > 1:
         options["num_slices"] = n_slices
     if math.prod(sides) < 4:
         options["chips_per_host_bounds"] = (1, 1, 1)
-    found = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
-    return list(found.devices)
+    return topology_devices("tpu", topology_name=name, **options)
 
 
 def gpu_target(kind: str) -> str:

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from lmscale.parallel.topology import TopologyError, gpu_target, topology_name
-from lmscale.sweep.devices import KINDS
+from lmscale.planner.devices import KINDS
+from lmscale.planner.topology import TopologyError, gpu_target, topology_name
 
 
 @pytest.mark.parametrize(

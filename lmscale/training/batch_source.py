@@ -10,21 +10,27 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lmscale.compat import memory_limit
 from lmscale.data import Corpus
 from lmscale.data.loader import batch_indices, gather, n_sequences, sequence_order
-from lmscale.parallel.distributed import agree, place
+from lmscale.parallel.distributed import broadcast_from_main, place
 from lmscale.spec import RunSpec, SpecError
 
 #: Share of a device's memory that the training tokens may take before they stay on the host.
 DEVICE_SHARE = 0.2
 
 
-class Feed:
-    """The training tokens of one corpus, served to packs.
+class BatchSource:
+    """The training batches of one corpus, for any number of packs.
 
-    With the tokens on the device only indices travel; otherwise the windows themselves do. The
-    batches are the same, because both come from the same indices. A process makes the part of a
-    batch that its own devices take.
+    Where the tokens lie on the devices, a batch is sent as indices into them; otherwise as windows of
+    tokens. The batches are the same, because both come from the same indices. A process makes only
+    the part of a batch that its own devices take.
+
+    Args:
+      corpus: whose training split is served.
+      mesh: of the packs' programs.
+      on_device: whether the tokens lie on the devices; where they fit when None.
     """
 
     def __init__(self, corpus: Corpus, mesh: Mesh, *, on_device: bool | None = None):
@@ -32,19 +38,23 @@ class Feed:
         self._tokens = corpus.tokens("train")
         self._sharding = NamedSharding(mesh, PartitionSpec(None, "run", "data"))
         if on_device is None:
-            on_device = agree(lambda: _fits(self._tokens, mesh))
+            on_device = broadcast_from_main(lambda: _fits(self._tokens, mesh))
         self._on_device = None
         if on_device:
             self._on_device = place(np.asarray(self._tokens), NamedSharding(mesh, PartitionSpec()))
 
     @property
     def corpus_shape(self) -> jax.ShapeDtypeStruct | None:
-        """Of the tokens on the devices; None where they stay on the host."""
+        """The shape of the tokens on the devices; None where they stay on the host."""
         tokens = self._on_device
         return None if tokens is None else jax.ShapeDtypeStruct(tokens.shape, tokens.dtype)
 
     def order(self, spec: RunSpec):
-        """The endless order of a run's batches: a pure function of its seed and the step."""
+        """The endless order of a run's batches: a pure function of its seed and the step.
+
+        Raises:
+          SpecError: when the corpus has too few tokens for the run.
+        """
         n_tokens = len(self._tokens)
         subset = spec.data.subset_tokens
         if subset is not None and subset > n_tokens:
@@ -85,7 +95,7 @@ class Feed:
             return whole
 
         def indices(part: tuple[slice, ...]) -> np.ndarray:
-            """Those of one device: all steps of its slots and rows."""
+            """The indices of one device: all steps of its slots and rows."""
             slots = range(*part[1].indices(len(runs)))
             return np.stack([batches(slot)[:, part[2]] for slot in slots], axis=1)
 
@@ -105,11 +115,15 @@ class Feed:
 
 
 def fits_on_device(n_tokens: int, n_bytes: int, memory: float | None) -> bool:
-    """Whether the training tokens should lie on devices with so much memory (None: not known)."""
+    """Whether the training tokens should lie on the devices.
+
+    Args:
+      n_tokens, n_bytes: of the tokens.
+      memory: bytes of a device; None where that is not known.
+    """
     # Windows start at int32 offsets.
     return n_tokens < 2**31 and (memory is None or n_bytes < DEVICE_SHARE * memory)
 
 
 def _fits(tokens: np.ndarray, mesh: Mesh) -> bool:
-    limit = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
-    return fits_on_device(len(tokens), tokens.nbytes, limit)
+    return fits_on_device(len(tokens), tokens.nbytes, memory_limit(mesh.local_devices[0]))

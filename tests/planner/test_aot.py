@@ -1,17 +1,23 @@
 """The arithmetic of compiled plans; the compilers themselves where they are installed."""
 
 import dataclasses
-import math
+import json
 
+import jax
 import pytest
 
-from lmscale.parallel.topology import compiler
+from lmscale import flops
+from lmscale.planner import aot, topology
+from lmscale.planner.compiled import Compiled, roofline, roofline_hours
+from lmscale.planner.devices import parse_devices
+from lmscale.planner.packs import make_plan
+from lmscale.planner.roofline import executed_flops
+from lmscale.planner.topology import compiler
 from lmscale.spec import TransformerSpec
-from lmscale.sweep import aot
-from lmscale.sweep.devices import parse_devices
-from lmscale.sweep.plan import executed_flops, make_plan
-from tests.sweep.large_models import LargeModels
-from tests.sweep.test_plan import runs
+from lmscale.sweep.experiment import Run
+from tests.planner.large_models import LargeModels
+from tests.planner.test_packs import runs
+from tests.training.specs import run_spec
 
 TOKENS = (10_000_000, "uint16")
 
@@ -24,43 +30,43 @@ def large_plan(device="v5e:16", name="transformer-124M"):
     return make_plan(LargeModels(models=(name,)).runs(Corpus), parse_devices(device))
 
 
-def compiled(needs, **known):
+def compiled(peak_bytes, **known):
     values = {
-        "needs": needs,
+        "peak_bytes": peak_bytes,
         "arguments": 0.0,
         "tokens": 0.0,
-        "touched": 819e9,
+        "hbm_bytes": 819e9,
         "sent": {"all-gather": 100e9, "all-reduce": 50e9},
         "network": 0.0,
         "largest": (),
         "seconds": 1.0,
         "cpu_seconds": 1.0,
     }
-    return aot.Compiled(**{**values, **known})
+    return Compiled(**{**values, **known})
 
 
 def test_a_step_takes_as_long_as_the_resource_that_it_needs_longest():
     plan = large_plan()
     (pack,) = plan.packs
-    bounds = aot.roofline(pack, plan.devices, compiled(1e9))
+    bounds = roofline(pack, plan.devices, compiled(1e9))
     spec = pack.runs[0].spec
-    assert bounds.compute == pytest.approx(executed_flops(spec, pack.execution) / 16 / 197e12)
+    assert bounds.compute == pytest.approx(executed_flops(spec, pack.step_config) / 16 / 197e12)
     assert bounds.memory == pytest.approx(1.0)
     assert bounds.links == pytest.approx(0.75)
     assert (bounds.step, bounds.bound) == (1.0, "memory")
-    hours = aot.roofline_hours(pack, plan.devices, compiled(1e9))
+    hours = roofline_hours(pack, plan.devices, compiled(1e9))
     assert hours == pytest.approx(spec.steps / 3600)
 
 
 def test_what_leaves_a_host_goes_over_its_network():
     plan = large_plan("h100:64")
-    bounds = aot.roofline(plan.packs[0], plan.devices, compiled(1e9, network=25e9))
+    bounds = roofline(plan.packs[0], plan.devices, compiled(1e9, network=25e9))
     assert bounds.links == pytest.approx(125e9 / 450e9 + 1.0)
 
 
 def test_what_is_computed_twice_costs_time():
     plan = large_plan()
-    spec, how = plan.packs[0].runs[0].spec, plan.packs[0].execution
+    spec, how = plan.packs[0].runs[0].spec, plan.packs[0].step_config
     plain = dataclasses.replace(how, remat=False, logit_pieces=1)
     remat = dataclasses.replace(plain, remat=True)
     parts = dataclasses.replace(plain, logit_pieces=8)
@@ -86,22 +92,6 @@ def test_results_are_kept_by_all_that_they_depend_on():
         key(effort="full"),
     ]
     assert len({key(), *others}) == 6
-
-
-@pytest.mark.parametrize(
-    ("message", "needs"),
-    [
-        (
-            "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (56.73G) exceeds HBM.",
-            56.73 * 2**30,
-        ),
-        ("RESOURCE_EXHAUSTED: Used 17.10G of 15.75G hbm.", 17.10 * 2**30),
-        ("RESOURCE_EXHAUSTED: something else", math.inf),
-        ("INTERNAL: broken", None),
-    ],
-)
-def test_too_little_memory_is_a_result(message, needs):
-    assert aot._needed(message) == (None if needs is None else pytest.approx(needs))
 
 
 def ask(monkeypatch, plan, results):
@@ -186,11 +176,11 @@ def test_a_tpu_plan_is_as_the_compiler_says(own_cache):
     (answer,) = aot.ask_compiler(plan, "all", TOKENS)
     assert answer.refused == ()
     assert answer.compiled.fits(plan.devices)
-    assert answer.pack.memory == pytest.approx(answer.compiled.needs, rel=0.15)
-    # Weights are gathered and gradients reduced for every piece, logits and activations are not.
+    assert answer.pack.memory == pytest.approx(answer.compiled.peak_bytes, rel=0.15)
+    # Weights are gathered and gradients reduced for every micro-batch, logits and activations are not.
     n_bytes = 2 * 124e6
-    pieces = answer.pack.runs[0].spec.batch_size // answer.pack.micro_batch
-    assert sum(answer.compiled.sent.values()) < 4 * pieces * n_bytes
+    n_micro_batches = answer.pack.runs[0].spec.batch_size // answer.pack.micro_batch
+    assert sum(answer.compiled.sent.values()) < 4 * n_micro_batches * n_bytes
 
 
 @needs_gpu
@@ -200,5 +190,22 @@ def test_a_gpu_plan_is_as_the_compiler_says(own_cache):
     (pack,) = plan.packs
     found = aot.compile_pack(pack, plan.devices, TOKENS)
     assert found.error is None
-    assert pack.memory == pytest.approx(found.needs, rel=0.15)
+    assert pack.memory == pytest.approx(found.peak_bytes, rel=0.15)
     assert {"all-gather", "reduce-scatter"} <= set(found.sent)
+
+
+def test_a_program_is_compiled_and_read_as_in_the_other_process(monkeypatch):
+    """All but the stand-ins for devices: these are CPUs that are here."""
+    monkeypatch.setattr(topology, "absent_devices", lambda *args: jax.devices())
+    devices = parse_devices("cpu:1")
+    spec = run_spec()
+    (pack,) = make_plan([Run(spec, {})], devices).packs
+    monkeypatch.setattr(aot, "compiler", lambda platform: None)
+    request = aot._request(pack, devices, TOKENS, "low")
+    found = aot._compile({**request, "spec": spec.to_dict(), "files": []})
+    assert found.error is None and found.sent == {}
+    assert 0 < found.arguments < found.peak_bytes
+    # The parameters, gradients and moments at the least.
+    assert found.hbm_bytes > 4 * 4 * flops.n_params(spec.model, "exact")
+    assert Compiled.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert {"needs", "touched"} < found.to_json().keys()

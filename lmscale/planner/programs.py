@@ -1,4 +1,4 @@
-"""The programs of packs: built alike wherever they are trained, timed or compiled ahead."""
+"""The programs of packs, built in one way for training, timing and compilation ahead."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import jax
 
 from lmscale.parallel.mesh import make_mesh
-from lmscale.sweep.plan import Pack, default_attention
-from lmscale.training.step import Program, build_program, train_arguments
+from lmscale.planner.packs import Pack
+from lmscale.planner.step_config import default_attention
+from lmscale.training.program import Program, build_program, train_arguments
 
 
 def mesh_of(pack: Pack, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
@@ -43,8 +44,8 @@ def program_of(
 class CompileAhead:
     """Compiles a pack's training step in a thread, while another pack trains.
 
-    What it compiles goes to the persistent compilation cache, where training finds it; nothing is
-    kept on the devices. What does not compile here will not in training either, and is told of there.
+    The compiled step goes to the persistent compilation cache, where training finds it; nothing is
+    kept on the devices. A step that fails to compile here fails again in training, which reports it.
     """
 
     def __init__(self):
@@ -52,7 +53,13 @@ class CompileAhead:
         self._last: Future | None = None
 
     def begin(self, program: Program, pack: Pack, corpus: jax.ShapeDtypeStruct | None) -> None:
-        """Begins on a pack, unless one is being compiled; `corpus` as for `train_arguments`."""
+        """Starts to compile a pack's step, unless another is being compiled.
+
+        Args:
+          program: the pack's.
+          pack: to compile for.
+          corpus: see `lmscale.training.program.train_arguments`.
+        """
         if self._last is None or self._last.done():
             arguments = train_arguments(program, pack.runs[0].spec, corpus)
             self._last = self._pool.submit(
@@ -60,6 +67,6 @@ class CompileAhead:
             )
 
     def wait(self) -> None:
-        """Until what was begun is compiled, or has failed."""
+        """Waits until the compilation that was started has ended or failed."""
         if self._last is not None:
             self._last.exception()

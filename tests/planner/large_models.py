@@ -3,7 +3,7 @@
 GPT-2's and Kaplan's sizes, two of Hoffmann et al. 2022, and the largest LSTM of Kaplan's Fig. 7, in
 batches of half a million tokens:
 
-    lmscale plan tests/sweep/large_models.py --device v5e:256 --compile all
+    lmscale plan tests/planner/large_models.py --device v5e:256 --compile all
 """
 
 from dataclasses import dataclass, field

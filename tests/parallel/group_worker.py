@@ -1,8 +1,8 @@
 """A process that trains jobs for the tests, as one of several.
 
-    python -m tests.parallel.gang_worker ADDRESS COUNT INDEX JOBS
+    python -m tests.parallel.group_worker ADDRESS COUNT INDEX JOBS
 
-JOBS is a JSON list of arguments of `train`; it is also what tells one gang from another.
+JOBS is a JSON list of arguments of `train`; it is also what tells one group from another.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from lmscale.cli import start_jax
 from lmscale.data import open_corpus
 from lmscale.data.loader import gather
 from lmscale.parallel import distributed
+from lmscale.planner.devices import local_devices
+from lmscale.planner.packs import make_plan
 from lmscale.progress import progress
-from lmscale.sweep.devices import local_devices
 from lmscale.sweep.execute import execute
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.plan import make_plan
 from lmscale.sweep.store import Store
 from lmscale.training.loop import Preempted
 from tests.training.specs import LSTM, TRANSFORMER, run_spec
@@ -41,7 +41,7 @@ def main(address: str, count: int, index: int, jobs: str) -> int:
         for job in json.loads(jobs):
             train(**job)
         code = 0
-    except distributed.GangError as error:
+    except distributed.DistributedError as error:
         print(error, file=sys.stderr)
         code = error.code
     return distributed.finish(code)
@@ -109,8 +109,8 @@ def tokens_on_host() -> Iterator[list[tuple[int, ...]]]:
         parts.append(indices.shape)
         return gather(tokens, indices, n_ctx)
 
-    feed = "lmscale.training.feed"
-    with mock.patch(f"{feed}.gather", noted), mock.patch(f"{feed}._fits") as fits:
+    module = "lmscale.training.batch_source"
+    with mock.patch(f"{module}.gather", noted), mock.patch(f"{module}._fits") as fits:
         fits.return_value = False
         yield parts
 

@@ -7,21 +7,15 @@ import pytest
 
 from lmscale import flops
 from lmscale.parallel.mesh import MeshError
+from lmscale.planner.devices import DeviceError, parse_devices
+from lmscale.planner.memory import device_memory
+from lmscale.planner.packs import enough_devices, fits, make_plan, replan_with_less_memory
+from lmscale.planner.roofline import step_seconds
+from lmscale.planner.step_config import StepConfig, default_attention
 from lmscale.spec import DataSpec, LSTMSpec, TransformerSpec
-from lmscale.sweep.devices import DeviceError, parse_devices
 from lmscale.sweep.grids import isoflop_grid, width_rule
-from lmscale.sweep.plan import (
-    Execution,
-    default_attention,
-    device_memory,
-    enough_devices,
-    fits,
-    leaner,
-    make_plan,
-    step_seconds,
-)
 from lmscale.sweep.shards import shard_runs
-from lmscale.training.step import ProgramKey, initial_state
+from lmscale.training.state import ProgramKey, initial_state
 
 DATA = DataSpec(corpus="none", fingerprint="none")
 
@@ -96,7 +90,7 @@ def test_a_large_run_is_split_until_it_fits():
     pack = make_plan(large, devices).packs[0]
     assert pack.mesh == (1, 64, 1)
     assert pack.memory < devices.memory
-    assert device_memory(large[0].spec, "tpu", Execution()) > devices.memory
+    assert device_memory(large[0].spec, "tpu", StepConfig()) > devices.memory
     assert pack.micro_batch % 64 == 0
 
 
@@ -108,8 +102,8 @@ def test_layers_are_split_where_the_batch_is_too_small_to_be():
     assert model in (2, 4)
     # Splitting layers must pay: it is quicker than leaving those devices out.
     spec = large_runs(batch_size=16)[0].spec
-    assert step_seconds(spec, devices, Execution(data, model, data)) < step_seconds(
-        spec, devices, Execution(data, 1, data)
+    assert step_seconds(spec, devices, StepConfig(data, model, data)) < step_seconds(
+        spec, devices, StepConfig(data, 1, data)
     )
 
 
@@ -121,9 +115,9 @@ def test_layers_are_split_inside_a_host_only():
 def test_communication_grows_with_the_pieces_of_a_batch():
     (run,) = large_runs()
     devices = parse_devices("v5e:256")
-    times = [step_seconds(run.spec, devices, Execution(64, 1, n)) for n in (256, 128, 64)]
+    times = [step_seconds(run.spec, devices, StepConfig(64, 1, n)) for n in (256, 128, 64)]
     assert times == sorted(times)
-    assert step_seconds(run.spec, devices, Execution(micro_batch=256)) == pytest.approx(
+    assert step_seconds(run.spec, devices, StepConfig(micro_batch=256)) == pytest.approx(
         flops.step_flops(run.spec) / (devices.peak_flops * devices.utilisation)
     )
 
@@ -133,16 +127,16 @@ def test_what_does_not_fit_whole_is_computed_twice():
     pack = make_plan(large_runs(), devices).packs[0]
     assert pack.remat
     assert fits(pack, devices)
-    spec, how = pack.runs[0].spec, pack.execution
-    kept = dataclasses.replace(how, remat=False)
-    assert device_memory(spec, "tpu", kept) > device_memory(spec, "tpu", how)
-    assert step_seconds(spec, devices, kept) < step_seconds(spec, devices, how)
+    spec, config = pack.runs[0].spec, pack.step_config
+    kept = dataclasses.replace(config, remat=False)
+    assert device_memory(spec, "tpu", kept) > device_memory(spec, "tpu", config)
+    assert step_seconds(spec, devices, kept) < step_seconds(spec, devices, config)
 
 
 def test_logits_in_pieces_take_less_memory_and_more_time():
     (run,) = large_runs()
     devices = parse_devices("v5e:16")
-    whole = Execution(16, 1, 256)
+    whole = StepConfig(16, 1, 256)
     pieces = dataclasses.replace(whole, logit_pieces=8)
     assert device_memory(run.spec, "tpu", pieces) < device_memory(run.spec, "tpu", whole)
     assert step_seconds(run.spec, devices, pieces) > step_seconds(run.spec, devices, whole)
@@ -155,11 +149,11 @@ def test_a_state_that_an_axis_does_not_divide_is_counted_whole():
         (1e18,), [model], data=DATA, evals=(), batch_size=64, learning_rate=width_rule()
     )
     spec = runs[0].spec
-    odd = device_memory(spec, "tpu", Execution(64, 1, 64))
+    odd = device_memory(spec, "tpu", StepConfig(64, 1, 64))
     assert odd > 4 * 4 * flops.n_params(model, "exact")
     even = dataclasses.replace(model, d_model=2048, n_head=32, d_ff=None, d_attn=None)
     spec = dataclasses.replace(spec, model=even)
-    assert device_memory(spec, "tpu", Execution(64, 1, 64)) < 0.5 * odd
+    assert device_memory(spec, "tpu", StepConfig(64, 1, 64)) < 0.5 * odd
 
 
 @pytest.mark.parametrize(
@@ -193,7 +187,7 @@ def test_a_plan_counts_adafactors_moments(model, rows_columns_and_vectors):
     runs = isoflop_grid(
         (1e20,), [model], data=DATA, evals=(), batch_size=64, learning_rate=width_rule()
     )
-    adam, how = runs[0].spec, Execution(micro_batch=64)
+    adam, config = runs[0].spec, StepConfig(micro_batch=64)
     factored = dataclasses.replace(
         adam, optimizer=dataclasses.replace(adam.optimizer, name="adafactor")
     )
@@ -202,23 +196,25 @@ def test_a_plan_counts_adafactors_moments(model, rows_columns_and_vectors):
     held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state["opt"]))
     # Beside them the number of updates.
     assert held == 4 * rows_columns_and_vectors + 4
-    saved = device_memory(adam, "gpu", how) - device_memory(factored, "gpu", how)
+    saved = device_memory(adam, "gpu", config) - device_memory(factored, "gpu", config)
     assert saved == 8 * flops.n_params(model, "exact") - held
     # Moments are as whole on every device as they are small.
-    split = Execution(8, 1, 64)
+    split = StepConfig(8, 1, 64)
     assert device_memory(factored, "gpu", split) < device_memory(adam, "gpu", split)
 
 
 def test_a_pack_that_did_not_fit_is_planned_with_less():
     devices = parse_devices("v5e:16")
     pack = make_plan(large_runs(), devices).packs[0]
-    other = leaner(pack, devices, 0.9 * pack.memory)
+    other = replan_with_less_memory(pack, devices, 0.9 * pack.memory)
     assert other.memory <= 0.9 * pack.memory
     assert other.runs == pack.runs
-    kept = leaner(pack, devices, 0.9 * pack.memory, n_slots=pack.n_slots, mesh=pack.mesh)
+    kept = replan_with_less_memory(
+        pack, devices, 0.9 * pack.memory, n_slots=pack.n_slots, mesh=pack.mesh
+    )
     assert kept.mesh == pack.mesh
-    least = leaner(pack, devices, 1.0)
-    assert leaner(least, devices, 1.0) is None
+    least = replan_with_less_memory(pack, devices, 1.0)
+    assert replan_with_less_memory(least, devices, 1.0) is None
 
 
 def test_how_many_devices_would_do():

@@ -1,9 +1,9 @@
-"""The form that a run's state has while a CPU trains it; it is saved in another.
+"""The layout of a run's state while a CPU trains it, and the one in which it is saved.
 
-A model's layers are stacked in its parameters, so that one loop runs through them. A CPU whose loop
-is unrolled is better off with each layer's arrays by themselves: nothing is sliced or joined at
-every step, and what the layers have in common XLA compiles once. Moments are one vector a layer and
-one for all else, so that an update is a few long operations instead of many short ones.
+A saved state holds the layers of a model stacked, so that one loop runs through them. A CPU whose
+loop is unrolled is faster with separate arrays for each layer: nothing is sliced or joined in a step,
+and XLA compiles the code that equal layers share once. The moments are one vector for each layer and
+one for all other parameters, so that an update is a few long operations instead of many short ones.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 
-def apart(params: dict[str, Any], stacks: tuple[str, ...]) -> dict[str, Any]:
-    """Parameters with a list of layers in the place of every stack.
+def unstack_layers(params: dict[str, Any], stacks: tuple[str, ...]) -> dict[str, Any]:
+    """Parameters with a list of layers instead of every stack.
 
     Args:
       stacks: names of the entries that hold stacked layers (`ModelSpec.STACKS`).
@@ -31,8 +31,8 @@ def apart(params: dict[str, Any], stacks: tuple[str, ...]) -> dict[str, Any]:
     return {name: layers(x) if name in stacks else x for name, x in params.items()}
 
 
-def stacked(params: dict[str, Any]) -> dict[str, Any]:
-    """The inverse of `apart`; the identity where nothing is apart."""
+def stack_layers(params: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `unstack_layers`; parameters without lists of layers are returned as they are."""
 
     def stack(layers):
         return jax.tree.map(lambda *xs: jnp.stack(xs), *layers)
@@ -41,7 +41,7 @@ def stacked(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def vectors(params: dict[str, Any]) -> list[jax.Array]:
-    """One vector for each layer that is apart, and one for all else."""
+    """One vector for each unstacked layer, and one for all other parameters."""
     return [ravel_pytree(part)[0] for part in _parts(params)]
 
 
@@ -66,40 +66,42 @@ def on_vectors(transform: optax.GradientTransformation) -> optax.GradientTransfo
     def update(grads, state, params=None):
         params = None if params is None else vectors(params)
         updates, state = transform.update(vectors(grads), state, params)
-        # Once for all of a vector, not again for each of the arrays that are cut from it.
+        # Without the barrier XLA computes the vector again for each array that is cut from it.
         return from_vectors(jax.lax.optimization_barrier(updates), grads), state
 
     return optax.GradientTransformation(lambda params: transform.init(vectors(params)), update)
 
 
-def trained(
+def to_train_layout(
     state: dict[str, Any], initial_moments: Callable[[Any], Any], stacks: tuple[str, ...]
 ) -> dict[str, Any]:
-    """A run's saved state in the form in which it is trained.
+    """A run's saved state in the layout in which it is trained.
 
     Args:
       state: {"params", "opt", "step"}.
-      initial_moments: of parameters, with moments that are vectors; asked for its structure only.
-      stacks: names of the entries whose layers are to be apart; none leaves all stacked.
+      initial_moments: parameters -> moments that are vectors; only their structure is used.
+      stacks: names of the entries whose layers are unstacked.
     """
-    params, moments = apart(state["params"], stacks), jax.tree.structure(state["params"])
+    params, moments = unstack_layers(state["params"], stacks), jax.tree.structure(state["params"])
 
     def one(x):
-        return vectors(apart(x, stacks)) if isinstance(x, dict) else [x]
+        return vectors(unstack_layers(x, stacks)) if isinstance(x, dict) else [x]
 
     like = jax.eval_shape(initial_moments, params)
     opt = _in_place_of(like, state["opt"], one, lambda x: jax.tree.structure(x) == moments)
     return {**state, "params": params, "opt": opt}
 
 
-def saved(state: dict[str, Any], like: Any) -> dict[str, Any]:
-    """The inverse of `trained`; `like` is the optimizer's state as it is saved."""
+def to_checkpoint_layout(state: dict[str, Any], like: Any) -> dict[str, Any]:
+    """The inverse of `to_train_layout`; `like` is the optimizer's state as it is saved."""
 
     def one(x):
-        return jax.tree.leaves(stacked(from_vectors(x, state["params"]))) if _is_list(x) else [x]
+        return (
+            jax.tree.leaves(stack_layers(from_vectors(x, state["params"]))) if _is_list(x) else [x]
+        )
 
     opt = _in_place_of(like, state["opt"], one, _is_list)
-    return {**state, "params": stacked(state["params"]), "opt": opt}
+    return {**state, "params": stack_layers(state["params"]), "opt": opt}
 
 
 def _is_list(x: Any) -> bool:

@@ -4,12 +4,12 @@ import jax
 import pytest
 
 from lmscale.architectures import LlamaSpec
+from lmscale.planner.devices import parse_devices
+from lmscale.planner.packs import make_plan
+from lmscale.planner.programs import mesh_of, program_of
 from lmscale.spec import LSTMSpec, TransformerSpec
-from lmscale.sweep.devices import parse_devices
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.plan import make_plan
-from lmscale.sweep.programs import mesh_of, program_of
-from lmscale.training.step import device_bytes, train_arguments
+from lmscale.training.program import device_bytes, train_arguments
 from tests.training.specs import run_spec
 
 

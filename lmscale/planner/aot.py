@@ -1,8 +1,9 @@
-"""What a plan's programs take and send, from the compiler of devices that are not here.
+"""Compiles the programs of a plan for devices that are not here.
 
-A pack's train program is compiled for stand-ins of the devices, each in a process of its own: the
-compilers want an environment that must not reach this one, and one that crashes takes nothing with it.
-What was read from it is kept as JSON, because XLA's cache of compiled programs cannot hold these.
+Each program is compiled for stand-ins of the devices in a process of its own, for two reasons: the
+compilers need environment variables that must not reach this process, and a compiler that crashes
+ends only its own process. What was read from a compiled program is kept as JSON, because XLA's cache
+cannot hold programs for absent devices.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import importlib.metadata
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 import time
@@ -27,16 +27,21 @@ from typing import Any
 from etils import epath
 
 from lmscale.cache import cached, keep, usable_cache
-from lmscale.parallel.topology import COMPILERS, ENVIRONMENT, compiler, topology_name
+from lmscale.compat import needed_bytes
+from lmscale.planner.compiled import NOTHING, Compiled
+from lmscale.planner.devices import Devices
+from lmscale.planner.packs import Pack, Plan, replan_with_less_memory
+from lmscale.planner.step_config import default_attention
+from lmscale.planner.topology import COMPILERS, ENVIRONMENT, compiler, topology_name
 from lmscale.spec import RunSpec
-from lmscale.sweep.devices import Devices
-from lmscale.sweep.experiment import load_file, loaded_files
-from lmscale.sweep.plan import Pack, Plan, default_attention, executed_flops, leaner
+from lmscale.user_files import load_file, loaded_files
 
-#: How hard the TPU compiler tries: seconds instead of minutes, or as it will for the training itself.
+#: How hard the TPU compiler tries: seconds instead of minutes, or as it does for training itself.
 EFFORTS = ("low", "full")
 #: Other plans of a pack that the compiler is asked about where its program does not fit.
 ATTEMPTS = 3
+#: Share of the allowed memory that is offered to the planner, so that it finds another plan.
+_OFFERED = 0.95
 
 
 class CompileError(ValueError):
@@ -44,65 +49,17 @@ class CompileError(ValueError):
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """One compiled train program.
+class Answer:
+    """A pack after the compiler was asked.
 
     Attributes:
-      needs: bytes on each device at the most, arguments and the program itself included. Where the
-        compiler gave up, what it said it needs.
-      arguments: of these; None where the compiler gave up.
-      tokens: of these the training tokens, where they lie on the devices.
-      touched: bytes that a step reads and writes in a device's memory, see `lmscale.parallel.hlo`.
-      sent: bytes that a step sends from a device, by kind of collective.
-      network: of these what leaves its host or slice.
-      largest: the collectives that send most: (kind, result, times, bytes, operation).
-      seconds, cpu_seconds: that the compiler took.
-      error: what it said where it gave up for another reason than memory.
+      pack: as planned, or as planned again where that did not fit.
+      compiled: what the compiler said; None where it was not asked.
+      refused: what was tried before and did not fit.
     """
-
-    needs: float
-    arguments: float | None
-    tokens: float
-    touched: float
-    sent: dict[str, float]
-    network: float
-    largest: tuple[tuple[str, str, int, float, str], ...]
-    seconds: float
-    cpu_seconds: float
-    error: str | None = None
-
-    def fits(self, devices: Devices) -> bool:
-        return self.error is None and self.needs <= devices.memory
-
-
-#: What is known when nothing was compiled.
-_NOTHING = Compiled(math.inf, None, 0.0, 0.0, {}, 0.0, (), 0.0, 0.0)
-
-
-@dataclass(frozen=True)
-class Roofline:
-    """Seconds that a step takes at least: each of a device's three resources at its peak."""
-
-    compute: float
-    memory: float
-    links: float
-
-    @property
-    def step(self) -> float:
-        return max(self.compute, self.memory, self.links)
-
-    @property
-    def bound(self) -> str:
-        return max(dataclasses.asdict(self), key=lambda name: getattr(self, name))
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A pack, as it is after the compiler was asked, and what it said; None where it was not."""
 
     pack: Pack
     compiled: Compiled | None
-    #: What was tried before, when that did not fit.
     refused: tuple[tuple[Pack, Compiled], ...] = ()
 
 
@@ -122,25 +79,6 @@ def require_compiler(devices: Devices) -> None:
     topology_name(devices.kind, devices.platform, devices.count, devices.linked)
 
 
-def roofline(pack: Pack, devices: Devices, compiled: Compiled) -> Roofline:
-    """A step of all slots of a pack."""
-    spec = pack.runs[0].spec
-    n_devices = math.prod(pack.mesh)
-    inside = sum(compiled.sent.values()) - compiled.network
-    work = executed_flops(spec, pack.execution) * pack.n_slots / n_devices
-    return Roofline(
-        compute=work / devices.peak_flops,
-        memory=compiled.touched / devices.bandwidth,
-        links=inside / devices.link + compiled.network / devices.network,
-    )
-
-
-def roofline_hours(pack: Pack, devices: Devices, compiled: Compiled) -> float:
-    """Hours that all runs of a pack take at least."""
-    steps = sum(run.spec.own_steps for run in pack.runs)
-    return roofline(pack, devices, compiled).step * steps / pack.n_slots / 3600
-
-
 def ask_compiler(
     plan: Plan,
     which: str,
@@ -150,7 +88,7 @@ def ask_compiler(
     mesh: tuple[int, int, int] | None = None,
     tick: Callable[[float, str], None] = lambda done, note: None,
 ) -> list[Answer]:
-    """Compiles packs of a plan, and where one does not fit what the planner would do instead.
+    """Compiles packs of a plan. One that does not fit is planned again and compiled again.
 
     Args:
       plan: for TPUs or GPUs.
@@ -159,7 +97,7 @@ def ask_compiler(
         they take little enough of their memory.
       effort: of `EFFORTS`.
       mesh: the user's, instead of the planner's choice.
-      tick: told how many compilations are done, and what goes on.
+      tick: is told how many compilations are done, and what goes on.
 
     Returns:
       The plan's packs in their order.
@@ -174,7 +112,7 @@ def ask_compiler(
         if index not in indices:
             answers.append(Answer(pack, None))
             continue
-        answers.append(_settle(pack, plan.devices, tokens, effort, mesh, tick))
+        answers.append(_compile_until_it_fits(pack, plan.devices, tokens, effort, mesh, tick))
         tick(1, "")
     return answers
 
@@ -190,7 +128,7 @@ def chosen(plan: Plan, which: str) -> set[int]:
     }
 
 
-def _settle(
+def _compile_until_it_fits(
     pack: Pack,
     devices: Devices,
     tokens: tuple[int, str],
@@ -198,14 +136,15 @@ def _settle(
     mesh: tuple[int, int, int] | None,
     tick: Callable[[float, str], None],
 ) -> Answer:
-    """Compiles a pack, and then what the planner makes of it with a memory as much smaller as it was wrong."""
+    """Compiles a pack; where it does not fit, plans it with less memory and tries again."""
     refused: list[tuple[Pack, Compiled]] = []
     while True:
         tick(0, describe(pack))
         compiled = compile_pack(pack, devices, tokens, effort=effort)
         other = None
         if not (compiled.fits(devices) or compiled.error or len(refused) == ATTEMPTS):
-            other = leaner(pack, devices, allowance(pack, devices, compiled), mesh=mesh)
+            memory = allowance(pack, devices, compiled)
+            other = replan_with_less_memory(pack, devices, memory, mesh=mesh)
         if other is None:
             return Answer(pack, compiled, tuple(refused))
         refused.append((pack, compiled))
@@ -213,10 +152,9 @@ def _settle(
 
 
 def allowance(pack: Pack, devices: Devices, compiled: Compiled) -> float:
-    """What a prediction may come to, when the last one was as wrong as the compiler says."""
-    # A twentieth less, for that to be another plan.
+    """Bytes that the next prediction may come to, if it is as wrong as the last one was."""
     free = devices.memory - compiled.tokens
-    return 0.95 * free * min(1.0, pack.memory / (compiled.needs - compiled.tokens))
+    return _OFFERED * free * min(1.0, pack.memory / (compiled.peak_bytes - compiled.tokens))
 
 
 def describe(pack: Pack) -> str:
@@ -230,7 +168,7 @@ def describe(pack: Pack) -> str:
 def compile_pack(
     pack: Pack, devices: Devices, tokens: tuple[int, str], *, effort: str = "low"
 ) -> Compiled:
-    """Compiles a pack's train program in another process, or takes what is known of it.
+    """Compiles a pack's train program in another process, or takes what the cache knows of it.
 
     Args:
       pack: of a plan for these devices.
@@ -243,10 +181,10 @@ def compile_pack(
     place = None if cache is None else epath.Path(cache) / "plans" / f"{cache_key(request)}.json"
     if place is not None and (known := cached(place)) is not None:
         with contextlib.suppress(KeyError, TypeError, ValueError):
-            return _from_json(known)
+            return Compiled.from_json(known)
     spec = pack.runs[0].spec.to_dict()
     done = subprocess.run(
-        [sys.executable, "-m", "lmscale.sweep.aot"],
+        [sys.executable, "-m", "lmscale.planner.aot"],
         input=json.dumps({**request, "spec": spec, "files": loaded_files()}),
         env={**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
@@ -255,16 +193,13 @@ def compile_pack(
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        return replace(_NOTHING, error=f"the compiler: {lines[-1]}")
-    found = json.loads(done.stdout.splitlines()[-1])
+        return replace(NOTHING, error=f"the compiler: {lines[-1]}")
+    values = json.loads(done.stdout.splitlines()[-1])
+    found = Compiled.from_json(values)
     # Where the compiler did not say how much it lacks, there is no number to keep.
-    if place is not None and math.isfinite(found["needs"]):
-        keep(place, found)
-    return _from_json(found)
-
-
-def _from_json(values: dict[str, Any]) -> Compiled:
-    return Compiled(**{**values, "largest": tuple(map(tuple, values["largest"]))})
+    if place is not None and math.isfinite(found.peak_bytes):
+        keep(place, values)
+    return found
 
 
 def _request(pack: Pack, devices: Devices, tokens: tuple[int, str], effort: str) -> dict[str, Any]:
@@ -293,7 +228,7 @@ def _request(pack: Pack, devices: Devices, tokens: tuple[int, str], effort: str)
 
 
 def cache_key(request: Mapping[str, Any]) -> str:
-    """Names a result."""
+    """The name of a result in the cache."""
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -301,7 +236,9 @@ def cache_key(request: Mapping[str, Any]) -> str:
 def _sources() -> str:
     """A hash of the code that makes the programs and reads them."""
     root = Path(__file__).parents[1]
-    files = [root / "spec.py", root / "serialize.py", Path(__file__)]
+    names = ("spec.py", "serialize.py", "optimizers.py", "compat.py")
+    ours = ("aot.py", "compiled.py", "hlo.py", "topology.py")
+    files = [*(root / name for name in names), *(root / "planner" / name for name in ours)]
     for folder in ("architectures", "models", "parallel", "training"):
         files += sorted((root / folder).glob("*.py"))
     files += map(Path, loaded_files())
@@ -315,24 +252,52 @@ def _sources() -> str:
 
 
 def _compile(request: dict[str, Any]) -> Compiled:
+    """Builds the program of a request and compiles it."""
     import jax
-
-    from lmscale.parallel import hlo
-    from lmscale.parallel.mesh import make_mesh
-    from lmscale.parallel.topology import absent_devices
-    from lmscale.training.feed import fits_on_device
-    from lmscale.training.step import ProgramKey, build_program, device_bytes, train_arguments
 
     for path in request["files"]:
         load_file(Path(path))
-    spec = RunSpec.from_dict(request["spec"])
     devices = Devices(**request["device"])
-    mesh = tuple(request["mesh"])
-    found = absent_devices(devices.kind, devices.platform, devices.count, devices.linked)
+    lowered, tokens = _lower(request, devices)
+    options = {}
+    if devices.platform == "tpu" and request["effort"] == "low":
+        # O0 takes a third of the time or less; memory comes out within a few percent.
+        options = {"optimization_level": 9}
+    start = time.monotonic(), time.process_time()
+
+    def took() -> dict[str, float]:
+        return {
+            "seconds": time.monotonic() - start[0],
+            "cpu_seconds": time.process_time() - start[1],
+        }
+
+    try:
+        program = lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+        needed = needed_bytes(str(error))
+        if needed is None:
+            line = str(error).splitlines()[0]
+            return replace(NOTHING, **took(), error=f"the compiler: {line}")
+        return replace(NOTHING, **took(), peak_bytes=needed)
+    return _read(program, devices, tokens, **took())
+
+
+def _lower(request: dict[str, Any], devices: Devices) -> tuple[Any, int]:
+    """The lowered train program, and the bytes of the training tokens on a device."""
+    import jax
+
+    from lmscale.parallel.mesh import make_mesh
+    from lmscale.planner.topology import absent_devices
+    from lmscale.training.batch_source import fits_on_device
+    from lmscale.training.program import build_program, train_arguments
+    from lmscale.training.state import ProgramKey
+
+    spec, mesh = RunSpec.from_dict(request["spec"]), tuple(request["mesh"])
+    absent = absent_devices(devices.kind, devices.platform, devices.count, devices.linked)
     program = build_program(
         ProgramKey.of(spec),
         n_slots=request["n_slots"],
-        mesh=make_mesh(*mesh, devices=found[: math.prod(mesh)]),
+        mesh=make_mesh(*mesh, devices=absent[: math.prod(mesh)]),
         chunk_steps=request["chunk_steps"],
         micro_batch=request["micro_batch"],
         attention=request["attention"],
@@ -344,42 +309,29 @@ def _compile(request: dict[str, Any]) -> Compiled:
     if not fits_on_device(corpus.size, tokens, devices.memory):
         corpus, tokens = None, 0
     platform = {"gpu": "cuda"}.get(devices.platform, devices.platform)
-    lowered = program.lower_train(*train_arguments(program, spec, corpus), platform=platform)
-    options = {}
-    if devices.platform == "tpu" and request["effort"] == "low":
-        # O0: a third of the time and less; memory comes out within a few percent.
-        options = {"optimization_level": 9}
-    start = time.monotonic(), time.process_time()
+    arguments = train_arguments(program, spec, corpus)
+    return program.lower_train(*arguments, platform=platform), tokens
 
-    def known() -> dict[str, Any]:
-        return {
-            "seconds": time.monotonic() - start[0],
-            "cpu_seconds": time.process_time() - start[1],
-        }
 
-    try:
-        compiled = lowered.compile(compiler_options=options)
-    except jax.errors.JaxRuntimeError as error:
-        needs = _needed(str(error))
-        if needs is None:
-            line = str(error).splitlines()[0]
-            return replace(_NOTHING, **known(), error=f"the compiler: {line}")
-        return replace(_NOTHING, **known(), needs=needs)
-    took = known()
-    text = hlo.Program(compiled.as_text())
-    sizes = compiled.memory_analysis()
+def _read(program: Any, devices: Devices, tokens: int, **took: float) -> Compiled:
+    """What a compiled program says of itself."""
+    from lmscale.planner import hlo
+    from lmscale.training.program import device_bytes
+
+    text = hlo.Program(program.as_text())
+    sizes = program.memory_analysis()
     ranked = sorted(text.collectives, key=lambda c: -c.total)
     sent: dict[str, float] = {}
     for collective in ranked:
         sent[collective.kind] = sent.get(collective.kind, 0.0) + collective.total
-    # A TPU's temporaries are stated larger than the heap that its buffers are then laid out in, which
-    # the peak is within a few percent of.
+    # A TPU's compiler states temporaries that are larger than the heap that its buffers are laid out
+    # in afterwards. Its peak is within a few percent of that heap.
     peak = sizes.peak_memory_in_bytes if devices.platform == "tpu" else 0
     return Compiled(
-        needs=(peak or device_bytes(compiled)) + sizes.generated_code_size_in_bytes,
+        peak_bytes=(peak or device_bytes(program)) + sizes.generated_code_size_in_bytes,
         arguments=sizes.argument_size_in_bytes,
         tokens=tokens,
-        touched=text.touched(),
+        hbm_bytes=text.hbm_bytes(),
         sent=sent,
         network=sum(c.total for c in ranked if c.span > devices.linked),
         largest=tuple((c.kind, c.result, c.times, c.total, c.scope) for c in ranked[:8]),
@@ -387,20 +339,9 @@ def _compile(request: dict[str, Any]) -> Compiled:
     )
 
 
-def _needed(message: str) -> float | None:
-    """Bytes that a compiler says it lacks room for, or None for another failure."""
-    if "RESOURCE_EXHAUSTED" not in message:
-        return None
-    found = re.search(r"\(?([\d.]+)([KMGT])\)? exceeds", message)
-    found = found or re.search(r"Used ([\d.]+)([KMGT]) of", message)
-    if not found:
-        return math.inf
-    return float(found[1]) * 1024.0 ** ("KMGT".index(found[2]) + 1)
-
-
 def main(argv: Sequence[str] = ()) -> int:
     """Reads a request from standard input and writes what came of it to standard output."""
-    print(json.dumps(dataclasses.asdict(_compile(json.load(sys.stdin)))))
+    print(json.dumps(_compile(json.load(sys.stdin)).to_json()))
     return 0
 
 

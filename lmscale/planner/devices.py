@@ -1,4 +1,4 @@
-"""What is known of devices without having them: peak speed, memory, links."""
+"""What is known of a device kind without having one: peak FLOP/s, memory, links."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from dataclasses import dataclass, replace
 
 import jax
 
+from lmscale.compat import memory_limit
+
 
 @dataclass(frozen=True)
 class Devices:
     """The accelerators that a plan is for.
 
     Attributes:
-      kind: "cpu", a key of `KINDS`, or what JAX calls a device that is none of these.
+      kind: "cpu", a key of `KINDS`, or JAX's name of a device that is none of these.
       platform: "cpu", "gpu" or "tpu".
       count: how many (for a CPU: cores).
       peak_flops: matrix FLOP/s of one, bfloat16 where it has it.
-      memory: bytes of one that programs can have.
-      bandwidth: bytes/s that one reads and writes there; None for a CPU.
+      memory: bytes of one that a program can use.
+      bandwidth: bytes/s of that memory; None for a CPU.
       utilisation: share of the peak that the time estimate assumes.
-      link: bytes/s that one sends to those it is linked with.
-      linked: how many such links join: the GPUs of a host, the chips of a TPU slice.
-      network: bytes/s that one sends beyond them.
+      link: bytes/s that one sends to the devices that it is linked with.
+      linked: how many devices such links join: the GPUs of a host, the chips of a TPU slice.
+      network: bytes/s that one sends to other devices.
     """
 
     kind: str
@@ -39,9 +41,9 @@ class Devices:
 
 
 GB, GiB = 1e9, 2**30
-#: Platform; dense bfloat16 FLOP/s, memory and its bandwidth of one chip; and of its links (NVLink,
-#: inter-chip interconnect) the bytes/s one way and how many chips they join. From the vendors' data
-#: sheets, but for a TPU's memory, which is what its compiler leaves to a program.
+#: Platform; of one chip: dense bfloat16 FLOP/s, memory, bandwidth of the memory; of its links (NVLink,
+#: inter-chip interconnect): bytes/s in one direction, how many chips they join. From the vendors' data
+#: sheets, except a TPU's memory, which is what its compiler leaves to a program.
 KINDS = {
     "a100": ("gpu", 312e12, 80 * GB, 2039 * GB, 300 * GB, 8),
     "h100": ("gpu", 989e12, 80 * GB, 3352 * GB, 450 * GB, 8),
@@ -54,7 +56,7 @@ KINDS = {
 }
 #: Bytes/s of one chip's share of a network between hosts or slices: 200 Gbit/s.
 NETWORK = 25 * GB
-#: Names that jax gives to devices, and ours.
+#: JAX's names of device kinds -> ours.
 _JAX_KINDS = {
     "a100": "a100",
     "h100": "h100",
@@ -67,13 +69,13 @@ _JAX_KINDS = {
     "tpu v5": "v5p",
     "tpu v6": "v6e",
 }
-#: FLOP/s (exact count) of a core that trains models of 10 thousand to a million parameters: 28 to
-#: 65e9 of each of two cores at once, the smallest models lowest (Intel Xeon and AMD EPYC).
+#: FLOP/s (exact count) of a core that trains models of 10 thousand to a million parameters. Measured
+#: with two cores busy on Intel Xeon and AMD EPYC: 28e9 (smallest models) to 65e9 for each core.
 CPU_CORE_FLOPS = 40e9
 
 
 class DeviceError(ValueError):
-    """A device that is not known; the message is one line."""
+    """An unknown kind of device; the message is one line."""
 
 
 def parse_devices(text: str) -> Devices:
@@ -95,7 +97,7 @@ def local_devices() -> Devices:
     name = devices[0].device_kind.lower()
     kind = next((ours for jax_name, ours in _JAX_KINDS.items() if jax_name in name), None)
     found = _devices(kind or "a100", len(devices))
-    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", found.memory)
+    memory = memory_limit(jax.local_devices()[0]) or found.memory
     platform = devices[0].platform
     return replace(found, kind=kind or name, platform=platform, memory=memory)
 
