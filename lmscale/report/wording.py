@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from lmscale.terminal import plural
+
 __all__ = [
     "between",
     "count",
@@ -135,11 +137,6 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
-
-
-def plural(n: int, noun: str) -> str:
-    """'1 run', '3 runs'."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def listed(items: Sequence[Any]) -> str:

@@ -10,7 +10,7 @@ from lmscale.architectures import transformer_ladder
 from lmscale.cli import main
 from lmscale.laws.parametric import chinchilla_loss, optimal_allocation
 from lmscale.sweep.grids import isoflop_grid
-from lmscale.verify_command import _warnings
+from lmscale.cli.verify import _warnings
 from tests.report.planted_store import DATA, EVALS, plant
 from tests.sweep.test_recipe import BUDGETS, LAW, SHARED, grid, rate
 
