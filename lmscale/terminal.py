@@ -52,10 +52,13 @@ def _draw_table(rows: Sequence[Sequence[str]]) -> None:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for header, *cells in zip(*rows, strict=True):
+    columns = [column for column in zip(*rows, strict=True) if any(column)]
+    for header, *cells in columns:
+        # A number that is broken into two lines cannot be read; rich shortens text columns first.
         numeric = bool(cells) and all(_NUMBER.match(cell) for cell in cells)
-        table.add_column(Text(header), justify="right" if numeric else "left", overflow="fold")
-    for row in rows[1:]:
+        align = "right" if numeric else "left"
+        table.add_column(Text(header), justify=align, no_wrap=numeric, overflow="fold")
+    for row in zip(*(cells for _, *cells in columns), strict=True):
         table.add_row(*map(Text, row))
     Console(highlight=False).print(table)
 

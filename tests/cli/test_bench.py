@@ -18,9 +18,7 @@ from tests.fake_corpus import fake_corpus
 TINY = ["--shape", "1x8", "--batch", "2", "--context", "16", "--vocab", "64", "--repeat", "2"]
 
 
-def test_every_path_is_measured(monkeypatch, capsys):
-    # The tests have started jax, with devices of their own.
-    monkeypatch.setattr("lmscale.cli.start_jax", lambda: None)
+def test_every_path_is_measured(capsys):
     paths = ["train", "evaluate", "data", "checkpoint"]
     command = ["bench", "--model", "lstm", *TINY, "--pack", "2", "--path", *paths, "--json"]
     assert main(command) == 0
