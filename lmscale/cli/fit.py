@@ -109,7 +109,7 @@ def _metavar(options: Sequence[Any]) -> str:
 
 
 def _help(options: Sequence[Any]) -> str:
-    """Whose it is, what it means and its default; laws that say the same stand together."""
+    """The laws that have an option, its meaning and default; laws that agree are named together."""
     alike: dict[tuple[str, str], list[str]] = {}
     for option in options:
         default = "" if option.is_switch or option.default in ((), None) else f" ({option.default})"
@@ -123,7 +123,7 @@ def _help(options: Sequence[Any]) -> str:
 
 
 def _laws_epilog() -> str:
-    """Every law with what it says and what it reads."""
+    """Every law with its equation and the columns that it reads."""
     from lmscale.laws import LAWS
 
     lines = ["laws:"]
@@ -239,7 +239,7 @@ def _fitted(
 
 
 def _curves(table: Any, path: str) -> Any:
-    """The table of learning curves; those of a store stand in its runs' metrics, not in results.csv.
+    """The table of learning curves; a store has them in its runs' metrics, not in results.csv.
 
     Raises:
       TableError: there are none.
@@ -262,7 +262,7 @@ def _curves(table: Any, path: str) -> Any:
 
 
 def _remedy(convention: str) -> str:
-    """What to do about profiles that cannot be used."""
+    """What a user can do about profiles that cannot be used."""
     if convention in ("kaplan", "chinchilla", "exact"):
         return (
             f"; the runs of a budget cost different FLOPs under {convention}: `lmscale report` "
@@ -332,6 +332,7 @@ def _values(args: argparse.Namespace, names: Sequence[str]) -> dict[str, dict[st
 
 
 def _not_theirs(name: str, own: dict[str, dict[str, Any]]) -> str:
+    """Which laws have an option, and what those that were asked for (`own`) take instead."""
     from lmscale.laws import LAWS
 
     options = _options(LAWS.values())[name]

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from lmscale.terminal import print_table, say
+from lmscale.terminal import plural, print_table, say
 
 __all__ = ["FittedTable"]
 
@@ -116,7 +116,7 @@ def _print_law(line: Any) -> None:
         print(f"held out: nothing, since {line.held_out_problem}")
     else:
         print(
-            f"held out: the {len(held.row)} largest runs ({held.along} {held.at.min():.3g} to "
+            f"held out: the {plural(len(held.row), 'largest run')} ({held.along} {held.at.min():.3g} to "
             f"{held.at.max():.3g}, {held.extrapolation:.3g} times the largest fitted): mean error "
             f"{held.mean_error:.2%}, worst {held.worst_error:+.2%}"
         )
