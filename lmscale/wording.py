@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from lmscale.terminal import plural
+
 __all__ = [
     "apart",
     "between",
@@ -144,11 +146,6 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
-
-
-def plural(n: int, noun: str) -> str:
-    """'1 run', '3 runs'."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def sentence(text: str) -> str:

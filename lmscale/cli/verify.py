@@ -1,13 +1,19 @@
-"""`lmscale verify`: a forecast written down, trained, and held against its outcome."""
+"""`lmscale verify`: a forecast written down, tested by training, and compared with its outcome."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
-from lmscale.advise_command import FAMILY, add_law_arguments, flops_argument
-from lmscale.terminal import print_json, print_table, say
+from lmscale.cli import argument_types
+from lmscale.cli.declared import Declared, plan_line
+from lmscale.cli.parser import Parser
+from lmscale.cli.places import training_corpus
+from lmscale.cli.shared_arguments import DEFAULT_FAMILY, add_checkpoint_seconds, add_law_choice
+from lmscale.cli.training import Job, train_job
+from lmscale.stopping import PREEMPTED, PREEMPTED_LINE
+from lmscale.terminal import plural, print_json, print_table, say
 
 __all__ = ["add_arguments", "run"]
 
@@ -20,62 +26,44 @@ the outcome beside it, and both into the store's report. Exit code 0 also where 
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `lmscale verify` takes."""
+def add_arguments(parser: Parser, words: Sequence[str]) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("dir", metavar="DIR", help="a store with finished runs")
     parser.add_argument(
         "--compute",
         metavar="FLOPS",
-        type=flops_argument,
+        type=argument_types.flops,
         required=True,
         help="of each of the three runs",
     )
     parser.add_argument(
         "--seeds", type=_seed, nargs="+", default=[0], help="each size is trained once per seed (0)"
     )
-    add_law_arguments(parser)
+    add_law_choice(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="show the forecast and the plan, write nothing"
     )
-    parser.add_argument(
-        "--checkpoint-seconds",
-        type=_seconds,
-        default=60.0,
-        help="at most this much is lost to a kill",
-    )
+    add_checkpoint_seconds(parser)
     parser.add_argument("--json", action="store_true")
 
 
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1e9:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 1e9 seconds, not {text!r}")
+def _seed(text: str) -> int:
+    value = argument_types.digits(text)
+    if value is None or value >= 2**31:
+        raise argparse.ArgumentTypeError(f"must be a whole number below 2^31, not {text!r}")
     return value
 
 
-def _seed(text: str) -> int:
-    if not text.isdigit() or int(text) >= 2**31:
-        raise argparse.ArgumentTypeError(f"must be a whole number below 2^31, not {text!r}")
-    return int(text)
+def run(args: argparse.Namespace) -> int:
+    from lmscale.cli import start_jax
 
-
-def run(args: argparse.Namespace, train: Callable, open_corpus: Callable) -> int:
-    """The command.
-
-    Args:
-      train: trains the runs of an experiment into a store; whether any failed.
-      open_corpus: (name, vocabulary) -> corpus.
-    """
-    from lmscale.files import write_json
-    from lmscale.parallel.distributed import PREEMPTED
-    from lmscale.report import write_report
+    start_jax()
     from lmscale.sweep import verify
     from lmscale.sweep.store import Store
     from lmscale.training.loop import Preempted
 
-    store, law, family = Store.open(args.dir), args.law or "isoflop", args.family or FAMILY
+    store, law, family = Store.open(args.dir), args.law or "isoflop", args.family or DEFAULT_FAMILY
     folder = verify.verification_store(store, args.compute, family, law)
     known = verify.read_forecast(folder)
     if known is None:
@@ -87,7 +75,7 @@ def run(args: argparse.Namespace, train: Callable, open_corpus: Callable) -> int
         say(f"the forecast of {forecast['date']} stands: {path}")
         if forecast["results_sha256"] != verify.results_hash(store):
             say("warning: the store has other results now than when its forecast was made")
-    corpus = _corpus(store, open_corpus)
+    corpus = training_corpus(store)
     if not args.json:
         _print_forecast(forecast)
     for warning in _warnings(forecast, corpus):
@@ -107,11 +95,39 @@ def run(args: argparse.Namespace, train: Callable, open_corpus: Callable) -> int
         vocab_size=declared["corpus"]["vocab_size"], seeds=seeds, forecast=path.name
     )
     try:
-        ill = train(experiment, declared["scale"], corpus, runs, folder)
+        any_failed = _train(
+            args, Declared("verify", experiment, corpus, runs, []), declared["scale"], folder
+        )
     except Preempted:
         folder.write_table()
-        say("preempted: every run is saved; the same command goes on from here")
+        say(PREEMPTED_LINE)
         return PREEMPTED
+    _report_outcome(args, store, folder, forecast)
+    return 1 if any_failed else 0
+
+
+def _train(args: argparse.Namespace, declared: Declared, scale: str, store: Any) -> bool:
+    """Trains the runs that test a forecast; True where one failed."""
+    from lmscale.planner.devices import local_devices
+    from lmscale.planner.packs import make_plan
+    from lmscale.progress import progress
+
+    plan = make_plan(declared.runs, local_devices())
+    with progress("training", plan.flops) as bar:
+        bar.log(f"{declared.name}: {plan_line(plan)} -> {store.path}")
+        # A later call with more seeds extends the store.
+        job = Job(declared, scale, plan, store, extend=True)
+        return train_job(job, bar, args.stop, args.stop, checkpoint_seconds=args.checkpoint_seconds)
+
+
+def _report_outcome(
+    args: argparse.Namespace, store: Any, folder: Any, forecast: dict[str, Any]
+) -> None:
+    """Holds the forecast against the results in `folder`; writes both into the store's report."""
+    from lmscale.files import write_json
+    from lmscale.report import write_report
+    from lmscale.sweep import verify
+
     outcome = verify.compare(forecast, folder)
     write_json(folder.path / "outcome.json", outcome, sealed=True)
     store.write_table()
@@ -121,7 +137,6 @@ def run(args: argparse.Namespace, train: Callable, open_corpus: Callable) -> int
     else:
         _print_outcome(forecast, outcome)
     say(f"report: {page}")
-    return 1 if ill else 0
 
 
 def _say_plan(runs: list[Any]) -> None:
@@ -129,30 +144,13 @@ def _say_plan(runs: list[Any]) -> None:
     from lmscale.planner.packs import make_plan
 
     plan = make_plan(runs, local_devices())
-    say(f"{plan.n_runs} runs, {plan.flops:.3g} FLOPs, about {plan.seconds / 60:.1f} min here")
-
-
-def _corpus(store: Any, open_corpus: Callable) -> Any:
-    """The text that a store's runs were trained on.
-
-    Raises:
-      StoreError: when the corpus of that name holds other text here.
-    """
-    from lmscale.sweep.store import StoreError
-
-    declared = store.experiment()["corpus"]
-    corpus = open_corpus(declared["name"], declared["vocab_size"])
-    if corpus.fingerprint != declared["fingerprint"]:
-        raise StoreError(
-            f"the runs were trained on {declared['name']} with fingerprint "
-            f"{declared['fingerprint']}, but the corpus here has {corpus.fingerprint}: give the "
-            "machine that trained them, or build the corpus from the same text"
-        )
-    return corpus
+    say(
+        f"{plural(plan.n_runs, 'run')}, {plan.flops:.3g} FLOPs, about {plan.seconds / 60:.1f} min here"
+    )
 
 
 def _warnings(forecast: dict[str, Any], corpus: Any) -> list[str]:
-    """What of a verification a user should know before it is trained."""
+    """What a user should know of a verification before it is trained."""
     warnings = list(forecast["advice"]["warnings"])
     if forecast["flops"] <= forecast["largest_budget"]:
         # Forecasts of earlier versions do not hold the smallest.

@@ -5,12 +5,12 @@ import json
 import pytest
 
 from lmscale import flops
-from lmscale.bench.command import _model, _table
 from lmscale.bench.paths import Row
 from lmscale.bench.sweep_runs import SCALES
 from lmscale.bench.timing import Timing
 from lmscale.bench.torch_sweep import learning_rate
 from lmscale.cli import main
+from lmscale.cli.bench import _model, _table
 from lmscale.planner.devices import parse_devices
 from lmscale.training.schedule import schedule_hyperparameters
 from tests.fake_corpus import fake_corpus
@@ -18,9 +18,7 @@ from tests.fake_corpus import fake_corpus
 TINY = ["--shape", "1x8", "--batch", "2", "--context", "16", "--vocab", "64", "--repeat", "2"]
 
 
-def test_every_path_is_measured(monkeypatch, capsys):
-    # The tests have started jax, with devices of their own.
-    monkeypatch.setattr("lmscale.cli.start_jax", lambda: None)
+def test_every_path_is_measured(capsys):
     paths = ["train", "evaluate", "data", "checkpoint"]
     command = ["bench", "--model", "lstm", *TINY, "--pack", "2", "--path", *paths, "--json"]
     assert main(command) == 0
@@ -66,7 +64,7 @@ def test_bad_arguments_are_told_in_one_line(arguments, message, capsys):
 
 
 def test_torch_is_missed_in_one_line(monkeypatch, capsys):
-    monkeypatch.setattr("lmscale.bench.command.has_torch", lambda: False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["bench", *TINY, "--against", "torch"]) == 2
     assert "pip install" in capsys.readouterr().err
 

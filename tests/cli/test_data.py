@@ -18,7 +18,6 @@ from tests.training.specs import run_spec
 def root(tmp_path, monkeypatch):
     folder = tmp_path / "data"
     monkeypatch.setenv("LMSCALE_DATA", str(folder))
-    monkeypatch.setattr("lmscale.cli.start_jax", lambda: None)
     return folder
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from lmscale.terminal import print_json, print_table, say
+from lmscale.cli.fit_tables import FittedTable
+from lmscale.cli.parser import Parser
+from lmscale.cli.shared_arguments import add_table_reading, table_reading
+from lmscale.terminal import print_json
 
-__all__ = ["add_arguments", "add_table_arguments", "run"]
+__all__ = ["add_arguments", "run"]
 
 _AFTERWORD = """
 Tables are CSV (commas, tabs, semicolons), JSON or JSON lines, also in .gz and .xz. Columns are found
@@ -41,10 +43,12 @@ _MOST_DRAWS = 100_000
 # --- Arguments ------------------------------------------------------------------------------------
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `lmscale fit` takes: the table, the laws, and the options of every law."""
+def add_arguments(parser: Parser, words: Sequence[str]) -> None:
+    """The table, the laws, and the options of every law."""
     from lmscale.laws import LAWS
 
+    # `run` says which laws are asked for, and which options those have.
+    parser.keeps_unknown = True
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _laws_epilog()
     parser.add_argument("table", metavar="DIR|TABLE", nargs="?")
@@ -68,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", metavar="K", type=_whole, help="of the draws (0)")
     parser.add_argument("--json", action="store_true", help="one JSON object and nothing else")
     table = parser.add_argument_group("the table")
-    add_table_arguments(table)
+    add_table_reading(table)
     table.add_argument(
         "--split", metavar="COL", help="fit the rows of each value of a column by themselves"
     )
@@ -89,35 +93,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def add_table_arguments(parser: Any) -> None:
-    """How a table of runs is read: the arguments of `lmscale.sweep.tables.table_of_runs`."""
-    parser.add_argument(
-        "--columns",
-        metavar="ROLE=COL,...",
-        action="append",
-        help="which column of the table is which: params=COL,tokens=COL,loss=COL,flops=COL. May be "
-        "given several times; a name with commas or = stands in quotes ('params=\"N, total\"'), and "
-        "COL*1e6 scales a column in millions",
-    )
-    parser.add_argument(
-        "--where",
-        metavar="EXPR",
-        help="rows to take: 'mode == train and params >= 1e8', 'run in (a, b)', with not, or, ( )",
-    )
-    parser.add_argument(
-        "--convention",
-        choices=("kaplan", "chinchilla", "standard", "exact"),
-        help="which params and flops of a store's results to read (standard)",
-    )
-    parser.add_argument(
-        "--cells",
-        choices=("best", "mean", "all"),
-        help="of runs with one params and tokens that differ in learning rate, batch, warmup or "
-        "weight decay take the best (the default), their mean, or all as repeats; if given, also of "
-        "runs that nothing tells apart, which are repeats otherwise",
-    )
-
-
 def _options(laws: Any) -> dict[str, list[Any]]:
     """Name -> that option of each law that has it."""
     from lmscale.laws.options import options_of
@@ -134,7 +109,7 @@ def _metavar(options: Sequence[Any]) -> str:
 
 
 def _help(options: Sequence[Any]) -> str:
-    """Whose it is, what it means and its default; laws that say the same stand together."""
+    """The laws that have an option, its meaning and default; laws that agree are named together."""
     alike: dict[tuple[str, str], list[str]] = {}
     for option in options:
         default = "" if option.is_switch or option.default in ((), None) else f" ({option.default})"
@@ -148,7 +123,7 @@ def _help(options: Sequence[Any]) -> str:
 
 
 def _laws_epilog() -> str:
-    """Every law with what it says and what it reads."""
+    """Every law with its equation and the columns that it reads."""
     from lmscale.laws import LAWS
 
     lines = ["laws:"]
@@ -200,31 +175,24 @@ def _critical_batch(text: str) -> tuple[float, float]:
 # --- Fitting --------------------------------------------------------------------------------------
 
 
-def run(args: argparse.Namespace, unknown: Sequence[str] = ()) -> int:
-    """The command; `unknown` are arguments that no law has."""
+def run(args: argparse.Namespace) -> int:
     from lmscale import laws
     from lmscale.laws.options import unknown_option
     from lmscale.sweep.tables import table_of_runs
 
     names = _names(args)
-    if unknown:
+    if args.unknown:
         raise laws.FitError(
             unknown_option(
-                next((x for x in unknown if x[0] == "-"), unknown[0]),
+                next((x for x in args.unknown if x[0] == "-"), args.unknown[0]),
                 [laws.LAWS[name] for name in names],
             )
         )
     options = _values(args, names)
-    table = table_of_runs(
-        args.table,
-        columns=args.columns,
-        where=args.where,
-        convention=args.convention,
-        cells=args.cells,
-    )
+    table = table_of_runs(args.table, **table_reading(args))
     parts = {None: table} if args.split is None else table.split(args.split)
     found = {
-        value: _Fits(_fitted(part, names, args, options), args.at or ())
+        value: FittedTable(_fitted(part, names, args, options), args.at or ())
         for value, part in parts.items()
     }
     _refuse_if_none(found)
@@ -271,7 +239,7 @@ def _fitted(
 
 
 def _curves(table: Any, path: str) -> Any:
-    """The table of learning curves; those of a store stand in its runs' metrics, not in results.csv.
+    """The table of learning curves; a store has them in its runs' metrics, not in results.csv.
 
     Raises:
       TableError: there are none.
@@ -294,7 +262,7 @@ def _curves(table: Any, path: str) -> Any:
 
 
 def _remedy(convention: str) -> str:
-    """What to do about profiles that cannot be used."""
+    """What a user can do about profiles that cannot be used."""
     if convention in ("kaplan", "chinchilla", "exact"):
         return (
             f"; the runs of a budget cost different FLOPs under {convention}: `lmscale report` "
@@ -364,6 +332,7 @@ def _values(args: argparse.Namespace, names: Sequence[str]) -> dict[str, dict[st
 
 
 def _not_theirs(name: str, own: dict[str, dict[str, Any]]) -> str:
+    """Which laws have an option, and what those that were asked for (`own`) take instead."""
     from lmscale.laws import LAWS
 
     options = _options(LAWS.values())[name]
@@ -378,7 +347,7 @@ def _not_theirs(name: str, own: dict[str, dict[str, Any]]) -> str:
     return f"{options[0].flag} belongs to {belongs}; {takes}"
 
 
-def _refuse_if_none(found: dict[Any, _Fits]) -> None:
+def _refuse_if_none(found: dict[Any, FittedTable]) -> None:
     """Raises a `FitError` where nothing was fitted, or nothing can be said at any budget."""
     from lmscale.laws import FitError
 
@@ -390,171 +359,3 @@ def _refuse_if_none(found: dict[Any, _Fits]) -> None:
     answers = [item for fits in found.values() for items in fits.at.values() for item in items]
     if answers and all("error" in item for item in answers):
         raise FitError(answers[0]["error"])
-
-
-# --- Printing -------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class _Fits:
-    """The laws fitted to one table, each a `laws.Comparison`, and what they say at each budget."""
-
-    lines: Sequence[Any]
-    budgets: Sequence[float]
-
-    def __post_init__(self):
-        self.at = {
-            line.law: [_answer(line.fit, budget) for budget in self.budgets]
-            for line in self.lines
-            if line.fit is not None and self.budgets
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        found = [
-            line.to_json() | ({"at": self.at[line.law]} if line.law in self.at else {})
-            for line in self.lines
-        ]
-        return found[0] if len(found) == 1 else {"laws": found}
-
-    def print(self) -> None:
-        if len(self.lines) > 1:
-            _print_laws(self.lines)
-        elif self.lines[0].fit is None:
-            print(f"not fitted: {self.lines[0].problem}")
-        else:
-            _print_law(self.lines[0])
-        for law, answers in self.at.items():
-            _print_at(law if len(self.lines) > 1 else "", answers)
-
-    def say_warnings(self, prefix: str) -> None:
-        """Each warning once, with the laws that give it."""
-        by: dict[str, list[str]] = {}
-        for line in self.lines:
-            own = line.fit.warnings if line.fit is not None else ()
-            # Advice repeats the fit's warnings.
-            asked = (w for item in self.at.get(line.law, ()) for w in item.get("warnings", ()))
-            for warning in dict.fromkeys((*own, *asked)):
-                by.setdefault(warning, []).append(line.law)
-        for warning, laws in by.items():
-            of = f"{', '.join(laws)}: " if len(self.lines) > 1 else ""
-            say(f"warning: {prefix}{of}{warning}")
-
-
-def _answer(fit: Any, budget: float) -> dict[str, Any]:
-    """The best model and data at a budget as JSON has it, or why the law has none."""
-    from lmscale.laws import FitError, advise
-
-    try:
-        advice = advise(fit, flops=budget).to_json()
-    except FitError as error:
-        return {"flops": budget, "error": str(error)}
-    keys = ("flops", "n_params", "n_tokens", "loss", "intervals", "warnings")
-    return {key: advice[key] for key in keys}
-
-
-def _print_at(law: str, answers: Sequence[dict[str, Any]]) -> None:
-    """N_opt, D_opt and loss at each budget."""
-    print()
-    rows = [("FLOPs", "N_opt", "", "D_opt", "", "loss", "")]
-    for item in answers:
-        if "error" in item:
-            continue
-        row = [f"{item['flops']:.3g}"]
-        for key, digits in (("n_params", 3), ("n_tokens", 3), ("loss", 4)):
-            value, interval = item[key], item["intervals"].get(key)
-            row.append("-" if value is None else f"{value:.{digits}g}")
-            row.append(_interval(interval, digits))
-        rows.append(tuple(row))
-    if law:
-        print(f"{law}:")
-    if len(rows) > 1:
-        print_table(rows)
-    for error in dict.fromkeys(item["error"] for item in answers if "error" in item):
-        print(f"nothing at other budgets: {error}" if len(rows) > 1 else f"nothing: {error}")
-
-
-def _print_law(line: Any) -> None:
-    """One fitted law in full."""
-    from lmscale.laws import LAWS
-
-    fit = line.fit
-    print(f"{fit.law}: {LAWS[fit.law].equation}")
-    print(f"{fit.n_used} runs used, {len(fit.dropped)} dropped")
-    state = "converged" if fit.converged else "not converged"
-    print(f"objective {fit.objective:.6g}, {state} ({fit.objective_name})")
-    if fit.parameters:
-        head = f"{fit.level:.0%} interval ({fit.interval_method})" if fit.intervals else ""
-        rows = [("parameter", "value", head)]
-        for name, value in fit.parameters.items():
-            rows.append((name, f"{value:.6g}", _interval(fit.intervals.get(name), 6)))
-        print_table(rows)
-    for convention, exponents in fit.exponents.items():
-        intervals = fit.exponent_intervals.get(convention, {})
-        for name, value in exponents.items():
-            interval = _interval(intervals.get(name), 3)
-            print(f"{name}_opt ~ C^{value:.3f}  {interval}  counted as {convention}")
-    if line.rms_log_residual is not None:
-        print(f"rms residual of log loss {line.rms_log_residual:.3g}")
-    held = line.held_out
-    if held is None:
-        print(f"held out: nothing, since {line.held_out_problem}")
-    else:
-        print(
-            f"held out: the {len(held.row)} largest runs ({held.along} {held.at.min():.3g} to "
-            f"{held.at.max():.3g}, {held.extrapolation:.3g} times the largest fitted): mean error "
-            f"{held.mean_error:.2%}, worst {held.worst_error:+.2%}"
-        )
-
-
-def _print_laws(lines: Sequence[Any]) -> None:
-    """Several laws side by side, then why some are missing or have gaps."""
-    rows = [("law", "runs", "N_opt ~ C^a", "key parameters", "rms", "held out", "beyond fit")]
-    for line in lines:
-        if line.fit is None:
-            continue
-        held = line.held_out
-        rows.append(
-            (
-                line.law,
-                str(line.fit.n_used),
-                _exponent(line.fit),
-                _key_parameters(line.fit),
-                "-" if line.rms_log_residual is None else f"{line.rms_log_residual:.2g}",
-                "-" if held is None else f"{held.mean_error:.2%}",
-                "-" if held is None else f"{held.extrapolation:.3g}x",
-            )
-        )
-    print_table(rows)
-    print(
-        "rms: residual of log loss; held out: mean error on the largest budget, fitted without it; "
-        "beyond fit: how far that was from the largest budget fitted"
-    )
-    for line in lines:
-        if line.problem:
-            print(f"{line.law} not fitted: {line.problem}")
-        elif line.held_out_problem:
-            print(f"{line.law} not tested on a held-out budget: {line.held_out_problem}")
-
-
-def _exponent(fit: Any) -> str:
-    for convention, exponents in fit.exponents.items():
-        interval = fit.exponent_intervals.get(convention, {}).get("N")
-        edges = "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
-        return f"{exponents['N']:.3f}{edges}"
-    return "-"
-
-
-def _key_parameters(fit: Any) -> str:
-    """The exponents of the loss, or what stands for them."""
-    keys = ("alpha", "beta", "eta", "B_star", "c")
-    shown = [name for name in fit.parameters if name in keys or name.startswith("alpha_")]
-    if fit.law == "data-constrained":
-        shown = ["R_D_star", "R_N_star"]
-    return "  ".join(
-        f"{name} {fit.parameters[name]:.3g} {_interval(fit.intervals.get(name), 3)}".strip()
-        for name in shown
-    )
-
-
-def _interval(interval: tuple[float, float] | None, digits: int) -> str:
-    return "" if interval is None else f"[{interval[0]:.{digits}g}, {interval[1]:.{digits}g}]"

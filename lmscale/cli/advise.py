@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lmscale.fit_command import add_table_arguments
+from lmscale.cli import argument_types
+from lmscale.cli.parser import Parser
+from lmscale.cli.shared_arguments import (
+    DEFAULT_FAMILY,
+    add_law_choice,
+    add_table_reading,
+    table_reading,
+)
 from lmscale.terminal import print_json, say
 
-__all__ = ["FAMILY", "add_arguments", "add_law_arguments", "flops_argument", "run"]
-
-#: Whose law of a store, if none is named.
-FAMILY = "transformer"
+__all__ = ["add_arguments", "run"]
 
 _EPILOG = """\
 With --inference-tokens the compute pays for training and serving, 6 N D + 2 N D_inference: the best
@@ -22,8 +26,7 @@ tokens a suffix (300B, 1.4T).
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `lmscale advise` takes."""
+def add_arguments(parser: Parser, words: Sequence[str]) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument(
@@ -33,78 +36,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     question.add_argument(
         "--compute",
         metavar="FLOPS",
-        type=flops_argument,
+        type=argument_types.flops,
         help="the training budget (with --inference-tokens: of training and serving)",
     )
-    question.add_argument("--loss", type=_loss, help="the loss to reach with the least compute")
+    question.add_argument(
+        "--loss", type=argument_types.positive_loss, help="the loss to reach with the least compute"
+    )
     parser.add_argument(
-        "--unique-tokens", metavar="TOKENS", type=_tokens, help="how much data there is"
+        "--unique-tokens",
+        metavar="TOKENS",
+        type=argument_types.positive_tokens,
+        help="how much data there is",
     )
     parser.add_argument(
         "--inference-tokens",
         metavar="TOKENS",
-        type=_served,
+        type=argument_types.nonnegative_tokens,
         default=0.0,
         help="tokens served later; the compute then pays for them too, 6 N D + 2 N D_inference",
     )
-    add_law_arguments(parser)
+    add_law_choice(parser)
     parser.add_argument("--json", action="store_true")
-    add_table_arguments(parser.add_argument_group("the table"))
-
-
-def add_law_arguments(parser: argparse.ArgumentParser) -> None:
-    """Whose law of a store, which, and how far it is trusted."""
-    parser.add_argument("--family", help=f"whose law of a store ({FAMILY})")
-    parser.add_argument(
-        "--law", metavar="LAW", help="isoflop, parametric, ... (isoflop; of a table what fits it)"
-    )
-    parser.add_argument(
-        "--extrapolate",
-        action="store_true",
-        help="answer also at more than 30 times the largest budget, or below 1/30 of the smallest",
-    )
-
-
-def flops_argument(text: str) -> float:
-    """A positive number of FLOPs, with a unit or without: 1e21, 5 PF-days."""
-    return _quantity(text, "a positive number of FLOPs, as 1e21, 3 EFLOPs or 5 PF-days", flops=True)
-
-
-def _tokens(text: str) -> float:
-    return _quantity(text, "a positive number of tokens, as 3e11 or 300B")
-
-
-def _served(text: str) -> float:
-    return _quantity(text, "a number of tokens, not negative, as 1e12 or 1T", zero=True)
-
-
-def _loss(text: str) -> float:
-    return _quantity(text, "a positive number of nats per token", counts=False)
-
-
-def _quantity(text: str, what: str, *, zero: bool = False, **style: bool) -> float:
-    from lmscale.laws.cell_numbers import NumberStyle, read_number
-
-    try:
-        value = read_number(text.strip(), NumberStyle(**style))
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
-        raise argparse.ArgumentTypeError(f"must be {what}, not {text!r}")
-    return value
+    add_table_reading(parser.add_argument_group("the table"))
 
 
 def run(args: argparse.Namespace) -> int:
-    """The command."""
     from lmscale.sweep.recommend import recommend
 
     question = {"flops": args.compute, "loss": args.loss, "unique_tokens": args.unique_tokens}
     advice = recommend(
         _source(args),
         law=args.law or "isoflop",
-        family=args.family or FAMILY,
+        family=args.family or DEFAULT_FAMILY,
         extrapolate=args.extrapolate,
-        reading=_reading(args),
+        reading=table_reading(args),
         inference_tokens=args.inference_tokens,
         **question,
     )
@@ -123,7 +88,7 @@ def _source(args: argparse.Namespace) -> Any:
     from lmscale.sweep.store import Store
     from lmscale.sweep.tables import table_of_runs
 
-    path, reading = Path(args.source), _reading(args)
+    path, reading = Path(args.source), table_reading(args)
     if path.is_dir() or _is_results_of_a_store(path):
         return Store.open(path if path.is_dir() else path.parent)
     if args.source in laws.PUBLISHED:
@@ -144,11 +109,6 @@ def _source(args: argparse.Namespace) -> Any:
         )
     table = table_of_runs(args.source, **reading)
     return laws.fit(table, args.law) if args.law else _law_of_table(table)
-
-
-def _reading(args: argparse.Namespace) -> dict[str, Any]:
-    """How a table is read: what `add_table_arguments` took."""
-    return {name: getattr(args, name) for name in ("columns", "where", "convention", "cells")}
 
 
 def _is_results_of_a_store(path: Path) -> bool:

@@ -1,37 +1,18 @@
-"""`lmscale advise` and `lmscale verify`: what they read, what they refuse, what they print."""
+"""`lmscale advise`: what it reads, what it refuses, what it prints."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from lmscale.architectures import transformer_ladder
-from lmscale.cli import main
 from lmscale.laws.parametric import chinchilla_loss, optimal_allocation
 from lmscale.sweep.grids import isoflop_grid
-from lmscale.verify_command import _warnings
+from tests.cli.answers import answer, refused
 from tests.report.planted_store import DATA, EVALS, plant
 from tests.sweep.test_recipe import BUDGETS, LAW, SHARED, grid, rate
 
 EPOCH = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}
-
-
-def run(capsys, *argv) -> tuple[int, str, str]:
-    """Exit code, standard output, standard error."""
-    try:
-        code = main([str(item) for item in argv])
-    except SystemExit as exit:
-        code = exit.code
-    return code, *capsys.readouterr()
-
-
-def refused(capsys, *argv) -> str:
-    """The one line that a bad command prints."""
-    code, out, err = run(capsys, *argv)
-    assert code == 2, err
-    assert out == "" and len(err.strip().splitlines()) == 1, err
-    return err
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +37,7 @@ def table(tmp_path_factory):
 
 def test_a_table_advises_like_a_law_fitted_to_it(capsys, table):
     reading = ("--columns", "params=size", "--where", "mode == train")
-    code, out, _ = run(capsys, "advise", table, *reading, "--compute", 1e21, "--json")
+    code, out, _ = answer(capsys, "advise", table, *reading, "--compute", 1e21, "--json")
     advice = json.loads(out)
     assert code == 0 and advice["law"] == "isoflop"
     assert advice["n_params"] == pytest.approx(optimal_allocation(EPOCH, 1e21).n_params, rel=0.1)
@@ -64,7 +45,7 @@ def test_a_table_advises_like_a_law_fitted_to_it(capsys, table):
     assert "does not say by which recipe" in advice["recipe"]
     low, high = advice["intervals"]["loss"]
     assert low < optimal_allocation(EPOCH, 1e21).loss < high
-    code, out, _ = run(
+    code, out, _ = answer(
         capsys, "advise", table, *reading, "--law", "parametric", "--compute", 1e21, "--json"
     )
     assert code == 0 and json.loads(out)["law"] == "parametric"
@@ -73,7 +54,7 @@ def test_a_table_advises_like_a_law_fitted_to_it(capsys, table):
 def test_a_store_and_its_results_advise_alike(capsys, store):
     compute = ("--compute", 2 * BUDGETS[-1], "--json")
     found = [
-        json.loads(run(capsys, "advise", source, *compute)[1])
+        json.loads(answer(capsys, "advise", source, *compute)[1])
         for source in (store.path, store.path / "results.csv")
     ]
     assert found[0] == found[1]
@@ -81,7 +62,7 @@ def test_a_store_and_its_results_advise_alike(capsys, store):
         "flops", "n_params", "n_tokens", "loss", "intervals", "model", "batch_tokens",
         "learning_rate", "warnings",
     }  # fmt: skip
-    code, out, _ = run(capsys, "advise", store.path, "--compute", 2 * BUDGETS[-1])
+    code, out, _ = answer(capsys, "advise", store.path, "--compute", 2 * BUDGETS[-1])
     assert code == 0 and "the sweep's own recipe: 2 layers at every size" in out
     assert "2 layers, d_model" in out and "intervals:" in out
 
@@ -104,57 +85,18 @@ def test_a_store_and_its_results_advise_alike(capsys, store):
         (("advise", "besiroglu2024", "--compute", 1e20, "--unique-tokens", "nan"), "--unique-tokens: must"),
         (("advise", "besiroglu2024", "--compute", 1e20, "--inference-tokens", -1), "not negative"),
         (("advise", "chinchilla-approach1", "--loss", 2), "ask by compute"),
-        (("verify", "nowhere", "--compute", 1e20), "experiment.json"),
-        (("verify", "nowhere", "--compute", "nan"), "positive number of FLOPs"),
-        (("verify", "nowhere", "--compute", 1e20, "--seeds", -1), "whole number"),
-        (("verify", "nowhere"), "--compute"),
     ],
 )  # fmt: skip
-def test_bad_questions_are_one_line(capsys, monkeypatch, argv, says):
-    monkeypatch.setattr("lmscale.cli.start_jax", lambda: None)
+def test_bad_questions_are_one_line(capsys, argv, says):
     assert says in refused(capsys, *argv)
 
 
 def test_an_extrapolation_that_is_asked_for_is_given(capsys):
-    code, out, err = run(capsys, "advise", "besiroglu2024", "--compute", 5.76e23, "--extrapolate")
+    code, out, err = answer(
+        capsys, "advise", "besiroglu2024", "--compute", 5.76e23, "--extrapolate"
+    )
     assert code == 0 and "7.22e+10" in out and "192 times the largest run" in err
     assert "no recipe is known" in out and "peak learning rate" not in out
-
-
-def test_verify_refuses_what_the_law_cannot_tell(capsys, monkeypatch, store):
-    monkeypatch.setattr("lmscale.cli.start_jax", lambda: None)
-    far = refused(capsys, "verify", store.path, "--compute", 100 * BUDGETS[-1])
-    assert "trusted up to 30 times" in far
-    family = refused(capsys, "verify", store.path, "--compute", 1e13, "--family", "lstm")
-    assert "no finished runs of 'lstm'" in family
-    assert not (store.path / "verify").exists()
-
-
-def test_verify_says_what_a_reader_should_know_before_it_is_trained():
-    forecast = {
-        "flops": 1e12,
-        "largest_budget": 2e12,
-        "advice": {"warnings": ["of the law"]},
-        "runs": [{"role": "advised", "n_tokens": 1e6}, {"role": "half", "n_tokens": 2e6}],
-    }
-    corpus = SimpleNamespace(n_tokens=lambda split: 8e5)
-    said = _warnings(forecast, corpus)
-    assert said[0] == "of the law"
-    assert any("within those of the store" in line for line in said)
-    assert any("no model of its own for the double" in line for line in said)
-    assert any("2.5 epochs of the 8e+05 training tokens" in line for line in said)
-    below = _warnings(forecast | {"flops": 1e11, "smallest_budget": 2e11}, corpus)
-    assert not any("within those" in line for line in below)
-    assert any("lies below those of the store" in line for line in below)
-    forecast |= {"flops": 3e12}
-    plenty = _warnings(forecast, SimpleNamespace(n_tokens=lambda split: 8e6))
-    assert len(plenty) == 2
-
-
-def test_verify_refuses_a_budget_far_below_the_runs(capsys, monkeypatch, store):
-    monkeypatch.setattr("lmscale.cli.start_jax", lambda: None)
-    assert "trusted down to 1/30" in refused(capsys, "verify", store.path, "--compute", 1e6)
-    assert not (store.path / "verify").exists()
 
 
 def test_a_family_is_of_a_store(capsys, table):
@@ -166,7 +108,7 @@ def test_a_family_is_of_a_store(capsys, table):
 
 def test_compute_may_have_a_unit(capsys):
     found = [
-        run(capsys, "advise", "besiroglu2024", "--compute", compute, "--json")[1]
+        answer(capsys, "advise", "besiroglu2024", "--compute", compute, "--json")[1]
         for compute in ("5 PF-days", 5 * 8.64e19, "432 EFLOPs")
     ]
     assert json.loads(found[0])["flops"] == 4.32e20
@@ -175,36 +117,36 @@ def test_compute_may_have_a_unit(capsys):
 
 def test_compute_with_serving_is_said_to_hold_it(capsys):
     argv = ("advise", "besiroglu2024", "--compute", 1e21, "--inference-tokens", "1T")
-    advice = json.loads(run(capsys, *argv, "--json")[1])
+    advice = json.loads(answer(capsys, *argv, "--json")[1])
     serving = 2 * advice["n_params"] * 1e12
     assert advice["inference_flops"] == pytest.approx(serving)
-    code, out, err = run(capsys, *argv)
+    code, out, err = answer(capsys, *argv)
     header = out.splitlines()[0]
     assert code == 0 and "of training and serving (6 N D + 2 N D_inference" in header
     assert f"takes {serving:.3g}, {serving / 1e21:.0%})" in header
     # 2 x would cost 1.34e21 to serve.
     assert "0.5 x the parameters" in out and "2 x the parameters" not in out.replace("0.25 x", "")
     assert "2 x and 4 x the parameters cannot be served within this budget" in err
-    text = " ".join(run(capsys, "advise", "--help")[1].split())
+    text = " ".join(answer(capsys, "advise", "--help")[1].split())
     assert "pays for training and serving, 6 N D + 2 N D_inference" in text
 
 
 def test_a_loss_that_was_given_has_no_interval_but_its_compute_has(capsys, store):
     for source, loss in (("besiroglu2024", 2.2), (store.path, 3.0)):
-        advice = json.loads(run(capsys, "advise", source, "--loss", loss, "--json")[1])
+        advice = json.loads(answer(capsys, "advise", source, "--loss", loss, "--json")[1])
         low, high = advice["intervals"]["flops"]
         assert low < advice["flops"] < high and "loss" not in advice["intervals"]
-        out = run(capsys, "advise", source, "--loss", loss)[1].splitlines()
+        out = answer(capsys, "advise", source, "--loss", loss)[1].splitlines()
         assert out[0].startswith(f"for {advice['flops']:.3g} FLOPs [{low:.3g}, {high:.3g}], by")
         (line,) = (line for line in out if "loss (nats per token)" in line)
         assert line.split()[-1] == f"{loss:.4g}"
 
 
 def test_where_intervals_come_from_is_said_once(capsys):
-    _, out, err = run(capsys, "advise", "besiroglu2024", "--compute", 1e21)
+    _, out, err = answer(capsys, "advise", "besiroglu2024", "--compute", 1e21)
     assert (out + err).count("joined by the correlation") == 1
     # A law without any says why there.
-    _, out, err = run(capsys, "advise", "kaplan2020", "--compute", 1e19)
+    _, out, err = answer(capsys, "advise", "kaplan2020", "--compute", 1e19)
     assert "the paper publishes no error" in err
 
 
@@ -223,7 +165,7 @@ def test_a_convention_by_which_budgets_fall_apart_is_one_short_line(capsys, tmp_
     assert len(line) < 350
     assert "counted as kaplan" in line and "do not cost the same" in line
     assert "--convention standard" in line and "`lmscale report` restates" in line
-    assert run(capsys, *argv, "--convention", "standard")[0] == 0
+    assert answer(capsys, *argv, "--convention", "standard")[0] == 0
 
 
 def test_a_table_without_profiles_is_one_line_that_can_be_read(capsys, tmp_path):

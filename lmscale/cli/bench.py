@@ -1,39 +1,123 @@
-"""What `lmscale bench` measures and how it says it."""
+"""`lmscale bench`: the speed of this machine, against its own matmul peak and against torch."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lmscale.architectures import ModelSpec, architecture
-from lmscale.bench.paths import Row, bench_spec, measure
-from lmscale.bench.sweep import TORCH_FORMS, SweepResult, measure_sweep
-from lmscale.bench.sweep_runs import SCALES
-from lmscale.data import open_corpus
-from lmscale.planner.devices import Devices, local_devices
-from lmscale.progress import progress
+from lmscale.cli.argument_types import positive_int
+from lmscale.cli.errors import CommandError
+from lmscale.cli.parser import Parser
+from lmscale.terminal import print_json, print_table
+
+if TYPE_CHECKING:
+    from lmscale.architectures import ModelSpec
+    from lmscale.bench.paths import Row
+    from lmscale.bench.sweep import SweepResult
+    from lmscale.planner.devices import Devices
+
+__all__ = ["add_arguments", "run"]
 
 #: (shapes, batch, context, vocabulary, dtype) where the user does not say.
-CPU_DEFAULTS = (((2, 24), (3, 64), (4, 144)), 8, 128, 1024, "float32")
-ACCELERATOR_DEFAULTS = (((12, 768),), 32, 1024, 50_304, "bfloat16")
+_CPU_DEFAULTS = (((2, 24), (3, 64), (4, 144)), 8, 128, 1024, "float32")
+_ACCELERATOR_DEFAULTS = (((12, 768),), 32, 1024, 50_304, "bfloat16")
 
-#: What a command prints: the object of --json, and a table with the lines under it.
-Printed = tuple[dict[str, Any], tuple[list[list[str]], list[str]]]
+_EPILOG = """\
+Where two defaults are given, the first is for a CPU and the second for an accelerator.
+
+  lmscale bench                                      both architectures, what the planner chooses
+  lmscale bench --pack 1 2 4 8 16 --model lstm       packed against one by one
+  lmscale bench --shape 12x768 --against torch       GPT-2 small beside torch and torch.compile
+  lmscale bench --path train evaluate data checkpoint
+  lmscale bench --sweep --model transformer --against torch
+"""
 
 
-def has_torch() -> bool:
-    return importlib.util.find_spec("torch") is not None
+def add_arguments(parser: Parser, words: Sequence[str]) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        choices=("transformer", "lstm"),
+        default=["transformer", "lstm"],
+        help="architectures (both)",
+    )
+    parser.add_argument(
+        "--shape",
+        nargs="+",
+        type=_layers_by_width,
+        metavar="LxW",
+        help="layers x width of the models (2x24 3x64 4x144 on a CPU, 12x768 on an accelerator)",
+    )
+    parser.add_argument(
+        "--pack",
+        nargs="+",
+        type=_pack,
+        metavar="R",
+        default=["plan"],
+        help="runs in one program: numbers, or plan for what the planner takes (plan)",
+    )
+    parser.add_argument(
+        "--path",
+        nargs="+",
+        choices=("train", "evaluate", "data", "checkpoint"),
+        default=["train"],
+        help="what to time (train)",
+    )
+    parser.add_argument("--sweep", action="store_true", help="time a whole sweep from a cold start")
+    parser.add_argument("--batch", type=positive_int, metavar="SEQUENCES", help="(8; 32)")
+    parser.add_argument("--context", type=positive_int, metavar="TOKENS", help="(128; 1024)")
+    parser.add_argument("--vocab", type=positive_int, metavar="V", help="(1024; 50304)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="(float32; bfloat16)")
+    parser.add_argument("--steps", type=positive_int, default=1000, help="of each run of --sweep")
+    parser.add_argument("--against", choices=("torch",), help="beside it, in turns (needs torch)")
+    parser.add_argument("--repeat", type=positive_int, default=5, help="samples of each case")
+    parser.add_argument("--json", action="store_true")
 
 
-def paths(args: argparse.Namespace) -> Printed:
+def _layers_by_width(text: str) -> tuple[int, int]:
+    layers, times, width = text.partition("x")
+    if not times:
+        raise argparse.ArgumentTypeError(f"must be LAYERSxWIDTH such as 12x768, not {text!r}")
+    return positive_int(layers), positive_int(width)
+
+
+def _pack(text: str) -> int | str:
+    return text if text == "plan" else positive_int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.against and importlib.util.find_spec("torch") is None:
+        raise CommandError("--against torch needs torch: pip install 'lmscale[parity]'")
+    from lmscale.cli import start_jax
+
+    start_jax()
+    found, table, note = _time_sweeps(args) if args.sweep else _time_paths(args)
+    if args.json:
+        print_json(found)
+    else:
+        print_table(table)
+        print(note)
+    return 0
+
+
+#: What is printed: the object of --json, a table, and the line under it.
+_Printed = tuple[dict[str, Any], list[list[str]], str]
+
+
+def _time_paths(args: argparse.Namespace) -> _Printed:
     """Times the paths that the arguments ask for."""
+    from lmscale.bench.paths import bench_spec, measure
+    from lmscale.planner.devices import local_devices
+
     devices = local_devices()
     shapes, batch, context, vocab, dtype = (
-        CPU_DEFAULTS if devices.kind == "cpu" else ACCELERATOR_DEFAULTS
+        _CPU_DEFAULTS if devices.kind == "cpu" else _ACCELERATOR_DEFAULTS
     )
     shapes, context = args.shape or shapes, args.context or context
     vocab, dtype = args.vocab or vocab, args.dtype or dtype
@@ -68,11 +152,15 @@ def paths(args: argparse.Namespace) -> Printed:
         "flop_convention": "exact",
         "rows": [_json(row) for row in rows],
     }
-    return found, _table(rows, devices, dtype)
+    return found, *_table(rows, devices, dtype)
 
 
-def sweep(args: argparse.Namespace) -> Printed:
-    """Times whole sweeps, one an architecture."""
+def _time_sweeps(args: argparse.Namespace) -> _Printed:
+    """Times whole sweeps, one per architecture."""
+    from lmscale.bench.sweep import TORCH_FORMS, measure_sweep
+    from lmscale.bench.sweep_runs import SCALES
+    from lmscale.data import open_corpus
+
     base = SCALES["cpu"]
     corpus = open_corpus("installed-python", vocab_size=args.vocab or base.vocab_size)
     forms = tuple(TORCH_FORMS) if args.against else ()
@@ -123,16 +211,20 @@ def sweep(args: argparse.Namespace) -> Printed:
                 f"{line['mean_loss']:.3f}",
             ]
         )
-    return found, (table, [f"median of {args.repeat}, taken in turns, from a cold start"])
+    return found, table, f"median of {args.repeat}, taken in turns, from a cold start"
 
 
 def _model(family: str, shape: tuple[int, int], n_ctx: int, vocab_size: int) -> ModelSpec:
+    from lmscale.architectures import architecture
+
     return architecture(family).of_shape(*shape, n_ctx=n_ctx, vocab_size=vocab_size)
 
 
 @contextmanager
 def _ticks(title: str, total: int) -> Iterator[Any]:
     """A progress bar that moves on when the next case begins."""
+    from lmscale.progress import progress
+
     with progress(title, total) as bar:
         begun = []
 
@@ -153,12 +245,12 @@ def _json(row: Row) -> dict[str, Any]:
 
 
 def _runs(row: Row) -> str:
-    """Runs at once: in one program, or so many programs of so many each."""
+    """How many runs train at once: in one program, or programs x runs of each."""
     runs = str(row.pack) if row.teams == 1 else f"{row.teams} x {row.pack // row.teams}"
     return f"{runs} (plan)" if row.planned else runs
 
 
-def _table(rows: list[Row], devices: Devices, dtype: str) -> tuple[list[list[str]], list[str]]:
+def _table(rows: list[Row], devices: Devices, dtype: str) -> tuple[list[list[str]], str]:
     table = [
         ["path", "by", "model", "N", "runs", "ms a call", "range", "tokens/s", "GFLOP/s", "of peak"]
         + ["MiB", "plan"]
@@ -187,4 +279,4 @@ def _table(rows: list[Row], devices: Devices, dtype: str) -> tuple[list[list[str
         f"{devices.count} x {devices.kind}, {dtype}; matmul peak measured here: {peak:,.0f} GFLOP/s "
         f"a device; FLOPs by the exact convention; medians of {rows[0].seconds.samples}, in turns"
     )
-    return table, [note]
+    return table, note

@@ -412,3 +412,26 @@ def test_a_profile_of_three_points_has_no_interval_unless_the_noise_is_known(cap
 def test_an_interval_of_one_draw_is_refused(capsys, table):
     said = refused(capsys, table, "--law", "power", "--x", "flops", "--bootstrap", 1)
     assert "a whole number from 20" in said
+
+
+def test_fit_of_any_table_as_json(capsys, tmp_path):
+    rows = ["size,tok,final"]
+    for n in (1e6, 3e6, 1e7, 3e7, 1e8):
+        rows.append(f"{n},1e9,{(8.8e13 / n) ** 0.076}")
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join(rows))
+    argv = [
+        "fit",
+        path,
+        "--law",
+        "power",
+        "--columns",
+        "params=size,tokens=tok,loss=final",
+        "--x",
+        "params",
+        "--json",
+    ]
+    assert main([str(a) for a in argv]) == 0
+    fit = json.loads(capsys.readouterr().out)
+    assert fit["parameters"]["alpha_N"] == pytest.approx(0.076, rel=1e-3)
+    assert fit["n_used"] == 5
