@@ -138,7 +138,11 @@ def _excluded(measure: Measure) -> str:
 
 def _range(claim: Claim) -> str:
     if math.isinf(claim.low):
-        return f"the claimed range, at most {claim.high:g}"
+        return f"the claimed range, at most {_plain(claim.high)}"
     if math.isinf(claim.high):
-        return f"the claimed range, at least {claim.low:g}"
-    return f"the claimed range, {claim.low:g} to {claim.high:g}"
+        return f"the claimed range, at least {_plain(claim.low)}"
+    return f"the claimed range, {_plain(claim.low)} to {_plain(claim.high)}"
+
+
+def _plain(end: float) -> str:
+    return f"{end:g}".replace("-", "−")
