@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("serialize", "compat", "stopping", "foreign_text", "user_files", "laws", "remote"),
     # Processes, files and what is said on a terminal.
     ("parallel", "progress", "terminal"),
-    ("files",),
+    ("files", "wording"),
     ("cache",),
     # What a run is. `models` belongs to the architectures.
     ("architectures", "models"),
@@ -36,9 +36,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # What is made of results.
     ("studies", "bench"),
     ("report",),
-    ("fit_command",),
-    ("advise_command",),
-    ("verify_command",),
     ("cli",),
     ("__main__",),
 )

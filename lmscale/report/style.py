@@ -27,7 +27,7 @@ from matplotlib.text import Text
 from lmscale.compat import set_log_scale
 from lmscale.foreign_text import readable
 from lmscale.report.section import Chart
-from lmscale.report.wording import power_of_ten, si
+from lmscale.wording import power_of_ten, si
 
 __all__ = [
     "INK",

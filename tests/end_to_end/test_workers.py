@@ -49,7 +49,7 @@ def sweep(environment):
 @pytest.fixture(scope="module")
 def undisturbed(environment, tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed")
-    command = [sys.executable, "-m", "lmscale.cli", *map(str, ARGUMENTS), "--out", str(out)]
+    command = [sys.executable, "-m", "lmscale", *map(str, ARGUMENTS), "--out", str(out)]
     subprocess.run(command, env=environment, check=True, timeout=600)
     return out
 

@@ -47,7 +47,7 @@ class ProcessGroup:
 
     @staticmethod
     def line(command, port, count, index):
-        if command[0] == "lmscale.cli":
+        if command[0] == "lmscale":
             return [*map(str, command), "--distributed", f"127.0.0.1:{port},{count},{index}"]
         return [command[0], f"127.0.0.1:{port}", str(count), str(index), command[1]]
 
@@ -190,7 +190,7 @@ def test_a_run_moves_between_process_counts_and_meshes(journey):
 
 def command(out, *arguments):
     arguments = ("--data", "tiny", "--out", out, "--seeds", "0", "1", *arguments)
-    return "lmscale.cli", "run", EXPERIMENT, *arguments
+    return "lmscale", "run", EXPERIMENT, *arguments
 
 
 def test_the_first_process_alone_writes_and_talks(group, tmp_path):
