@@ -62,7 +62,7 @@ def train_job(
     store = job.store
     if is_main_process():
         _prepare(job, bar, shard, other_stores)
-    # From here on there are states to save.
+    # From here on there is training state to save.
     with signals.deferred():
         execute(
             job.plan,
