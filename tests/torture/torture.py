@@ -35,8 +35,11 @@ _CODES = {
 ORPHAN_SECONDS = 30.0
 #: Seconds of training after which a kill does not wait for its phase any longer.
 PATIENT_SECONDS = 3.0
-#: Starts of one sweep without a kill; some are needed where workers died again and again.
-_MOST_STARTS = 6
+#: Most seconds between two kills of workers: they need a few to be replaced.
+_WORKER_SECONDS = 4.0
+#: Starts of one sweep without a kill: some are needed where workers died again and again, and one for
+#: every blow that is refused.
+_MOST_STARTS = 16
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Options:
 
     Attributes:
       kinds: of kills, of `processes.KILLS`.
-      damage: kinds of damage, of `damage.DAMAGE`; one after about half of the kills.
+      damage: kinds of damage, of `damage.DAMAGE`; each start that was killed is followed by one, of
+        the kind that was done least often.
       scales: of the experiment.
       per_sweep: kills of one sweep.
       patience: seconds after which a process hangs.
@@ -101,6 +105,8 @@ class Torture:
     def __init__(self, out: Path, seed: int, options: Options):
         self.out, self.seed, self.options = out.absolute(), seed, options
         self.counts = Counts()
+        #: Kind of damage -> how often it was done.
+        self.struck: Counter[str] = Counter()
         self._environment = {
             **os.environ,
             "LMSCALE_CACHE": str(self.out / "cache"),
@@ -242,14 +248,15 @@ class _Round:
                 continue
             if self._after(process, kind, phase, watch) == 0:
                 return 0
-            self._maybe_damage()
+            self._damage()
             return None
         return self._natural_end(process)
 
     def _reached(self, process: Process, watch: Watch, target: str) -> bool:
         """Waits for the moment of a kill; False when the process has ended before it."""
         begun = time.monotonic()
-        limit = self.rng.uniform(0.0, 8.0) if target == "time" else math.inf
+        most = _WORKER_SECONDS if self.kinds == ["worker"] else 8.0
+        limit = self.rng.uniform(0.0, most) if target == "time" else math.inf
         training = None
         while process.code() is None:
             now = time.monotonic()
@@ -299,13 +306,14 @@ class _Round:
             self._fail(f"{kind} in {phase} printed a traceback", process)
         return code
 
-    def _maybe_damage(self) -> None:
-        if not self.options.damage or self.rng.random() < 0.5:
-            return
-        kind = self.rng.choice(self.options.damage)
-        if (blow := strike(self.folder, kind, self.rng)) is not None:
-            self.blows.append((kind, blow))
-            self.history.append(f"{blow}".replace(str(self.folder), ""))
+    def _damage(self) -> None:
+        kinds = self.rng.sample(self.options.damage, len(self.options.damage))
+        for kind in sorted(kinds, key=self.torture.struck.__getitem__):
+            if (blow := strike(self.folder, kind, self.rng)) is not None:
+                self.torture.struck[kind] += 1
+                self.blows.append((kind, blow))
+                self.history.append(f"{blow}".replace(str(self.folder), ""))
+                return
 
     def _natural_end(self, process: Process) -> int | None:
         """Waits for a process that nobody kills any more."""
