@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lmscale.parallel.meeting import MeetingError, meet
+from lmscale.parallel.meeting import PATIENCE, MeetingError, meet
 from lmscale.stopping import PREEMPTED
 
 # Commands that train nothing come here too, and importing jax takes a second.
@@ -86,7 +86,7 @@ def start(where: str | tuple[str, int, int], identity: str) -> None:
         port connect to each other; this is what tells them apart (see `lmscale.parallel.meeting`).
 
     Raises:
-      GangError: when the others do not come, or are not of this gang.
+      GangError: when the others do not come, or are not of this gang; when "auto" finds nothing.
     """
     import jax
 
@@ -95,27 +95,58 @@ def start(where: str | tuple[str, int, int], identity: str) -> None:
     if not heartbeat.isdigit() or int(heartbeat) < 1:
         raise GangError(f"LMSCALE_HEARTBEAT must be seconds, at least 1, not {heartbeat!r}", 2)
     _exit_on_abort()
-    options: dict[str, Any] = {"heartbeat_timeout_seconds": int(heartbeat)}
-    if where == "auto":
-        # Under Slurm JAX asks for the device of its local rank, also where it sees only one.
-        if os.environ.get("CUDA_VISIBLE_DEVICES", "").isdigit():
-            options["local_device_ids"] = 0
-    else:
-        address, count, index = where
-        options |= {"coordinator_address": address, "num_processes": count, "process_id": index}
-        options["cluster_detection_method"] = "deactivate"
-        try:
-            meet(address, count, index, identity)
-        except MeetingError as error:
-            raise GangError(str(error)) from error
     try:
-        jax.distributed.initialize(**options)
+        address, count, index, devices = _detect() if where == "auto" else (*where, None)
+        meet(address, count, index, identity)
+        jax.distributed.initialize(
+            address,
+            count,
+            index,
+            devices,
+            cluster_detection_method="deactivate",
+            heartbeat_timeout_seconds=int(heartbeat),
+        )
+    except MeetingError as error:
+        raise GangError(str(error)) from error
     except (RuntimeError, ValueError) as error:
         raise GangError(f"the processes did not find each other: {_first_line(error)}") from error
     signal.signal(signal.SIGINT, _interrupt)
     state = jax._src.distributed.global_state
     _gang = _Gang(state.client, state.process_id, state.num_processes, heartbeat=int(heartbeat))
     check_same("command", identity)
+
+
+def _detect() -> tuple[str, int, int, list[int] | None]:
+    """What JAX finds by itself on a TPU pod, under srun or in Kubernetes.
+
+    JAX would look for it when it starts, but the processes have to meet before (`meeting.meet`).
+
+    Returns:
+      HOST:PORT of the first process, how many there are, the number of this one, and the numbers of
+      its devices (None for all that it sees).
+
+    Raises:
+      GangError: when nothing is found.
+    """
+    from jax._src import clusters
+
+    # Under Slurm JAX asks for the device of its local rank, also where it sees only one.
+    sees_one = os.environ.get("CUDA_VISIBLE_DEVICES", "").isdigit()
+    address, count, index, devices = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        coordinator_address=os.environ.get("JAX_COORDINATOR_ADDRESS"),
+        num_processes=None,
+        process_id=None,
+        local_device_ids=[0] if sees_one else None,
+        cluster_detection_method=None,
+        initialization_timeout=int(PATIENCE),
+    )
+    if address is None or count is None or index is None:
+        raise GangError(
+            "--distributed auto finds no TPU pod, srun or Kubernetes here; where there is none, give "
+            "HOST:PORT,COUNT,INDEX",
+            2,
+        )
+    return address, count, index, None if "JAX_LOCAL_DEVICE_IDS" in os.environ else devices
 
 
 def check_same(what: str, text: str) -> None:
