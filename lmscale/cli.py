@@ -284,6 +284,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "Show how far a store is: runs by status, the unfinished and the failed ones with their step and reason. Works while workers run.",
     )
     status.add_argument("dir", metavar="DIR")
+    status.add_argument(
+        "--check",
+        action="store_true",
+        help="read the checkpoints of runs that have ended, too: is every byte what was written?",
+    )
     status.add_argument("--json", action="store_true")
 
     bench = command(
@@ -1232,15 +1237,23 @@ def _status(args: argparse.Namespace) -> int:
 
     stores, many = _stores(args.dir)
     found = {store.path.name: overview(store) for store in stores}
+    damaged = {s.path.name: s.damaged_checkpoints() if args.check else None for s in stores}
     if args.json:
-        objects = [{"store": name, **_status_json(one)} for name, one in found.items()]
+        objects = [
+            {"store": name, **_status_json(one), "damaged_checkpoints": damaged[name]}
+            for name, one in found.items()
+        ]
         _print_json({"stores": objects} if many else objects[0])
-        return 0
-    for number, (store, one) in enumerate(zip(stores, found.values(), strict=True)):
-        if number:
-            print()
-        _print_status(str(store.path), one)
-    return 0
+    else:
+        for number, (store, one) in enumerate(zip(stores, found.values(), strict=True)):
+            if number:
+                print()
+            _print_status(str(store.path), one)
+    for line in (line for lines in damaged.values() for line in lines or ()):
+        _say(
+            f"lmscale status: {line}; delete the run's result.json, then `lmscale run` makes it again"
+        )
+    return 1 if any(damaged.values()) else 0
 
 
 def _status_json(found: Any) -> dict[str, Any]:
@@ -1251,6 +1264,7 @@ def _status_json(found: Any) -> dict[str, Any]:
         "runs": len(runs),
         "counts": found.whole.counts,
         "share": found.whole.share,
+        "runs_of_unknown_share": found.whole.unknown,
         "seconds_left": found.whole.left,
         "shards": [dataclasses.asdict(shard) for shard in found.shards],
         "table": runs,
@@ -1264,7 +1278,9 @@ def _print_status(name: str, found: Any) -> None:
     bar = "#" * filled + "." * (30 - filled)
     left = f", {_left(whole.left)}" if whole.left is not None else ""
     print(f"{name}: {counts}")
-    print(f"[{bar}] {whole.share:.0%} of {whole.flops:.3g} FLOPs{left}")
+    runs = f"{whole.unknown} run{'s' * (whole.unknown > 1)}"
+    unknown = f", without {runs} of unknown size" if whole.unknown else ""
+    print(f"[{bar}] {whole.share:.0%} of {whole.flops:.3g} FLOPs{unknown}{left}")
     if found.shards:
         rows = [["shard", "worker", "share", "left", "runs"]]
         for part in found.shards:
