@@ -48,17 +48,26 @@ class DiskError(RuntimeError):
     """A store that can't be written: disk full, read-only, no permission. One line, with the path."""
 
 
-def disk_fault(error: BaseException) -> str | None:
-    """What is wrong with the disk, in one line, if that is what an error is about."""
+def disk_fault(error: BaseException, path: epath.PathLike) -> str | None:
+    """What is wrong with the disk, in one line, if that is what an error is about.
+
+    Args:
+      error: whatever was raised.
+      path: to be named where the error names no path.
+    """
+    if isinstance(error, DiskError):
+        return str(error)
     if isinstance(error, OSError):
-        return say_os_error(error) if error.errno in _DISK_ERRORS else None
+        if error.errno not in _DISK_ERRORS:
+            return None
+        return say_os_error(error) if error.filename else f"{path}: {say_os_error(error)}"
     # Orbax and TensorStore raise errors of other types, with the system's words in them.
     text = str(error)
     words = next((words for words in _DISK_WORDS if words in text), None)
     if words is None:
         return None
-    path = re.search(r'"(/[^"]+?)/?"', text)
-    return f"{path[1]}: {words}" if path else words
+    named = re.search(r'"(/[^"]+?)/?"', text)
+    return f"{named[1] if named else path}: {words}"
 
 
 def say_os_error(error: OSError) -> str:

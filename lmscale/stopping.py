@@ -5,6 +5,9 @@ in the main thread). While it trains, the loop asks at every dispatch (`Stop.def
 on the screen, and the end at a second signal, come from a thread that waits for signals itself, so
 that they do not wait for a compiler or a disk that holds up the main thread.
 
+A handler of signals runs between any two instructions, so `Stopped` may be raised inside of a finaliser
+or of a callback of the garbage collector. Python ignores exceptions there, so it is raised once more.
+
 This module imports nothing heavy: a command may be stopped when it has only begun.
 """
 
@@ -23,6 +26,10 @@ PREEMPTED = 42
 #: Seconds within which a second SIGTERM counts as the first: a job's processes and their parents may
 #: each be told, and pass it on.
 _ECHO = 1.0
+#: Among the numbers of signals that the listening thread reads: `Stopped` was ignored. No signal is 0.
+_AGAIN = 0
+#: Seconds before it is raised again: what ignored it has then mostly ended.
+_PAUSE = 0.05
 
 
 class Stopped(KeyboardInterrupt):
@@ -39,6 +46,8 @@ class Stop:
     def __init__(self, *, deferred: bool = False):
         self._asked, self._deferred = False, deferred
         self._told, self._telling = False, threading.Lock()
+        self._ignored = False
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         self._writer = writer
@@ -55,6 +64,8 @@ class Stop:
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._before)
         os.close(self._writer)
+        if sys.unraisablehook == self._unraisable:
+            sys.unraisablehook = self._hook
 
     def __call__(self) -> bool:
         """Whether to stop."""
@@ -76,11 +87,21 @@ class Stop:
             raise Stopped
 
     def _handle(self, number: int, frame) -> None:
-        first, self._asked = not self._asked, True
-        if first and not self._deferred:
+        to_raise, self._asked = not self._asked or self._ignored, True
+        if to_raise and not self._deferred:
+            self._ignored = False
             # The thread may not come to it before the process ends.
             self._tell()
             raise Stopped
+
+    def _unraisable(self, unraisable) -> None:
+        """Python ignores an exception that it cannot raise where it came up."""
+        if not isinstance(unraisable.exc_value, Stopped):
+            self._hook(unraisable)
+            return
+        self._ignored = True
+        # Another thread's signal, so that this function returns first.
+        os.write(self._writer, bytes([_AGAIN]))
 
     def _tell(self) -> None:
         """Says once that the command stops."""
@@ -95,10 +116,18 @@ class Stop:
 
     def _listen(self, reader: int) -> None:
         """Says that the command stops, and ends it when it is told again."""
-        first = None
+        first, own = None, 0
         while numbers := os.read(reader, 64):
             for number in numbers:
+                if number == _AGAIN:
+                    own += 1
+                    time.sleep(_PAUSE)
+                    signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+                    continue
                 if number not in (signal.SIGTERM, signal.SIGINT):
+                    continue
+                if number == signal.SIGTERM and own:
+                    own -= 1
                     continue
                 now = time.monotonic()
                 if first is None:

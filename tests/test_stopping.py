@@ -97,3 +97,36 @@ def test_closed_it_leaves_the_signals_as_they_were():
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     Stop().close()
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+#: Raises SIGTERM within `act`, where Python ignores exceptions.
+COLLECTED = (
+    "import gc, os, signal\n"
+    "    def act(phase, info):\n"
+    "        if phase == 'start' and not stop(): os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.01)\n"
+    "    gc.callbacks.append(act); gc.collect(); time.sleep(60)"
+)
+FINALISED = (
+    "import os, signal\n"
+    "    class Held:\n"
+    "        def __del__(self): os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.01)\n"
+    "    Held(); time.sleep(60)"
+)
+
+
+@pytest.mark.parametrize("body", [COLLECTED, FINALISED])
+def test_a_stop_that_python_would_ignore_ends_the_command_too(body):
+    """Seen with a callback of JAX's that runs at each garbage collection."""
+    process = start(body)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 42
+    assert error == "lmscale: stopping; Ctrl-C again to end at once\n"
+
+
+def test_other_exceptions_that_python_ignores_are_still_shown():
+    process = start(
+        "class Held:\n        def __del__(self): raise ValueError('as before')\n    Held()"
+    )
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "ValueError: as before" in error

@@ -7,6 +7,7 @@ takes effect, and another process gets a seat of its own.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -147,8 +148,10 @@ class Board:
         """Gives a run up that is to go on at the next start."""
         old = folder.status()
         if old["status"] == "running":
-            # Its process had nothing to save, and was ended.
-            folder.write_status("preempted", step=old["step"], seconds=old["seconds"])
+            # Its process had nothing to save, and was ended. Where the disk has failed, which is
+            # said elsewhere, the next start finds the run as one that a process left.
+            with contextlib.suppress(OSError):
+                folder.write_status("preempted", step=old["step"], seconds=old["seconds"])
         self.release(folder)
 
     def died(self, folders: Sequence[RunFolder], how: str, status: str) -> None:

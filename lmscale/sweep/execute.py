@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
+from etils import epath
 
 from lmscale import flops
 from lmscale.data import Corpus
@@ -18,7 +19,6 @@ from lmscale.files import DiskError, disk_fault, write_atomically
 from lmscale.parallel.distributed import GangError, agree, is_first, share_failure
 from lmscale.progress import Tracker
 from lmscale.sweep.board import Board, PackQueue, Seat
-from lmscale.sweep.devices import Devices
 from lmscale.sweep.ownership import Claims
 from lmscale.sweep.plan import Pack, Plan, leaner, with_slots
 from lmscale.sweep.programs import CompileAhead, mesh_of, program_of
@@ -89,7 +89,7 @@ def execute(
         left = [folder for folder, over in zip(folders, ended, strict=True) if not over]
         bar.skip(pack.flops - sum(flops.own_flops(folder.spec) for folder in left))
         queues.append(RunQueue(left))
-    how = _How(plan, open_corpus, choices, attention, checkpoint_seconds)
+    how = _How(plan, store.path, open_corpus, choices, attention, checkpoint_seconds)
     with Claims() as claims:
         board = Board(plan, queues, bar, stop, claims)
         wanted = any(queues)
@@ -138,6 +138,7 @@ class _How:
     """What every worker is told; see `execute`."""
 
     plan: Plan
+    store: epath.Path
     open_corpus: Callable[[str], Corpus]
     choices: SlotChoices | None
     attention: str | None
@@ -211,19 +212,24 @@ def _train_packs(board: Seat, how: _How) -> None:
         )
 
     while (index := board.take()) is not None:
+        queue = PackQueue(board, index)
         try:
-            queue = PackQueue(board, index)
-            _train_or_record(settle, train, plan.packs[index], queue, plan.devices, board.log)
-        except DiskError as error:
-            board.abandon(str(error))
+            _train_or_record(settle, train, plan.packs[index], queue, how, board.log)
+        except Exception as error:
+            fault = _disk_fault(error, how)
+            if fault is None:
+                raise
+            # The disk can fail again while a failure is written down, so it is dealt with only here.
+            _record_disk_fault(queue, fault)
+            board.abandon(fault)
         finally:
             board.leave(index)
 
 
 def _train_or_record(
-    settle: Callable, train: Callable, pack: Pack, queue: PackQueue, devices: Devices, log: Callable
+    settle: Callable, train: Callable, pack: Pack, queue: PackQueue, how: _How, log: Callable
 ) -> None:
-    settled = False
+    devices, settled = how.plan.devices, False
     while True:
         try:
             if not settled:
@@ -233,9 +239,8 @@ def _train_or_record(
         except (Preempted, KeyboardInterrupt, GangError):
             raise
         except Exception as error:  # Whatever broke a pack must not end the sweep.
-            if jax.process_count() == 1 and (fault := disk_fault(error)) is not None:
-                _record_disk_fault(queue, fault)
-                raise DiskError(fault) from error
+            if _disk_fault(error, how) is not None:
+                raise
             reasons, sound = share_failure(error)
             memory = sound and any("RESOURCE_EXHAUSTED" in reason for reason in reasons)
             smallest = pack.mesh[0]
@@ -270,13 +275,19 @@ def _train_or_record(
             return
 
 
+def _disk_fault(error: Exception, how: _How) -> str | None:
+    """What is wrong with the store's disk; processes that train together fail in the usual way."""
+    return disk_fault(error, how.store) if jax.process_count() == 1 else None
+
+
 def _record_disk_fault(queue: PackQueue, fault: str) -> None:
-    """Marks the runs that were being trained as failed, where that can still be written."""
-    folders = queue.drain()
-    for folder in folders:
-        old = folder.status()
-        if old["status"] == "running":
-            with contextlib.suppress(OSError):
-                folder.write_status(
-                    "failed", step=old["step"], seconds=old["seconds"], reason=fault
-                )
+    """Marks the runs that were being trained as failed, as far as that can still be written.
+
+    Claiming a run writes to the disk too.
+    """
+    with contextlib.suppress(OSError):
+        for folder in queue.drain():
+            old = folder.status()
+            if old["status"] == "running":
+                place = {"step": old["step"], "seconds": old["seconds"]}
+                folder.write_status("failed", **place, reason=fault)
