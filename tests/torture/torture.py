@@ -124,7 +124,7 @@ class Torture:
         folder.mkdir()
         self._undisturbed(self._build_command(), folder)
         for scale in self.options.scales:
-            self._undisturbed(self._run_command(folder / scale, scale, 60.0), folder)
+            self._undisturbed(self.run_command(folder / scale, scale, 60.0), folder)
 
     def run(self, kills: int) -> Counts:
         """Rounds until there were so many kills."""
@@ -162,7 +162,7 @@ class Torture:
         shares = ["--valid-fraction", "0.05", "--test-fraction", "0.05"]
         return ["data", "build", "tiny", "--input", str(self._text), "--vocab-size", "300", *shares]
 
-    def _run_command(self, store: Path, scale: str, checkpoint_seconds: float) -> list[str]:
+    def run_command(self, store: Path, scale: str, checkpoint_seconds: float) -> list[str]:
         command = ["run", str(EXPERIMENT), "--scale", scale, "--data", "tiny", "--out", str(store)]
         return [*command, "--checkpoint-seconds", str(checkpoint_seconds)]
 
@@ -230,7 +230,7 @@ class _Round:
     def _one_start(self, left: list[str]) -> int | None:
         """One process to its end: 0 when the sweep has ended, None when it must go on."""
         seconds = self.rng.choice((0.01, 0.3, 60.0))
-        process = self._start(self.torture._run_command(self.store, self.scale, seconds))
+        process = self._start(self.torture.run_command(self.store, self.scale, seconds))
         watch = Watch(self.store, process.log)
         target = left.pop(0) if left else None
         while target is not None and self._reached(process, watch, target):
