@@ -19,7 +19,7 @@ from lmscale.files import DiskError, disk_fault, write_atomically
 from lmscale.parallel.distributed import GangError, agree, is_first, share_failure
 from lmscale.progress import Tracker
 from lmscale.sweep.board import Board, PackQueue, Seat
-from lmscale.sweep.ownership import Claims
+from lmscale.sweep.ownership import Claims, is_free
 from lmscale.sweep.plan import Pack, Plan, leaner, with_slots
 from lmscale.sweep.programs import CompileAhead, mesh_of, program_of
 from lmscale.sweep.shards import branch_steps
@@ -125,6 +125,8 @@ def _mend_trunks(plan: Plan, store: Store) -> list[str]:
         found = [
             retrain_damaged_trunk(store.folder(runs[trunk]), step)
             for trunk, step in sorted(starts - sound)
+            # One that another process trains is that process's.
+            if is_free(store.folder(runs[trunk]).path)
         ]
         sound |= starts
         lines += filter(None, found)

@@ -69,18 +69,27 @@ class Checkpoints:
       folder: theirs alone.
       run: id of the run; a checkpoint of another run counts as damaged.
       keep_all: keeps every step saved, where otherwise the newest `GENERATIONS` are kept.
+      read_only: saves nothing, and leaves alone what is half written: another process may be
+        writing it. Otherwise that is deleted, as what a kill has left, so the run must be ours.
     """
 
-    def __init__(self, folder: epath.PathLike, run: str, *, keep_all: bool = False):
+    def __init__(
+        self,
+        folder: epath.PathLike,
+        run: str,
+        *,
+        keep_all: bool = False,
+        read_only: bool = False,
+    ):
         self._folder = epath.Path(folder)
         self._run = run
         self._saving: int | None = None
         self._manager = _Manager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=None if keep_all else GENERATIONS,
-                create=True,
-                cleanup_tmp_directories=True,
+                max_to_keep=None if keep_all or read_only else GENERATIONS,
+                create=not read_only,
+                cleanup_tmp_directories=not read_only,
                 # Called in the thread that waits for the save, by the first process, when all have
                 # written.
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),

@@ -35,7 +35,7 @@ def sample_tokens(
     steps = saved_steps(folder.checkpoints)
     if not steps:
         raise SpecError(f"{folder.path} has no checkpoint to sample from yet")
-    checkpoints = Checkpoints(folder.checkpoints, folder.run_id)
+    checkpoints = Checkpoints(folder.checkpoints, folder.run_id, read_only=True)
     try:
         state = checkpoints.restore(max(steps), single_device_like(folder.spec))[0]
     except DamagedError as error:

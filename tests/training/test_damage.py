@@ -19,6 +19,7 @@ from lmscale.sweep import execute as execution
 from lmscale.sweep.devices import local_devices
 from lmscale.sweep.execute import execute
 from lmscale.sweep.experiment import Run
+from lmscale.sweep.ownership import Claims
 from lmscale.sweep.plan import make_plan
 from lmscale.sweep.store import Store
 from lmscale.training.checkpoint import Checkpoints, saved_steps
@@ -322,6 +323,10 @@ def test_a_damaged_state_that_others_start_from_is_made_again(tmp_path, corpus):
     shutil.rmtree(store.folder(both[1]).path)
     (file, *_) = (store.folder(both[0]).branches / "6" / "state" / "d").iterdir()
     damage.flip(Path(file), Path(file), random.Random(0))
+    with Claims() as claims:
+        # While another trains the trunk, it is left alone.
+        assert claims.take(store.folder(both[0]).path) is None
+        assert execution._mend_trunks(make_plan(both, local_devices(), n_slots=1), store) == []
     lines = train(tmp_path / "out", corpus, both)
     assert any("is trained again to make it" in line and "branches/6" in line for line in lines)
     assert outcome(tmp_path / "out") == outcome(tmp_path / "whole")
