@@ -16,7 +16,7 @@ EXPERIMENTS = {
 }
 
 #: Whose ends are tried by the fast tests.
-QUICK = (("schedules", "cpu"), ("shape", "cpu"))
+QUICK = (("schedules", "cpu"), ("compute", "gpu"))
 
 
 @pytest.fixture(autouse=True)

@@ -35,8 +35,6 @@ _CODES = {
 ORPHAN_SECONDS = 30.0
 #: Seconds of training after which a kill does not wait for its phase any longer.
 PATIENT_SECONDS = 3.0
-#: Most seconds between two kills of workers: they need a few to be replaced.
-_WORKER_SECONDS = 4.0
 #: Starts of one sweep without a kill: some are needed where workers died again and again, and one for
 #: every blow that is refused.
 _MOST_STARTS = 16
@@ -255,8 +253,7 @@ class _Round:
     def _reached(self, process: Process, watch: Watch, target: str) -> bool:
         """Waits for the moment of a kill; False when the process has ended before it."""
         begun = time.monotonic()
-        most = _WORKER_SECONDS if self.kinds == ["worker"] else 8.0
-        limit = self.rng.uniform(0.0, most) if target == "time" else math.inf
+        limit = self.rng.uniform(0.0, 8.0) if target == "time" else math.inf
         training = None
         while process.code() is None:
             now = time.monotonic()
