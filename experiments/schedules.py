@@ -19,8 +19,6 @@ batch, the steps and the peak are those of Kaplan et al., whose list of schedule
 import itertools
 from dataclasses import dataclass, field, replace
 
-import jax.numpy as jnp
-
 from lmscale import hparams
 from lmscale.spec import ScheduleSpec
 from lmscale.sweep import (
@@ -33,7 +31,6 @@ from lmscale.sweep import (
     make_run,
     transformer_shape,
 )
-from lmscale.training.schedule import learning_rate, schedule_hyperparameters
 
 #: Cosine cycles over steps of the run in Hoffmann et al. 2022, App. B.
 OVERSHOOTS = (1.1, 1.25, 1.5, 2.0, 5.0)
@@ -41,6 +38,11 @@ OVERSHOOTS = (1.1, 1.25, 1.5, 2.0, 5.0)
 
 def summed_learning_rate(spec):
     """Sum of the learning rates of all updates of a run."""
+    # Imported here, so that the experiment can be listed without a wait for jax.
+    import jax.numpy as jnp
+
+    from lmscale.training.schedule import learning_rate, schedule_hyperparameters
+
     hyper = {k: jnp.asarray(v) for k, v in schedule_hyperparameters(spec).items()}
     return float(learning_rate(jnp.arange(spec.steps), hyper).sum())
 

@@ -7,6 +7,9 @@
 
 A table is a file (CSV, JSON), a DataFrame or a dict of columns (`lmscale.laws.table`). Nothing here trains,
 and nothing here imports the rest of lmscale.
+
+A law of your own is one function and one `register`; `lmscale fit --load FILE` then knows it by its name,
+and its keyword arguments are options on the command line. CONTRIBUTING.md has an example.
 """
 
 from __future__ import annotations
@@ -102,6 +105,7 @@ __all__ = [
     "optimal_allocation",
     "overfitting",
     "published",
+    "register",
     "steps_to_loss",
     "stopping_ratio",
     "unusable_profiles",
@@ -112,9 +116,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Law:
-    """A law that can be fitted: its name, the columns it reads, its equation and its source.
+    """A law that can be fitted.
 
-    `needs` is for people: of power it names a choice.
+    Attributes:
+      name: on the command line and in `FitResult.law`.
+      needs: the columns that it reads, in words for people.
+      equation, source: shown by `lmscale fit --help` and with every result.
+      fit: takes a `Table`, the keyword arguments `bootstrap`, `level` and `seed`, and options of its
+        own, which must have type hints, defaults and a line each under Args: in its docstring.
     """
 
     name: str
@@ -124,81 +133,89 @@ class Law:
     fit: Callable[..., FitResult]
 
 
-LAWS: dict[str, Law] = {
-    law.name: law
-    for law in (
-        Law(
-            "isoflop",
-            ("params", "flops", "loss"),
-            "loss = c0 + c1 ln N + c2 (ln N)^2 at each C; N_opt = k_N C^a, D_opt = k_D C^b",
-            "Hoffmann et al. 2022, Approach 2; Porian et al. 2024",
-            fit_isoflop,
-        ),
-        Law(
-            "power",
-            ("params, tokens or flops", "loss"),
-            "L = (x_c / x)^alpha (+ L_inf) for x one of params, tokens, flops, or C_min",
-            "Kaplan et al. 2020, eqs. 1.1-1.3 and 5.5",
-            fit_power,
-        ),
-        Law(
-            "parametric",
-            ("params", "tokens", "loss"),
-            "L = E + A/N^alpha + B/D^beta",
-            "Hoffmann et al. 2022, Approach 3; Besiroglu et al. 2024",
-            fit_parametric,
-        ),
-        Law(
-            "envelope",
-            ("params", "flops", "loss"),
-            "N_opt = k_N C^a, D_opt = k_D C^b through the lower envelope of learning curves",
-            "Hoffmann et al. 2022, Approach 1",
-            fit_envelope,
-        ),
-        Law(
-            "kaplan-nd",
-            ("params", "tokens", "loss"),
-            "L = [(N_c/N)^(alpha_N/alpha_D) + D_c/D]^alpha_D",
-            "Kaplan et al. 2020, eq. 1.5",
-            fit_kaplan_nd,
-        ),
-        Law(
-            "kaplan-ns",
-            ("params", "steps", "loss"),
-            "L = (N_c/N)^alpha_N + (S_c/S_min)^alpha_S",
-            "Kaplan et al. 2020, eq. 1.6",
-            fit_kaplan_ns,
-        ),
-        Law(
-            "critical-batch",
-            ("loss", "steps", "batch_tokens"),
-            "S = S_min (1 + B_crit/B), B_crit = B_star / L^(1/alpha_B)",
-            "McCandlish et al. 2018; Kaplan et al. 2020, eq. 1.4",
-            fit_critical_batch,
-        ),
-        Law(
-            "data-constrained",
-            ("params", "tokens", "unique_tokens", "loss"),
-            "L = E + A/N'^alpha + B/D'^beta, D' = U + U R_D* (1 - exp(-R_D/R_D*))",
-            "Muennighoff et al. 2023",
-            fit_data_constrained,
-        ),
-        Law(
-            "over-training",
-            ("params", "tokens", "loss"),
-            "L = E + (a M^eta + b M^-eta) C^-eta, M = D/N",
-            "Gadre et al. 2024",
-            fit_over_training,
-        ),
-        Law(
-            "position",
-            ("position", "loss"),
-            "L(T) = a + b T^-c",
-            "Kaplan et al. 2020, App. D.5",
-            fit_position,
-        ),
-    )
-}
+#: Every law by its name, in the order of help texts.
+LAWS: dict[str, Law] = {}
+
+
+def register(law: Law) -> Law:
+    """Makes a law known by its name; a file that is loaded again replaces its own."""
+    LAWS[law.name] = law
+    return law
+
+
+for _law in (
+    Law(
+        "isoflop",
+        ("params", "flops", "loss"),
+        "loss = c0 + c1 ln N + c2 (ln N)^2 at each C; N_opt = k_N C^a, D_opt = k_D C^b",
+        "Hoffmann et al. 2022, Approach 2; Porian et al. 2024",
+        fit_isoflop,
+    ),
+    Law(
+        "power",
+        ("params, tokens or flops", "loss"),
+        "L = (x_c / x)^alpha (+ L_inf) for x one of params, tokens, flops, or C_min",
+        "Kaplan et al. 2020, eqs. 1.1-1.3 and 5.5",
+        fit_power,
+    ),
+    Law(
+        "parametric",
+        ("params", "tokens", "loss"),
+        "L = E + A/N^alpha + B/D^beta",
+        "Hoffmann et al. 2022, Approach 3; Besiroglu et al. 2024",
+        fit_parametric,
+    ),
+    Law(
+        "envelope",
+        ("params", "flops", "loss"),
+        "N_opt = k_N C^a, D_opt = k_D C^b through the lower envelope of learning curves",
+        "Hoffmann et al. 2022, Approach 1",
+        fit_envelope,
+    ),
+    Law(
+        "kaplan-nd",
+        ("params", "tokens", "loss"),
+        "L = [(N_c/N)^(alpha_N/alpha_D) + D_c/D]^alpha_D",
+        "Kaplan et al. 2020, eq. 1.5",
+        fit_kaplan_nd,
+    ),
+    Law(
+        "kaplan-ns",
+        ("params", "steps", "loss"),
+        "L = (N_c/N)^alpha_N + (S_c/S_min)^alpha_S",
+        "Kaplan et al. 2020, eq. 1.6",
+        fit_kaplan_ns,
+    ),
+    Law(
+        "critical-batch",
+        ("loss", "steps", "batch_tokens"),
+        "S = S_min (1 + B_crit/B), B_crit = B_star / L^(1/alpha_B)",
+        "McCandlish et al. 2018; Kaplan et al. 2020, eq. 1.4",
+        fit_critical_batch,
+    ),
+    Law(
+        "data-constrained",
+        ("params", "tokens", "unique_tokens", "loss"),
+        "L = E + A/N'^alpha + B/D'^beta, D' = U + U R_D* (1 - exp(-R_D/R_D*))",
+        "Muennighoff et al. 2023",
+        fit_data_constrained,
+    ),
+    Law(
+        "over-training",
+        ("params", "tokens", "loss"),
+        "L = E + (a M^eta + b M^-eta) C^-eta, M = D/N",
+        "Gadre et al. 2024",
+        fit_over_training,
+    ),
+    Law(
+        "position",
+        ("position", "loss"),
+        "L(T) = a + b T^-c",
+        "Kaplan et al. 2020, App. D.5",
+        fit_position,
+    ),
+):
+    register(_law)
 
 
 def fit(

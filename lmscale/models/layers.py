@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmscale.architectures import ModelSpec
-from lmscale.parallel.partition import gathered, keep_batch
+from lmscale.parallel.partition import constrain_activations, unshard_data_axis
 
 
 class Linear(nnx.Module):
@@ -38,32 +38,38 @@ class Linear(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = contract(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.n_contracted)
+        y = dense_matmul(
+            x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.n_contracted
+        )
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def contract(x: jax.Array, kernel: jax.Array, n: int, batch_first: bool = True) -> jax.Array:
+def dense_matmul(x: jax.Array, kernel: jax.Array, n: int, batch_first: bool = True) -> jax.Array:
     """x [..., *d_in], kernel [*d_in, *d_out] -> [..., *d_out], where d_in has `n` axes.
 
-    The derivative is what automatic differentiation gives, but the kernel's comes out with its axes
-    in the kernel's order. On a CPU, XLA transposes the activations of a whole batch otherwise.
+    The derivatives equal those of automatic differentiation, but the kernel's has its axes in the
+    kernel's order. Without this XLA for CPUs transposes the activations of a whole batch.
 
     Args:
-      batch_first: whether the batch is the first axis of x; or devices that share it would gather it.
+      x: activations.
+      kernel: weights.
+      n: axes that are summed over.
+      batch_first: whether the batch is the first axis of x. If it is not, the rows are not flattened:
+        devices that share the batch would gather it.
     """
     return jnp.tensordot(x, kernel, n)
 
 
-def _contract_backward(n, batch_first, saved, dy):
+def _dense_matmul_backward(n, batch_first, saved, dy):
     x, kernel = saved
     rows = tuple(range(x.ndim - n))
     left, right = x, dy
     if batch_first:
-        # On a CPU one axis of rows is quicker than several.
+        # On a CPU one axis of rows is faster than several.
         left, right = (a.reshape(-1, *a.shape[len(rows) :]) for a in (x, dy))
         rows = (0,)
-    # With the wider on the right a CPU is up to twice as quick.
+    # With the wider array on the right a CPU is up to twice as fast.
     swap = math.prod(kernel.shape[:n]) > math.prod(kernel.shape[n:])
     if swap:
         left, right = right, left
@@ -79,11 +85,11 @@ def _contract_backward(n, batch_first, saved, dy):
     return dx, d_kernel
 
 
-def _contract_forward(x, kernel, n, batch_first):
-    return contract(x, kernel, n, batch_first), (x, kernel)
+def _dense_matmul_forward(x, kernel, n, batch_first):
+    return dense_matmul(x, kernel, n, batch_first), (x, kernel)
 
 
-contract.defvjp(_contract_forward, _contract_backward)
+dense_matmul.defvjp(_dense_matmul_forward, _dense_matmul_backward)
 
 
 class LayerNorm(nnx.Module):
@@ -109,14 +115,14 @@ class Embedding(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        # Else XLA may split features over the batch's devices, and gather the batch for the derivative.
-        embedding = gathered("embed/embedding", self.embedding[...])
-        return keep_batch(embedding[tokens].astype(self.dtype))
+        # Otherwise XLA may split features over the data axis and gather the batch for the derivative.
+        embedding = unshard_data_axis("embed/embedding", self.embedding[...])
+        return constrain_activations(embedding[tokens].astype(self.dtype))
 
     def attend(self, x: jax.Array) -> jax.Array:
         """x [..., d_embed] -> float32 logits [..., vocab]."""
-        logits = contract(x, self.embedding[...].astype(self.dtype).T, 1)
-        return keep_batch(logits.astype(jnp.float32), -1)
+        logits = dense_matmul(x, self.embedding[...].astype(self.dtype).T, 1)
+        return constrain_activations(logits.astype(jnp.float32), -1)
 
 
 @jax.custom_vjp
@@ -181,8 +187,8 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
 
 
-def fold(key: jax.Array | None, index) -> jax.Array | None:
-    """A key of its own for place `index`, or None where there is no dropout."""
+def fold_key(key: jax.Array | None, index) -> jax.Array | None:
+    """The random key number `index` that follows from `key`; None where there is no dropout."""
     return None if key is None else jax.random.fold_in(key, index)
 
 
@@ -205,7 +211,7 @@ class LanguageModel(nnx.Module):
         """[..., head_width] -> float32 [..., vocab]."""
         if self.head is None:
             return self.embed.attend(hidden)
-        return keep_batch(self.head(hidden).astype(jnp.float32), -1)
+        return constrain_activations(self.head(hidden).astype(jnp.float32), -1)
 
 
 def output_head(
@@ -248,7 +254,7 @@ def apply_layers(
     graphdef, state = nnx.split(stack)
 
     def apply(x, layer_state, layer):
-        return nnx.merge(graphdef, layer_state)(x, fold(dropout_key, layer))
+        return nnx.merge(graphdef, layer_state)(x, fold_key(dropout_key, layer))
 
     if remat:
         # In a scan the loop already keeps the compiler from merging both passes.

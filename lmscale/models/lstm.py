@@ -22,13 +22,13 @@ from lmscale.models.layers import (
     Embedding,
     LanguageModel,
     Linear,
-    contract,
+    dense_matmul,
     dropout,
-    fold,
+    fold_key,
     output_head,
     stack_layers,
 )
-from lmscale.parallel.partition import gathered, keep_batch, splits_layers
+from lmscale.parallel.partition import constrain_activations, splits_layers, unshard_data_axis
 
 #: Gates in the order of cuDNN and torch.
 GATES = ("input", "forget", "cell", "output")
@@ -52,16 +52,18 @@ class LSTMLayer(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         # The input projection of all time steps is one matmul outside the recurrence.
         kernel = self.input_kernel[...].astype(self.dtype)
-        gates = contract(x.astype(self.dtype), kernel, 1, batch_first=False)
+        gates = dense_matmul(x.astype(self.dtype), kernel, 1, batch_first=False)
         gates = gates + (self.input_bias[...] + self.recurrent_bias[...]).astype(self.dtype)
         # Once, not at every time step.
-        kernel = gathered("first/recurrent_kernel", self.recurrent_kernel[...].astype(self.dtype))
+        kernel = unshard_data_axis(
+            "first/recurrent_kernel", self.recurrent_kernel[...].astype(self.dtype)
+        )
         if not splits_layers():
             # One axis for all gates, which a CPU is quicker over than over two.
             gates = gates.reshape(*gates.shape[:2], -1)
             kernel = kernel.reshape(kernel.shape[0], -1)
-        hidden = recurrence(keep_batch(gates, -1, batch_axis=1), kernel)
-        return keep_batch(hidden, -1, batch_axis=1)
+        hidden = recurrence(constrain_activations(gates, -1, batch_axis=1), kernel)
+        return constrain_activations(hidden, -1, batch_axis=1)
 
 
 class LSTM(LanguageModel):
@@ -104,21 +106,21 @@ class LSTM(LanguageModel):
         x = self.embed(tokens) * math.sqrt(spec.d_embed)
         # Time first, so that a time step is one piece of memory.
         x = jnp.swapaxes(x, 0, 1)
-        x = self.first(dropout(x, spec.dropout, fold(dropout_key, 0)))
+        x = self.first(dropout(x, spec.dropout, fold_key(dropout_key, 0)))
         if self.rest is not None:
             graphdef, state = nnx.split(self.rest)
 
             def one_layer(x, xs):
                 layer_state, layer = xs
-                x = dropout(x, spec.dropout, fold(dropout_key, layer))
+                x = dropout(x, spec.dropout, fold_key(dropout_key, layer))
                 return nnx.merge(graphdef, layer_state)(x), None
 
             n_rest = spec.n_layer - 1
             layers = jnp.arange(1, spec.n_layer)
             unroll = n_rest if self.unroll else 1
             x = jax.lax.scan(one_layer, x, (state, layers), unroll=unroll)[0]
-        x = dropout(x, spec.dropout, fold(dropout_key, spec.n_layer))
-        x = keep_batch(jnp.swapaxes(x, 0, 1), -1)
+        x = dropout(x, spec.dropout, fold_key(dropout_key, spec.n_layer))
+        x = constrain_activations(jnp.swapaxes(x, 0, 1), -1)
         return x if self.projection is None else self.projection(x)
 
 

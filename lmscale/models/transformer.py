@@ -24,28 +24,28 @@ from lmscale.models.layers import (
     LayerNorm,
     Linear,
     dropout,
-    fold,
+    fold_key,
     gelu,
     output_head,
     stack_layers,
 )
-from lmscale.parallel.partition import keep_batch
+from lmscale.parallel.partition import constrain_activations
 
 
 @jax.custom_vjp
-def parts(qkv: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Queries, keys and values out of [batch, time, 3, n_head, d_head].
+def split_qkv(qkv: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries, keys and values from [batch, time, 3, n_head, d_head].
 
-    Their derivatives are put together once; XLA would for every use.
+    The backward pass joins their derivatives once. Without this XLA joins them again for every use.
     """
     return tuple(jnp.moveaxis(qkv, 2, 0))
 
 
-def _parts_backward(_, derivatives):
+def _split_qkv_backward(_, derivatives):
     return (jax.lax.optimization_barrier(jnp.stack(derivatives, 2)),)
 
 
-parts.defvjp(lambda qkv: (parts(qkv), None), _parts_backward)
+split_qkv.defvjp(lambda qkv: (split_qkv(qkv), None), _split_qkv_backward)
 
 
 class Attention(nnx.Module):
@@ -65,9 +65,9 @@ class Attention(nnx.Module):
         self.implementation = implementation
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        query, key, value = parts(keep_batch(self.qkv(x), 3))
+        query, key, value = split_qkv(constrain_activations(self.qkv(x), 3))
         mixed = causal_attention(query, key, value, self.implementation)
-        return self.out(keep_batch(mixed, 2))
+        return self.out(constrain_activations(mixed, 2))
 
 
 class FeedForward(nnx.Module):
@@ -86,7 +86,7 @@ class FeedForward(nnx.Module):
         self.activation = spec.activation
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = keep_batch(self.up(x), -1)
+        x = constrain_activations(self.up(x), -1)
         return self.down(gelu(x) if self.activation == "gelu" else jax.nn.relu(x))
 
 
@@ -107,12 +107,12 @@ class Block(nnx.Module):
             (self.norm_feed_forward, self.feed_forward),
         )
         for i, (norm, layer) in enumerate(branches):
-            key = fold(dropout_key, i)
+            key = fold_key(dropout_key, i)
             if self.pre_norm:
                 x = x + dropout(layer(norm(x)), self.rate, key)
             else:
                 x = norm(x + dropout(layer(x), self.rate, key))
-            x = keep_batch(x)
+            x = constrain_activations(x)
         return x
 
 
@@ -152,8 +152,8 @@ class Transformer(LanguageModel):
         spec = self.spec
         n_time = tokens.shape[1]
         x = self.embed(tokens) + self.position[...][:n_time].astype(self.dtype)
-        x = dropout(x, spec.dropout, fold(dropout_key, 0))
-        x = self._apply_blocks(x, fold(dropout_key, 1))
+        x = dropout(x, spec.dropout, fold_key(dropout_key, 0))
+        x = self._apply_blocks(x, fold_key(dropout_key, 1))
         return x if self.norm_final is None else self.norm_final(x)
 
     def _apply_blocks(self, x: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
@@ -164,7 +164,7 @@ class Transformer(LanguageModel):
 
         def apply(x, layer_state, layer, step):
             block = nnx.merge(graphdef, layer_state)
-            return block(x, fold(dropout_key, step * spec.n_layer + layer))
+            return block(x, fold_key(dropout_key, step * spec.n_layer + layer))
 
         if self.remat:
             # In a scan the loop already keeps the compiler from merging both passes.

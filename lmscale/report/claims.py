@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lmscale.report.section import Measure, Section
-from lmscale.report.wording import with_interval
 from lmscale.sweep.claims import Claim
+from lmscale.wording import with_interval
 
 __all__ = ["Verdict", "judge"]
 
@@ -47,13 +47,17 @@ def judge(claim: Claim, sections: Sequence[Section]) -> Verdict:
     section = next((s for s in sections if s.name == analysis), None)
     measure = section.measures.get(name) if section else None
     if measure is None or measure.value is None or not math.isfinite(measure.value):
-        why = measure.why if measure and measure.why else "these results do not hold that number"
+        why = (
+            measure.undecided_because
+            if measure and measure.undecided_because
+            else "these results do not hold that number"
+        )
         return Verdict(claim, measure, "can't tell", _sentence(why, claim))
     if measure.interval is None or not all(map(math.isfinite, measure.interval)):
-        why = measure.why or "the number has no interval, so its noise is unknown"
+        why = measure.undecided_because or "the number has no interval, so its noise is unknown"
         return Verdict(claim, measure, "can't tell", _sentence(why, claim))
-    if measure.why:
-        return Verdict(claim, measure, "can't tell", _sentence(measure.why, claim))
+    if measure.undecided_because:
+        return Verdict(claim, measure, "can't tell", _sentence(measure.undecided_because, claim))
     low, high = measure.interval
     allowed = _range(claim)
     if claim.low <= low and high <= claim.high:

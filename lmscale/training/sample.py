@@ -13,7 +13,7 @@ from lmscale.files import DamagedError
 from lmscale.spec import SpecError
 from lmscale.training.checkpoint import Checkpoints, saved_steps
 from lmscale.training.run_folder import RunFolder
-from lmscale.training.step import single_device_like
+from lmscale.training.state import single_device_like
 
 
 def sample_tokens(

@@ -92,18 +92,18 @@ def test_what_jax_finds_is_where_the_processes_meet(monkeypatch):
     for visible, devices in (("0,1", [1]), ("2", [0])):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         monkeypatch.setattr(distributed, "check_same", lambda *_: None)
-        monkeypatch.setattr(distributed, "_exit_on_abort", lambda: None)
-        monkeypatch.setattr(distributed, "_gang", distributed._Gang())
+        monkeypatch.setattr(distributed.compat, "exit_on_abort", lambda *_: None)
+        monkeypatch.setattr(distributed, "_group", distributed._Group())
         distributed.start("auto", "me")
         assert met == [("node3:61447", 8, 5, "me"), ("node3:61447", 8, 5, devices)]
         met.clear()
 
 
 def test_auto_where_there_is_nothing_to_find_is_bad_usage(monkeypatch):
-    monkeypatch.setattr(distributed, "_exit_on_abort", lambda: None)
+    monkeypatch.setattr(distributed.compat, "exit_on_abort", lambda *_: None)
     for name in [name for name in os.environ if name.startswith(("SLURM_", "KUBERNETES_"))]:
         monkeypatch.delenv(name)
-    with pytest.raises(distributed.GangError, match="HOST:PORT,COUNT,INDEX") as found:
+    with pytest.raises(distributed.DistributedError, match="HOST:PORT,COUNT,INDEX") as found:
         distributed.start("auto", "me")
     assert found.value.code == 2
 

@@ -1,5 +1,6 @@
 """Verdicts follow from intervals, and the front page tells how the claims of all studies stand."""
 
+import html
 import json
 import math
 
@@ -52,11 +53,13 @@ def test_a_range_has_two_ends():
     "measure",
     [
         None,
-        Measure(what="gap", value=None, why="one size only"),
+        Measure(what="gap", value=None, undecided_because="one size only"),
         Measure(what="gap", value=2.0),
         Measure(what="gap", value=2.0, interval=(math.nan, 3.0)),
         Measure(what="gap", value=math.nan, interval=(1.0, 3.0)),
-        Measure(what="gap", value=2.0, interval=(1.0, 2.5), why="the runs are too short"),
+        Measure(
+            what="gap", value=2.0, interval=(1.0, 2.5), undecided_because="the runs are too short"
+        ),
     ],
 )
 def test_what_has_no_interval_or_says_why_decides_nothing(measure):
@@ -96,7 +99,7 @@ def test_reports_of_a_folder_get_a_front_page(folder, capsys):
         assert f'href="{name}/report.html"' in front
         assert f"The {name}" in front
         assert (folder / name / "report.html").exists()
-    assert "1 can't tell" in front.replace("&#x27;", "'")
+    assert "1 can't tell" in html.unescape(front)
     page = (folder / "first" / "report.html").read_text()
     assert page.index("The gap is at most 3.") < page.index('id="curves"')
     assert "What would tell: ten times the parameters." in page
