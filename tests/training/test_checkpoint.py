@@ -84,8 +84,10 @@ def test_a_reader_leaves_alone_what_its_owner_is_writing(tmp_path):
     reader.close()
     assert (half / "state").is_dir()
     assert sorted(checkpoint.saved_steps(tmp_path / "branches")) == [0, 1, 2, 3]
-    # The owner's next process takes it for what a kill has left.
-    Checkpoints(tmp_path / "branches", "run", keep_all=True).close()
+    # The owner's next process takes it for what a kill has left, by its first save at the latest.
+    owner = Checkpoints(tmp_path / "branches", "run", keep_all=True)
+    owner.save(5, state, {})
+    owner.close()
     assert not half.exists()
 
 
