@@ -29,6 +29,7 @@ import numpy as np
 from lmscale_experiments.lstm_vs_transformer import PAPER_TRANSFORMERS
 
 from lmscale.flops import n_params
+from lmscale.serialize import MOST
 from lmscale.spec import TransformerSpec
 from lmscale.sweep import (
     GPU_RECIPE,
@@ -98,6 +99,9 @@ class LearningCurves(SharedRecipe):
         for model, choice in itertools.product(models, product(seed=self.seeds)):
             size = n_params(model, "kaplan")
             steps = round(self.steps * (largest / size) ** self.longer)
+            if steps > MOST["steps"]:
+                much = f"trains {model.label} for {steps:.2g} steps, and a run has at most"
+                raise self.wrong("longer", f"{much} {MOST['steps']:.0e}")
             # The warmup is no part of the laws.
             at = np.geomspace(steps * max(2 * self.warmup_fraction, 0.01), steps, self.evaluations)
             spec = self.spec(

@@ -24,6 +24,7 @@ from lmscale.spec import TransformerSpec
 from lmscale.sweep import (
     GPU_RECIPE,
     KAPLAN_RECIPE,
+    Bounds,
     Run,
     SharedRecipe,
     finding,
@@ -74,7 +75,12 @@ class Shape(SharedRecipe):
         ),
     )
 
-    size: float = field(metadata={"help": "non-embedding parameters; 0 takes the paper's shapes"})
+    size: float = field(
+        metadata={
+            "help": "non-embedding parameters; 0 takes the paper's shapes",
+            "bounds": Bounds(0, 1e15),
+        }
+    )
     n_layer: int = field(default=8, metadata={"help": "layers of the standard shape"})
     depths: tuple[int, ...] = field(default=(), metadata={"help": "of the scan over aspect ratio"})
     ff_ratios: tuple[float, ...] = field(

@@ -86,6 +86,36 @@ class DistributedState(NamedTuple):
     count: int
 
 
+def find_processes(
+    devices: Sequence[int] | None, seconds: int
+) -> tuple[str | None, int | None, int | None, list[int] | None]:
+    """What `jax.distributed.initialize` would find by itself, from `jax._src.clusters`.
+
+    Without it processes cannot meet before JAX where the user does not name them, and a second job
+    on their port ends the first.
+
+    Args:
+      devices: numbers of this process's devices, where they are known.
+      seconds: to wait for the main process's host, where its name is not known yet.
+
+    Returns:
+      HOST:PORT of the main process, how many processes there are, the number of this one, and the
+      numbers of its devices; None for what is not found, or is JAX's to say.
+    """
+    from jax._src import clusters
+
+    address, count, index, found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        coordinator_address=os.environ.get("JAX_COORDINATOR_ADDRESS"),
+        num_processes=None,
+        process_id=None,
+        local_device_ids=devices,
+        cluster_detection_method=None,
+        initialization_timeout=seconds,
+    )
+    # JAX reads that variable itself, and prefers it.
+    return address, count, index, None if "JAX_LOCAL_DEVICE_IDS" in os.environ else found
+
+
 def distributed_state() -> DistributedState:
     """The state after `jax.distributed.initialize`, from `jax._src.distributed.global_state`.
 
@@ -290,15 +320,21 @@ def checkpoint_steps(folder: Any) -> list[int]:
 
 
 def checkpoint_manager(
-    folder: Any, *, max_to_keep: int | None, on_written: Callable[[], None]
+    folder: Any,
+    *,
+    max_to_keep: int | None,
+    on_written: Callable[[], None],
+    read_only: bool = False,
 ) -> ocp.CheckpointManager:
     """Orbax's manager of a folder of checkpoints, which saves in the background.
 
     Args:
-      folder: is created.
+      folder: is created, unless `read_only`.
       max_to_keep: newest checkpoints that are kept; all when None.
       on_written: called for each checkpoint before its folder gets its final name: by the first
         process, when all have written, in the thread that waits for the save.
+      read_only: leaves unfinished checkpoints alone, which are deleted otherwise. (Orbax's own
+        `read_only` logs warnings.)
     """
     import orbax.checkpoint as ocp
 
@@ -306,8 +342,8 @@ def checkpoint_manager(
         folder,
         options=ocp.CheckpointManagerOptions(
             max_to_keep=max_to_keep,
-            create=True,
-            cleanup_tmp_directories=True,
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
             async_options=ocp.AsyncOptions(post_finalization_callback=on_written),
         ),
     )

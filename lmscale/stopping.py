@@ -14,11 +14,13 @@ This module imports nothing heavy: a command may be stopped when it has only beg
 from __future__ import annotations
 
 import contextlib
+import importlib.machinery
 import os
 import signal
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 
 #: Exit code that means "run me again".
@@ -28,7 +30,8 @@ PREEMPTED_LINE = "preempted: every run is saved; the same command goes on from h
 #: Seconds within which a second SIGTERM counts as the first: a job's processes and their parents may
 #: each be told, and pass it on.
 _ECHO = 1.0
-#: Among the numbers of signals that the listening thread reads: `Stopped` was ignored. No signal is 0.
+#: Among the numbers of signals that the listening thread reads: `Stopped` was ignored, or could not be
+#: raised yet. No signal is 0.
 _AGAIN = 0
 #: Seconds before it is raised again: what ignored it has then mostly ended.
 _PAUSE = 0.05
@@ -94,6 +97,9 @@ class Stop:
             self._ignored = False
             # The thread may not come to it before the process ends.
             self._tell()
+            if _loads_library(frame):
+                self._raise_again()
+                return
             raise Stopped
 
     def _unraisable(self, unraisable) -> None:
@@ -101,8 +107,11 @@ class Stop:
         if not isinstance(unraisable.exc_value, Stopped):
             self._hook(unraisable)
             return
+        self._raise_again()
+
+    def _raise_again(self) -> None:
+        """Has another thread send the signal once more, when the caller has returned."""
         self._ignored = True
-        # Another thread's signal, so that this function returns first.
         os.write(self._writer, bytes([_AGAIN]))
 
     def _tell(self) -> None:
@@ -139,6 +148,17 @@ class Stop:
                     _say("ended at once; what was saved before stays")
                     os._exit(1)
         os.close(reader)
+
+
+def _loads_library(frame: types.FrameType | None) -> bool:
+    """Whether a library in C is being imported, some of which abort at an exception in Python."""
+    while frame is not None:
+        if frame.f_code.co_name in ("create_module", "exec_module") and isinstance(
+            frame.f_locals.get("self"), importlib.machinery.ExtensionFileLoader
+        ):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _say(message: str) -> None:

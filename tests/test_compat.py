@@ -114,6 +114,19 @@ jax.distributed.shutdown()
 """
 
 
+def test_jax_finds_the_processes_of_an_srun(monkeypatch):
+    slurm = {"JOB_ID": "7", "STEP_NODELIST": "node[3-9],x", "NTASKS": "8", "PROCID": "5"}
+    for name, value in (slurm | {"LOCALID": "1"}).items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert compat.find_processes(None, 1) == ("node3:61447", 8, 5, [1])
+    assert compat.find_processes([0], 1) == ("node3:61447", 8, 5, [0])
+    monkeypatch.setenv("JAX_LOCAL_DEVICE_IDS", "0,1")
+    assert compat.find_processes(None, 1)[3] is None
+    for name in slurm:
+        monkeypatch.delenv(f"SLURM_{name}")
+    assert compat.find_processes(None, 1)[:3] == (None, None, None)
+
+
 def test_a_process_group_has_a_key_value_store_and_a_preemption_service():
     command = [sys.executable, "-c", _GROUP, f"127.0.0.1:{free_port()}"]
     done = subprocess.run(

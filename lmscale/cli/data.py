@@ -67,11 +67,11 @@ def _add_build_arguments(build: Parser) -> None:
         "--skip-bad",
         metavar="MOST",
         nargs="?",
-        const=True,
+        const=0.01,
         default=False,
         type=_bound_of_bad,
-        help="leave out rows and documents that are no text: at most so many (100), at most a share "
-        "of all (0.1%%), or any number; they are counted by reason",
+        help="leave out rows and documents that are no text, and count them by reason: at most 1%% of "
+        "all, or so many (100), or another share (0.1%%), or any number (any)",
     )
     build.add_argument(
         "--tokenizer-from",
@@ -81,7 +81,9 @@ def _add_build_arguments(build: Parser) -> None:
 
 
 def _bound_of_bad(text: str) -> int | float:
-    """A number of rows, or a share of all written 0.1% or 0.001."""
+    """A number of rows, a share of all written 0.1% or 0.001, or True for "any"."""
+    if text == "any":
+        return True
     with contextlib.suppress(ValueError):
         if text.isdecimal():
             return int(text)
@@ -89,7 +91,7 @@ def _bound_of_bad(text: str) -> int | float:
         if 0 < share < 1:
             return share
     raise argparse.ArgumentTypeError(
-        f"must be a whole number of rows or a share of them such as 0.1%, not {text!r}"
+        f"must be a whole number of rows, a share of them such as 0.1%, or any, not {text!r}"
     )
 
 

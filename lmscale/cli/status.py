@@ -10,13 +10,18 @@ from typing import Any
 from lmscale.cli.parser import Parser
 from lmscale.cli.places import stores_in
 from lmscale.foreign_text import readable
-from lmscale.terminal import print_json, print_table
+from lmscale.terminal import print_json, print_table, say
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: Parser, words: Sequence[str]) -> None:
     parser.add_argument("dir", metavar="DIR")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="read the checkpoints of runs that have ended, too: is every byte what was written?",
+    )
     parser.add_argument("--json", action="store_true")
 
 
@@ -25,15 +30,22 @@ def run(args: argparse.Namespace) -> int:
 
     stores, many = stores_in(args.dir)
     found = {store.path.name: overview(store) for store in stores}
+    damaged = {s.path.name: s.damaged_checkpoints() if args.check else None for s in stores}
     if args.json:
-        objects = [{"store": name, **_to_json(one)} for name, one in found.items()]
+        objects = [
+            {"store": name, **_to_json(one), "damaged_checkpoints": damaged[name]}
+            for name, one in found.items()
+        ]
         print_json({"stores": objects} if many else objects[0])
-        return 0
-    for number, (store, one) in enumerate(zip(stores, found.values(), strict=True)):
-        if number:
-            print()
-        _print(str(store.path), one)
-    return 0
+    else:
+        for number, (store, one) in enumerate(zip(stores, found.values(), strict=True)):
+            if number:
+                print()
+            _print(str(store.path), one)
+    remedy = "delete the run's result.json, then `lmscale run` makes it again"
+    for line in (line for lines in damaged.values() for line in lines or ()):
+        say(f"lmscale status: {line}; {remedy}")
+    return 1 if any(damaged.values()) else 0
 
 
 def _to_json(found: Any) -> dict[str, Any]:
@@ -44,6 +56,7 @@ def _to_json(found: Any) -> dict[str, Any]:
         "runs": len(runs),
         "counts": found.whole.counts,
         "share": found.whole.share,
+        "runs_of_unknown_share": found.whole.unknown,
         "seconds_left": found.whole.left,
         "shards": [dataclasses.asdict(shard) for shard in found.shards],
         "table": runs,
@@ -56,7 +69,9 @@ def _print(name: str, found: Any) -> None:
     bar = "#" * filled + "." * (30 - filled)
     left = f", {_left(whole.left)}" if whole.left is not None else ""
     print(f"{name}: {readable(_counts(whole))}")
-    print(f"[{bar}] {whole.share:.0%} of {whole.flops:.3g} FLOPs{left}")
+    runs = f"{whole.unknown} run{'s' * (whole.unknown > 1)}"
+    unknown = f", without {runs} of unknown size" if whole.unknown else ""
+    print(f"[{bar}] {whole.share:.0%} of {whole.flops:.3g} FLOPs{unknown}{left}")
     if found.shards:
         rows = [["shard", "worker", "share", "left", "runs"]]
         for part in found.shards:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lmscale import compat
-from lmscale.parallel.meeting import MeetingError, meet
+from lmscale.parallel.meeting import PATIENCE, MeetingError, meet
 from lmscale.stopping import PREEMPTED
 
 # Commands that train nothing import this module too, and importing jax takes a second.
@@ -90,7 +90,8 @@ def start(where: str | tuple[str, int, int], identity: str) -> None:
         on one port connect to each other; this text tells them apart (see `lmscale.parallel.meeting`).
 
     Raises:
-      DistributedError: when the others do not come, or are not of this group.
+      DistributedError: when the others do not come, or are not of this group; when "auto" finds
+        nothing.
     """
     import jax
 
@@ -101,21 +102,19 @@ def start(where: str | tuple[str, int, int], identity: str) -> None:
             f"LMSCALE_HEARTBEAT must be seconds, at least 1, not {heartbeat!r}", 2
         )
     compat.exit_on_abort(_LOST, lambda: _group.code)
-    options: dict[str, Any] = {"heartbeat_timeout_seconds": int(heartbeat)}
-    if where == "auto":
-        # Under Slurm JAX asks for the device of its local rank, even where it sees only one.
-        if os.environ.get("CUDA_VISIBLE_DEVICES", "").isdigit():
-            options["local_device_ids"] = 0
-    else:
-        address, count, index = where
-        options |= {"coordinator_address": address, "num_processes": count, "process_id": index}
-        options["cluster_detection_method"] = "deactivate"
-        try:
-            meet(address, count, index, identity)
-        except MeetingError as error:
-            raise DistributedError(str(error)) from error
     try:
-        jax.distributed.initialize(**options)
+        address, count, index, devices = _detect() if where == "auto" else (*where, None)
+        meet(address, count, index, identity)
+        jax.distributed.initialize(
+            address,
+            count,
+            index,
+            devices,
+            cluster_detection_method="deactivate",
+            heartbeat_timeout_seconds=int(heartbeat),
+        )
+    except MeetingError as error:
+        raise DistributedError(str(error)) from error
     except (RuntimeError, ValueError) as error:
         raise DistributedError(
             f"the processes did not find each other: {_first_line(error)}"
@@ -123,6 +122,30 @@ def start(where: str | tuple[str, int, int], identity: str) -> None:
     signal.signal(signal.SIGINT, _interrupt)
     _group = _Group(*compat.distributed_state(), heartbeat=int(heartbeat))
     check_same("command", identity)
+
+
+def _detect() -> tuple[str, int, int, list[int] | None]:
+    """What JAX finds by itself on a TPU pod, under srun or in Kubernetes.
+
+    JAX would look for it when it starts, but the processes have to meet before (`meeting.meet`).
+
+    Returns:
+      HOST:PORT of the main process, how many there are, the number of this one, and the numbers of
+      its devices (None for all that it sees).
+
+    Raises:
+      DistributedError: when nothing is found.
+    """
+    # Under Slurm JAX asks for the device of its local rank, even where it sees only one.
+    sees_one = os.environ.get("CUDA_VISIBLE_DEVICES", "").isdigit()
+    address, count, index, devices = compat.find_processes([0] if sees_one else None, int(PATIENCE))
+    if address is None or count is None or index is None:
+        raise DistributedError(
+            "--distributed auto finds no TPU pod, srun or Kubernetes here; where there is none, give "
+            "HOST:PORT,COUNT,INDEX",
+            2,
+        )
+    return address, count, index, devices
 
 
 def check_same(what: str, text: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import selectors
 import socket
 import time
@@ -46,7 +47,9 @@ def meet(
     host, port = address.rsplit(":", 1)
     job = f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}/{count}"
     if index == 0:
-        _receive(int(port), count, job, patience)
+        # JAX's coordinator may be told to listen elsewhere than where the others look for it.
+        listen = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", address).rsplit(":", 1)[1]
+        _receive(int(listen), count, job, patience)
     else:
         _greet((host.strip("[]"), int(port)), index, job, patience)
 

@@ -29,7 +29,7 @@ from lmscale.planner.programs import CompileAhead, mesh_of, program_of
 from lmscale.planner.slots import SlotChoices, training_rate
 from lmscale.progress import Tracker
 from lmscale.sweep.board import Board, PackQueue, Seat
-from lmscale.sweep.ownership import Claims
+from lmscale.sweep.ownership import Claims, is_free
 from lmscale.sweep.store import Store
 from lmscale.sweep.teams import run_teams
 from lmscale.training.batch_source import BatchSource
@@ -133,6 +133,8 @@ def _mend_trunks(plan: Plan, store: Store) -> list[str]:
         found = [
             retrain_damaged_trunk(store.folder(runs[trunk]), step)
             for trunk, step in sorted(starts - sound)
+            # One that another process trains is that process's.
+            if is_free(store.folder(runs[trunk]).path)
         ]
         sound |= starts
         lines += filter(None, found)

@@ -73,13 +73,11 @@ class Experiment:
     )
 
     def __post_init__(self) -> None:
-        metadata = {field.name: field.metadata for field in dataclasses.fields(self)}
         for name, (kind, many) in field_types(self).items():
             value = getattr(self, name)
             if value is None and is_optional(self, name):
                 continue
-            bounds = metadata[name].get("bounds") or BOUNDS.get(name, Bounds())
-            if fault := check_value(value, kind, many, bounds):
+            if fault := check_value(value, kind, many, bounds_of(self, name)):
                 raise self.wrong(name, fault)
         self.check()
 
@@ -145,6 +143,12 @@ def load_scales(name: str) -> tuple[str, str, dict[str, Experiment]]:
 def field_types(experiment: Experiment) -> dict[str, tuple[type, bool]]:
     """For every field that can be overridden: the type of its values, and whether it is a list."""
     return _field_types(type(experiment))
+
+
+def bounds_of(experiment: Experiment, name: str) -> Bounds:
+    """What a field may hold: by its own metadata, or what a field of its name may."""
+    (found,) = [field for field in dataclasses.fields(experiment) if field.name == name]
+    return found.metadata.get("bounds") or BOUNDS.get(name, Bounds())
 
 
 def is_optional(experiment: Experiment, field: str) -> bool:

@@ -120,7 +120,7 @@ BOUNDS: dict[str, Bounds] = {
     "sizes": _SIZES,
     "slope_sizes": _SIZES,
     "lstm_sizes": _SIZES,
-    "size": Bounds(0, 1e15),
+    "size": Bounds(1, 1e15),
     "sizes_per_budget": Bounds(1, 1000),
     "tokens_per_param": Bounds(1e-6, 1e9),
     "spread": Bounds(1, 1e6),

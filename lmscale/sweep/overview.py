@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from calendar import timegm
@@ -61,7 +62,8 @@ class Part:
       host: where its worker runs or ran; "" where that is not known.
       counts: runs by status.
       share: of the training FLOPs, done.
-      flops: training FLOPs in all.
+      flops: training FLOPs in all, of the runs whose spec can be read.
+      unknown: runs whose spec is damaged, so that their FLOPs and their share are not known.
       left: predicted seconds until all its runs end, at the speed so far with as many runs under
         way as now; None before anything was trained or while nothing trains.
     """
@@ -71,6 +73,7 @@ class Part:
     counts: dict[str, int]
     share: float
     flops: float
+    unknown: int
     left: float | None
 
 
@@ -108,7 +111,7 @@ def overview(store: Store, *, now: float | None = None) -> Overview:
     whole = _part("", "", states)
     if left:
         # Shards end on their own: the store is done when the last one is.
-        whole = Part("", "", whole.counts, whole.share, whole.flops, max(left))
+        whole = dataclasses.replace(whole, left=max(left))
     return Overview(whole, tuple(shards) if len(shards) > 1 else (), states)
 
 
@@ -191,7 +194,10 @@ def _part(name: str, host: str, states: Sequence[RunState]) -> Part:
     if done and under_way:
         left = (total - done) * seconds / done / under_way
     counts = dict(Counter(state.status for state in states).most_common())
-    return Part(name, host, counts, done / total if total else 1.0, total, left)
+    unknown = sum(not s.steps for s in states)
+    # Of runs that nothing is known of, nothing is known to be done.
+    share = done / total if total else float(unknown == 0)
+    return Part(name, host, counts, share, total, unknown, left)
 
 
 def _workers(store: Store) -> list[tuple[int, int, dict[str, Any]]]:

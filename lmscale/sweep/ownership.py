@@ -231,6 +231,12 @@ def find_claim(folder: epath.PathLike) -> Claim | None:
     return chain[-1][1] if chain else None
 
 
+def is_free(folder: epath.Path) -> bool:
+    """Whether nobody holds a run, as far as is known at once: a holder that is dead does not."""
+    claim = find_claim(folder)
+    return claim is None or claim.holder.dead() is True
+
+
 def clock() -> float:
     """Seconds that go on while the machine sleeps."""
     if hasattr(time, "CLOCK_BOOTTIME"):

@@ -132,7 +132,7 @@ def _score_pack(
         together = folders[first : first + program.n_slots]
         state, restored = program.empty(), []
         for slot, folder in enumerate(together):
-            checkpoints = Checkpoints(folder.checkpoints, folder.run_id)
+            checkpoints = Checkpoints(folder.checkpoints, folder.run_id, read_only=True)
             try:
                 step = folder.result()["steps"]
                 one = checkpoints.restore(step, program.abstract_run)[0]

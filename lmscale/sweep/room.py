@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from lmscale.files import DiskError
 from lmscale.planner.lineage import branch_steps
 from lmscale.planner.packs import Plan
-from lmscale.sweep.store import Store
+from lmscale.sweep.store import Store, StoreError
 from lmscale.training.checkpoint import GENERATIONS, saved_steps
 from lmscale.training.state import ProgramKey, initial_state
 
@@ -29,10 +29,13 @@ def check_room(plan: Plan, store: Store) -> None:
 
     Raises:
       DiskError: when that is too little.
+      StoreError: when the store would lie where no files are kept, as in /proc.
     """
     if "://" in str(store.path):
         return
-    need, free = bytes_to_write(plan, store), _free(Path(store.path))
+    need, (size, free) = bytes_to_write(plan, store), _disk(Path(store.path))
+    if not size:
+        raise StoreError(f"{store.path} lies where no files can be kept: give another --out")
     if need > free:
         raise DiskError(
             f"{store.path} has {_size(free)} left on its disk, and these {plan.n_runs} runs will "
@@ -67,11 +70,12 @@ def state_bytes(key: ProgramKey) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes))
 
 
-def _free(path: Path) -> int:
-    """Bytes left where a folder is, or will be."""
+def _disk(path: Path) -> tuple[int, int]:
+    """Bytes of the disk where a folder is or will be, and how many of them are left."""
     while not path.exists() and path != path.parent:
         path = path.parent
-    return shutil.disk_usage(path).free
+    disk = shutil.disk_usage(path)
+    return disk.total, disk.free
 
 
 def _size(n: float) -> str:

@@ -277,6 +277,25 @@ class Store:
             ]
         return lines
 
+    def damaged_checkpoints(self) -> list[str]:
+        """A line for every checkpoint or kept state of an ended run that is not what was written.
+
+        Reads all of them. Nothing is known of those without digests, of earlier versions.
+        """
+        # Orbax takes a second to import, and most readers of a store do not need it.
+        from lmscale.training.checkpoint import checkpoint_fault, saved_steps
+
+        lines = []
+        for folder, _ in self.declared():
+            if folder.result() is None:
+                # Its own are looked at when it goes on.
+                continue
+            for kept in (folder.checkpoints, folder.branches):
+                for step in saved_steps(kept):
+                    if (fault := checkpoint_fault(kept, folder.run_id, step)) is not None:
+                        lines.append(f"{_inside(self.path, fault.path)} is damaged: {fault.fault}")
+        return lines
+
     def mended(self) -> list[str]:
         """A line for all damage that was found while training, and what was done about it."""
         return [

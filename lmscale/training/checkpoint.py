@@ -54,16 +54,26 @@ class Checkpoints:
       folder: theirs alone.
       run: id of the run; a checkpoint of another run counts as damaged.
       keep_all: keeps every step saved, where otherwise the newest `GENERATIONS` are kept.
+      read_only: saves nothing, and leaves alone what is half written: another process may be
+        writing it. Otherwise that is deleted, as what a kill has left, so the run must be ours.
     """
 
-    def __init__(self, folder: epath.PathLike, run: str, *, keep_all: bool = False):
+    def __init__(
+        self,
+        folder: epath.PathLike,
+        run: str,
+        *,
+        keep_all: bool = False,
+        read_only: bool = False,
+    ):
         self._folder = epath.Path(folder)
         self._run = run
         self._saving: int | None = None
         self._manager = compat.checkpoint_manager(
             self._folder,
-            max_to_keep=None if keep_all else GENERATIONS,
+            max_to_keep=None if keep_all or read_only else GENERATIONS,
             on_written=self._write_digests,
+            read_only=read_only,
         )
 
     def latest(self) -> int | None:

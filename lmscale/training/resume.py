@@ -107,7 +107,7 @@ def restore_branch(folder: RunFolder, like: Any) -> Any:
       DamagedError: when it is not what was written.
     """
     trunk, step = folder.trunk(), folder.spec.start.step
-    branches = Checkpoints(trunk.branches, trunk.run_id, keep_all=True)
+    branches = Checkpoints(trunk.branches, trunk.run_id, read_only=True)
     try:
         return branches.restore(step, like)[0]
     except DamagedError as error:

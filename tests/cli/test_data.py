@@ -99,13 +99,17 @@ def test_bad_rows_are_one_line_or_left_out(tmp_path, capsys):
     (line,) = [line for line in err.splitlines() if line]
     assert "a.jsonl, line 31, field 'text' is null, not text" in line
     assert "--skip-bad" in line
-    assert build(path, "a", "--skip-bad") == 0
+    # 1 of 60 is more than the 1% that are skipped where no bound is given.
+    assert build(path, "a", "--skip-bad") == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "1 of 60, more than 0.01, rows and documents are no text" in err
+    assert build(path, "a", "--skip-bad", "any") == 0
     out, _ = capsys.readouterr()
     assert "1 bad row (the first: " in out and "line 31" in out
     corpus = open_corpus("a")
     assert sum(corpus.n_documents(split) for split in ("train", "valid", "test")) == 59
     # All rows bad: the field is another.
-    assert build(path, "b", "--skip-bad", "--text-field", "body") == 2
+    assert build(path, "b", "--skip-bad", "any", "--text-field", "body") == 2
     err = capsys.readouterr().err
     assert "has no text: " in err and "its fields are text" in err
 

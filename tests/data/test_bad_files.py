@@ -26,6 +26,7 @@ def options(rng):
         (
             [],
             ["--skip-bad"],
+            ["--skip-bad", "any"],
             ["--skip-bad", "3"],
             ["--skip-bad", "10%"],
             ["--valid-fraction", "0", "--test-fraction", "0"],

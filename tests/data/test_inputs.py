@@ -240,7 +240,7 @@ def test_a_bound_that_is_none_is_bad_usage(tmp_path, capsys, bound):
     with pytest.raises(SystemExit) as error:
         build(rows(tmp_path, 5, []), f"--skip-bad={bound}")
     assert error.value.code == 2
-    assert "must be a whole number of rows or a share" in capsys.readouterr().err
+    assert "must be a whole number of rows, a share" in capsys.readouterr().err
 
 
 # Builds that are stopped ------------------------------------------------------------------------

@@ -1,10 +1,13 @@
 """Processes of one job meet on their port; those of another are refused, whoever comes first."""
 
+import os
 import socket
 import threading
 
+import jax
 import pytest
 
+from lmscale.parallel import distributed
 from lmscale.parallel.meeting import MeetingError, meet
 from tests.parallel.test_processes import free_port
 
@@ -76,6 +79,33 @@ def test_a_port_that_answers_otherwise_is_taken():
         threading.Thread(target=answer, daemon=True).start()
         port = server.getsockname()[1]
         assert f"port {port} is taken" in Attempt(port, 1, "a").end()
+
+
+def test_what_jax_finds_is_where_the_processes_meet(monkeypatch):
+    """Under srun, which tells by its variables; what comes of it is a slow test of processes."""
+    met = []
+    monkeypatch.setattr(distributed, "meet", lambda *where: met.append(where))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *words, **_: met.append(words))
+    slurm = {"JOB_ID": "7", "STEP_NODELIST": "node[3-9],x", "NTASKS": "8", "PROCID": "5"}
+    for name, value in (slurm | {"LOCALID": "1"}).items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    for visible, devices in (("0,1", [1]), ("2", [0])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        monkeypatch.setattr(distributed, "check_same", lambda *_: None)
+        monkeypatch.setattr(distributed.compat, "exit_on_abort", lambda *_: None)
+        monkeypatch.setattr(distributed, "_group", distributed._Group())
+        distributed.start("auto", "me")
+        assert met == [("node3:61447", 8, 5, "me"), ("node3:61447", 8, 5, devices)]
+        met.clear()
+
+
+def test_auto_where_there_is_nothing_to_find_is_bad_usage(monkeypatch):
+    monkeypatch.setattr(distributed.compat, "exit_on_abort", lambda *_: None)
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "KUBERNETES_"))]:
+        monkeypatch.delenv(name)
+    with pytest.raises(distributed.DistributedError, match="HOST:PORT,COUNT,INDEX") as found:
+        distributed.start("auto", "me")
+    assert found.value.code == 2
 
 
 def test_who_does_not_come_is_named():

@@ -47,6 +47,8 @@ class ProcessGroup:
 
     @staticmethod
     def line(command, port, count, index):
+        if "--distributed" in command:
+            return [*map(str, command)]
         if command[0] == "lmscale":
             return [*map(str, command), "--distributed", f"127.0.0.1:{port},{count},{index}"]
         return [command[0], f"127.0.0.1:{port}", str(count), str(index), command[1]]
@@ -286,6 +288,38 @@ def test_a_second_group_on_an_occupied_port_is_refused_and_harms_nothing(group, 
     codes, errors = first.finish()
     assert codes == [42, 42], errors
     assert errors[0].count("preempted: every run is saved") == 1
+
+
+def test_a_second_group_that_jax_sends_to_the_same_port_is_refused_too(
+    group, environment, tmp_path
+):
+    """As two srun of one Slurm job do, whose port JAX makes of the job's number."""
+    port, running = free_port(), tmp_path / "a"
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    slurm |= {"JAX_COORDINATOR_PORT": str(port)}
+
+    def start(out, index):
+        own = {**slurm, "SLURM_PROCID": str(index), "SLURM_LOCALID": str(index)}
+        one = environment | own
+        steps = ("--steps", "200000", "--mesh", "2,1,1")
+        return group(1, 1, *command(out, *steps, "--distributed", "auto"), environment=one)
+
+    first = [start(running, index) for index in (0, 1)]
+
+    def logged():
+        return sum(len(path.read_text()) for path in running.glob("runs/*/metrics.jsonl"))
+
+    for one in first:
+        one.wait_until(logged)
+    second = [start(tmp_path / "b", index) for index in (0, 1)]
+    for one in second:
+        codes, errors = one.finish()
+        assert codes == [42] and f"port {port} is taken" in errors[0], errors
+    before = logged()
+    for one in first:
+        one.wait_until(lambda: logged() > before)
+    first[0].processes[0].send_signal(signal.SIGTERM)
+    assert [one.finish()[0] for one in first] == [[42], [42]]
 
 
 def test_groups_that_come_to_one_port_at_once_are_kept_apart(group, tmp_path):

@@ -18,7 +18,7 @@ from lmscale.spec import (
     StoppingSpec,
     TransformerSpec,
 )
-from tests.property.harness import deadline, examples
+from tests.property.harness import COUNTS, deadline, examples
 
 _SHARED = {"n_ctx": 64, "vocab_size": 300}
 _DATA = DataSpec(corpus="c", fingerprint="f")
@@ -100,11 +100,13 @@ def accepted_or_refused(make):
     """What `make` returns, or None where a `SpecError` of one line came."""
     with deadline():
         try:
-            return make()
+            made = make()
         except SpecError as error:
             assert len(str(error).splitlines()) == 1
             assert len(str(error)) < 2000
-            return None
+            made = None
+    COUNTS["spec", "refused" if made is None else "taken"] += 1
+    return made
 
 
 @examples(60)

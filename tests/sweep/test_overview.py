@@ -91,6 +91,25 @@ def test_the_command_shows_it_at_a_glance(store, capsys):
     assert found["table"][4]["reason"] == "the training loss is nan"
 
 
+def test_a_run_whose_spec_is_damaged_is_not_taken_for_done(store, capsys):
+    whole = overview(store).whole
+    (
+        store.folder(next(Run(f.spec, {}) for f, _ in store.declared())).path / "spec.json"
+    ).write_text("{")
+    found = overview(store).whole
+    assert (whole.unknown, found.unknown) == (0, 1)
+    # One of the two that are done, of eight equal runs.
+    assert found.flops == pytest.approx(whole.flops * 6 / 7)
+    assert found.share == pytest.approx((3 / 7 - 1 / 7) * 7 / 6)
+    assert main(["status", str(store.path)]) == 0
+    assert "FLOPs, without 1 run of unknown size" in capsys.readouterr().out
+    for folder in store.path.glob("runs/*"):
+        (folder / "spec.json").write_text("{")
+    assert overview(store).whole.share == 0
+    assert main(["status", str(store.path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs_of_unknown_share"] == 8
+
+
 def test_a_folder_of_stores_is_shown_store_by_store(store, capsys):
     planted.plant(store.path.parent / "other", [Run(run_spec(), {})], analyses=[])
     assert main(["status", str(store.path.parent), "--json"]) == 0

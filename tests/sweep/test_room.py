@@ -17,7 +17,7 @@ from lmscale.sweep import room
 from lmscale.sweep.execute import execute
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.room import bytes_to_write, check_room, state_bytes
-from lmscale.sweep.store import Store
+from lmscale.sweep.store import Store, StoreError
 from lmscale.training.state import ProgramKey
 from tests.training.specs import TRANSFORMER, run_spec
 
@@ -50,17 +50,23 @@ def test_what_is_there_need_not_be_written(tmp_path, corpus):
 
 
 def test_too_little_room_is_said_before_anything_is_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr(room, "_free", lambda path: 100_000)
+    monkeypatch.setattr(room, "_disk", lambda path: (10**12, 100_000))
     with pytest.raises(
         DiskError, match=r"has 100 kB left on its disk, and these 1 runs will write"
     ):
         check_room(plan_of(run_spec()), Store(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(room, "_free", lambda path: 10**12)
+    monkeypatch.setattr(room, "_disk", lambda path: (10**12, 10**12))
     check_room(plan_of(run_spec()), Store(tmp_path / "out"))
     monkeypatch.setattr("lmscale.sweep.store.unreachable", lambda path: None)
-    monkeypatch.setattr(room, "_free", lambda path: 0)
+    monkeypatch.setattr(room, "_disk", lambda path: 0)
     check_room(plan_of(run_spec()), Store("gs://bucket/out"))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+def test_a_store_where_no_files_are_kept_is_bad_usage():
+    with pytest.raises(StoreError, match="/proc/x lies where no files can be kept: give another"):
+        check_room(plan_of(run_spec()), Store("/proc/x"))
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,23 @@
-"""Kills real sweeps many times and says where each kill hit and what came of it.
+"""Kills real sweeps many times, or starts several at once, and says what came of it.
 
     python -m tests.torture --kills 300 --seed 1 --out /tmp/torture --report counts.json
     python -m tests.torture --kills 100 --kinds worker --scales workers --out /tmp/torture
     python -m tests.torture --kills 400 --kinds group --damage all --out /tmp/torture
+    python -m tests.torture --together 50 --out /tmp/torture
 
 Exits with 1 where anything differed, hung, or ended otherwise than it should.
 """
 
 import argparse
+import json
+import random
 import sys
 from pathlib import Path
 
 from tests.torture.damage import DAMAGE
 from tests.torture.experiment import SCALES
 from tests.torture.processes import KILLS
+from tests.torture.together import Together, combinations
 from tests.torture.torture import Options, Torture, write_counts
 
 
@@ -35,6 +39,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument(
+        "--together", type=int, metavar="ROUNDS", help="kill nothing: several commands on one store"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--kinds", type=_names(KILLS), default=tuple(KILLS))
@@ -48,6 +55,8 @@ def main() -> int:
     torture = Torture(args.out, args.seed, options)
     torture.prepare()
     report = args.report or args.out / "counts.json"
+    if args.together:
+        return _together(torture, args.together, report)
     index = 0
     while torture.counts.n_kills() < args.kills:
         torture.round(index)
@@ -57,6 +66,15 @@ def main() -> int:
         n = len(torture.counts.failures)
         print(f"{torture.counts.n_kills()} kills, {index} sweeps, {n} failures", file=sys.stderr)
     return 1 if torture.counts.failures else 0
+
+
+def _together(torture: Torture, rounds: int, report: Path) -> int:
+    together = Together(torture)
+    for index, shards in enumerate(combinations(random.Random(torture.seed), rounds)):
+        together.round(index, shards)
+        report.write_text(json.dumps(together.to_json(), indent=1) + "\n")
+        print(f"{index + 1} rounds, {len(together.failures)} failures", file=sys.stderr)
+    return 1 if together.failures else 0
 
 
 if __name__ == "__main__":

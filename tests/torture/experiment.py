@@ -6,6 +6,7 @@ early stopping ends.
 
 from dataclasses import dataclass
 
+from lmscale.planner import packs
 from lmscale.spec import (
     LSTMSpec,
     OptimizerSpec,
@@ -15,7 +16,7 @@ from lmscale.spec import (
     StoppingSpec,
     TransformerSpec,
 )
-from lmscale.sweep import Experiment, Run, plan
+from lmscale.sweep import Experiment, Run
 
 #: Steps between two evaluations of every run. Records are written every step or two, so that the
 #: step of an evaluation always has one.
@@ -72,11 +73,11 @@ class TortureWorkers(Torture):
     """The same sweep in a worker process a core, which it is too short for by itself."""
 
     def runs(self, corpus):
-        if not hasattr(plan, "TEAM_SECONDS"):
+        if not hasattr(packs, "TEAM_SECONDS"):
             raise RuntimeError(
                 "lmscale.planner.packs has no TEAM_SECONDS: how do workers start now?"
             )
-        plan.TEAM_SECONDS = 0.0
+        packs.TEAM_SECONDS = 0.0
         return super().runs(corpus)
 
 

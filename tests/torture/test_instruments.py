@@ -1,6 +1,7 @@
 """The torture's own instruments see what they are there to see."""
 
 import json
+import os
 import random
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from tests.torture.compare import differences
 from tests.torture.damage import DAMAGE, strike
 from tests.torture.phases import Watch
+from tests.torture.together import SHARDS, Look, combinations, is_whole
 
 
 def write_store(around):
@@ -112,3 +114,39 @@ def test_the_phase_is_that_of_this_process_alone(stores, tmp_path):
     (run / "checkpoints" / "2.tmp").rmdir()
     result.write_text("{}")
     assert watch.phase() == "report"
+
+
+def test_commands_at_once_have_all_kinds_of_shards():
+    chosen = combinations(random.Random(1), 50)
+    assert [sum(len(shards) == count for shards in chosen) for count in (2, 4)] == [25, 25]
+    assert {shard for shards in chosen for shard in shards} == set(SHARDS)
+    assert len({tuple(sorted(shards)) for shards in chosen if len(shards) == 2}) == 25
+
+
+@pytest.mark.parametrize(
+    "shards, whole",
+    [
+        ("0/1 2/3", True),
+        ("1/2 0/4 0/2", True),
+        ("0/2 1/3 2/3 0/4", False),
+        ("0/3 1/3 2/3 2/3", True),
+    ],
+)
+def test_shards_that_leave_nothing_out(shards, whole):
+    assert is_whole(shards.split()) is whole
+
+
+def test_a_run_that_is_trained_twice_is_seen(stores):
+    store, _ = stores
+    look = Look(store)
+    look.wait(0.0)
+    assert set(look.results) == {"a"} and not look.wrong
+    metrics, result = (store / "runs" / "a" / name for name in ("metrics.jsonl", "result.json"))
+    metrics.write_text(metrics.read_text() + "{}\n")
+    look.wait(0.0)
+    assert not look.wrong
+    metrics.write_text("{}\n")
+    os.utime(result, ns=(0, 0))
+    look.wait(0.0)
+    assert ["fell from" in line for line in look.wrong] == [True, False]
+    assert "result was written again" in look.wrong[1]

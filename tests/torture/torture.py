@@ -35,8 +35,9 @@ _CODES = {
 ORPHAN_SECONDS = 30.0
 #: Seconds of training after which a kill does not wait for its phase any longer.
 PATIENT_SECONDS = 3.0
-#: Starts of one sweep without a kill; some are needed where workers died again and again.
-_MOST_STARTS = 6
+#: Starts of one sweep without a kill: some are needed where workers died again and again, and one for
+#: every blow that is refused.
+_MOST_STARTS = 16
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Options:
 
     Attributes:
       kinds: of kills, of `processes.KILLS`.
-      damage: kinds of damage, of `damage.DAMAGE`; one after about half of the kills.
+      damage: kinds of damage, of `damage.DAMAGE`; each start that was killed is followed by one, of
+        the kind that was done least often.
       scales: of the experiment.
       per_sweep: kills of one sweep.
       patience: seconds after which a process hangs.
@@ -101,6 +103,8 @@ class Torture:
     def __init__(self, out: Path, seed: int, options: Options):
         self.out, self.seed, self.options = out.absolute(), seed, options
         self.counts = Counts()
+        #: Kind of damage -> how often it was done.
+        self.struck: Counter[str] = Counter()
         self._environment = {
             **os.environ,
             "LMSCALE_CACHE": str(self.out / "cache"),
@@ -118,7 +122,7 @@ class Torture:
         folder.mkdir()
         self._undisturbed(self._build_command(), folder)
         for scale in self.options.scales:
-            self._undisturbed(self._run_command(folder / scale, scale, 60.0), folder)
+            self._undisturbed(self.run_command(folder / scale, scale, 60.0), folder)
 
     def run(self, kills: int) -> Counts:
         """Rounds until there were so many kills."""
@@ -156,7 +160,7 @@ class Torture:
         shares = ["--valid-fraction", "0.05", "--test-fraction", "0.05"]
         return ["data", "build", "tiny", "--input", str(self._text), "--vocab-size", "300", *shares]
 
-    def _run_command(self, store: Path, scale: str, checkpoint_seconds: float) -> list[str]:
+    def run_command(self, store: Path, scale: str, checkpoint_seconds: float) -> list[str]:
         command = ["run", str(EXPERIMENT), "--scale", scale, "--data", "tiny", "--out", str(store)]
         return [*command, "--checkpoint-seconds", str(checkpoint_seconds)]
 
@@ -224,7 +228,7 @@ class _Round:
     def _one_start(self, left: list[str]) -> int | None:
         """One process to its end: 0 when the sweep has ended, None when it must go on."""
         seconds = self.rng.choice((0.01, 0.3, 60.0))
-        process = self._start(self.torture._run_command(self.store, self.scale, seconds))
+        process = self._start(self.torture.run_command(self.store, self.scale, seconds))
         watch = Watch(self.store, process.log)
         target = left.pop(0) if left else None
         while target is not None and self._reached(process, watch, target):
@@ -242,7 +246,7 @@ class _Round:
                 continue
             if self._after(process, kind, phase, watch) == 0:
                 return 0
-            self._maybe_damage()
+            self._damage()
             return None
         return self._natural_end(process)
 
@@ -299,13 +303,14 @@ class _Round:
             self._fail(f"{kind} in {phase} printed a traceback", process)
         return code
 
-    def _maybe_damage(self) -> None:
-        if not self.options.damage or self.rng.random() < 0.5:
-            return
-        kind = self.rng.choice(self.options.damage)
-        if (blow := strike(self.folder, kind, self.rng)) is not None:
-            self.blows.append((kind, blow))
-            self.history.append(f"{blow}".replace(str(self.folder), ""))
+    def _damage(self) -> None:
+        kinds = self.rng.sample(self.options.damage, len(self.options.damage))
+        for kind in sorted(kinds, key=self.torture.struck.__getitem__):
+            if (blow := strike(self.folder, kind, self.rng)) is not None:
+                self.torture.struck[kind] += 1
+                self.blows.append((kind, blow))
+                self.history.append(f"{blow}".replace(str(self.folder), ""))
+                return
 
     def _natural_end(self, process: Process) -> int | None:
         """Waits for a process that nobody kills any more."""

@@ -65,3 +65,35 @@ def test_metadata_that_stay_empty_are_an_error(tmp_path, monkeypatch):
     path.write_text("")
     with pytest.raises(DamagedError, match="it is empty"):
         checkpoint._settled(path)
+
+
+def test_a_reader_leaves_alone_what_its_owner_is_writing(tmp_path):
+    """Runs that start from a trunk read its states while the process that trains it writes others."""
+    state = {"x": jnp.arange(4.0)}
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    owner = Checkpoints(tmp_path / "branches", "run", keep_all=True)
+    for step in range(4):
+        owner.save(step, state, {})
+    owner.close()
+    half = tmp_path / "branches" / "9.orbax-checkpoint-tmp"
+    (half / "state").mkdir(parents=True)
+    reader = Checkpoints(tmp_path / "branches", "run", read_only=True)
+    assert reader.restore(1, like)[0]["x"].tolist() == [0, 1, 2, 3]
+    reader.close()
+    assert (half / "state").is_dir()
+    assert sorted(checkpoint.saved_steps(tmp_path / "branches")) == [0, 1, 2, 3]
+    # The owner's next process takes it for what a kill has left, by its first save at the latest.
+    owner = Checkpoints(tmp_path / "branches", "run", keep_all=True)
+    owner.save(5, state, {})
+    owner.close()
+    assert not half.exists()
+
+
+def test_a_reader_of_nothing_is_told(tmp_path):
+    reader = Checkpoints(tmp_path / "branches", "run", read_only=True)
+    with pytest.raises(DamagedError, match="it is missing"):
+        reader.restore(1, {})
+    reader.close()
+    assert not (tmp_path / "branches").exists()

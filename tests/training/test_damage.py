@@ -11,6 +11,7 @@ import jax
 import pandas as pd
 import pytest
 
+from lmscale.cli import main
 from lmscale.files import DamagedError, read_json, write_json
 from lmscale.planner.devices import local_devices
 from lmscale.planner.packs import make_plan
@@ -19,9 +20,11 @@ from lmscale.spec import StartSpec
 from lmscale.sweep import execute as execution
 from lmscale.sweep.execute import execute
 from lmscale.sweep.experiment import Run
+from lmscale.sweep.ownership import Claims
 from lmscale.sweep.store import Store
 from lmscale.training.checkpoint import Checkpoints, saved_steps
 from lmscale.training.loop import Preempted
+from lmscale.training.sample import sample_tokens
 from tests.quick_compile import quick_jit
 from tests.training import damage
 from tests.training.specs import run_spec
@@ -320,6 +323,10 @@ def test_a_damaged_state_that_others_start_from_is_made_again(tmp_path, corpus):
     shutil.rmtree(store.folder(both[1]).path)
     (file, *_) = (store.folder(both[0]).branches / "6" / "state" / "d").iterdir()
     damage.flip(Path(file), Path(file), random.Random(0))
+    with Claims() as claims:
+        # While another trains the trunk, it is left alone.
+        assert claims.take(store.folder(both[0]).path) is None
+        assert execution._mend_trunks(make_plan(both, local_devices(), n_slots=1), store) == []
     lines = train(tmp_path / "out", corpus, both)
     assert any("is trained again to make it" in line and "branches/6" in line for line in lines)
     assert outcome(tmp_path / "out") == outcome(tmp_path / "whole")
@@ -350,3 +357,32 @@ def test_a_checkpoint_names_the_first_file_that_is_wrong(half, runs, tmp_path):
     assert known["run"] == folder.run_id and known["step"] == step
     assert {"_CHECKPOINT_METADATA", "state/_METADATA", "extra/metadata"} <= set(known["files"])
     checkpoints.close()
+
+
+def test_a_damaged_checkpoint_of_an_ended_run_is_found_and_made_again(
+    whole, corpus, runs, tmp_path, capsys
+):
+    """Nothing reads it until the run is sampled from or scored, unless `status --check` is asked."""
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    folder = Store(out).folder(runs[0])
+    path = folder.checkpoints / str(STEPS)
+    arrays = max(Path(path).glob("state/**/*"), key=lambda file: file.stat().st_size)
+    assert main(["status", str(out), "--check"]) == 0
+    damage.flip(arrays, arrays, random.Random(0))
+    assert main(["status", str(out)]) == 0
+    capsys.readouterr()
+    assert main(["status", str(out), "--check", "--json"]) == 1
+    said = capsys.readouterr()
+    (line,) = json.loads(said.out)["damaged_checkpoints"]
+    name = f"{Path(path).relative_to(out)} is damaged: {arrays.relative_to(path)}"
+    assert line == f"{name} doesn't match its digest"
+    assert said.err.count("then `lmscale run` makes it again") == 1
+    with pytest.raises(DamagedError, match=r"result\.json, then `lmscale run`"):
+        list(sample_tokens(folder, [1], n_tokens=1, temperature=0.0, seed=0))
+    # What both lines say.
+    (folder.path / "result.json").unlink()
+    train(out, corpus, runs)
+    assert Store(out).damaged_checkpoints() == []
+    assert len(list(sample_tokens(folder, [1], n_tokens=1, temperature=0.0, seed=0))) == 1
+    assert outcome(out) == outcome(whole)
