@@ -30,7 +30,6 @@ __all__ = [
     "deepseek_flops_per_token",
     "deepseek_lr",
     "fitted_rule",
-    "kaplan_critical_batch",
     "kaplan_lr",
     "porian_batch",
     "porian_beta2",
@@ -70,15 +69,6 @@ def kaplan_lr(n_params: float) -> float:
             f"got {n_params:g}"
         )
     return 0.003239 - 0.0001395 * math.log(n_params)
-
-
-def kaplan_critical_batch(loss: float) -> float:
-    """Critical batch B_crit(L) = B* / L^(1/alpha_B) in tokens (Kaplan et al. 2020, eq. 5.3).
-
-    B* = 2.1e8 tokens and alpha_B = 0.21. It depends on the loss alone, not on N.
-    """
-    _require_positive(loss=loss)
-    return 2.1e8 * loss ** (-1 / 0.21)
 
 
 def deepseek_flops_per_token(n_layer: int, d_model: int, n_ctx: int) -> float:

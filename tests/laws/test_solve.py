@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lmscale.laws import solve as solver
-from lmscale.laws.benchmark import objective, planted
+from lmscale.bench.fits import objective, planted
 from lmscale.laws.parametric import _relative_axes, _surface_residual
 from lmscale.laws.solve import draw_weights, multi_start, product_grid, solve
 

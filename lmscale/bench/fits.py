@@ -1,15 +1,15 @@
-"""Times Approach 3 against a loop over scipy: `python -m lmscale.laws.benchmark`.
+"""Times the fit of Approach 3 against a loop over scipy: `python -m lmscale.bench.fits`.
 
-Both get the same 240 planted runs, 4500 starts and 1000 bootstrap draws, in one process. scipy runs
-L-BFGS-B with the analytic gradient in numpy: every start on the runs, then every draw from the best
-minimum (one start a draw, the least that could be called the same work). `--scipy-share` times a
-part of scipy's solves and scales up.
+Both fit the same 240 planted runs with 4500 starts and 1000 bootstrap draws, in one process. scipy
+runs L-BFGS-B with the analytic gradient in numpy: first every start on the runs, then every draw
+from the best minimum. One start per draw is the least work that is still comparable.
+`--scipy-share` times only a part of scipy's solves and scales the time up.
 
-Ours is the mean of five fits after the first. The floor is what no residual can do without, two
-exponentials, a logarithm and a division in one loop over memory in cache on one core, times as many
-residuals: it leaves out the sums of the gradient and the Hessian and the solve of each step. On a
-machine that does other work compare seconds of CPU, and set OPENBLAS_NUM_THREADS=1, without which
-scipy's threads get in each other's way.
+The time of lmscale is the mean of five fits after the first, which compiles. The floor is the work
+that every residual needs: two exponentials, a logarithm and a division, in a loop over data in the
+cache of one core. It leaves out the sums of gradient and Hessian and the linear solve of each step.
+On a busy machine compare the CPU seconds, and set OPENBLAS_NUM_THREADS=1: otherwise scipy's own
+threads slow each other down.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def objective(
 
 
 def floor(repeats: int = 20_000, size: int = 2048) -> float:
-    """Seconds of CPU that r = log(1 + exp(x) + exp(y)) and the terms' shares take, per residual."""
+    """CPU seconds per residual for r = log(1 + exp(x) + exp(y)) and the share of each term."""
 
     def once(_: int, x: jax.Array) -> jax.Array:
         first, second = jnp.exp(x), jnp.exp(-0.5 * x)
@@ -85,7 +85,7 @@ def floor(repeats: int = 20_000, size: int = 2048) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m lmscale.laws.benchmark", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lmscale.bench.fits", description=__doc__)
     parser.add_argument("--scipy-share", type=float, default=1.0, help="part of scipy's solves")
     parser.add_argument("--draws", type=int, default=1000)
     share = parser.parse_args()
