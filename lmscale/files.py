@@ -149,7 +149,8 @@ def parse_json(
     except ValueError as error:
         raise damaged(str(error)) from None
     # An escape of half a character, which no file and no page can hold.
-    if re.search(rb"(?i)\\ud[89a-f]" if isinstance(data, bytes) else r"(?i)\\ud[89a-f]", data):
+    escape = r"(?i)\\ud[89a-f]"
+    if re.search(escape.encode(), data) if isinstance(data, bytes) else re.search(escape, data):
         try:
             json.dumps(values, ensure_ascii=False).encode()
         except UnicodeEncodeError:

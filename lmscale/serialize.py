@@ -16,10 +16,12 @@ import sys
 import types
 import typing
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 __all__ = [
+    "DERIVED",
     "MOST",
+    "Derived",
     "Spec",
     "SpecError",
     "canonical_json",
@@ -30,8 +32,16 @@ __all__ = [
 ]
 
 
+_T = TypeVar("_T")
+#: `Derived[int]` is the type of a field that may be given as None (`DERIVED`) and then follows from
+#: other fields. `_check` fills it in, so a spec never has a None there.
+Derived = Annotated[_T, "derived from other fields"]
+#: The default of a `Derived` field. It is None, but has to pass for a value of the field's type.
+DERIVED: Any = None
+
+
 class SpecError(ValueError):
-    """A spec that cannot be; the message is one line that says what was wrong and what is right."""
+    """A spec that is not valid; one line that says what was wrong and what would be right."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -95,7 +105,8 @@ class Spec:
     kind: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
-        for field, hint in _type_hints(type(self)).items():
+        hints = _type_hints(type(self))  # type: ignore[arg-type]  # mypy asks if a Spec is hashable
+        for field, hint in hints.items():
             value = _coerce(hint, getattr(self, field), f"{type(self).__name__}.{field}")
             object.__setattr__(self, field, value)
         self._check()
@@ -127,13 +138,15 @@ def canonical_json(spec: Spec) -> str:
 
 @functools.cache
 def _type_hints(cls: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
     """`value` as the type `hint`, or a `SpecError`. Whole floats pass as ints, ints as floats."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return None if value is None else _coerce(args[0], value, where)
     if origin is Literal:
         require(
             value in args,

@@ -27,7 +27,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Required, Self, TypedDict, Unpack
 
 from lmscale.serialize import Spec, SpecError, require, require_fraction, require_positive, short
 
@@ -85,6 +85,22 @@ class Activations:
     layer_params: int
     backward: float = 0.0
     ends: float = 0.0
+
+
+class SizeOptions(TypedDict, total=False):
+    """Keyword arguments of `ModelSpec.of_size`.
+
+    Attributes:
+      n_ctx, vocab_size: of the model.
+      n_layer: the depth; by default it follows from the size.
+      init_std: standard deviation of the initial weights; by default the architecture's own choice.
+        Architectures that scale each array by its inputs ignore it.
+    """
+
+    n_ctx: Required[int]
+    vocab_size: Required[int]
+    n_layer: int | None
+    init_std: float | None
 
 
 class Ladder(NamedTuple):
@@ -147,7 +163,7 @@ class ModelSpec(Spec, abc.ABC):
             f"{where}.kind must be one of {', '.join(kinds())}, not {short(kind)}; an architecture of your "
             "own is known when its file is loaded: add --load FILE.py to the command",
         )
-        return _REGISTRY[kind]
+        return _REGISTRY[str(kind)]
 
     # --- Names and widths ------------------------------------------------------------------------
 
@@ -264,28 +280,12 @@ class ModelSpec(Spec, abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def of_size(
-        cls,
-        n_params: float,
-        *,
-        n_ctx: int,
-        vocab_size: int,
-        n_layer: int | None = None,
-        init_std: float | None = None,
-    ) -> ModelSpec:
-        """The standard shape that is closest to so many non-embedding parameters.
-
-        Args:
-          n_params: the target.
-          n_ctx, vocab_size: of the model.
-          n_layer: the depth, instead of one that goes with the size.
-          init_std: standard deviation of the initial weights; None is the architecture's own choice.
-            Architectures that scale each array by its inputs ignore it.
-        """
+    def of_size(cls, n_params: float, **options: Unpack[SizeOptions]) -> ModelSpec:
+        """The standard shape that is closest to `n_params` non-embedding parameters."""
 
     @classmethod
-    def ladders(cls, models: Sequence[ModelSpec]) -> list[Ladder]:
-        """Rules for shapes by size that these models may have been made by, the most special first."""
+    def ladders(cls, models: Sequence[Self]) -> list[Ladder]:
+        """Rules of shape by size that may have made these models, the most specific first."""
         shared = shared_fields(models)
         return [Ladder(lambda n: cls.of_size(n, **shared), "depth and width by size")]
 
@@ -303,8 +303,15 @@ class ModelSpec(Spec, abc.ABC):
         return (0.006 if base is None else base) * math.sqrt(32 / self.width)
 
 
-def shared_fields(models: Sequence[ModelSpec]) -> dict[str, int]:
-    """Context and vocabulary, which all models of a grid have in common."""
+class SharedFields(TypedDict):
+    """The fields that all models of a grid have in common."""
+
+    n_ctx: int
+    vocab_size: int
+
+
+def shared_fields(models: Sequence[ModelSpec]) -> SharedFields:
+    """Context and vocabulary of a grid."""
     return {"n_ctx": models[0].n_ctx, "vocab_size": models[0].vocab_size}
 
 

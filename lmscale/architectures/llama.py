@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from lmscale.architectures.base import (
     ADD,
@@ -19,13 +19,14 @@ from lmscale.architectures.base import (
     Array,
     ModelSpec,
     Operation,
+    SizeOptions,
     elementwise,
     matmul,
     output_head,
     register,
 )
 from lmscale.architectures.transformer import transformer_shape
-from lmscale.serialize import require, require_positive
+from lmscale.serialize import DERIVED, Derived, require, require_positive
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -51,10 +52,10 @@ class LlamaSpec(ModelSpec):
     kind = "llama"
 
     d_model: int
-    n_head: int | None = None
-    n_kv_head: int | None = None
-    d_head: int | None = None
-    d_ff: int | None = None
+    n_head: Derived[int] = DERIVED
+    n_kv_head: Derived[int] = DERIVED
+    d_head: Derived[int] = DERIVED
+    d_ff: Derived[int] = DERIVED
     #: RMSNorm of each query and key head before the rotation (Dehghani et al. 2023; Qwen3).
     qk_norm: bool = False
     rope_theta: float = 10_000.0
@@ -164,30 +165,19 @@ class LlamaSpec(ModelSpec):
         return cls(n_layer=n_layer, d_model=width, n_ctx=n_ctx, vocab_size=vocab_size)
 
     @classmethod
-    def of_size(
-        cls,
-        n_params: float,
-        *,
-        n_ctx: int,
-        vocab_size: int,
-        n_layer: int | None = None,
-        init_std: float | None = None,
-        **fields: Any,
-    ) -> LlamaSpec:
+    def of_size(cls, n_params: float, **options: Unpack[SizeOptions]) -> LlamaSpec:
         """The depth, width and heads of the Transformer of this size (see `transformer_shape`)."""
-        like = transformer_shape(
-            n_params, n_ctx=n_ctx, vocab_size=vocab_size, n_layer=n_layer, init_std=init_std
-        )
+        options.setdefault("init_std", None)
+        like = transformer_shape(n_params, **options)
         d_head = 2 * max(1, round(like.d_attn / like.n_head / 2))
         return cls(
             n_layer=like.n_layer,
             d_model=like.d_model,
             n_head=like.n_head,
             d_head=d_head,
-            n_ctx=n_ctx,
-            vocab_size=vocab_size,
+            n_ctx=like.n_ctx,
+            vocab_size=like.vocab_size,
             init_std=like.init_std,
-            **fields,
         )
 
     def scaled(self, factor: float) -> LlamaSpec:

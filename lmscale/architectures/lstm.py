@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from lmscale.architectures.base import (
     ADD,
@@ -21,6 +21,7 @@ from lmscale.architectures.base import (
     Ladder,
     ModelSpec,
     Operation,
+    SizeOptions,
     elementwise,
     matmul,
     output_head,
@@ -182,28 +183,13 @@ class LSTMSpec(ModelSpec):
         )
 
     @classmethod
-    def of_size(
-        cls,
-        n_params: float,
-        *,
-        n_ctx: int,
-        vocab_size: int,
-        n_layer: int | None = None,
-        init_std: float | None = None,
-    ) -> LSTMSpec:
-        """One layer unless told otherwise, an embedding as wide as the layer up to 512, `LSTM_INIT`."""
-        del init_std
-        return lstm_shape(
-            n_params,
-            n_layer=1 if n_layer is None else n_layer,
-            n_ctx=n_ctx,
-            vocab_size=vocab_size,
-            d_embed=None,
-            **LSTM_INIT,
-        )
+    def of_size(cls, n_params: float, **options: Unpack[SizeOptions]) -> LSTMSpec:
+        """One layer by default, an embedding as wide as the layer up to 512, and `LSTM_INIT`."""
+        options.pop("init_std", None)
+        return lstm_shape(n_params, d_embed=None, **options, **LSTM_INIT)
 
     @classmethod
-    def ladders(cls, models: Sequence[LSTMSpec]) -> list[Ladder]:
+    def ladders(cls, models: Sequence[Self]) -> list[Ladder]:
         first = models[0]
         if len({model.n_layer for model in models}) > 1:
             return []
@@ -224,10 +210,9 @@ class LSTMSpec(ModelSpec):
             tied_head=self.tied_head and self.projection,
             **shared_fields([self]),
         )
-        widths = {"d_hidden": like.d_hidden}
-        if self.tied_head and not self.projection:
-            widths["d_embed"] = like.d_hidden
-        return dataclasses.replace(self, **widths)
+        tied = self.tied_head and not self.projection
+        d_embed = like.d_hidden if tied else self.d_embed
+        return dataclasses.replace(self, d_hidden=like.d_hidden, d_embed=d_embed)
 
     def short_run_lr(self, base: float | None = None) -> float:
         del base
@@ -237,9 +222,9 @@ class LSTMSpec(ModelSpec):
 def lstm_shape(
     n_params: float,
     *,
-    n_layer: int,
     n_ctx: int,
     vocab_size: int,
+    n_layer: int | None = None,
     d_embed: int | None = KAPLAN_EMBED,
     **fields: Any,
 ) -> LSTMSpec:
@@ -247,14 +232,15 @@ def lstm_shape(
 
     Args:
       n_params: the target.
-      n_layer, n_ctx, vocab_size: of the model.
-      d_embed: width of the embedding; None is that of the layers, up to Kaplan's.
-      fields: others of `LSTMSpec`.
+      n_ctx, vocab_size: of the model.
+      n_layer: None is one layer.
+      d_embed: width of the embedding; None is the width of the layers, up to Kaplan's 512.
+      fields: other fields of `LSTMSpec`.
     """
 
     def shape(d_hidden: int) -> LSTMSpec:
         return LSTMSpec(
-            n_layer=n_layer,
+            n_layer=1 if n_layer is None else n_layer,
             d_hidden=d_hidden,
             d_embed=min(KAPLAN_EMBED, d_hidden) if d_embed is None else d_embed,
             n_ctx=n_ctx,

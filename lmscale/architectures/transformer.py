@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from lmscale.architectures.base import (
     ACTIVATION,
@@ -25,13 +25,14 @@ from lmscale.architectures.base import (
     Ladder,
     ModelSpec,
     Operation,
+    SizeOptions,
     elementwise,
     matmul,
     output_head,
     register,
     shared_fields,
 )
-from lmscale.serialize import require, require_positive
+from lmscale.serialize import DERIVED, Derived, require, require_positive
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -54,9 +55,9 @@ class TransformerSpec(ModelSpec):
     kind = "transformer"
 
     d_model: int
-    n_head: int | None = None
-    d_ff: int | None = None
-    d_attn: int | None = None
+    n_head: Derived[int] = DERIVED
+    d_ff: Derived[int] = DERIVED
+    d_attn: Derived[int] = DERIVED
     #: How often each block is applied; 1 is the plain Transformer.
     reuse: int = 1
     #: "stack" repeats the whole stack (ABAB), "layer" each block in place (AABB).
@@ -193,21 +194,12 @@ class TransformerSpec(ModelSpec):
         return cls(n_layer=n_layer, d_model=width, n_ctx=n_ctx, vocab_size=vocab_size)
 
     @classmethod
-    def of_size(
-        cls,
-        n_params: float,
-        *,
-        n_ctx: int,
-        vocab_size: int,
-        n_layer: int | None = None,
-        init_std: float | None = None,
-    ) -> TransformerSpec:
-        return transformer_shape(
-            n_params, n_ctx=n_ctx, vocab_size=vocab_size, n_layer=n_layer, init_std=init_std
-        )
+    def of_size(cls, n_params: float, **options: Unpack[SizeOptions]) -> TransformerSpec:
+        options.setdefault("init_std", None)
+        return transformer_shape(n_params, **options)
 
     @classmethod
-    def ladders(cls, models: Sequence[TransformerSpec]) -> list[Ladder]:
+    def ladders(cls, models: Sequence[Self]) -> list[Ladder]:
         found, shared = super().ladders(models), shared_fields(models)
         depths = {model.n_layer for model in models}
         if len(depths) == 1:
@@ -262,7 +254,7 @@ def transformer_shape(
     vocab_size: int,
     n_layer: int | None = None,
     init_std: float | None = 0.02,
-    **fields,
+    **fields: Any,
 ) -> TransformerSpec:
     """The standard shape (d_ff = 4 d_model) closest to `n_params` non-embedding parameters.
 
@@ -270,18 +262,21 @@ def transformer_shape(
     the smallest models and 64 from 256 on. A miss in size costs more than one in aspect ratio. With
     `n_layer` the depth is given, and the width alone follows. `init_std` None is `init_by_width`.
     """
-    best = None
-    for depth in range(1, 129) if n_layer is None else (n_layer,):
+
+    def d_model_of(depth: int) -> int:
         width = math.sqrt(n_params / (12 * depth))
         multiple = 4 if width < 32 else 8 if width < 128 else 16 if width < 256 else 64
-        d_model = max(multiple, round(width / multiple) * multiple)
+        return max(multiple, round(width / multiple) * multiple)
+
+    def cost(depth: int) -> float:
+        d_model = d_model_of(depth)
         size = 12 * depth * d_model**2
-        cost = 4 * abs(math.log(size / n_params)) + abs(
+        return 4 * abs(math.log(size / n_params)) + abs(
             math.log(d_model / depth / aspect_ratio(n_params))
         )
-        if best is None or cost < best[0]:
-            best = (cost, depth, d_model)
-    _, depth, d_model = best
+
+    depth = min(range(1, 129) if n_layer is None else (n_layer,), key=cost)
+    d_model = d_model_of(depth)
     d_head = 64 if d_model >= 256 else 32 if d_model >= 64 else 16
     n_head = max(1, d_model // d_head)
     while d_model % n_head:
@@ -298,7 +293,7 @@ def transformer_shape(
 
 
 def transformer_ladder(
-    sizes: Sequence[float], *, n_ctx: int, vocab_size: int, **fields
+    sizes: Sequence[float], *, n_ctx: int, vocab_size: int, **fields: Any
 ) -> list[TransformerSpec]:
     """One shape a size, without repeats."""
     shapes = [

@@ -25,12 +25,11 @@ from scipy.optimize import minimize
 
 from lmscale.laws.parametric import (
     HUBER_DELTA,
-    _log,
     chinchilla_loss,
     fit_parametric,
     hoffmann_starts,
 )
-from lmscale.laws.solve import draw_weights
+from lmscale.laws.surface import log_of_normal
 
 __all__ = ["objective", "planted"]
 
@@ -72,7 +71,7 @@ def floor(repeats: int = 20_000, size: int = 2048) -> float:
     def once(_: int, x: jax.Array) -> jax.Array:
         first, second = jnp.exp(x), jnp.exp(-0.5 * x)
         total = 1.0 + first + second
-        return 0.5 * _log(total) + first / total - x
+        return 0.5 * log_of_normal(total) + first / total - x
 
     with jax.enable_x64(True):
         x = jnp.linspace(-2.0, 2.0, size)
@@ -111,7 +110,8 @@ def main() -> None:
     )
 
     args = (np.log(table["params"]), np.log(table["tokens"]), np.log(table["loss"]))
-    weights = draw_weights(n, share.draws, np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=share.draws).astype(float)
     for name, options in (
         ("default tolerances", {}),
         ("tight", {"ftol": 1e-15, "gtol": 1e-12, "maxiter": 15000, "maxfun": 100_000}),

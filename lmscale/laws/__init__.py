@@ -18,7 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lmscale.laws.advise import Advice, OffOptimum, advise
+from lmscale.laws.advice import Advice, OffOptimum
+from lmscale.laws.advise import advise
 from lmscale.laws.batch import (
     NoiseScale,
     adjusted_compute,
@@ -32,13 +33,7 @@ from lmscale.laws.centering import Centering, grid_centering
 from lmscale.laws.data_constrained import fit_data_constrained
 from lmscale.laws.envelope import fit_envelope
 from lmscale.laws.holdout import Comparison, HoldOut, compare, hold_out
-from lmscale.laws.isoflop import (
-    Profile,
-    fit_isoflop,
-    unusable_profiles,
-    vertex_bias,
-    window_spread,
-)
+from lmscale.laws.isoflop import fit_isoflop, unusable_profiles, window_spread
 from lmscale.laws.kaplan import (
     Contradiction,
     Frontier,
@@ -59,6 +54,8 @@ from lmscale.laws.over_training import fit_over_training
 from lmscale.laws.parametric import fit_parametric, iso_loss, optimal_allocation
 from lmscale.laws.position import fit_position
 from lmscale.laws.power import fit_power
+from lmscale.laws.profile_bias import vertex_bias
+from lmscale.laws.profiles import Profile
 from lmscale.laws.published import PUBLISHED, PublishedLaw, published
 from lmscale.laws.result import FitError, FitResult
 from lmscale.laws.table import CONVENTIONS, DroppedRow, Runs, Table, TableError

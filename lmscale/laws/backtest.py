@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import t as student_t
 
+from lmscale.laws.allocation import optimum
 from lmscale.laws.holdout import PREDICTING, hold_out
 from lmscale.laws.result import FitError, FitResult
 from lmscale.laws.table import TableError
@@ -125,12 +127,10 @@ def _of_minima(result: FitResult) -> BackTest:
 
 def _of_surface(result: FitResult) -> BackTest:
     """The largest fifth of the compute, predicted by the same law fitted to the rest."""
-    from lmscale.laws.advise import optimum
-
     given = result.residuals
     table = {name: v for name, v in given.items() if name in ("params", "tokens", "unique_tokens")}
     table["loss"] = given["observed"]
-    options = {"bootstrap": 0}
+    options: dict[str, Any] = {"bootstrap": 0}
     if result.law == "parametric":
         options |= {"method": result.details.get("method", "huber"), "starts": "coarse"}
     try:

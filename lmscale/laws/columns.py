@@ -142,9 +142,9 @@ def _common(
     name: str, aliases: Sequence[str], header: Sequence[str], taken: Collection[str]
 ) -> str | None:
     """The source's column for `name`: by its own name, else by a common one."""
-    folded = {}
-    for column in header:
-        folded.setdefault(column.strip().lower().replace(" ", "_"), column)
+    folded: dict[str, str] = {}
+    for name_in_header in header:
+        folded.setdefault(name_in_header.strip().lower().replace(" ", "_"), name_in_header)
     for candidate in (name, *aliases):
         # A one-letter alias must match exactly: "n" or "c" in a header can mean anything.
         column = candidate if candidate in header else folded.get(candidate.lower())
@@ -219,8 +219,8 @@ def results_mapping(
     Raises:
       TableError: the convention is none of `CONVENTIONS`.
     """
-    named = {_convention_of(mapping[name]) for name in ("params", "flops") if name in mapping}
-    named.discard(None)
+    mapped = [_convention_of(mapping[name]) for name in ("params", "flops") if name in mapping]
+    named = {of for of in mapped if of is not None}
     if convention == "given" and len(named) == 2:
         # Nothing is left to choose, and no one name fits; `mixed_conventions` says so.
         return {"tokens": "tokens", "loss": "loss", **mapping}, convention

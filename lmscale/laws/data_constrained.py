@@ -136,12 +136,24 @@ def _base_law(
     return base, draws
 
 
-def _noise(found: MultiStart, data: Mapping[str, Any], runs: Runs, resample: str) -> Noise:
+def _noise_of(found: MultiStart, data: Mapping[str, Any], runs: Runs, resample: str) -> Noise:
     left = residuals(_residual, found.theta[None], data)[0]
     slopes, weights = jacobian(_residual, found.theta, data), runs.get("weight")
     units = choose_units(runs, left, slopes, resample=resample, weights=weights)
     inputs = log_inputs(runs, ("params", "tokens"))
     return fit_noise(left, slopes, units, inputs, weights=weights)
+
+
+def _named(theta: np.ndarray) -> dict[str, Any]:
+    values = np.exp(np.clip(theta, -20, 20))
+    return {"R_D_star": values[..., 0], "R_N_star": values[..., 1]}
+
+
+def _minima(found: MultiStart) -> list[dict[str, float]]:
+    return [
+        {**{k: float(v) for k, v in _named(t).items()}, "objective": float(value)}
+        for t, value in zip(found.minima, found.minima_objectives, strict=True)
+    ]
 
 
 def _warn(
@@ -203,31 +215,23 @@ def fit_data_constrained(
     grid = np.log(product_grid(axis, axis))
     weights = runs.get("weight")
     found = multi_start(_residual, grid, data, len(runs), delta=delta, weights=weights, direct=True)
+
+    def refits(log_loss: np.ndarray) -> tuple[np.ndarray, int]:
+        own = {"log_y": log_loss}
+        if base_draws:
+            drawn_base = {k: v[: len(log_loss), None] for k, v in base_draws.items()}
+            own.update(_repeats(drawn_base, runs["params"], unique))
+        again = refit(_residual, found, data, own, delta=delta, weights=weights)
+        return again.theta, again.unconverged
+
     drawn = None
     if bootstrap:
-        noise = _noise(found, data, runs, resample)
-
-        def refits(log_loss: np.ndarray) -> tuple[np.ndarray, int]:
-            own = {"log_y": log_loss}
-            if base_draws:
-                drawn_base = {k: v[: len(log_loss), None] for k, v in base_draws.items()}
-                own.update(_repeats(drawn_base, runs["params"], unique))
-            again = refit(_residual, found, data, own, delta=delta, weights=weights)
-            return again.theta, again.unconverged
-
+        noise = _noise_of(found, data, runs, resample)
         centre = data["log_y"] + residuals(_residual, found.theta[None], data)[0]
         drawn = draw_with(refits, centre, noise, n_draws=bootstrap, level=level, seed=seed)
-
-    def named(theta: np.ndarray) -> dict[str, Any]:
-        values = np.exp(np.clip(theta, -20, 20))
-        return {"R_D_star": values[..., 0], "R_N_star": values[..., 1]}
-
     warnings.extend(solver_notes(found))
-    parameters = {**fixed, **{k: float(v) for k, v in named(found.theta).items()}}
-    minima = [
-        {**{k: float(v) for k, v in named(t).items()}, "objective": float(value)}
-        for t, value in zip(found.minima, found.minima_objectives, strict=True)
-    ]
+    parameters = {**fixed, **{k: float(v) for k, v in _named(found.theta).items()}}
+    minima = _minima(found)
     _warn(parameters, minima, warnings)
     runs.columns["unique_tokens"] = unique
     return finish(
@@ -235,7 +239,7 @@ def fit_data_constrained(
         runs,
         data_constrained_loss,
         parameters,
-        {**base_draws, **named(drawn.theta)} if drawn else {},
+        {**base_draws, **_named(drawn.theta)} if drawn else {},
         reads=("params", "tokens", "unique_tokens"),
         level=level,
         fixed={} if base_draws else fixed,

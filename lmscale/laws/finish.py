@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from lmscale.laws.parametric import ranges_of
 from lmscale.laws.resample import Draws
 from lmscale.laws.result import FitResult, intervals_of
 from lmscale.laws.solve import MultiStart
 from lmscale.laws.table import Runs
 
-__all__ = ["LEAST_SQUARES", "finish", "solver_notes"]
+__all__ = ["LEAST_SQUARES", "finish", "ranges_of", "solver_notes"]
 
 LEAST_SQUARES = "half the sum of squared residuals of log loss"
 
@@ -76,3 +75,11 @@ def finish(
 def solver_notes(found: MultiStart) -> list[str]:
     """What to tell the user about a solve."""
     return [] if found.converged else ["the solver did not meet its tolerance at the best minimum"]
+
+
+def ranges_of(runs: Runs) -> dict[str, tuple[float, float]]:
+    """Extent of each column, FLOPs as 6 N D where they were not given."""
+    columns = dict(runs.columns)
+    if "flops" not in columns and "params" in columns and "tokens" in columns:
+        columns["flops"] = 6.0 * columns["params"] * columns["tokens"]
+    return {name: (float(v.min()), float(v.max())) for name, v in columns.items()}

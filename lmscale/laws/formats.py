@@ -46,7 +46,7 @@ class Cells:
     """
 
     header: tuple[str, ...]
-    columns: dict[str, Sequence[Any]]
+    columns: Mapping[str, Sequence[Any]]
     n_rows: int
     bad_rows: dict[int, str] = field(default_factory=dict)
     delimiter: str | None = None
@@ -148,7 +148,8 @@ def _delimiter(text: str) -> str | None:
     """
     head = [line for line in text.splitlines() if line.strip()][:200]
     head = [line for line in head if not line.lstrip().startswith("#")][:50] or head
-    best, choice = (0.0, 1), ","
+    choice: str | None = ","
+    best = (0.0, 1)
     for delimiter in (*_DELIMITERS, None):
         try:
             rows = _split("\n".join(head), delimiter)

@@ -189,11 +189,11 @@ def _runs_by_label(runs: Runs) -> tuple[str, np.ndarray | None]:
     group = runs.labels["group"].astype(str)
     if len(set(group)) < 2:
         return "", None
-    names = [group]
+    parts = [group]
     if "seed" in runs.labels:
-        names.append(runs.labels["seed"].astype(str))
+        parts.append(runs.labels["seed"].astype(str))
     names, of_row = np.unique(
-        [" ".join(row) for row in zip(*names, strict=True)], return_inverse=True
+        [" ".join(row) for row in zip(*parts, strict=True)], return_inverse=True
     )
     time = next((runs[name] for name in ("steps", "tokens", "flops") if name in runs), None)
     size = np.empty(len(names))

@@ -21,10 +21,11 @@ from scipy.optimize import brentq
 
 from lmscale.laws.batch import adjusted_compute, adjusted_steps, critical_batch
 from lmscale.laws.finish import LEAST_SQUARES, finish, solver_notes
+from lmscale.laws.newton import Residual
 from lmscale.laws.power import SYMBOLS
 from lmscale.laws.resample import draw
 from lmscale.laws.result import FitError, FitResult, intervals_of
-from lmscale.laws.solve import Residual, multi_start, product_grid
+from lmscale.laws.solve import multi_start, product_grid
 from lmscale.laws.table import Runs, Table
 
 __all__ = [
@@ -327,7 +328,8 @@ def _exponent_intervals(result: FitResult, convention: str) -> dict[str, Any]:
     if not result.draws:
         return {}
     share = 1 / (1 + result.draws["alpha_N"] / result.draws["alpha_D"])
-    return {convention: intervals_of({"N": share, "D": 1 - share}, result.draw_level)}
+    level = result.draw_level or result.level
+    return {convention: intervals_of({"N": share, "D": 1 - share}, level)}
 
 
 def fit_kaplan_ns(

@@ -11,7 +11,6 @@ the law is L(C_min): alpha_C_min, C_c_min.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ import numpy as np
 from lmscale.laws.batch import adjusted_compute
 from lmscale.laws.finish import LEAST_SQUARES, finish
 from lmscale.laws.resample import (
+    Draws,
     draw_with,
     fit_noise,
     jacobian,
@@ -93,48 +93,31 @@ def fit_power(
     x = power_variable(table, x, critical_batch)
     needs = (x, "loss", *(("batch_tokens",) if critical_batch else ()))
     runs = table.runs(*needs, least=3 + offset, vary=(x, "loss"))
-    suffix, adjust = "", None
+    adjust: dict[str, float] | None = None
     if critical_batch is not None:
-        suffix, adjust = "_min", dict(zip(("B_star", "alpha_B"), critical_batch, strict=True))
+        adjust = dict(zip(("B_star", "alpha_B"), critical_batch, strict=True))
         runs.columns[x] = adjusted_compute(runs[x], runs["batch_tokens"], runs["loss"], **adjust)
-    symbol = SYMBOLS[x]
-    names = (f"alpha_{symbol}{suffix}", f"{symbol}_c{suffix}", *(("L_inf",) if offset else ()))
+    names = _parameter_names(x, offset=offset, adjusted=adjust is not None)
     log_x, log_y = np.log(runs[x]), np.log(runs["loss"])
     weights = runs["weight"] if "weight" in runs else np.ones(len(runs))
     curved = offset or delta is not None
     fit = (_curved if curved else _straight)(log_x, log_y, weights, offset, delta)
-    values, objective, converged, warnings = fit.values, fit.objective, fit.converged, fit.notes
-    parameters = dict(zip(names, values, strict=True))
+    warnings = fit.notes
+    parameters = dict(zip(names, fit.values, strict=True))
     if not _representable(parameters[names[1]]):
         raise FitError(
-            f"the loss hardly depends on {x} (alpha is {values[0]:.3g}), so {names[1]} is beyond "
+            f"the loss hardly depends on {x} (alpha is {fit.values[0]:.3g}), so {names[1]} is beyond "
             f"any number: these runs show no power law in {x}"
         )
-    drawn, draws = None, {}
+    drawn: Draws | None = None
+    draws: dict[str, np.ndarray] = {}
     if bootstrap:
         units = _units(runs, fit, by, resample)
-        noise = fit_noise(
-            fit.left, fit.slopes, units, log_inputs(runs, (x,)), weights=runs.get("weight")
-        )
-        drawn = draw_with(
-            fit.refits, log_y + fit.left, noise, n_draws=bootstrap, level=level, seed=seed
-        )
-        draws = dict(zip(names, drawn.theta.T, strict=True))
-        flat = ~_representable(draws[names[1]])
-        draws[names[1]] = np.where(flat, np.nan, draws[names[1]])
-        if flat.any():
-            warnings.append(
-                f"{flat.sum()} of {bootstrap} draws are flat in {x}, with {names[1]} beyond any "
-                f"number: they count in the interval of {names[0]} and not in that of {names[1]} "
-                f"or the band"
-            )
-    if parameters[names[0]] <= 0:
-        warnings.append(f"the loss does not fall with {x}: alpha is {parameters[names[0]]:.3g}")
-    if math.log10(runs[x].max() / runs[x].min()) < 1:
-        warnings.append(
-            f"{x} spans a factor of {runs[x].max() / runs[x].min():.3g}, less than ten: "
-            f"the exponent is loosely held"
-        )
+        inputs, centre = log_inputs(runs, (x,)), log_y + fit.left
+        noise = fit_noise(fit.left, fit.slopes, units, inputs, weights=runs.get("weight"))
+        drawn = draw_with(fit.refits, centre, noise, n_draws=bootstrap, level=level, seed=seed)
+        draws = _drawn_parameters(drawn, names, x, warnings)
+    warnings += _weak(parameters[names[0]], x, runs[x])
     result = finish(
         "power",
         runs,
@@ -145,16 +128,49 @@ def fit_power(
         level=level,
         drawn=drawn,
         warnings=warnings,
-        objective=objective,
+        objective=fit.objective,
         objective_name=_objective_name(delta),
-        converged=converged,
+        converged=fit.converged,
         details={"x": x, "offset": offset},
     )
     if offset and result.intervals.get("L_inf") == (0.0, 0.0):
-        # No draw left the bound, which is no sign of how well it is known.
-        kept = {name: edges for name, edges in result.intervals.items() if name != "L_inf"}
-        result = dataclasses.replace(result, intervals=kept)
+        # All draws lie at the bound, which does not show how well it is known.
+        del result.intervals["L_inf"]
     return result.with_details(curve=_curve(result, runs, x))
+
+
+def _parameter_names(x: str, *, offset: bool, adjusted: bool) -> tuple[str, ...]:
+    symbol, suffix = SYMBOLS[x], "_min" if adjusted else ""
+    return (f"alpha_{symbol}{suffix}", f"{symbol}_c{suffix}", *(("L_inf",) if offset else ()))
+
+
+def _drawn_parameters(
+    drawn: Draws, names: Sequence[str], x: str, warnings: list[str]
+) -> dict[str, np.ndarray]:
+    """The draws by name; x_c is NaN where a draw is so flat that it overflows."""
+    draws = dict(zip(names, drawn.theta.T, strict=True))
+    flat = ~_representable(draws[names[1]])
+    draws[names[1]] = np.where(flat, np.nan, draws[names[1]])
+    if flat.any():
+        warnings.append(
+            f"{flat.sum()} of {len(flat)} draws are flat in {x}, with {names[1]} beyond any "
+            f"number: they count in the interval of {names[0]} and not in that of {names[1]} "
+            f"or the band"
+        )
+    return draws
+
+
+def _weak(alpha: float, x: str, values: np.ndarray) -> list[str]:
+    """Warnings about an exponent that these runs hold badly."""
+    warnings = []
+    if alpha <= 0:
+        warnings.append(f"the loss does not fall with {x}: alpha is {alpha:.3g}")
+    if math.log10(values.max() / values.min()) < 1:
+        warnings.append(
+            f"{x} spans a factor of {values.max() / values.min():.3g}, less than ten: "
+            f"the exponent is loosely held"
+        )
+    return warnings
 
 
 def power_variable(table: Table, x: str | None, critical_batch: Any = None) -> str:

@@ -139,7 +139,7 @@ def noise_of(
     else:
         parts = [
             np.empty(0)
-            if f.residual is None
+            if f.residual is None or f.leverage is None
             else f.residual / np.sqrt(np.maximum(1 - f.leverage, 0.05))
             for f in fits
         ]
@@ -147,8 +147,8 @@ def noise_of(
         name = "bootstrap over residuals, pooled over budgets"
     if resample == "runs":
         name = "bootstrap over runs within each budget"
-    scales, pool = _scales(points, parts, dofs)
-    pool = None if resample == "runs" else pool
+    scales, deviation_pool = _scales(points, parts, dofs)
+    pool = None if resample == "runs" else deviation_pool
     return Noise(resample, name, scales, pool, measured=sum(dofs) > 0)
 
 
@@ -252,7 +252,7 @@ def _gradient(p: Points, used: np.ndarray, fit: ProfileFit) -> np.ndarray:
     """[2, run]: derivatives of u and loss at a parabola's minimum in the losses of all runs."""
     full = np.zeros((3, len(p.x)))
     full[:, used] = fit.solve
-    u, c2 = fit.minimum, fit.coefficients[2]
+    u, c2 = fit.minimum, fit.curvature
     return np.stack(
         [-(full[1] + 2 * u * full[2]) / (2 * c2), full[0] + u * full[1] + u**2 * full[2]]
     )
@@ -318,7 +318,7 @@ def draw_minima(
         [_coefficients(points[k], used[k], fits[k], noise, k, n_draws, rng) for k in fitted], axis=1
     )
     typical = noise.typical()
-    covariance = np.stack([typical[k] ** 2 * fits[k].solve @ fits[k].solve.T for k in fitted])
+    covariance = np.stack([fits[k].covariance(typical[k]) for k in fitted])
     edges = np.array([points[k].x[[0, -1]] - fits[k].center for k in fitted])
     log_flops = np.asarray(log_flops)[fitted]
 
@@ -365,7 +365,7 @@ def shape_posterior(
             continue
         x = p.x[u] - fit.center
         d = x - fit.minimum
-        orders = fit.coefficients[2] * np.stack([d**3, d**4], axis=1)
+        orders = fit.curvature * np.stack([d**3, d**4], axis=1)
         design = np.stack([np.ones_like(x), x, x * x], axis=1)
         left = orders - design @ (fit.solve @ orders)
         # Without noise the residuals are rounding.

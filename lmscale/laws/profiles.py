@@ -130,12 +130,23 @@ class ProfileFit:
     leverage: np.ndarray | None = None
     #: [3, runs]: losses to coefficients.
     solve: np.ndarray | None = None
-    #: What `correct_bias` takes off ln N.
+    #: What `correct_bias` subtracts from ln N.
     shift: float = 0.0
 
     @property
     def ok(self) -> bool:
         return self.flag == "ok"
+
+    @property
+    def curvature(self) -> float:
+        """c2 of a parabola."""
+        assert self.coefficients is not None, "a spline has no coefficients"
+        return self.coefficients[2]
+
+    def covariance(self, noise: float) -> np.ndarray:
+        """[3, 3] of a parabola's coefficients, for losses with this standard deviation."""
+        assert self.solve is not None, "a spline has no coefficients"
+        return noise**2 * self.solve @ self.solve.T
 
 
 def points_of(runs: Runs, index: np.ndarray, seed: np.ndarray | None = None) -> Points:
@@ -201,22 +212,26 @@ def parabola(p: Points, used: np.ndarray, min_points: int) -> ProfileFit:
     solve = np.linalg.solve(r, q.T * root)
     c0, c1, c2 = solve @ y
     slope, intercept = np.polyfit(x - center, p.log_tokens[used], 1)
-    common = {
-        "center": center,
-        "coefficients": (float(c0), float(c1), float(c2)),
-        "tokens": (float(intercept), float(slope)),
-        "residual": y - design @ np.array([c0, c1, c2]),
-        "leverage": np.sum(q**2, axis=1),
-        "solve": solve,
-    }
+    fit = ProfileFit(
+        "not convex",
+        "the parabola opens downwards",
+        center=center,
+        coefficients=(float(c0), float(c1), float(c2)),
+        tokens=(float(intercept), float(slope)),
+        residual=y - design @ np.array([c0, c1, c2]),
+        leverage=np.sum(q**2, axis=1),
+        solve=solve,
+    )
     if c2 <= 0:
-        return ProfileFit("not convex", "the parabola opens downwards", **common)
+        return fit
     minimum = float(-c1 / (2 * c2))
-    loss = float(c0 - c1**2 / (4 * c2))
+    fit = dataclasses.replace(
+        fit, flag="ok", reason="", minimum=minimum, loss=float(c0 - c1**2 / (4 * c2))
+    )
     if not p.x[0] <= center + minimum <= p.x[-1]:
         reason = f"its minimum lies {_side(p, center + minimum)} the sizes that were run"
-        return ProfileFit("no interior minimum", reason, **common, minimum=minimum, loss=loss)
-    return ProfileFit("ok", "", **common, minimum=minimum, loss=loss)
+        return dataclasses.replace(fit, flag="no interior minimum", reason=reason)
+    return fit
 
 
 def _side(p: Points, at: float) -> str:
@@ -231,23 +246,25 @@ def akima(p: Points, lent: ProfileFit, min_points: int) -> ProfileFit:
     x, loss = mean_by_size(p.x, p.loss[None])
     at, values = akima_minima(x, loss)
     slope, intercept = np.polyfit(p.x - lent.center, p.log_tokens, 1)
-    common = {
-        "center": lent.center,
-        "tokens": (float(intercept), float(slope)),
-        "residual": lent.residual,
-        "leverage": lent.leverage,
-    }
+    fit = ProfileFit(
+        "no interior minimum",
+        "the spline's minimum lies at the edge of the sizes that were run",
+        center=lent.center,
+        tokens=(float(intercept), float(slope)),
+        residual=lent.residual,
+        leverage=lent.leverage,
+    )
     if not np.isfinite(at[0]):
-        reason = "the spline's minimum lies at the edge of the sizes that were run"
-        return ProfileFit("no interior minimum", reason, **common)
-    return ProfileFit("ok", "", **common, minimum=float(at[0] - lent.center), loss=float(values[0]))
+        return fit
+    minimum = float(at[0] - lent.center)
+    return dataclasses.replace(fit, flag="ok", reason="", minimum=minimum, loss=float(values[0]))
 
 
 def mean_by_size(x: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The distinct sizes [size], and losses [draw, run] averaged to [draw, size]."""
     sizes, where = np.unique(x.round(9), return_inverse=True)
     total = np.zeros((loss.shape[0], len(sizes)))
-    np.add.at(total, (slice(None), where), loss)
+    np.add.at(total, (slice(None), where), loss)  # type: ignore[arg-type]  # numpy's stub: no slices
     return sizes, total / np.bincount(where)
 
 
@@ -353,7 +370,7 @@ def borrow_curvature(
         return list(fits)
     log_flops = np.asarray(log_flops)[fitted]
     own = np.array([fits[k].coefficients for k in fitted]).T[:, :, None]
-    covariance = np.stack([noise[k] ** 2 * fits[k].solve @ fits[k].solve.T for k in fitted])
+    covariance = np.stack([fits[k].covariance(noise[k]) for k in fitted])
     mean, _ = _shared_curvature(own[2], covariance[:, 2, 2], log_flops)
     error = 1 / math.sqrt(np.sum(1 / np.maximum(covariance[:, 2, 2], 1e-300)))
     # Curvature that the budgets do not even have together is lent to none.
@@ -379,6 +396,6 @@ def borrow_curvature(
             reason=reason,
             minimum=float(at[i, 0]),
             loss=float(loss[i, 0]),
-            coefficients=tuple(float(c) for c in shared[:, i, 0]),
+            coefficients=(float(shared[0, i, 0]), float(shared[1, i, 0]), float(shared[2, i, 0])),
         )
     return result

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 from scipy.stats import norm
 
-from lmscale.laws.parametric import NAMES
+from lmscale.laws.surface import NAMES
 
 __all__ = ["design_correlation", "frontier_draws", "hoffmann_design", "joint_draws"]
 

@@ -94,7 +94,7 @@ def resolve_cells(
                 means[same[0]] = float(np.mean([loss[row] for row in same]))
                 same = same[:1]
             elif len(same) > 1 and cells == "best":
-                same = [min(same, key=loss.get)]
+                same = [min(same, key=loss.__getitem__)]
             elif len(same) > 1:
                 alike.append(same)
             kept += same
@@ -148,8 +148,9 @@ def _searched(
 
 def _at_edge(trials: Mapping[tuple, list[int]], loss: Mapping[int, float], at: int) -> bool:
     """Whether the best of three or more values of a setting is the lowest or highest."""
-    values = {key: parse_number(key[at]) for key in trials}
-    if len(values) < 3 or None in values.values():
+    parsed = {key: parse_number(key[at]) for key in trials}
+    values = {key: value for key, value in parsed.items() if value is not None}
+    if len(values) < 3 or len(values) < len(trials):
         return False
     best = min(trials, key=lambda key: np.mean([loss[row] for row in trials[key]]))
     return values[best] in (min(values.values()), max(values.values()))

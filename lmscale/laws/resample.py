@@ -30,7 +30,8 @@ import numpy as np
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
-from lmscale.laws.solve import MultiStart, Residual, solve
+from lmscale.laws.newton import Residual
+from lmscale.laws.solve import MultiStart, solve
 from lmscale.laws.table import Runs
 from lmscale.laws.units import Units, choose_units, freedom_between, project
 

@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmscale.laws.newton import Residual
 from lmscale.laws.resample import jacobian
-from lmscale.laws.solve import Residual, solve
+from lmscale.laws.solve import solve
 from lmscale.laws.units import robust_scale
 
 __all__ = ["Influence", "Tukey", "influence", "refit_tukey", "tukey"]
@@ -64,8 +65,8 @@ def residuals(
 ) -> np.ndarray:
     """[K, n] residuals at every row of `theta` [K, P], each with its own data if given."""
     with jax.enable_x64(True):
-        theta = jnp.asarray(np.asarray(theta, np.float64))
-        return np.asarray(_residuals(residual)(theta, dict(own or {}), data))
+        at = jnp.asarray(np.asarray(theta, np.float64))
+        return np.asarray(_residuals(residual)(at, dict(own or {}), data))
 
 
 def biweight(left: np.ndarray, scale: float) -> np.ndarray:

@@ -16,7 +16,7 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -54,7 +54,10 @@ class _Token:
 
 
 def select_rows(
-    expression: str, column: Callable[[str], Sequence[Any] | None], names: Sequence[str], n: int
+    expression: str,
+    column: Callable[[str], Sequence[Any] | np.ndarray | None],
+    names: Sequence[str],
+    n: int,
 ) -> np.ndarray:
     """The mask [n] of the rows for which `expression` holds.
 
@@ -183,7 +186,8 @@ class _Parser:
                 at += len(self.text[at:]) - len(self.text[at:].lstrip())
                 what = "a quote is not closed" if self.text[at] in "\"'`" else "cannot be read"
                 self._fail(what, _Token("bad", self.text[at:], at))
-            kind = match.lastgroup
+            # One of the named groups has matched.
+            kind = match.lastgroup or ""
             text = match[kind][1:-1] if kind == "quoted" else match[kind]
             tokens.append(_Token(kind, text, match.start(kind)))
             at = match.end()
@@ -224,7 +228,7 @@ class _Parser:
             self._fail(f"a column or a value is missing before {token.text}")
         return self._next()
 
-    def _fail(self, what: str, token: _Token | None = None):
+    def _fail(self, what: str, token: _Token | None = None) -> NoReturn:
         start = (token or self._peek()).start
         before, after = self.text[:start].rstrip(), self.text[start:]
         shown = f"{before} >>>{after}" if before else f">>>{after}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +96,7 @@ def _splash(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     return on_each_device(attend, ("data", None, "model", None))(scaled, key, value)
 
 
-def _splash_kernel(n_head: int, n_time: int):
+def _splash_kernel(n_head: int, n_time: int) -> Callable[..., jax.Array]:
     # Not with the module: only TPUs need it.
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         splash_attention_kernel,
@@ -104,9 +105,14 @@ def _splash_kernel(n_head: int, n_time: int):
 
     block = next(size for size in _BLOCKS if n_time % size == 0)
     sizes = splash_attention_kernel.BlockSizes(
-        **dict.fromkeys(("block_q", "block_kv", "block_kv_compute"), block),
-        **dict.fromkeys(("block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute"), block),
-        **dict.fromkeys(("block_q_dq", "block_kv_dq"), block),
+        block_q=block,
+        block_kv=block,
+        block_kv_compute=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_kv_dkv_compute=block,
+        block_q_dq=block,
+        block_kv_dq=block,
     )
     mask = splash_attention_mask.CausalMask((n_time, n_time))
     return splash_attention_kernel.make_splash_mha_single_device(

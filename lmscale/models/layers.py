@@ -104,7 +104,9 @@ class LayerNorm(nnx.Module):
 class Embedding(nnx.Module):
     """Token ids to vectors; as a tied head, vectors back to logits."""
 
-    def __init__(self, vocab_size: int, d_embed: int, rngs: nnx.Rngs, *, std: float, dtype):
+    def __init__(
+        self, vocab_size: int, d_embed: int, rngs: nnx.Rngs, *, std: float, dtype: jnp.dtype
+    ):
         self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), (vocab_size, d_embed)))
         self.dtype = dtype
 
@@ -181,7 +183,7 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
 
 
-def fold(key: jax.Array | None, index) -> jax.Array | None:
+def fold(key: jax.Array | None, index: jax.Array | int) -> jax.Array | None:
     """A key of its own for place `index`, or None where there is no dropout."""
     return None if key is None else jax.random.fold_in(key, index)
 
@@ -200,6 +202,10 @@ class LanguageModel(nnx.Module):
     def __call__(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
         """tokens int32 [batch, time <= n_ctx] -> float32 logits [batch, time, vocab]."""
         return self.logits(self.hidden(tokens, dropout_key=dropout_key))
+
+    def hidden(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
+        """tokens int32 [batch, time <= n_ctx] -> input of the output head [batch, time, head_width]."""
+        raise NotImplementedError(f"{type(self).__name__} has no hidden")
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., head_width] -> float32 [..., vocab]."""

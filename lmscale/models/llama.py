@@ -59,7 +59,7 @@ def rotate(x: jax.Array, theta: float) -> jax.Array:
 
 
 class Attention(nnx.Module):
-    def __init__(self, spec: LlamaSpec, rngs: nnx.Rngs, *, dtype, implementation: str):
+    def __init__(self, spec: LlamaSpec, rngs: nnx.Rngs, *, dtype: jnp.dtype, implementation: str):
         def project(n_head: int) -> Linear:
             heads = (n_head, spec.d_head)
             return Linear((spec.d_model,), heads, rngs, std=spec.init_std, bias=False, dtype=dtype)
@@ -87,7 +87,7 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         query, key = keep_batch(self.query(x), 2), keep_batch(self.key(x), 2)
         value = keep_batch(self.value(x), 2)
-        if self.norm_query is not None:
+        if self.norm_query is not None and self.norm_key is not None:
             query, key = self.norm_query(query), self.norm_key(key)
         query, key = rotate(query, self.theta), rotate(key, self.theta)
         if self.group > 1:
@@ -100,7 +100,7 @@ class Attention(nnx.Module):
 class FeedForward(nnx.Module):
     """down(silu(gate(x)) * up(x)) (SwiGLU, Shazeer 2020)."""
 
-    def __init__(self, spec: LlamaSpec, rngs: nnx.Rngs, *, dtype):
+    def __init__(self, spec: LlamaSpec, rngs: nnx.Rngs, *, dtype: jnp.dtype):
         def linear(d_in: int, d_out: int, std: float) -> Linear:
             return Linear((d_in,), (d_out,), rngs, std=std, bias=False, dtype=dtype)
 
@@ -116,7 +116,7 @@ class FeedForward(nnx.Module):
 class Block(nnx.Module):
     """Attention, then feed-forward, each behind a norm and with a residual."""
 
-    def __init__(self, spec: LlamaSpec, rngs: nnx.Rngs, *, dtype, attention: str):
+    def __init__(self, spec: LlamaSpec, rngs: nnx.Rngs, *, dtype: jnp.dtype, attention: str):
         def norm() -> RMSNorm:
             return RMSNorm(spec.d_model, epsilon=spec.epsilon, dtype=dtype)
 
@@ -149,14 +149,16 @@ class Llama(LanguageModel):
         attention: str = "xla",
         remat: bool = False,
     ):
-        dtype = jnp.dtype(dtype)
+        number = jnp.dtype(dtype)
         self.spec, self.unroll, self.remat = spec, unroll, remat
-        self.embed = Embedding(spec.vocab_size, spec.d_model, rngs, std=spec.init_std, dtype=dtype)
-        self.blocks = stack_layers(
-            spec.n_layer, rngs, lambda rngs: Block(spec, rngs, dtype=dtype, attention=attention)
-        )
-        self.norm_final = RMSNorm(spec.d_model, epsilon=spec.epsilon, dtype=dtype)
-        self.head = output_head(spec, spec.d_model, rngs, std=spec.init_std, dtype=dtype)
+        self.embed = Embedding(spec.vocab_size, spec.d_model, rngs, std=spec.init_std, dtype=number)
+
+        def block(rngs: nnx.Rngs) -> Block:
+            return Block(spec, rngs, dtype=number, attention=attention)
+
+        self.blocks = stack_layers(spec.n_layer, rngs, block)
+        self.norm_final = RMSNorm(spec.d_model, epsilon=spec.epsilon, dtype=number)
+        self.head = output_head(spec, spec.d_model, rngs, std=spec.init_std, dtype=number)
 
     def hidden(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
         """tokens int32 [batch, time] -> input of the output head [batch, time, d_model]."""

@@ -37,7 +37,7 @@ GATES = ("input", "forget", "cell", "output")
 class LSTMLayer(nnx.Module):
     """One layer: inputs [time, batch, d_in] -> hidden states [time, batch, d_hidden]."""
 
-    def __init__(self, d_in: int, d_hidden: int, rngs: nnx.Rngs, *, dtype):
+    def __init__(self, d_in: int, d_hidden: int, rngs: nnx.Rngs, *, dtype: jnp.dtype):
         def kernel(fan_in: int) -> nnx.Param:
             normal = jax.random.normal(rngs.params(), (fan_in, 4, d_hidden))
             return nnx.Param(normal / math.sqrt(fan_in))
@@ -70,16 +70,16 @@ class LSTM(LanguageModel):
     def __init__(
         self, spec: LSTMSpec, rngs: nnx.Rngs, *, dtype: str = "float32", unroll: bool = False
     ):
-        dtype = jnp.dtype(dtype)
+        number = jnp.dtype(dtype)
         self.spec = spec
         self.unroll = unroll
         self.embed = Embedding(
-            spec.vocab_size, spec.d_embed, rngs, std=_embed_std(spec, spec.d_embed), dtype=dtype
+            spec.vocab_size, spec.d_embed, rngs, std=_embed_std(spec, spec.d_embed), dtype=number
         )
-        self.first = LSTMLayer(spec.d_embed, spec.d_hidden, rngs, dtype=dtype)
+        self.first = LSTMLayer(spec.d_embed, spec.d_hidden, rngs, dtype=number)
 
         def layer(rngs: nnx.Rngs) -> LSTMLayer:
-            return LSTMLayer(spec.d_hidden, spec.d_hidden, rngs, dtype=dtype)
+            return LSTMLayer(spec.d_hidden, spec.d_hidden, rngs, dtype=number)
 
         self.rest = stack_layers(spec.n_layer - 1, rngs, layer) if spec.n_layer > 1 else None
         d_out = spec.d_embed if spec.projection else spec.d_hidden
@@ -90,15 +90,15 @@ class LSTM(LanguageModel):
                 rngs,
                 std=spec.projection_gain / math.sqrt(spec.d_hidden),
                 bias=True,
-                dtype=dtype,
+                dtype=number,
             )
             if spec.projection
             else None
         )
-        self.head = output_head(spec, d_out, rngs, std=_embed_std(spec, d_out), dtype=dtype)
+        self.head = output_head(spec, d_out, rngs, std=_embed_std(spec, d_out), dtype=number)
 
     def hidden(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
-        """tokens int32 [batch, time] -> what the head reads [batch, time, d_embed or d_hidden]."""
+        """tokens int32 [batch, time] -> input of the head [batch, time, d_embed or d_hidden]."""
         spec = self.spec
         # A tied embedding must be small for the head; a layer's input wants a variance of one.
         x = self.embed(tokens) * math.sqrt(spec.d_embed)
@@ -183,8 +183,13 @@ def _recurrence_backward(saved, d_hidden_states):
         dh = dh + d_out
         # o (1 - tanh^2 c), and c - added is f times the cell before.
         dc = dc + dh * (o - h * tanh_c)
-        dz = (dc * added * (1 - i), dc * (c - added) * (1 - f), dc * (i - added * g))
-        dz = _join_gates(*dz, dh * h * (1 - o), like=kernel).astype(dtype)
+        d_gates = (
+            dc * added * (1 - i),
+            dc * (c - added) * (1 - f),
+            dc * (i - added * g),
+            dh * h * (1 - o),
+        )
+        dz = _join_gates(*d_gates, like=kernel).astype(dtype)
         dh = (dz.reshape(n_batch, -1) @ transposed).astype(jnp.float32)
         return (dh, dc * f), dz
 

@@ -11,6 +11,7 @@ Dropout, where asked for, falls on the embedding and on both residual branches.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,9 @@ parts.defvjp(lambda qkv: (parts(qkv), None), _parts_backward)
 
 
 class Attention(nnx.Module):
-    def __init__(self, spec: TransformerSpec, rngs: nnx.Rngs, *, dtype, implementation: str):
+    def __init__(
+        self, spec: TransformerSpec, rngs: nnx.Rngs, *, dtype: jnp.dtype, implementation: str
+    ):
         heads = (spec.n_head, spec.d_attn // spec.n_head)
         self.qkv = Linear(
             (spec.d_model,), (3, *heads), rngs, std=spec.init_std, bias=spec.bias, dtype=dtype
@@ -71,7 +74,7 @@ class Attention(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    def __init__(self, spec: TransformerSpec, rngs: nnx.Rngs, *, dtype):
+    def __init__(self, spec: TransformerSpec, rngs: nnx.Rngs, *, dtype: jnp.dtype):
         self.up = Linear(
             (spec.d_model,), (spec.d_ff,), rngs, std=spec.init_std, bias=spec.bias, dtype=dtype
         )
@@ -93,7 +96,7 @@ class FeedForward(nnx.Module):
 class Block(nnx.Module):
     """Attention, then feed-forward, each with its residual and layer normalisation."""
 
-    def __init__(self, spec: TransformerSpec, rngs: nnx.Rngs, *, dtype, attention: str):
+    def __init__(self, spec: TransformerSpec, rngs: nnx.Rngs, *, dtype: jnp.dtype, attention: str):
         self.norm_attention = LayerNorm(spec.d_model, bias=spec.bias, dtype=dtype)
         self.attention = Attention(spec, rngs, dtype=dtype, implementation=attention)
         self.norm_feed_forward = LayerNorm(spec.d_model, bias=spec.bias, dtype=dtype)
@@ -129,26 +132,30 @@ class Transformer(LanguageModel):
         attention: str = "xla",
         remat: bool = False,
     ):
-        dtype = jnp.dtype(dtype)
         self.spec = spec
         self.unroll = unroll
         self.remat = remat
-        self.dtype = dtype
-        self.embed = Embedding(spec.vocab_size, spec.d_model, rngs, std=spec.init_std, dtype=dtype)
+        self.dtype = jnp.dtype(dtype)
+        self.embed = Embedding(
+            spec.vocab_size, spec.d_model, rngs, std=spec.init_std, dtype=self.dtype
+        )
         self.position = nnx.Param(
             0.5 * spec.init_std * jax.random.normal(rngs.params(), (spec.n_ctx, spec.d_model))
         )
 
-        self.blocks = stack_layers(
-            spec.n_layer, rngs, lambda rngs: Block(spec, rngs, dtype=dtype, attention=attention)
-        )
+        def block(rngs: nnx.Rngs) -> Block:
+            return Block(spec, rngs, dtype=self.dtype, attention=attention)
+
+        self.blocks = stack_layers(spec.n_layer, rngs, block)
         self.norm_final = (
-            LayerNorm(spec.d_model, bias=spec.bias, dtype=dtype) if spec.norm == "pre" else None
+            LayerNorm(spec.d_model, bias=spec.bias, dtype=self.dtype)
+            if spec.norm == "pre"
+            else None
         )
-        self.head = output_head(spec, spec.d_model, rngs, std=spec.init_std, dtype=dtype)
+        self.head = output_head(spec, spec.d_model, rngs, std=spec.init_std, dtype=self.dtype)
 
     def hidden(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
-        """tokens int32 [batch, time <= n_ctx] -> what the head reads [batch, time, d_model]."""
+        """tokens int32 [batch, time <= n_ctx] -> input of the output head [batch, time, d_model]."""
         spec = self.spec
         n_time = tokens.shape[1]
         x = self.embed(tokens) + self.position[...][:n_time].astype(self.dtype)
@@ -162,13 +169,14 @@ class Transformer(LanguageModel):
         graphdef, state = nnx.split(self.blocks)
         layers = jnp.arange(spec.n_layer)
 
-        def apply(x, layer_state, layer, step):
+        def forward(x, layer_state, layer, step):
             block = nnx.merge(graphdef, layer_state)
             return block(x, fold(dropout_key, step * spec.n_layer + layer))
 
+        apply: Callable[..., jax.Array] = forward
         if self.remat:
-            # In a scan the loop already keeps the compiler from merging both passes.
-            apply = jax.checkpoint(apply, prevent_cse=self.unroll)
+            # In a scan, the loop already keeps the compiler from merging both passes.
+            apply = jax.checkpoint(forward, prevent_cse=self.unroll)
 
         def signal(x, step):
             if spec.step_signal == "none":

@@ -15,7 +15,6 @@ from lmscale.laws.data_constrained import (
 from lmscale.laws.over_training import as_parametric, fit_over_training, over_training_loss
 from lmscale.laws.parametric import chinchilla_loss
 
-
 # --- Data-constrained (Muennighoff et al. 2023) -------------------------------------------------
 
 
