@@ -361,7 +361,7 @@ def shape_posterior(
     precision = np.diag([_SKEW**-2.0, _QUARTIC[1] ** -2.0])
     right = precision @ np.array([0.0, _QUARTIC[0]])
     for p, u, fit, scale in zip(points, used, fits, noise.typical(), strict=True):
-        if not fit.ok or fit.solve is None:
+        if not fit.ok or fit.solve is None or fit.residual is None:
             continue
         x = p.x[u] - fit.center
         d = x - fit.minimum

@@ -3,7 +3,7 @@
 Keys and values may have fewer heads than queries (grouped-query attention, Ainslie et al. 2023), and
 queries and keys may be normalised head by head before the rotation, as in Qwen3. Names and numbers
 agree with `LlamaForCausalLM` (and `Qwen3ForCausalLM` with `qk_norm`) of the transformers library.
-Dropout, where asked for, falls on the embedding and on both residual branches.
+Dropout applies to the embedding and to both residual branches.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lmscale.models.layers import (
     Linear,
     apply_layers,
     dropout,
-    fold,
+    fold_key,
     output_head,
     stack_layers,
 )
@@ -46,8 +46,8 @@ class RMSNorm(nnx.Module):
 def rotate(x: jax.Array, theta: float) -> jax.Array:
     """Rotary position embedding (Su et al. 2021) of x [batch, time, n_head, d_head].
 
-    Dimension i of a head's first half and dimension i of its second half are a pair, which position t
-    turns by the angle t theta^(-2 i / d_head).
+    Dimension i of the first half of a head and dimension i of its second half are a pair. At position
+    t the pair is rotated by the angle t theta^(-2 i / d_head).
     """
     n_time, half = x.shape[1], x.shape[-1] // 2
     rate = theta ** (-jnp.arange(half) / half)
@@ -91,7 +91,7 @@ class Attention(nnx.Module):
             query, key = self.norm_query(query), self.norm_key(key)
         query, key = rotate(query, self.theta), rotate(key, self.theta)
         if self.group > 1:
-            # Every attention kernel takes as many keys as queries.
+            # The attention kernels need as many key heads as query heads.
             key, value = (jnp.repeat(part, self.group, axis=2) for part in (key, value))
         mixed = causal_attention(query, key, value, self.implementation)
         return self.out(keep_batch(mixed, 2))
@@ -132,7 +132,7 @@ class Block(nnx.Module):
             (self.norm_feed_forward, self.feed_forward),
         )
         for i, (norm, layer) in enumerate(branches):
-            x = keep_batch(x + dropout(layer(norm(x)), self.rate, fold(dropout_key, i)))
+            x = keep_batch(x + dropout(layer(norm(x)), self.rate, fold_key(dropout_key, i)))
         return x
 
 
@@ -162,11 +162,11 @@ class Llama(LanguageModel):
 
     def hidden(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
         """tokens int32 [batch, time] -> input of the output head [batch, time, d_model]."""
-        x = dropout(self.embed(tokens), self.spec.dropout, fold(dropout_key, 0))
+        x = dropout(self.embed(tokens), self.spec.dropout, fold_key(dropout_key, 0))
         x = apply_layers(
             self.blocks,
             x,
-            fold(dropout_key, 1),
+            fold_key(dropout_key, 1),
             n_layer=self.spec.n_layer,
             unroll=self.unroll,
             remat=self.remat,

@@ -1,12 +1,11 @@
 """The LSTM of Kaplan et al. 2020, Fig. 7: embedding, LSTM layers, projection, tied head.
 
-Two bias vectors a layer, as in cuDNN, so that the parameter counts are the paper's own. The paper
-gives no initialisation; here each kernel is N(0, 1/fan-in) and the forget gate's bias is 1
-(Jozefowicz et al. 2015); embedding and projection are as the spec says. The state is zero at the
-start of every sequence.
+A layer has two bias vectors, as in cuDNN, which gives the parameter counts of the paper. The paper
+gives no initialisation. Here each kernel is N(0, 1/fan-in) and the bias of the forget gate is 1
+(Jozefowicz et al. 2015); embedding and projection follow the spec. The state is zero at the start of
+every sequence.
 
-Dropout, where asked for, falls on the inputs of every layer and of the head, never on the
-recurrence.
+Dropout applies to the inputs of every layer and of the head, never to the recurrence.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from lmscale.models.layers import (
     Embedding,
     LanguageModel,
     Linear,
-    contract,
+    dense_matmul,
     dropout,
-    fold,
+    fold_key,
     output_head,
     stack_layers,
 )
@@ -52,12 +51,12 @@ class LSTMLayer(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         # The input projection of all time steps is one matmul outside the recurrence.
         kernel = self.input_kernel[...].astype(self.dtype)
-        gates = contract(x.astype(self.dtype), kernel, 1, batch_first=False)
+        gates = dense_matmul(x.astype(self.dtype), kernel, 1, batch_first=False)
         gates = gates + (self.input_bias[...] + self.recurrent_bias[...]).astype(self.dtype)
-        # Once, not at every time step.
+        # Gathered once, and not at every time step.
         kernel = gathered("first/recurrent_kernel", self.recurrent_kernel[...].astype(self.dtype))
         if not splits_layers():
-            # One axis for all gates, which a CPU is quicker over than over two.
+            # One axis for all gates: a CPU is faster with one axis than with two.
             gates = gates.reshape(*gates.shape[:2], -1)
             kernel = kernel.reshape(kernel.shape[0], -1)
         hidden = recurrence(keep_batch(gates, -1, batch_axis=1), kernel)
@@ -100,30 +99,30 @@ class LSTM(LanguageModel):
     def hidden(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
         """tokens int32 [batch, time] -> input of the head [batch, time, d_embed or d_hidden]."""
         spec = self.spec
-        # A tied embedding must be small for the head; a layer's input wants a variance of one.
+        # A tied embedding must be small, for the head. The first layer needs inputs of unit variance.
         x = self.embed(tokens) * math.sqrt(spec.d_embed)
-        # Time first, so that a time step is one piece of memory.
+        # Time first, so that a time step is contiguous in memory.
         x = jnp.swapaxes(x, 0, 1)
-        x = self.first(dropout(x, spec.dropout, fold(dropout_key, 0)))
+        x = self.first(dropout(x, spec.dropout, fold_key(dropout_key, 0)))
         if self.rest is not None:
             graphdef, state = nnx.split(self.rest)
 
             def one_layer(x, xs):
                 layer_state, layer = xs
-                x = dropout(x, spec.dropout, fold(dropout_key, layer))
+                x = dropout(x, spec.dropout, fold_key(dropout_key, layer))
                 return nnx.merge(graphdef, layer_state)(x), None
 
             n_rest = spec.n_layer - 1
             layers = jnp.arange(1, spec.n_layer)
             unroll = n_rest if self.unroll else 1
             x = jax.lax.scan(one_layer, x, (state, layers), unroll=unroll)[0]
-        x = dropout(x, spec.dropout, fold(dropout_key, spec.n_layer))
+        x = dropout(x, spec.dropout, fold_key(dropout_key, spec.n_layer))
         x = keep_batch(jnp.swapaxes(x, 0, 1), -1)
         return x if self.projection is None else self.projection(x)
 
 
 def _embed_std(spec: LSTMSpec, width: int) -> float:
-    """Of the initial embedding, or head, over vectors of `width`."""
+    """Standard deviation of the initial embedding or head for vectors of `width`."""
     return 1 / math.sqrt(width) if spec.embed_std is None else spec.embed_std
 
 
@@ -141,7 +140,7 @@ def recurrence(gates: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       Hidden states [time, batch, d_hidden]. The cell state is kept in float32.
 
-    The derivative is written by hand: it computes no exponential again, and the kernel's gradient is
+    The derivative is written by hand: it recomputes no exponential, and the gradient of the kernel is
     one matmul after the backward scan.
     """
     return _recurrence_forward(gates, kernel)[0]
@@ -161,7 +160,7 @@ def _recurrence_forward(gates, kernel):
         c = f * c + i * g
         tanh_c = jnp.tanh(c)
         h = (o * tanh_c).astype(gates.dtype)
-        # One by one, because XLA does not vectorise what takes several parts of one time step.
+        # Saved one by one: XLA does not vectorise a loop that reads several parts of one time step.
         return (h, c), (h, c, *(x.astype(gates.dtype) for x in (tanh_c, i, f, g, o)))
 
     zeros = jnp.zeros((n_batch, d_hidden), jnp.float32)
@@ -173,7 +172,7 @@ def _recurrence_backward(saved, d_hidden_states):
     *kept, kernel = saved
     hidden = kept[0]
     (_, n_batch, d_hidden), dtype = hidden.shape, kernel.dtype
-    # Once: XLA would transpose it at every time step.
+    # Transposed once; XLA would do it at every time step.
     transposed = jax.lax.optimization_barrier(kernel.reshape(d_hidden, -1).T)
 
     def step(carry, xs):
@@ -205,7 +204,7 @@ def _split_gates(x: jax.Array) -> list[jax.Array]:
 
 
 def _join_gates(*gates: jax.Array, like: jax.Array) -> jax.Array:
-    """The inverse, in as many axes as the kernel `like` has."""
+    """The inverse of `_split_gates`, with as many axes as the kernel `like`."""
     return jnp.concatenate(gates, axis=-1) if like.ndim == 2 else jnp.stack(gates, axis=1)
 
 

@@ -5,7 +5,7 @@ N(0, 0.02) with the two residual projections of each block scaled down by sqrt(2
 half as wide, biases zero. With `reuse` the same blocks are applied several times (the Universal
 Transformer of Dehghani et al. 2018, without halting).
 
-Dropout, where asked for, falls on the embedding and on both residual branches.
+Dropout applies to the embedding and to both residual branches.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lmscale.models.layers import (
     LayerNorm,
     Linear,
     dropout,
-    fold,
+    fold_key,
     gelu,
     output_head,
     stack_layers,
@@ -34,19 +34,20 @@ from lmscale.parallel.partition import keep_batch
 
 
 @jax.custom_vjp
-def parts(qkv: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Queries, keys and values out of [batch, time, 3, n_head, d_head].
+def split_qkv(qkv: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries, keys and values of [batch, time, 3, n_head, d_head].
 
-    Their derivatives are put together once; XLA would for every use.
+    Their gradients are stacked once. XLA would stack them for every use.
     """
-    return tuple(jnp.moveaxis(qkv, 2, 0))
+    query, key, value = jnp.moveaxis(qkv, 2, 0)
+    return query, key, value
 
 
-def _parts_backward(_, derivatives):
+def _split_qkv_backward(_, derivatives):
     return (jax.lax.optimization_barrier(jnp.stack(derivatives, 2)),)
 
 
-parts.defvjp(lambda qkv: (parts(qkv), None), _parts_backward)
+split_qkv.defvjp(lambda qkv: (split_qkv(qkv), None), _split_qkv_backward)
 
 
 class Attention(nnx.Module):
@@ -68,7 +69,7 @@ class Attention(nnx.Module):
         self.implementation = implementation
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        query, key, value = parts(keep_batch(self.qkv(x), 3))
+        query, key, value = split_qkv(keep_batch(self.qkv(x), 3))
         mixed = causal_attention(query, key, value, self.implementation)
         return self.out(keep_batch(mixed, 2))
 
@@ -110,7 +111,7 @@ class Block(nnx.Module):
             (self.norm_feed_forward, self.feed_forward),
         )
         for i, (norm, layer) in enumerate(branches):
-            key = fold(dropout_key, i)
+            key = fold_key(dropout_key, i)
             if self.pre_norm:
                 x = x + dropout(layer(norm(x)), self.rate, key)
             else:
@@ -159,19 +160,19 @@ class Transformer(LanguageModel):
         spec = self.spec
         n_time = tokens.shape[1]
         x = self.embed(tokens) + self.position[...][:n_time].astype(self.dtype)
-        x = dropout(x, spec.dropout, fold(dropout_key, 0))
-        x = self._apply_blocks(x, fold(dropout_key, 1))
+        x = dropout(x, spec.dropout, fold_key(dropout_key, 0))
+        x = self._apply_blocks(x, fold_key(dropout_key, 1))
         return x if self.norm_final is None else self.norm_final(x)
 
     def _apply_blocks(self, x: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
-        """All `spec.depth` applications of the blocks, in the order that the spec asks for."""
+        """All `spec.depth` applications of the blocks, in the order of the spec."""
         spec = self.spec
         graphdef, state = nnx.split(self.blocks)
         layers = jnp.arange(spec.n_layer)
 
         def forward(x, layer_state, layer, step):
             block = nnx.merge(graphdef, layer_state)
-            return block(x, fold(dropout_key, step * spec.n_layer + layer))
+            return block(x, fold_key(dropout_key, step * spec.n_layer + layer))
 
         apply: Callable[..., jax.Array] = forward
         if self.remat:
@@ -195,7 +196,7 @@ class Transformer(LanguageModel):
 
                 return scan(one_layer, signal(x, step), (state, layers), spec.n_layer), None
 
-            # One pass needs no loop around it.
+            # A single pass needs no loop.
             return one_pass(x, 0)[0] if spec.reuse == 1 else scan(one_pass, x, steps, spec.reuse)
 
         def one_layer(x, xs):
