@@ -1,4 +1,4 @@
-"""The critical batch: from training runs at several batches, and from gradient noise.
+"""The critical batch, from training runs at several batches and from gradient noise.
 
     (S/S_min - 1)(E/E_min - 1) = 1,  B_crit = E_min / S_min     McCandlish et al. 2018 (1812.06162)
     B_crit(L) = B_star / L^(1/alpha_B)                          Kaplan et al. 2020, eq. 1.4
@@ -46,12 +46,12 @@ def critical_batch(loss: Any, B_star: float = 2.1e8, alpha_B: float = 0.21) -> A
 
 
 def adjusted_steps(steps: Any, batch_tokens: Any, loss: Any, **constants: float) -> Any:
-    """S_min = S / (1 + B_crit(L)/B), the updates that a very large batch would need (eq. 5.4)."""
+    """S_min = S / (1 + B_crit(L)/B): the updates that a very large batch would need (eq. 5.4)."""
     return steps / (1 + critical_batch(loss, **constants) / batch_tokens)
 
 
 def adjusted_compute(flops: Any, batch_tokens: Any, loss: Any, **constants: float) -> Any:
-    """C_min = C / (1 + B/B_crit(L)), the compute that a very small batch would need (eq. 5.5)."""
+    """C_min = C / (1 + B/B_crit(L)): the compute that a very small batch would need (eq. 5.5)."""
     return flops / (1 + batch_tokens / critical_batch(loss, **constants))
 
 
@@ -68,12 +68,13 @@ def noise_scale(
 ) -> NoiseScale:
     """Gradient noise scale from squared gradient norms at two batch sizes (App. A.1).
 
-    E|G_B|^2 = |G|^2 + tr(Sigma)/B, so the two norms give unbiased estimates of both parts. The
-    parts are averaged before the ratio is taken, never the ratios: the mean over the last axis,
-    or with `decay` an exponential moving average, corrected for its start, along it.
+    E|G_B|^2 = |G|^2 + tr(Sigma)/B, so the two norms give unbiased estimates of both parts. The parts
+    are averaged over the last axis first, and then divided; an average of ratios would be biased.
 
     Args:
-      small_squared, big_squared: |G_B|^2 at batches `small` and `big`, one entry a step.
+      small_squared, big_squared: |G_B|^2 at batches `small` and `big`, one entry per step.
+      decay: take an exponential moving average along the last axis, corrected for its start, in place
+        of the mean.
     """
     if not 0 < small < big:
         raise ValueError(f"the batches must satisfy 0 < small < big, not {small} and {big}")
@@ -97,7 +98,7 @@ def _moving_average(values: np.ndarray, decay: float) -> np.ndarray:
 
 
 def steps_to_loss(steps: Any, loss: Any, targets: Sequence[float]) -> np.ndarray:
-    """The (interpolated) step at which a learning curve first reaches each target, NaN if never."""
+    """The interpolated step at which a learning curve first reaches each target; NaN if it never does."""
     steps, best = np.asarray(steps, float), np.minimum.accumulate(np.asarray(loss, float))
     reached = np.full(len(targets), np.nan)
     for i, target in enumerate(targets):
@@ -275,7 +276,7 @@ def _draw(
     seed: int,
     resample: str,
 ) -> Draws:
-    """The hyperbolas of every draw, [draw, 2 x target]; all targets share one draw of the noise."""
+    """The hyperbolas of every draw, [draw, 2 x target]. All targets of a draw have the same noise."""
     fitted = np.sort(np.concatenate(members))
     left, slopes = np.zeros(len(runs)), np.zeros((len(runs), 2 * len(members)))
     for i, (index, own) in enumerate(zip(members, theta, strict=True)):

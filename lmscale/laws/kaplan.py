@@ -192,10 +192,10 @@ def off_optimum_cost(
 def stopping_ratio(
     excess: float, other: float, constants: Mapping[str, float] | None = None
 ) -> dict[str, float]:
-    """How size, updates and compute to one loss compare when stopping at two excess losses.
+    """Ratios of size, updates and compute between two ways to reach one loss (App. B.4).
 
-    A run stopped a fraction f above its converged loss against one stopped at f': N_f/N_f' and
-    S_f/S_f' and their product (App. B.4).
+    One run stops a fraction f above its converged loss, the other a fraction f'. The ratios are
+    N_f/N_f', S_f/S_f' and their product.
     """
     k = _constants(constants)
     n = ((1 + excess) / (1 + other)) ** (1 / k["alpha_N"])
@@ -205,7 +205,7 @@ def stopping_ratio(
 
 @dataclass(frozen=True)
 class Contradiction:
-    """Where the laws contradict each other; C in PF-days."""
+    """The point at which the laws contradict each other; C in PF-days."""
 
     pf_days: float
     n_params: float
@@ -224,10 +224,10 @@ def contradiction_point(
     N_0: float = 1.3e9,
     N_exponent: float = 0.73,
 ) -> Contradiction:
-    """Where L(C_min) falls below what the frontier's own data allow, L(D(C_min)) (sec. 6.3).
+    """Where L(C_min) falls below L(D(C_min)), the loss that the frontier's data allow (sec. 6.3).
 
-    C in PF-days; the constants are those of Tables 5 and 6. Each number is good to an order of
-    magnitude only: eq. 6.7's D = 4e10 C^0.26 moves C by a factor of ten.
+    C is in PF-days; the constants are those of Tables 5 and 6. Each number is only an order of
+    magnitude: with D = 4e10 C^0.26 of eq. 6.7, C changes by a factor of ten.
     """
 
     def gap(log_c: float) -> float:
@@ -271,8 +271,8 @@ def fit_kaplan_nd(
 ) -> FitResult:
     """Fits L(N, D), eq. 1.5, to log loss: parameters alpha_N, N_c, alpha_D, D_c.
 
-    The paper leaves out the runs on the smallest subset, where an epoch is a few dozen updates;
-    that is the caller's choice of rows.
+    The paper leaves out the runs on the smallest subset, where an epoch is a few dozen updates. Here
+    the caller chooses the rows.
 
     Args:
       delta: Huber's delta on log loss; None is least squares.

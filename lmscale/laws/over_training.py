@@ -2,8 +2,8 @@
 
     L(C, M) = E + (a M^eta + b M^-eta) C^-eta          Gadre et al. 2024 (2403.08540), eq. 4
 
-which is the parametric law with one exponent for both terms, alpha = beta = 2 eta: changing M at
-fixed compute changes the level of the reducible loss but not its slope in C.
+This is the parametric law with one exponent for both terms, alpha = beta = 2 eta. A change of M at
+fixed compute changes the level of the reducible loss, but not its slope in C.
 """
 
 from __future__ import annotations

@@ -6,15 +6,14 @@ fitted, with a = ln A, b = ln B, e = ln E, by the sum over runs of
 
     huber_delta( LSE(a - alpha ln N, b - beta ln D, e) - ln L ),     delta = 1e-3     (eq. 3)
 
-from a grid of 4500 starts. Besiroglu et al. 2024 (2404.10102) showed what an averaged objective
-and an early stop do to the answer. At C = 6 N D the optimum is closed form (eq. 4):
+from a grid of 4500 starts. Besiroglu et al. 2024 (2404.10102) showed that an averaged objective and an
+early stop change the answer. At C = 6 N D the optimum has a closed form (eq. 4):
 
     N_opt = G (C/6)^a',  D_opt = G^-1 (C/6)^b',  G = (alpha A / (beta B))^(1/(alpha+beta)),
     a' = beta/(alpha+beta),  b' = alpha/(alpha+beta)
 
-The second method, variable projection, minimises squared relative errors over alpha and beta
-alone, with E, A and B the non-negative least squares solution at each (Czech 2026, 2603.22339): a
-well-conditioned problem in two variables.
+The second method, variable projection, minimises squared relative errors over alpha and beta only
+(Czech 2026, 2603.22339; `lmscale.laws.projection`).
 """
 
 from __future__ import annotations
@@ -90,13 +89,13 @@ def iso_loss(
 ) -> dict[str, Any]:
     """One contour of equal loss as curves of params, tokens and flops (Hoffmann et al., Fig. 4).
 
-    It runs over sizes within a factor `reach` of the one that meets the loss with least compute,
-    and never below the size that would need infinite data.
+    It covers sizes within a factor `reach` of the size that reaches the loss with least compute, and
+    only sizes that reach it with finite data.
     """
     e, a, b, alpha, beta = (parameters[name] for name in NAMES)
     if loss <= e:
         raise FitError(f"no run reaches a loss of {loss:.4g}: the irreducible loss is {e:.4g}")
-    # At the optimum the two terms share L - E as beta : alpha.
+    # At the optimum the two terms A/N^alpha and B/D^beta are in the ratio beta : alpha.
     best = (a * (alpha + beta) / (beta * (loss - e))) ** (1 / alpha)
     least = (a / (loss - e)) ** (1 / alpha)
     n = np.geomspace(max(best / reach, least * 1.02), best * reach, points)
@@ -320,7 +319,7 @@ def _draw(
 
 
 def _warn_of_a_line(runs: Runs, warnings: list[str]) -> None:
-    """At a constant ratio of tokens to parameters the two terms cannot be told apart."""
+    """A constant ratio of tokens to parameters cannot separate the two terms."""
     x, y = np.log(runs["params"]), np.log(runs["tokens"])
     ratio = np.ptp(y - x)
     if ratio < 0.5:
@@ -433,7 +432,7 @@ def _by_projection(runs: Runs, data: dict[str, np.ndarray]) -> _Fitted:
 
 
 def _warn_of_edge(grid: np.ndarray, found: MultiStart, warnings: list[str]) -> None:
-    """Hoffmann et al. check that the best start is not on the edge of the grid."""
+    """Warns if only starts on the edge of the grid reach the best minimum, as Hoffmann et al. check."""
     scale = max(abs(found.objective), 1e-300)
     reached = grid[found.objectives <= found.objective + 1e-6 * scale + 1e-14]
     low, high = grid.min(axis=0), grid.max(axis=0)

@@ -3,10 +3,10 @@
     L = (x_c / x)^alpha                  Kaplan et al. 2020, eqs. 1.1-1.3
     L = L_inf + (x_c / x)^alpha          Henighan et al. 2020; Hoffmann et al. 2022 at one variable
 
-x is params, tokens or flops (or any other column), and the parameters carry its letter:
-alpha_N, N_c; alpha_D, D_c; alpha_C, C_c. With the constants of the critical batch, compute becomes
-C_min = C / (1 + B/B_crit(L)), what training far below the critical batch would take (eq. 5.5), and
-the law is L(C_min): alpha_C_min, C_c_min.
+x is params, tokens or flops (or any other column), and the parameters have its symbol: alpha_N, N_c;
+alpha_D, D_c; alpha_C, C_c. With the constants of the critical batch, compute is replaced by C_min =
+C / (1 + B/B_crit(L)), the compute of training far below the critical batch (eq. 5.5). The law is then
+L(C_min): alpha_C_min, C_c_min.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from lmscale.laws.solve import multi_start
 from lmscale.laws.table import Runs, Table
 from lmscale.laws.units import Units, choose_units
 
-#: An offset below this share of the lowest loss is none.
+#: An offset below this share of the lowest loss counts as zero.
 _NO_OFFSET = 1e-6
 
 __all__ = ["SYMBOLS", "fit_power", "power_law", "power_variable"]
 
-#: The letter that a column has in the papers.
+#: The symbol of a column in the papers.
 SYMBOLS = {
     "params": "N",
     "tokens": "D",
@@ -174,8 +174,13 @@ def _weak(alpha: float, x: str, values: np.ndarray) -> list[str]:
 
 
 def power_variable(table: Table, x: str | None, critical_batch: Any = None) -> str:
-    """The column that the law is in: `x`, or the one of params, tokens and flops that the table
-    has, or that `columns` named."""
+    """The variable of the law: `x`, or the only one of params, tokens and flops in the table.
+
+    If the table has several, it is the one that the caller mapped with `columns`.
+
+    Raises:
+      FitError: the variable is not clear, or the law cannot be in it.
+    """
     if critical_batch is not None and x not in (None, "flops"):
         raise FitError(f"critical_batch turns flops into C_min, so x must be flops, not {x}")
     if critical_batch is not None:
@@ -186,7 +191,7 @@ def power_variable(table: Table, x: str | None, critical_batch: Any = None) -> s
         named = [name for name in have if name in table.mapped]
         have = named if len(named) == 1 else have
         if len(have) != 1:
-            # Of two the third follows.
+            # With two of the three, all three are possible.
             choice = "params|tokens|flops" if have else "params"
             raise FitError(f"a power law is in one variable; say which with --x {choice}")
         (x,) = have
@@ -196,7 +201,7 @@ def power_variable(table: Table, x: str | None, critical_batch: Any = None) -> s
 
 
 def _units(runs: Runs, fit: _Fit, by: Sequence[str], resample: str) -> Units:
-    """Rows, groups that share noise, or each combination of the labels `by` where there are five."""
+    """Rows, or groups that share noise; with `by`, the runs that these labels name if there are five."""
     if not by:
         return choose_units(
             runs,
@@ -213,7 +218,7 @@ def _units(runs: Runs, fit: _Fit, by: Sequence[str], resample: str) -> Units:
 
 
 def _representable(x_c: Any) -> np.ndarray:
-    """Whether x_c, and x_c / x with it, is a number: on a flat line it is infinite or zero."""
+    """Whether x_c is a usable number. On a flat line it overflows to infinity or to zero."""
     return (np.asarray(x_c) > 1e-200) & (np.asarray(x_c) < 1e200)
 
 
@@ -231,14 +236,14 @@ def _predict(
     adjust: dict[str, float] | None,
     **columns: Any,
 ) -> Any:
-    """The loss; of C_min, flops are C where batch_tokens is given, and C_min where it is not."""
+    """The loss. Of a law in C_min, flops are C where batch_tokens is given, and C_min otherwise."""
     if column not in columns:
         raise FitError(f"this power law is in {column}; give {column}=...")
     alpha, x_c, *rest = (parameters[name] for name in names)
     offset, x = rest[0] if rest else 0.0, columns[column]
     loss = power_law(x, alpha, x_c, offset)
     if adjust is not None and "batch_tokens" in columns:
-        # C_min depends on the loss, which depends on C_min: a contraction while alpha < alpha_B.
+        # C_min depends on the loss, and the loss on C_min. The iteration converges for alpha < alpha_B.
         for _ in range(60):
             smaller = adjusted_compute(x, columns["batch_tokens"], loss, **adjust)
             loss = power_law(smaller, alpha, x_c, offset)
@@ -246,8 +251,13 @@ def _predict(
 
 
 class _Fit(NamedTuple):
-    """A fitted line: values (alpha, x_c and L_inf), residuals [n] with their Jacobian [n, P], and
-    log losses [B, n] -> the values of each, [B, P]."""
+    """A fitted curve.
+
+    Attributes:
+      values: alpha, x_c and, with an offset, L_inf.
+      left, slopes: residuals [n], and their Jacobian [n, P].
+      refits: log losses [B, n] -> the values of each [B, P], and how many did not converge.
+    """
 
     values: list[float]
     objective: float
