@@ -21,7 +21,7 @@ KAPLAN_LR = [
 ]
 
 
-@pytest.mark.parametrize("n_params, expected", KAPLAN_LR)
+@pytest.mark.parametrize(("n_params", "expected"), KAPLAN_LR)
 def test_kaplan_lr_takes_the_natural_logarithm(n_params, expected):
     assert hparams.kaplan_lr(n_params) == pytest.approx(expected, rel=1e-3)
 

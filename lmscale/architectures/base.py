@@ -11,7 +11,8 @@ everything else about the architecture:
 | the model itself | `module` | training, evaluation, sampling |
 | parameters and FLOPs | `operations`, `NON_EMBEDDING`, `MATMULS`, `softmax_flops` | `lmscale.flops` |
 | sharding and weight decay | `ARRAYS`, `STACKS` | partition rules, optimizers, layouts |
-| memory and communication | `activations`, `splits_over`, `REMAT`, `CPU_MICRO_BATCHES`, `REDUCTIONS`, `REDUCED_EVERY_TOKEN` | planner |
+| memory | `activations`, `REMAT`, `CPU_MICRO_BATCHES` | planner |
+| tensor parallelism | `splits_over`, `REDUCTIONS`, `REDUCED_EVERY_TOKEN` | planner |
 | models of other sizes | `of_shape`, `of_size`, `ladders`, `scaled`, `SHAPE_FIELDS` | grids, advice |
 | learning rate of short runs | `short_run_lr` | experiments at cpu scale |
 

@@ -114,11 +114,12 @@ def find_columns(
     named = {}
     for ours, theirs in mapping.items():
         scaled = _SCALED.fullmatch(theirs)
-        if theirs not in header and scaled and scaled[1] in header:
-            theirs, factors[ours] = scaled[1], float(scaled[2])
-        if theirs not in header:
+        if theirs in header:
+            named[ours] = theirs
+        elif scaled and scaled[1] in header:
+            named[ours], factors[ours] = scaled[1], float(scaled[2])
+        else:
             raise TableError(_not_there(ours, theirs, header))
-        named[ours] = theirs
     found = {}
     for name, aliases in (*COLUMNS.items(), *LABELS.items()):
         source = named.get(name) or _common(name, aliases, header, named.values())

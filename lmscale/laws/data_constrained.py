@@ -168,9 +168,11 @@ def _warn(
                 f"another minimum, R_D* {other['R_D_star']:.3g} and R_N* {other['R_N_star']:.3g}, "
                 f"is only {excess:.2%} worse: these runs do not tell them apart"
             )
-    for name in ("R_D_star", "R_N_star"):
-        if not 1e-3 < parameters[name] < 1e4:
-            warnings.append(f"{name} ran off to {parameters[name]:.3g}: it is not determined")
+    warnings.extend(
+        f"{name} ran off to {parameters[name]:.3g}: it is not determined"
+        for name in ("R_D_star", "R_N_star")
+        if not 1e-3 < parameters[name] < 1e4
+    )
 
 
 def fit_data_constrained(

@@ -246,9 +246,9 @@ def _draws(
                 other: own + share * (put(readings[other].laws[name][0]) - own) if share else own
                 for other, share in part.items()
             }
-            values = put(values)
+            drawn_values = put(values)
             shift = np.array([read[other] for other in turn])
-            draws[name] = back(shift - (values[:-1] - values[-1]))
+            draws[name] = back(shift - (drawn_values[:-1] - drawn_values[-1]))
     return draws
 
 

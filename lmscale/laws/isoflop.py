@@ -91,8 +91,9 @@ def fit_isoflop(
       bootstrap: number of draws; 0 for none.
       resample: "runs" resamples runs within a budget, "residuals" adds resampled residuals to the
         fitted curve, "seeds" adds the deviations between repeated runs: of several seeds, by the
-        column seed, or where the table has no column that could vary instead. "auto" takes seeds where sizes were repeated, runs where every profile has
-        twelve or more, and residuals otherwise.
+        column seed, or where the table has no column that could vary instead. "auto" takes seeds
+        where sizes were repeated, runs where every profile has twelve or more, and residuals
+        otherwise.
       noise: standard deviation of a run's loss, if it is known: then draws add normal noise of it
         to the measured losses.
       correct_bias: subtract from each minimum the shift that the parabola has on the surface of

@@ -150,10 +150,11 @@ def fit_parametric(
     warnings = list(runs.warnings)
     _warn_of_a_line(runs, warnings)
     data = surface_data(runs)
-    if method == "huber":
-        fitted = _by_huber(runs, data, starts, delta, warnings)
-    else:
-        fitted = _by_projection(runs, data)
+    fitted = (
+        _by_huber(runs, data, starts, delta, warnings)
+        if method == "huber"
+        else _by_projection(runs, data)
+    )
     moved, biweight = _influence(
         runs, data, fitted.theta, delta if method == "huber" else math.inf, seed
     )

@@ -245,7 +245,8 @@ def window_shift(
             row[~found] = np.polyval(np.polyfit(log_flops[found], row[found], 1), log_flops[~found])
         row[~np.isfinite(row)] = 0.0
         total = np.mean(row[found] ** 2)
-        row *= max(0.0, 1 - (np.mean(noise[found]) / total) ** 2) if total > 0 else 0.0
+        real = max(0.0, 1 - (np.mean(noise[found]) / total) ** 2) if total > 0 else 0.0
+        np.multiply(row, real, out=row)
     return moved
 
 

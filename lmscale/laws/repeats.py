@@ -92,12 +92,13 @@ def resolve_cells(
         for same in by_seed.values():
             if len(same) > 1 and cells == "mean":
                 means[same[0]] = float(np.mean([loss[row] for row in same]))
-                same = same[:1]
+                kept.append(same[0])
             elif len(same) > 1 and cells == "best":
-                same = [min(same, key=loss.__getitem__)]
-            elif len(same) > 1:
-                alike.append(same)
-            kept += same
+                kept.append(min(same, key=loss.__getitem__))
+            else:
+                kept += same
+                if len(same) > 1:
+                    alike.append(same)
     warnings = []
     if searched:
         left_out = len(rows) - len(kept)

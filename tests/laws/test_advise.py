@@ -77,7 +77,7 @@ def test_a_target_loss_gives_the_smallest_budget():
     advice = laws.advise("besiroglu2024", loss=2.2)
     assert advice.loss == pytest.approx(2.2, abs=1e-6)
     assert laws.advise("besiroglu2024", flops=advice.flops * 0.99).loss > 2.2
-    with pytest.raises(laws.FitError, match="its irreducible loss is 1.817"):
+    with pytest.raises(laws.FitError, match=r"its irreducible loss is 1\.817"):
         laws.advise("besiroglu2024", loss=1.8)
 
 

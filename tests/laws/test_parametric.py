@@ -174,7 +174,7 @@ def test_contours_have_equal_loss_and_touch_the_frontier():
     np.testing.assert_allclose(values, 2.5, rtol=1e-12)
     cheapest = contour["flops"].min()
     assert optimal_allocation(EPOCH, cheapest).loss == pytest.approx(2.5, abs=1e-3)
-    with pytest.raises(laws.FitError, match="irreducible loss is 1.817"):
+    with pytest.raises(laws.FitError, match=r"irreducible loss is 1\.817"):
         iso_loss(EPOCH, 1.8)
 
 
