@@ -85,10 +85,6 @@ class Comparison:
     problem: str = ""
     held_out_problem: str = ""
 
-    @property
-    def held_out_error(self) -> float | None:
-        return None if self.held_out is None else self.held_out.mean_error
-
     def to_json(self) -> dict[str, Any]:
         """The keys of `lmscale fit --json`; or the reason, where the law could not be fitted."""
         if self.fit is None:

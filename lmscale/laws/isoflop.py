@@ -122,7 +122,6 @@ def fit_isoflop(
     flops = np.array([c for c, _ in budgets])
     seeds = seeds_of(table, runs)
     points = [points_of(runs, index, seeds) for _, index in budgets]
-
     read = _reader(runs, points, np.log(flops), method, min_points, noise, resample, correct_bias)
     asked = read(window)
     notes = []
@@ -140,8 +139,8 @@ def fit_isoflop(
     ]
     warnings = [*runs.warnings, *notes, *_profile_warnings(profiles)]
     weighted = method == "akima" if weighted is None else weighted
-    name = _method_name(asked.noise, method) if bootstrap else "none"
-    return _result(runs, profiles, asked.fits, method, name, weighted, level, rng, warnings)
+    how = _method_name(asked.noise, method) if bootstrap else "none"
+    return _result(runs, profiles, asked.fits, method, how, weighted, level, rng, warnings)
 
 
 def _reader(
@@ -150,7 +149,7 @@ def _reader(
     log_flops: np.ndarray,
     method: str,
     min_points: int,
-    noise: Any,
+    noise: float | Callable[[np.ndarray], np.ndarray] | None,
     resample: Resample,
     correct_bias: bool,
 ) -> Callable[[float | None], Reading]:

@@ -180,9 +180,9 @@ def test_hold_out_predicts_the_largest_budget():
 
 def test_laws_side_by_side():
     lines = {line.law: line for line in laws.compare(isoflop_table(0.002), bootstrap=0)}
-    assert lines["parametric"].held_out_error < 0.01
+    assert lines["parametric"].held_out.mean_error < 0.01
     assert lines["parametric"].rms_log_residual < 0.003
-    assert lines["isoflop"].held_out_error is None and lines["isoflop"].fit is not None
+    assert lines["isoflop"].held_out is None and lines["isoflop"].fit is not None
     n = np.geomspace(1e6, 1e9, 10)
     poor = laws.compare({"params": n, "tokens": 20 * n, "loss": n**-0.1}, ["isoflop"])
     assert "no budget has 3 sizes" in poor[0].problem
