@@ -29,9 +29,9 @@ __all__ = [
     "Operation",
     "chinchilla_flops_per_token",
     "chinchilla_table_a9_params",
+    "flops_without_start",
     "n_params",
     "operations",
-    "own_flops",
     "step_flops",
     "training_flops",
     "training_flops_per_token",
@@ -114,7 +114,7 @@ def step_flops(spec: RunSpec) -> float:
     return training_flops_per_token(spec.model, "exact") * spec.batch_tokens
 
 
-def own_flops(spec: RunSpec) -> float:
+def flops_without_start(spec: RunSpec) -> float:
     """FLOPs of a run (exact convention) without those of the run that `spec.start` names."""
     return step_flops(spec) * spec.own_steps
 

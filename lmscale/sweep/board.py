@@ -135,7 +135,7 @@ class Board:
         found = agree(attempt)
         if found == "ours":
             return True
-        self.bar.skip(flops.own_flops(folder.spec))
+        self.bar.skip(flops.flops_without_start(folder.spec))
         if found != "ended":
             self.elsewhere[folder.path.name] = folder, Holder(**found)
         return False
@@ -182,7 +182,7 @@ class Board:
             folder.write_status(status, **place, reason=reason)
             self.release(folder)
             self.marked.append(folder)
-            self.bar.skip(flops.own_flops(folder.spec))
+            self.bar.skip(flops.flops_without_start(folder.spec))
             self.bar.log(f"{name}: {status}: {reason}")
 
     def regain(self) -> bool:
@@ -195,7 +195,7 @@ class Board:
             names = agree(self._left_by_others)
             for name in names:
                 folder, _ = self.elsewhere.pop(name)
-                self.bar.skip(-flops.own_flops(folder.spec))
+                self.bar.skip(-flops.flops_without_start(folder.spec))
                 self.queues[self._pack_of[name]].put_back([folder])
         return any(agree(lambda: [queue.cost() > 0 for queue in self.queues]))
 
@@ -237,7 +237,7 @@ class Board:
         for queue in self.queues:
             for folder in queue.drain():
                 if (holder := self._trunk_holder(folder)) is not None:
-                    self.bar.skip(flops.own_flops(folder.spec))
+                    self.bar.skip(flops.flops_without_start(folder.spec))
                     self.elsewhere[folder.path.name] = folder, holder
                 elif self.claim(folder):
                     found.append(folder)

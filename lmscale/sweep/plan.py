@@ -155,7 +155,7 @@ def make_plan(
     teams = 1
     if devices.platform == "cpu" and n_slots is None and mesh is None and not whole:
         # Runs that are over at once are not worth starting a process a core for.
-        total = math.fsum(flops.own_flops(run.spec) for run in unique)
+        total = math.fsum(flops.flops_without_start(run.spec) for run in unique)
         teams = devices.count if total > TEAM_SECONDS * devices.peak_flops else 1
         devices = replace(devices, count=1)
     layout = _Layout(n_slots, mesh, whole, memory_share)
@@ -450,7 +450,7 @@ def _make_pack(runs: tuple[Run, ...], devices: Devices, layout: _Layout) -> Pack
         unroll=devices.platform == "cpu" and spec.model.depth <= CPU_UNROLLED_LAYERS,
         chunk_steps=1,
         memory=0.0,
-        flops=math.fsum(flops.own_flops(run.spec) for run in runs),
+        flops=math.fsum(flops.flops_without_start(run.spec) for run in runs),
         seconds=0.0,
     )
     return with_slots(pack, run_axis * per_device, devices)

@@ -48,7 +48,9 @@ class RunQueue:
     def __init__(self, folders: Sequence[RunFolder]):
         self._waiting = list(folders)
         # Asked for at every run that is taken.
-        self._flops = {folder.path.name: flops.own_flops(folder.spec) for folder in folders}
+        self._flops = {
+            folder.path.name: flops.flops_without_start(folder.spec) for folder in folders
+        }
         self._ready: set[RunFolder] = set()
         self._lock = threading.Lock()
 
@@ -284,7 +286,7 @@ class _Pack:
         except DamagedError as error:
             # The same in all processes that train together. It is this run's alone.
             self._bar.log(f"{folder.path.name} failed: {error}")
-            self._bar.skip(flops.own_flops(folder.spec))
+            self._bar.skip(flops.flops_without_start(folder.spec))
             folder.write_status("failed", step=0, seconds=0.0, reason=str(error))
             return None
         except BaseException:
