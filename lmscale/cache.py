@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,11 +43,6 @@ def _usable(folder: Path) -> Path | None:
         _say_once(folder, error)
         return None
     return folder
-
-
-def quiet_compilation_cache() -> None:
-    """Keeps JAX from warning of each program that it cannot keep, or read: it compiles that one."""
-    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
 
 
 def cached(

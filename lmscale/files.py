@@ -23,7 +23,7 @@ from typing import Any
 
 from etils import epath
 
-from lmscale.parallel.distributed import is_first
+from lmscale.parallel.distributed import is_main_process
 
 #: Bytes of the largest JSON file that is read, several times the largest result.
 LARGEST_JSON = 1 << 28
@@ -205,7 +205,7 @@ def seal(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_atomically(path: epath.Path, content: str | bytes) -> None:
     """Replaces a file in one step: the old file stays until the new one is on disk."""
-    if not is_first():
+    if not is_main_process():
         return
     data = content.encode() if isinstance(content, str) else content
     if "://" in str(path):
@@ -229,7 +229,7 @@ def write_atomically(path: epath.Path, content: str | bytes) -> None:
 
 def append(path: epath.Path, text: str) -> None:
     """Appends to a file, and returns when the text is on disk."""
-    if not text or not is_first():
+    if not text or not is_main_process():
         return
     with _named_errors(path), path.open("a") as file:
         file.write(text)

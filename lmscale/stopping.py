@@ -23,6 +23,8 @@ from collections.abc import Iterator
 
 #: Exit code that means "run me again".
 PREEMPTED = 42
+#: What a command says before it ends with that code.
+PREEMPTED_LINE = "preempted: every run is saved; the same command goes on from here"
 #: Seconds within which a second SIGTERM counts as the first: a job's processes and their parents may
 #: each be told, and pass it on.
 _ECHO = 1.0

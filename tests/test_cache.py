@@ -6,10 +6,10 @@ import json
 import pytest
 
 from lmscale import cache, files
-from lmscale.sweep.devices import local_devices
+from lmscale.planner.devices import local_devices
+from lmscale.planner.packs import make_plan
+from lmscale.planner.slots import choices_of
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.plan import make_plan
-from lmscale.sweep.slots import choices_of
 from lmscale.sweep.store import Store
 from tests.training.specs import run_spec
 
@@ -28,7 +28,7 @@ def full(*args, **kwargs):
 
 def settle(tmp_path, name="store"):
     (pack,) = make_plan([Run(run_spec(), {})], local_devices(), n_slots=1).packs
-    choices = choices_of(Store(tmp_path / name), local_devices())
+    choices = choices_of(Store(tmp_path / name).path, local_devices())
     return choices.settle(pack, None, print) == pack == choices.planned(pack)
 
 

@@ -21,14 +21,15 @@ from lmscale.bench.peak import matmul_peak
 from lmscale.bench.timing import Timing, interleave
 from lmscale.data.loader import batch_indices, gather, sequence_order
 from lmscale.parallel.processes import process_context
+from lmscale.planner.devices import Devices
+from lmscale.planner.packs import Pack, make_plan
+from lmscale.planner.programs import mesh_of, program_of
 from lmscale.spec import DataSpec, OptimizerSpec, RunSpec, ScheduleSpec
-from lmscale.sweep.devices import Devices
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.plan import Pack, make_plan
-from lmscale.sweep.programs import mesh_of, program_of
 from lmscale.sweep.teams import become_team, settings
 from lmscale.training.checkpoint import Checkpoints
-from lmscale.training.step import Program, device_bytes, packed_hyperparameters
+from lmscale.training.program import Program, device_bytes
+from lmscale.training.state import packed_hyperparameters
 
 #: What can be timed.
 PATHS = ("train", "evaluate", "data", "checkpoint")

@@ -63,7 +63,7 @@ def measure_sweep(
         def ours() -> None:
             out = scratch / f"ours-{next(counter)}"
             declaration = Path(__file__).with_name("sweep_runs.py")
-            command = [sys.executable, "-m", "lmscale.cli", "run", str(declaration)]
+            command = [sys.executable, "-m", "lmscale", "run", str(declaration)]
             _run([*command, "--out", str(out), *overrides], LMSCALE_CACHE=f"{out}-cache")
             found = [json.loads(p.read_text()) for p in out.glob("runs/*/result.json")]
             losses["lmscale"] = statistics.fmean([result["losses"]["valid"] for result in found])

@@ -56,6 +56,8 @@ class FitResult:
     exponents: dict[str, dict[str, float]] = field(default_factory=dict)
     exponent_intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    #: Why there is no fit; empty where there is one.
+    failure: str = ""
     residuals: dict[str, np.ndarray] = field(default_factory=dict)
     #: Smallest and largest value of each fitted column. A prediction outside is an extrapolation.
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)

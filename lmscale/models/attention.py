@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from lmscale.compat import splash_attention
 from lmscale.parallel.partition import on_each_device
 
 #: Block sizes of a TPU's flash kernel; the context is a multiple of the smallest.
@@ -85,37 +85,15 @@ def _splash(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     if not splash_takes(n_time):
         raise ValueError(f"splash attention needs a context in 128s, not one of {n_time} tokens")
 
+    block = next(size for size in _BLOCKS if n_time % size == 0)
+
     def attend(query, key, value):
         # The kernel takes [n_head, time, d_head], without a batch.
         query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
-        kernel = _splash_kernel(query.shape[1], n_time)
+        kernel = splash_attention(query.shape[1], n_time, block)
         return jnp.swapaxes(jax.vmap(kernel)(query, key, value), 1, 2)
 
     # The kernel does not scale the scores. XLA cannot split a kernel, so each device runs it on its
     # own part.
     scaled = query * jnp.asarray(1 / math.sqrt(d_head), query.dtype)
     return on_each_device(attend, ("data", None, "model", None))(scaled, key, value)
-
-
-def _splash_kernel(n_head: int, n_time: int) -> Callable[..., jax.Array]:
-    # Imported here, because only TPUs need it.
-    from jax.experimental.pallas.ops.tpu.splash_attention import (
-        splash_attention_kernel,
-        splash_attention_mask,
-    )
-
-    block = next(size for size in _BLOCKS if n_time % size == 0)
-    sizes = splash_attention_kernel.BlockSizes(
-        block_q=block,
-        block_kv=block,
-        block_kv_compute=block,
-        block_q_dkv=block,
-        block_kv_dkv=block,
-        block_kv_dkv_compute=block,
-        block_q_dq=block,
-        block_kv_dq=block,
-    )
-    mask = splash_attention_mask.CausalMask((n_time, n_time))
-    return splash_attention_kernel.make_splash_mha_single_device(
-        splash_attention_mask.MultiHeadMask([mask] * n_head), block_sizes=sizes
-    )

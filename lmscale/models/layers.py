@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmscale.architectures import ModelSpec
-from lmscale.parallel.partition import gathered, keep_batch
+from lmscale.parallel.partition import constrain_activations, unshard_data_axis
 
 
 class Linear(nnx.Module):
@@ -116,13 +116,13 @@ class Embedding(nnx.Module):
     def __call__(self, tokens: jax.Array) -> jax.Array:
         # Otherwise XLA may split the features over the devices of the batch, and gather the batch in
         # the backward pass.
-        embedding = gathered("embed/embedding", self.embedding[...])
-        return keep_batch(embedding[tokens].astype(self.dtype))
+        embedding = unshard_data_axis("embed/embedding", self.embedding[...])
+        return constrain_activations(embedding[tokens].astype(self.dtype))
 
     def attend(self, x: jax.Array) -> jax.Array:
         """x [..., d_embed] -> float32 logits [..., vocab]."""
         logits = dense_matmul(x, self.embedding[...].astype(self.dtype).T, 1)
-        return keep_batch(logits.astype(jnp.float32), -1)
+        return constrain_activations(logits.astype(jnp.float32), -1)
 
 
 @jax.custom_vjp
@@ -215,7 +215,7 @@ class LanguageModel(nnx.Module):
         """[..., head_width] -> float32 [..., vocab]."""
         if self.head is None:
             return self.embed.attend(hidden)
-        return keep_batch(self.head(hidden).astype(jnp.float32), -1)
+        return constrain_activations(self.head(hidden).astype(jnp.float32), -1)
 
 
 def output_head(

@@ -26,7 +26,7 @@ from lmscale.models.layers import (
     output_head,
     stack_layers,
 )
-from lmscale.parallel.partition import keep_batch
+from lmscale.parallel.partition import constrain_activations
 
 
 class RMSNorm(nnx.Module):
@@ -85,8 +85,8 @@ class Attention(nnx.Module):
         self.implementation = implementation
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        query, key = keep_batch(self.query(x), 2), keep_batch(self.key(x), 2)
-        value = keep_batch(self.value(x), 2)
+        query, key = constrain_activations(self.query(x), 2), constrain_activations(self.key(x), 2)
+        value = constrain_activations(self.value(x), 2)
         if self.norm_query is not None and self.norm_key is not None:
             query, key = self.norm_query(query), self.norm_key(key)
         query, key = rotate(query, self.theta), rotate(key, self.theta)
@@ -94,7 +94,7 @@ class Attention(nnx.Module):
             # The attention kernels need as many key heads as query heads.
             key, value = (jnp.repeat(part, self.group, axis=2) for part in (key, value))
         mixed = causal_attention(query, key, value, self.implementation)
-        return self.out(keep_batch(mixed, 2))
+        return self.out(constrain_activations(mixed, 2))
 
 
 class FeedForward(nnx.Module):
@@ -109,7 +109,7 @@ class FeedForward(nnx.Module):
         self.down = linear(spec.d_ff, spec.d_model, spec.init_std / math.sqrt(2 * spec.n_layer))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        gate, up = keep_batch(self.gate(x), -1), keep_batch(self.up(x), -1)
+        gate, up = constrain_activations(self.gate(x), -1), constrain_activations(self.up(x), -1)
         return self.down(jax.nn.silu(gate) * up)
 
 
@@ -132,7 +132,9 @@ class Block(nnx.Module):
             (self.norm_feed_forward, self.feed_forward),
         )
         for i, (norm, layer) in enumerate(branches):
-            x = keep_batch(x + dropout(layer(norm(x)), self.rate, fold_key(dropout_key, i)))
+            x = constrain_activations(
+                x + dropout(layer(norm(x)), self.rate, fold_key(dropout_key, i))
+            )
         return x
 
 

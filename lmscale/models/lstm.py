@@ -27,7 +27,7 @@ from lmscale.models.layers import (
     output_head,
     stack_layers,
 )
-from lmscale.parallel.partition import gathered, keep_batch, splits_layers
+from lmscale.parallel.partition import constrain_activations, splits_layers, unshard_data_axis
 
 #: Gates in the order of cuDNN and torch.
 GATES = ("input", "forget", "cell", "output")
@@ -54,13 +54,15 @@ class LSTMLayer(nnx.Module):
         gates = dense_matmul(x.astype(self.dtype), kernel, 1, batch_first=False)
         gates = gates + (self.input_bias[...] + self.recurrent_bias[...]).astype(self.dtype)
         # Gathered once, and not at every time step.
-        kernel = gathered("first/recurrent_kernel", self.recurrent_kernel[...].astype(self.dtype))
+        kernel = unshard_data_axis(
+            "first/recurrent_kernel", self.recurrent_kernel[...].astype(self.dtype)
+        )
         if not splits_layers():
             # One axis for all gates: a CPU is faster with one axis than with two.
             gates = gates.reshape(*gates.shape[:2], -1)
             kernel = kernel.reshape(kernel.shape[0], -1)
-        hidden = recurrence(keep_batch(gates, -1, batch_axis=1), kernel)
-        return keep_batch(hidden, -1, batch_axis=1)
+        hidden = recurrence(constrain_activations(gates, -1, batch_axis=1), kernel)
+        return constrain_activations(hidden, -1, batch_axis=1)
 
 
 class LSTM(LanguageModel):
@@ -117,7 +119,7 @@ class LSTM(LanguageModel):
             unroll = n_rest if self.unroll else 1
             x = jax.lax.scan(one_layer, x, (state, layers), unroll=unroll)[0]
         x = dropout(x, spec.dropout, fold_key(dropout_key, spec.n_layer))
-        x = keep_batch(jnp.swapaxes(x, 0, 1), -1)
+        x = constrain_activations(jnp.swapaxes(x, 0, 1), -1)
         return x if self.projection is None else self.projection(x)
 
 

@@ -30,7 +30,7 @@ from lmscale.models.layers import (
     output_head,
     stack_layers,
 )
-from lmscale.parallel.partition import keep_batch
+from lmscale.parallel.partition import constrain_activations
 
 
 @jax.custom_vjp
@@ -69,9 +69,9 @@ class Attention(nnx.Module):
         self.implementation = implementation
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        query, key, value = split_qkv(keep_batch(self.qkv(x), 3))
+        query, key, value = split_qkv(constrain_activations(self.qkv(x), 3))
         mixed = causal_attention(query, key, value, self.implementation)
-        return self.out(keep_batch(mixed, 2))
+        return self.out(constrain_activations(mixed, 2))
 
 
 class FeedForward(nnx.Module):
@@ -90,7 +90,7 @@ class FeedForward(nnx.Module):
         self.activation = spec.activation
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = keep_batch(self.up(x), -1)
+        x = constrain_activations(self.up(x), -1)
         return self.down(gelu(x) if self.activation == "gelu" else jax.nn.relu(x))
 
 
@@ -116,7 +116,7 @@ class Block(nnx.Module):
                 x = x + dropout(layer(norm(x)), self.rate, key)
             else:
                 x = norm(x + dropout(layer(x), self.rate, key))
-            x = keep_batch(x)
+            x = constrain_activations(x)
         return x
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils
 from jax.sharding import Mesh
+
+from lmscale.compat import device_mesh, hybrid_device_mesh
 
 AXES = ("run", "data", "model")
 
@@ -22,11 +23,11 @@ def make_mesh(
 ) -> Mesh:
     """A mesh of shape (run, data, model) over exactly run * data * model devices.
 
-    The axes differ in what they send: `model` most, `run` nothing. On a TPU they follow the
-    physical topology where they can, and of several slices (joined by a slower network) each holds
-    whole `model` axes and as much of `data` as it can. `mesh_utils` refuses shapes that are not
-    products of the physical axes; then, and elsewhere, the devices are taken in order, which is
-    that of the hosts: `model` inside one, then `data`, then `run`.
+    `model` communicates most, `run` not at all. On a TPU the axes follow the physical topology where
+    they can. With several slices, which a slower network joins, each slice holds whole `model` axes
+    and as much of `data` as it can. JAX refuses shapes that are not products of the physical axes.
+    Then, and on other platforms, the devices are taken in order, which is that of the hosts: `model`
+    inside a host, then `data`, then `run`.
 
     Raises:
       MeshError: when the shape does not use every device, or leaves out those of a process.
@@ -54,10 +55,10 @@ def make_mesh(
 def _tpu_mesh(shape: tuple[int, int, int], devices: list[jax.Device]) -> np.ndarray:
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
-        return mesh_utils.create_device_mesh(shape, devices=devices)
+        return device_mesh(shape, devices)
     across = across_slices(shape, slices)
     inside = tuple(size // of for size, of in zip(shape, across, strict=True))
-    return mesh_utils.create_hybrid_device_mesh(inside, across, devices=devices)
+    return hybrid_device_mesh(inside, across, devices)
 
 
 def across_slices(shape: tuple[int, int, int], slices: int) -> tuple[int, int, int]:
@@ -69,6 +70,6 @@ def across_slices(shape: tuple[int, int, int], slices: int) -> tuple[int, int, i
     run = math.gcd(shape[0], slices)
     if shape[1] % (slices // run):
         raise ValueError(
-            f"{shape[0]} x {shape[1]} runs and pieces do not split over {slices} slices"
+            f"{shape[0]} x {shape[1]} runs and batch shards do not split over {slices} slices"
         )
     return run, slices // run, 1

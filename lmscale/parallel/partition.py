@@ -1,13 +1,14 @@
-"""Where arrays lie on the mesh, by the architecture's rules for its parameter paths.
+"""How arrays are sharded over the mesh, by the architecture's rules for its parameter paths.
 
-FSDP splits a dimension of every large matrix over `data`, tensor parallelism another over `model`
-(Megatron's pattern: columns first, rows after). A dimension that the axis does not divide stays
-whole; `data` then takes another one, since a state that is not split may not fit. Optimizer moments have their parameter's path as a suffix of their own, so the same table
-places them.
+FSDP splits a dimension of every large matrix over `data`; tensor parallelism splits another over
+`model` (Megatron's pattern: columns first, rows after). A dimension that the axis does not divide
+stays whole; `data` then splits another one, since a state that is not split may not fit. The path of
+an optimizer's moment ends with its parameter's path, so the same rules place it.
 
-Parameters alone do not tell XLA what to split: left to itself it splits features over `data` and
-sums partial logits of the whole batch over all devices. So models say where their activations lie
-(`keep_batch`), and a weight is then gathered where it is used.
+Shardings of parameters alone do not determine those of activations: XLA then splits features over
+`data` and sums partial logits of the whole batch over all devices. So models constrain their
+activations (`constrain_activations`), and a weight is gathered where it is used
+(`unshard_data_axis`).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _rules: contextvars.ContextVar[Rules] = contextvars.ContextVar("rules", default=
 
 @contextlib.contextmanager
 def on_mesh(mesh: Mesh, rules: Rules = ()) -> Iterator[None]:
-    """While a model is traced: what `keep_batch` and `gathered` are to place arrays on, and how."""
+    """Sets the mesh and the rules that the functions of this module use while a model is traced."""
     tokens = _mesh.set(mesh), _rules.set(rules)
     try:
         yield
@@ -56,8 +57,16 @@ def splits_layers() -> bool:
     return mesh is not None and mesh.shape["model"] > 1
 
 
-def keep_batch(x: jax.Array, over_model: int | None = None, batch_axis: int = 0) -> jax.Array:
-    """Activations split by batch over `data`, and one dimension of them over `model`."""
+def constrain_activations(
+    x: jax.Array, over_model: int | None = None, batch_axis: int = 0
+) -> jax.Array:
+    """Shards activations over `data` by their batch axis, and over `model` by another.
+
+    Args:
+      x: activations.
+      over_model: the axis to split over `model`; none when None.
+      batch_axis: the axis to split over `data`.
+    """
     axes: list[str | None] = [None] * x.ndim
     axes[batch_axis] = "data"
     if over_model is not None:
@@ -66,14 +75,19 @@ def keep_batch(x: jax.Array, over_model: int | None = None, batch_axis: int = 0)
 
 
 def on_each_device(function: Callable, axes: tuple[str | None, ...]) -> Callable:
-    """A function of arrays that lie on these axes, applied by each device to its own parts."""
+    """A function that each device applies to its own shards.
+
+    Args:
+      function: of arrays of one shape.
+      axes: the mesh axis that splits each of their dimensions, or None.
+    """
 
     def apply(*arrays: jax.Array) -> jax.Array:
         mesh = _mesh.get()
         if mesh is None or mesh.size == 1:
             return function(*arrays)
         spec = _fitting(axes, arrays[0].shape, mesh)
-        # Not checked for what differs between devices: kernels do not say.
+        # Kernels do not declare which outputs vary over the mesh, so JAX cannot check it.
         split = jax.shard_map(
             function,
             mesh=mesh,
@@ -86,8 +100,13 @@ def on_each_device(function: Callable, axes: tuple[str | None, ...]) -> Callable
     return apply
 
 
-def gathered(name: str, x: jax.Array) -> jax.Array:
-    """One parameter, split over `model` as the rules say but whole over `data`."""
+def unshard_data_axis(name: str, x: jax.Array) -> jax.Array:
+    """A parameter, gathered over `data` and still split over `model` as the rules say.
+
+    Args:
+      name: its path.
+      x: its values.
+    """
     axes = _axes_of(name, x.ndim, _rules.get())
     if axes is None:
         return x
@@ -95,15 +114,16 @@ def gathered(name: str, x: jax.Array) -> jax.Array:
 
 
 def head_params(params: dict[str, Any], *, whole: bool = False) -> dict[str, Any]:
-    """Those that logits are made with: of the head, or of the embedding where that is the head.
+    """The parameters of the output head: its own, or the embedding's where they are tied.
 
     Args:
+      params: of the model.
       whole: gather the matrix over `data`.
     """
     name = "head" if "head" in params else "embed"
 
     def gather(path, x):
-        return gathered(f"{name}/{path_name(path)}", x)
+        return unshard_data_axis(f"{name}/{path_name(path)}", x)
 
     head = jax.tree_util.tree_map_with_path(gather, params[name]) if whole else params[name]
     return {name: head}
@@ -119,7 +139,7 @@ def _constrained(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
 def _fitting(
     axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh
 ) -> PartitionSpec:
-    """The axes, but for those that do not divide their dimension."""
+    """The axes, without those that do not divide their dimension."""
     return PartitionSpec(
         *(
             axis if axis and size % mesh.shape[axis] == 0 else None
@@ -131,7 +151,7 @@ def _fitting(
 def run_spec(
     name: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, rules: Rules
 ) -> PartitionSpec:
-    """Where one run's array of this path and shape lies: no run axis."""
+    """The sharding of one run's array of this path and shape, without a run axis."""
     axes = _axes_of(name, len(shape), rules)
     return PartitionSpec() if axes is None else _with_data(axes, shape, mesh)
 
@@ -147,11 +167,11 @@ def _axes_of(name: str, n_axes: int, rules: Rules) -> tuple[str | None, ...] | N
 def _with_data(
     axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh
 ) -> PartitionSpec:
-    """The axes that fit; where `data` does not divide its dimension, on the largest that it does."""
+    """The axes that fit. Where `data` does not divide its dimension, it splits the largest that fits."""
     placed = list(_fitting(axes, shape, mesh))
     if "data" in placed or "data" not in axes:
         return PartitionSpec(*placed)
-    # The layers of a stack are taken one by one.
+    # The first axis of a stack numbers its layers, which the loop takes one by one.
     inside = range(axes[0] is None, len(shape))
     for i in sorted(inside, key=lambda i: -shape[i]):
         split = (placed[i], "data") if placed[i] else ("data",)

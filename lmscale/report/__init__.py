@@ -1,9 +1,14 @@
-"""The report of a store: one page that a person enjoys, its figures, and its fits."""
+"""The report of a store: one page that a person enjoys, its figures, and its fits.
+
+A file of your own brings its figure with `register`: a section beside the study that it registers with
+`lmscale.studies.register`.
+"""
 
 from lmscale.report.front import write_front
+from lmscale.report.registry import analyse, analysis_names, register
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.study import Study
-from lmscale.report.write import analyse, analysis_names, write_report
+from lmscale.report.summary import Summary, read_summary
+from lmscale.report.write import write_report
 
 __all__ = [
     "Chart",
@@ -11,9 +16,11 @@ __all__ = [
     "KeyNumber",
     "Measure",
     "Section",
-    "Study",
+    "Summary",
     "analyse",
     "analysis_names",
+    "read_summary",
+    "register",
     "write_front",
     "write_report",
 ]

@@ -8,22 +8,22 @@ from typing import Any
 import numpy as np
 
 from lmscale.report.section import Grid, Section
-from lmscale.report.study import Study
-from lmscale.report.text import text_error
-from lmscale.report.wording import family_name, listed, plural, power_of_ten, si
+from lmscale.studies.results import Results
+from lmscale.studies.text import TextError, text_error
+from lmscale.wording import count, family_name, listed, plural, power_of_ten, si
 
 __all__ = ["checklist"]
 
 _UNKNOWN = "not recorded"
 
 
-def checklist(study: Study, sections: Sequence[Section]) -> Grid:
+def checklist(results: Results, sections: Sequence[Section]) -> Grid:
     """One row a question of the checklist; what the data cannot answer is said to be so."""
     rows = [
-        *_general(study),
+        *_general(results),
         *_hypothesis(sections),
-        *_training(study),
-        *_extraction(study, sections),
+        *_training(results),
+        *_extraction(results, sections),
         *_fitting(sections),
     ]
     return Grid(
@@ -43,8 +43,8 @@ def _fits(sections: Sequence[Section]):
     ]
 
 
-def _general(study: Study) -> list[list[str]]:
-    experiment = study.experiment
+def _general(results: Results) -> list[list[str]]:
+    experiment = results.experiment
     corpus = experiment.get("corpus", {})
     commit = experiment.get("git_commit") or "no checkout"
     version = experiment.get("versions", {}).get("lmscale", "unknown version")
@@ -74,16 +74,16 @@ def _hypothesis(sections: Sequence[Section]) -> list[list[str]]:
     return rows
 
 
-def _training(study: Study) -> list[list[str]]:
-    table = study.table
+def _training(results: Results) -> list[list[str]]:
+    table = results.table
     if not len(table):
         return [["training setup", "runs", "none declared"]]
-    corpus = study.experiment.get("corpus", {})
-    factors = study.tried_lr_factors()
+    corpus = results.experiment.get("corpus", {})
+    factors = results.tried_lr_factors()
     seeds = sorted({int(seed) for seed in table["seed"]})
     runs = [
         f"{family_name(family)} {int((table['family'] == family).sum())}"
-        for family in study.families
+        for family in results.families
     ]
     return [
         ["training setup", "runs per law", listed(runs)],
@@ -101,7 +101,7 @@ def _training(study: Study) -> list[list[str]]:
             (
                 f"{corpus.get('name', _UNKNOWN)} (fingerprint {corpus.get('fingerprint', _UNKNOWN)}), "
                 f"{si(corpus.get('train_tokens', np.nan))} training tokens, vocabulary "
-                f"{corpus.get('vocab_size', _UNKNOWN)}; {_epochs(study)}"
+                f"{corpus.get('vocab_size', _UNKNOWN)}; {_epochs(results)}"
             ),
         ],
         ["training setup", "held-out text", _held_out(corpus)],
@@ -130,11 +130,11 @@ def _held_out(corpus: dict[str, Any]) -> str:
     return f"{counts or 'documents not recorded'}; {copies_sentence(corpus.get('copies', {}))}"
 
 
-def _epochs(study: Study) -> str:
-    total = study.experiment.get("corpus", {}).get("train_tokens")
+def _epochs(results: Results) -> str:
+    total = results.experiment.get("corpus", {}).get("train_tokens")
     if not total:
         return "repeats unknown"
-    epochs = float(study.table["tokens"].max()) / total
+    epochs = float(results.table["tokens"].max()) / total
     return "no text repeated" if epochs <= 1 else f"the longest run sees it {epochs:.1f} times"
 
 
@@ -143,13 +143,13 @@ def _range(column) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
-def _extraction(study: Study, sections: Sequence[Section]) -> list[list[str]]:
+def _extraction(results: Results, sections: Sequence[Section]) -> list[list[str]]:
     fits = _fits(sections)
-    table, usable = study.table, study.usable
+    table, usable = results.table, results.usable
     dropped = sum(len(fit.dropped) for _, fit in fits)
     done = int((table["status"] == "done").sum()) if len(table) else 0
     points = [str(fit.n_used) for _, fit in fits]
-    name, error = study.eval_name, text_error(study)
+    name, error = results.eval_name, text_error(results)
     return [
         ["data extraction", "points per law", listed(points) or "none"],
         [
@@ -162,7 +162,7 @@ def _extraction(study: Study, sections: Sequence[Section]) -> list[list[str]]:
         [
             "data extraction",
             "windows evaluated on",
-            error.sentence() if error else "by window: not recorded",
+            _text_error(error) if error else "by window: not recorded",
         ],
         ["data extraction", "transformation", "none; laws are fitted to losses as measured"],
         [
@@ -199,3 +199,14 @@ def _fitting(sections: Sequence[Section]) -> list[list[str]]:
         ],
         ["fitting", "validation", "guards and residuals; no runs are held out"],
     ]
+
+
+def _text_error(error: TextError) -> str:
+    """What was evaluated on, and how far it decides a loss."""
+    text = f"{count(error.n_windows)} windows of {count(error.n_documents)} documents"
+    if not np.isfinite(error.loss):
+        return f"{text}, which are too few to say how much a loss depends on them"
+    return (
+        f"{text}; the choice of documents gives one loss a standard error of {error.loss:.2g} "
+        f"nats, and the difference of two neighbouring models {error.difference:.1g}"
+    )

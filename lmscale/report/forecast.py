@@ -7,8 +7,8 @@ from typing import Any
 
 from lmscale.report import style
 from lmscale.report.section import Chart, Grid, Section
-from lmscale.report.study import Study
-from lmscale.report.wording import between, listed, plural, power_of_ten, si
+from lmscale.studies.results import Results
+from lmscale.wording import between, listed, plural, power_of_ten, si
 
 __all__ = ["forecast_section"]
 
@@ -17,13 +17,13 @@ TITLE = "Forecast and outcome"
 _WORDS = {True: "inside", False: "outside", None: "–"}
 
 
-def forecast_section(study: Study) -> Section | None:
-    """Every forecast of a study beside its outcome; None where none was made."""
-    if not study.verifications:
+def forecast_section(results: Results) -> Section | None:
+    """Every forecast of a store beside its outcome; None where none was made."""
+    if not results.verifications:
         return None
-    sound = [v for v in study.verifications if v["forecast"] is not None]
+    sound = [v for v in results.verifications if v["forecast"] is not None]
     tested = [v for v in sound if v["outcome"] is not None]
-    warnings = [f"{v['problem']}." for v in study.verifications if v["problem"]]
+    warnings = [f"{v['problem']}." for v in results.verifications if v["problem"]]
     return Section(
         name=NAME,
         title=TITLE,

@@ -1,4 +1,7 @@
-"""The page: one file of HTML that needs nothing else, in light, in dark and on paper."""
+"""The page: one file of HTML that needs nothing else, in light, in dark and on paper.
+
+Its shape is in `templates/`, which escape whatever they are given; this module says what goes in.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,20 @@ import html
 import math
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import resources
-from string import Template
 from typing import Any
 
-import pandas as pd
+import jinja2
+from markupsafe import Markup
 
-from lmscale.report import style
+from lmscale.report import caveats, style
 from lmscale.report.checklist import checklist
-from lmscale.report.claims import Verdict
-from lmscale.report.section import Chart, Grid, KeyNumber, Section
-from lmscale.report.study import Study, repeated_text
-from lmscale.report.wording import (
+from lmscale.report.claims import Verdict, grouped, tally
+from lmscale.report.section import Chart, KeyNumber, Section
+from lmscale.studies.results import Results
+from lmscale.wording import (
     count,
     duration,
     family_name,
@@ -32,7 +36,7 @@ from lmscale.report.wording import (
     statuses,
 )
 
-__all__ = ["lead_section", "page", "rich_text", "verdict_class", "verdict_mark", "whole_page"]
+__all__ = ["lead_section", "page", "render_page", "rich_text"]
 
 #: What each convention counts, in two lines.
 _CONVENTIONS = {
@@ -47,40 +51,56 @@ _CONVENTIONS = {
 }
 
 
-def page(study: Study, sections: Sequence[Section], verdicts: Sequence[Verdict]) -> str:
+def page(results: Results, sections: Sequence[Section], verdicts: Sequence[Verdict]) -> str:
     """The whole report as HTML."""
-    title, lead = study.title, lead_section(sections)
-    body = "\n".join(
-        [
-            _head(study, sections, verdicts, title, lead),
-            *[_section(section, section is lead) for section in sections],
-            _runs(study),
-            _made(study),
-            _anchor("checklist", "Checklist", _grid(checklist(study, sections))),
-        ]
+    lead = lead_section(sections)
+    links = [(section.name, section.title) for section in sections]
+    links += [("runs", "All runs"), ("made", "How it was made"), ("checklist", "Checklist")]
+    return render_page(
+        "report.html",
+        results.title,
+        experiment=results.experiment,
+        finding=lead.finding if lead else "No analysis is declared for this experiment.",
+        warnings=[w for w in (_unfinished(results), caveats.repeated_text(results)) if w],
+        numbers=[n for section in sections for n in section.key_numbers] + _run_numbers(results),
+        also=[s.finding for s in sections if s.conclusive and s is not lead][:2],
+        tally=tally([verdict.word for verdict in verdicts]),
+        verdicts=grouped(verdicts),
+        links=links,
+        sections=sections,
+        lead=lead,
+        runs=_runs(results),
+        facts=_facts(results),
+        conventions=_CONVENTIONS,
+        checklist=checklist(results, sections),
     )
-    return whole_page(title, body)
 
 
-def whole_page(title: str, body: str) -> str:
+def render_page(template: str, title: str, **values: Any) -> str:
     """A file of HTML that loads nothing from elsewhere and runs no script but its own.
 
     Args:
-      title: text.
-      body: HTML.
+      template: name of a file in `templates/` that extends page.html. It escapes the values.
     """
-    files = resources.files("lmscale.report")
-    template = (files / "page.html").read_text()
-    script = template.split("<script>")[1].split("</script>")[0]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return Template(template).substitute(
-        script_digest=f"sha256-{digest}",
-        page_title=rich_text(title),
-        light=style.css_colours(dark=False),
-        dark=style.css_colours(dark=True),
-        css=(files / "page.css").read_text(),
-        body=body,
+    files = resources.files("lmscale.report") / "templates"
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (files / name).read_text()),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters |= {"rich": rich_text, "powers": _powers, "drawing": _drawing}
+    script = "\n" + (files / "page.js").read_text()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    shell = {
+        "script": Markup(script),
+        "digest": f"sha256-{digest}",
+        "light": Markup(style.css_colours(dark=False)),
+        "dark": Markup(style.css_colours(dark=True)),
+        "css": Markup((files / "page.css").read_text()),
+    }
+    return environment.get_template(template).render(title=title, shell=shell, **values)
 
 
 def lead_section(sections: Sequence[Section]) -> Section | None:
@@ -88,123 +108,60 @@ def lead_section(sections: Sequence[Section]) -> Section | None:
     return next((s for s in sections if s.conclusive), sections[0] if sections else None)
 
 
-# --- pieces -------------------------------------------------------------------------------------
+# --- text ---------------------------------------------------------------------------------------
 
 
-def rich_text(value: Any) -> str:
+def rich_text(value: Any) -> Markup:
     """Escaped; N_opt, k_N, N ∝ C^0.5, N^α and T^−c set with sub- and superscripts."""
     text = html.escape(str(value), quote=False)
     text = re.sub(r"\b([A-Zkα-ω])_(opt|c|min|crit|[A-Z])\b", r"<i>\1</i><sub>\2</sub>", text)
     text = re.sub(r"\b([NDCTLBS])(?=\^| [∝=]|\()", r"<i>\1</i>", text)
     text = re.sub(r"\^(−?(?:[\d.]*\d|[abcαβ]\b))", r"<sup>\1</sup>", text)
-    return _powers(text)
+    return _powers(Markup(text))
 
 
-def _powers(text: str) -> str:
+def _powers(text: str) -> Markup:
     """10¹² with a true superscript: few fonts have all the digits."""
+    text = str(Markup.escape(text))
     digits = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789−", strict=True))
-    return re.sub(
-        "[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+",
-        lambda match: f"<sup>{''.join(digits[c] for c in match.group())}</sup>",
-        text,
-    )
-
-
-def _plain(value: Any) -> str:
-    return html.escape(str(value))
-
-
-def _anchor(name: str, title: str, *content: str) -> str:
-    name = _plain(name)
-    return (
-        f'<section id="{name}" aria-labelledby="{name}-title">\n'
-        f'<h2 id="{name}-title">{rich_text(title)}</h2>\n' + "\n".join(content) + "\n</section>"
-    )
-
-
-def _head(
-    study: Study,
-    sections: Sequence[Section],
-    verdicts: Sequence[Verdict],
-    title: str,
-    lead: Section | None,
-) -> str:
-    experiment = study.experiment
-    finding = lead.finding if lead else "No analysis is declared for this experiment."
-    numbers = [n for section in sections for n in section.key_numbers] + _run_numbers(study)
-    links = [(s.name, s.title) for s in sections]
-    links += [("runs", "All runs"), ("made", "How it was made"), ("checklist", "Checklist")]
-    warnings = [w for w in (_unfinished(study), repeated_text(study)) if w]
-    return "\n".join(
-        [
-            "<header>",
-            (
-                f'<p class="kicker">lmscale · {_plain(experiment.get("name", ""))} · '
-                f"{_plain(experiment.get('scale', ''))} scale</p>"
-            ),
-            f"<h1>{rich_text(title)}</h1>",
-            f'<p class="lead">{rich_text(finding)}</p>',
-            _warnings(warnings),
-            '<dl class="numbers">',
-            *[_key_number(n) for n in numbers],
-            "</dl>",
-            _verdicts(verdicts),
-            "<nav>"
-            + "".join(f'<a href="#{_plain(a)}">{rich_text(b)}</a>' for a, b in links)
-            + "</nav>",
-            "</header>",
-        ]
-    )
-
-
-#: A mark beside the word, so that colour is not alone in telling the verdicts apart.
-_MARKS = {"agrees": "✓", "disagrees": "✗", "can't tell": "?"}
-
-
-def verdict_mark(word: str) -> str:
-    """A verdict's word with its mark."""
-    return f'<span aria-hidden="true">{_MARKS.get(word, "?")}</span> {_plain(word)}'
-
-
-def verdict_class(word: str) -> str:
-    """A verdict's word as a class of the style sheet."""
-    return _plain(word.replace("'", "").replace(" ", "-"))
-
-
-def _verdicts(verdicts: Sequence[Verdict]) -> str:
-    if not verdicts:
-        return ""
-    items = []
-    for verdict in verdicts:
-        found = f"{verdict.found} " if verdict.found else ""
-        items.append(
-            f'<li class="{verdict_class(verdict.word)}"><span class="word">{verdict_mark(verdict.word)}</span>'
-            f'<p class="claim">{rich_text(verdict.claim.text)} '
-            f"<cite>{rich_text(verdict.claim.source)}</cite></p>"
-            f'<p class="reason">{rich_text(found + verdict.reason)}</p></li>'
+    return Markup(
+        re.sub(
+            "[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+",
+            lambda match: f"<sup>{''.join(digits[c] for c in match.group())}</sup>",
+            text,
         )
-    return (
-        '<section id="claims" aria-labelledby="claims-title"><h2 id="claims-title">What the paper '
-        f'claims, and what these runs say</h2><ul class="verdicts">{"".join(items)}</ul></section>'
     )
 
 
-def _unfinished(study: Study) -> str:
-    if not len(study.table):
+def _drawing(chart: Chart) -> Markup:
+    """A chart's SVG, named for blind readers and as large as its own type asks for."""
+    svg = style.inline(chart)
+    width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg).group(1))
+    # 72 points an inch; 1.4 makes 8-point labels as large as the caption.
+    size = f"width:{min(1080, width * 1.4):.0f}px;max-width:100%"
+    named = f'<svg style="{size}" role="img" aria-label="{html.escape(chart.alt)}"'
+    return Markup(svg.replace("<svg", named, 1))
+
+
+# --- head ---------------------------------------------------------------------------------------
+
+
+def _unfinished(results: Results) -> str:
+    if not len(results.table):
         return "This experiment declares no runs."
-    waiting = study.table[study.table["status"].isin(["pending", "running", "preempted"])]
+    waiting = results.table[results.table["status"].isin(["pending", "running", "preempted"])]
     if not len(waiting):
         return ""
     return (
-        f"The experiment is not finished: {statuses(waiting['status'])} of {plural(len(study.table), 'run')}. "
+        f"The experiment is not finished: {statuses(waiting['status'])} of {plural(len(results.table), 'run')}. "
         f"What follows is drawn from the rest."
     )
 
 
-def _run_numbers(study: Study) -> list[KeyNumber]:
-    if not len(study.table):
+def _run_numbers(results: Results) -> list[KeyNumber]:
+    if not len(results.table):
         return []
-    table = study.table
+    table = results.table
     done = table[table["status"] == "done"]
     numbers = [
         KeyNumber(
@@ -234,196 +191,114 @@ def _run_numbers(study: Study) -> list[KeyNumber]:
     return numbers
 
 
-def _key_number(item: KeyNumber) -> str:
-    return (
-        f'<div><dt>{rich_text(item.label)}</dt><dd class="value">{rich_text(item.value)}</dd>'
-        f'<dd class="interval">{_plain(item.interval)}</dd></div>'
-    )
-
-
-def _section(section: Section, is_lead: bool) -> str:
-    return _anchor(
-        section.name,
-        section.title,
-        *([] if is_lead else [f'<p class="finding">{rich_text(section.finding)}</p>']),
-        *[_figure(chart) for chart in section.charts],
-        *[f"<p>{rich_text(paragraph)}</p>" for paragraph in section.details],
-        *[_grid(grid) for grid in section.grids],
-        _warnings(section.warnings),
-    )
-
-
-def _figure(chart: Chart) -> str:
-    svg = style.inline(chart).replace(
-        "<svg", f'<svg role="img" aria-label="{_plain(chart.alt)}"', 1
-    )
-    width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg).group(1))
-    # 72 points an inch; 1.4 makes 8-point labels as large as the caption.
-    svg = svg.replace(
-        "<svg", f'<svg style="width:{min(1080, width * 1.4):.0f}px;max-width:100%"', 1
-    )
-    stem = f"figures/{chart.name}"
-    return (
-        f'<figure id="figure-{chart.name}">\n<div class="plate">{svg}</div>\n'
-        f"<figcaption>{rich_text(chart.caption)} "
-        f'<span class="files"><a href="{stem}.png">PNG</a> <a href="{stem}.svg">SVG</a></span>'
-        f"</figcaption>\n</figure>"
-    )
-
-
-def _warnings(warnings: Iterable[str]) -> str:
-    unique = list(dict.fromkeys(warnings))
-    if not unique:
-        return ""
-    items = "".join(f"<li>{rich_text(warning)}</li>" for warning in unique)
-    return f'<ul class="warnings" aria-label="Warnings">{items}</ul>'
-
-
-def _grid(grid: Grid) -> str:
-    def cells(tag: str, row: Sequence[str]) -> str:
-        parts = []
-        for index, cell in enumerate(row):
-            kind = ' class="n"' if index in grid.numeric else ""
-            scope = ' scope="col"' if tag == "th" else ""
-            parts.append(f"<{tag}{kind}{scope}>{rich_text(cell)}</{tag}>")
-        return "<tr>" + "".join(parts) + "</tr>"
-
-    rows = "\n".join(cells("td", row) for row in grid.rows)
-    return (
-        f'<div class="sheet" tabindex="0" role="group"><table><caption>{rich_text(grid.caption)}'
-        f"</caption>\n<thead>{cells('th', grid.header)}</thead>\n<tbody>\n{rows}\n</tbody></table></div>"
-    )
-
-
 # --- runs ---------------------------------------------------------------------------------------
 
-#: heading, flush right, sort value, shown text.
-_COLUMNS = (
-    ("status", False, lambda r: r["status"], None),
-    ("family", False, lambda r: family_name(r["family"]), None),
-    ("layers × width", True, lambda r: r["width"], lambda r: f"{r['n_layer']} × {r['width']}"),
-    ("N", True, lambda r: r["params_kaplan"], lambda r: si(r["params_kaplan"])),
-    ("budget", True, lambda r: r.get("budget"), lambda r: power_of_ten(r.get("budget"), 3)),
-    ("tokens", True, lambda r: r["tokens"], lambda r: si(r["tokens"])),
-    (
-        "FLOPs (exact)",
-        True,
-        lambda r: r["flops_exact"],
-        lambda r: power_of_ten(r["flops_exact"], 3),
-    ),
-    ("peak LR", True, lambda r: r["peak_lr"], lambda r: f"{r['peak_lr']:.2g}"),
-    ("seed", True, lambda r: r["seed"], lambda r: str(r["seed"])),
-    ("loss", True, lambda r: r["loss"], lambda r: _fixed(r["loss"])),
-    ("bits/byte", True, lambda r: r["bits_per_byte"], lambda r: _fixed(r["bits_per_byte"])),
-    ("time", True, lambda r: r["seconds"], lambda r: duration(r["seconds"])),
-)
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of the table of runs: what it is sorted by, and what it shows where that differs."""
+
+    heading: str
+    value: Callable[[Any], Any]
+    show: Callable[[Any], str] | None = None
+    numeric: bool = True
+
+    def sort_value(self, row: Any) -> Any:
+        raw = self.value(row)
+        missing = raw is None or (isinstance(raw, float) and not math.isfinite(raw))
+        return "" if missing else raw
+
+    def shown(self, row: Any) -> str:
+        return str(self.show(row) if self.show else self.value(row))
 
 
 def _fixed(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "–"
 
 
-def _runs(study: Study) -> str:
-    table = study.table
+_COLUMNS = (
+    _Column("status", lambda r: r["status"], numeric=False),
+    _Column("family", lambda r: family_name(r["family"]), numeric=False),
+    _Column("layers × width", lambda r: r["width"], lambda r: f"{r['n_layer']} × {r['width']}"),
+    _Column("N", lambda r: r["params_kaplan"], lambda r: si(r["params_kaplan"])),
+    _Column("budget", lambda r: r.get("budget"), lambda r: power_of_ten(r.get("budget"), 3)),
+    _Column("tokens", lambda r: r["tokens"], lambda r: si(r["tokens"])),
+    _Column(
+        "FLOPs (exact)", lambda r: r["flops_exact"], lambda r: power_of_ten(r["flops_exact"], 3)
+    ),
+    _Column("peak LR", lambda r: r["peak_lr"], lambda r: f"{r['peak_lr']:.2g}"),
+    _Column("seed", lambda r: r["seed"]),
+    _Column("loss", lambda r: r["loss"], lambda r: _fixed(r["loss"])),
+    _Column("bits/byte", lambda r: r["bits_per_byte"], lambda r: _fixed(r["bits_per_byte"])),
+    _Column("time", lambda r: r["seconds"], lambda r: duration(r["seconds"])),
+)
+
+
+def _runs(results: Results) -> dict[str, Any]:
+    """What the template shows of every run."""
+    table, damage = results.table, caveats.damaged_files(results)
     if not len(table):
-        damage = _warnings(study.damage_warnings())
-        return _anchor("runs", "All runs", "<p>None.</p>", damage)
-    columns = [c for c in _COLUMNS if c[0] != "budget" or "budget" in table]
-    head = "".join(
-        f'<th scope="col"{" class=n" if right else ""}><button type="button">{name}</button></th>'
-        for name, right, _, _ in columns
-    )
-    place = table["family"].map({name: i for i, name in enumerate(study.families)})
+        return {"summary": "None.", "spikes": "", "damage": damage, "rows": []}
+    place = table["family"].map({name: i for i, name in enumerate(results.families)})
     order = ["place", *(["budget"] if "budget" in table else []), "params_kaplan", "seed"]
     ordered = table.assign(place=place).sort_values(order, kind="stable")
-    rows = [_run(row, columns) for _, row in ordered.iterrows()]
-    return _anchor(
-        "runs",
-        "All runs",
-        f"<p>{plural(len(table), 'run')}: {statuses(table['status'])}. N counts no embeddings. Grey rows were set "
-        f"aside for a better learning rate in the same cell, or have not ended well. Click a heading "
-        f"to sort.</p>",
-        f"<p>{study.spikes_sentence()}</p>" if study.spikes_sentence() else "",
-        _warnings(study.damage_warnings()),
-        '<div class="sheet tall" tabindex="0" role="group" aria-label="All runs">'
-        f'<table class="sortable"><thead><tr>{head}</tr></thead>\n<tbody>\n'
-        + "\n".join(rows)
-        + "\n</tbody></table></div>",
-    )
-
-
-def _run(row: pd.Series, columns: Sequence[tuple]) -> str:
-    cells = []
-    for name, right, value, shown in columns:
-        raw = value(row)
-        missing = raw is None or (isinstance(raw, float) and not math.isfinite(raw))
-        data = "" if missing else _plain(raw)
-        if name == "status":
-            text = f'<span class="chip {_plain(raw)}">{_plain(str(raw).replace("_", " "))}</span>'
-            if isinstance(row["reason"], str) and row["reason"]:
-                text += f' <span class="reason">{_plain(row["reason"])}</span>'
-        else:
-            text = _powers(_plain(shown(row) if shown else raw))
-        cells.append(f'<td{" class=n" if right else ""} data-value="{data}">{text}</td>')
-    aside = "" if row["best_lr"] else ' class="set-aside"'
-    return f'<tr{aside} title="{_plain(row["run"])}">' + "".join(cells) + "</tr>"
+    return {
+        "summary": f"{plural(len(table), 'run')}: {statuses(table['status'])}. N counts no "
+        "embeddings. Grey rows were set aside for a better learning rate in the same cell, or have "
+        "not ended well. Click a heading to sort.",
+        "spikes": caveats.spikes(results),
+        "damage": damage,
+        "columns": [c for c in _COLUMNS if c.heading != "budget" or "budget" in table],
+        "rows": [
+            {
+                "run": row["run"],
+                "status": row["status"],
+                "reason": row["reason"] if isinstance(row["reason"], str) else "",
+                "set_aside": not row["best_lr"],
+                "of": row,
+            }
+            for _, row in ordered.iterrows()
+        ],
+    }
 
 
 # --- how it was made ----------------------------------------------------------------------------
 
 
-def _made(study: Study) -> str:
-    experiment = study.experiment
-    corpus = experiment.get("corpus", {})
+def _facts(results: Results) -> list[tuple[str, Any]]:
+    """What the runs were made with: name, and text or `Markup`."""
+    experiment, corpus = results.experiment, results.experiment.get("corpus", {})
     command = experiment.get("command") or (
         f"lmscale run {experiment.get('name')} --scale {experiment.get('scale')}"
     )
     if isinstance(command, (list, tuple)):
         command = shlex.join(command)
-    shown = f"<code>{_plain(command)}</code>"
-    if "command" not in experiment:
-        shown += ", with the fields declared below"
-    facts = [("command", shown)]
+    code = Markup("<code>{}</code>")
+    rest = "" if "command" in experiment else ", with the fields declared below"
+    facts = [("command", code.format(command) + rest)]
     if corpus:
-        text = f"{_plain(corpus.get('name'))}, {si(corpus.get('train_tokens'))} training tokens"
-        text += f" of a vocabulary of {_plain(corpus.get('vocab_size'))}"
+        text = f"{corpus.get('name')}, {si(corpus.get('train_tokens'))} training tokens"
+        text += f" of a vocabulary of {corpus.get('vocab_size')}"
         if corpus.get("bytes_per_token"):
             text += f", {number(corpus['bytes_per_token'])} bytes per token"
-        text += f", fingerprint <code>{_plain(corpus.get('fingerprint'))}</code>"
-        facts.append(("corpus", text))
-    bits = study.bits_per_nat
-    facts.append(
-        (
-            "loss",
-            "mean cross-entropy on held-out text, in nats per token"
-            + (
-                f" (set “{_plain(study.eval_name)}”; 1 nat per token is {number(bits, 4)} bits per byte)"
-                if bits
-                else ""
-            ),
-        )
-    )
-    if "device" in study.table:
-        devices = study.table["device"].dropna().value_counts()
+        facts.append(("corpus", f"{text}, fingerprint " + code.format(corpus.get("fingerprint"))))
+    text, bits = "mean cross-entropy on held-out text, in nats per token", results.bits_per_nat
+    if bits:
+        text += f" (set “{results.eval_name}”; 1 nat per token is {number(bits, 4)} bits per byte)"
+    facts.append(("loss", text))
+    if "device" in results.table:
+        devices = results.table["device"].dropna().value_counts()
         if len(devices):
-            facts.append(("device", _plain(listed(list(devices.index)))))
+            facts.append(("device", listed(list(devices.index))))
     versions = experiment.get("versions", {})
-    facts.append(("versions", _plain(", ".join(f"{k} {v}" for k, v in versions.items()))))
+    facts.append(("versions", ", ".join(f"{k} {v}" for k, v in versions.items())))
     commit = experiment.get("git_commit")
-    facts.append(("git commit", f"<code>{_plain(commit)}</code>" if commit else "not a checkout"))
+    facts.append(("git commit", code.format(commit) if commit else "not a checkout"))
     fields = experiment.get("fields", {})
     if fields:
         shown = "; ".join(f"{k} = {_field(v)}" for k, v in fields.items())
         facts.append(("declared", rich_text(shown)))
-    rows = "".join(f"<dt>{k}</dt><dd>{v}</dd>" for k, v in facts)
-    conventions = "".join(f"<dt>{k}</dt><dd>{_plain(v)}</dd>" for k, v in _CONVENTIONS.items())
-    return _anchor(
-        "made",
-        "How it was made",
-        f'<dl class="made">{rows}</dl>',
-        "<p>Four conventions of counting parameters N and training FLOPs C:</p>",
-        f'<dl class="made">{conventions}</dl>',
-    )
+    return facts
 
 
 def _field(value: Any) -> str:

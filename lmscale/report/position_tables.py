@@ -6,7 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from lmscale.report.section import Grid
-from lmscale.report.wording import family_name, interval_of_mean, number, si, with_interval
+from lmscale.studies.estimate import interval_of_mean
+from lmscale.wording import family_name, number, si, with_interval
 
 if TYPE_CHECKING:
     from lmscale.report.analyses.position import _Curve, _Pair

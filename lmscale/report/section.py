@@ -6,14 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lmscale.laws import FitResult
-from lmscale.report.wording import between, with_interval
+from lmscale.studies.estimate import Estimate
+from lmscale.wording import between, with_interval
 
-__all__ = ["Chart", "Grid", "KeyNumber", "Measure", "Section", "refused"]
-
-
-def refused(law: str, why: str) -> FitResult:
-    """What fits.json holds in place of a fit that could not be made."""
-    return FitResult(law=law, parameters={}, converged=False, warnings=(f"no fit: {why}",))
+__all__ = ["Chart", "Grid", "KeyNumber", "Measure", "Section"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +52,10 @@ class KeyNumber:
             interval=between(interval) if interval else "no interval",
         )
 
+    @classmethod
+    def of_estimate(cls, label: str, estimate: Estimate, unit: str = "") -> KeyNumber:
+        return cls.of(label, estimate.value, estimate.interval, unit)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
@@ -65,14 +65,24 @@ class Measure:
       what: what was measured, with its unit, on which runs and how many seeds.
       value: None where the results do not hold it.
       interval: 95%, over seeds or bootstrap draws; None where there is no noise to judge it by.
-      why: why it cannot decide a claim: what is missing, or how these runs lie outside of what the
-        claim is about. Empty where it can.
+      undecided_because: why it cannot decide a claim: what is missing, or how these runs lie outside
+        of what the claim is about. Empty where it can.
     """
 
     what: str
     value: float | None
     interval: tuple[float, float] | None = None
-    why: str = ""
+    undecided_because: str = ""
+
+    @classmethod
+    def of(cls, what: str, estimate: Estimate) -> Measure:
+        """An estimate of a study, said in words."""
+        return cls(
+            what=what,
+            value=estimate.value,
+            interval=estimate.interval,
+            undecided_because=estimate.undecided_because,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

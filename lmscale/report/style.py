@@ -24,9 +24,10 @@ from matplotlib.figure import Figure
 from matplotlib.mathtext import MathTextParser
 from matplotlib.text import Text
 
+from lmscale.compat import set_log_scale
 from lmscale.foreign_text import readable
 from lmscale.report.section import Chart
-from lmscale.report.wording import power_of_ten, si
+from lmscale.wording import power_of_ten, si
 
 __all__ = [
     "INK",
@@ -216,7 +217,7 @@ def log_axis(axis: Any, kind: str) -> None:
       kind: "count" labels 12k, "power" labels 10¹², "plain" labels 2.5, "octave"
         labels powers of two.
     """
-    axis._set_axes_scale("log")
+    set_log_scale(axis)
     low, high = sorted(axis.get_view_interval())
     ticks = _log_ticks(low, high)
     if kind == "octave":

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import pkgutil
 from typing import Any
 
 from etils import epath
 
 from lmscale.files import digest, write_atomically, write_json
-from lmscale.report import analyses
-from lmscale.report.claims import Verdict, judge
+from lmscale.report.claims import judge
 from lmscale.report.forecast import forecast_section
-from lmscale.report.page import lead_section, page
+from lmscale.report.page import page
+from lmscale.report.registry import analyse
 from lmscale.report.section import Section
-from lmscale.report.study import Study
+from lmscale.report.summary import summarise
+from lmscale.studies.results import Results
 from lmscale.sweep.store import Store
 
-__all__ = ["analyse", "analysis_names", "write_report"]
-
-
-def analysis_names() -> list[str]:
-    """What an experiment may name in its `analyses`."""
-    return sorted(module.name for module in pkgutil.iter_modules(analyses.__path__))
+__all__ = ["write_report"]
 
 
 def write_report(store: Store) -> epath.Path:
@@ -37,9 +31,9 @@ def write_report(store: Store) -> epath.Path:
     Returns:
       The path of report.html.
     """
-    study = Study.read(store)
-    sections = [analyse(name, study) for name in study.experiment.get("analyses", [])]
-    if (forecast := forecast_section(study)) is not None:
+    results = Results.read(store)
+    sections = [analyse(name, results) for name in results.experiment.get("analyses", [])]
+    if (forecast := forecast_section(results)) is not None:
         sections.append(forecast)
     (store.path / "figures").mkdir(parents=True, exist_ok=True)
     for section in sections:
@@ -48,37 +42,12 @@ def write_report(store: Store) -> epath.Path:
             write_atomically(store.path / "figures" / f"{chart.name}.png", chart.png)
     fits = _fits(sections)
     write_atomically(store.path / "fits.json", fits)
-    verdicts = [judge(claim, sections) for claim in study.claims]
+    verdicts = [judge(claim, sections) for claim in results.claims]
     # Whose keys are the fits' alone, so that its digest stands elsewhere.
-    summary = {**_summary(study, sections, verdicts), "fits": digest(fits)}
+    summary = {**summarise(results, sections, verdicts).to_json(), "fits": digest(fits)}
     write_json(store.path / "summary.json", summary, sealed=True)
-    write_atomically(store.path / "report.html", page(study, sections, verdicts))
+    write_atomically(store.path / "report.html", page(results, sections, verdicts))
     return store.path / "report.html"
-
-
-def analyse(name: str, study: Study) -> Section:
-    """One analysis of a study's data."""
-    names = analysis_names()
-    if name in names:
-        return importlib.import_module(f"lmscale.report.analyses.{name}").analyse(study)
-    return Section(
-        name=name,
-        title=name,
-        finding=f"This version of lmscale has no analysis {name!r}; it has {', '.join(names)}.",
-    )
-
-
-def _summary(study: Study, sections: list[Section], verdicts: list[Verdict]) -> dict[str, Any]:
-    lead = lead_section(sections)
-    charts = [chart for section in [lead, *sections] if section for chart in section.charts]
-    return {
-        "title": study.title,
-        "finding": lead.finding if lead else "",
-        "figure": charts[0].name if charts else None,
-        "runs": len(study.table),
-        "seconds": float(study.table["seconds"].sum()) if len(study.table) else 0.0,
-        "verdicts": [verdict.to_json() for verdict in verdicts],
-    }
 
 
 def _fits(sections: list[Section]) -> str:

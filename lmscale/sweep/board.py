@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Sequence
 
 from lmscale import flops
-from lmscale.parallel.distributed import agree, is_alone, is_first
+from lmscale.parallel.distributed import broadcast_from_main, is_alone, is_main_process
+from lmscale.planner.packs import Plan
 from lmscale.progress import Tracker
 from lmscale.sweep.ownership import Claims, Holder, clock
-from lmscale.sweep.plan import Plan
-from lmscale.training.loop import Preempted, RunQueue
+from lmscale.training.loop import Preempted
 from lmscale.training.run_folder import RunFolder
+from lmscale.training.run_queue import RunQueue
 
 #: Predicted seconds of training that must wait in a pack for another worker to load its program too.
 HELP_SECONDS = 4.0
@@ -132,7 +133,7 @@ class Board:
             self.claims.release(folder.path)
             return "ended"
 
-        found = agree(attempt)
+        found = broadcast_from_main(attempt)
         if found == "ours":
             return True
         self.bar.skip(flops.flops_without_start(folder.spec))
@@ -141,7 +142,7 @@ class Board:
         return False
 
     def release(self, folder: RunFolder) -> None:
-        if is_first():
+        if is_main_process():
             self.claims.release(folder.path)
 
     def stopped_at(self, folder: RunFolder) -> None:
@@ -191,13 +192,13 @@ class Board:
         Claims of other machines are watched until they are renewed: then their holders live, and
         their runs are left to them. Otherwise they fall silent, and are taken over.
         """
-        if agree(self._watch):
-            names = agree(self._left_by_others)
+        if broadcast_from_main(self._watch):
+            names = broadcast_from_main(self._left_by_others)
             for name in names:
                 folder, _ = self.elsewhere.pop(name)
                 self.bar.skip(-flops.flops_without_start(folder.spec))
                 self.queues[self._pack_of[name]].put_back([folder])
-        return any(agree(lambda: [queue.cost() > 0 for queue in self.queues]))
+        return any(broadcast_from_main(lambda: [queue.cost() > 0 for queue in self.queues]))
 
     def _watch(self) -> bool:
         """Returns once it is known which of the other holders live; False when asked to stop."""
@@ -284,7 +285,7 @@ class Seat:
         """
         board = self._board
         with board.changed:
-            index = None if self._closed else agree(board.choose)
+            index = None if self._closed else broadcast_from_main(board.choose)
             if board.several and board.stopped() and any(board.queues):
                 raise Preempted
             if index is not None and not self._closed:

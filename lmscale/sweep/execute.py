@@ -13,31 +13,38 @@ import jax
 from etils import epath
 
 from lmscale import flops
+from lmscale.compat import is_out_of_memory
 from lmscale.data import Corpus
 from lmscale.data.catalog import check_fingerprint
 from lmscale.files import DiskError, disk_fault, write_atomically
-from lmscale.parallel.distributed import GangError, agree, is_first, share_failure
+from lmscale.parallel.distributed import (
+    DistributedError,
+    broadcast_from_main,
+    is_main_process,
+    share_failure,
+)
+from lmscale.planner.lineage import branch_steps
+from lmscale.planner.packs import Pack, Plan, replan_with_less_memory, with_slots
+from lmscale.planner.programs import CompileAhead, mesh_of, program_of
+from lmscale.planner.slots import SlotChoices, training_rate
 from lmscale.progress import Tracker
 from lmscale.sweep.board import Board, PackQueue, Seat
 from lmscale.sweep.ownership import Claims
-from lmscale.sweep.plan import Pack, Plan, leaner, with_slots
-from lmscale.sweep.programs import CompileAhead, mesh_of, program_of
-from lmscale.sweep.shards import branch_steps
-from lmscale.sweep.slots import SlotChoices, training_rate
 from lmscale.sweep.store import Store
 from lmscale.sweep.teams import run_teams
+from lmscale.training.batch_source import BatchSource
 from lmscale.training.checkpoint import saved_steps
 from lmscale.training.evaluation import Evaluator
-from lmscale.training.feed import Feed
-from lmscale.training.loop import Preempted, RunQueue, give_up, train_pack
+from lmscale.training.loop import Preempted, train_pack
+from lmscale.training.program import Program
 from lmscale.training.resume import retrain_damaged_trunk
 from lmscale.training.run_folder import ENDED
-from lmscale.training.step import Program
+from lmscale.training.run_queue import RunQueue, give_up
 
 #: Programs that a worker keeps for when it comes back to a pack.
 KEPT_PROGRAMS = 4
-#: Share of the predicted memory that a pack which did not fit is planned anew for.
-LEANER = 0.7
+#: A pack that did not fit is planned again with this share of its predicted memory.
+REPLAN_SHARE = 0.7
 
 
 def execute(
@@ -56,8 +63,7 @@ def execute(
     The plan's workers train side by side, each in a process of its own: while one compiles, another
     trains, and the longest runs go first (see `lmscale.sweep.board`). A failure of one pack is
     written to its runs' status.json (and error.txt) and the next pack goes on. A pack that does not
-    fit in memory is tried again with half the slots, then with what `lmscale.sweep.plan.leaner`
-    makes of it.
+    fit in memory is tried again with half the slots, then planned again with less memory.
 
     A run is claimed while it trains (see `lmscale.sweep.ownership`). Runs that other processes train
     are left to them, with a line that says so, also those that start from them.
@@ -74,36 +80,38 @@ def execute(
 
     Raises:
       Preempted: when `stop` said so; every state is saved.
-      GangError: when one of the processes that train together has failed alone.
+      DistributedError: when one of the processes that train together has failed alone.
       TeamError: when no worker process can be kept alive.
       DiskError: when the store could not be written; what is there is sound.
     """
-    if is_first():
+    if is_main_process():
         for line in _mend_trunks(plan, store):
             bar.log(line)
-    agree(lambda: None)
+    broadcast_from_main(lambda: None)
     queues = []
     for pack in plan.packs:
         folders = [store.folder(run) for run in pack.runs]
-        ended = agree(lambda folders=folders: [f.result() is not None for f in folders])
+        ended = broadcast_from_main(
+            lambda folders=folders: [f.result() is not None for f in folders]
+        )
         left = [folder for folder, over in zip(folders, ended, strict=True) if not over]
         bar.skip(pack.flops - sum(flops.flops_without_start(folder.spec) for folder in left))
         queues.append(RunQueue(left))
-    how = _How(plan, store.path, open_corpus, choices, attention, checkpoint_seconds)
+    options = ExecuteOptions(plan, store.path, open_corpus, choices, attention, checkpoint_seconds)
     with Claims() as claims:
         board = Board(plan, queues, bar, stop, claims)
         wanted = any(queues)
         while wanted:
             if plan.teams == 1:
-                _train_packs(board.seat(), how)
+                _train_packs(board.seat(), options)
             else:
-                run_teams(plan.teams, _train_packs, board, Seat.METHODS, how)
+                run_teams(plan.teams, _train_packs, board, Seat.METHODS, options)
             if board.abandoned is not None:
                 raise DiskError(board.abandoned)
             wanted = board.regain()
         for folder in board.unstartable():
             bar.skip(flops.flops_without_start(folder.spec))
-            if is_first():
+            if is_main_process():
                 give_up(folder, jax.devices()[0].device_kind)
             board.release(folder)
     if (line := board.others_line()) is not None:
@@ -134,8 +142,8 @@ def _mend_trunks(plan: Plan, store: Store) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _How:
-    """What every worker is told; see `execute`."""
+class ExecuteOptions:
+    """The arguments of `execute` that every worker needs."""
 
     plan: Plan
     store: epath.Path
@@ -145,13 +153,13 @@ class _How:
     checkpoint_seconds: float
 
 
-def _train_packs(board: Seat, how: _How) -> None:
+def _train_packs(board: Seat, options: ExecuteOptions) -> None:
     """What a worker does: packs from the board, until there are none."""
-    plan, choices = how.plan, how.choices
+    plan, choices = options.plan, options.choices
     devices = jax.devices()
-    corpora = functools.cache(how.open_corpus)
+    corpora = functools.cache(options.open_corpus)
     kept_steps = branch_steps([run for pack in plan.packs for run in pack.runs])
-    feeds: dict[tuple, Feed] = {}
+    sources: dict[tuple, BatchSource] = {}
     ahead = CompileAhead()
     kept: collections.deque[tuple[Pack, Program]] = collections.deque(maxlen=KEPT_PROGRAMS)
 
@@ -159,24 +167,24 @@ def _train_packs(board: Seat, how: _How) -> None:
         program = next((program for known, program in kept if known == pack), None)
         if program is None:
             mesh = mesh_of(pack, devices)
-            program = program_of(pack, mesh, plan.devices.platform, how.attention)
+            program = program_of(pack, mesh, plan.devices.platform, options.attention)
             kept.append((pack, program))
         return program
 
-    def feed_for(pack: Pack) -> Feed:
+    def source_for(pack: Pack) -> BatchSource:
         key = (pack.fingerprint, pack.mesh)
-        if key not in feeds:
+        if key not in sources:
             data = pack.runs[0].spec.data
             corpus = corpora(data.corpus)
             check_fingerprint(corpus, data.fingerprint)
-            feeds[key] = Feed(corpus, mesh_of(pack, devices))
-        return feeds[key]
+            sources[key] = BatchSource(corpus, mesh_of(pack, devices))
+        return sources[key]
 
     def settle(pack: Pack) -> Pack:
         if choices is None:
             return pack
         return choices.settle(
-            pack, lambda pack: training_rate(program_for(pack), pack, feed_for(pack)), board.log
+            pack, lambda pack: training_rate(program_for(pack), pack, source_for(pack)), board.log
         )
 
     def compile_next() -> None:
@@ -184,10 +192,10 @@ def _train_packs(board: Seat, how: _How) -> None:
         if index is None:
             return
         following = plan.packs[index]
-        if (following.fingerprint, following.mesh) in feeds:
+        if (following.fingerprint, following.mesh) in sources:
             if choices is not None:
                 following = choices.planned(following)
-            ahead.begin(program_for(following), following, feed_for(following).corpus_shape)
+            ahead.begin(program_for(following), following, source_for(following).corpus_shape)
 
     told: set[tuple] = set()
 
@@ -196,27 +204,27 @@ def _train_packs(board: Seat, how: _How) -> None:
         if (kind := (pack.key, pack.fingerprint, pack.n_slots)) not in told:
             told.add(kind)
             board.log(f"{pack.key.model.label}: {len(queue)} runs, {pack.n_slots} at a time")
-        feed, program = feed_for(pack), program_for(pack)
+        source, program = source_for(pack), program_for(pack)
         # Workers compile while others train.
         if plan.teams == 1 and jax.process_count() == 1:
             compile_next()
         train_pack(
             program,
             queue,
-            feed,
+            source,
             Evaluator(program, lambda evaluation: corpora(evaluation.corpus)),
             board,
             kept_steps=kept_steps,
-            checkpoint_seconds=how.checkpoint_seconds,
+            checkpoint_seconds=options.checkpoint_seconds,
             stop=board.stopped,
         )
 
     while (index := board.take()) is not None:
         queue = PackQueue(board, index)
         try:
-            _train_or_record(settle, train, plan.packs[index], queue, how, board.log)
+            _train_or_record(settle, train, plan.packs[index], queue, options, board.log)
         except Exception as error:
-            fault = _disk_fault(error, how)
+            fault = _disk_fault(error, options)
             if fault is None:
                 raise
             # The disk can fail again while a failure is written down, so it is dealt with only here.
@@ -227,22 +235,27 @@ def _train_packs(board: Seat, how: _How) -> None:
 
 
 def _train_or_record(
-    settle: Callable, train: Callable, pack: Pack, queue: PackQueue, how: _How, log: Callable
+    settle: Callable,
+    train: Callable,
+    pack: Pack,
+    queue: PackQueue,
+    options: ExecuteOptions,
+    log: Callable,
 ) -> None:
-    devices, settled = how.plan.devices, False
+    devices, settled = options.plan.devices, False
     while True:
         try:
             if not settled:
                 pack, settled = settle(pack), True
             train(pack, queue)
             return
-        except (Preempted, KeyboardInterrupt, GangError):
+        except (Preempted, KeyboardInterrupt, DistributedError):
             raise
         except Exception as error:  # Whatever broke a pack must not end the sweep.
-            if _disk_fault(error, how) is not None:
+            if _disk_fault(error, options) is not None:
                 raise
             reasons, sound = share_failure(error)
-            memory = sound and any("RESOURCE_EXHAUSTED" in reason for reason in reasons)
+            memory = sound and any(map(is_out_of_memory, reasons))
             smallest = pack.mesh[0]
             if memory and pack.n_slots > smallest:
                 slots = max(smallest, pack.n_slots // 2 // smallest * smallest)
@@ -253,8 +266,10 @@ def _train_or_record(
                 continue
             less = None
             if memory and devices.platform != "cpu":
-                allowed = LEANER * pack.memory
-                less = leaner(pack, devices, allowed, n_slots=pack.n_slots, mesh=pack.mesh)
+                allowed = REPLAN_SHARE * pack.memory
+                less = replan_with_less_memory(
+                    pack, devices, allowed, n_slots=pack.n_slots, mesh=pack.mesh
+                )
             if less is not None:
                 log(f"{pack.key.model.label}: does not fit in memory, trying with less of it")
                 pack = less
@@ -271,13 +286,13 @@ def _train_or_record(
                 queue.release(folder)
             log(f"{pack.key.model.label}: {left} runs {status}: {reason}")
             if not sound:
-                raise GangError(f"not every process has failed: {reason}", 1) from error
+                raise DistributedError(f"not every process has failed: {reason}", 1) from error
             return
 
 
-def _disk_fault(error: Exception, how: _How) -> str | None:
+def _disk_fault(error: Exception, options: ExecuteOptions) -> str | None:
     """What is wrong with the store's disk; processes that train together fail in the usual way."""
-    return disk_fault(error, how.store) if jax.process_count() == 1 else None
+    return disk_fault(error, options.store) if jax.process_count() == 1 else None
 
 
 def _record_disk_fault(queue: PackQueue, fault: str) -> None:

@@ -11,12 +11,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import hashlib
 import importlib
-import importlib.util
 import pkgutil
-import sys
-import traceback
 import types
 import typing
 from dataclasses import dataclass
@@ -27,6 +23,7 @@ from lmscale.data import Corpus
 from lmscale.spec import DataSpec, EvalSpec, RunSpec
 from lmscale.sweep.claims import Claim
 from lmscale.sweep.fields import BOUNDS, Bounds, ExperimentError, FieldError, check_value
+from lmscale.user_files import load_file
 
 #: Package that the folder experiments/ is installed as.
 PACKAGE = "lmscale_experiments"
@@ -124,6 +121,7 @@ def load_scales(name: str) -> tuple[str, str, dict[str, Experiment]]:
 
     Raises:
       ExperimentError: when there is none, or it declares no scales.
+      UserFileError: when the file cannot be loaded.
     """
     path = Path(name)
     if path.suffix == ".py":
@@ -142,47 +140,6 @@ def load_scales(name: str) -> tuple[str, str, dict[str, Experiment]]:
     if not isinstance(scales, dict) or not scales:
         raise ExperimentError(f"{name} declares no SCALES: a dictionary of scale to experiment")
     return short, module.__doc__ or "", scales
-
-
-#: Where the files of users' own experiments lie, by the module that each was loaded as.
-_FILES: dict[str, str] = {}
-
-
-def load_file(path: Path) -> types.ModuleType:
-    """The module in a file of a user's own; its architectures are registered.
-
-    It is known to Python by a name of its own, so that what it defines can be sent to other
-    processes; see `loaded_files`.
-    """
-    path = path.resolve()
-    name = f"lmscale_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise ExperimentError(_where(path, error)) from error
-    _FILES[name] = str(path)
-    return module
-
-
-def _where(path: Path, error: Exception) -> str:
-    """What went wrong in a user's file, with the line, in a line."""
-    lines = [
-        at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == str(path)
-    ]
-    if isinstance(error, SyntaxError):
-        lines = [error.lineno]
-    place = f"{path}, line {lines[-1]}" if lines else str(path)
-    words = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"{place}: {type(error).__name__}: {words}"
-
-
-def loaded_files() -> list[str]:
-    """The files of users' own that another process must load (`load_file`) to read our values."""
-    return list(_FILES.values())
 
 
 def field_types(experiment: Experiment) -> dict[str, tuple[type, bool]]:

@@ -10,12 +10,12 @@ import numpy as np
 
 from lmscale.data import Corpus
 from lmscale.files import DamagedError
+from lmscale.planner.devices import Devices
+from lmscale.planner.packs import Pack, make_plan
+from lmscale.planner.programs import mesh_of, program_of
 from lmscale.progress import Tracker
 from lmscale.spec import EvalSpec
-from lmscale.sweep.devices import Devices
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.plan import Pack, make_plan
-from lmscale.sweep.programs import mesh_of, program_of
 from lmscale.sweep.store import Store, StoreError
 from lmscale.training.checkpoint import Checkpoints
 from lmscale.training.evaluation import Evaluator

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from lmscale.files import DiskError
-from lmscale.sweep.plan import Plan
-from lmscale.sweep.shards import branch_steps
+from lmscale.planner.lineage import branch_steps
+from lmscale.planner.packs import Plan
 from lmscale.sweep.store import Store
 from lmscale.training.checkpoint import GENERATIONS, saved_steps
-from lmscale.training.step import ProgramKey, initial_state
+from lmscale.training.state import ProgramKey, initial_state
 
 #: Bytes of a run's small files: specification, metrics, result.
 _SMALL_FILES = 400_000

@@ -1,10 +1,11 @@
-"""Which runs a worker trains, and which runs others start from."""
+"""Which runs each shard of an experiment trains."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from lmscale import flops
+from lmscale.planner.lineage import ancestors
 from lmscale.sweep.experiment import Run
 
 
@@ -29,21 +30,3 @@ def shard_runs(runs: Sequence[Run], index: int, count: int) -> list[Run]:
         loads[least] += costs[root]
         shards[least] += trees[root]
     return shards[index]
-
-
-def branch_steps(runs: Sequence[Run]) -> dict[str, set[int]]:
-    """Run -> the steps at which others of the runs start from it."""
-    kept: dict[str, set[int]] = {}
-    for run in runs:
-        if run.spec.start:
-            kept.setdefault(run.spec.start.run, set()).add(run.spec.start.step)
-    return kept
-
-
-def ancestors(run: Run, by_id: Mapping[str, Run]) -> list[Run]:
-    """The run that a run starts from, the one that that one starts from, and so on."""
-    found = []
-    while run.spec.start and run.spec.start.run in by_id:
-        run = by_id[run.spec.start.run]
-        found.append(run)
-    return found

@@ -29,10 +29,11 @@ from lmscale.sweep.declaration import (
     recorded_declarations,
     refusal,
 )
-from lmscale.sweep.experiment import Experiment, Run, loaded_files
+from lmscale.sweep.experiment import Experiment, Run
 from lmscale.sweep.ownership import find_claim
 from lmscale.terminal import say
 from lmscale.training.run_folder import RunFolder
+from lmscale.user_files import loaded_files
 
 if TYPE_CHECKING:
     import pandas as pd

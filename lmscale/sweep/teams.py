@@ -11,7 +11,6 @@ place.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import pickle
@@ -29,11 +28,11 @@ from typing import Any, Protocol
 
 import jax
 
-from lmscale.cache import quiet_compilation_cache
+from lmscale.compat import die_with_parent, quiet_compilation_cache
 from lmscale.parallel.distributed import PREEMPTED
 from lmscale.parallel.processes import process_context
-from lmscale.sweep.experiment import load_file, loaded_files
 from lmscale.training.loop import Preempted
+from lmscale.user_files import load_file, loaded_files
 
 #: What a worker takes over from the process that starts it.
 _SETTINGS = (
@@ -254,19 +253,12 @@ def become_team(values: dict[str, Any]) -> None:
     # The process that started it is asked to stop, and tells.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    _die_with_parent()
+    # Killed with the process that it was forked from, which ends with the one that started both. Also
+    # while it is halted, or deep in a computation: another process may train its run next.
+    if multiprocessing.get_start_method(allow_none=True) != "spawn":
+        die_with_parent()
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    """Killed with what it was forked from, which ends with the process that started it (Linux).
-
-    Also while it is halted, or deep in a computation: another process may train its run next.
-    """
-    if sys.platform == "linux" and multiprocessing.get_start_method(allow_none=True) != "spawn":
-        set_death_signal = 1
-        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
 
 
 class _Remote:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 import threading
 import time
 from typing import Any
@@ -24,8 +23,9 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from lmscale import compat
 from lmscale.files import DamagedError, digest, file_digest, parse_json, read_json, write_json
-from lmscale.parallel.distributed import agree, is_first
+from lmscale.parallel.distributed import broadcast_from_main, is_main_process
 
 #: Orbax numbers the saves of a process and signals by that number: those of two threads must not
 #: overlap, or one creates the other's folders.
@@ -33,8 +33,6 @@ _SAVING = threading.Lock()
 #: Checkpoints of an unfinished run: should the newest be damaged, the one before is used.
 GENERATIONS = 2
 _DIGESTS = "digests.json"
-#: Written again by Orbax when all else is done: with the time of that, and as a mark.
-_METADATA, _MARK = "_CHECKPOINT_METADATA", "commit_success.txt"
 #: Seconds within which Orbax has written its metadata.
 _SETTLING = 10.0
 #: Among the extra values: says that the checkpoint was written with digests.
@@ -43,20 +41,7 @@ _CHECKED = "digests"
 _UNREADABLE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EIO)
 
 
-class _RaisedAgain(logging.Filter):
-    """Orbax logs the errors of its threads with a traceback, and raises them at the next wait."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and "orbax" in record.pathname)
-
-
-logging.getLogger("absl").addFilter(_RaisedAgain())
-
-
-class _Manager(ocp.CheckpointManager):
-    def reached_preemption(self, step: int) -> bool:
-        """No: the loop asks JAX, whose count of such questions must stay the same everywhere."""
-        return False
+compat.quiet_orbax_errors()
 
 
 class Checkpoints:
@@ -75,16 +60,10 @@ class Checkpoints:
         self._folder = epath.Path(folder)
         self._run = run
         self._saving: int | None = None
-        self._manager = _Manager(
+        self._manager = compat.checkpoint_manager(
             self._folder,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=None if keep_all else GENERATIONS,
-                create=True,
-                cleanup_tmp_directories=True,
-                # Called in the thread that waits for the save, by the first process, when all have
-                # written.
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
-            ),
+            max_to_keep=None if keep_all else GENERATIONS,
+            on_written=self._write_digests,
         )
 
     def latest(self) -> int | None:
@@ -120,7 +99,7 @@ class Checkpoints:
         """
         self.wait()
         path = self._folder / str(step)
-        fault, checked = agree(
+        fault, checked = broadcast_from_main(
             lambda: [_fault(path, self._run), (path / _DIGESTS).exists()],
         )
         if fault is not None:
@@ -144,10 +123,10 @@ class Checkpoints:
 
     def discard(self, step: int) -> None:
         """Deletes a damaged checkpoint, so that it isn't met again."""
-        if is_first():
+        if is_main_process():
             delete_step(self._folder, step)
         # The others look when it is gone.
-        agree(lambda: None)
+        broadcast_from_main(lambda: None)
         self._manager.reload()
 
     def wait(self) -> None:
@@ -159,7 +138,7 @@ class Checkpoints:
 
     def _write_digests(self) -> None:
         step = self._saving
-        found = [self._folder / str(step), *self._folder.glob(f"{step}.orbax-checkpoint-tmp*")]
+        found = [self._folder / str(step), *self._folder.glob(compat.unfinished_checkpoints(step))]
         for folder in (path for path in found if path.exists()):
             values = {"run": self._run, "kind": self._folder.name, "step": step}
             values["files"] = {name: _settled(folder / name) for name in sorted(_files_of(folder))}
@@ -168,7 +147,7 @@ class Checkpoints:
 
 def saved_steps(folder: epath.PathLike) -> list[int]:
     """The steps of all complete checkpoints of a folder that need not exist."""
-    return ocp.utils.checkpoint_steps(folder)
+    return compat.checkpoint_steps(folder)
 
 
 def checkpoint_fault(folder: epath.Path, run: str, step: int) -> DamagedError | None:
@@ -221,7 +200,7 @@ def _files_of(folder: epath.Path) -> list[str]:
                 folders.append(path)
             else:
                 found.append(str(path.relative_to(folder)))
-    return [name for name in found if name not in (_DIGESTS, _MARK)]
+    return [name for name in found if name not in (_DIGESTS, compat.CHECKPOINT_MARK)]
 
 
 def _settled(path: epath.Path) -> list[int | str | None]:
@@ -235,15 +214,15 @@ def _settled(path: epath.Path) -> list[int | str | None]:
         try:
             return _size_and_digest(path)
         except (DamagedError, FileNotFoundError):
-            if path.name != _METADATA or time.monotonic() > deadline:
+            if path.name != compat.CHECKPOINT_METADATA or time.monotonic() > deadline:
                 raise
         time.sleep(0.01)
 
 
 def _size_and_digest(path: epath.Path) -> list[int | str | None]:
-    if path.name == _METADATA:
+    if path.name == compat.CHECKPOINT_METADATA:
         values = parse_json(path.read_bytes(), path)
-        values.pop("commit_timestamp_nsecs", None)
+        values.pop(compat.COMMIT_TIME, None)
         return [None, digest(json.dumps(values, sort_keys=True))]
     if "://" in str(path):
         return [path.stat().length, None]

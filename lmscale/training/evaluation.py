@@ -13,7 +13,7 @@ import numpy as np
 from lmscale.data import Corpus
 from lmscale.data.loader import evaluation_windows
 from lmscale.spec import EvalSpec, RunSpec, SpecError
-from lmscale.training.step import Program
+from lmscale.training.program import Program
 
 
 @dataclass(frozen=True)

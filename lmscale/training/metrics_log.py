@@ -23,7 +23,7 @@ from lmscale.files import (
     read_bytes,
     write_atomically,
 )
-from lmscale.parallel.distributed import is_first
+from lmscale.parallel.distributed import is_main_process
 from lmscale.spec import RunSpec
 
 #: Of what a record may hold, where the readers of it lean on its type.
@@ -48,7 +48,7 @@ class MetricsLog:
     def __init__(self, path: epath.Path, content: bytes = b""):
         self._path = path
         self._digest, self._size = new_digest(content), len(content)
-        if is_first() and (read_bytes(path) or b"") != content:
+        if is_main_process() and (read_bytes(path) or b"") != content:
             write_atomically(path, content)
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import jax
 import optax
-from optax import contrib
 
 from lmscale.architectures import ModelSpec
+from lmscale.compat import matrix_dimensions, orthogonalized_momentum
 from lmscale.parallel.partition import path_name
 from lmscale.training.matrices import matrix_axes
 
@@ -50,7 +50,7 @@ def scale_by_muon(
     def dimensions(params: Any) -> Any:
         def of(path, x):
             axes = matrix_axes(path, x, model.STACKS)
-            return contrib.MuonDimensionNumbers(axes.d_in, axes.d_out)
+            return matrix_dimensions(axes.d_in, axes.d_out)
 
         return jax.tree_util.tree_map_with_path(of, params)
 
@@ -60,7 +60,7 @@ def scale_by_muon(
         return UPDATE_RMS * math.sqrt(max(d_in, d_out)) * update
 
     muon = optax.chain(
-        contrib.scale_by_muon(beta=constants["momentum"], weight_dimension_numbers=dimensions),
+        orthogonalized_momentum(constants["momentum"], dimensions),
         optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scaled, updates)),
     )
     adam = optax.scale_by_adam(b1=constants["beta1"], b2=constants["beta2"], eps=constants["eps"])

@@ -11,7 +11,7 @@ from lmscale import optimizers
 from lmscale.architectures import ModelSpec
 from lmscale.parallel.partition import path_name
 from lmscale.spec import RunSpec
-from lmscale.training.form import on_vectors
+from lmscale.training.layout import on_vectors
 
 
 def optimizer_hyperparameters(spec: RunSpec) -> dict[str, float]:
@@ -50,7 +50,7 @@ def make_optimizer(
       model: architecture, which says what decays and what holds stacked layers.
       learning_rate: of this step.
       hyper: see `optimizer_hyperparameters`.
-      flat: the moments are a few vectors, see `lmscale.training.form`; of elementwise optimizers.
+      flat: the moments are a few vectors, see `lmscale.training.layout`; of elementwise optimizers.
     """
     scaled = (
         optax.clip_by_global_norm(hyper["grad_clip"]),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmscale.files import DamagedError
-from lmscale.parallel.distributed import agree
+from lmscale.parallel.distributed import broadcast_from_main
 from lmscale.training.checkpoint import Checkpoints, checkpoint_fault, delete_step, saved_steps
 from lmscale.training.metrics_log import MetricsLog
 from lmscale.training.run_folder import RunFolder
@@ -55,12 +55,12 @@ def take_up(
     Raises:
       DamagedError: when the state that the run starts from is damaged.
     """
-    faults = agree(lambda: [str(error) for error in [folder.damage()] if error])
-    seconds = agree(lambda: folder.status()["seconds"])
+    faults = broadcast_from_main(lambda: [str(error) for error in [folder.damage()] if error])
+    seconds = broadcast_from_main(lambda: folder.status()["seconds"])
     if faults:
         folder.forget_end()
     found, kept = None, b""
-    for step in agree(lambda: checkpoints.steps()[::-1]):
+    for step in broadcast_from_main(lambda: checkpoints.steps()[::-1]):
         try:
             state, extra, checked = checkpoints.restore(step, like)
             kept = _kept_metrics(folder, step, extra)
@@ -95,7 +95,7 @@ def _kept_metrics(folder: RunFolder, step: int, extra: dict[str, Any]) -> bytes:
             return [error.path, error.fault]
         return None
 
-    if (fault := agree(check)) is not None:
+    if (fault := broadcast_from_main(check)) is not None:
         raise DamagedError(*fault)
     return kept[0] if kept else b""
 

@@ -27,7 +27,7 @@ from lmscale.files import (
     write_json,
 )
 from lmscale.foreign_text import is_plain_name
-from lmscale.parallel.distributed import is_first
+from lmscale.parallel.distributed import is_main_process
 from lmscale.spec import RunSpec, SpecError
 from lmscale.training.metrics_log import Mark, MetricsLog, kept_content, read_records
 
@@ -79,7 +79,7 @@ class RunFolder:
         Returns:
           What was wrong with a spec.json that has been written again, in one line.
         """
-        if not is_first():
+        if not is_main_process():
             return None
         self.path.mkdir(parents=True, exist_ok=True)
         text, path = self.spec.to_json() + "\n", self.path / "spec.json"
@@ -193,7 +193,7 @@ class RunFolder:
           seconds: trained, summed over restarts.
         """
         self.write_result(values)
-        if not is_first():
+        if not is_main_process():
             return
         digests = {
             "result": digest((self.path / "result.json").read_bytes()),
@@ -205,7 +205,7 @@ class RunFolder:
 
     def forget_end(self) -> None:
         """Deletes what says that the run has ended, so that it is trained (to its end) again."""
-        if is_first():
+        if is_main_process():
             (self.path / "result.json").unlink(missing_ok=True)
             (self.path / "status.json").unlink(missing_ok=True)
 

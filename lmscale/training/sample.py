@@ -12,7 +12,7 @@ from flax import nnx
 from lmscale.spec import SpecError
 from lmscale.training.checkpoint import Checkpoints, saved_steps
 from lmscale.training.run_folder import RunFolder
-from lmscale.training.step import single_device_like
+from lmscale.training.state import single_device_like
 
 
 def sample_tokens(

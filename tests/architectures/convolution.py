@@ -8,7 +8,7 @@ from flax import nnx
 
 from lmscale.architectures import Activations, Array, ModelSpec, base, register
 from lmscale.models.layers import Embedding, LayerNorm, Linear, apply_layers, stack_layers
-from lmscale.parallel.partition import keep_batch
+from lmscale.parallel.partition import constrain_activations
 from lmscale.sweep import Experiment, Run, make_run, product, width_rule
 
 
@@ -22,7 +22,7 @@ class Layer(nnx.Module):
     def __call__(self, x, dropout_key):
         y = self.norm(x)
         earlier = jnp.pad(y, ((0, 0), (1, 0), (0, 0)))[:, :-1]
-        return keep_batch(x + jax.nn.relu(self.now(y) + self.before(earlier)))
+        return constrain_activations(x + jax.nn.relu(self.now(y) + self.before(earlier)))
 
 
 class Network(nnx.Module):

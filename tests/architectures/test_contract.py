@@ -15,13 +15,14 @@ from lmscale import flops
 from lmscale.architectures import ModelSpec, architecture, kinds, register
 from lmscale.parallel import partition
 from lmscale.parallel.mesh import make_mesh
+from lmscale.planner.devices import parse_devices
+from lmscale.planner.packs import make_plan
+from lmscale.planner.programs import mesh_of, program_of
 from lmscale.serialize import SpecError
 from lmscale.spec import RunSpec
-from lmscale.sweep.devices import parse_devices
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.plan import make_plan
-from lmscale.sweep.programs import mesh_of, program_of
-from lmscale.training.step import ProgramKey, device_bytes, initial_state, train_arguments
+from lmscale.training.program import device_bytes, train_arguments
+from lmscale.training.state import ProgramKey, initial_state
 from tests.architectures import convolution
 from tests.training.specs import run_spec
 from tests.training.test_step import TOLERANCE, different_specs, train

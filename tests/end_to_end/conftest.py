@@ -38,7 +38,7 @@ def lmscale(environment):
     """Starts `lmscale` with these arguments."""
 
     def start(*args) -> subprocess.Popen:
-        command = [sys.executable, "-m", "lmscale.cli", *map(str, args)]
+        command = [sys.executable, "-m", "lmscale", *map(str, args)]
         return subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

@@ -58,7 +58,7 @@ def test_the_witness_hears(witnessed):
 
 def test_a_sweep_and_what_is_made_of_it_send_nothing(witnessed, tmp_path):
     out = tmp_path / "store"
-    lmscale = ("-m", "lmscale.cli")
+    lmscale = ("-m", "lmscale")
     command = (*lmscale, "run", EXPERIMENT, "--data", "tiny", "--steps", "300", "--out", out)
     code, heard, n_processes = witnessed(*command, "--eval-tokens", "1024")
     assert (code, heard) == (0, "")

@@ -27,7 +27,7 @@ def steps_logged(out):
 @pytest.fixture(scope="module")
 def uninterrupted(environment, tmp_path_factory):
     out = tmp_path_factory.mktemp("uninterrupted")
-    command = [sys.executable, "-m", "lmscale.cli", *map(str, ARGUMENTS), "--out", str(out)]
+    command = [sys.executable, "-m", "lmscale", *map(str, ARGUMENTS), "--out", str(out)]
     subprocess.run(command, env=environment, check=True, timeout=300)
     return out
 

@@ -8,13 +8,13 @@ from lmscale_experiments import transfer
 
 from lmscale.architectures import init_by_width
 from lmscale.flops import n_params
+from lmscale.planner.devices import parse_devices
+from lmscale.planner.packs import make_plan
 from lmscale.spec import LSTMSpec
-from lmscale.sweep.devices import parse_devices
 from lmscale.sweep.epochs import epochs_of_specs
 from lmscale.sweep.experiment import experiment_names, load_scales
 from lmscale.sweep.gpu_recipe import GPU_RECIPE, MIN_STEPS, TOKENS_PER_PARAM, batch_for
 from lmscale.sweep.grids import width_rule
-from lmscale.sweep.plan import make_plan
 from tests.experiments.fake_corpus import of_tokens
 
 #: Text of this size is enough for all of them.

@@ -1,7 +1,7 @@
 import pytest
 
 from lmscale.flops import n_params, training_flops_per_token
-from lmscale.report.papers import points
+from lmscale.studies.papers import points
 from lmscale.sweep import load_scales
 from tests.fake_corpus import fake_corpus
 

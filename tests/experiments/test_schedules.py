@@ -6,7 +6,7 @@ import json
 import pytest
 from lmscale_experiments.schedules import OVERSHOOTS, SCALES, summed_learning_rate
 
-from lmscale.training.step import ProgramKey
+from lmscale.training.state import ProgramKey
 from tests.experiments.fake_corpus import CORPUS
 
 

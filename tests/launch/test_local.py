@@ -177,7 +177,7 @@ def test_the_real_thing_is_stopped_and_finishes(corpus, tmp_path):
     command += ["--data", "tiny", "--device", "cpu", "--workers", "2"]
     command += [
         "--lmscale",
-        f"{sys.executable} -m lmscale.cli",
+        f"{sys.executable} -m lmscale",
         "--",
         "--seeds",
         "0",

@@ -14,7 +14,8 @@ from lmscale.parallel.mesh import make_mesh
 from lmscale.parallel.partition import path_name, run_spec
 from lmscale.spec import LSTMSpec, TransformerSpec
 from lmscale.training.compiler import quick_options
-from lmscale.training.step import ProgramKey, build_program, packed_hyperparameters
+from lmscale.training.program import build_program
+from lmscale.training.state import ProgramKey, packed_hyperparameters
 from tests.training.specs import run_spec as a_run
 
 pytestmark = pytest.mark.slow

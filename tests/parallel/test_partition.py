@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 
 from lmscale.parallel.mesh import MeshError, across_slices, make_mesh
 from lmscale.parallel.partition import path_name, run_shardings, run_spec
-from lmscale.training.step import ProgramKey, initial_state
+from lmscale.training.state import ProgramKey, initial_state
 from tests.training.specs import LSTM, TRANSFORMER
 
 RULES = TRANSFORMER.partition_rules()

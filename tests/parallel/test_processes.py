@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.end_to_end.conftest import EXPERIMENT, catches
-from tests.parallel.gang_worker import DISPATCH, train
+from tests.parallel.group_worker import DISPATCH, train
 from tests.quick_compile import quick_jit
 from tests.training import damage
 
@@ -29,7 +29,7 @@ STEPS = 5 * DISPATCH
 JOURNEY = (((1, 4, 1), 2), ((1, 4, 1), 0), ((1, 1, 1), 0), ((1, 2, 1), 2))
 
 
-class Gang:
+class ProcessGroup:
     """Processes of one command that differ in their index alone."""
 
     def __init__(self, environment, port, count, devices, *command, indices=None):
@@ -47,7 +47,7 @@ class Gang:
 
     @staticmethod
     def line(command, port, count, index):
-        if command[0] == "lmscale.cli":
+        if command[0] == "lmscale":
             return [*map(str, command), "--distributed", f"127.0.0.1:{port},{count},{index}"]
         return [command[0], f"127.0.0.1:{port}", str(count), str(index), command[1]]
 
@@ -64,12 +64,14 @@ class Gang:
 
 
 @pytest.fixture
-def gang(environment):
-    """Starts gangs and leaves none behind."""
+def group(environment):
+    """Starts groups and leaves none behind."""
     started = []
 
-    def start(count, devices, *command, port=None, environment=environment, **options) -> Gang:
-        one = Gang(environment, port or free_port(), count, devices, *command, **options)
+    def start(
+        count, devices, *command, port=None, environment=environment, **options
+    ) -> ProcessGroup:
+        one = ProcessGroup(environment, port or free_port(), count, devices, *command, **options)
         started.append(one)
         return one
 
@@ -91,7 +93,7 @@ def is_open(port: int) -> bool:
 
 
 def worker(*jobs):
-    return "tests.parallel.gang_worker", json.dumps(jobs)
+    return "tests.parallel.group_worker", json.dumps(jobs)
 
 
 def job(store, **fields):
@@ -139,7 +141,9 @@ def journey(environment, tmp_path_factory):
         host = job(stores["host"], mesh=MESHES[0], on_host=True)
         jobs = [leg] if number else [leg, *packed, host]
         devices = int(np.prod(mesh)) // count
-        codes, errors = Gang(environment, free_port(), count, devices, *worker(*jobs)).finish()
+        codes, errors = ProcessGroup(
+            environment, free_port(), count, devices, *worker(*jobs)
+        ).finish()
         assert codes == [0, 0], errors
     return stores
 
@@ -186,11 +190,11 @@ def test_a_run_moves_between_process_counts_and_meshes(journey):
 
 def command(out, *arguments):
     arguments = ("--data", "tiny", "--out", out, "--seeds", "0", "1", *arguments)
-    return "lmscale.cli", "run", EXPERIMENT, *arguments
+    return "lmscale", "run", EXPERIMENT, *arguments
 
 
-def test_the_first_process_alone_writes_and_talks(gang, tmp_path):
-    codes, errors = gang(2, 1, *command(tmp_path, "--steps", "40")).finish()
+def test_the_first_process_alone_writes_and_talks(group, tmp_path):
+    codes, errors = group(2, 1, *command(tmp_path, "--steps", "40")).finish()
     assert codes == [0, 0], errors
     assert statuses(tmp_path) == ["done"] * 4
     assert all(len(curve) == 40 for curve in curves(tmp_path).values())
@@ -200,8 +204,8 @@ def test_the_first_process_alone_writes_and_talks(gang, tmp_path):
     assert "done" not in errors[1]
 
 
-def test_sigterm_to_one_process_saves_in_all(gang, tmp_path):
-    pair = gang(2, 1, *command(tmp_path, "--steps", "20000", "--mesh", "2,1,1"))
+def test_sigterm_to_one_process_saves_in_all(group, tmp_path):
+    pair = group(2, 1, *command(tmp_path, "--steps", "20000", "--mesh", "2,1,1"))
     pair.wait_until(lambda: any(len(curve) for curve in curves(tmp_path).values()))
     pair.processes[1].send_signal(signal.SIGTERM)
     codes, errors = pair.finish()
@@ -214,10 +218,10 @@ def test_sigterm_to_one_process_saves_in_all(gang, tmp_path):
     assert len(list(tmp_path.glob(f"runs/*/checkpoints/{step}"))) == 2
 
 
-def test_all_processes_leave_a_damaged_checkpoint_for_the_same_older_one(gang, tmp_path):
+def test_all_processes_leave_a_damaged_checkpoint_for_the_same_older_one(group, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     jobs = [job(whole), job(cut, stop_after=2), job(cut, stop_after=1)]
-    codes, errors = gang(2, 1, *worker(*jobs)).finish()
+    codes, errors = group(2, 1, *worker(*jobs)).finish()
     assert codes == [0, 0], errors
     # One at a time: the second has not begun.
     first = min((cut / "runs").iterdir())
@@ -227,7 +231,7 @@ def test_all_processes_leave_a_damaged_checkpoint_for_the_same_older_one(gang, t
     newest = first / "checkpoints" / str(steps[1])
     files = sorted((newest / "state" / "ocdbt.process_1" / "d").iterdir())
     damage.flip(max(files, key=lambda file: file.stat().st_size), newest, random.Random(0))
-    codes, errors = gang(2, 1, *worker(job(cut))).finish()
+    codes, errors = group(2, 1, *worker(job(cut))).finish()
     assert codes == [0, 0], errors
     for path in whole.glob("runs/*/result.json"):
         assert (cut / path.relative_to(whole)).read_bytes() == path.read_bytes()
@@ -235,8 +239,8 @@ def test_all_processes_leave_a_damaged_checkpoint_for_the_same_older_one(gang, t
 
 
 @pytest.mark.parametrize("asked", [0, 1])
-def test_sigterm_before_the_processes_have_met_ends_all(gang, tmp_path, asked):
-    pair = gang(2, 1, *command(tmp_path, "--steps", "20000", "--mesh", "2,1,1"))
+def test_sigterm_before_the_processes_have_met_ends_all(group, tmp_path, asked):
+    pair = group(2, 1, *command(tmp_path, "--steps", "20000", "--mesh", "2,1,1"))
     pair.wait_until(lambda: catches(pair.processes[asked], signal.SIGTERM))
     pair.processes[asked].send_signal(signal.SIGTERM)
     codes, errors = pair.finish()
@@ -245,9 +249,9 @@ def test_sigterm_before_the_processes_have_met_ends_all(gang, tmp_path, asked):
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_ends_the_other_in_seconds(gang, environment, tmp_path, victim):
+def test_a_killed_process_ends_the_other_in_seconds(group, environment, tmp_path, victim):
     environment = {**environment, "LMSCALE_HEARTBEAT": "10"}
-    pair = gang(2, 1, *worker(job(tmp_path, steps=1_000_000)), environment=environment)
+    pair = group(2, 1, *worker(job(tmp_path, steps=1_000_000)), environment=environment)
     pair.wait_until(lambda: list(tmp_path.glob("runs/*/metrics.jsonl")))
     pair.processes[victim].send_signal(signal.SIGKILL)
     killed = time.monotonic()
@@ -259,10 +263,10 @@ def test_a_killed_process_ends_the_other_in_seconds(gang, environment, tmp_path,
     assert "failed" not in statuses(tmp_path)
 
 
-def test_a_second_gang_on_an_occupied_port_is_refused_and_harms_nothing(gang, tmp_path):
+def test_a_second_group_on_an_occupied_port_is_refused_and_harms_nothing(group, tmp_path):
     port, running = free_port(), tmp_path / "a"
     options = ("--steps", "200000", "--mesh", "2,1,1")
-    first = gang(2, 1, *command(running, *options), port=port)
+    first = group(2, 1, *command(running, *options), port=port)
 
     def logged():
         return sum(len(path.read_text()) for path in running.glob("runs/*/metrics.jsonl"))
@@ -272,7 +276,7 @@ def test_a_second_gang_on_an_occupied_port_is_refused_and_harms_nothing(gang, tm
         begin = time.monotonic()
         # The last is the same command, started twice.
         out = running if indices == [1, 0] else tmp_path / "b"
-        codes, errors = gang(2, 1, *command(out, *options), port=port, indices=indices).finish()
+        codes, errors = group(2, 1, *command(out, *options), port=port, indices=indices).finish()
         assert codes == [42] * len(indices), errors
         assert all(f"port {port} is taken" in error for error in errors)
         assert time.monotonic() - begin < 60
@@ -284,22 +288,22 @@ def test_a_second_gang_on_an_occupied_port_is_refused_and_harms_nothing(gang, tm
     assert errors[0].count("preempted: every run is saved") == 1
 
 
-def test_gangs_that_come_to_one_port_at_once_are_kept_apart(gang, tmp_path):
+def test_groups_that_come_to_one_port_at_once_are_kept_apart(group, tmp_path):
     port = free_port()
-    theirs = gang(2, 1, *worker(job(tmp_path / "b")), port=port, indices=[1])
-    ours = gang(2, 1, *worker(job(tmp_path / "a")), port=port)
+    theirs = group(2, 1, *worker(job(tmp_path / "b")), port=port, indices=[1])
+    ours = group(2, 1, *worker(job(tmp_path / "a")), port=port)
     codes, errors = theirs.finish()
     assert codes == [42] and f"port {port} is taken" in errors[0]
     assert ours.finish()[0] == [0, 0]
     assert set(statuses(tmp_path / "a")) == {"done"}
 
 
-def test_a_failure_is_dealt_with_together_or_ends_all(gang, environment, tmp_path):
+def test_a_failure_is_dealt_with_together_or_ends_all(group, environment, tmp_path):
     environment = {**environment, "LMSCALE_HEARTBEAT": "10"}
     stores = [tmp_path / name for name in ("all", "none", "one")]
     failing = ([0, 1], [], [1])
     jobs = [job(store, fail=fail) for store, fail in zip(stores, failing, strict=True)]
-    codes, errors = gang(2, 1, *worker(*jobs), environment=environment).finish()
+    codes, errors = group(2, 1, *worker(*jobs), environment=environment).finish()
     assert codes == [1, 1], errors
     assert [set(statuses(store)) for store in stores] == [{"failed"}, {"done"}, {"failed"}]
     for path in stores[2].glob("runs/*/status.json"):

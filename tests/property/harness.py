@@ -14,9 +14,9 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+import lmscale.planner.packs  # noqa: F401
+
 # Loaded here, so that no input is charged with it.
-import lmscale.report
-import lmscale.sweep.plan  # noqa: F401
 from lmscale.cli import main
 
 #: Seconds of work after which a command counts as hanging.

@@ -30,6 +30,7 @@ COMMANDS = {
     "report": [],
     "sample": ["--prompt", "x"],
     "bench": [],
+    "list": [],
     "data list": [],
     "data show": [],
 }
@@ -45,12 +46,7 @@ class _Caught(Exception):
 def parser_of(command):
     """The parser that a command's words reach."""
 
-    def catch(self, argv=None, namespace=None):
-        raise _Caught(self)
-
-    with mock.patch.object(cli._Parser, "parse_known_args", catch), pytest.raises(_Caught) as found:
-        cli._parse(command.split())
-    parser = found.value.args[0]
+    parser = cli.build_parser(command.split())
     for name in command.split():
         (choices,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
         parser = choices.choices[name]
@@ -92,9 +88,9 @@ def a_place(tmp_path, monkeypatch, corpus):
     def measure(*args, **kwargs):
         raise SpecError("not measured here")
 
-    monkeypatch.setattr("lmscale.bench.command.measure", measure)
-    monkeypatch.setattr("lmscale.bench.command.measure_sweep", measure)
-    monkeypatch.setattr("lmscale.bench.command.open_corpus", lambda *args, **kwargs: corpus)
+    monkeypatch.setattr("lmscale.bench.paths.measure", measure)
+    monkeypatch.setattr("lmscale.bench.sweep.measure_sweep", measure)
+    monkeypatch.setattr("lmscale.data.open_corpus", lambda *args, **kwargs: corpus)
     plant(tmp_path / "store", isoflop_runs()[:12], analyses=())
     rows = ["params,tokens,loss"] + [f"{n},{20 * n},{(8.8e13 / n) ** 0.076}" for n in SIZES]
     Path("table.csv").write_text("\n".join(rows))

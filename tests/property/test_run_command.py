@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmscale import cli
+from lmscale.cli import argument_types
 from tests.property.harness import VALUES, answer, check, examples
 
 
@@ -31,22 +31,22 @@ def trained(tmp_path, monkeypatch, corpus):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("x")
     monkeypatch.setattr("lmscale.cli.start_jax", lambda: None)
-    monkeypatch.setattr("lmscale.cli.Stop", Unstopped)
+    monkeypatch.setattr("lmscale.cli.program.Stop", Unstopped)
     monkeypatch.setattr("lmscale.parallel.processes.expect_processes", lambda: None)
     jobs = []
 
-    def train(args, job, store, earlier, bar, stop):
-        jobs.append((job, store))
+    def train(job, *_, **__):
+        jobs.append(job)
         return False
 
-    monkeypatch.setattr("lmscale.cli._train", train)
+    monkeypatch.setattr("lmscale.cli.run.train_job", train)
     return jobs
 
 
 def _no_group(text):
     """A value of --distributed that is not taken, as others would wait for other processes."""
     try:
-        cli._distributed(text)
+        argument_types.distributed(text)
     except (argparse.ArgumentTypeError, ValueError):
         return True
     return False
@@ -78,6 +78,7 @@ def command_lines(draw):
     words = ["run", "isoflop", "--data", "tiny"]
     for name in draw(st.lists(st.sampled_from(sorted(OPTIONS)), min_size=1, max_size=3)):
         words += [name, draw(OPTIONS[name])]
+    words += draw(st.lists(st.sampled_from(["--dry-run", "--print-config"]), max_size=1))
     return words + ["--extend"] * draw(st.booleans())
 
 
@@ -91,10 +92,9 @@ def small(*more):
     return ["run", "isoflop", "--data", "tiny", "--sizes", "1536", "3456", *more]
 
 
-def declared(job, store):
-    return store.declare(
-        job.name, "cpu", job.experiment, job.corpus, job.runs, "x", extend=job.extend
-    )
+def declare(job):
+    name, experiment, corpus, runs, _ = job.declared
+    return job.store.declare(name, "cpu", experiment, corpus, runs, "x", extend=job.extend)
 
 
 def test_another_run_goes_to_a_folder_of_its_own(trained):
@@ -104,14 +104,14 @@ def test_another_run_goes_to_a_folder_of_its_own(trained):
         answer(["run", "isoflop", "--budgets", "1e10", "--sizes", "1536", "3456", "--data=tiny"])[0]
         == 0
     )
-    names = [store.path.name for _, store in trained]
+    names = [job.store.path.name for job in trained]
     assert names[0] == names[2] == "isoflop-cpu-data-tiny-budgets-1e10-sizes-1536-3456"
     assert names[1] == "isoflop-cpu-data-tiny-budgets-1e10-3e10-sizes-1536-3456"
 
 
 def test_a_folder_of_another_declaration_is_refused_before_anything_is_written(trained):
     assert answer(small("--budgets", "1e10", "--out", "mine"))[0] == 0
-    declared(*trained[0])
+    declare(trained[0])
     before = {path: path.read_bytes() for path in Path("mine").rglob("*") if path.is_file()}
     code, out, err = answer(small("--budgets", "3e10", "--out", "mine"))
     assert (code, out) == (2, "")
@@ -119,7 +119,7 @@ def test_a_folder_of_another_declaration_is_refused_before_anything_is_written(t
     assert len(err.splitlines()) == 1
     assert before == {path: path.read_bytes() for path in Path("mine").rglob("*") if path.is_file()}
     assert answer(small("--budgets", "3e10", "--out", "mine", "--extend"))[0] == 0
-    declared(*trained[1])
+    declare(trained[1])
     recorded = json.loads(Path("mine/experiment.json").read_text())
     assert {entry["labels"]["budget"] for entry in recorded["runs"]} == {1e10, 3e10}
 

@@ -10,8 +10,8 @@ import numpy as np
 from lmscale.architectures import transformer_ladder
 from lmscale.files import read_json, write_json
 from lmscale.flops import n_params
-from lmscale.report import Study
 from lmscale.spec import RunSpec
+from lmscale.studies.results import Results
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.grids import make_run, width_rule
 from tests.report import planted_store as planted
@@ -81,7 +81,7 @@ def plant(
     law: Callable[[RunSpec, np.ndarray], np.ndarray] = curve,
     noise_scale: Callable[[np.ndarray], np.ndarray] | None = None,
     **fields: Any,
-) -> Study:
+) -> Results:
     """A study of those curves; `noise_scale` gives B_simple in tokens as a function of loss."""
     store = planted.plant(
         path,
@@ -115,4 +115,4 @@ def plant(
                     }
                 )
         store.folder(run).append_metrics(records)
-    return Study.read(store)
+    return Results.read(store)

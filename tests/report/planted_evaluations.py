@@ -13,7 +13,7 @@ from lmscale.files import read_json, write_json
 from lmscale.spec import RunSpec
 from lmscale.sweep.experiment import Experiment, Run
 from lmscale.sweep.store import Store
-from lmscale.training.loop import result
+from lmscale.training.result import result
 from tests.report import planted_store as planted
 
 #: What an experiment's `runs` reads of a corpus.

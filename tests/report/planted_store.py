@@ -22,7 +22,8 @@ from lmscale.sweep.claims import Claim
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.grids import LearningRateRule, isoflop_grid, make_run, width_rule
 from lmscale.sweep.store import Store
-from lmscale.training.loop import log_interval, result
+from lmscale.training.metrics_log import log_interval
+from lmscale.training.result import result
 from lmscale.training.run_folder import RunFolder
 
 N_CTX, VOCAB = 128, 1024

@@ -8,7 +8,7 @@ import pytest
 from lmscale import laws
 from lmscale.report import analyse
 from lmscale.report.analyses import compute
-from lmscale.report.learning_curves import ladder
+from lmscale.studies.learning_curves import ladder
 from tests.report import planted_curves as planted
 
 BATCH = (planted.LAW["B_star"], planted.LAW["alpha_B"])
@@ -74,7 +74,7 @@ def test_one_seed_has_values_and_no_intervals(tmp_path, monkeypatch):
     study = planted.plant(tmp_path, runs, analyses=["compute"], critical_batch=BATCH)
     measures = analyse("compute", study).measures
     assert measures["alpha_C_min"].value > 0 and measures["alpha_C_min"].interval is None
-    assert "3 seeds" in measures["alpha_C_min"].why
+    assert "3 seeds" in measures["alpha_C_min"].undecided_because
     assert measures["excess"].value is None
 
 
@@ -88,14 +88,14 @@ def test_a_ladder_that_holds_no_best_size_says_so(tmp_path):
 def test_a_fixed_batch_below_the_critical_one_tells_nothing_of_its_own(section):
     """The planted batch is at most a fifth of B_crit(L)."""
     for name in ("alpha_C", "size_exponent"):
-        assert "times B_crit(L) at most" in section.measures[name].why
+        assert "times B_crit(L) at most" in section.measures[name].undecided_because
     assert compute._fixed(12.0) == ""
 
 
 def test_what_hangs_on_the_critical_batch_waits_for_its_error(section):
     for name in ("alpha_C_min", "size_exponent_min", "exponent_ratio", "excess"):
-        assert "is not declared" in section.measures[name].why
-    assert not section.measures["off_optimum"].why
+        assert "is not declared" in section.measures[name].undecided_because
+    assert not section.measures["off_optimum"].undecided_because
 
 
 def test_the_error_of_the_critical_batch_is_in_the_intervals(study):
@@ -118,4 +118,4 @@ def test_the_error_of_the_critical_batch_is_in_the_intervals(study):
     )
     low, high = measures["alpha_C_min"].interval
     assert low < laws.frontier_exponent(planted.LAW) < high
-    assert not measures["alpha_C_min"].why
+    assert not measures["alpha_C_min"].undecided_because

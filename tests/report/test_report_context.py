@@ -7,8 +7,9 @@ import pytest
 from lmscale_experiments.context import SCALES
 
 from lmscale import flops
-from lmscale.report import Study, analyse
+from lmscale.report import analyse
 from lmscale.report.claims import judge
+from lmscale.studies.results import Results
 from tests.report import planted_evaluations as planted
 
 EXPERIMENT = dataclasses.replace(SCALES["gpu"], n_ctx=512, sizes=(8e5, 1.6e6, 3.2e6, 6.4e6, 1.3e7))
@@ -39,7 +40,7 @@ def evaluations(spec):
 def study(tmp_path_factory):
     runs = EXPERIMENT.runs(planted.CORPUS)
     path = tmp_path_factory.mktemp("context")
-    return Study.read(planted.plant(path, runs, evaluations, experiment=EXPERIMENT))
+    return Results.read(planted.plant(path, runs, evaluations, experiment=EXPERIMENT))
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +81,10 @@ def test_the_paper_is_agreed_with(study, section):
 def test_small_models_say_nothing_about_the_papers_exponent(tmp_path):
     experiment = dataclasses.replace(EXPERIMENT, n_ctx=64, sizes=(4e3, 8e5), seeds=(0,))
     runs = experiment.runs(planted.CORPUS)
-    study = Study.read(planted.plant(tmp_path, runs, evaluations, experiment=experiment))
+    study = Results.read(planted.plant(tmp_path, runs, evaluations, experiment=experiment))
     section = analyse("context", study)
     assert section.measures["exponent"].value is None
-    assert "below the paper's range" in section.measures["exponent"].why
+    assert "below the paper's range" in section.measures["exponent"].undecided_because
     assert section.measures["first_token"].value is None
     assert section.measures["short_context_gain"].interval is None
     assert {judge(c, [section]).word for c in study.claims} == {"can't tell"}
@@ -91,5 +92,5 @@ def test_small_models_say_nothing_about_the_papers_exponent(tmp_path):
 
 def test_a_store_without_results_has_no_finding(tmp_path):
     runs = EXPERIMENT.runs(planted.CORPUS)
-    study = Study.read(planted.plant(tmp_path, runs, lambda spec: None, experiment=EXPERIMENT))
+    study = Results.read(planted.plant(tmp_path, runs, lambda spec: None, experiment=EXPERIMENT))
     assert "No losses by position yet" in analyse("context", study).finding

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from lmscale import flops
-from lmscale.report import Study, analyse
+from lmscale.report import analyse
+from lmscale.studies.results import Results
 from lmscale.sweep import load_scales
 from tests.fake_corpus import fake_corpus
 from tests.report import planted_store as planted
@@ -45,7 +46,7 @@ def loss(spec):
 def study(tmp_path_factory):
     path = tmp_path_factory.mktemp("cooldown")
     store = planted.plant(path, declared(), analyses=["cooldown"], law=loss, noise=0.001)
-    return Study.read(store)
+    return Results.read(store)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_the_flops_are_those_that_the_runs_execute_themselves(section):
     measure = section.measures["flops_ratio"]
     assert measure.value == pytest.approx(ratio, rel=1e-9)
     # How close the budgets lie decides it, so it is told and decides nothing.
-    assert measure.interval is None and "its budgets decide" in measure.why
+    assert measure.interval is None and "its budgets decide" in measure.undecided_because
     assert 0.4 < ratio < 0.9
 
 
@@ -92,9 +93,9 @@ def test_short_runs_do_not_decide_what_long_ones_found(study, section):
     longer = study.table.assign(steps=study.table["steps"] * 1000)
     long = analyse("cooldown", dataclasses.replace(study, table=longer))
     for name in ("loss_difference", "best_lr_ratio"):
-        assert "updates (median)" in section.measures[name].why
+        assert "updates (median)" in section.measures[name].undecided_because
         assert section.measures[name].interval is not None
-        assert not long.measures[name].why
+        assert not long.measures[name].undecided_because
 
 
 def test_one_seed_gives_numbers_but_no_interval(study):
@@ -102,8 +103,8 @@ def test_one_seed_gives_numbers_but_no_interval(study):
     section = analyse("cooldown", one)
     measure = section.measures["loss_difference"]
     assert measure.value is not None and measure.interval is None
-    assert "needs 3 seeds, not 1" in measure.why
-    assert "needs 3 seeds, not 1" in section.measures["a_difference"].why
+    assert "needs 3 seeds, not 1" in measure.undecided_because
+    assert "needs 3 seeds, not 1" in section.measures["a_difference"].undecided_because
     assert section.measures["best_lr_ratio"].value is None
     assert not section.conclusive
 
@@ -122,7 +123,7 @@ def test_runs_without_a_result_are_left_out_and_told(study):
 def test_a_sweep_whose_best_is_at_the_edge_decides_nothing(study):
     lowest = of(study, lambda t: ~t["family"].str.endswith("swept") | (t["lr_multiple"] < 1.0))
     measure = analyse("cooldown", lowest).measures["best_lr_ratio"]
-    assert measure.value is None and "edge of the learning rates" in measure.why
+    assert measure.value is None and "edge of the learning rates" in measure.undecided_because
 
 
 def test_a_store_without_the_two_schedules_says_so(study):

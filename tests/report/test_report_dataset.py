@@ -11,9 +11,11 @@ from lmscale_experiments.dataset_size import SCALES
 from scipy.stats import binomtest
 
 from lmscale import flops, laws
-from lmscale.report import Study, analyse
+from lmscale.report import analyse
 from lmscale.report.analyses import dataset
-from lmscale.training.loop import _falls_no_more, result
+from lmscale.studies.results import Results
+from lmscale.training.result import result
+from lmscale.training.slot import falls_no_more
 from tests.report import planted_store as planted
 
 CORPUS = SimpleNamespace(
@@ -57,7 +59,7 @@ def plant(path, runs, noise=0.005):
             lr = min(1.0, step / warm)
             record = {"loss": loss - 0.1 * step / spec.steps, "lr": lr, "steps_averaged": 1}
             folder.append_metrics([place | record, place | {"eval": {"valid": values}}])
-            if _falls_no_more(folder):
+            if falls_no_more(folder):
                 break
         folder.write_result(result(folder, "done", None, "cpu", step))
         folder.write_status("done", step=step, seconds=1.0, reason=None)
@@ -80,7 +82,7 @@ def few_draws():
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    return Study.read(plant(tmp_path_factory.mktemp("dataset"), declared()))
+    return Results.read(plant(tmp_path_factory.mktemp("dataset"), declared()))
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +105,7 @@ def test_the_rule_for_enough_data_is_judged_within_the_set_only(section, study):
     constant, power = dataset.RULE
     assert constant * study.table["params_kaplan"].max() ** power > 3e7
     measure = section.measures["overfitting_at_rule"]
-    assert measure.value is None and "the rule asks for" in measure.why
+    assert measure.value is None and "the rule asks for" in measure.undecided_because
     runs = dataset._runs(study, "transformer")
     fit = section.fits["L(N,D)/kaplan"]
     measure = dataset._at_rule("", fit, runs[runs["params"] < 1e5])
@@ -114,7 +116,7 @@ def test_runs_stop_above_the_bound(section):
     measure = section.measures["share_above_stopping_bound"]
     assert measure.value > 0.9
     assert measure.interval[0] > 0.7 and measure.interval[1] == 1.0
-    assert not measure.why
+    assert not measure.undecided_because
     ns = section.fits["L(N,S)/kaplan"]
     assert ns.parameters["alpha_S"] == pytest.approx(ALPHA_S, rel=0.1)
 
@@ -126,7 +128,7 @@ def test_the_data_exponent_needs_a_size_that_does_not_limit(section, study):
     runs = dataset._runs(study, "transformer")
     fits = dataset._Laws(section.fits["L(N,D)/kaplan"], section.fits["L(D)/kaplan"], None)
     measure = dataset._data_exponent("", fits, runs[runs["params"] < 2e4])
-    assert measure.value is None and "depends more on its size" in measure.why
+    assert measure.value is None and "depends more on its size" in measure.undecided_because
 
 
 def test_charts_and_tables(section):
@@ -150,13 +152,13 @@ def test_short_epochs_are_left_out_of_the_joint_law(study):
 
 def test_few_runs_fit_nothing(tmp_path):
     one = declared(seeds=(0,), divisors=(1,), sizes=(2e4,))
-    section = analyse("dataset", Study.read(plant(tmp_path / "one", one)))
+    section = analyse("dataset", Results.read(plant(tmp_path / "one", one)))
     assert section.finding.startswith("No law L(N, D) yet") and not section.conclusive
     assert all(measure.value is None for measure in section.measures.values())
     pending = planted.plant(
         tmp_path / "none", one, analyses=["dataset"], status=lambda index, run: "pending"
     )
-    finding = analyse("dataset", Study.read(pending)).finding
+    finding = analyse("dataset", Results.read(pending)).finding
     assert finding == "No run on a dataset has ended well yet."
 
 

@@ -44,7 +44,7 @@ def test_bigger_models_need_fewer(section):
 
 def test_the_papers_hundredfold_is_not_asked_of_a_short_ladder(section):
     ratio = section.measures["ratio"]
-    assert ratio.value is None and "factor of 64" in ratio.why
+    assert ratio.value is None and "factor of 64" in ratio.undecided_because
 
 
 def test_two_sizes_are_too_few(tmp_path):

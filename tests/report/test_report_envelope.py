@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from lmscale.laws import FitResult
-from lmscale.report import Study, analyse
+from lmscale.report import analyse
 from lmscale.report.analyses.envelope import _held
+from lmscale.studies.results import Results
 from tests.report import planted_store as planted
 
 
@@ -16,7 +17,7 @@ def study(tmp_path_factory):
     """Every run's training loss follows L(N, D) at the tokens it has seen so far."""
     runs = planted.isoflop_runs(lstm=False, seeds=(0,), sizes=7)
     store = planted.plant(tmp_path_factory.mktemp("e"), runs, analyses=["envelope"], noise=0.001)
-    study, law = Study.read(store), planted.Law()
+    study, law = Results.read(store), planted.Law()
     rng, metrics = np.random.default_rng(0), {}
     for _, row in study.table.iterrows():
         tokens = np.linspace(row["tokens"] / 200, row["tokens"], 200)
@@ -34,7 +35,7 @@ def test_the_envelope_finds_the_planted_exponent(study):
     assert section.measures["b"].value == pytest.approx(1 - a.value, abs=0.02)
     gap = section.measures["a_minus_approach_2"]
     assert gap.interval[0] < 0 < gap.interval[1]
-    assert gap.why == "a difference needs 3 seeds, not 1"
+    assert gap.undecided_because == "a difference needs 3 seeds, not 1"
     assert [chart.name for chart in section.charts] == ["envelope-transformer"]
     assert "in the last 15% of a run" in section.details[0]
 

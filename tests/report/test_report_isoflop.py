@@ -6,13 +6,14 @@ import pandas as pd
 import pytest
 
 from lmscale import flops, laws
-from lmscale.report import Study, analyse
-from lmscale.report.restate import budget_spread, native_convention, restate
+from lmscale.report import analyse, caveats
+from lmscale.studies.restate import budget_spread, native_convention, restate
+from lmscale.studies.results import Results
 from tests.report import planted_store as planted
 
 
 def study(path, runs, **options):
-    return Study.read(planted.plant(path, runs, analyses=["isoflop"], **options))
+    return Results.read(planted.plant(path, runs, analyses=["isoflop"], **options))
 
 
 def test_other_conventions_give_what_a_grid_made_in_them_would(tmp_path):
@@ -113,7 +114,7 @@ def test_a_learning_rate_search_at_its_edge_is_a_warning(tmp_path):
     """Losses are lowest at factor 1, which is the highest of these."""
     runs = planted.isoflop_runs(lstm=False, seeds=(0,), sizes=5, lr_factors=(0.5, 1.0))
     searched = study(tmp_path, runs, noise=0.0)
-    (warning,) = searched.lr_edge_warning("transformer")
+    (warning,) = caveats.search_edges(searched, "transformer")
     assert re.search(
         r"in 20 of 20 cells \(0 at the lowest factor 0.5, 20 at the highest 1\)", warning
     )
@@ -135,7 +136,7 @@ def test_a_search_at_one_size_of_each_budget_warns_and_decides_nothing(tmp_path)
     searched = study(tmp_path, some, noise=0.0)
     assert set(searched.usable["lr_factor"]) == {1.0}
     assert len(searched.usable) == 20
-    (warning,) = searched.lr_edge_warning("transformer")
+    (warning,) = caveats.search_edges(searched, "transformer")
     assert "in 4 of 4 cells (0 at the lowest factor 0.5, 4 at the highest 1)" in warning
 
 
@@ -156,7 +157,7 @@ def test_an_experiment_without_budgets_has_no_profiles(tmp_path):
 def test_a_difference_from_one_seed_decides_nothing(tmp_path):
     runs = planted.isoflop_runs(lstm=False, seeds=(0,), sizes=5)
     section = analyse("isoflop", study(tmp_path, runs, noise=0.002))
-    assert "needs 3 seeds, not 1" in section.measures["kaplan_minus_native"].why
+    assert "needs 3 seeds, not 1" in section.measures["kaplan_minus_native"].undecided_because
     assert "one seed, so that the points have no bars" in section.charts[0].caption
 
 

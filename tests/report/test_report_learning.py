@@ -9,8 +9,8 @@ import pytest
 from lmscale import laws
 from lmscale.report import analyse
 from lmscale.report.analyses import learning
-from lmscale.report.learning_curves import (
-    _told_apart,
+from lmscale.report.figures import _told_apart
+from lmscale.studies.learning_curves import (
     evaluations,
     fit_learning_curves,
     ladder,
@@ -62,7 +62,7 @@ def test_no_curves_no_law(tmp_path):
     study = planted.planted.plant(
         tmp_path, runs, analyses=["learning"], status=lambda index, run: "pending"
     )
-    assert "No run has evaluations" in analyse("learning", planted.Study.read(study)).finding
+    assert "No run has evaluations" in analyse("learning", planted.Results.read(study)).finding
 
 
 def test_evaluations_begin_where_the_warmup_ends():

@@ -9,9 +9,10 @@ import pytest
 from lmscale_experiments.learning_rate import SCALES
 
 from lmscale import flops, hparams
-from lmscale.report import Study, analyse, write_report
+from lmscale.report import analyse, write_report
 from lmscale.report.claims import judge
 from lmscale.spec import SpecError
+from lmscale.studies.results import Results
 from tests.report import planted_evaluations as planted
 
 EXPERIMENT = dataclasses.replace(
@@ -46,7 +47,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def study(store):
-    return Study.read(store)
+    return Results.read(store)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_verdicts_respect_the_range_of_the_paper(study, section):
     assert words[:2] == ["agrees", "agrees"]
     assert words[2] == "disagrees"  # 0.4 lies below 0.5 to 1
     assert words[3:] == ["can't tell"] * 3
-    assert "far below the paper's 60M" in section.measures["steplaw_n"].why
+    assert "far below the paper's 60M" in section.measures["steplaw_n"].undecided_because
 
 
 def test_edges_and_divergence_are_left_out_and_said(tmp_path):
@@ -97,7 +98,7 @@ def test_edges_and_divergence_are_left_out_and_said(tmp_path):
         return None if spec.optimizer.peak_lr > 0.008 else evaluations(spec)
 
     runs = experiment.runs(planted.CORPUS)
-    study = Study.read(planted.plant(tmp_path, runs, losses, experiment=experiment))
+    study = Results.read(planted.plant(tmp_path, runs, losses, experiment=experiment))
     section = analyse("learning_rate", study)
     (warning,) = [w for w in section.warnings if "edge of the search, or there is none" in w]
     assert "left out of the rule" in warning
@@ -105,7 +106,7 @@ def test_edges_and_divergence_are_left_out_and_said(tmp_path):
 
 def test_nothing_yet(tmp_path):
     runs = EXPERIMENT.runs(planted.CORPUS)[:3]
-    study = Study.read(planted.plant(tmp_path, runs, lambda s: None, experiment=EXPERIMENT))
+    study = Results.read(planted.plant(tmp_path, runs, lambda s: None, experiment=EXPERIMENT))
     section = analyse("learning_rate", study)
     assert "No best rate yet" in section.finding
     assert not section.fits["transformer/kaplan"].converged

@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 
-from lmscale.report import Study, analyse
+from lmscale.report import analyse
 from lmscale.report.analyses import parametric
-from lmscale.report.exponents import interval_of_difference
+from lmscale.studies.exponents import interval_of_difference
+from lmscale.studies.results import Results
 from tests.report import planted_store as planted
 
 
@@ -22,7 +23,7 @@ def few_starts():
 def study(tmp_path_factory):
     runs = planted.isoflop_runs(lstm=False, seeds=(0,), sizes=6)
     store = planted.plant(tmp_path_factory.mktemp("p"), runs, analyses=["parametric"], noise=0.003)
-    return Study.read(store)
+    return Results.read(store)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_it_is_held_against_the_profiles_of_the_same_runs(section):
     measure = section.measures["a_minus_approach_2"]
     assert measure.interval[0] < 0 < measure.interval[1]
     assert abs(measure.value) < 0.05
-    assert measure.why == "a difference needs 3 seeds, not 1"
+    assert measure.undecided_because == "a difference needs 3 seeds, not 1"
 
 
 def test_published_parameters_stand_beside(section):
@@ -74,7 +75,7 @@ def test_too_few_runs_are_refused_in_words(study):
     few = dataclasses.replace(study, table=study.table.head(4))
     section = analyse("parametric", few)
     assert section.finding.startswith("No surface for the Transformer")
-    assert section.measures["a"].value is None and section.measures["a"].why
+    assert section.measures["a"].value is None and section.measures["a"].undecided_because
     assert section.fits["transformer/standard"].warnings
 
 

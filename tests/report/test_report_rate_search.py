@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from lmscale.report import Study, analyse
-from lmscale.report.analyses import families, position, rate_search, size
+from lmscale.report import analyse
+from lmscale.report.analyses import position, rate_search
+from lmscale.report.sections import families, size
+from lmscale.studies.results import Results
 from lmscale.sweep import Run, lstm_shape, make_run, transformer_ladder, width_rule
 from tests.report import planted_store as planted
 
@@ -44,7 +46,9 @@ def searched(path, *, best, factors=FACTORS, seeds=(0, 1), status=lambda index, 
         return planted.SizeLaw()(spec) + 0.05 * (away**2 - math.log(factor) ** 2)
 
     names = ["size", "position", "families", "rate_search"]
-    return Study.read(planted.plant(path, runs, analyses=names, law=law, noise=1e-4, status=status))
+    return Results.read(
+        planted.plant(path, runs, analyses=names, law=law, noise=1e-4, status=status)
+    )
 
 
 def columns(grid, *names):

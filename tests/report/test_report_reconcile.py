@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from lmscale import flops
-from lmscale.report import Study, analyse
+from lmscale.report import analyse
 from lmscale.spec import RunSpec
+from lmscale.studies.results import Results
 from lmscale.sweep import load_scales
 from tests.fake_corpus import fake_corpus
 from tests.report import planted_store as planted
@@ -51,11 +52,11 @@ def study(path, seeds=(0, 1, 2), noise=0.003):
     store = planted.plant(
         path, runs, analyses=["reconcile"], law=lambda s: loss(s, s.n_tokens, noise), noise=0.0
     )
-    read = Study.read(store)
+    read = Results.read(store)
     fields = {**read.experiment["fields"], **vars(experiment)}
     for run in runs:
         spec, warming = run.spec, run.labels["family"] == "step 1 and 2"
-        read.results[spec.run_id]["evaluations"] = [
+        read.ended[spec.run_id]["evaluations"] = [
             {
                 "step": step,
                 "tokens": step * spec.batch_tokens,
@@ -119,7 +120,7 @@ def test_one_seed_has_intervals_of_the_residuals(seeds):
     one = seeds.table[seeds.table["seed"] == 0].reset_index(drop=True)
     section = analyse("reconcile", dataclasses.replace(seeds, table=one))
     assert section.measures["change_3"].interval is not None
-    assert "needs 3 seeds, not 1" in section.measures["change_3"].why
+    assert "needs 3 seeds, not 1" in section.measures["change_3"].undecided_because
     assert "taken as independent" in section.measures["change_3"].what
 
 

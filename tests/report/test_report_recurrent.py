@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from lmscale.report import Study, analyse
+from lmscale.report import analyse
 from lmscale.report.analyses import recurrent
 from lmscale.report.analyses.recurrent import behind
-from lmscale.report.papers import points
 from lmscale.spec import TransformerSpec
+from lmscale.studies.papers import points
+from lmscale.studies.results import Results
 from lmscale.sweep import load_scales
 from tests.fake_corpus import fake_corpus
 from tests.report import planted_store as planted
@@ -26,7 +27,7 @@ def law(spec):
 def study(path, *, seeds=(0, 1, 2), status=lambda index, run: "done"):
     runs = load_scales("recurrent_transformer")[2]["cpu"].runs(fake_corpus(512))
     runs = [run for run in runs if run.spec.seed in seeds]
-    return Study.read(
+    return Results.read(
         planted.plant(path, runs, analyses=["recurrent"], law=law, noise=0.01, status=status)
     )
 
@@ -66,7 +67,7 @@ def test_two_seeds_decide_nothing(tmp_path, undrawn):
     section = analyse("recurrent", study(tmp_path, seeds=(0, 1)))
     for measure in section.measures.values():
         assert measure.value is not None and measure.interval is None
-        assert "needs 3 seeds, not 2" in measure.why
+        assert "needs 3 seeds, not 2" in measure.undecided_because
 
 
 def test_no_plain_runs_no_comparison(tmp_path, undrawn):

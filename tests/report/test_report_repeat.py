@@ -9,9 +9,10 @@ from lmscale_experiments.repeat import SCALES
 
 from lmscale import flops
 from lmscale.laws.data_constrained import data_constrained_loss, effective
-from lmscale.report import Study, analyse
+from lmscale.report import analyse
 from lmscale.report.analyses import repeat
-from lmscale.report.section import refused
+from lmscale.studies.fits import refused
+from lmscale.studies.results import Results
 from tests.report import planted_store as planted
 
 CORPUS = SimpleNamespace(
@@ -53,7 +54,7 @@ def declared(**fields):
 
 
 def study_of(path, runs, noise=0.002, **options):
-    return Study.read(
+    return Results.read(
         planted.plant(path, runs, analyses=["repeat"], law=law, noise=noise, **options)
     )
 
@@ -110,7 +111,7 @@ def test_one_seed_has_no_intervals(tmp_path, no_law):
     section = analyse("repeat", study_of(tmp_path, declared(seeds=(0,))))
     measure = section.measures["excess_at_4"]
     assert measure.value is not None and measure.interval is None
-    assert "needs 3 seeds, not 1" in measure.why
+    assert "needs 3 seeds, not 1" in measure.undecided_because
     assert any("not known" in text for text in section.warnings)
 
 
@@ -123,13 +124,13 @@ def test_a_worth_that_fresh_runs_do_not_reach_decides_nothing(tmp_path, no_law):
 
     runs = declared(fresh=(2, 4, 8))
     store = planted.plant(tmp_path, runs, analyses=["repeat"], law=mixed, noise=0.002)
-    section = analyse("repeat", Study.read(store))
+    section = analyse("repeat", Results.read(store))
     measure = section.measures["worth_at_16"]
-    assert measure.interval and "left out: not all seeds" in measure.why
+    assert measure.interval and "left out: not all seeds" in measure.undecided_because
     assert "mean of 2 sizes" in measure.what or "mean of 1 size," in measure.what
     assert "of 3" in section.grids[0].rows[3][3]
     # At 4 epochs every size has its fresh runs.
-    assert not section.measures["excess_at_4"].why
+    assert not section.measures["excess_at_4"].undecided_because
 
 
 def test_seeds_of_one_cell_are_one_point_of_the_law(tmp_path):
@@ -143,7 +144,7 @@ def test_seeds_of_one_cell_are_one_point_of_the_law(tmp_path):
     for seeds in ((0,), (0, 1, 2, 3)):
         path = tmp_path / str(len(seeds))
         store = planted.plant(path, declared(seeds=seeds), analyses=["repeat"], law=strays, noise=0)
-        runs = repeat._runs(Study.read(store), "transformer")
+        runs = repeat._runs(Results.read(store), "transformer")
         intervals.append(repeat._fit(runs, planted.VOCAB).intervals["R_D_star"])
     assert intervals[0] == pytest.approx(intervals[1], rel=1e-3)
 
@@ -167,7 +168,7 @@ def test_a_fixed_total_with_fewer_unique_tokens(tmp_path, no_law):
 def test_too_few_fresh_runs_have_no_law(tmp_path):
     runs = declared(sizes=(1e4,), seeds=(0,))
     section = analyse("repeat", study_of(tmp_path, runs))
-    assert "of two sizes or more" in section.measures["R_D_star"].why
+    assert "of two sizes or more" in section.measures["R_D_star"].undecided_because
     assert section.conclusive and "lose their worth" not in section.finding
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from lmscale_experiments.schedules import SCALES
 
-from lmscale.report import Study, analyse
+from lmscale.report import analyse
 from lmscale.report.claims import judge
-from lmscale.report.wording import with_interval
+from lmscale.studies.results import Results
+from lmscale.wording import with_interval
 from tests.report import planted_evaluations as planted
 
 EXPERIMENT = SCALES["cpu"]
@@ -32,7 +33,7 @@ def evaluations(spec):
 
 def read(path, experiment=EXPERIMENT, losses=evaluations):
     runs = experiment.runs(planted.CORPUS)
-    return Study.read(planted.plant(path, runs, losses, experiment=experiment))
+    return Results.read(planted.plant(path, runs, losses, experiment=experiment))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_verdicts(study, section):
 
 
 def test_short_runs_do_not_decide_how_much_schedules_matter(study, section):
-    assert "the runs take 1,000 steps" in section.measures["spread"].why
+    assert "the runs take 1,000 steps" in section.measures["spread"].undecided_because
     table = study.table.assign(steps=50_000)
     long = analyse("schedules", dataclasses.replace(study, table=table))
     assert judge(study.claims[0], [long]).word == "agrees"

@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lmscale.report import Study, analyse
+from lmscale.report import analyse
 from lmscale.report.analyses import shape
 from lmscale.report.analyses.shape import make_scan
-from lmscale.report.exponents import fit_power_of_cells
-from lmscale.report.papers import points
+from lmscale.studies.exponents import fit_power_of_cells
+from lmscale.studies.papers import points
+from lmscale.studies.results import Results
 from lmscale.sweep import load_scales
 from tests.fake_corpus import fake_corpus
 from tests.report import planted_store as planted
@@ -24,7 +25,7 @@ def law(spec):
 
 def study(path, *, noise=0.003, scale="cpu", status=lambda index, run: "done"):
     runs = load_scales("shape")[2][scale].runs(fake_corpus(512))
-    return Study.read(
+    return Results.read(
         planted.plant(path, runs, analyses=["shape"], law=law, noise=noise, status=status)
     )
 
@@ -62,7 +63,7 @@ def test_a_seed_that_failed_once_leaves_the_scan(tmp_path, undrawn):
         "shape", study(tmp_path, status=lambda index, run: "diverged" if index == 0 else "done")
     )
     assert section.measures["aspect"].interval is None
-    assert "needs 3 seeds, not 2" in section.measures["aspect"].why
+    assert "needs 3 seeds, not 2" in section.measures["aspect"].undecided_because
     assert section.measures["ff_ratio"].interval is not None
     assert any("1 seed of the aspect ratio left out" in w for w in section.warnings)
 
@@ -119,12 +120,14 @@ def test_the_papers_points_meet_its_claims():
 
 
 def test_only_what_depth_costs_waits_for_longer_training(section):
-    assert "tokens a parameter" in section.measures["aspect"].why
-    assert not section.measures["ff_ratio"].why
+    assert "tokens a parameter" in section.measures["aspect"].undecided_because
+    assert not section.measures["ff_ratio"].undecided_because
 
 
 def test_a_part_of_the_range_does_not_stand_for_all_of_it(section):
-    assert "from 16 to 32, the claim from 16 to 64" in section.measures["head_width"].why
+    assert (
+        "from 16 to 32, the claim from 16 to 64" in section.measures["head_width"].undecided_because
+    )
 
 
 def test_the_slope_counts_sizes_and_not_seeds():

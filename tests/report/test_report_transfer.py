@@ -9,8 +9,9 @@ import pytest
 from lmscale_experiments import transfer
 
 from lmscale import flops
-from lmscale.report import Study, analyse
+from lmscale.report import analyse
 from lmscale.report.claims import judge
+from lmscale.studies.results import Results
 from tests.report import planted_evaluations as planted
 
 EXPERIMENT = dataclasses.replace(transfer.SCALES["cpu"], eval_corpora=("installed-prose", "books"))
@@ -34,7 +35,7 @@ def evaluations(spec, shift=0.0):
 
 def read(path, planted_losses=evaluations, experiment=EXPERIMENT):
     runs = experiment.runs(planted.CORPUS)
-    return Study.read(planted.plant(path, runs, planted_losses, experiment=experiment))
+    return Results.read(planted.plant(path, runs, planted_losses, experiment=experiment))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_one_seed_decides_nothing_about_the_stage(tmp_path):
     study = read(tmp_path, experiment=dataclasses.replace(EXPERIMENT, seeds=(0,)))
     section = analyse("transfer", study)
     assert section.measures["stage_shift"].interval is None
-    assert "a slope needs 3 seeds, not 1" in section.measures["slope"].why
+    assert "a slope needs 3 seeds, not 1" in section.measures["slope"].undecided_because
     assert judge(study.claims[1], [section]).word == "can't tell"
 
 
@@ -93,7 +94,7 @@ def test_built_in_text_lies_too_far_from_the_training_text(study):
     # Text of one's own decides, whatever stands beside it.
     assert "on books" in measured("installed-prose", "books")["slope"].what
     far = measured("installed-prose", "installed-books")["slope"]
-    assert "of other kinds" in far.why and far.interval is not None
+    assert "of other kinds" in far.undecided_because and far.interval is not None
 
 
 def test_nothing_to_compare_is_said(tmp_path):

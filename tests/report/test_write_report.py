@@ -12,9 +12,10 @@ import matplotlib
 import pytest
 
 from lmscale.report import analysis_names, write_report
-from lmscale.report.study import Study, repeated_text
+from lmscale.report.caveats import repeated_text
 from lmscale.report.style import inline
-from lmscale.report.wording import with_interval
+from lmscale.studies.results import Results
+from lmscale.wording import with_interval
 from tests.report import planted_store as planted
 
 CONTRACT = {
@@ -196,7 +197,7 @@ def test_the_head_of_the_report_names_runs_that_repeat_their_text(tmp_path):
     def said(tokens, **fields):
         corpus = {**experiment["corpus"], "train_tokens": tokens}
         study = dataclasses.replace(
-            Study.read(store), experiment={**experiment, **fields, "corpus": corpus}
+            Results.read(store), experiment={**experiment, **fields, "corpus": corpus}
         )
         return repeated_text(study)
 

@@ -13,7 +13,7 @@ from tests.end_to_end.conftest import EXPERIMENT, environment  # noqa: F401 (a f
 
 CLONE = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("cluster.sh")
-LMSCALE = f"{sys.executable} -m lmscale.cli"
+LMSCALE = f"{sys.executable} -m lmscale"
 
 #: Seconds that anything here may take, on a busy machine.
 PATIENCE = 600

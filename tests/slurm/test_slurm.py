@@ -35,7 +35,7 @@ def trainer(out: Path) -> int | None:
             words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
-        if str(out) in words and "python" in Path(words[0]).name and "lmscale.cli" in words:
+        if str(out) in words and "python" in Path(words[0]).name and "lmscale" in words:
             return int(folder.name)
     return None
 
@@ -112,7 +112,7 @@ def test_two_gangs_of_two_processes_train_their_runs_over_four_devices_each(clus
     runs = ("--", "--seeds", 0, "--steps", 400)
     # On a CPU the cores that a process may use are its devices.
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:2]))
-    two = ("--lmscale", f"taskset --cpu-list {cores} {sys.executable} -m lmscale.cli")
+    two = ("--lmscale", f"taskset --cpu-list {cores} {sys.executable} -m lmscale")
     # All processes are on this machine, so the two gangs must not take the same port.
     job = cluster.submit(gangs, "--tasks", 2, "--nodes", 2, *two, *runs, "--mesh", "1,2,2")
     wait_for(lambda: metrics(gangs) or "FAILED" in cluster.states(job))

@@ -2,14 +2,14 @@
 
 import pytest
 
+from lmscale.planner.devices import parse_devices
+from lmscale.planner.packs import make_plan
 from lmscale.progress import progress
 from lmscale.sweep.board import Board, PackQueue
-from lmscale.sweep.devices import parse_devices
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.ownership import Claims
-from lmscale.sweep.plan import make_plan
 from lmscale.sweep.store import Store
-from lmscale.training.loop import RunQueue
+from lmscale.training.run_queue import RunQueue
 from tests.training.specs import LSTM, run_spec
 
 STEPS = 1_000_000

@@ -7,12 +7,12 @@ import jax
 import pytest
 
 from lmscale.cli import main
+from lmscale.planner.devices import local_devices
+from lmscale.planner.packs import make_plan
 from lmscale.progress import progress
 from lmscale.spec import EvalSpec
-from lmscale.sweep.devices import local_devices
 from lmscale.sweep.execute import execute
 from lmscale.sweep.experiment import Experiment, Run
-from lmscale.sweep.plan import make_plan
 from lmscale.sweep.rescore import evaluation_set, rescore
 from lmscale.sweep.store import Store, StoreError
 from tests.quick_compile import quick_jit

@@ -10,15 +10,15 @@ import pytest
 from lmscale import files, flops
 from lmscale.cli import main
 from lmscale.files import DiskError, disk_fault
+from lmscale.planner.devices import local_devices
+from lmscale.planner.packs import make_plan
 from lmscale.progress import progress
 from lmscale.sweep import room
-from lmscale.sweep.devices import local_devices
 from lmscale.sweep.execute import execute
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.plan import make_plan
 from lmscale.sweep.room import bytes_to_write, check_room, state_bytes
 from lmscale.sweep.store import Store
-from lmscale.training.step import ProgramKey
+from lmscale.training.state import ProgramKey
 from tests.training.specs import TRANSFORMER, run_spec
 
 

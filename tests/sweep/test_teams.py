@@ -10,11 +10,11 @@ import time
 import jax
 import pytest
 
+from lmscale.planner.devices import parse_devices
+from lmscale.planner.packs import make_plan
 from lmscale.progress import progress
-from lmscale.sweep.devices import parse_devices
 from lmscale.sweep.execute import execute
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.plan import make_plan
 from lmscale.sweep.store import Store
 from lmscale.sweep.teams import TeamError, run_teams
 from lmscale.training.loop import Preempted

@@ -73,7 +73,9 @@ class TortureWorkers(Torture):
 
     def runs(self, corpus):
         if not hasattr(plan, "TEAM_SECONDS"):
-            raise RuntimeError("lmscale.sweep.plan has no TEAM_SECONDS: how do workers start now?")
+            raise RuntimeError(
+                "lmscale.planner.packs has no TEAM_SECONDS: how do workers start now?"
+            )
         plan.TEAM_SECONDS = 0.0
         return super().runs(corpus)
 

@@ -40,7 +40,7 @@ class Process:
         self.log = log
         with log.open("wb") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "lmscale.cli", *arguments],
+                [sys.executable, "-m", "lmscale", *arguments],
                 # With a fault handler SIGABRT prints the stacks of all threads.
                 env=environment | {"PYTHONFAULTHANDLER": "1"},
                 stdout=file,

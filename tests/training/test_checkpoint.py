@@ -12,7 +12,7 @@ from etils import epath
 from lmscale.files import DamagedError
 from lmscale.training import checkpoint
 from lmscale.training.checkpoint import Checkpoints
-from lmscale.training.step import ProgramKey, initial_state, single_device_like
+from lmscale.training.state import ProgramKey, initial_state, single_device_like
 from tests.training.specs import run_spec
 
 

@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 
 from lmscale.files import DamagedError, read_json, write_json
+from lmscale.planner.devices import local_devices
+from lmscale.planner.packs import make_plan
 from lmscale.progress import progress
 from lmscale.spec import StartSpec
 from lmscale.sweep import execute as execution
-from lmscale.sweep.devices import local_devices
 from lmscale.sweep.execute import execute
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.plan import make_plan
 from lmscale.sweep.store import Store
 from lmscale.training.checkpoint import Checkpoints, saved_steps
 from lmscale.training.loop import Preempted

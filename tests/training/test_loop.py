@@ -9,16 +9,16 @@ from flax import nnx
 
 from lmscale.data import n_sequences, sequence_order
 from lmscale.data.loader import batch_indices, gather
+from lmscale.planner.devices import local_devices
+from lmscale.planner.packs import make_plan
 from lmscale.progress import progress
 from lmscale.spec import StartSpec, StoppingSpec
-from lmscale.sweep.devices import local_devices
 from lmscale.sweep.execute import execute
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.plan import make_plan
 from lmscale.sweep.shards import shard_runs
 from lmscale.sweep.store import Store
 from lmscale.training.loss import token_losses
-from lmscale.training.step import ProgramKey, initial_state
+from lmscale.training.state import ProgramKey, initial_state
 from tests.training.specs import run_spec
 
 TRUNK_SCHEDULE = {"name": "constant", "warmup_steps": 3}
@@ -138,7 +138,7 @@ def test_a_dispatch_gives_each_of_its_steps_an_even_share_of_its_time(tmp_path, 
 
 
 def test_the_parts_of_the_noise_scale_are_squared_gradient_norms(tmp_path, corpus):
-    """Against gradients of the pieces, each taken by itself."""
+    """Against gradients of the micro-batches, each taken by itself."""
     pieces = 4
     spec = run_spec(
         corpus, batch_size=8, steps=1, noise_pieces=pieces, schedule={"warmup_steps": 1}

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from lmscale.files import read_json
+from lmscale.planner.devices import local_devices
+from lmscale.planner.packs import make_plan
 from lmscale.progress import progress
 from lmscale.sweep import execute as execution
-from lmscale.sweep.devices import local_devices
 from lmscale.sweep.execute import execute
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.plan import make_plan
 from lmscale.sweep.store import Store
 from lmscale.training.loop import LOST_GRADIENTS, Preempted
 from lmscale.training.spikes import BLOCK, SpikeCounter

@@ -1,4 +1,4 @@
-"""A packed run equals the same run alone, whatever the pack, the mesh and the pieces."""
+"""A packed run equals the same run alone, whatever the pack, the mesh and the micro-batches."""
 
 import dataclasses
 
@@ -11,13 +11,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lmscale.data import n_sequences, sequence_order
 from lmscale.data.loader import batch_indices, gather
 from lmscale.parallel.mesh import make_mesh
-from lmscale.training.step import (
-    ProgramKey,
-    build_program,
-    device_bytes,
-    packed_hyperparameters,
-    train_arguments,
-)
+from lmscale.training.program import build_program, device_bytes, train_arguments
+from lmscale.training.state import ProgramKey, packed_hyperparameters
 from tests.training.specs import LSTM, TRANSFORMER, run_spec
 
 #: Relative difference in loss that a pack or a mesh may make, by the order of float32 sums.

@@ -17,8 +17,12 @@ from scipy.interpolate import CubicSpline
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
-from lmscale.report.learning_curves import (
-    BATCH_NOTE,
+from lmscale.report.caveats import BATCH_NOTE
+from lmscale.report.figures import size_legend
+from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
+from lmscale.studies.estimate import LEAST_SEEDS
+from lmscale.studies.fits import refused
+from lmscale.studies.learning_curves import (
     FAR,
     Ladder,
     Size,
@@ -26,12 +30,10 @@ from lmscale.report.learning_curves import (
     ladder,
     no_law,
     seed_interval,
-    size_legend,
     with_batch_error,
 )
-from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
-from lmscale.report.study import LEAST_SEEDS, Study
-from lmscale.report.wording import number, plural, with_interval
+from lmscale.studies.results import Results
+from lmscale.wording import number, plural, with_interval
 
 __all__ = ["analyse"]
 
@@ -81,7 +83,7 @@ class _Edge:
         return self.loss_law.parameters["alpha_C"]
 
 
-def analyse(study: Study) -> Section:
+def analyse(study: Results) -> Section:
     """L(C), L(C_min), N_opt(C), and what App. B of the paper makes of the learning curves' law."""
     found = ladder(study)
     if found is None:
@@ -120,7 +122,7 @@ def analyse(study: Study) -> Section:
         f"lower edge of the curves, and the best size grows as C_min^"
         f"{with_interval(size.value, size.interval)}, with parameters and compute counted without "
         f"embeddings; Kaplan et al. 2020 found 0.050 and 0.73.",
-        conclusive=size.interval is not None and not size.why,
+        conclusive=size.interval is not None and not size.undecided_because,
         details=_details(constants),
         key_numbers=[
             KeyNumber.of("exponent of the loss against C_min", alpha.value, alpha.interval),
@@ -377,7 +379,9 @@ def _measures(
     def exponent(what: str, value: float, draws: np.ndarray | None, why: str) -> Measure:
         interval = seed_interval(draws)
         why = why if interval else NO_INTERVAL
-        return Measure(what=f"{what}, {where}", value=value, interval=interval, why=why)
+        return Measure(
+            what=f"{what}, {where}", value=value, interval=interval, undecided_because=why
+        )
 
     measures = {
         "alpha_C": exponent("exponent of L(C)", naive.loss_exponent, naive.loss_draws, fixed),
@@ -393,7 +397,9 @@ def _measures(
         "off_optimum": _off_optimum(costs, where),
     }
     if curves is None:
-        missing = Measure(what="", value=None, why="L(N, S) could not be fitted to the curves")
+        missing = Measure(
+            what="", value=None, undecided_because="L(N, S) could not be fitted to the curves"
+        )
         return measures | {"exponent_ratio": missing, "excess": missing}
     k, unfit = curves.parameters, no_law(curves)
 
@@ -451,12 +457,14 @@ def _off_optimum(costs: list[tuple[_Cost, np.ndarray | None]], where: str) -> Me
         return Measure(
             what=what,
             value=None,
-            why=f"no loss is reached by sizes from {low} to {high} times its best one",
+            undecided_because=f"no loss is reached by sizes from {low} to {high} times its best one",
         )
     drawn = [draws for _, draws in use if draws is not None]
     interval = seed_interval(np.nanmean(drawn, axis=0)) if drawn else None
     value = float(np.mean([cost.at for cost, _ in use]))
-    return Measure(what=what, value=value, interval=interval, why="" if interval else NO_INTERVAL)
+    return Measure(
+        what=what, value=value, interval=interval, undecided_because="" if interval else NO_INTERVAL
+    )
 
 
 # --- words and tables ---------------------------------------------------------------------------

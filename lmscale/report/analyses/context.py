@@ -19,17 +19,11 @@ from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
 from lmscale.report.analyses.position import log_means, scatter
-from lmscale.report.lines import fit_line
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.study import LEAST_SEEDS, Study, few_seeds
-from lmscale.report.wording import (
-    flipped,
-    interval_of_mean,
-    listed,
-    plural,
-    si,
-    with_interval,
-)
+from lmscale.studies.estimate import LEAST_SEEDS, few_seeds, interval_of_mean
+from lmscale.studies.lines import fit_line
+from lmscale.studies.results import Results
+from lmscale.wording import flipped, listed, plural, si, with_interval
 
 __all__ = ["analyse"]
 
@@ -69,7 +63,7 @@ class _Estimate:
     interval: tuple[float, float] | None
 
 
-def analyse(study: Study) -> Section:
+def analyse(study: Results) -> Section:
     """Laws along the position, slopes with size at each, and what a short context changes."""
     models = _models(study)
     contexts = sorted({m.n_ctx for m in models}, reverse=True)
@@ -99,7 +93,7 @@ def analyse(study: Study) -> Section:
                 f"{contexts[0]}, {_basis(long)}",
                 value=ratio and ratio.value,
                 interval=ratio and ratio.interval,
-                why=ratio_why,
+                undecided_because=ratio_why,
             ),
             "long_range_delay": Measure(
                 what=f"steps to half of the final gain, long range (T = {MIDDLE[0]}-{MIDDLE[1]} to "
@@ -107,14 +101,14 @@ def analyse(study: Study) -> Section:
                 f"{si(long[-1].n_params)}, {plural(len(long[-1].losses), 'seed')}",
                 value=delay and delay.value,
                 interval=delay and delay.interval,
-                why=delay_why,
+                undecided_because=delay_why,
             ),
             "short_context_gain": Measure(
                 what=f"nats per token that a context of {contexts[-1]} is ahead on its tokens, mean "
                 f"of {plural(len(gains), 'size')}",
                 value=gain and gain.value,
                 interval=gain and gain.interval,
-                why=gain_why,
+                undecided_because=gain_why,
             ),
         },
         warnings=_warnings(long, short),
@@ -124,7 +118,7 @@ def analyse(study: Study) -> Section:
 # --- reading ------------------------------------------------------------------------------------
 
 
-def _models(study: Study) -> list[_Model]:
+def _models(study: Results) -> list[_Model]:
     """By context, then by size."""
     usable, name = study.usable, study.eval_name
     if not len(usable) or name is None:
@@ -132,7 +126,7 @@ def _models(study: Study) -> list[_Model]:
     models = []
     for (n_ctx, n_params), group in usable.groupby(["n_ctx", "params_kaplan"], sort=True):
         group = group[group["tokens"] == group["tokens"].max()]
-        evaluations = [study.results.get(run, {}).get("evaluations", []) for run in group["run"]]
+        evaluations = [study.ended.get(run, {}).get("evaluations", []) for run in group["run"]]
         by_step = [
             {e["step"]: e["eval"][name]["by_position"] for e in run if name in e["eval"]}
             for run in evaluations
@@ -296,12 +290,12 @@ def _exponent_measure(long: list[_Model]) -> Measure:
     model = long[-1]
     what = f"c of a + b T^−c at N = {si(model.n_params)} and a context of {model.n_ctx}"
     if model.fit is None:
-        return Measure(what=what, value=None, why=f"no law: {model.failure}")
+        return Measure(what=what, value=None, undecided_because=f"no law: {model.failure}")
     if model.n_params < PAPER_LEAST_N or model.n_ctx < PAPER_LEAST_CONTEXT:
         return Measure(
             what=what,
             value=None,
-            why=f"the largest model here, N = {si(model.n_params)} with a context of {model.n_ctx}, "
+            undecided_because=f"the largest model here, N = {si(model.n_params)} with a context of {model.n_ctx}, "
             f"is below the paper's range; its c is {with_interval(model.c, model.c_interval)}",
         )
     return Measure(what=what, value=model.c, interval=model.c_interval)
@@ -477,7 +471,7 @@ def _draw_law(
         axes.plot(grid, fit.predict(position=grid), color=colour, lw=1.2)
 
 
-def _position_chart(study: Study, long: list[_Model]) -> Chart:
+def _position_chart(study: Results, long: list[_Model]) -> Chart:
     best = long[-1]
     sizes = style.ordered_colours([m.n_params for m in long])
     with style.canvas(7.0, 3.9) as figure:
@@ -518,7 +512,7 @@ def _position_chart(study: Study, long: list[_Model]) -> Chart:
         )
 
 
-def _size_chart(study: Study, long: list[_Model], short: list[_Model]) -> Chart:
+def _size_chart(study: Results, long: list[_Model], short: list[_Model]) -> Chart:
     positions = _octaves(long[0].n_ctx)
     positions = positions[:: math.ceil(len(positions) / 8)]
     shown = sorted({*positions, *(_octaves(short[0].n_ctx) if short else ()), long[0].n_ctx})

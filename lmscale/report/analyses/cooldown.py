@@ -13,17 +13,12 @@ from scipy.stats import t as student_t
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
-from lmscale.report.exponents import LEAST_BUDGETS, counted, difference, exponent, home_convention
-from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
-from lmscale.report.study import LEAST_SEEDS, Study, few_seeds
-from lmscale.report.wording import (
-    interval_of_mean,
-    number,
-    plural,
-    power_of_ten,
-    si,
-    with_interval,
-)
+from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
+from lmscale.studies.estimate import LEAST_SEEDS, few_seeds, interval_of_mean
+from lmscale.studies.exponents import LEAST_BUDGETS, counted, difference, exponent, home_convention
+from lmscale.studies.fits import refused
+from lmscale.studies.results import Results
+from lmscale.wording import number, plural, power_of_ten, si, with_interval
 
 __all__ = ["analyse", "draw_profiles"]
 
@@ -70,7 +65,7 @@ class _Data:
     convention: str
 
 
-def analyse(study: Study) -> Section:
+def analyse(study: Results) -> Section:
     """What the cooldowns saved, what they lost, and whether the frontier is the same."""
     table = study.table
     if not len(table) or not {COSINE, COOLDOWN} <= set(table["family"]):
@@ -177,7 +172,9 @@ def _measures(data: _Data, rates: pd.DataFrame) -> dict[str, Measure]:
         what="FLOPs that trunks and cooldowns execute over those of the cosines, all seeds (exact "
         "convention)",
         value=ratio,
-        why=f"{plural(data.missing, 'run')} without a result" if data.missing else OWN_COUNT,
+        undecided_because=f"{plural(data.missing, 'run')} without a result"
+        if data.missing
+        else OWN_COUNT,
     )
     gap, interval, seeds = _mean_gap(data.pairs)
     cells = data.pairs.groupby(["budget", "params"]).ngroups
@@ -186,7 +183,7 @@ def _measures(data: _Data, rates: pd.DataFrame) -> dict[str, Measure]:
         f"{plural(seeds, 'seed')}",
         value=gap,
         interval=interval,
-        why=few_seeds(seeds) or _short(data.steps),
+        undecided_because=few_seeds(seeds) or _short(data.steps),
     )
     found = {schedule: _frontier_exponent(data, schedule) for schedule in (COSINE, COOLDOWN)}
     for schedule, value in found.items():
@@ -195,15 +192,18 @@ def _measures(data: _Data, rates: pd.DataFrame) -> dict[str, Measure]:
             f"convention",
             value=value[0] if value else None,
             interval=value[1] if value else None,
-            why=data.failures.get(schedule, ""),
+            undecided_because=data.failures.get(schedule, ""),
         )
-    measures["a_difference"] = difference(
+    measures["a_difference"] = Measure.of(
         f"exponent on the grid of the cooldowns less that of the cosines, {data.convention} "
         f"convention, the two intervals taken as independent",
-        found[COOLDOWN],
-        found[COSINE],
-        next(iter(data.failures.values()), "one of the grids gives no exponent"),
-        seeds=seeds,
+        difference(
+            "a_difference",
+            found[COOLDOWN],
+            found[COSINE],
+            next(iter(data.failures.values()), "one of the grids gives no exponent"),
+            seeds=seeds,
+        ),
     )
     measures["best_lr_ratio"] = _rate_measure(rates)
     return measures
@@ -245,7 +245,9 @@ def _mean_gap(
 def _rate_measure(rates: pd.DataFrame) -> Measure:
     what = "best constant learning rate over the best peak of a cosine at the swept cell"
     if not len(rates):
-        return Measure(what=what, value=None, why="no cell was trained at several learning rates")
+        return Measure(
+            what=what, value=None, undecided_because="no cell was trained at several learning rates"
+        )
     ratios = []
     for _, group in rates.groupby("seed"):
         best = {
@@ -259,7 +261,7 @@ def _rate_measure(rates: pd.DataFrame) -> Measure:
         return Measure(
             what=what,
             value=None,
-            why=f"in {len(ratios) - len(sound)} of {plural(len(ratios), 'seed')} the lowest loss is "
+            undecided_because=f"in {len(ratios) - len(sound)} of {plural(len(ratios), 'seed')} the lowest loss is "
             f"at the edge of the learning rates that were tried",
         )
     interval = interval_of_mean(sound) if len(sound) >= LEAST_SEEDS else None
@@ -267,7 +269,7 @@ def _rate_measure(rates: pd.DataFrame) -> Measure:
         what=what,
         value=math.exp(float(np.mean(sound))),
         interval=tuple(math.exp(edge) for edge in interval) if interval else None,
-        why=few_seeds(len(sound)) or _short(float(rates["steps"].median())),
+        undecided_because=few_seeds(len(sound)) or _short(float(rates["steps"].median())),
     )
 
 
@@ -320,8 +322,10 @@ def _details(data: _Data, measures: dict[str, Measure]) -> list[str]:
             f"{with_interval(rate.value, rate.interval)} times the best peak of a cosine (Hägele et "
             f"al. 2024: about half)."
         )
-    elif rate.why:
-        paragraphs.append(f"The ratio of the best learning rates is not known: {rate.why}.")
+    elif rate.undecided_because:
+        paragraphs.append(
+            f"The ratio of the best learning rates is not known: {rate.undecided_because}."
+        )
     return paragraphs
 
 

@@ -22,10 +22,12 @@ from lmscale.laws import FitResult, TableError
 from lmscale.laws.batch import hyperbola_residual
 from lmscale.laws.solve import seed_weights, solve
 from lmscale.report import style
-from lmscale.report.learning_curves import evaluations, seed_interval
-from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
-from lmscale.report.study import LEAST_SEEDS, Study
-from lmscale.report.wording import listed, number, plural, si, with_interval
+from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
+from lmscale.studies.estimate import LEAST_SEEDS
+from lmscale.studies.fits import refused
+from lmscale.studies.learning_curves import evaluations, seed_interval
+from lmscale.studies.results import Results
+from lmscale.wording import listed, number, plural, si, with_interval
 
 __all__ = ["analyse"]
 
@@ -96,7 +98,7 @@ class _Line:
         return low, high
 
 
-def analyse(study: Study) -> Section:
+def analyse(study: Results) -> Section:
     """B_crit(L) of each size, and the gradient noise scale beside it."""
     runs = _runs(study)
     targets = _targets(runs)
@@ -138,7 +140,7 @@ def analyse(study: Study) -> Section:
 # --- from runs to steps -------------------------------------------------------------------------
 
 
-def _runs(study: Study) -> pd.DataFrame:
+def _runs(study: Results) -> pd.DataFrame:
     """Every run that ended well, whatever its learning rate, with its curve and its records."""
     table, rows = study.table, []
     pieces = study.experiment.get("fields", {}).get("noise_pieces")
@@ -390,10 +392,15 @@ def _power(sizes: list[_Size], line: _Line | None) -> Measure:
         f"{plural(min(size.n_seeds for size in sizes), 'seed')} a batch"
     )
     if line is None:
-        return Measure(what=what, value=None, why="one loss only was reached by enough batches")
+        return Measure(
+            what=what, value=None, undecided_because="one loss only was reached by enough batches"
+        )
     interval = seed_interval(line.drawn_power)
     return Measure(
-        what=what, value=line.power, interval=interval, why="" if interval else NO_INTERVAL
+        what=what,
+        value=line.power,
+        interval=interval,
+        undecided_because="" if interval else NO_INTERVAL,
     )
 
 
@@ -407,7 +414,9 @@ def _size_ratio(sizes: list[_Size]) -> Measure:
     ]
     if small is large or not shared:
         return Measure(
-            what=what, value=None, why="no loss was reached by enough batches of 2 sizes"
+            what=what,
+            value=None,
+            undecided_because="no loss was reached by enough batches of 2 sizes",
         )
     i, j = np.array(shared).T
     logs = np.log(large.b_crit[j] / small.b_crit[i])
@@ -427,7 +436,11 @@ def _noise_ratio(sizes: list[_Size]) -> Measure:
             if size.drawn_noise is not None:
                 drawn.append(np.log(size.drawn_noise / size.drawn_b_crit)[:, measured])
     if not logs:
-        return Measure(what=what, value=None, why="the runs did not measure their gradients' noise")
+        return Measure(
+            what=what,
+            value=None,
+            undecided_because="the runs did not measure their gradients' noise",
+        )
     return _mean_of_logs(
         what, np.array(logs), np.concatenate(drawn, axis=1) if len(drawn) == len(sizes) else None
     )
@@ -437,7 +450,9 @@ def _mean_of_logs(what: str, logs: np.ndarray, drawn: np.ndarray | None) -> Meas
     w = _weights(drawn, len(logs))
     value = float(np.exp(w @ logs / w.sum()))
     interval = None if drawn is None else seed_interval(np.exp(drawn @ w / w.sum()))
-    return Measure(what=what, value=value, interval=interval, why="" if interval else NO_INTERVAL)
+    return Measure(
+        what=what, value=value, interval=interval, undecided_because="" if interval else NO_INTERVAL
+    )
 
 
 # --- words and tables ---------------------------------------------------------------------------

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from lmscale.report import style
-from lmscale.report.learning_curves import size_legend
+from lmscale.report import caveats, style
+from lmscale.report.figures import size_legend
 from lmscale.report.section import Chart, Grid, Section
-from lmscale.report.study import LOST, Study
-from lmscale.report.wording import family_name, listed, plural, power_of_ten, si
+from lmscale.studies.results import LOST, Results
+from lmscale.wording import family_name, listed, plural, power_of_ten, si
 
 __all__ = ["analyse"]
 
@@ -21,7 +21,7 @@ TITLE = "Training curves"
 POINTS, FEWEST_POINTS, ALL_POINTS = 90, 30, 12_000
 
 
-def analyse(study: Study) -> Section:
+def analyse(study: Results) -> Section:
     """How every run went, diverged ones marked."""
     table = study.table
     if not len(table):
@@ -35,7 +35,7 @@ def analyse(study: Study) -> Section:
         )
         more = f"; and {len(reasons) - 3} other reasons" if len(reasons) > 3 else ""
         warnings.append(f"{plural(len(runs), 'run')} {_word(status)}: {text}{more}.")
-    warnings += study.lr_edge_warning()
+    warnings += caveats.search_edges(study)
     drawn = [family for family in study.families if _curves(study, family)]
     charts = [_chart(study, drawn)] if drawn else []
     return Section(
@@ -60,7 +60,7 @@ def _finding(counts: Any, total: int) -> str:
     return f"{done} of {plural(total, 'run')} trained to the end; {listed(rest)}."
 
 
-def _curves(study: Study, family: str) -> list[dict[str, Any]]:
+def _curves(study: Results, family: str) -> list[dict[str, Any]]:
     """The runs of a family that have a curve: best learning rates last, so that they lie on top."""
     rows = study.table[study.table["family"] == family]
     found = []
@@ -85,7 +85,7 @@ def _thinned(records: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
     return [records[i] for i in index]
 
 
-def _chart(study: Study, families: list[str]) -> Chart:
+def _chart(study: Results, families: list[str]) -> Chart:
     curves = {family: _curves(study, family) for family in families}
     sizes = [float(c["row"]["params_kaplan"]) for family in families for c in curves[family]]
     colours = style.ordered_colours(sizes)
@@ -146,7 +146,7 @@ def _ended_ill(row: Any) -> bool:
     return row["status"] in LOST
 
 
-def _grid(study: Study) -> list[Grid]:
+def _grid(study: Results) -> list[Grid]:
     rows = []
     for family in study.families:
         runs = study.table[study.table["family"] == family]

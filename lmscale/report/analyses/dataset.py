@@ -23,16 +23,17 @@ from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.laws.kaplan import overfitting
 from lmscale.laws.result import interval
-from lmscale.report import style
-from lmscale.report.exponents import fit_power_of_cells
-from lmscale.report.learning_curves import evaluations
-from lmscale.report.papers import points
-from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
-from lmscale.report.study import Study
-from lmscale.report.wording import (
+from lmscale.report import caveats, style
+from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
+from lmscale.studies.estimate import interval_of_mean
+from lmscale.studies.exponents import fit_power_of_cells
+from lmscale.studies.fits import refused
+from lmscale.studies.learning_curves import evaluations
+from lmscale.studies.papers import points
+from lmscale.studies.results import Results
+from lmscale.wording import (
     between,
     family_name,
-    interval_of_mean,
     listed,
     number,
     plural,
@@ -138,7 +139,7 @@ class _Stops:
         return tuple(np.percentile(drawn, [2.5, 97.5], axis=1, method="closest_observation"))
 
 
-def analyse(study: Study) -> Section:
+def analyse(study: Results) -> Section:
     """The joint law, the data that a size needs, and the step at which test loss stops falling."""
     families = study.families
     runs = _runs(study, families[0]) if families else pd.DataFrame()
@@ -172,7 +173,7 @@ def analyse(study: Study) -> Section:
 # --- runs and fits ------------------------------------------------------------------------------
 
 
-def _runs(study: Study, family: str) -> pd.DataFrame:
+def _runs(study: Results, family: str) -> pd.DataFrame:
     """The runs of a family with their dataset and how they ended.
 
     Columns params (without embeddings), dataset (tokens), loss, seed, run, best_step, stopped,
@@ -205,7 +206,7 @@ def _fitted(runs: pd.DataFrame) -> pd.Series:
     return runs["dataset"] >= LEAST_UPDATES * runs["batch_tokens"]
 
 
-def _fits(study: Study, runs: pd.DataFrame) -> _Laws:
+def _fits(study: Results, runs: pd.DataFrame) -> _Laws:
     rows = _cell_means(runs[_fitted(runs)]).rename(columns={"dataset": "tokens"})
     largest = _largest(runs)
     limited = largest[largest["stopped"]].rename(columns={"dataset": "tokens"})
@@ -246,7 +247,7 @@ def _limited(rows: pd.DataFrame) -> FitResult:
         return refused("power", str(error))
 
 
-def _learning_curves(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
+def _learning_curves(study: Results, runs: pd.DataFrame) -> pd.DataFrame:
     """Test loss against updates of the runs on the largest dataset, after the warmup."""
     rows = []
     for run in runs[runs["dataset"] == runs["dataset"].max()].itertuples():
@@ -334,7 +335,7 @@ def _measures(fits: _Laws, runs: pd.DataFrame, stops: _Stops) -> dict[str, Measu
     if not fits.nd.parameters:
         why = f"L(N, D) could not be fitted: {fits.nd.warnings[0]}"
         for name in ("overfitting_exponent", "overfitting_at_rule"):
-            measures[name] = Measure(what=what[name], value=None, why=why)
+            measures[name] = Measure(what=what[name], value=None, undecided_because=why)
     else:
         value, edges = fits.exponent
         name = "overfitting_exponent"
@@ -345,13 +346,13 @@ def _measures(fits: _Laws, runs: pd.DataFrame, stops: _Stops) -> dict[str, Measu
             what=what["share_above_stopping_bound"],
             value=stops.kept / stops.judged,
             interval=stops.share_interval(),
-            why=stops.beyond(float(runs["steps"].max())),
+            undecided_because=stops.beyond(float(runs["steps"].max())),
         )
     else:
         measures["share_above_stopping_bound"] = Measure(
             what=what["share_above_stopping_bound"],
             value=None,
-            why="no run stopped early, or the bound's laws could not be fitted",
+            undecided_because="no run stopped early, or the bound's laws could not be fitted",
         )
     measures["data_exponent"] = _data_exponent(what["data_exponent"], fits, runs)
     return measures
@@ -364,7 +365,7 @@ def _at_rule(what: str, fit: FitResult, runs: pd.DataFrame) -> Measure:
         why = (
             f"the rule asks for {si(tokens)} tokens at N = {si(params)}, and the set has {si(most)}"
         )
-        return Measure(what=what, value=None, why=why)
+        return Measure(what=what, value=None, undecided_because=why)
     value = float(overfitting(fit.parameters, params, tokens))
     with np.errstate(all="ignore"):
         edges = _interval(fit, overfitting(fit.draws, params, tokens))
@@ -373,7 +374,7 @@ def _at_rule(what: str, fit: FitResult, runs: pd.DataFrame) -> Measure:
 
 def _data_exponent(what: str, fits: _Laws, runs: pd.DataFrame) -> Measure:
     if not fits.d.parameters:
-        return Measure(what=what, value=None, why=fits.d.warnings[0])
+        return Measure(what=what, value=None, undecided_because=fits.d.warnings[0])
     if fits.nd.parameters:
         low, high = fits.d.ranges["tokens"]
         params = runs["params"].max()
@@ -383,7 +384,7 @@ def _data_exponent(what: str, fits: _Laws, runs: pd.DataFrame) -> Measure:
                 f"by the fitted L(N, D) the loss of the largest model, N = {si(params)}, depends more "
                 f"on its size than on the data ({share:.0%} of eq. 1.5's bracket are data)"
             )
-            return Measure(what=what, value=None, why=why)
+            return Measure(what=what, value=None, undecided_because=why)
     value, edges = fits.d.parameters["alpha_D"], fits.d.intervals.get("alpha_D")
     return Measure(what=what, value=value, interval=edges)
 
@@ -460,7 +461,7 @@ def _key_numbers(fits: _Laws, runs: pd.DataFrame) -> list[KeyNumber]:
 
 
 def _warnings(
-    study: Study, families: list[str], runs: pd.DataFrame, fits: _Laws, stops: _Stops
+    study: Results, families: list[str], runs: pd.DataFrame, fits: _Laws, stops: _Stops
 ) -> list[str]:
     warnings = []
     for name, fit in (("L(N, D)", fits.nd), ("L(D)", fits.d), ("L(N, S)", fits.ns)):
@@ -494,7 +495,7 @@ def _warnings(
             f"{plural(missing, 'cell')} that stopped early left out of the bound on early stopping: "
             f"the loss is no higher than the law's for unlimited data."
         )
-    return [*warnings, *study.lost_warning()]
+    return [*warnings, *caveats.lost_runs(study)]
 
 
 # --- tables -------------------------------------------------------------------------------------
@@ -704,7 +705,7 @@ def draw_overfitting(axes: Any, runs: pd.DataFrame, fit: FitResult) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%".replace("-", "−"))
 
 
-def _stopping_chart(study: Study, runs: pd.DataFrame, stops: _Stops) -> list[Chart]:
+def _stopping_chart(study: Results, runs: pd.DataFrame, stops: _Stops) -> list[Chart]:
     """The bound on early stopping, and learning curves of one size over the datasets."""
     drawn = _largest(runs)
     seed = drawn["seed"].min()
@@ -766,7 +767,7 @@ def draw_stops(axes: Any, stops: _Stops) -> None:
     style.log_axis(axes.yaxis, "count")
 
 
-def _draw_curves(study: Study, axes: Any, curves: list[Any]) -> None:
+def _draw_curves(study: Results, axes: Any, curves: list[Any]) -> None:
     curves = sorted(curves, key=lambda row: row.dataset)
     # By rank: the full set lies so far off that the subsets would look alike.
     ranks = style.ordered_colours(range(len(curves)), log=False)

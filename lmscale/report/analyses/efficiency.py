@@ -11,17 +11,12 @@ import numpy as np
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
-from lmscale.report.learning_curves import (
-    BATCH_NOTE,
-    Ladder,
-    Size,
-    fit_learning_curves,
-    ladder,
-    seed_interval,
-)
+from lmscale.report.caveats import BATCH_NOTE
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.study import LEAST_SEEDS, Study, few_seeds
-from lmscale.report.wording import number, plural, si, with_interval
+from lmscale.studies.estimate import LEAST_SEEDS, few_seeds
+from lmscale.studies.learning_curves import Ladder, Size, fit_learning_curves, ladder, seed_interval
+from lmscale.studies.results import Results
+from lmscale.wording import number, plural, si, with_interval
 
 __all__ = ["analyse"]
 
@@ -65,7 +60,7 @@ class _Reached:
         return np.log(self.drawn) @ x / np.sum(x**2)
 
 
-def analyse(study: Study) -> Section:
+def analyse(study: Results) -> Section:
     """E_min and S_min of every size at a few losses, and how they fall with size."""
     found = ladder(study)
     if found is None:
@@ -175,7 +170,7 @@ def _exponent(reached: list[_Reached], found: Ladder) -> Measure:
         value=float(np.mean([item.slope for item in reached])),
         interval=seed_interval(draws),
         # At one loss B_crit is one number, and with one batch the exponent does not hang on it.
-        why=few_seeds(found.n_seeds, "an interval")
+        undecided_because=few_seeds(found.n_seeds, "an interval")
         or ("" if _one_batch(found) else found.unsure_batch()),
     )
 
@@ -190,7 +185,9 @@ def _ratio(item: _Reached) -> Measure:
         what=f"tokens to {item.loss:.2f} nats, N = {si(item.sizes[0])} over N = {si(item.sizes[-1])}",
         value=float(item.tokens[0] / item.tokens[-1]),
         interval=seed_interval(draws),
-        why="" if draws is not None else f"an interval needs {LEAST_SEEDS} seeds a size",
+        undecided_because=""
+        if draws is not None
+        else f"an interval needs {LEAST_SEEDS} seeds a size",
     )
 
 
@@ -201,7 +198,7 @@ def _paper_ratio(item: _Reached, ratio: Measure) -> Measure:
     return Measure(
         what=ratio.what,
         value=None,
-        why=f"the sizes differ by a factor of {number(span, 2)}, the paper's by a million",
+        undecided_because=f"the sizes differ by a factor of {number(span, 2)}, the paper's by a million",
     )
 
 

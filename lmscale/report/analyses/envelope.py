@@ -12,10 +12,12 @@ from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
 from lmscale.report.analyses.isoflop import approach_2, slug
-from lmscale.report.exponents import difference, exponent, home_convention
-from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
-from lmscale.report.study import Study
-from lmscale.report.wording import (
+from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
+from lmscale.studies.exponents import difference, exponent, home_convention
+from lmscale.studies.fits import refused
+from lmscale.studies.results import Results
+from lmscale.sweep.curves import join_curves, learning_curve
+from lmscale.wording import (
     family_name,
     number,
     plural,
@@ -23,7 +25,6 @@ from lmscale.report.wording import (
     si,
     with_interval,
 )
-from lmscale.sweep.curves import join_curves, learning_curve
 
 __all__ = ["analyse", "draw_envelope", "draw_frontier"]
 
@@ -70,7 +71,7 @@ def _moved(fit: FitResult) -> float:
     return shift if abs(shift) > (high - low) / 2 else 0.0
 
 
-def analyse(study: Study) -> Section:
+def analyse(study: Results) -> Section:
     """The envelope of each family, and how its best size and data grow."""
     families = [_fit_family(study, name) for name in study.families]
     fitted = [family for family in families if family.fit is not None]
@@ -89,7 +90,7 @@ def analyse(study: Study) -> Section:
     )
 
 
-def _fit_family(study: Study, name: str) -> _Family:
+def _fit_family(study: Results, name: str) -> _Family:
     usable = study.usable
     runs = usable[usable["family"] == name].reset_index(drop=True) if len(usable) else usable
     convention = home_convention(runs)
@@ -179,7 +180,7 @@ def _key_numbers(family: _Family) -> list[KeyNumber]:
     return [KeyNumber.of(f"exponent of N_opt by the envelope, {family_name(family.name)}", *found)]
 
 
-def _measures(study: Study, family: _Family) -> dict[str, Measure]:
+def _measures(study: Results, family: _Family) -> dict[str, Measure]:
     """Of the first family, the Transformer where there is one."""
     who = f"{family_name(family.name)}, {family.convention} convention"
     if family.fit:
@@ -191,15 +192,18 @@ def _measures(study: Study, family: _Family) -> dict[str, Measure]:
             what=f"exponent of {symbol}_opt ∝ C^{letter} by Approach 1 ({who})",
             value=found[0] if found else None,
             interval=found[1] if found else None,
-            why=NOISY if found and found[1] is None else family.failure,
+            undecided_because=NOISY if found and found[1] is None else family.failure,
         )
-    measures["a_minus_approach_2"] = difference(
+    measures["a_minus_approach_2"] = Measure.of(
         f"exponent of Approach 1 less that of Approach 2 on the same runs, the two intervals taken "
         f"as independent ({who})",
-        family.exponent,
-        exponent(approach_2(study, family.name)),
-        "one of the two approaches gives no exponent",
-        seeds=family.runs["seed"].nunique() if len(family.runs) else 0,
+        difference(
+            "a_minus_approach_2",
+            family.exponent,
+            exponent(approach_2(study, family.name)),
+            "one of the two approaches gives no exponent",
+            seeds=family.runs["seed"].nunique() if len(family.runs) else 0,
+        ),
     )
     return measures
 

@@ -14,14 +14,15 @@ import pandas as pd
 from lmscale import laws
 from lmscale.flops import CONVENTIONS
 from lmscale.laws import FitError, FitResult, Profile, TableError
-from lmscale.report import style
-from lmscale.report.exponents import LEAST_BUDGETS, difference, exponent
+from lmscale.report import caveats, style
 from lmscale.report.published import EXPONENTS
-from lmscale.report.restate import Restated, native_convention, restate
-from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
-from lmscale.report.study import Study
-from lmscale.report.text import text_spread
-from lmscale.report.wording import (
+from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
+from lmscale.studies.exponents import LEAST_BUDGETS, difference, exponent
+from lmscale.studies.fits import refused
+from lmscale.studies.restate import Restated, native_convention, restate
+from lmscale.studies.results import Results
+from lmscale.studies.text import text_spread
+from lmscale.wording import (
     between,
     family_name,
     listed,
@@ -72,7 +73,7 @@ class _Family:
         return self.fit.exponents.get(self.native) if self.fit else None
 
 
-def analyse(study: Study) -> Section:
+def analyse(study: Results) -> Section:
     """Profiles and frontier of each family, and the exponent under each convention."""
     if "budget" not in study.table or not study.table["budget"].notna().any():
         return Section(
@@ -111,7 +112,7 @@ def analyse(study: Study) -> Section:
     )
 
 
-def approach_2(study: Study, family: str) -> FitResult | None:
+def approach_2(study: Results, family: str) -> FitResult | None:
     """The profiles of one family in the count in which its budgets were set, for other analyses."""
     if "budget" not in study.table or not study.table["budget"].notna().any():
         return None
@@ -121,7 +122,7 @@ def approach_2(study: Study, family: str) -> FitResult | None:
 # --- fitting ------------------------------------------------------------------------------------
 
 
-def _fit_family(study: Study, name: str) -> _Family:
+def _fit_family(study: Results, name: str) -> _Family:
     usable = study.usable
     runs = usable[usable["family"] == name].dropna(subset=["budget"]).reset_index(drop=True)
     declared = int(study.table[study.table["family"] == name]["budget"].nunique())
@@ -158,7 +159,7 @@ def _fit_family(study: Study, name: str) -> _Family:
 
 
 def _spread_over_texts(
-    study: Study, runs: pd.DataFrame, view: Restated, native: str
+    study: Results, runs: pd.DataFrame, view: Restated, native: str
 ) -> float | None:
     """Standard deviation of the exponent of N over draws of the documents; None where unknown."""
     if view.moved:
@@ -215,7 +216,7 @@ def _best_sizes(runs: pd.DataFrame, fit: FitResult, lowest: dict[float, int]) ->
 # --- words --------------------------------------------------------------------------------------
 
 
-def _finding(study: Study, families: list[_Family]) -> str:
+def _finding(study: Results, families: list[_Family]) -> str:
     good = [family for family in families if family.exponents]
     if not good:
         reasons = []
@@ -356,7 +357,7 @@ def _tokens_per_param(profile: Profile) -> tuple[float, tuple[float, float] | No
     return ratio, (float(low), float(high))
 
 
-def _warnings(study: Study, family: _Family) -> list[str]:
+def _warnings(study: Results, family: _Family) -> list[str]:
     name = family_name(family.name)
     warnings = []
     for convention, why in family.failures.items():
@@ -379,7 +380,7 @@ def _warnings(study: Study, family: _Family) -> list[str]:
     ]
     if len(waiting):
         warnings.append(f"{name}: {plural(len(waiting), 'run')} not finished, so this will change.")
-    warnings += [f"{name}: {text}" for text in study.lr_edge_warning(family.name)]
+    warnings += [f"{name}: {text}" for text in caveats.search_edges(study, family.name)]
     return warnings
 
 
@@ -408,7 +409,7 @@ def _measures(family: _Family) -> dict[str, Measure]:
             f"({name}, {len(family.runs)} runs)",
             value=found[0] if found else None,
             interval=found[1] if found else None,
-            why="" if found else _why_none(family, convention),
+            undecided_because="" if found else _why_none(family, convention),
         )
     fit = family.fit
     why = "the profiles give no exponent"
@@ -419,7 +420,7 @@ def _measures(family: _Family) -> dict[str, Measure]:
         f"alike ({name}, {len(family.runs)} runs)",
         value=fit.parameters["b"] - fit.parameters["a"] if family.exponents else None,
         interval=tuple(np.percentile(growth, [2.5, 97.5]).tolist()) if len(growth) > 20 else None,
-        why="" if family.exponents else why,
+        undecided_because="" if family.exponents else why,
     )
     last = [p for p in fit.details["profiles"] if p.ok][-1:] if fit else []
     ratio, interval = _tokens_per_param(last[0]) if last else (None, None)
@@ -429,15 +430,18 @@ def _measures(family: _Family) -> dict[str, Measure]:
         + f", {family.native} convention ({name})",
         value=ratio,
         interval=interval,
-        why="" if last else "no profile has a minimum inside the sizes that were run",
+        undecided_because="" if last else "no profile has a minimum inside the sizes that were run",
     )
-    measures["kaplan_minus_native"] = difference(
+    measures["kaplan_minus_native"] = Measure.of(
         f"exponent counted without the vocabulary (kaplan) less that of the {family.native} "
         f"convention, the intervals taken as independent ({name})",
-        exponent(family.fits.get("kaplan")),
-        exponent(fit),
-        "one of the two counts gives no exponent",
-        seeds=_seeds(family.runs),
+        difference(
+            "kaplan_minus_native",
+            exponent(family.fits.get("kaplan")),
+            exponent(fit),
+            "one of the two counts gives no exponent",
+            seeds=_seeds(family.runs),
+        ),
     )
     return measures
 
@@ -537,7 +541,7 @@ def _counts(value: float, interval: tuple[float, float]) -> str:
 # --- figures ------------------------------------------------------------------------------------
 
 
-def _triptych(study: Study, family: _Family) -> Chart:
+def _triptych(study: Results, family: _Family) -> Chart:
     """Hoffmann et al. 2022, Fig. 3."""
     fit: FitResult = family.fit
     profiles: tuple[Profile, ...] = fit.details["profiles"]

@@ -7,8 +7,12 @@ import numpy as np
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
-from lmscale.report.learning_curves import (
-    BATCH_NOTE,
+from lmscale.report.caveats import BATCH_NOTE
+from lmscale.report.figures import size_legend
+from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
+from lmscale.studies.estimate import few_seeds
+from lmscale.studies.fits import refused
+from lmscale.studies.learning_curves import (
     FAR,
     LARGEST_MISFIT,
     Ladder,
@@ -16,12 +20,10 @@ from lmscale.report.learning_curves import (
     ladder,
     misfit,
     no_law,
-    size_legend,
     with_batch_error,
 )
-from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
-from lmscale.report.study import Study, few_seeds
-from lmscale.report.wording import number, plural, with_interval
+from lmscale.studies.results import Results
+from lmscale.wording import number, plural, with_interval
 
 __all__ = ["analyse", "draw_learning_curves"]
 
@@ -31,7 +33,7 @@ TITLE = "Learning curves as a law of size and steps"
 PAPER = laws.published("kaplan2020-ns").parameters
 
 
-def analyse(study: Study) -> Section:
+def analyse(study: Results) -> Section:
     """The fit of L(N, S_min), its residuals, and its constants beside the paper's."""
     found = ladder(study)
     if found is None:
@@ -94,7 +96,7 @@ def _measures(fit: FitResult, found: Ladder, undecided: str) -> dict[str, Measur
             what=what,
             value=fit.parameters[name],
             interval=fit.intervals.get(name),
-            why=undecided,
+            undecided_because=undecided,
         )
         for name, what in words.items()
     }

@@ -20,9 +20,10 @@ from lmscale import hparams
 from lmscale.laws import FitResult
 from lmscale.laws.result import expanded, interval
 from lmscale.report import style
-from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
-from lmscale.report.study import Study
-from lmscale.report.wording import listed, number, plural, si, with_interval
+from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
+from lmscale.studies.fits import refused
+from lmscale.studies.results import Results
+from lmscale.wording import listed, number, plural, si, with_interval
 
 __all__ = ["analyse"]
 
@@ -97,7 +98,7 @@ class _Rule:
         return float(self.theta[index]), interval(self.draws[:, index], share, axis=0)
 
 
-def analyse(study: Study) -> Section:
+def analyse(study: Results) -> Section:
     """Best rates, the rule through them, the best batches, and the published rules at these cells."""
     cells, noise = _cells(study)
     inside = [cell for cell in cells if not cell.edge]
@@ -148,7 +149,7 @@ def analyse(study: Study) -> Section:
 # --- cells --------------------------------------------------------------------------------------
 
 
-def _cells(study: Study) -> tuple[list[_Cell], float]:
+def _cells(study: Results) -> tuple[list[_Cell], float]:
     """Cells with enough rates, and the noise of a loss about its parabola (nats)."""
     if not len(study.table):
         return [], math.nan
@@ -339,7 +340,7 @@ def _measures(cells: list[_Cell], rule: Any, batch_rule: Any, at_best: Any) -> d
     def measure(what: str, source: _Rule | None, name: str, why: str = few) -> Measure:
         value = source.value(name) if source else None
         if value is None:
-            return Measure(what=what, value=None, why=why)
+            return Measure(what=what, value=None, undecided_because=why)
         return Measure(
             what=f"{what}, {plural(source.n_cells, 'cell')}", value=value[0], interval=value[1]
         )
@@ -360,7 +361,7 @@ def _measures(cells: list[_Cell], rule: Any, batch_rule: Any, at_best: Any) -> d
         if found.value is not None and smallest < STEPLAW_LEAST_N:
             shown = with_interval(found.value, found.interval)
             why = f"sizes from {si(smallest)} are far below the paper's 60M; here it is {shown}"
-            found = Measure(what=found.what, value=None, why=why)
+            found = Measure(what=found.what, value=None, undecided_because=why)
         measures[name] = found
     return measures
 
@@ -414,7 +415,7 @@ def _key_numbers(rule: _Rule | None) -> list[KeyNumber]:
     ]
 
 
-def _warnings(study: Study, cells: list[_Cell], batches: list[_BestBatch]) -> list[str]:
+def _warnings(study: Results, cells: list[_Cell], batches: list[_BestBatch]) -> list[str]:
     warnings = []
     edges: dict[str, int] = {}
     for cell in cells:

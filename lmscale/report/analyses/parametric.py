@@ -15,16 +15,12 @@ from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
 from lmscale.report.analyses.isoflop import approach_2, slug
-from lmscale.report.exponents import counted, difference, exponent, home_convention
-from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
-from lmscale.report.study import Study
-from lmscale.report.wording import (
-    family_name,
-    interval_of_mean,
-    number,
-    power_of_ten,
-    with_interval,
-)
+from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
+from lmscale.studies.estimate import interval_of_mean
+from lmscale.studies.exponents import counted, difference, exponent, home_convention
+from lmscale.studies.fits import refused
+from lmscale.studies.results import Results
+from lmscale.wording import family_name, number, power_of_ten, with_interval
 
 __all__ = ["analyse", "draw_contours", "draw_slices"]
 
@@ -52,7 +48,7 @@ class _Family:
         return exponent(self.fit)
 
 
-def analyse(study: Study) -> Section:
+def analyse(study: Results) -> Section:
     """L(N, D) of each family, its frontier, and what it leaves unexplained."""
     families = [_fit_family(study, name) for name in study.families]
     fitted = [family for family in families if family.fit is not None]
@@ -76,7 +72,7 @@ def analyse(study: Study) -> Section:
     )
 
 
-def _fit_family(study: Study, name: str) -> _Family:
+def _fit_family(study: Results, name: str) -> _Family:
     usable = study.usable
     runs = usable[usable["family"] == name].reset_index(drop=True) if len(usable) else usable
     convention = home_convention(runs)
@@ -156,7 +152,7 @@ def _key_numbers(family: _Family) -> list[KeyNumber]:
     return [KeyNumber.of(f"exponent of N_opt by the surface, {family_name(family.name)}", *found)]
 
 
-def _measures(study: Study, family: _Family) -> dict[str, Measure]:
+def _measures(study: Results, family: _Family) -> dict[str, Measure]:
     """Of the first family, the Transformer where there is one."""
     who = f"{family_name(family.name)}, {family.convention} convention, {len(family.runs)} runs"
     why = family.failure or "the surface has no frontier"
@@ -166,22 +162,25 @@ def _measures(study: Study, family: _Family) -> dict[str, Measure]:
         what=f"exponent of N_opt ∝ C^a by Approach 3 ({who})",
         value=a[0] if a else None,
         interval=a[1] if a else None,
-        why="" if a else why,
+        undecided_because="" if a else why,
     )
     for name in PARAMETERS:
         measures[name] = Measure(
             what=f"{name} of L = E + A/N^α + B/D^β ({who})",
             value=fit.parameters[name] if fit else None,
             interval=fit.intervals.get(name) if fit else None,
-            why=family.failure,
+            undecided_because=family.failure,
         )
-    measures["a_minus_approach_2"] = difference(
+    measures["a_minus_approach_2"] = Measure.of(
         f"exponent of Approach 3 less that of Approach 2 on the same runs, the two intervals taken "
         f"as independent ({who})",
-        a,
-        exponent(approach_2(study, family.name)),
-        "one of the two approaches gives no exponent",
-        seeds=family.runs["seed"].nunique() if len(family.runs) else 0,
+        difference(
+            "a_minus_approach_2",
+            a,
+            exponent(approach_2(study, family.name)),
+            "one of the two approaches gives no exponent",
+            seeds=family.runs["seed"].nunique() if len(family.runs) else 0,
+        ),
     )
     return measures
 
@@ -230,7 +229,7 @@ def _cell(value: float, interval: tuple[float, float] | None) -> str:
 # --- figures ------------------------------------------------------------------------------------
 
 
-def _surface_chart(study: Study, family: _Family) -> Chart:
+def _surface_chart(study: Results, family: _Family) -> Chart:
     """Hoffmann et al. 2022, Fig. 4."""
     slices = "budget" in family.runs and family.runs["budget"].notna().any()
     with style.canvas(9.6 if slices else 5.4, 4.3) as figure:

@@ -17,11 +17,12 @@ import numpy as np
 
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
-from lmscale.report import style
+from lmscale.report import caveats, style
 from lmscale.report.position_tables import curve_grid, pair_grid, span_grid, stop_range
 from lmscale.report.section import Chart, KeyNumber, Measure, Section
-from lmscale.report.study import Study, few_seeds
-from lmscale.report.wording import (
+from lmscale.studies.estimate import few_seeds
+from lmscale.studies.results import Results
+from lmscale.wording import (
     family_name,
     flipped,
     listed,
@@ -100,7 +101,7 @@ class _Pair:
     beyond: tuple[float, tuple[float, float]] | None
 
 
-def analyse(study: Study) -> Section:
+def analyse(study: Results) -> Section:
     """Curves by position, their law, and where each architecture stops improving."""
     curves = _curves(study)
     if not curves:
@@ -129,7 +130,7 @@ def analyse(study: Study) -> Section:
 # --- curves -------------------------------------------------------------------------------------
 
 
-def _curves(study: Study) -> list[_Curve]:
+def _curves(study: Results) -> list[_Curve]:
     usable, name = study.usable, study.eval_name
     if not len(usable) or name is None:
         return []
@@ -139,9 +140,9 @@ def _curves(study: Study) -> list[_Curve]:
         for n_params, group in runs.groupby("params_kaplan", sort=True):
             longest = group[group["tokens"] == group["tokens"].max()]
             by_position = [
-                study.results[run]["loss_by_position"][name]
+                study.ended[run]["loss_by_position"][name]
                 for run in longest["run"]
-                if name in study.results.get(run, {}).get("loss_by_position", {})
+                if name in study.ended.get(run, {}).get("loss_by_position", {})
             ]
             lengths = {len(values) for values in by_position}
             if len(lengths) == 1 and lengths.pop() >= 2:
@@ -382,7 +383,10 @@ def _measures(pairs: list[_Pair]) -> dict[str, Measure]:
     own = [p for p in pairs if p.other.family.startswith("lstm")]
     if not own:
         why = "no LSTM and Transformer of matched size have ended well"
-        return {name: Measure(what=what, value=None, why=why) for name, what in names.items()}
+        return {
+            name: Measure(what=what, value=None, undecided_because=why)
+            for name, what in names.items()
+        }
     pair = own[-1]
     seeds = min(len(pair.base.losses), len(pair.other.losses))
     few = few_seeds(seeds)
@@ -393,7 +397,7 @@ def _measures(pairs: list[_Pair]) -> dict[str, Measure]:
             what=f"{names[name]} ({where}), {at}",
             value=value,
             interval=None if few else interval,
-            why=few,
+            undecided_because=few,
         )
 
     last = min(FIRST, pair.base.n_ctx)
@@ -402,7 +406,11 @@ def _measures(pairs: list[_Pair]) -> dict[str, Measure]:
     spans = _beyond(pair.base.n_ctx)
     if spans is None:
         why = f"the context of {pair.base.n_ctx} leaves no doubling beyond {BEYOND} tokens"
-        rest = {k: Measure(what=v, value=None, why=why) for k, v in names.items() if k != "early"}
+        rest = {
+            k: Measure(what=v, value=None, undecided_because=why)
+            for k, v in names.items()
+            if k != "early"
+        }
         return found | rest
     where = "from {} to {} on to {} to {}".format(*spans[1][0], *spans[0][0])
     for name, curve in (("transformer_gain", pair.base), ("lstm_gain", pair.other)):
@@ -454,7 +462,7 @@ def _sizes(pair: _Pair) -> str:
     return f"N = {a}" if a == b else f"matched size (N = {a} and {b})"
 
 
-def _details(study: Study, curves: list[_Curve], pairs: list[_Pair]) -> list[str]:
+def _details(study: Results, curves: list[_Curve], pairs: list[_Pair]) -> list[str]:
     n_ctx = max(c.n_ctx for c in curves)
     text = (
         f"Position T is the number of tokens that the prediction can see, 1 to {n_ctx}. A curve has "
@@ -486,7 +494,7 @@ def _key_numbers(pairs: list[_Pair]) -> list[KeyNumber]:
     ]
 
 
-def _warnings(study: Study, curves: list[_Curve], pairs: list[_Pair]) -> list[str]:
+def _warnings(study: Results, curves: list[_Curve], pairs: list[_Pair]) -> list[str]:
     warnings = []
     architectures = {c.family.split(",")[0].split(" ")[0] for c in curves}
     if len(architectures) > 1 and not pairs:
@@ -518,13 +526,13 @@ def _warnings(study: Study, curves: list[_Curve], pairs: list[_Pair]) -> list[st
         for c in curves
         if c.failure
     ]
-    return [*warnings, *study.lr_edge_warning()]
+    return [*warnings, *caveats.search_edges(study)]
 
 
 # --- figure -------------------------------------------------------------------------------------
 
 
-def _chart(study: Study, curves: list[_Curve], pairs: list[_Pair]) -> Chart:
+def _chart(study: Results, curves: list[_Curve], pairs: list[_Pair]) -> Chart:
     families = list(dict.fromkeys(c.family for c in curves))
     styles = style.family_styles(families)
     if pairs:

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from lmscale.report import style
+from lmscale.report import caveats, style
 from lmscale.report.section import Chart, Grid, Section
-from lmscale.report.study import Study
-from lmscale.report.wording import family_name, listed, number, plural, si
+from lmscale.studies.results import Results
 from lmscale.sweep.store import cell_columns
+from lmscale.wording import family_name, listed, number, plural, si
 
 __all__ = ["analyse", "search_grid"]
 
@@ -63,7 +63,7 @@ class _Cell:
         return {min(self.losses): "lowest", max(self.losses): "highest"}.get(self.best, "")
 
 
-def analyse(study: Study) -> Section:
+def analyse(study: Results) -> Section:
     """Loss over the learning rate, cell by cell."""
     cells = [cell for cell in _cells(study) if cell.searched]
     if not cells:
@@ -95,7 +95,7 @@ def analyse(study: Study) -> Section:
     )
 
 
-def search_grid(study: Study) -> list[Grid]:
+def search_grid(study: Results) -> list[Grid]:
     """The table of losses by factor, one row a cell; nothing where no rate was searched."""
     cells = [cell for cell in _cells(study) if cell.searched]
     if not cells:
@@ -131,7 +131,7 @@ def search_grid(study: Study) -> list[Grid]:
     ]
 
 
-def _cells(study: Study) -> list[_Cell]:
+def _cells(study: Results) -> list[_Cell]:
     table = study.table
     if "lr_factor" not in table or not len(table):
         return []
@@ -185,8 +185,8 @@ def _neighbours(cell: _Cell) -> list[float]:
     return [cell.losses[factor] - cell.losses[cell.best] for factor in near]
 
 
-def _edge_warnings(study: Study, family: str) -> list[str]:
-    return [f"{family_name(family)}: {text}" for text in study.lr_edge_warning(family)]
+def _edge_warnings(study: Results, family: str) -> list[str]:
+    return [f"{family_name(family)}: {text}" for text in caveats.search_edges(study, family)]
 
 
 def _shown(cell: _Cell, factor: float) -> str:

@@ -14,11 +14,13 @@ from scipy.stats import t as student_t
 
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
-from lmscale.report import style
-from lmscale.report.exponents import LEAST_BUDGETS, difference, exponent
-from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
-from lmscale.report.study import LEAST_SEEDS, Study
-from lmscale.report.wording import listed, plural, power_of_ten, si, with_interval
+from lmscale.report import caveats, style
+from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
+from lmscale.studies.estimate import LEAST_SEEDS
+from lmscale.studies.exponents import LEAST_BUDGETS, difference, exponent
+from lmscale.studies.fits import refused
+from lmscale.studies.results import Results
+from lmscale.wording import listed, plural, power_of_ten, si, with_interval
 
 __all__ = ["STEPS", "analyse", "draw_staircase"]
 
@@ -89,7 +91,7 @@ class _Reading:
         return None if self.failure else exponent(self.fit)
 
 
-def analyse(study: Study) -> Section:
+def analyse(study: Results) -> Section:
     """The exponent at every step, and the change from each to the next."""
     readings = [_read(study, step) for step in STEPS]
     measures = _measures(readings)
@@ -124,7 +126,7 @@ def analyse(study: Study) -> Section:
 # --- reading ------------------------------------------------------------------------------------
 
 
-def _read(study: Study, step: Step) -> _Reading:
+def _read(study: Results, step: Step) -> _Reading:
     fields = study.experiment.get("fields", {})
     budgets = fields.get("kaplan_budgets" if step.convention == "kaplan" else "budgets", ())
     usable = study.usable
@@ -145,7 +147,7 @@ def _read(study: Study, step: Step) -> _Reading:
     return _Reading(step, rows, fit, draws=_draws(rows, fit))
 
 
-def _crossings(study: Study, run: pd.Series, step: Step, budgets: Any) -> list[dict[str, Any]]:
+def _crossings(study: Results, run: pd.Series, step: Step, budgets: Any) -> list[dict[str, Any]]:
     """A run's loss at every budget that it was evaluated at, or that it was trained for."""
     per_token = float(run[f"flops_{step.convention}"] / run["tokens"])
     if "budget" in run and math.isfinite(run["budget"]):
@@ -154,7 +156,7 @@ def _crossings(study: Study, run: pd.Series, step: Step, budgets: Any) -> list[d
         name = study.eval_name
         at = [
             (float(record["tokens"]), float(record["eval"][name]["loss"]))
-            for record in study.results.get(run["run"], {}).get("evaluations", [])
+            for record in study.ended.get(run["run"], {}).get("evaluations", [])
             if name in record["eval"]
         ]
     rows = []
@@ -228,7 +230,7 @@ def _measures(readings: list[_Reading]) -> dict[str, Measure]:
             f"({r.step.convention} convention, {_seeds(r)})",
             value=found[0] if found else None,
             interval=found[1] if found else None,
-            why=r.failure,
+            undecided_because=r.failure,
         )
     for before, after in itertools.pairwise(readings):
         number = after.step.number
@@ -244,12 +246,15 @@ def _change(what: str, before: _Reading, after: _Reading) -> Measure:
     if before.exponent is None or after.exponent is None:
         missing = before if before.exponent is None else after
         return Measure(
-            what=what, value=None, why=f"step {missing.step.number}: {missing.failure or 'no runs'}"
+            what=what,
+            value=None,
+            undecided_because=f"step {missing.step.number}: {missing.failure or 'no runs'}",
         )
     if not (len(before.draws) and len(after.draws)):
         seeds = min(r.rows["seed"].nunique() for r in (before, after))
         what += f", their intervals taken as independent ({_seeds(after)})"
-        return difference(what, after.exponent, before.exponent, "", seeds=seeds)
+        found = difference("change", after.exponent, before.exponent, "", seeds=seeds)
+        return Measure.of(what, found)
     gap = after.draws - before.draws
     gap = gap[np.isfinite(gap)]
     interval = tuple(np.percentile(gap, [2.5, 97.5]).tolist()) if len(gap) > 100 else None
@@ -308,7 +313,7 @@ def _details(readings: list[_Reading], measures: dict[str, Measure]) -> list[str
     return [text] if text else []
 
 
-def _warnings(study: Study, readings: list[_Reading]) -> list[str]:
+def _warnings(study: Results, readings: list[_Reading]) -> list[str]:
     warnings = []
     for r in readings:
         if r.fit is not None:
@@ -317,7 +322,7 @@ def _warnings(study: Study, readings: list[_Reading]) -> list[str]:
             warnings.append(f"Step {r.step.number}: {r.failure}.")
     if len(study.table) and (lost := int((study.table["status"] != "done").sum())):
         warnings.append(f"{plural(lost, 'run')} of the experiment have no result.")
-    return warnings + study.lr_edge_warning()
+    return warnings + caveats.search_edges(study)
 
 
 def _grid(readings: list[_Reading], measures: dict[str, Measure]) -> list[Grid]:
@@ -425,7 +430,7 @@ def draw_staircase(axes: Any, found: dict[int, tuple[float, tuple[float, float] 
     axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
 
 
-def _profiles(study: Study, readings: list[_Reading]) -> Chart:
+def _profiles(study: Results, readings: list[_Reading]) -> Chart:
     """Small multiples: how each step moves the best size of every budget."""
     with style.canvas(10.4, 3.0) as figure:
         panels = figure.subplots(1, len(readings), sharey=True, squeeze=False)[0]

@@ -15,20 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lmscale.report import style
-from lmscale.report.papers import points
+from lmscale.report import caveats, style
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.study import LEAST_SEEDS, Study, unfinished
-from lmscale.report.wording import (
-    family_name,
-    flipped,
-    interval_of_mean,
-    listed,
-    number,
-    plural,
-    si,
-    with_interval,
-)
+from lmscale.studies.cells import unfinished
+from lmscale.studies.estimate import LEAST_SEEDS, interval_of_mean
+from lmscale.studies.papers import points
+from lmscale.studies.results import Results
+from lmscale.wording import family_name, flipped, listed, number, plural, si, with_interval
 
 __all__ = ["analyse", "behind"]
 
@@ -86,7 +79,7 @@ class _Gap:
     seeds: int
 
 
-def analyse(study: Study) -> Section:
+def analyse(study: Results) -> Section:
     """Every reuse, and other families, against plain Transformers, at equal N and equal compute."""
     families = _families(study)
     plain = next((f for f in families if f.plain and len(f.losses) > 1), None)
@@ -118,7 +111,7 @@ def analyse(study: Study) -> Section:
     )
 
 
-def _families(study: Study) -> list[_Family]:
+def _families(study: Results) -> list[_Family]:
     usable = study.usable
     found = []
     for name in study.families if len(usable) else []:
@@ -232,18 +225,20 @@ def _measure(gap: _Gap | None, reused: list[_Family], count: str, young: str) ->
     what = f"nats per token above the plain Transformer at {COUNTS[count][0]}"
     if gap is None:
         why = "no model with reuse has ended well" if not reused else "the sizes do not overlap"
-        return Measure(what=what, value=None, why=why)
+        return Measure(what=what, value=None, undecided_because=why)
     factors = listed([f"{f.reuse}×" for f in reused])
     return Measure(
         what=f"{what}, mean of {plural(gap.models, 'model')} with reuse {factors}, "
         f"{plural(gap.seeds, 'seed')} each",
         value=gap.value,
         interval=gap.interval,
-        why=young if gap.interval else f"a difference needs {LEAST_SEEDS} seeds, not {gap.seeds}",
+        undecided_because=young
+        if gap.interval
+        else f"a difference needs {LEAST_SEEDS} seeds, not {gap.seeds}",
     )
 
 
-def _warnings(study: Study, families: list[_Family]) -> list[str]:
+def _warnings(study: Results, families: list[_Family]) -> list[str]:
     warnings = []
     for family in families:
         trained = study.table[study.table["family"] == family.name]["seed"].nunique()
@@ -254,7 +249,7 @@ def _warnings(study: Study, families: list[_Family]) -> list[str]:
             )
     if any(len(f.seeds) < LEAST_SEEDS for f in families):
         warnings.append(f"Fewer than {LEAST_SEEDS} seeds: the differences have no interval.")
-    return [*warnings, *study.lr_edge_warning()]
+    return [*warnings, *caveats.search_edges(study)]
 
 
 # --- tables -------------------------------------------------------------------------------------

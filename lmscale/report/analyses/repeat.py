@@ -20,18 +20,12 @@ from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.laws.data_constrained import MUENNIGHOFF, effective
 from lmscale.laws.result import interval
-from lmscale.report import style
-from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section, refused
-from lmscale.report.study import LEAST_SEEDS, Study, few_seeds
-from lmscale.report.wording import (
-    family_name,
-    interval_of_mean,
-    listed,
-    number,
-    plural,
-    si,
-    with_interval,
-)
+from lmscale.report import caveats, style
+from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
+from lmscale.studies.estimate import LEAST_SEEDS, few_seeds, interval_of_mean
+from lmscale.studies.fits import refused
+from lmscale.studies.results import Results
+from lmscale.wording import family_name, listed, number, plural, si, with_interval
 
 __all__ = ["analyse"]
 
@@ -75,7 +69,7 @@ class _Reading:
         return interval_of_mean(self.values) if len(self.values) >= LEAST_SEEDS else None
 
 
-def analyse(study: Study) -> Section:
+def analyse(study: Results) -> Section:
     """Loss against epochs, beside fresh data; effective data; R_D* of the law."""
     families = study.families
     runs = _runs(study, families[0]) if families else pd.DataFrame()
@@ -109,7 +103,7 @@ def analyse(study: Study) -> Section:
 # --- runs and fits ------------------------------------------------------------------------------
 
 
-def _runs(study: Study, family: str) -> pd.DataFrame:
+def _runs(study: Results, family: str) -> pd.DataFrame:
     """Columns params (embeddings counted, as in the paper), tokens, unique, epochs, loss, seed."""
     usable = study.usable
     if not len(usable):
@@ -266,19 +260,19 @@ def _measures(runs: pd.DataFrame, pairs: pd.DataFrame, fit: FitResult) -> dict[s
         edges = fit.intervals.get("R_D_star")
         measures["R_D_star"] = Measure(what=what, value=value, interval=edges)
     else:
-        measures["R_D_star"] = Measure(what=what, value=None, why=fit.warnings[0])
+        measures["R_D_star"] = Measure(what=what, value=None, undecided_because=fit.warnings[0])
     return measures
 
 
 def _measure(what: str, reading: _Reading | None, needs: str) -> Measure:
     if reading is None or not reading.values:
-        return Measure(what=what, value=None, why=f"there are no runs {needs}")
+        return Measure(what=what, value=None, undecided_because=f"there are no runs {needs}")
     n, out = len(reading.values), reading.of - reading.sizes
     why = few_seeds(n)
     if out and not why:
         why = f"{plural(out, 'size')} of {reading.of} left out: not all seeds have runs {needs}"
     what = f"{what}, mean of {plural(reading.sizes, 'size')}, {plural(n, 'seed')} {ONE_SET}"
-    return Measure(what=what, value=reading.mean, interval=reading.interval, why=why)
+    return Measure(what=what, value=reading.mean, interval=reading.interval, undecided_because=why)
 
 
 # --- words --------------------------------------------------------------------------------------
@@ -359,7 +353,7 @@ def _key_numbers(measures: dict[str, Measure]) -> list[KeyNumber]:
 
 
 def _warnings(
-    study: Study, families: list[str], runs: pd.DataFrame, pairs: pd.DataFrame, fit: FitResult
+    study: Results, families: list[str], runs: pd.DataFrame, pairs: pd.DataFrame, fit: FitResult
 ) -> list[str]:
     warnings = [f"{text[0].upper()}{text[1:]}." for text in fit.warnings]
     if fit.parameters and fit.parameters["E"] == MUENNIGHOFF["E"]:
@@ -385,7 +379,7 @@ def _warnings(
         "All seeds, and all sizes of one set, repeat the same unique tokens: the intervals hold the "
         "seeds' noise, and not which tokens were drawn."
     )
-    return warnings + study.lost_warning()
+    return warnings + caveats.lost_runs(study)
 
 
 # --- tables -------------------------------------------------------------------------------------

@@ -20,8 +20,9 @@ from scipy.stats import t as student
 
 from lmscale.report import style
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.study import LEAST_SEEDS, Study, few_seeds
-from lmscale.report.wording import flipped, number, plural, with_interval
+from lmscale.studies.estimate import LEAST_SEEDS, few_seeds
+from lmscale.studies.results import Results
+from lmscale.wording import flipped, number, plural, with_interval
 
 __all__ = ["analyse"]
 
@@ -62,7 +63,7 @@ class _Difference:
     interval: tuple[float, float] | None
 
 
-def analyse(study: Study) -> Section:
+def analyse(study: Results) -> Section:
     """Every schedule against the cosine that ends with the run."""
     schedules, notes = _schedules(study)
     base = next((s for s in schedules if s.cycle == 1), None)
@@ -109,7 +110,7 @@ def analyse(study: Study) -> Section:
 # --- reading ------------------------------------------------------------------------------------
 
 
-def _schedules(study: Study) -> tuple[list[_Schedule], list[str]]:
+def _schedules(study: Results) -> tuple[list[_Schedule], list[str]]:
     """Best first; only seeds that every schedule has."""
     usable = study.usable
     if not len(usable) or "cell" not in usable:
@@ -201,9 +202,11 @@ def _over_thresholds(
     return _Difference(found[0].value, whole)
 
 
-def _spread_measure(study: Study, spreads: Any, found: Any, base: _Schedule) -> Measure:
+def _spread_measure(study: Results, spreads: Any, found: Any, base: _Schedule) -> Measure:
     if found is None:
-        return Measure(what="nats between schedules", value=None, why="these were not run")
+        return Measure(
+            what="nats between schedules", value=None, undecided_because="these were not run"
+        )
     least = next(iter(spreads))
     steps, seeds = float(study.usable["steps"].median()), len(base.losses)
     short = ""
@@ -219,7 +222,7 @@ def _spread_measure(study: Study, spreads: Any, found: Any, base: _Schedule) -> 
         f"holds those of every threshold up to {max(spreads):g}, {plural(seeds, 'seed')}",
         value=found.value,
         interval=found.interval,
-        why=few_seeds(seeds) or short,
+        undecided_because=few_seeds(seeds) or short,
     )
 
 
@@ -233,7 +236,7 @@ def _cycle_measure(
 def _pair_measure(by_name: dict[str, _Schedule], what: str, a: str, b: str) -> Measure:
     """Loss under schedule `a` less that under `b`."""
     if not (a in by_name and b in by_name):
-        return Measure(what=what, value=None, why="these schedules were not run")
+        return Measure(what=what, value=None, undecided_because="these schedules were not run")
     found, seeds = (
         _difference(list(by_name.values()), by_name[a], by_name[b]),
         len(by_name[b].losses),
@@ -242,7 +245,7 @@ def _pair_measure(by_name: dict[str, _Schedule], what: str, a: str, b: str) -> M
         what=f"{what}, {plural(seeds, 'seed')}",
         value=found.value,
         interval=found.interval,
-        why=few_seeds(seeds),
+        undecided_because=few_seeds(seeds),
     )
 
 
@@ -266,7 +269,7 @@ def _finding(spreads: Any, overshoot: Measure) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-def _details(study: Study, schedules: list[_Schedule]) -> list[str]:
+def _details(study: Results, schedules: list[_Schedule]) -> list[str]:
     best, worst = schedules[0], schedules[-1]
     paragraphs = [
         (
@@ -303,7 +306,7 @@ def _key_numbers(spread: Any, overshoot: Measure) -> list[KeyNumber]:
     ]
 
 
-def _warnings(study: Study, schedules: list[_Schedule]) -> list[str]:
+def _warnings(study: Results, schedules: list[_Schedule]) -> list[str]:
     warnings = []
     seeds = len(schedules[0].losses)
     if seeds < LEAST_SEEDS:

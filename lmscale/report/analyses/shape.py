@@ -21,12 +21,15 @@ from scipy.stats import t as student
 
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
-from lmscale.report import style
-from lmscale.report.exponents import fit_power_of_cells
-from lmscale.report.papers import points
-from lmscale.report.section import Chart, Grid, Measure, Section, refused
-from lmscale.report.study import LEAST_SEEDS, Study, few_seeds, unfinished
-from lmscale.report.wording import listed, number, plural, si, with_interval
+from lmscale.report import caveats, style
+from lmscale.report.section import Chart, Grid, Measure, Section
+from lmscale.studies.cells import unfinished
+from lmscale.studies.estimate import LEAST_SEEDS, few_seeds
+from lmscale.studies.exponents import fit_power_of_cells
+from lmscale.studies.fits import refused
+from lmscale.studies.papers import points
+from lmscale.studies.results import Results
+from lmscale.wording import listed, number, plural, si, with_interval
 
 __all__ = ["Scan", "analyse", "make_scan"]
 
@@ -166,7 +169,7 @@ def _part(scan: Scan, chosen: np.ndarray) -> str:
     return f"the shapes reach from {si(first)} to {si(last)}, the claim from {low:g} to {high:g}"
 
 
-def analyse(study: Study) -> Section:
+def analyse(study: Results) -> Section:
     """Three scans of shape and what each costs."""
     usable = study.usable
     if not len(usable) or "scans" not in usable:
@@ -340,7 +343,7 @@ def _measure(panel: str, scans: list[Scan], young: str) -> Measure:
     worst = _worst(panel, scans)
     if worst is None:
         why = "the runs that ended well do not span that range"
-        return Measure(what=about, value=None, why=why)
+        return Measure(what=about, value=None, undecided_because=why)
     scan, chosen = worst
     value, interval = scan.cost(chosen)
     what = (
@@ -348,10 +351,10 @@ def _measure(panel: str, scans: list[Scan], young: str) -> Measure:
         f"{si(scan.n_params, 2)} parameters, {plural(scan.seeds, 'seed')} each"
     )
     why = few_seeds(scan.seeds) or _part(scan, chosen) or young
-    return Measure(what=what, value=value, interval=interval, why=why)
+    return Measure(what=what, value=value, interval=interval, undecided_because=why)
 
 
-def _warnings(study: Study, scans: list[Scan], fit: FitResult | None, failure: str) -> list[str]:
+def _warnings(study: Results, scans: list[Scan], fit: FitResult | None, failure: str) -> list[str]:
     warnings = []
     if fit is None:
         warnings.append(
@@ -364,7 +367,7 @@ def _warnings(study: Study, scans: list[Scan], fit: FitResult | None, failure: s
         )
     if any(scan.panel == "aspect" and "1 × " in scan.names[-1][:4] for scan in scans):
         warnings.append("The scan over aspect ratio ends in a single layer; the paper's has two.")
-    return [*warnings, *study.lost_warning()]
+    return [*warnings, *caveats.lost_runs(study)]
 
 
 def _grid(scans: list[Scan]) -> Grid:

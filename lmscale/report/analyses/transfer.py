@@ -14,17 +14,11 @@ import numpy as np
 from scipy.stats import norm
 
 from lmscale.report import style
-from lmscale.report.lines import fit_line
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.study import LEAST_SEEDS, Study, few_seeds
-from lmscale.report.wording import (
-    interval_of_mean,
-    listed,
-    number,
-    plural,
-    si,
-    with_interval,
-)
+from lmscale.studies.estimate import LEAST_SEEDS, few_seeds, interval_of_mean
+from lmscale.studies.lines import fit_line
+from lmscale.studies.results import Results
+from lmscale.wording import listed, number, plural, si, with_interval
 
 __all__ = ["analyse"]
 
@@ -70,7 +64,7 @@ class _Other:
     offsets: tuple[float, float]
 
 
-def analyse(study: Study) -> Section:
+def analyse(study: Results) -> Section:
     """Slopes against the loss on the training text, and whether the stage of training matters."""
     own = study.eval_name
     sizes = _sizes(study)
@@ -101,14 +95,14 @@ def analyse(study: Study) -> Section:
 # --- reading ------------------------------------------------------------------------------------
 
 
-def _sizes(study: Study) -> list[_Size]:
+def _sizes(study: Results) -> list[_Size]:
     usable = study.usable
     if not len(usable):
         return []
     sizes = []
     for n_params, group in usable.groupby("params_kaplan", sort=True):
         group = group[group["tokens"] == group["tokens"].max()]
-        runs = [study.results.get(run, {}).get("evaluations", []) for run in group["run"]]
+        runs = [study.ended.get(run, {}).get("evaluations", []) for run in group["run"]]
         runs = [{e["step"]: e["eval"] for e in run} for run in runs if run]
         if not runs:
             continue
@@ -178,7 +172,9 @@ def _shift(
 def _slope_measure(sizes: list[_Size], others: list[_Other]) -> Measure:
     if len(sizes) < LEAST_SIZES:
         return Measure(
-            what="slope of the loss on other text", value=None, why=f"{plural(len(sizes), 'size')}"
+            what="slope of the loss on other text",
+            value=None,
+            undecided_because=f"{plural(len(sizes), 'size')}",
         )
     near = [other for other in others if not other.built_in]
     worst = max(near or others, key=lambda other: abs(other.slope - 1))
@@ -192,7 +188,8 @@ def _slope_measure(sizes: list[_Size], others: list[_Other]) -> Measure:
         f"{_basis(sizes)}",
         value=worst.slope,
         interval=worst.picked_slope_interval,
-        why=few_seeds(min(s.n_seeds for s in sizes), "a slope") or ("" if near else far),
+        undecided_because=few_seeds(min(s.n_seeds for s in sizes), "a slope")
+        or ("" if near else far),
     )
 
 
@@ -206,7 +203,7 @@ def _shift_measure(sizes: list[_Size], others: list[_Other]) -> Measure:
         return Measure(
             what="loss on other text during training over that of trained models",
             value=None,
-            why="no model on its way is seen at the losses of smaller trained ones",
+            undecided_because="no model on its way is seen at the losses of smaller trained ones",
         )
     worst = max(known, key=lambda other: abs(other.shift))
     seeds = sizes[-1].n_seeds
@@ -216,7 +213,7 @@ def _shift_measure(sizes: list[_Size], others: list[_Other]) -> Measure:
         f"the farthest from 0{_widened(others)}), {plural(seeds, 'seed')}",
         value=worst.shift,
         interval=worst.picked_shift_interval,
-        why=few_seeds(seeds),
+        undecided_because=few_seeds(seeds),
     )
 
 

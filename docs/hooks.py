@@ -1,0 +1,58 @@
+"""What the site takes from elsewhere in the repository, so that nothing is written twice.
+
+The README becomes the front page, the other pages at the top stay pages, and each public module gets a
+page made from its docstrings.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parents[1]
+PAGES = {"README.md": "index.md"} | {
+    name: name
+    for name in ("CONTRIBUTING.md", "RESULTS.md", "PERFORMANCE.md", "PROMISES.md", "CHANGELOG.md")
+}
+#: Modules whose public names are documented, by heading.
+MODULES = {
+    "Runs and experiments": ("lmscale.spec", "lmscale.sweep"),
+    "Architectures": ("lmscale.architectures.base",),
+    "Optimizers": ("lmscale.optimizers",),
+    "Counting": ("lmscale.flops",),
+    "Laws": ("lmscale.laws",),
+}
+
+
+def on_files(files, config):
+    """Adds the pages and the figures that they show."""
+    for source, page in PAGES.items():
+        files.append(File.generated(config, page, content=(ROOT / source).read_text()))
+    for figure in sorted((ROOT / "experiments" / "figures").glob("*.png")):
+        place = str(figure.relative_to(ROOT))
+        files.append(File.generated(config, place, abs_src_path=str(figure)))
+    for heading, modules in MODULES.items():
+        content = f"# {heading}\n" + "".join(f"\n::: {module}\n" for module in modules)
+        files.append(File.generated(config, f"api/{slug(heading)}.md", content=content))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Links as they are in the repository, made those of the site."""
+    depth = page.file.src_uri.count("/")
+    if depth or page.file.src_uri not in PAGES.values():
+        # Pages of docs/ lie one folder higher here.
+        return re.sub(
+            r"\]\((?:\.\./){%d}([A-Z]+\.md)" % (depth + 1), rf"]({'../' * depth}\1", markdown
+        )
+    markdown = markdown.replace("](docs/", "](")
+    # Files that are no pages are named without a link.
+    return re.sub(
+        r"\[([^\]]+)\]\((?:lmscale|tests|experiments|launch)/[^)]*(?<!\.png)\)", r"`\1`", markdown
+    )
+
+
+def slug(heading: str) -> str:
+    return heading.lower().replace(" ", "-")

@@ -1,0 +1,51 @@
+"""Which errors are told to the user in one line, and with which exit code."""
+
+from __future__ import annotations
+
+__all__ = ["EXIT_CODES", "CommandError", "code_and_line"]
+
+
+class CommandError(ValueError):
+    """Bad usage that no library call would notice."""
+
+
+#: Error, by the module that defines it -> exit code: 2 for bad usage and bad input, 1 for a failure. It
+#: holds for subclasses too. The names are text, so that no command imports a module for its error.
+#: Every other error is a fault of lmscale and gives a traceback.
+EXIT_CODES = {
+    "lmscale.cli.errors.CommandError": 2,
+    "lmscale.data.errors.DataError": 2,
+    "lmscale.laws.errors.TableError": 2,
+    "lmscale.laws.result.FitError": 2,
+    "lmscale.parallel.mesh.MeshError": 2,
+    "lmscale.planner.topology.TopologyError": 2,
+    "lmscale.serialize.SpecError": 2,
+    "lmscale.planner.aot.CompileError": 2,
+    "lmscale.planner.devices.DeviceError": 2,
+    "lmscale.sweep.fields.ExperimentError": 2,
+    "lmscale.sweep.store.StoreError": 2,
+    "lmscale.user_files.UserFileError": 2,
+    "builtins.OSError": 1,
+    "lmscale.data.errors.BuildError": 1,
+    "lmscale.files.DamagedError": 1,
+    "lmscale.files.DiskError": 1,
+    "lmscale.sweep.teams.TeamError": 1,
+}
+
+
+def code_and_line(error: BaseException) -> tuple[int, str | None]:
+    """The exit code of an error, and the line that tells it; None in its place for a fault of ours."""
+    for cls in type(error).__mro__:
+        code = EXIT_CODES.get(f"{cls.__module__}.{cls.__qualname__}")
+        if code is not None:
+            return code, _line(error)
+    return 1, None
+
+
+def _line(error: BaseException) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    # Here, because it takes time to load, and a worker may be stopped meanwhile.
+    from lmscale.files import say_os_error
+
+    return say_os_error(error)

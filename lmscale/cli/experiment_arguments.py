@@ -1,0 +1,145 @@
+"""EXPERIMENT, --scale, --data, and an option for every field of the experiment: of `run` and `plan`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lmscale.cli.argument_types import NONE, field_value
+from lmscale.cli.parser import Parser
+
+__all__ = ["add_experiment", "chosen_experiments", "config_lines"]
+
+
+def add_experiment(parser: Parser, words: Sequence[str]) -> None:
+    """Declares EXPERIMENT, --scale and --data, and the fields of the experiment in `words`.
+
+    Args:
+      words: the command line after the command.
+    """
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "experiment", metavar="EXPERIMENT", help="a name, a .py file, a folder of them, or all"
+    )
+    parser.set_defaults(many=[])
+    parser.add_argument("--scale", default="cpu", help="cpu, gpu, paper")
+    parser.add_argument("--data", metavar="CORPUS", default="installed-python")
+    named, scale = _named(parser.prog, words)
+    if named is None:
+        from lmscale.sweep.experiment import experiment_names
+
+        parser.epilog = "experiments: " + ", ".join(experiment_names())
+    elif named == "all" or Path(named).is_dir():
+        parser.description = "Runs every experiment, the cheapest first, and links their reports."
+        parser.set_defaults(many=_experiments_in(named, scale))
+    else:
+        _add_fields(parser, named, scale)
+
+
+def _named(prog: str, words: Sequence[str]) -> tuple[str | None, str]:
+    """EXPERIMENT and --scale, which decide what else may be given."""
+    first_look = Parser(prog=prog, add_help=False)
+    first_look.keeps_unknown = True
+    first_look.add_argument("experiment", nargs="?")
+    first_look.add_argument("--scale", default="cpu")
+    known = first_look.parse_args([word for word in words if word not in ("-h", "--help")])
+    return known.experiment, known.scale
+
+
+def _add_fields(parser: Parser, named: str, scale: str) -> None:
+    """An option for each field of one experiment."""
+    from lmscale.sweep.experiment import ExperimentError, field_types, is_optional, load_scales
+
+    name, doc, scales = load_scales(named)
+    if scale not in scales:
+        raise ExperimentError(f"{name} has no scale {scale!r}: choose from {', '.join(scales)}")
+    experiment = scales[scale]
+    parser.description = doc
+    parser.set_defaults(loaded=(name, experiment))
+    group = parser.add_argument_group(f"fields of {name} at scale {scale}")
+    helps = _helps(experiment)
+    for field, (kind, many) in field_types(experiment).items():
+        default = getattr(experiment, field)
+        shown = (
+            " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in default)
+            if many
+            else default
+        )
+        group.add_argument(
+            f"--{field.replace('_', '-')}",
+            dest=f"field_{field}",
+            type=field_value(kind, is_optional(experiment, field)),
+            nargs="+" if many else None,
+            metavar=kind.__name__.upper(),
+            help=f"{helps[field]} [{shown}]".strip().replace("%", "%%"),
+        )
+
+
+def _helps(experiment: Any) -> dict[str, str]:
+    return {field.name: field.metadata.get("help", "") for field in dataclasses.fields(experiment)}
+
+
+def _experiments_in(folder: str, scale: str) -> list[tuple[str, Any]]:
+    """The experiments of lmscale ("all") or of a folder that have this scale."""
+    from lmscale.sweep.experiment import ExperimentError, experiment_names, load_scales
+
+    files = sorted(str(file) for file in Path(folder).glob("[!_]*.py"))
+    found = []
+    for file in experiment_names() if folder == "all" else files:
+        name, _, scales = load_scales(file)
+        if scale in scales:
+            found.append((name, scales[scale]))
+    if not found:
+        raise ExperimentError(f"{folder} holds no experiment with a scale {scale!r}")
+    return found
+
+
+def chosen_experiments(args: argparse.Namespace) -> list[tuple[str, Any]]:
+    """Names and experiments: one with the user's overrides, or many as they are.
+
+    Raises:
+      ExperimentError: an override is not a value of its field; names the option.
+    """
+    if args.many:
+        return args.many
+    from lmscale.sweep.fields import ExperimentError, FieldError
+
+    name, experiment = args.loaded
+    changes = {
+        key.removeprefix("field_"): (
+            tuple(value) if isinstance(value, list) else None if value is NONE else value
+        )
+        for key, value in vars(args).items()
+        if key.startswith("field_") and value is not None
+    }
+    try:
+        return [(name, dataclasses.replace(experiment, **changes))]
+    except FieldError as error:
+        flag = f"--{error.field.replace('_', '-')}"
+        raise ExperimentError(f"{flag} {error.fault}") from error
+
+
+def config_lines(name: str, experiment: Any, args: argparse.Namespace) -> list[str]:
+    """An experiment as a YAML document: each field with its value, under its help as a comment."""
+    lines = [f"# {experiment.title}"] if experiment.title else []
+    lines += [f"{key}: {_yaml(value)}" for key, value in
+              (("experiment", name), ("scale", args.scale), ("data", args.data))]  # fmt: skip
+    lines.append("fields:")
+    for field, text in _helps(experiment).items():
+        if text:
+            lines.append(f"  # {text}")
+        lines.append(f"  {field}: {_yaml(getattr(experiment, field))}")
+    return lines
+
+
+def _yaml(value: Any) -> str:
+    """A scalar or a list of scalars in YAML's notation, which is JSON's but for large floats."""
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(_yaml, value))}]"
+    text = json.dumps(value)
+    # YAML 1.1 reads 1e+16 as text and 1.0e+16 as a number.
+    return text.replace("e", ".0e") if isinstance(value, float) and "." not in text else text

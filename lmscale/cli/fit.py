@@ -1,0 +1,361 @@
+"""`lmscale fit`: laws fitted to a table of runs, with every option that each law has."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from lmscale.cli.fit_tables import FittedTable
+from lmscale.cli.parser import Parser
+from lmscale.cli.shared_arguments import add_table_reading, table_reading
+from lmscale.terminal import print_json
+
+__all__ = ["add_arguments", "run"]
+
+_AFTERWORD = """
+Tables are CSV (commas, tabs, semicolons), JSON or JSON lines, also in .gz and .xz. Columns are found
+under their own or a common name (N, n_params, D, C, final_loss, ...), else name them with --columns.
+Where a table has two of params, tokens and flops, the third follows from C = 6 N D. Loss is in nats.
+envelope and kaplan-ns read learning curves: one row a point, and a column group that names the run. A
+column seed keeps repeated runs apart; of runs that differ in learning rate or batch the best is taken
+(--cells). The results of a store are read by one convention for params and flops (--convention).
+
+  lmscale fit runs.csv --law parametric --columns params=N,tokens=D,loss=final_loss
+  lmscale fit runs.csv --law parametric --columns 'params="N, million"*1e6' --columns loss=c4_en
+  lmscale fit runs.csv --law parametric isoflop --where "mode == train" --at 1e22 1e23
+  lmscale fit runs.csv --law isoflop --window 2 --budget-tolerance 0.2
+  lmscale fit runs.csv --law power --x flops --critical-batch 2.1e8,0.21
+  lmscale fit runs.csv --law parametric --split dataset
+  lmscale fit results/isoflop-cpu --law all
+
+Laws that predict a loss are also fitted without the largest budget and tested on it.
+"""
+
+
+#: The 95% interval of 20 draws is about their range.
+_FEWEST_DRAWS = 20
+#: Draws of every run at a time must fit in memory.
+_MOST_DRAWS = 100_000
+
+
+# --- Arguments ------------------------------------------------------------------------------------
+
+
+def add_arguments(parser: Parser, words: Sequence[str]) -> None:
+    """The table, the laws, and the options of every law."""
+    from lmscale.laws import LAWS
+
+    # `run` says which laws are asked for, and which options those have.
+    parser.keeps_unknown = True
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _laws_epilog()
+    parser.add_argument("table", metavar="DIR|TABLE", nargs="?")
+    parser.add_argument(
+        "--law",
+        required=True,
+        nargs="+",
+        action="extend",
+        metavar="LAW",
+        help="one or more, or all",
+    )
+    parser.add_argument(
+        "--at",
+        metavar="FLOPS",
+        nargs="+",
+        type=_positive,
+        help="print N_opt, D_opt and loss at these budgets",
+    )
+    parser.add_argument("--bootstrap", metavar="K", type=_draws, default=1000, help="draws (1000)")
+    parser.add_argument("--level", type=_share, help="of the intervals (0.95)")
+    parser.add_argument("--seed", metavar="K", type=_whole, help="of the draws (0)")
+    parser.add_argument("--json", action="store_true", help="one JSON object and nothing else")
+    table = parser.add_argument_group("the table")
+    add_table_reading(table)
+    table.add_argument(
+        "--split", metavar="COL", help="fit the rows of each value of a column by themselves"
+    )
+    group = parser.add_argument_group("options of the laws")
+    for name, options in _options(LAWS.values()).items():
+        switch = all(option.is_switch for option in options)
+        form = {"action": "store_true"} if switch else {"metavar": _metavar(options)}
+        text = _help(options)
+        if name == "critical_batch":
+            form = {"metavar": "B_STAR,ALPHA_B", "type": _critical_batch}
+            text += "; kaplan-ns: the same, for S_min (adjust)"
+        group.add_argument(
+            options[0].flag,
+            dest=f"option_{name}",
+            default=argparse.SUPPRESS,
+            help=text,
+            **form,
+        )
+
+
+def _options(laws: Any) -> dict[str, list[Any]]:
+    """Name -> that option of each law that has it."""
+    from lmscale.laws.options import options_of
+
+    found: dict[str, list[Any]] = {}
+    for law in laws:
+        for name, option in options_of(law).items():
+            found.setdefault(name, []).append(option)
+    return found
+
+
+def _metavar(options: Sequence[Any]) -> str:
+    return "|".join(dict.fromkeys(w for o in options for w in o.choices.split("|")))
+
+
+def _help(options: Sequence[Any]) -> str:
+    """The laws that have an option, its meaning and default; laws that agree are named together."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for option in options:
+        default = "" if option.is_switch or option.default in ((), None) else f" ({option.default})"
+        alike.setdefault((option.meaning.rstrip("."), default), []).append(option.law)
+    same = "the same" if any(meaning for meaning, _ in alike) else "see its paper"
+    parts = [
+        f"{', '.join(laws)}: {meaning or same}{default}"
+        for (meaning, default), laws in sorted(alike.items(), key=lambda item: not item[0][0])
+    ]
+    return "; ".join(parts).replace("%", "%%")
+
+
+def _laws_epilog() -> str:
+    """Every law with its equation and the columns that it reads."""
+    from lmscale.laws import LAWS
+
+    lines = ["laws:"]
+    for law in LAWS.values():
+        lines += [
+            f"  {law.name:<17} {law.equation}",
+            f"  {'':<17} reads {', '.join(law.needs)} ({law.source})",
+        ]
+    return "\n".join(lines) + "\n" + _AFTERWORD
+
+
+def _number(text: str, test: Any, what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and test(value)):
+        raise argparse.ArgumentTypeError(f"must be {what}, not {text!r}")
+    return value
+
+
+def _positive(text: str) -> float:
+    return _number(text, lambda value: value > 0, "a positive number")
+
+
+def _share(text: str) -> float:
+    return _number(text, lambda value: 0 < value < 1, "between 0 and 1")
+
+
+def _draws(text: str) -> int:
+    what = f"a whole number from {_FEWEST_DRAWS}, since fewer draws hold no interval, to {_MOST_DRAWS:,}"
+    return int(_number(text, lambda v: _FEWEST_DRAWS <= v <= _MOST_DRAWS and v.is_integer(), what))
+
+
+def _whole(text: str) -> int:
+    return int(_number(text, lambda v: v >= 0 and v.is_integer(), "a whole number"))
+
+
+def _critical_batch(text: str) -> tuple[float, float]:
+    try:
+        star, alpha = (_positive(item) for item in text.split(","))
+    except (ValueError, argparse.ArgumentTypeError):
+        raise argparse.ArgumentTypeError(
+            f"must be two positive numbers, as 2.1e8,0.21, not {text!r}"
+        ) from None
+    return star, alpha
+
+
+# --- Fitting --------------------------------------------------------------------------------------
+
+
+def run(args: argparse.Namespace) -> int:
+    from lmscale import laws
+    from lmscale.laws.options import unknown_option
+    from lmscale.sweep.tables import table_of_runs
+
+    names = _names(args)
+    if args.unknown:
+        raise laws.FitError(
+            unknown_option(
+                next((x for x in args.unknown if x[0] == "-"), args.unknown[0]),
+                [laws.LAWS[name] for name in names],
+            )
+        )
+    options = _values(args, names)
+    table = table_of_runs(args.table, **table_reading(args))
+    parts = {None: table} if args.split is None else table.split(args.split)
+    found = {
+        value: FittedTable(_fitted(part, names, args, options), args.at or ())
+        for value, part in parts.items()
+    }
+    _refuse_if_none(found)
+    if args.json:
+        if args.split is None:
+            print_json(found[None].to_json())
+        else:
+            values = [{"value": value, **fits.to_json()} for value, fits in found.items()]
+            print_json({"split": args.split, "values": values})
+    for value, fits in found.items():
+        if not args.json:
+            if value is not None:
+                print(f"{args.split} {value}:")
+            fits.print()
+            if value is not None:
+                print()
+        fits.say_warnings("" if value is None else f"{args.split} {value}: ")
+    return 0
+
+
+def _fitted(
+    table: Any, names: Sequence[str], args: argparse.Namespace, options: dict[str, dict[str, Any]]
+) -> list[Any]:
+    """A `laws.Comparison` of each law; profiles without exponents count as not fitted."""
+    from lmscale import laws
+
+    def fitted(table: Any, names: Sequence[str]) -> list[Any]:
+        return laws.compare(table, names, bootstrap=args.bootstrap, options=options)
+
+    others = [name for name in names if name != "envelope"]
+    lines = fitted(table, others) if others else []
+    if "envelope" in names:
+        try:
+            line = fitted(_curves(table, args.table), ["envelope"])[0]
+        except laws.TableError as error:
+            line = laws.Comparison("envelope", problem=str(error))
+        lines.insert(names.index("envelope"), line)
+    for k, line in enumerate(lines):
+        if line.law == "isoflop" and line.fit is not None and not line.fit.exponents:
+            min_points = options["isoflop"].get("min_points", 4)
+            problem = laws.unusable_profiles(line.fit, min_points) + _remedy(table.convention)
+            lines[k] = laws.Comparison("isoflop", problem=problem)
+    return lines
+
+
+def _curves(table: Any, path: str) -> Any:
+    """The table of learning curves; a store has them in its runs' metrics, not in results.csv.
+
+    Raises:
+      TableError: there are none.
+    """
+    from etils import epath
+
+    from lmscale.laws import TableError
+    from lmscale.laws.columns import is_results
+    from lmscale.sweep.curves import curves_of
+    from lmscale.sweep.store import Store
+
+    if not is_results(table.header):
+        return table
+    if not epath.Path(path).is_dir():
+        raise TableError(
+            f"{path!r} holds the last loss of each run and an envelope needs learning curves: give "
+            f"the folder of the store"
+        )
+    return curves_of(Store.open(path), table)
+
+
+def _remedy(convention: str) -> str:
+    """What a user can do about profiles that cannot be used."""
+    if convention in ("kaplan", "chinchilla", "exact"):
+        return (
+            f"; the runs of a budget cost different FLOPs under {convention}: `lmscale report` "
+            f"restates them; fit with --convention standard"
+        )
+    return (
+        "; --budget-tolerance puts runs of more unequal FLOPs into one budget, and the law "
+        "parametric needs no budgets"
+    )
+
+
+def _names(args: argparse.Namespace) -> list[str]:
+    """The laws that are asked for; the table may be the last of them."""
+    from lmscale import laws
+
+    names = list(dict.fromkeys(args.law))
+    if args.table is None and names[-1] != "all" and names[-1] not in laws.LAWS:
+        # `fit --law LAW TABLE`: the table was taken for one more law.
+        args.table = names.pop()
+    if args.table is None or not names:
+        raise laws.FitError("give a table and a law: lmscale fit DIR|TABLE --law LAW")
+    for name in names:
+        if name != "all" and name not in laws.LAWS:
+            raise laws.FitError(
+                f"there is no law {name!r}; choose from {', '.join(laws.LAWS)}, all"
+            )
+    return list(laws.LAWS) if "all" in names else names
+
+
+def _values(args: argparse.Namespace, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Law -> the options that it is given.
+
+    An option goes to every law that has it and can take its value.
+
+    Raises:
+      FitError: no law that is fitted has the option, or can take the value.
+    """
+    from lmscale import laws
+    from lmscale.laws.options import options_of, parse_option
+
+    values: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for key in ("level", "seed"):
+        if getattr(args, key) is not None:
+            for name in names:
+                values[name][key] = getattr(args, key)
+    own = {name: options_of(laws.LAWS[name]) for name in names}
+    for dest, text in vars(args).items():
+        name = dest.removeprefix("option_")
+        if name == dest:
+            continue
+        if name == "critical_batch" and "kaplan-ns" in names:
+            # The same two numbers turn its steps into S_min.
+            values["kaplan-ns"]["adjust"] = {"B_star": text[0], "alpha_B": text[1]}
+        having = [law for law in names if name in own[law]]
+        if not having and not (name == "critical_batch" and "kaplan-ns" in names):
+            raise laws.FitError(_not_theirs(name, own))
+        problems = []
+        for law in having:
+            try:
+                plain = text if not isinstance(text, str) else parse_option(own[law][name], text)
+                values[law][name] = plain
+            except laws.FitError as error:
+                problems.append(error)
+        if problems and len(problems) == len(having):
+            raise problems[0]
+    return values
+
+
+def _not_theirs(name: str, own: dict[str, dict[str, Any]]) -> str:
+    """Which laws have an option, and what those that were asked for (`own`) take instead."""
+    from lmscale.laws import LAWS
+
+    options = _options(LAWS.values())[name]
+    owners = [option.law for option in options]
+    if name == "critical_batch":
+        owners.append("kaplan-ns")
+    takes = "; ".join(
+        f"{law} takes {', '.join(option.flag for option in mine.values()) or 'no options'}"
+        for law, mine in own.items()
+    )
+    belongs = " and ".join(f"--law {owner}" for owner in owners)
+    return f"{options[0].flag} belongs to {belongs}; {takes}"
+
+
+def _refuse_if_none(found: dict[Any, FittedTable]) -> None:
+    """Raises a `FitError` where nothing was fitted, or nothing can be said at any budget."""
+    from lmscale.laws import FitError
+
+    every = [line for fits in found.values() for line in fits.lines]
+    if all(line.fit is None for line in every):
+        if len(every) == 1:
+            raise FitError(every[0].problem)
+        raise FitError(f"none of these laws can be fitted; {every[0].law}: {every[0].problem}")
+    answers = [item for fits in found.values() for items in fits.at.values() for item in items]
+    if answers and all("error" in item for item in answers):
+        raise FitError(answers[0]["error"])

@@ -1,0 +1,154 @@
+"""The program behind `lmscale`: it finds the command, hears signals, and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lmscale import __version__
+from lmscale.cli.errors import CommandError, code_and_line
+from lmscale.cli.parser import Parser
+from lmscale.stopping import PREEMPTED, PREEMPTED_LINE, Stop, Stopped
+from lmscale.terminal import one_line, say
+
+__all__ = ["COMMANDS", "build_parser", "entry_point", "main"]
+
+#: Command, which is also its module in this package -> what `lmscale --help` says of it.
+COMMANDS = {
+    "run": "Train an experiment, then fit and draw it; resumes what is there.",
+    "plan": "Show packs, memory, FLOPs and hours of an experiment.",
+    "list": "List the experiments that come with lmscale.",
+    "status": "Show how far a store is: runs by status, the unfinished and the failed ones with their "
+    "step and reason. Works while workers run.",
+    "bench": "Measure speed on this machine: against its own matmul peak, and against torch.",
+    "fit": "Fit laws to a store or to any table of runs; several laws are set side by side.",
+    "eval": "Score the finished runs of a store again, on any corpus and split, without training.",
+    "report": "Draw what a store holds so far: report.html (one page that needs nothing else), "
+    "figures/*.png and *.svg, fits.json, results.csv.",
+    "advise": "Recommend a model for a budget, from a store, any table of runs, or a published law.",
+    "verify": "Write down what a store foretells for a budget, train the advised model with its half "
+    "and its double on that budget, and compare. Resumes what is there; a forecast is never rewritten.",
+    "sample": "Continue a text with a trained run.",
+    "data": "Build, list, show and verify corpora.",
+}
+
+#: Commands that train: they can be asked to stop, and save what they have.
+TRAINING_COMMANDS = ("run", "verify")
+#: With one of these a training command trains nothing.
+_NO_TRAINING = {"-h", "--help", "--print-config", "--dry-run"}
+
+_EPILOG = """\
+a first study, on a laptop:
+  lmscale run isoflop                        trains a grid on the Python sources of this machine
+  lmscale advise results/isoflop-cpu --compute 1.1e12
+  lmscale verify results/isoflop-cpu --compute 1.1e12     writes the forecast down, then trains it
+on your own text:
+  lmscale data build mytext --input ~/text --vocab-size 8192
+  lmscale run isoflop --data mytext --out results/mytext
+an architecture of your own, in a file with an experiment (every command takes --load):
+  lmscale run mine.py --out results/mine
+  lmscale report results/mine --load mine.py
+"""
+
+
+def entry_point() -> None:
+    """What the installed command runs."""
+    sys.exit(main())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    words, files = _take_load_options(list(sys.argv[1:] if argv is None else argv))
+    stop = None
+    # The processes of one distributed run stop together: none of them may leave by itself.
+    together = any(word.split("=")[0] == "--distributed" for word in words)
+    try:
+        if words and words[0] in TRAINING_COMMANDS:
+            # Before the imports, which take seconds: a worker may be stopped when it has only begun.
+            # From here on a signal raises `Stopped`, also during an import.
+            stop = Stop(deferred=together)
+            if not together and not _NO_TRAINING & set(words):
+                from lmscale.parallel.processes import expect_processes
+
+                expect_processes()
+        for path in files:
+            _load(path)
+        args = build_parser(words).parse_args(words)
+        args.stop = stop
+        return args.handler(args) or 0
+    except Stopped:
+        return _preempted()
+    except KeyboardInterrupt:
+        print("lmscale: interrupted", file=sys.stderr)
+        return 1
+    except ImportError as error:
+        # A signal while a C library is loaded shows up as a failure to load it.
+        if not isinstance(error.__cause__ or error.__context__, Stopped):
+            raise
+        return _preempted()
+    except Exception as error:
+        code, line = code_and_line(error)
+        if line is None:
+            raise
+        say(f"{' '.join(['lmscale', *words[:1]])}: {one_line(line)}")
+        return code
+    finally:
+        if stop is not None:
+            stop.close()
+
+
+def build_parser(words: Sequence[str]) -> Parser:
+    """The parser of a command line: every command with its line of help, one with its arguments.
+
+    Args:
+      words: the command line, whose first word is the command. Only that command's arguments are
+        declared, since those of `run` come from an experiment and those of `fit` from the laws.
+    """
+    parser = Parser(
+        prog="lmscale",
+        description="Scaling-law experiments: declare, plan, train, fit, draw, recommend.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"lmscale {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in COMMANDS.items():
+        sub = commands.add_parser(name, help=text, description=text)
+        if words and words[0] == name:
+            module = importlib.import_module(f"lmscale.cli.{name}")
+            sub.set_defaults(handler=module.run)
+            module.add_arguments(sub, words[1:])
+    return parser
+
+
+def _take_load_options(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments without every `--load FILE`, and these files.
+
+    They are loaded before anything else, because a store can be read only when its architectures are
+    registered.
+    """
+    rest, files, words = [], [], iter(argv)
+    for word in words:
+        if word == "--load":
+            files.append(next(words, ""))
+        elif word.startswith("--load="):
+            files.append(word.removeprefix("--load="))
+        else:
+            rest.append(word)
+    return rest, files
+
+
+def _load(path: str) -> None:
+    if not path.endswith(".py") or not Path(path).is_file():
+        raise CommandError(f"--load wants a Python file, and {path or 'nothing'} is none")
+    from lmscale.user_files import load_file
+
+    load_file(Path(path))
+
+
+def _preempted() -> int:
+    print(f"lmscale: {PREEMPTED_LINE}", file=sys.stderr)
+    return PREEMPTED

@@ -1,0 +1,49 @@
+"""`lmscale sample`: a text continued by a trained run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from lmscale.cli.argument_types import positive_int
+from lmscale.cli.errors import CommandError
+from lmscale.cli.parser import Parser
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: Parser, words: Sequence[str]) -> None:
+    parser.add_argument("run", metavar="RUN_DIR")
+    parser.add_argument("--prompt", metavar="TEXT", required=True)
+    parser.add_argument("--tokens", type=positive_int, default=100)
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(args: argparse.Namespace) -> int:
+    from lmscale.cli import start_jax
+
+    start_jax()
+    from lmscale.data import open_corpus
+    from lmscale.training.run_folder import RunFolder
+    from lmscale.training.sample import sample_tokens
+
+    path = Path(args.run).absolute()
+    try:
+        there = (path / "spec.json").exists()
+    except OSError as error:
+        raise CommandError(f"{args.run} cannot be read: {error.strerror}") from error
+    if not there:
+        raise CommandError(f"{args.run} holds no spec.json: give a folder of DIR/runs")
+    folder = RunFolder.open(path)
+    data = folder.spec.data
+    tokenizer = open_corpus(data.corpus, fingerprint=data.fingerprint).tokenizer
+    tokens = tokenizer.encode(args.prompt)
+    if not len(tokens):
+        raise CommandError("--prompt must not be empty")
+    continuation = sample_tokens(
+        folder, tokens, n_tokens=args.tokens, temperature=args.temperature, seed=args.seed
+    )
+    print(tokenizer.decode([*tokens, *continuation]))
+    return 0

@@ -1,0 +1,97 @@
+"""`lmscale status`: how far a store is, run by run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from lmscale.cli.parser import Parser
+from lmscale.cli.places import stores_in
+from lmscale.foreign_text import readable
+from lmscale.terminal import print_json, print_table
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: Parser, words: Sequence[str]) -> None:
+    parser.add_argument("dir", metavar="DIR")
+    parser.add_argument("--json", action="store_true")
+
+
+def run(args: argparse.Namespace) -> int:
+    from lmscale.sweep.overview import overview
+
+    stores, many = stores_in(args.dir)
+    found = {store.path.name: overview(store) for store in stores}
+    if args.json:
+        objects = [{"store": name, **_to_json(one)} for name, one in found.items()]
+        print_json({"stores": objects} if many else objects[0])
+        return 0
+    for number, (store, one) in enumerate(zip(stores, found.values(), strict=True)):
+        if number:
+            print()
+        _print(str(store.path), one)
+    return 0
+
+
+def _to_json(found: Any) -> dict[str, Any]:
+    runs = [dataclasses.asdict(run) for run in found.runs]
+    for run in runs:
+        run.update(run.pop("labels"))
+    return {
+        "runs": len(runs),
+        "counts": found.whole.counts,
+        "share": found.whole.share,
+        "seconds_left": found.whole.left,
+        "shards": [dataclasses.asdict(shard) for shard in found.shards],
+        "table": runs,
+    }
+
+
+def _print(name: str, found: Any) -> None:
+    whole = found.whole
+    filled = round(30 * whole.share)
+    bar = "#" * filled + "." * (30 - filled)
+    left = f", {_left(whole.left)}" if whole.left is not None else ""
+    print(f"{name}: {readable(_counts(whole))}")
+    print(f"[{bar}] {whole.share:.0%} of {whole.flops:.3g} FLOPs{left}")
+    if found.shards:
+        rows = [["shard", "worker", "share", "left", "runs"]]
+        for part in found.shards:
+            rows.append(
+                [part.name, part.host, f"{part.share:.0%}", _left(part.left), _counts(part)]
+            )
+        print()
+        print_table(rows)
+    rows = [["status", "step", "left", "run", "why"]]
+    for run in found.runs:
+        if run.status in ("done", "pending"):
+            continue
+        why = run.reason or ""
+        if run.silent is not None:
+            why = f"not heard of for {_duration(run.silent)}: its worker may be gone"
+        elif run.worker:
+            why = run.worker
+        step = f"{run.step}/{run.steps}"
+        rows.append([run.status, step, _left(run.left), run.run, why])
+    if len(rows) > 1:
+        print()
+        print_table(rows)
+
+
+def _counts(part: Any) -> str:
+    """'3 done, 1 failed'."""
+    return ", ".join(f"{n} {status}" for status, n in part.counts.items())
+
+
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else f"about {_duration(seconds)} left"
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,124 @@
+"""One experiment trained into its store and reported, for `run` and `verify`."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import shlex
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from lmscale.cli.declared import Declared
+from lmscale.cli.places import open_corpus
+from lmscale.terminal import plural
+
+__all__ = ["Job", "train_job"]
+
+
+class Job(NamedTuple):
+    """An experiment to train: its runs, how they are packed, and the store that they go to.
+
+    `extend` says whether the store takes them beside other runs of the same experiment.
+    """
+
+    declared: Declared
+    scale: str
+    plan: Any
+    store: Any
+    extend: bool
+
+
+def train_job(
+    job: Job,
+    bar: Any,
+    signals: Any,
+    stop: Callable[[], bool],
+    *,
+    checkpoint_seconds: float,
+    shard: tuple[int, int] = (0, 1),
+    choose_slots: bool = True,
+    other_stores: Sequence[Any] = (),
+) -> bool:
+    """Trains and reports one experiment; True where a run failed for another reason than its loss.
+
+    Args:
+      bar: progress, a `lmscale.progress.Tracker`.
+      signals: the command's `lmscale.stopping.Stop`, deferred while there is state to save.
+      stop: asked at every dispatch whether to stop; in a distributed run by all processes alike.
+      checkpoint_seconds: between two checkpoints.
+      shard: the part of the runs that the plan has, (index, count).
+      choose_slots: whether measured speeds may change how many runs are trained side by side.
+      other_stores: whose finished runs are taken over where they are equal.
+
+    Raises:
+      Preempted: `stop` said so, and every run is saved.
+    """
+    from lmscale.parallel.distributed import is_main_process
+    from lmscale.planner.slots import choices_of
+    from lmscale.sweep.execute import execute
+
+    store = job.store
+    if is_main_process():
+        _prepare(job, bar, shard, other_stores)
+    # From here on there are states to save.
+    with signals.deferred():
+        execute(
+            job.plan,
+            store,
+            functools.partial(open_corpus, vocab_size=job.declared.experiment.vocab_size),
+            bar,
+            choices=choices_of(store.path, job.plan.devices) if choose_slots else None,
+            checkpoint_seconds=checkpoint_seconds,
+            stop=stop,
+        )
+    return _report(store, bar) if is_main_process() else False
+
+
+def _prepare(job: Job, bar: Any, shard: tuple[int, int], other_stores: Sequence[Any]) -> None:
+    """Declares the store and takes over finished runs."""
+    from lmscale.sweep.room import check_room
+    from lmscale.sweep.store import note_worker
+
+    name, experiment, corpus, runs, _ = job.declared
+    check_room(job.plan, job.store)
+    # Imported meanwhile: it takes seconds that no run needs to wait for.
+    report = threading.Thread(target=importlib.import_module, args=("lmscale.report",), daemon=True)
+    report.start()
+    command = shlex.join(["lmscale", *sys.argv[1:]])
+    job.store.declare(name, job.scale, experiment, corpus, runs, command, extend=job.extend)
+    note_worker(job.store, shard)
+    for other in other_stores:
+        if taken := job.store.adopt(other, runs):
+            bar.log(f"{name}: {plural(taken, 'run')} taken from {other.path.name}")
+
+
+def _report(store: Any, bar: Any) -> bool:
+    """Writes the table and the report; whether a run failed for another reason than its loss."""
+    from lmscale.report import read_summary, write_report
+
+    for line in store.damage():
+        bar.log(f"left out: {line}; the same command makes it again")
+    table = store.write_table()
+    page = write_report(store)
+    counts = table["status"].value_counts().to_dict()
+    bar.log(", ".join(f"{count} {status}" for status, count in counts.items()))
+    for line in read_summary(store).lines():
+        bar.log(line)
+    bar.log(f"report: {page}")
+    if next_step := _next_step(store, table):
+        bar.log(next_step)
+    return bool({"failed", "out_of_memory"} & set(counts))
+
+
+def _next_step(store: Any, table: Any) -> str:
+    """What to type next, where the store has a law that can be asked; empty elsewhere."""
+    flops = table.get("flops")
+    if flops is None or "isoflop" not in store.experiment()["analyses"] or not flops.notna().any():
+        return ""
+    compute = f"{float(f'{3 * flops.max():.2g}'):g}"
+    return (
+        f"next: lmscale advise {store.path} --compute {compute}; "
+        f"lmscale verify {store.path} --compute {compute}"
+    )

@@ -1,0 +1,355 @@
+"""Every use of a private or fragile interface of our dependencies, one small function each.
+
+An interface is here when a minor release may change it without notice: a private module, a name in an
+`experimental` or `contrib` package, the text of an error, the name of a file or of a compiler option.
+Each function says what breaks when it changes; `tests/test_compat.py` fails then. All were checked
+with jax and jaxlib 0.10.2, optax 0.2.8, orbax-checkpoint 0.12.8 and matplotlib 3.11.2.
+
+This module imports nothing of ours, and the dependencies only where a function needs them: commands
+that don't train must not import jax.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import math
+import os
+import re
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import jax
+    import numpy as np
+    import optax
+    import orbax.checkpoint as ocp
+
+# --- Errors of XLA and JAX, known by their text -------------------------------------------------
+
+
+def is_out_of_memory(message: str) -> bool:
+    """Whether an error of JAX, or of a compiler, says that memory ran out.
+
+    XLA's status codes are part of the text of `JaxRuntimeError`. Without this one a pack that does not
+    fit counts as failed, and is not tried again with less memory.
+    """
+    return "RESOURCE_EXHAUSTED" in message
+
+
+def needed_bytes(message: str) -> float | None:
+    """Bytes that a compiler says it lacks room for.
+
+    It reads sentences of the TPU and GPU compilers, such as "(56.73G) exceeds" and "Used 17.10G of".
+    When they change, plans that do not fit are planned again without knowing by how much.
+
+    Returns:
+      Infinity where the compiler does not say how many; None where the error is another.
+    """
+    if not is_out_of_memory(message):
+        return None
+    found = re.search(r"\(?([\d.]+)([KMGT])\)? exceeds", message)
+    found = found or re.search(r"Used ([\d.]+)([KMGT]) of", message)
+    if not found:
+        return math.inf
+    return float(found[1]) * 1024.0 ** ("KMGT".index(found[2]) + 1)
+
+
+def is_timeout(error: Exception) -> bool:
+    """Whether an error of the distributed client says that a wait took too long.
+
+    Without it a process that waits for the others ends instead of looking for their failures.
+    """
+    return "DEADLINE_EXCEEDED" in str(error)
+
+
+def quiet_compilation_cache() -> None:
+    """Keeps JAX from warning of each program that its persistent cache cannot read or write.
+
+    The warnings are known by their text. When it changes they are shown, which harms nothing.
+    """
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
+
+
+# --- JAX's distributed runtime ------------------------------------------------------------------
+
+
+class DistributedState(NamedTuple):
+    """A process's place in its group: the client of the key-value store, its number, the count."""
+
+    client: Any
+    index: int
+    count: int
+
+
+def distributed_state() -> DistributedState:
+    """The state after `jax.distributed.initialize`, from `jax._src.distributed.global_state`.
+
+    The client's methods are private as well: key_value_set, key_value_delete, key_value_increment,
+    key_value_dir_get, blocking_key_value_get, wait_at_barrier. Without them no two processes train
+    together.
+    """
+    import jax
+
+    state = jax._src.distributed.global_state
+    return DistributedState(state.client, state.process_id, state.num_processes)
+
+
+def reached_preemption_sync_point(count: int) -> bool:
+    """Whether SIGTERM has come to any process, in all of them at the same `count`.
+
+    From `jax.experimental.multihost_utils`. Without it processes that train together are not saved
+    together when the scheduler stops one of them.
+    """
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.reached_preemption_sync_point(count)
+
+
+# --- Signals, below Python ----------------------------------------------------------------------
+
+#: Handlers in C, which must live as long as the process.
+_HANDLERS: list[Any] = []
+
+
+def exit_on_abort(message: bytes, code: Callable[[], int]) -> None:
+    """Turns JAX's abort at the loss of a process into an exit with a message.
+
+    The abort comes from a thread of JAX's in C, so that neither an exception nor Python's own signal
+    handlers can catch it. Should JAX end the process otherwise, the exit code is no longer ours.
+
+    Args:
+      message: is written to standard error.
+      code: returns the exit code; called in that thread.
+    """
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)
+    def aborted(number: int) -> None:
+        os.write(2, message)
+        os._exit(code())
+
+    _HANDLERS.append(aborted)
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), aborted)
+
+
+def die_with_parent() -> None:
+    """Has this process killed when its parent ends (Linux; elsewhere nothing happens).
+
+    `prctl(PR_SET_DEATHSIG)`, which Python does not offer. Without it a worker that is halted or deep
+    in a computation outlives its parent, while another process trains its run.
+    """
+    if sys.platform == "linux":
+        set_death_signal = 1
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+
+
+# --- Devices and compilers ----------------------------------------------------------------------
+
+
+def device_mesh(shape: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """Devices in an array that follows their physical topology, by `jax.experimental.mesh_utils`.
+
+    Without it a mesh on a TPU takes the devices in order, and its collectives take longer.
+
+    Raises:
+      NotImplementedError, ValueError: when the shape is no product of the physical axes.
+    """
+    from jax.experimental import mesh_utils
+
+    return mesh_utils.create_device_mesh(tuple(shape), devices=devices)
+
+
+def hybrid_device_mesh(
+    inside: Sequence[int], across: Sequence[int], devices: Sequence[jax.Device]
+) -> np.ndarray:
+    """`device_mesh` of several TPU slices: the mesh of each, and how many slices each axis spans."""
+    from jax.experimental import mesh_utils
+
+    return mesh_utils.create_hybrid_device_mesh(tuple(inside), tuple(across), devices=devices)
+
+
+def topology_devices(platform: str, **description: Any) -> list[Any]:
+    """Stand-ins for devices that are not here, by `jax.experimental.topologies`.
+
+    Without it `lmscale plan --compile` cannot compile.
+
+    Args:
+      platform: "tpu" or "cuda".
+      description: what the platform's compiler needs, such as `topology_name` of a slice.
+    """
+    from jax.experimental import topologies
+
+    return list(topologies.get_topology_desc(platform=platform, **description).devices)
+
+
+def memory_limit(device: jax.Device) -> float | None:
+    """Bytes of a device that programs can use; None where it does not say, as a CPU.
+
+    The name of the number is the allocator's. Without it plans assume the data sheet's memory, and
+    training tokens lie on the devices whether they fit or not.
+    """
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def known_compiler_options(wanted: dict[str, Any]) -> dict[str, Any]:
+    """The options that this version of XLA has. Their names come and go, so each is tried.
+
+    An option that is gone costs speed: `lmscale.training.compiler` says how much each saves.
+    """
+    from jax import jit
+    from jax.errors import JaxRuntimeError
+
+    known = {}
+    for name, value in wanted.items():
+        try:
+            jit(lambda x: x, compiler_options={name: value}).lower(0).compile()
+        except JaxRuntimeError:
+            continue
+        known[name] = value
+    return known
+
+
+def splash_attention(n_head: int, n_time: int, block: int) -> Callable[..., jax.Array]:
+    """The TPU's flash attention kernel, causal, from `jax.experimental.pallas`.
+
+    Without it attention on a TPU computes all scores.
+
+    Args:
+      n_head: heads.
+      n_time: context; a multiple of `block`.
+      block: tokens that the kernel computes at a time.
+
+    Returns:
+      (query, key, value) [n_head, n_time, d_head] -> [n_head, n_time, d_head]; it does not scale.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel,
+        splash_attention_mask,
+    )
+
+    sizes = splash_attention_kernel.BlockSizes(
+        **dict.fromkeys(("block_q", "block_kv", "block_kv_compute"), block),
+        **dict.fromkeys(("block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute"), block),
+        **dict.fromkeys(("block_q_dq", "block_kv_dq"), block),
+    )
+    mask = splash_attention_mask.CausalMask((n_time, n_time))
+    return splash_attention_kernel.make_splash_mha_single_device(
+        splash_attention_mask.MultiHeadMask([mask] * n_head), block_sizes=sizes
+    )
+
+
+# --- optax --------------------------------------------------------------------------------------
+
+
+def orthogonalized_momentum(
+    beta: jax.Array, matrices: Callable[[Any], Any]
+) -> optax.GradientTransformation:
+    """Momentum with Newton-Schulz steps, by `optax.contrib.scale_by_muon`. Without it: no Muon.
+
+    Args:
+      beta: decay of the momentum.
+      matrices: parameters -> `matrix_dimensions` of each.
+    """
+    from optax import contrib
+
+    return contrib.scale_by_muon(beta=beta, weight_dimension_numbers=matrices)
+
+
+def matrix_dimensions(d_in: Sequence[int], d_out: Sequence[int]) -> Any:
+    """Which axes of an array are the rows and the columns of a matrix, for Muon."""
+    from optax import contrib
+
+    return contrib.MuonDimensionNumbers(tuple(d_in), tuple(d_out))
+
+
+# --- Orbax --------------------------------------------------------------------------------------
+
+#: Files that Orbax writes again when all else is done: with the time of that, and as a mark.
+CHECKPOINT_METADATA, CHECKPOINT_MARK = "_CHECKPOINT_METADATA", "commit_success.txt"
+#: The key in that metadata which holds the time.
+COMMIT_TIME = "commit_timestamp_nsecs"
+
+
+def unfinished_checkpoints(step: int) -> str:
+    """A glob pattern of the folders in which Orbax writes a step before it renames them.
+
+    When the names change, checkpoints have no digests and their damage is not noticed.
+    """
+    return f"{step}.orbax-checkpoint-tmp*"
+
+
+def checkpoint_steps(folder: Any) -> list[int]:
+    """The steps of all complete checkpoints of a folder that need not exist."""
+    import orbax.checkpoint as ocp
+
+    return ocp.utils.checkpoint_steps(folder)
+
+
+def checkpoint_manager(
+    folder: Any, *, max_to_keep: int | None, on_written: Callable[[], None]
+) -> ocp.CheckpointManager:
+    """Orbax's manager of a folder of checkpoints, which saves in the background.
+
+    Args:
+      folder: is created.
+      max_to_keep: newest checkpoints that are kept; all when None.
+      on_written: called for each checkpoint before its folder gets its final name: by the first
+        process, when all have written, in the thread that waits for the save.
+    """
+    import orbax.checkpoint as ocp
+
+    return _manager_class()(
+        folder,
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=max_to_keep,
+            create=True,
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=on_written),
+        ),
+    )
+
+
+@functools.cache
+def _manager_class() -> type[ocp.CheckpointManager]:
+    import orbax.checkpoint as ocp
+
+    class Manager(ocp.CheckpointManager):
+        def reached_preemption(self, step: int) -> bool:
+            """No: only our loop asks JAX. The count of such questions must agree in all processes.
+
+            When Orbax asks by another method, processes that train together wait for each other for
+            ever.
+            """
+            return False
+
+    return Manager
+
+
+class _OrbaxErrors(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and "orbax" in record.pathname)
+
+
+@functools.cache
+def quiet_orbax_errors() -> None:
+    """Keeps Orbax from logging errors of its threads, which it raises again at the next wait.
+
+    Orbax logs through absl's logger. Should that change, a full disk shows a traceback before our
+    line.
+    """
+    logging.getLogger("absl").addFilter(_OrbaxErrors())
+
+
+# --- matplotlib ---------------------------------------------------------------------------------
+
+
+def set_log_scale(axis: Any) -> None:
+    """Gives a matplotlib axis a log scale, whichever of x and y it is.
+
+    By a private method: the public ones belong to the axes and name x or y.
+    """
+    axis._set_axes_scale("log")

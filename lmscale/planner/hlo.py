@@ -1,0 +1,460 @@
+"""Collectives and memory traffic of a compiled program, read from its text (HLO after XLA's passes).
+
+XLA's own cost analysis counts the body of a loop once. Here a loop's body counts as often as it
+runs: as the compiler noted it, or by the loop's counter, bound and step. A loop whose bound is not in
+the program counts once. In a train program that is the loop over its steps, so the counts are those
+of one step.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+#: Bytes that each of g devices sends on a ring, by kind of collective, from the bytes of the result.
+_SENT = {
+    "all-gather": lambda size, g: size * (g - 1) / g,
+    "reduce-scatter": lambda size, g: size * (g - 1),
+    "all-reduce": lambda size, g: 2 * size * (g - 1) / g,
+    "all-to-all": lambda size, g: size * (g - 1) / g,
+    "ragged-all-to-all": lambda size, g: size * (g - 1) / g,
+    "collective-permute": lambda size, g: size,
+    "collective-broadcast": lambda size, g: size,
+}
+_WIDTHS = {"pred": 1, "token": 0, "opaque": 0}
+#: Instructions that move nothing.
+_FREE = {
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
+    *("while", "call", "conditional", "async-start", "async-update", "async-done", "domain"),
+    *("partition-id", "replica-id", "optimization-barrier", "add-dependency"),
+}
+#: Instructions that read a part of their first operand: as much as their result holds.
+_SLICES = {"slice", "dynamic-slice", "gather"}
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One collective of a program.
+
+    Attributes:
+      kind: such as "all-gather", also where it is asynchronous.
+      result: its result on a device, as HLO writes it.
+      sent: bytes that a device sends on a ring each time.
+      times: how often it runs.
+      n_devices: in a group.
+      span: from the first to the last device of a group, counting both: shows whether the group
+        extends beyond a host.
+      scope: the model's operation that it belongs to, as JAX names it.
+    """
+
+    kind: str
+    result: str
+    sent: float
+    times: int
+    n_devices: int
+    span: int
+    scope: str
+
+    @property
+    def total(self) -> float:
+        """Bytes that a device sends in all."""
+        return self.sent * self.times
+
+
+@dataclass(frozen=True)
+class _Instruction:
+    name: str
+    shape: str
+    opcode: str
+    operands: tuple[str, ...]
+    rest: str
+
+    def called(self, attribute: str) -> str | None:
+        found = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.rest)
+        return found[1] if found else None
+
+
+class Program:
+    """The computations of a compiled program, and how often each runs."""
+
+    def __init__(self, text: str):
+        self._computations: dict[str, dict[str, _Instruction]] = {}
+        self._roots: dict[str, _Instruction] = {}
+        self._entry = ""
+        self._parse(text)
+        #: Computation -> how often it runs. Fused computations and a reduction's are not listed.
+        self.runs: dict[str, int] = {}
+        self._visit(self._entry, 1)
+
+    def _parse(self, text: str) -> None:
+        current: dict[str, _Instruction] | None = None
+        name = ""
+        for line in text.split("\n"):
+            if current is None:
+                header = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
+                if header and not line.startswith("HloModule"):
+                    name, current = header[2], {}
+                    self._computations[name] = current
+                    self._entry = name if header[1] else self._entry
+            elif line == "}":
+                # Notes on a kernel may take several lines, and some of them begin with a brace.
+                current = None
+            elif instruction := _parse_instruction(line):
+                current[instruction.name] = instruction
+                if line.lstrip().startswith("ROOT "):
+                    self._roots[name] = instruction
+
+    def _visit(self, name: str, times: int) -> None:
+        self.runs[name] = self.runs.get(name, 0) + times
+        for instruction in self._computations[name].values():
+            if instruction.opcode == "while":
+                trips = self._trips(name, instruction)
+                self._visit(instruction.called("body"), times * trips)
+            elif instruction.opcode == "conditional":
+                # One branch runs. Which one costs most is not known, so the first is counted.
+                branches = re.search(r"branch_computations=\{%?([\w.\-]+)", instruction.rest)
+                first = branches[1] if branches else instruction.called("true_computation")
+                self._visit(first, times)
+            elif instruction.opcode in ("call", "async-start"):
+                called = instruction.called("to_apply") or instruction.called("calls")
+                self._visit(called, times)
+
+    def executed(self) -> Iterator[tuple[_Instruction, str, int]]:
+        """Every instruction that runs by itself, its computation, and how often it runs."""
+        for name, times in self.runs.items():
+            for instruction in self._computations[name].values():
+                yield instruction, name, times
+
+    # --- loops ---
+
+    def _trips(self, caller: str, loop: _Instruction) -> int:
+        """How often a loop's body runs; 1 where the program does not say."""
+        known = re.search(r'known_trip_count"?:\{"n":"?(\d+)', loop.rest)
+        if known:
+            return int(known[1])
+        condition, body = loop.called("condition"), loop.called("body")
+        test = self._root_of(condition)
+        if test is None or test.opcode != "compare" or "direction=LT" not in test.rest:
+            return 1
+        index = self._state_index(condition, test.operands[0])
+        bound = self._invariant(condition, test.operands[1], caller, loop)
+        if index is None or bound is None:
+            return 1
+        first = self._initial(caller, loop, index)
+        update = self._roots[body]
+        step = self._step(body, update.operands[index], index)
+        if first is None or not step:
+            return 1
+        return max(0, math.ceil((bound - first) / step))
+
+    def _root_of(self, computation: str) -> _Instruction | None:
+        """The root of a computation, behind copies and bitcasts."""
+        root = self._roots.get(computation)
+        while root is not None and root.opcode in ("copy", "bitcast"):
+            root = self._computations[computation].get(root.operands[0])
+        return root
+
+    def _state_index(self, computation: str, name: str) -> int | None:
+        """Which part of the loop's state a value is."""
+        instruction = self._look(computation, name)
+        if instruction is None or instruction.opcode != "get-tuple-element":
+            return None
+        return int(re.search(r"index=(\d+)", instruction.rest)[1])
+
+    def _look(self, computation: str, name: str) -> _Instruction | None:
+        instruction = self._computations[computation].get(name)
+        while instruction is not None and instruction.opcode in ("copy", "bitcast", "convert"):
+            instruction = self._computations[computation].get(instruction.operands[0])
+        return instruction
+
+    def _invariant(
+        self, computation: str, name: str, caller: str, loop: _Instruction
+    ) -> int | None:
+        """A constant in a loop's condition, also where the loop's state carries it unchanged."""
+        instruction = self._look(computation, name)
+        if instruction is not None and instruction.opcode == "constant":
+            return _number(instruction)
+        index = self._state_index(computation, name)
+        if index is None:
+            return None
+        body = loop.called("body")
+        if self._state_index(body, self._roots[body].operands[index]) != index:
+            return None
+        return self._initial(caller, loop, index)
+
+    def _initial(self, caller: str, loop: _Instruction, index: int) -> int | None:
+        """The value of a part of a loop's state before the loop, if that is a constant."""
+        state = self._look(caller, loop.operands[0])
+        if state is None or state.opcode != "tuple":
+            return None
+        value = self._look(caller, state.operands[index])
+        return _number(value) if value is not None and value.opcode == "constant" else None
+
+    def _step(self, computation: str, name: str, index: int) -> int | None:
+        """By how much a loop's body advances a part of its state."""
+        instruction = self._look(computation, name)
+        if instruction is None:
+            return None
+        if instruction.opcode == "get-tuple-element":
+            same = self._state_index(computation, name) == index
+            source = self._computations[computation].get(instruction.operands[0])
+            return 0 if same and source is not None and source.opcode == "parameter" else None
+        if instruction.opcode == "fusion" and len(instruction.operands) <= 2:
+            return self._fused_step(computation, instruction, index)
+        if instruction.opcode != "add":
+            return None
+        parts = [self._look(computation, operand) for operand in instruction.operands]
+        constants = [p for p in parts if p is not None and p.opcode == "constant"]
+        others = [
+            operand
+            for operand, part in zip(instruction.operands, parts, strict=True)
+            if part is None or part.opcode != "constant"
+        ]
+        if len(constants) != 1:
+            return None
+        before = self._step(computation, others[0], index)
+        return None if before is None else before + _number(constants[0])
+
+    def _fused_step(self, computation: str, fusion: _Instruction, index: int) -> int | None:
+        """`_step` where the addition is fused."""
+        called = fusion.called("calls")
+        total = 0
+        instruction = self._roots[called]
+        while instruction is not None and instruction.opcode == "add":
+            parts = [self._look(called, operand) for operand in instruction.operands]
+            constant = next((p for p in parts if p is not None and p.opcode == "constant"), None)
+            if constant is None:
+                return None
+            total += _number(constant)
+            instruction = next((p for p in parts if p is not constant), None)
+        if instruction is None or instruction.opcode != "parameter":
+            return None
+        before = self._step(computation, fusion.operands[_parameter(instruction)], index)
+        return None if before is None else before + total
+
+    # --- traffic ---
+
+    def hbm_bytes(self) -> float:
+        """Bytes that a device reads and writes in its main memory.
+
+        Each operand of a fused operation counts once. An operand that is only sliced counts as its
+        slices, and one that is updated in place as the update. Arrays that the compiler keeps on the
+        chip do not count.
+        """
+        total = 0.0
+        for instruction, name, times in self.executed():
+            if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
+                continue
+            total += times * self._hbm_bytes(name, instruction)
+        return total
+
+    def _hbm_bytes(self, computation: str, instruction: _Instruction) -> float:
+        local = self._computations[computation]
+        size = _bytes(instruction.shape, main=True)
+        if instruction.opcode in _SLICES:
+            return 2 * size
+        if instruction.opcode == "dynamic-update-slice":
+            return 2 * _bytes(local[instruction.operands[1]].shape, main=True)
+        if instruction.opcode.endswith("-start"):
+            # The result of an asynchronous start repeats the operands.
+            return size
+        if '"AllocateBuffer"' in instruction.rest:
+            return 0.0
+        if instruction.opcode == "fusion":
+            called = instruction.called("calls")
+            if size:
+                size = self._written(called, self._roots[called])
+            for inner in self._computations[called].values():
+                if inner.opcode == "parameter":
+                    operand = local.get(instruction.operands[_parameter(inner)])
+                    whole = 0 if operand is None else _bytes(operand.shape, main=True)
+                    size += min(whole, self._read(called, inner.name))
+            return size
+        operands = {operand for operand in instruction.operands if operand in local}
+        return size + sum(_bytes(local[operand].shape, main=True) for operand in operands)
+
+    def _written(self, computation: str, output: _Instruction) -> float:
+        """Bytes of a fused computation's output; of an output updated in place, the update's."""
+        local = self._computations[computation]
+        if output.opcode == "tuple":
+            return sum(self._written(computation, local[name]) for name in output.operands)
+        if output.opcode == "bitcast":
+            return self._written(computation, local[output.operands[0]])
+        if output.opcode == "dynamic-update-slice":
+            return _bytes(local[output.operands[1]].shape)
+        if output.opcode == "fusion":
+            called = output.called("calls")
+            return self._written(called, self._roots[called])
+        return 0.0 if output.opcode == "parameter" else _bytes(output.shape)
+
+    def _read(self, computation: str, name: str) -> float:
+        """Bytes that a fused computation reads of a value, counted once for each reader."""
+        total = 0.0
+        for user in self._users(computation).get(name, ()):
+            if user.opcode in ("bitcast", "get-tuple-element"):
+                total += self._read(computation, user.name)
+            elif user.opcode == "fusion":
+                called = user.called("calls")
+                for inner in self._computations[called].values():
+                    if inner.opcode == "parameter" and user.operands[_parameter(inner)] == name:
+                        total += self._read(called, inner.name)
+            elif user.opcode in _SLICES and user.operands[0] == name:
+                total += _bytes(user.shape)
+            elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
+                # In place.
+                continue
+            elif user.opcode != "tuple":
+                total += _bytes(self._computations[computation][name].shape)
+        return total
+
+    @functools.cache  # noqa: B019 (a program is read once and dropped)
+    def _users(self, computation: str) -> dict[str, list[_Instruction]]:
+        users: dict[str, list[_Instruction]] = {}
+        for instruction in self._computations[computation].values():
+            for operand in dict.fromkeys(instruction.operands):
+                users.setdefault(operand, []).append(instruction)
+        return users
+
+    # --- collectives ---
+
+    @functools.cached_property
+    def collectives(self) -> tuple[Collective, ...]:
+        """Every collective of more than one device that runs."""
+        found = []
+        for instruction, _, times in self.executed():
+            kind = instruction.opcode.removesuffix("-start")
+            if kind not in _SENT or times == 0:
+                continue
+            groups = _groups(instruction)
+            n_devices = groups.shape[1]
+            if n_devices == 1:
+                continue
+            result = _result(instruction, kind)
+            span = int((groups.max(axis=1) - groups.min(axis=1)).max()) + 1
+            scope = re.search(r'op_name="([^"]*)"', instruction.rest)
+            found.append(
+                Collective(
+                    kind=kind,
+                    result=re.sub(r"\{[^}]*\}", "", result),
+                    sent=_SENT[kind](_bytes(result), n_devices),
+                    times=times,
+                    n_devices=n_devices,
+                    span=span,
+                    scope=scope[1] if scope else "",
+                )
+            )
+        return tuple(found)
+
+
+def _parse_instruction(line: str) -> _Instruction | None:
+    head = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line)
+    if not head:
+        return None
+    start = head.end()
+    end = _closing(line, start) if line[start] == "(" else line.index(" ", start)
+    shape = line[start:end]
+    call = re.match(r"\s*([\w\-]+)\(", line[end:])
+    if not call:
+        return None
+    opened = end + call.end() - 1
+    closed = _closing(line, opened)
+    inside = line[opened + 1 : closed - 1]
+    # A constant's value stands where operands would.
+    operands = () if call[1] in ("constant", "parameter") else _operands(inside)
+    rest = line[closed:]
+    if call[1] in ("constant", "parameter"):
+        rest = f"({inside}){rest}"
+    return _Instruction(head[1], shape, call[1], operands, rest)
+
+
+def _operands(inside: str) -> tuple[str, ...]:
+    """Names of operands. Some versions of XLA write the shape before each."""
+    if "%" in inside:
+        return tuple(re.findall(r"%([\w.\-]+)", inside))
+    parts = (part.strip().rsplit(" ", 1)[-1] for part in inside.split(","))
+    return tuple(part for part in parts if part)
+
+
+def _closing(text: str, start: int) -> int:
+    """The place after the bracket that closes the one at `start`."""
+    depth = 0
+    for place in range(start, len(text)):
+        if text[place] == "(":
+            depth += 1
+        elif text[place] == ")":
+            depth -= 1
+            if not depth:
+                return place + 1
+    return len(text)
+
+
+def _number(constant: _Instruction) -> int | None:
+    found = re.match(r"\((-?\d+)\)", constant.rest)
+    return int(found[1]) if found else None
+
+
+def _parameter(instruction: _Instruction) -> int:
+    return int(re.match(r"\((\d+)\)", instruction.rest)[1])
+
+
+def _bytes(shape: str, main: bool = False) -> int:
+    """Bytes of an array or of all arrays of a tuple; with `main` only of those in main memory."""
+    total = 0
+    for kind, sizes, layout in re.findall(r"([a-z]+\d*\w*)\[([\d,]*)\](\{[^}]*\})?", shape):
+        if main and re.search(r"S\([1-9]", layout):
+            continue
+        width = _WIDTHS.get(kind)
+        if width is None:
+            bits = re.search(r"\d+", kind)
+            width = int(bits[0]) / 8 if bits else 0
+        total += math.prod(int(size) for size in sizes.split(",") if size) * width
+    return int(total)
+
+
+def _result(instruction: _Instruction, kind: str) -> str:
+    """The shape of a collective's result, without the operands that an asynchronous one repeats."""
+    if not instruction.opcode.endswith("-start") or kind == "all-reduce":
+        return instruction.shape
+    parts, depth, start = [], 0, 1
+    for place, char in enumerate(instruction.shape):
+        depth += (char in "({[") - (char in ")}]")
+        if (char == "," and depth == 1) or depth == 0:
+            parts.append(instruction.shape[start:place].strip())
+            start = place + 1
+    # (operands, results, ...)
+    return parts[1] if len(parts) > 1 else instruction.shape
+
+
+def _groups(instruction: _Instruction) -> np.ndarray:
+    """Devices that exchange with each other, [groups, devices]."""
+    rest = instruction.rest
+    pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", rest)
+    if pairs:
+        found = re.findall(r"\{(\d+),(\d+)", pairs[1] + "}")
+        return np.array([[int(a), int(b)] for a, b in found if a != b] or [[0]])
+    iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest)
+    if iota:
+        shape, sizes = (tuple(map(int, iota[i].split(","))) for i in (1, 2))
+        order = tuple(map(int, iota[3].split(","))) if iota[3] else range(len(sizes))
+        return np.arange(math.prod(sizes)).reshape(sizes).transpose(order).reshape(shape)
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\](.*?) \{([^}]*)\}", rest)
+    if mesh:
+        axes = re.findall(r"'([^']+)'=(\d+)", mesh[1])
+        sizes = [int(size) for _, size in axes]
+        chosen = re.findall(r"'([^']+)'", mesh[3])
+        names = [name for name, _ in axes]
+        order = [i for i, n in enumerate(names) if n not in chosen]
+        order += [names.index(n) for n in chosen]
+        each = math.prod(sizes[names.index(n)] for n in chosen)
+        return np.arange(math.prod(sizes)).reshape(sizes).transpose(order).reshape(-1, each)
+    listed = re.search(r"replica_groups=\{(\{.*?\})\}", rest)
+    if listed:
+        rows = re.findall(r"\{([\d,]+)\}", listed[1])
+        return np.array([[int(i) for i in row.split(",")] for row in rows])
+    # Without groups it is over all devices, whose number is not known here.
+    raise ValueError(f"a collective without groups: {instruction.opcode} {rest[:200]}")

@@ -1,0 +1,72 @@
+"""The programs of packs, built in one way for training, timing and compilation ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import jax
+
+from lmscale.parallel.mesh import make_mesh
+from lmscale.planner.packs import Pack
+from lmscale.planner.step_config import default_attention
+from lmscale.training.program import Program, build_program, train_arguments
+
+
+def mesh_of(pack: Pack, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
+    """The pack's mesh on the first of the devices."""
+    run, data, model = pack.mesh
+    return make_mesh(run, data, model, devices=devices[: run * data * model])
+
+
+def program_of(
+    pack: Pack, mesh: jax.sharding.Mesh, platform: str, attention: str | None = None
+) -> Program:
+    """The pack's program.
+
+    Args:
+      platform: "cpu", "gpu" or "tpu".
+      attention: see `lmscale.architectures.ModelSpec.module`; by platform when None.
+    """
+    return build_program(
+        pack.key,
+        n_slots=pack.n_slots,
+        mesh=mesh,
+        chunk_steps=pack.chunk_steps,
+        micro_batch=pack.micro_batch,
+        attention=attention or default_attention(platform, pack.key.model, pack.key.compute_dtype),
+        logit_pieces=pack.logit_pieces,
+        remat=pack.remat,
+        unroll=pack.unroll,
+    )
+
+
+class CompileAhead:
+    """Compiles a pack's training step in a thread, while another pack trains.
+
+    The compiled step goes to the persistent compilation cache, where training finds it; nothing is
+    kept on the devices. A step that fails to compile here fails again in training, which reports it.
+    """
+
+    def __init__(self):
+        self._pool = ThreadPoolExecutor(1)
+        self._last: Future | None = None
+
+    def begin(self, program: Program, pack: Pack, corpus: jax.ShapeDtypeStruct | None) -> None:
+        """Starts to compile a pack's step, unless another is being compiled.
+
+        Args:
+          program: the pack's.
+          pack: to compile for.
+          corpus: see `lmscale.training.program.train_arguments`.
+        """
+        if self._last is None or self._last.done():
+            arguments = train_arguments(program, pack.runs[0].spec, corpus)
+            self._last = self._pool.submit(
+                lambda: program.lower_train(*arguments).compile() and None
+            )
+
+    def wait(self) -> None:
+        """Waits until the compilation that was started has ended or failed."""
+        if self._last is not None:
+            self._last.exception()

@@ -1,0 +1,165 @@
+"""What several figures draw: measured cells with their bars, a law with its band, looks and legends.
+
+A section of the page draws with these on the axes of a `style.canvas`; what only one section draws stays
+in its own file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lmscale.laws import FitResult
+from lmscale.report import style
+from lmscale.studies.cells import Cell
+from lmscale.wording import si
+
+__all__ = [
+    "LOSS",
+    "N",
+    "bars_of",
+    "legend_above",
+    "ordered_looks",
+    "plot_band",
+    "plot_cells",
+    "plot_law",
+    "plot_points",
+    "size_legend",
+    "size_axes",
+]
+
+#: Labels of the two commonest axes.
+LOSS = "loss (nats per token)"
+N = "N, parameters without embeddings"
+#: How far beyond its runs a law is drawn.
+_BEYOND = 1.2
+_MARKERS = "osD^v<>P"
+
+
+def ordered_looks(values: Sequence[float], *, log: bool = True) -> dict[float, dict[str, Any]]:
+    """value -> colour and marker, of depths, sizes or budgets; see `style.family_styles` for families."""
+    colours = style.ordered_colours(values, log)
+    return {
+        value: {"color": colours[value], "marker": _MARKERS[index % len(_MARKERS)]}
+        for index, value in enumerate(sorted(set(values)))
+    }
+
+
+def plot_points(axes: Any, x: Any, y: Any, look: Mapping[str, Any], **options: Any) -> None:
+    """Points joined by a thin line, edged so that they can be told apart where they overlap."""
+    axes.plot(x, y, **{"lw": 1.1, "mec": style.PAPER, "mew": 0.4, **look, **options})
+
+
+def plot_cells(
+    axes: Any,
+    cells: Sequence[Cell],
+    look: Mapping[str, Any],
+    *,
+    x: Callable[[Cell], float] = lambda cell: cell.n_params,
+    above: Callable[[Cell], float] = lambda cell: 0.0,
+    **options: Any,
+) -> None:
+    """The mean loss of each cell over its size, with the bar of its seeds (`Cell.interval`).
+
+    Args:
+      above: what is taken off a cell's losses, such as the loss of a law at its size.
+      options: of the points; by default they are not joined.
+    """
+    for cell in cells:
+        if cell.interval:
+            edges = [edge - above(cell) for edge in cell.interval]
+            axes.plot([x(cell)] * 2, edges, color=look["color"], lw=1.5)
+    means = [cell.mean - above(cell) for cell in cells]
+    options = {"lw": 0, "ms": 5.5, "mew": 0.5, "zorder": 3, **options}
+    plot_points(axes, [x(cell) for cell in cells], means, look, **options)
+
+
+def plot_law(
+    axes: Any, fit: FitResult, color: str, *, x: str = "params", lw: float = 1.3, **options: Any
+) -> None:
+    """A fit's curve over the runs it was fitted to and a little beyond, with its 95% band.
+
+    Nothing is drawn of a refused fit.
+    """
+    if fit.failure:
+        return
+    curve = fit.details["curve"]
+    low, high = fit.ranges[x]
+    inside = (curve["x"] >= low / _BEYOND) & (curve["x"] <= high * _BEYOND)
+    edges = (curve["low"][inside], curve["high"][inside]) if "low" in curve else None
+    plot_band(axes, curve["x"][inside], curve["loss"][inside], edges, color, lw=lw, **options)
+
+
+def plot_band(
+    axes: Any,
+    x: np.ndarray,
+    y: np.ndarray,
+    edges: tuple[np.ndarray, np.ndarray] | None,
+    color: str,
+    **options: Any,
+) -> None:
+    """A line and the band between `edges`, where there are any."""
+    axes.plot(x, y, color=color, **{"lw": 1.3, **options})
+    if edges is not None and np.isfinite(edges).all():
+        shade = {"alpha": 0.18, "lw": 0, "zorder": options.get("zorder", 1) - 1}
+        axes.fill_between(x, *edges, color=color, **shade)
+
+
+def size_axes(axes: Any, *, x: str = N, y: str = "", title: str = "", log_y: bool = True) -> None:
+    """Labels, and logarithmic scales: call it when everything has been drawn."""
+    axes.set(xlabel=x, ylabel=y)
+    axes.set_title(title)
+    style.log_axis(axes.xaxis, "count")
+    if log_y:
+        style.log_axis(axes.yaxis, "plain")
+
+
+def legend_above(figure: Any, looks: Mapping[str, Mapping[str, Any]], ncols: int = 5) -> None:
+    """One legend for all panels: name -> look."""
+    axes = figure.axes[0]
+    handles = [
+        axes.plot([], [], lw=1.1, mec=style.PAPER, mew=0.4, **look)[0] for look in looks.values()
+    ]
+    figure.legend(handles, list(looks), loc="outside upper center", ncols=min(ncols, len(looks)))
+
+
+def size_legend(figure: Any, colours: dict[float, str]) -> None:
+    """N by colour, above the panels: at most seven, whose colours can be told apart."""
+    shown = _told_apart(sorted(colours), 7)
+    handles = [figure.axes[0].plot([], [], color=colours[n], lw=2)[0] for n in shown]
+    figure.legend(
+        handles,
+        [si(n) for n in shown],
+        title="N, parameters without embeddings",
+        title_fontsize=8,
+        loc="outside upper center",
+        ncols=len(shown),
+        handlelength=1.2,
+        columnspacing=1.4,
+    )
+
+
+def _told_apart(values: Sequence[float], most: int) -> list[float]:
+    """At most that many of ascending values, no two of them close by the whole range's measure."""
+    step = math.log(values[-1] / values[0]) / (1.5 * most)
+    kept = list(values[:1])
+    for value in values[1:]:
+        if math.log(value / kept[-1]) > step:
+            kept.append(value)
+    if len(kept) <= most:
+        return kept
+    wanted = np.geomspace(kept[0], kept[-1], most)
+    return sorted({min(kept, key=lambda v: abs(math.log(v / w))) for w in wanted})
+
+
+def bars_of(cells: Sequence[Cell]) -> str:
+    """What the points of `plot_cells` and their bars are, for a caption."""
+    seeds = [len(cell.losses) for cell in cells]
+    if max(seeds) == 1:
+        return "one seed each"
+    if min(seeds) >= 3:
+        return "means over seeds with their 95% intervals"
+    return "means over seeds with 95% intervals (the range for two seeds, nothing for one)"

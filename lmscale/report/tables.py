@@ -1,0 +1,51 @@
+"""Tables of a section, declared by their columns; and what several of them show in a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from lmscale.report.section import Grid
+from lmscale.studies.cells import Cell
+from lmscale.studies.estimate import Estimate
+from lmscale.wording import number, with_interval
+
+__all__ = ["MEANS", "mean_loss", "shown", "table"]
+
+#: For the caption of a table with `mean_loss`.
+MEANS = "In brackets the 95% interval of the mean (three or more seeds) or the range (two)."
+
+Row = TypeVar("Row")
+
+
+def table(
+    caption: str,
+    rows: Iterable[Row],
+    columns: Mapping[str, Callable[[Row], str]],
+    *,
+    text: Sequence[str] = (),
+) -> list[Grid]:
+    """One table, or none where there are no rows.
+
+    Args:
+      columns: heading -> what a row shows there.
+      text: the headings whose cells are words, set flush left.
+    """
+    shown_rows = [[show(row) for show in columns.values()] for row in rows]
+    numeric = tuple(index for index, heading in enumerate(columns) if heading not in text)
+    grid = Grid(caption=caption, header=list(columns), rows=shown_rows, numeric=numeric)
+    return [grid] if shown_rows else []
+
+
+def shown(estimate: Estimate, note: str = "") -> str:
+    """'0.52 (0.47 to 0.57)'; a dash where the results do not hold it."""
+    if not estimate.is_known:
+        return "–"
+    return with_interval(estimate.value, estimate.interval, note)
+
+
+def mean_loss(cell: Cell) -> str:
+    """A cell's mean over its seeds."""
+    if cell.interval is None:
+        return f"{number(cell.mean, 4)} (one seed)"
+    return with_interval(cell.mean, cell.interval)

@@ -1,0 +1,114 @@
+"""`Estimate`: one number that a study read, with its interval and what it cannot decide.
+
+Every interval of a study comes from here, from `lmscale.laws.result.interval` (of draws) or from a
+fit. A study never hands out a bare number that a claim could be held against.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.stats import t as student
+
+from lmscale.laws import FitResult
+from lmscale.laws.result import interval as interval_of_draws
+
+__all__ = ["LEAST_SEEDS", "LEVEL", "Estimate", "few_seeds", "interval_of_mean"]
+
+#: Fewest seeds whose spread makes an interval, and so a claim: two say next to nothing of noise.
+LEAST_SEEDS = 3
+#: Of every interval of a study.
+LEVEL = 0.95
+#: Fewest finite draws that make an interval.
+LEAST_DRAWS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A number with its interval.
+
+        gap = size.study(results).estimates["gap"]
+        print(gap.value, gap.interval, gap.undecided_because)
+
+    Attributes:
+      name: by which claims and figures refer to it.
+      value: None where the results do not hold it.
+      interval: 95%, over seeds or bootstrap draws; None where there is no noise to judge it by.
+      draws: [draw] what `interval` was made from, where it was made from draws.
+      undecided_because: why it cannot decide a claim: what is missing, or how these runs lie outside
+        of what the claim is about. Empty where it can.
+      of: the family or model that it is of, where a study chose one of several.
+      at: the size (or two, of a range) that it was read at.
+      n: what it was read from (models, pairs, budgets: the study says which).
+      seeds: of each of these.
+    """
+
+    name: str
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+    draws: np.ndarray | None = field(default=None, repr=False)
+    undecided_because: str = ""
+    of: str = ""
+    at: tuple[float, ...] = ()
+    n: int = 0
+    seeds: int = 0
+
+    @classmethod
+    def of_draws(cls, name: str, value: float, draws: np.ndarray | None, **rest) -> Estimate:
+        """With the percentile interval of its draws; NaN draws are left out."""
+        if draws is None or np.isfinite(draws).sum() <= LEAST_DRAWS:
+            return cls(name=name, value=float(value), **rest)
+        interval = interval_of_draws(draws, LEVEL)
+        return cls(name=name, value=float(value), interval=interval, draws=draws, **rest)
+
+    @classmethod
+    def of_mean(cls, name: str, values: Sequence[float], **rest) -> Estimate:
+        """The mean of one value a seed (`interval_of_mean`)."""
+        few = few_seeds(len(values), "an interval")
+        return cls(
+            name=name,
+            value=float(np.mean(values)),
+            interval=None if few else interval_of_mean(values),
+            **{"undecided_because": few, "seeds": len(values), **rest},
+        )
+
+    @classmethod
+    def of_parameter(cls, fit: FitResult, name: str, **rest) -> Estimate:
+        """One parameter of a fit; why there is none, where the fit was refused."""
+        if fit.failure:
+            return cls(name=name, **{**rest, "undecided_because": fit.failure})
+        return cls(
+            name=name,
+            value=fit.parameters[name],
+            interval=fit.intervals.get(name),
+            draws=fit.draws.get(name),
+            **rest,
+        )
+
+    @property
+    def is_known(self) -> bool:
+        return self.value is not None and math.isfinite(self.value)
+
+    def may_be(self, value: float) -> bool:
+        """Whether the interval holds `value`; False where there is no interval."""
+        return self.interval is not None and self.interval[0] <= value <= self.interval[1]
+
+
+def few_seeds(seeds: int, what: str = "a difference") -> str:
+    """Why `what` from so few seeds decides nothing; empty where they suffice."""
+    return "" if seeds >= LEAST_SEEDS else f"{what} needs {LEAST_SEEDS} seeds, not {seeds}"
+
+
+def interval_of_mean(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:
+    """Student's interval of a mean for three or more seeds, the range for two, None for one."""
+    values = np.asarray(values, float)
+    if len(values) < 2:
+        return None
+    if len(values) == 2:
+        return float(values.min()), float(values.max())
+    half = student.ppf(0.5 + level / 2, len(values) - 1) * values.std(ddof=1)
+    half = float(half / math.sqrt(len(values)))
+    return float(values.mean()) - half, float(values.mean()) + half

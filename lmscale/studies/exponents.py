@@ -1,0 +1,133 @@
+"""What the studies of exponents share: rows under one count, and differences with intervals."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from lmscale import laws
+from lmscale.flops import CONVENTIONS
+from lmscale.laws import FitResult
+from lmscale.laws.isoflop import LEAST_BUDGETS
+from lmscale.laws.result import intervals_of
+from lmscale.studies.estimate import Estimate, few_seeds
+from lmscale.studies.lines import fit_line
+from lmscale.studies.restate import native_convention
+
+__all__ = [
+    "LEAST_BUDGETS",
+    "counted",
+    "difference",
+    "exponent",
+    "fit_power_of_cells",
+    "home_convention",
+    "interval_of_difference",
+]
+
+#: Draws of a law through cells.
+DRAWS = 2000
+
+
+def home_convention(runs: pd.DataFrame) -> str:
+    """The count in which the runs of a budget agree; "standard" (C = 6ND) where there are none."""
+    if "budget" in runs and len(runs) and runs["budget"].notna().all():
+        return native_convention(runs, CONVENTIONS)
+    return "standard"
+
+
+def counted(runs: pd.DataFrame, convention: str) -> pd.DataFrame:
+    """Columns params, tokens, flops, loss, seed (and budget) of a store's runs under one count."""
+    rows = pd.DataFrame(
+        {
+            "params": runs[f"params_{convention}"].astype(float),
+            "tokens": runs["tokens"].astype(float),
+            "flops": runs[f"flops_{convention}"].astype(float),
+            "loss": runs["loss"].astype(float),
+            "seed": runs["seed"],
+        }
+    )
+    return rows.assign(budget=runs["budget"].astype(float)) if "budget" in runs else rows
+
+
+def exponent(
+    fit: FitResult | None, symbol: str = "N"
+) -> tuple[float, tuple[float, float] | None] | None:
+    """A fit's only exponent of N or D with its interval, or None where it has none."""
+    if fit is None or not fit.exponents:
+        return None
+    convention, values = next(iter(fit.exponents.items()))
+    found = fit.exponent_intervals.get(convention, {}).get(symbol)
+    return values[symbol], found if found and all(map(math.isfinite, found)) else None
+
+
+def fit_power_of_cells(rows: pd.DataFrame, x: str) -> FitResult:
+    """The law "power" in `x` of runs in cells of one x, with intervals and draws from the cells.
+
+    What a cell strays from the law is common to its seeds, so that runs drawn one by one would make
+    too narrow an interval; with fewer than three cells there is none.
+
+    Raises:
+      TableError, FitError: when the runs do not determine it.
+    """
+    fit = laws.fit(laws.Table.read(rows, convention="kaplan"), "power", x=x, bootstrap=0)
+    line = fit_line(np.log(rows[x].to_numpy(float)), np.log(rows["loss"].to_numpy(float)))
+    interval = line.slope_interval(fit.level)
+    if interval is None:
+        return fit
+    # Every table draws by itself: the laws of two families must not stray together.
+    height, slope = line.draws(DRAWS, seed=zlib.crc32(rows.to_csv().encode()))
+    alpha, x_c = fit.parameters
+    with np.errstate(divide="ignore", over="ignore"):
+        draws = {alpha: -slope, x_c: np.exp(line.middle - height / slope)}
+    fit = dataclasses.replace(
+        fit,
+        draws=draws,
+        intervals=intervals_of(draws, fit.level) | {alpha: (-interval[1], -interval[0])},
+        draw_level=fit.level,
+        interval_method=f"Student's t over {rows[x].nunique()} means",
+    )
+    curve = fit.details["curve"]
+    with np.errstate(divide="ignore", over="ignore"):
+        low, high = fit.band(**{x: curve["x"]})
+    return fit.with_details(curve=curve | {"low": low, "high": high})
+
+
+def interval_of_difference(
+    a: float, a_interval: Sequence[float], b: float, b_interval: Sequence[float]
+) -> tuple[float, float]:
+    """Of a - b, from the intervals of each, as if they were independent (Zou and Donner 2008)."""
+    below = math.hypot(a - a_interval[0], b_interval[1] - b)
+    above = math.hypot(a_interval[1] - a, b - b_interval[0])
+    return a - b - below, a - b + above
+
+
+def difference(
+    name: str,
+    ours: tuple[float, tuple[float, float] | None] | None,
+    other: tuple[float, tuple[float, float] | None] | None,
+    missing: str,
+    *,
+    seeds: int | None = None,
+) -> Estimate:
+    """The difference of two exponents of separate fits.
+
+    Args:
+      missing: what is missing where one of the two is None.
+      seeds: of the runs that both rest on. Fewer than `LEAST_SEEDS` decide nothing: intervals from
+        rows drawn again hold the scatter about a curve, not how far another seed would move both.
+    """
+    if ours is None or other is None:
+        return Estimate(name=name, undecided_because=missing)
+    value, few = ours[0] - other[0], few_seeds(seeds) if seeds is not None else ""
+    if ours[1] is None or other[1] is None:
+        few = few or "one of the two has no interval"
+        return Estimate(name=name, value=value, undecided_because=few, seeds=seeds or 0)
+    interval = interval_of_difference(*ours, *other)
+    return Estimate(
+        name=name, value=value, interval=interval, undecided_because=few, seeds=seeds or 0
+    )

@@ -1,0 +1,283 @@
+"""Learning curves of a study: evaluated loss against updates, and what several analyses take from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+
+from lmscale import laws
+from lmscale.flops import CONVENTIONS
+from lmscale.laws import FitResult
+from lmscale.laws.result import intervals_of
+from lmscale.laws.solve import seed_weights
+from lmscale.studies.estimate import LEAST_SEEDS
+from lmscale.studies.results import Results
+
+__all__ = [
+    "Ladder",
+    "Size",
+    "evaluations",
+    "fit_learning_curves",
+    "ladder",
+    "misfit",
+    "no_law",
+    "seed_interval",
+    "with_batch_error",
+]
+
+#: Constants of B_crit(L) = B_star / L^(1/alpha_B) in tokens, Kaplan et al. 2020, Table 5.
+KAPLAN_CRITICAL_BATCH = tuple(
+    laws.published("kaplan2020-ns").parameters[name] for name in ("B_star", "alpha_B")
+)
+#: Laws of the critical batch that its declared error is drawn as.
+BATCH_DRAWS = 16
+#: `misfit` beyond which L(N, S_min) is said not to describe the curves.
+LARGEST_MISFIT = 0.02
+#: A batch this far from the critical one, either way, makes a correction that hardly matters.
+FAR = 10.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """The learning curves of one size: every seed at the same steps, after the warmup.
+
+    Attributes:
+      steps: [point] updates.
+      losses: [seed, point] on the first evaluation set, nats per token.
+      params, flops_per_step: by convention.
+    """
+
+    steps: np.ndarray
+    losses: np.ndarray
+    batch_tokens: float
+    params: dict[str, float]
+    flops_per_step: dict[str, float]
+
+    @property
+    def n_params(self) -> float:
+        """N without embeddings."""
+        return self.params["kaplan"]
+
+    @property
+    def loss(self) -> np.ndarray:
+        """[point] the mean over seeds."""
+        return self.losses.mean(axis=0)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The sizes of one family, smallest first, and the critical batch that they are read with.
+
+    Attributes:
+      critical_batch: (B_star, alpha_B) of B_crit(L) = B_star / L^(1/alpha_B), in tokens.
+      measured_batch: whether the experiment declares that law, or Kaplan's stands in for it.
+      batch_error: (loss, factor, alpha_low, alpha_high), where declared: at that loss B_crit is
+        known to within the factor, and alpha_B to within its two ends, each at 95%. The loss is in
+        the middle of those that B_crit was measured at, so that level and power err separately.
+    """
+
+    family: str
+    sizes: tuple[Size, ...]
+    critical_batch: tuple[float, float]
+    measured_batch: bool
+    batch_error: tuple[float, float, float, float] | None = None
+
+    def b_crit(self, loss: Any) -> Any:
+        """B_crit(L) in tokens."""
+        return laws.critical_batch(loss, *self.critical_batch)
+
+    @property
+    def batch_law(self) -> dict[str, float]:
+        """`critical_batch` by name."""
+        return dict(zip(("B_star", "alpha_B"), self.critical_batch, strict=True))
+
+    def batch_laws(self) -> list[dict[str, float]]:
+        """`batch_law` as it may be: `BATCH_DRAWS` draws of its error, or itself without one."""
+        if self.batch_error is None:
+            return [self.batch_law]
+        loss, factor, *alphas = self.batch_error
+        middle = norm.ppf((np.arange(BATCH_DRAWS) + 0.5) / BATCH_DRAWS)
+        middle /= middle.std()
+        rng = np.random.default_rng(0)
+        # Every sixteenth of either distribution once.
+        level, power = rng.permutation(middle), rng.permutation(middle)
+        power = 1 / self.critical_batch[1] + power * abs(1 / alphas[0] - 1 / alphas[1]) / (2 * 1.96)
+        level = np.log(self.b_crit(loss)) + level * math.log(factor) / 1.96
+        return [
+            {"B_star": float(np.exp(b + p * math.log(loss))), "alpha_B": float(1 / p)}
+            for b, p in zip(level, power, strict=True)
+        ]
+
+    def unsure_batch(self) -> str:
+        """Why numbers that hang on B_crit(L) decide nothing; empty where its error is known."""
+        if not self.measured_batch:
+            return (
+                "B_crit(L) is that of Kaplan et al. 2020, measured on another text and vocabulary"
+            )
+        if self.batch_error is None:
+            return "how well B_crit(L) is known is not declared, and this number hangs on it"
+        return ""
+
+    @property
+    def n_seeds(self) -> int:
+        """Of the size that has fewest."""
+        return min((len(size.losses) for size in self.sizes), default=0)
+
+    def drawn_losses(self, n_draws: int, seed: int = 0) -> list[np.ndarray] | None:
+        """Each size's mean loss [draw, point] over seeds drawn again; None below `LEAST_SEEDS`."""
+        if self.n_seeds < LEAST_SEEDS:
+            return None
+        cells = np.repeat(np.arange(len(self.sizes)), [len(s.losses) for s in self.sizes])
+        weights = seed_weights(cells, n_draws, np.random.default_rng(seed))
+        return [
+            weights[:, cells == cell] @ size.losses / len(size.losses)
+            for cell, size in enumerate(self.sizes)
+        ]
+
+
+def evaluations(records: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and losses of a run's evaluations, on the first set, from the end of the warmup on."""
+    rates = [(r["step"], r["lr"]) for r in records if r.get("lr") is not None]
+    peak = max((rate for _, rate in rates), default=0.0)
+    warm = next((step for step, rate in rates if rate >= 0.97 * peak), 0)
+    points = {
+        r["step"]: next(iter(r["eval"].values()))["loss"]
+        for r in records
+        if r.get("eval") and r["step"] >= warm
+    }
+    steps = np.array(sorted(points), float)
+    return steps, np.array([points[step] for step in sorted(points)], float)
+
+
+def ladder(study: Results) -> Ladder | None:
+    """The learning curves of the first family that has any; None where there are none.
+
+    The experiment's field `critical_batch` holds B_star and alpha_B, and maybe `Ladder.batch_error`.
+
+    Where a size was trained for several lengths, the longest counts; seeds that were evaluated at
+    other steps than the first one are read off between their own.
+    """
+    declared = study.experiment.get("fields", {}).get("critical_batch")
+    constants = tuple(declared[:2]) if declared else KAPLAN_CRITICAL_BATCH
+    error = tuple(declared[2:]) if declared and len(declared) == 6 else None
+    for family in study.families:
+        runs = study.usable
+        runs = runs[runs["family"] == family] if len(runs) else runs
+        sizes = []
+        for _, group in runs.groupby("params_kaplan", sort=True):
+            size = _size(study, group[group["tokens"] == group["tokens"].max()])
+            if size is not None:
+                sizes.append(size)
+        if sizes:
+            measured = constants != KAPLAN_CRITICAL_BATCH
+            return Ladder(family, tuple(sizes), constants, measured, error)
+    return None
+
+
+def _size(study: Results, runs: pd.DataFrame) -> Size | None:
+    curves = [evaluations(study.metrics.get(run, ())) for run in runs["run"]]
+    curves = [curve for curve in curves if len(curve[0]) >= 3]
+    if not curves:
+        return None
+    first = runs.iloc[0]
+    steps = curves[0][0]
+    per_step = first["batch_tokens"] / first["tokens"]
+    return Size(
+        steps=steps,
+        losses=np.stack([np.interp(np.log(steps), np.log(s), loss) for s, loss in curves]),
+        batch_tokens=float(first["batch_tokens"]),
+        params={name: float(first[f"params_{name}"]) for name in CONVENTIONS},
+        flops_per_step={name: float(first[f"flops_{name}"] * per_step) for name in CONVENTIONS},
+    )
+
+
+def fit_learning_curves(
+    found: Ladder, bootstrap: int = 400, *, batch_law: dict[str, float] | None = None, seed: int = 0
+) -> FitResult:
+    """L(N, S_min) of Kaplan et al. 2020, eq. 1.6, with N without embeddings.
+
+    Args:
+      batch_law: that S_min is read with; by default the ladder's.
+
+    Raises:
+      TableError, FitError: when the curves do not determine it.
+    """
+    rows = [
+        {
+            "params": size.n_params,
+            "steps": step,
+            "loss": loss,
+            "batch_tokens": size.batch_tokens,
+            "group": f"{size.n_params:g} {seed}",
+        }
+        for size in found.sizes
+        for seed, losses in enumerate(size.losses)
+        for step, loss in zip(size.steps, losses, strict=True)
+    ]
+    return laws.fit(
+        laws.Table.read(pd.DataFrame(rows), convention="kaplan"),
+        "kaplan-ns",
+        adjust=batch_law or found.batch_law,
+        bootstrap=bootstrap,
+        seed=seed,
+    )
+
+
+def with_batch_error(fit: FitResult, found: Ladder) -> FitResult:
+    """A fit of the learning curves whose intervals hold the error of B_crit(L) too.
+
+    Draw i is of `found.batch_laws()[i % their number]`.
+    """
+    options = found.batch_laws()
+    if len(options) == 1 or not fit.draws:
+        return fit
+    share = max(2, len(next(iter(fit.draws.values()))) // len(options))
+    parts = [
+        fit_learning_curves(found, share, batch_law=law, seed=seed).draws
+        for seed, law in enumerate(options)
+    ]
+    draws = {name: np.stack([part[name] for part in parts], axis=1).ravel() for name in fit.draws}
+    return dataclasses.replace(
+        fit,
+        draws=draws,
+        intervals=intervals_of(draws, fit.draw_level or fit.level),
+        interval_method=fit.interval_method + " and the error of the critical batch",
+    )
+
+
+def misfit(fit: FitResult) -> float:
+    """Root mean square of the relative residuals of a fit of the learning curves."""
+    return float(np.sqrt(np.mean(fit.residuals["residual"] ** 2)))
+
+
+def no_law(fit: FitResult) -> str:
+    """Why the curves do not follow the fitted L(N, S_min); empty where they do."""
+    if not fit.converged:
+        return "the fit of L(N, S) did not converge"
+    if misfit(fit) >= LARGEST_MISFIT:
+        stray = f"{100 * misfit(fit):.2g}%"
+        return f"the curves stray from L(N, S) by {stray}, so it does not describe them"
+    if min(fit.parameters["alpha_S"], fit.parameters["alpha_N"]) <= 0:
+        return "L(N, S) with a negative exponent is no law of learning"
+    return ""
+
+
+def seed_interval(draws: np.ndarray | None, level: float = 0.95) -> tuple[float, float] | None:
+    """The central interval of draws; None where more than a tenth of them are no numbers."""
+    if draws is None:
+        return None
+    draws = np.asarray(draws, float)
+    finite = np.isfinite(draws)
+    if finite.mean() < 0.9:
+        return None
+    draws = draws[finite]
+    tail = 50 * (1 - level)
+    low, high = np.percentile(draws, [tail, 100 - tail])
+    return float(low), float(high)

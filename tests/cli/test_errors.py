@@ -1,0 +1,61 @@
+"""The table of errors and exit codes."""
+
+import importlib
+import pkgutil
+
+import pytest
+
+import lmscale
+from lmscale.cli.errors import EXIT_CODES, CommandError, code_and_line
+from lmscale.files import DamagedError
+from lmscale.sweep.fields import FieldError
+
+#: Errors that the code which raises them, or calls it, handles: no command ends with one of them.
+HANDLED = {
+    "lmscale.parallel.distributed.PeerFailedError",
+    "lmscale.parallel.meeting.MeetingError",
+}
+
+
+def errors_of_lmscale():
+    """The errors that lmscale defines for what a user or a machine did."""
+    for module in pkgutil.walk_packages(lmscale.__path__, "lmscale."):
+        if not module.name.endswith("__main__") and ".bench.torch" not in module.name:
+            importlib.import_module(module.name)
+    waiting, found = [ValueError, RuntimeError], set()
+    while waiting:
+        for error in waiting.pop().__subclasses__():
+            waiting.append(error)
+            if error.__module__.startswith("lmscale."):
+                found.add(error)
+    return found
+
+
+def test_every_error_of_the_table_exists():
+    for name in EXIT_CODES:
+        assert issubclass(pkgutil.resolve_name(name), Exception), name
+
+
+def test_every_error_of_lmscale_is_in_the_table():
+    missing = set()
+    for error in errors_of_lmscale():
+        names = {f"{cls.__module__}.{cls.__qualname__}" for cls in error.__mro__}
+        if not names & (set(EXIT_CODES) | HANDLED):
+            missing.add(f"{error.__module__}.{error.__qualname__}")
+    assert missing == set()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (CommandError("give a folder"), 2, "give a folder"),
+        # By the class that it derives from.
+        (FieldError("IsoFLOP", "steps", "must be 1"), 2, "IsoFLOP.steps must be 1"),
+        (DamagedError("a.json", "it is empty"), 1, "a.json is damaged: it is empty"),
+        (FileNotFoundError(2, "No such file", "a.csv"), 1, "a.csv: No such file"),
+        (ValueError("a fault of ours"), 1, None),
+        (KeyError("x"), 1, None),
+    ],
+)
+def test_an_error_has_a_code_and_a_line(error, code, line):
+    assert code_and_line(error) == (code, line)

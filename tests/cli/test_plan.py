@@ -1,0 +1,63 @@
+"""`lmscale plan`: what it says of one experiment and of many."""
+
+import json
+
+import pytest
+
+from lmscale.cli import main
+
+
+def test_plan_as_json(capsys, corpus):
+    argv = ["plan", "isoflop", "--data", "tiny", "--device", "v5e:256", "--json"]
+    assert main(argv) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["runs"] == sum(pack["runs"] for pack in plan["packs"]) >= 16
+    assert plan["flops"] == pytest.approx(sum(pack["flops"] for pack in plan["packs"]))
+    assert all(pack["memory_bytes"] > 0 for pack in plan["packs"])
+
+
+def test_plan_names_budgets_that_a_prior_finds_badly_centred(capsys, corpus):
+    """Half a token a parameter is a grid of models that are far too large."""
+    argv = ["plan", "isoflop", "--data", "tiny", "--device", "h100", "--budgets", "1e11"]
+    argv += ["--tokens-per-param", "0.5"]
+    assert main([*argv, "--prior", "besiroglu2024", "--json"]) == 0
+    (line,) = json.loads(capsys.readouterr().out)["badly_centered"]
+    assert line.startswith("transformer, budget ") and "too large; train smaller models" in line
+    assert main([*argv, "--prior", "besiroglu2024"]) == 0
+    assert line in capsys.readouterr().out.splitlines()
+
+
+def test_plan_says_how_much_text_the_runs_need(capsys, corpus):
+    argv = ["plan", "isoflop", "--scale", "gpu", "--data", "tiny", "--device", "h100"]
+    assert main([*argv, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    has, needs = plan["train_tokens"], plan["train_tokens_needed"]
+    assert has == corpus.n_tokens("train")
+    assert plan["max_epochs"] * has == pytest.approx(4 * needs, rel=1e-3)
+    assert plan["runs_of_too_many_epochs"] == plan["runs"]
+    assert main([*argv, "--compile", "none"]) == 0
+    said = f"the runs need {needs:,} training tokens and tiny has {has:,}: give a larger corpus with --data"
+    assert said in capsys.readouterr().out
+
+
+def test_plan_says_that_a_study_of_repeated_text_means_to(capsys, corpus):
+    assert main(["plan", "repeat", "--data", "tiny", "--device", "cpu:2"]) == 0
+    assert "what this study is about" in capsys.readouterr().out
+
+
+def test_plan_of_all_experiments(capsys, corpus):
+    argv = ["plan", "all", "--data", "tiny", "--device", "h100", "--json"]
+    assert main(argv) == 0
+    plans = {
+        plan["experiment"]: plan for plan in json.loads(capsys.readouterr().out)["experiments"]
+    }
+    assert {"isoflop", "lstm_vs_transformer"} <= set(plans)
+    assert all(plan["runs"] >= 1 and plan["flops"] > 0 for plan in plans.values())
+
+
+def test_one_run_is_not_several_runs(capsys, corpus):
+    argv = ["plan", "isoflop", "--data", "tiny", "--device", "cpu:2", "--budgets", "1e10"]
+    assert main([*argv, "--sizes", "1536"]) == 0
+    assert "1 run in 1 pack, " in capsys.readouterr().out
+    assert main([*argv, "--sizes", "1536", "--seeds", "0", "1"]) == 0
+    assert "2 runs in 1 pack, " in capsys.readouterr().out

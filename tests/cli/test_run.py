@@ -1,0 +1,73 @@
+"""`lmscale run --print-config` and `--dry-run`: what would be trained, without training it."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import yaml
+
+from lmscale.sweep.experiment import experiment_names, load_scales
+from tests.cli.answers import answer, refused
+from tests.report.planted_store import Law, plant
+
+SMALL = ("run", "isoflop", "--data", "tiny", "--budgets", "1e10", "3e10", "--sizes", "1536", "3456")
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_the_printed_config_holds_every_field(capsys, name):
+    for scale, experiment in load_scales(name)[2].items():
+        code, out, err = answer(capsys, "run", name, "--scale", scale, "--print-config")
+        assert (code, err) == (0, "")
+        found = yaml.safe_load(out)
+        assert found.pop("fields") == json.loads(json.dumps(dataclasses.asdict(experiment)))
+        assert found == {"experiment": name, "scale": scale, "data": "installed-python"}
+        for field in dataclasses.fields(experiment):
+            assert field.metadata.get("help", "") in out
+
+
+def test_the_printed_config_has_the_overrides(capsys, own_folder):
+    overrides = ("--budgets", "1e16", "2.5e9", "--n-layer", "none", "--data", "mine")
+    code, out, _ = answer(capsys, "run", "isoflop", *overrides, "--print-config")
+    found = yaml.safe_load(out)
+    assert code == 0 and found["data"] == "mine"
+    assert found["fields"]["budgets"] == [1e16, 2.5e9]
+    assert found["fields"]["n_layer"] is None
+    assert not list(own_folder.iterdir())
+
+
+def test_many_configs_are_documents_of_one_stream(capsys):
+    code, out, _ = answer(capsys, "run", "all", "--print-config")
+    assert code == 0
+    assert [one["experiment"] for one in yaml.safe_load_all(out)] == experiment_names()
+
+
+def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(capsys, own_folder, corpus):
+    code, out, err = answer(capsys, *SMALL, "--dry-run")
+    assert (code, err) == (0, "")
+    assert "isoflop: 4 runs in 2 packs, " in out
+    assert (
+        str(own_folder / "results/isoflop-cpu-data-tiny-budgets-1e10-3e10-sizes-1536-3456") in out
+    )
+    assert not list(own_folder.iterdir())
+
+
+def test_a_dry_run_counts_the_runs_that_are_done(capsys, own_folder, corpus):
+    sizes = {"budgets": (1e10, 3e10), "sizes": (1536.0, 3456.0)}
+    experiment = dataclasses.replace(load_scales("isoflop")[2]["cpu"], **sizes)
+    planted = plant(own_folder / "planted", experiment.runs(corpus), analyses=(), law=Law())
+    first = next(planted.declared())[0].path
+    shutil.copytree(first, own_folder / "mine" / "runs" / first.name)
+    code, out, _ = answer(capsys, *SMALL, "--out", "mine", "--dry-run")
+    assert code == 0 and out.splitlines()[-1] == "isoflop: 1 of 4 runs done already"
+
+
+def test_a_dry_run_is_of_one_process(capsys):
+    line = refused(capsys, *SMALL, "--dry-run", "--distributed", "auto")
+    assert "--dry-run is of this machine alone" in line

@@ -1,0 +1,145 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lmscale.planner.hlo import Program, _groups, _parse_instruction
+
+
+def compiled(function, *shapes, specs, n_devices=4):
+    mesh = Mesh(np.array(jax.devices()[:n_devices]), ("x",))
+    placed = [
+        jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec))
+        for shape, spec in zip(shapes, specs, strict=True)
+    ]
+    run = jax.shard_map(function, mesh=mesh, in_specs=tuple(specs), out_specs=P("x"))
+    return Program(jax.jit(run).lower(*placed).compile().as_text())
+
+
+def total(program):
+    found = {}
+    for collective in program.collectives:
+        found[collective.kind] = found.get(collective.kind, 0) + collective.total
+    return found
+
+
+def test_what_a_device_sends_on_a_ring():
+    def exchange(x):
+        everything = jax.lax.all_gather(x, "x", tiled=True)
+        part = jax.lax.psum_scatter(jnp.sin(everything), "x", tiled=True)
+        shifted = jax.lax.ppermute(jnp.cos(part), "x", [(i, (i + 1) % 4) for i in range(4)])
+        return shifted + jax.lax.psum(shifted.sum(), "x")
+
+    found = total(compiled(exchange, (64, 8), specs=[P("x")]))
+    shard = 16 * 8 * 4
+    assert found["all-gather"] == 3 * shard
+    assert found["collective-permute"] == shard
+    # The CPU backend may scatter by reducing all.
+    assert found.get("reduce-scatter", 0) + found["all-reduce"] >= 3 * shard + 2 * 4 * 3 / 4
+
+
+def test_loops_count_as_often_as_they_run():
+    def loops(x):
+        def inner(y, _):
+            return jax.lax.ppermute(jnp.sin(y), "x", [(i, (i + 1) % 4) for i in range(4)]), None
+
+        def outer(y, _):
+            return jax.lax.scan(inner, y, None, length=7)[0], None
+
+        return jax.lax.scan(outer, x, None, length=5)[0]
+
+    program = compiled(loops, (64, 8), specs=[P("x")])
+    (permute,) = program.collectives
+    assert (permute.times, permute.sent, permute.n_devices) == (35, 512, 2)
+
+
+def test_a_loop_without_a_bound_counts_once():
+    def steps(x, n):
+        shift = [(i, (i + 1) % 4) for i in range(4)]
+        count = n[0].astype(int)
+        return jax.lax.fori_loop(0, count, lambda i, y: jax.lax.ppermute(y + i, "x", shift), x)
+
+    program = compiled(steps, (64, 8), (4,), specs=[P("x"), P("x")])
+    assert [collective.times for collective in program.collectives] == [1]
+
+
+def test_nothing_is_sent_where_nothing_needs_to_be():
+    assert compiled(lambda x: x * 2, (64, 8), specs=[P("x")]).collectives == ()
+
+
+def test_memory_traffic_counts_slices_as_slices_and_loops_as_often_as_they_run():
+    def layers(x, weights):
+        return jax.lax.scan(lambda y, w: (jnp.tanh(y @ w), None), x, weights)[0]
+
+    program = compiled(layers, (4 * 32, 32), (10, 32, 32), specs=[P("x"), P()])
+    stack, activations = 10 * 32 * 32 * 4, 32 * 32 * 4
+    # Every layer's weights are read, and its activations read and written a few times.
+    assert 1 <= (program.hbm_bytes() - stack) / (10 * activations) <= 10
+
+
+@pytest.mark.parametrize(
+    ("attribute", "groups"),
+    [
+        ("replica_groups={{0,2},{1,3}}", [[0, 2], [1, 3]]),
+        ("replica_groups=[2,2]<=[4]", [[0, 1], [2, 3]]),
+        ("replica_groups=[2,2]<=[2,2]T(1,0)", [[0, 2], [1, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=2] {'b'}", [[0, 1], [2, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=2] {'a'}", [[0, 2], [1, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=2] {'a','b'}", [[0, 1, 2, 3]]),
+        ("source_target_pairs={{0,1},{1,0},{2,2}}", [[0, 1], [1, 0]]),
+    ],
+)
+def test_groups_in_every_spelling(attribute, groups):
+    line = f"  %a.1 = f32[8]{{0}} all-reduce(%b), channel_id=1, {attribute}, to_apply=%sum"
+    assert _groups(_parse_instruction(line)).tolist() == groups
+
+
+#: As the TPU compiler writes it: a loop that advances by two, whose bound is carried in its state, and
+#: asynchronous collectives with layouts.
+TPU = """HloModule jit_train, is_scheduled=true
+
+%body (state: (s32[], bf16[8,128], s32[])) -> (s32[], bf16[8,128], s32[]) {
+  %state = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)}, /*index=2*/s32[]{:T(128)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%state), index=0
+  %x = bf16[8,128]{1,0:T(8,128)(2,1)} get-tuple-element(%state), index=1
+  %n = s32[]{:T(128)} get-tuple-element(%state), index=2
+  %two = s32[]{:T(128)} constant(2)
+  %next = s32[]{:T(128)} add(%i, %two)
+  %ag = (bf16[8,128]{1,0:T(8,128)(2,1)}, bf16[32,128]{1,0:T(8,128)(2,1)S(1)}) all-gather-start(%x), replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={0}, metadata={op_name="jit(train)/layer/dot_general"}
+  %got = bf16[32,128]{1,0:T(8,128)(2,1)S(1)} all-gather-done(%ag)
+  %kernel = bf16[8,128]{1,0:T(8,128)(2,1)} custom-call(%x), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"block": 512
+}}, metadata={op_name="jit(train)/layer/attention"}
+  %y = bf16[8,128]{1,0:T(8,128)(2,1)} slice(%got), slice={[0:8], [0:128]}
+  ROOT %out = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)}, s32[]{:T(128)}) tuple(%next, %y, %n)
+}
+
+%condition (state.1: (s32[], bf16[8,128], s32[])) -> pred[] {
+  %state.1 = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)}, s32[]{:T(128)}) parameter(0)
+  %i.1 = s32[]{:T(128)} get-tuple-element(%state.1), index=0
+  %n.1 = s32[]{:T(128)} get-tuple-element(%state.1), index=2
+  ROOT %less = pred[]{:T(512)} compare(%i.1, %n.1), direction=LT
+}
+
+ENTRY %main (p: bf16[8,128]) -> bf16[8,128] {
+  %p = bf16[8,128]{1,0:T(8,128)(2,1)} parameter(0)
+  %zero = s32[]{:T(128)} constant(0)
+  %bound = s32[]{:T(128)} constant(11)
+  %start = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)}, s32[]{:T(128)}) tuple(%zero, %p, %bound)
+  %loop = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)}, s32[]{:T(128)}) while(%start), condition=%condition, body=%body
+  ROOT %end = bf16[8,128]{1,0:T(8,128)(2,1)} get-tuple-element(%loop), index=1
+}
+"""
+
+
+def test_loops_and_collectives_as_a_tpu_has_them():
+    program = Program(TPU)
+    (gather,) = program.collectives
+    assert gather.kind == "all-gather"
+    assert gather.result == "bf16[32,128]"
+    assert gather.times == 6
+    assert gather.sent == 32 * 128 * 2 * 3 / 4
+    assert (gather.n_devices, gather.span) == (4, 4)
+    assert gather.scope.endswith("dot_general")

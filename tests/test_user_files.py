@@ -1,0 +1,39 @@
+"""A user's own file is loaded under a name that other processes find, and its faults are told."""
+
+import pickle
+import sys
+
+import pytest
+
+from lmscale.user_files import UserFileError, load_file, loaded_files
+
+
+def test_what_a_file_defines_can_be_sent_to_a_process_that_has_loaded_it(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("class Thing:\n    size = 3\n")
+    module = load_file(path)
+    assert str(path) in loaded_files()
+    sent = pickle.dumps(module.Thing())
+    # Another process has no such module until it loads the file.
+    del sys.modules[module.__name__]
+    with pytest.raises(ModuleNotFoundError):
+        pickle.loads(sent)
+    load_file(path)
+    assert pickle.loads(sent).size == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("x = 1\ny = x / 0\n", "line 2: ZeroDivisionError: division by zero"),
+        ("x = 1\n\nif x\n", "line 3: SyntaxError: expected ':'"),
+    ],
+)
+def test_a_fault_is_one_line_with_the_file_and_the_line(tmp_path, text, says):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    with pytest.raises(UserFileError) as error:
+        load_file(path)
+    assert str(error.value) == f"{path}, {says}"
+    assert str(path) not in loaded_files()
+    assert not any(name.startswith("lmscale_file_broken") for name in sys.modules)
