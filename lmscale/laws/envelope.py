@@ -134,7 +134,7 @@ def _require_sizes(curves: Sequence[Curve]) -> None:
 
 
 def _too_little(found: Envelopes, curves: Sequence[Curve], bootstrap: int) -> list[str]:
-    """Warnings about curves that cannot tell an exponent or an interval."""
+    """Warnings about curves that cannot give an exponent or an interval."""
     warnings = []
     if not found.inside[0]:
         warnings.append(

@@ -226,7 +226,7 @@ def _total(widths: dict[str, float] | None) -> float:
 
 
 def _size_widths(result: FitResult, flops: float, level: float) -> dict[str, float]:
-    """What the draws of N_opt leave out: the scatter of the minima about the power law."""
+    """What the draws of N_opt leave out, by cause: the scatter of the minima about the power law."""
     minima = result.details.get("frontier")
     if minima is None or "scatter" in result.details or len(minima["flops"]) < 3:
         return {}
@@ -254,7 +254,7 @@ def _size_intervals(
     return {
         "n_params": widened(n, found["n_params"], more),
         "n_tokens": widened(d, found["n_tokens"], more),
-        # At a given compute one falls as the other rises.
+        # At a given compute N falls as D grows, so their ratio moves twice as far.
         "tokens_per_param": widened(d / n, ratio, 2 * more),
     }
 
@@ -298,7 +298,7 @@ def _fitted(flops: np.ndarray, loss: np.ndarray, *, offset: bool) -> tuple[float
 
 
 def _curvatures(result: FitResult) -> list[float]:
-    """Of the profiles of the largest budgets: loss = best + curvature (ln N/N_opt)^2."""
+    """Curvatures of the profiles of the largest budgets: loss = best + curvature (ln N/N_opt)^2."""
     profiles: Any = result.details.get("profiles", ())
     return [float(p.coefficients[2]) for p in profiles if p.ok and p.coefficients is not None][
         -_NEAREST_PROFILES:
@@ -306,7 +306,7 @@ def _curvatures(result: FitResult) -> list[float]:
 
 
 def run_noise(result: FitResult) -> float:
-    """Standard deviation of a run's loss about the fit, in nats; NaN where the fit does not tell."""
+    """Standard deviation of a run's loss about the fit, in nats; NaN where the fit cannot show it."""
     rest = result.residuals.get("residual")
     if rest is None or "observed" not in result.residuals:
         return math.nan

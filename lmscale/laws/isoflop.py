@@ -107,7 +107,7 @@ def fit_isoflop(
         "frontier_loss": {"parameters", "draws"} of L = L_inf + (C_c / C)^alpha_C through the
           minima, names alpha_C, C_c, L_inf (draws [K], not paired with those of a and k_N);
         "scatter": standard deviations of the minima about both laws, {"log_n": of ln N_opt,
-          "loss": in nats}; NaN where there are too few budgets to tell.
+          "loss": in nats}; NaN where there are too few budgets.
 
     Raises:
       TableError: the table cannot be used at all. A table with fewer than two usable profiles

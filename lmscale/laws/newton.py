@@ -65,7 +65,7 @@ def huber(r: Any, delta: Any) -> Any:
 
 
 def derivatives(residual: Residual) -> Derivatives:
-    """The derivatives of the objective: those of a `ClosedForm`, else by autodiff.
+    """The derivatives of the objective: those of a `ClosedForm`, or else by autodiff.
 
     With `rough` the Hessian is that of the majorant: the weighted Gauss-Newton matrix, which is
     never indefinite.
