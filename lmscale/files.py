@@ -1,8 +1,9 @@
-"""The one door to small files of ours: whole or absent, typed and bounded, named when damaged.
+"""All reading and writing of small files: atomic writes, checked types and sizes, named damage.
 
-A reader, or a kill, sees a file whole or not at all. Paths may be remote (gs://). Of processes that
-train together only the first writes. A sealed file carries a digest of its own content, under the
-key "digest"; files of earlier versions have none and are read unchecked.
+A file is complete or absent, even if the process is killed while writing. Paths may be remote
+(gs://). Of the processes that train together only the first one writes. A sealed file contains a
+digest of its content, under the key "digest". Files of earlier versions have none and are not
+checked.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ from etils import epath
 
 from lmscale.parallel.distributed import is_main_process
 
-#: Bytes of the largest JSON file that is read: some times the largest result that there is.
+#: Bytes of the largest JSON file that is read, several times the largest result.
 LARGEST_JSON = 1 << 28
 #: Key of the digest in a sealed file.
 SEAL = "digest"
-#: Digits of the longest whole number that is read; longer ones are beyond any float.
+#: Digits of the longest whole number that is read. Longer ones are larger than any float.
 _MOST_DIGITS = 300
-#: Errors of a disk or a file system, as opposed to those of a path that a user gave.
+#: Errors of a disk or a file system; other errors are about a path that a user gave.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-#: How libraries word them that raise errors of their own.
+#: The text of these errors, which libraries repeat in error types of their own.
 _DISK_WORDS = tuple(os.strerror(number) for number in _DISK_ERRORS if number != errno.EPERM)
 
 
 class DamagedError(ValueError):
-    """A file of ours that does not hold what was written; one line: its path, the fault, what to do."""
+    """A file that does not contain what was written; one line: its path, the fault, what to do."""
 
     def __init__(self, path: epath.PathLike, fault: str, remedy: str = ""):
         super().__init__(f"{path} is damaged: {fault}" + (f"; {remedy}" if remedy else ""))
@@ -45,15 +46,15 @@ class DamagedError(ValueError):
 
 
 class DiskError(RuntimeError):
-    """A store that can't be written: disk full, read-only, no permission. One line, with the path."""
+    """A store that cannot be written (disk full, read-only, no permission); one line with the path."""
 
 
 def disk_fault(error: BaseException, path: epath.PathLike) -> str | None:
-    """What is wrong with the disk, in one line, if that is what an error is about.
+    """What is wrong with the disk, in one line; None for an error that is not about the disk.
 
     Args:
-      error: whatever was raised.
-      path: to be named where the error names no path.
+      error: any error.
+      path: named where the error names no path.
     """
     if isinstance(error, DiskError):
         return str(error)
@@ -61,7 +62,7 @@ def disk_fault(error: BaseException, path: epath.PathLike) -> str | None:
         if error.errno not in _DISK_ERRORS:
             return None
         return say_os_error(error) if error.filename else f"{path}: {say_os_error(error)}"
-    # Orbax and TensorStore raise errors of other types, with the system's words in them.
+    # Orbax and TensorStore raise errors of other types that contain the text of the system's error.
     text = str(error)
     words = next((words for words in _DISK_WORDS if words in text), None)
     if words is None:
@@ -71,13 +72,13 @@ def disk_fault(error: BaseException, path: epath.PathLike) -> str | None:
 
 
 def say_os_error(error: OSError) -> str:
-    """An operating system's error in one line: the path, then what is wrong with it."""
+    """An error of the operating system in one line: the path, then the fault."""
     words = error.strerror or (str(error).strip().splitlines() or [type(error).__name__])[0]
     return f"{os.fspath(error.filename)}: {words}" if error.filename else words
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept: compiled programs, compiled plans, measured speeds."""
+    """The folder of files that can be made again: compiled programs, compiled plans, measured speeds."""
     return Path(os.environ.get("LMSCALE_CACHE") or Path.home() / ".cache" / "lmscale")
 
 
@@ -94,8 +95,8 @@ def read_json(
       remedy: what a user can do about a damaged file, for the error.
 
     Raises:
-      DamagedError: when the file holds anything but such an object of finite numbers, or its seal
-        doesn't match its content.
+      DamagedError: the file does not hold such an object of finite numbers, or its seal does not match
+        its content.
     """
     data = read_bytes(path)
     return None if data is None else parse_json(data, path, fields, remedy)
@@ -104,7 +105,7 @@ def read_json(
 def read_bytes(path: epath.Path) -> bytes | None:
     """The content of a small file, or None if there is none."""
     try:
-        # Asked of the open file, so that nothing can come between.
+        # Opening the file tells whether it exists; a check before could be outdated.
         with epath.Path(path).open("rb") as file:
             return file.read(LARGEST_JSON + 1)
     except FileNotFoundError:
@@ -122,7 +123,7 @@ def parse_json(
     """The object in the content of a JSON file; see `read_json`.
 
     Args:
-      allow_nan: takes NaN and Infinity, which earlier versions wrote into metrics.jsonl, as null.
+      allow_nan: read NaN and Infinity as null; earlier versions wrote them into metrics.jsonl.
     """
 
     def damaged(fault: str) -> DamagedError:
@@ -148,8 +149,9 @@ def parse_json(
         ) from None
     except ValueError as error:
         raise damaged(str(error)) from None
-    # An escape of half a character, which no file and no page can hold.
-    if re.search(rb"(?i)\\ud[89a-f]" if isinstance(data, bytes) else r"(?i)\\ud[89a-f]", data):
+    # An escape of half a surrogate pair, which cannot be written as UTF-8.
+    escape = r"(?i)\\ud[89a-f]"
+    if re.search(escape.encode(), data) if isinstance(data, bytes) else re.search(escape, data):
         try:
             json.dumps(values, ensure_ascii=False).encode()
         except UnicodeEncodeError:
@@ -170,7 +172,7 @@ def check_fields(
     fields: Mapping[str, type | tuple[type, ...]],
     remedy: str = "",
 ) -> None:
-    """Raises `DamagedError` unless an object of a JSON file has these fields; see `read_json`."""
+    """Raises `DamagedError` unless the object has these fields; see `read_json`."""
     for name, kinds in fields.items():
         if name not in values:
             raise DamagedError(path, f"it has no {name!r}", remedy)
@@ -180,15 +182,15 @@ def check_fields(
 
 
 def write_json(path: epath.Path, values: Any, *, sealed: bool = False) -> None:
-    """Writes JSON that any reader takes.
+    """Writes standard JSON.
 
     Args:
       path: the file.
-      values: JSON-ready; of a sealed file an object.
-      sealed: adds the digest of the content, which `read_json` checks and leaves out.
+      values: JSON-ready; an object if it is sealed.
+      sealed: add the digest of the content, which `read_json` checks and removes.
 
     Raises:
-      ValueError: when a number is not finite.
+      ValueError: a number is not finite.
     """
     if sealed:
         values = seal(values)
@@ -196,18 +198,18 @@ def write_json(path: epath.Path, values: Any, *, sealed: bool = False) -> None:
 
 
 def seal(values: Mapping[str, Any]) -> dict[str, Any]:
-    """An object with the digest of its content, which `read_json` checks and leaves out."""
+    """An object with the digest of its content, which `read_json` checks and removes."""
     content = {name: value for name, value in values.items() if name != SEAL}
     return {**content, SEAL: _seal(content)}
 
 
 def write_atomically(path: epath.Path, content: str | bytes) -> None:
-    """Replaces a file in one step: the old one stays until the new one is on disk."""
+    """Replaces a file in one step: the old file stays until the new one is on disk."""
     if not is_main_process():
         return
     data = content.encode() if isinstance(content, str) else content
     if "://" in str(path):
-        # An object store's writes are atomic by themselves.
+        # The writes of an object store are atomic.
         epath.Path(path).write_bytes(data)
         return
     # Several machines, processes and threads may share the folder.
@@ -226,7 +228,7 @@ def write_atomically(path: epath.Path, content: str | bytes) -> None:
 
 
 def append(path: epath.Path, text: str) -> None:
-    """Adds to the end of a file, and returns when that is on disk."""
+    """Appends to a file, and returns when the text is on disk."""
     if not text or not is_main_process():
         return
     with _named_errors(path), path.open("a") as file:
@@ -237,13 +239,13 @@ def append(path: epath.Path, text: str) -> None:
 
 
 def digest(data: bytes | str) -> str:
-    """The BLAKE2b digest of 16 bytes, in hexadecimal: tells damage apart, not malice."""
+    """The BLAKE2b digest of 16 bytes in hexadecimal; it detects damage, not malice."""
     data = data.encode() if isinstance(data, str) else data
     return new_digest(data).hexdigest()
 
 
 def new_digest(data: bytes = b"") -> hashlib.blake2b:
-    """The digest of data that come in parts."""
+    """A digest that is updated with the parts of the data."""
     return hashlib.blake2b(data, digest_size=16)
 
 
@@ -255,13 +257,13 @@ def file_digest(path: epath.PathLike) -> tuple[int, str]:
 
 
 def _seal(values: Mapping[str, Any]) -> str:
-    # JSON's numbers and their order survive a round trip, so equal content has equal text.
+    # JSON keeps numbers and order in a round trip, so equal content has equal text.
     return digest(json.dumps(values, separators=(",", ":")))
 
 
 @contextlib.contextmanager
 def _named_errors(path: epath.PathLike) -> Iterator[None]:
-    """Adds the path to errors of writing, which come without one."""
+    """Adds the path to errors of writing, which do not contain it."""
     try:
         yield
     except OSError as error:

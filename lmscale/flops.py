@@ -1,9 +1,9 @@
-"""Parameters and training FLOPs of a model by operation, and what the papers make of them.
+"""Parameters and training FLOPs of a model by operation, and by the conventions of the papers.
 
-Published laws disagree about what N and C count: whether the embeddings, the head and attention
-over the context belong to them. Counting the head alone moves the exponent of N_opt(C) from 0.84 to
-0.71 (Porian et al. 2024). So a model is first counted operation by operation (`operations`), and
-each convention is a sum over that table:
+Published laws disagree about what N and C count: with or without embeddings, head, and attention over
+the context. The head alone moves the exponent of N_opt(C) from 0.84 to 0.71 (Porian et al. 2024). So
+a model is first counted operation by operation (`operations`), and each convention is a sum over
+these operations:
 
 | convention | N | training FLOPs per token |
 |---|---|---|
@@ -15,8 +15,8 @@ each convention is a sum over that table:
 A recurrent Transformer stores its blocks once and applies them `reuse` times: N counts them once
 and every FLOP count `reuse` times.
 
-Throughout, a multiply-add is two FLOPs, one token stands for the mean over a full context of n_ctx,
-and attention scores are counted in full, masked or not, because a dense kernel computes them all.
+A multiply-add is two FLOPs. FLOPs per token are the mean over a full context of n_ctx tokens.
+Attention scores are all counted, masked or not, because a dense kernel computes all of them.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ __all__ = [
     "Operation",
     "chinchilla_flops_per_token",
     "chinchilla_table_a9_params",
+    "flops_without_start",
     "n_params",
     "operations",
-    "own_flops",
     "step_flops",
     "training_flops",
     "training_flops_per_token",
@@ -43,14 +43,13 @@ CONVENTIONS = ("kaplan", "chinchilla", "standard", "exact")
 def operations(model: ModelSpec) -> dict[str, Operation]:
     """The raw counts of `model`, from which every convention follows.
 
-    Left out of the FLOPs is what is paid per step and not per token (the optimizer's update, the
-    sum of a shared matrix's gradients over its uses, the causal mask and the step signal), dropout,
-    and whatever is computed twice to save memory. With batches of thousands of tokens XLA counts at
-    most 1% more in its compiled program, even at widths of 32 to 64 where elementwise work is 2 to
-    5% of all.
+    The FLOPs leave out work per step and not per token (the update of the optimizer, the sum of the
+    gradients of a shared matrix over its uses, the causal mask, the step signal), dropout, and
+    recomputation that saves memory. With batches of thousands of tokens XLA counts at most 1% more in
+    its compiled program, even at widths of 32 to 64, where elementwise work is 2 to 5% of the total.
 
     Returns:
-      Operations by name. Both kinds of model have embedding, bias, head and loss. A Transformer
+      Operations by name. Every model has embedding, bias, head and loss. A Transformer
       adds position, norm, qkv, attention_scores (QK^T and the weighted sum of values), softmax,
       attention_out, feed_forward, activation and residual; an LSTM adds lstm_input, lstm_recurrent,
       lstm_gates and projection.
@@ -62,12 +61,12 @@ def n_params(model: ModelSpec, convention: str) -> int:
     """Parameters N of `model` under one of `CONVENTIONS`.
 
     kaplan: 2 d_model n_layer (2 d_attn + d_ff) for a Transformer (Kaplan et al. 2020, eq. 2.1); for
-    an LSTM the count that Fig. 7 plots, biases included. chinchilla: that and the vocabulary's
-    matrices, a tied one once. standard: kaplan's and d V for the head, tied or not (Porian et al.
-    2024). exact: every stored scalar, so also positions, norms and biases.
+    an LSTM the count of Fig. 7, with biases. chinchilla: kaplan's and the vocabulary matrices, a tied
+    one once. standard: kaplan's and d V for the head, tied or not (Porian et al. 2024). exact: every
+    stored scalar, so also positions, norms and biases.
 
     Raises:
-      ValueError: if the convention is not one of `CONVENTIONS`.
+      ValueError: the convention is not one of `CONVENTIONS`.
     """
     _require_convention(convention)
     counts = operations(model)
@@ -90,7 +89,7 @@ def training_flops_per_token(model: ModelSpec, convention: str) -> float:
     attention; a flash kernel skips masked scores and computes the others once more.
 
     Raises:
-      ValueError: if the convention is not one of `CONVENTIONS`.
+      ValueError: the convention is not one of `CONVENTIONS`.
     """
     _require_convention(convention)
     if convention == "exact":
@@ -111,12 +110,12 @@ def training_flops(spec: RunSpec, convention: str) -> float:
 
 
 def step_flops(spec: RunSpec) -> float:
-    """FLOPs that one update executes (exact convention)."""
+    """FLOPs of one update (exact convention)."""
     return training_flops_per_token(spec.model, "exact") * spec.batch_tokens
 
 
-def own_flops(spec: RunSpec) -> float:
-    """FLOPs that a run executes itself (exact convention): `spec.start` comes for free."""
+def flops_without_start(spec: RunSpec) -> float:
+    """FLOPs of a run (exact convention) without those of the run that `spec.start` names."""
     return step_flops(spec) * spec.own_steps
 
 
@@ -124,13 +123,13 @@ def chinchilla_flops_per_token(model: ModelSpec, *, vocabulary: bool = True) -> 
     """Training FLOPs per token by the list of Hoffmann et al. 2022, Appendix F.
 
     Matmuls, full attention, 3 n_head n_ctx for the softmax of each layer, and 2 V d each for the
-    embedding (as if it were a matmul) and the logits; the backward pass costs twice the forward. An
-    LSTM is counted by the same rules: matmuls and the two vocabulary terms.
+    embedding (as if it were a matmul) and the logits. The backward pass costs twice the forward pass.
+    The same rules count an LSTM: matmuls and the two vocabulary terms.
 
     Args:
       model: the model.
-      vocabulary: count the two V d terms. The ratios to 6 N D of the paper's Table A4 come out only
-        without them, though the list has them and N (`chinchilla_table_a9_params`) keeps its V d.
+      vocabulary: count the two V d terms. Without them the ratios to 6 N D of the paper's Table A4 are
+        reproduced, although its list has them and its N (`chinchilla_table_a9_params`) counts V d.
     """
     counts = operations(model)
     forward = sum(counts[name].forward_flops for name in model.MATMULS) + model.softmax_flops()
@@ -144,9 +143,9 @@ def chinchilla_table_a9_params(
 ) -> int:
     """Parameters V d + n_layer (5 d d_attn + 2 d d_ff) of Hoffmann et al. 2022, Table A9.
 
-    Meets all 50 printed sizes within 0.8%, where four attention matrices would miss by 7% on
-    average. The paper does not explain the fifth; presumably it projects the keys of the relative
-    positions in Transformer-XL's attention.
+    It gives all 50 printed sizes within 0.8%; four attention matrices would be off by 7% on average.
+    The paper does not explain the fifth. It may project the keys of the relative positions in the
+    attention of Transformer-XL.
     """
     return vocab_size * d_model + n_layer * d_model * (5 * d_attn + 2 * d_ff)
 

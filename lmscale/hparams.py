@@ -1,8 +1,8 @@
-"""Rules for learning rate, batch and beta2: published ones, one function a rule, and fitted ones.
+"""Rules for learning rate, batch and beta2: published rules, one function each, and fitted ones.
 
-Every rule is a fit to somebody's sweep: it holds for that paper's optimizer, data and sizes, counts
-parameters as that paper did, and disagrees with the others by a factor of two or three where they
-overlap. So each function says which count it takes, and none corrects for another's.
+Every rule is a fit to one sweep. It holds for the optimizer, the data and the sizes of its paper, and
+counts parameters as its paper does. Where rules overlap they differ by a factor of two or three. So
+each function says which count it takes, and no function converts between the counts.
 
 Units: N in parameters, D in tokens, C in FLOPs, batches in tokens, losses in nats per token.
 """
@@ -30,7 +30,6 @@ __all__ = [
     "deepseek_flops_per_token",
     "deepseek_lr",
     "fitted_rule",
-    "kaplan_critical_batch",
     "kaplan_lr",
     "porian_batch",
     "porian_beta2",
@@ -42,10 +41,10 @@ __all__ = [
 #: Tokens in a batch of Kaplan et al. 2020: 512 sequences of 1024.
 KAPLAN_BATCH = 2**19
 
-#: Above this N Kaplan et al. 2020 say that their rule breaks down; it reaches zero at 1.2e10.
+#: Kaplan et al. 2020 say that their rule breaks down above this N. It reaches zero at 1.2e10.
 _KAPLAN_LR_LIMIT = 1e10
 
-#: What `fitted_rule` is to be given.
+#: The remedy in errors of `fitted_rule`.
 _WANTED_FITS = "give the fits.json of a finished `lmscale run learning_rate`"
 
 #: Tokens in a sequence of Porian et al. 2024, who count batches in sequences.
@@ -55,13 +54,13 @@ _PORIAN_N_CTX = 2048
 def kaplan_lr(n_params: float) -> float:
     """Peak Adam learning rate, LR(N) = 0.003239 - 0.0001395 ln N (Kaplan et al. 2020, App. D.6).
 
-    The paper writes log; only the natural one gives zero near 1e10, where it says the rule fails.
+    The paper writes log. Only the natural logarithm gives zero near 1e10, where it says the rule fails.
 
     Args:
       n_params: N without embeddings.
 
     Raises:
-      SpecError: if N exceeds 1e10, where the authors say that the rule breaks down.
+      SpecError: N exceeds 1e10, where the authors say that the rule breaks down.
     """
     _require_positive(n_params=n_params)
     if n_params > _KAPLAN_LR_LIMIT:
@@ -70,15 +69,6 @@ def kaplan_lr(n_params: float) -> float:
             f"got {n_params:g}"
         )
     return 0.003239 - 0.0001395 * math.log(n_params)
-
-
-def kaplan_critical_batch(loss: float) -> float:
-    """Critical batch B_crit(L) = B* / L^(1/alpha_B) in tokens (Kaplan et al. 2020, eq. 5.3).
-
-    B* = 2.1e8 tokens and alpha_B = 0.21. It depends on the loss alone, not on N.
-    """
-    _require_positive(loss=loss)
-    return 2.1e8 * loss ** (-1 / 0.21)
 
 
 def deepseek_flops_per_token(n_layer: int, d_model: int, n_ctx: int) -> float:
@@ -111,7 +101,7 @@ def deepseek_batch(flops: float) -> float:
 
 
 def porian_lr(n_params: float) -> float:
-    """Peak learning rate 3.7 N^-0.36 at 20 tokens a parameter (Porian et al. 2024).
+    """Peak learning rate 3.7 N^-0.36 at 20 tokens per parameter (Porian et al. 2024).
 
     Args:
       n_params: N with the head and without the input embedding; fitted up to 2.2e8.
@@ -121,7 +111,7 @@ def porian_lr(n_params: float) -> float:
 
 
 def porian_batch(n_params: float) -> float:
-    """Batch 0.7576 N^0.703 in tokens at 20 tokens a parameter (Porian et al. 2024).
+    """Batch 0.7576 N^0.703 in tokens at 20 tokens per parameter (Porian et al. 2024).
 
     The paper's 0.00037 N^0.703 counts sequences of 2048 tokens.
 
@@ -135,8 +125,8 @@ def porian_batch(n_params: float) -> float:
 def porian_beta2(batch_tokens: float) -> float:
     """Adam's beta2: 0.99 up to 192 sequences of 2048 tokens, 0.95 above (Porian et al. 2024).
 
-    A small batch needs a longer average of the squared gradient: 0.95 was found bad at batches of
-    up to 128 sequences.
+    A small batch needs a longer average of the squared gradient: the paper found 0.95 to be bad at
+    batches of up to 128 sequences.
     """
     _require_positive(batch_tokens=batch_tokens)
     return 0.99 if batch_tokens <= 192 * _PORIAN_N_CTX else 0.95
@@ -166,9 +156,9 @@ class PublishedRule:
     Attributes:
       source: the paper, for readers.
       convention: what N counts (`lmscale.flops.CONVENTIONS`).
-      ranges: smallest and largest of params, tokens, tokens_per_param or flops (M D of
-        `deepseek_flops_per_token`), of those that the paper states.
-      learning_rate, batch_tokens: functions of the same names as `ranges` (params, tokens, flops).
+      ranges: smallest and largest params, tokens, tokens_per_param or flops (M D of
+        `deepseek_flops_per_token`), as far as the paper states them.
+      learning_rate, batch_tokens: functions of a `case`.
     """
 
     source: str
@@ -178,7 +168,7 @@ class PublishedRule:
     batch_tokens: Callable[[dict[str, float]], float]
 
     def case(self, model: ModelSpec, n_tokens: float) -> dict[str, float]:
-        """What the rule reads of a model and its training tokens."""
+        """The inputs of the rule for a model and its training tokens."""
         size = flops.n_params(model, self.convention)
         per_token = deepseek_flops_per_token(model.n_layer, model.width, model.n_ctx)
         return {
@@ -194,7 +184,7 @@ class PublishedRule:
         return all(low <= case[name] <= high for name, (low, high) in self.ranges.items())
 
 
-#: The most runs behind it first.
+#: Ordered by the number of runs of their sweeps, the largest first.
 PUBLISHED_RULES = (
     PublishedRule(
         source="StepLaw (Li et al. 2025)",
@@ -206,7 +196,7 @@ PUBLISHED_RULES = (
     PublishedRule(
         source="Porian et al. 2024",
         convention="standard",
-        # Swept at 20 tokens a parameter; a factor of two about it is ours.
+        # The sweep was at 20 tokens per parameter; the factor of two about it is our choice.
         ranges={"params": (5.1e6, 2.21e8), "tokens_per_param": (10.0, 40.0)},
         learning_rate=lambda case: porian_lr(case["params"]),
         batch_tokens=lambda case: porian_batch(case["params"]),
@@ -228,10 +218,10 @@ def covering_rule(model: ModelSpec, n_tokens: float) -> PublishedRule | None:
 
 @dataclass(frozen=True)
 class FittedRule:
-    """LR = c N^x D^y B^z with N without embeddings and B in tokens: a `LearningRateRule`.
+    """LR = c N^x D^y B^z, with N without embeddings and B in tokens: a `LearningRateRule`.
 
-    `ranges` holds the smallest and largest params, tokens and batch_tokens of its runs; beyond them
-    it is an extrapolation.
+    `ranges` holds the smallest and largest params, tokens and batch_tokens of the runs behind it.
+    Beyond them the rule is an extrapolation.
     """
 
     c: float
@@ -259,14 +249,14 @@ class FittedRule:
 def fitted_rule(path: epath.PathLike, family: str = "transformer") -> FittedRule:
     """The rule that the experiment `learning_rate` fitted, from the fits.json of its store.
 
-    Any experiment can take it for its learning rates:
+    Any experiment can use it for its learning rates:
 
         rule = hparams.fitted_rule("results/learning_rate-cpu/fits.json")
         make_run(model, learning_rate=rule, ...)
 
     Raises:
-      SpecError: if the file holds no such rule.
-      DamagedError: if it isn't what was written.
+      SpecError: the file holds no such rule.
+      DamagedError: the file is not what was written.
     """
     file = epath.Path(path).expanduser()
     if file.is_dir():
@@ -284,10 +274,10 @@ def fitted_rule(path: epath.PathLike, family: str = "transformer") -> FittedRule
 
 
 def read_fits(path: epath.Path) -> dict[str, Any]:
-    """The fits.json of a store, which the summary.json beside it holds the digest of; {} if none.
+    """The fits.json of a store, checked against its digest in summary.json; {} if there is none.
 
     Raises:
-      DamagedError: if it isn't what was written.
+      DamagedError: the file is not what was written.
     """
     remedy = "`lmscale report` of its store writes it again"
     data = read_bytes(path)

@@ -1,8 +1,8 @@
-"""The optimizers: one entry each, with all that is known of it, and the registry of all.
+"""The optimizers: one entry for each, with all that is known of it, and their registry.
 
-To add one, make an `Optimizer` in a file (of your own, too) and call `register`. Nothing else in
-lmscale asks which optimizer it has. This module imports no jax: commands that train nothing start
-without it.
+To add one, make an `Optimizer` in a file (also one of your own) and call `register`. No other code in
+lmscale asks which optimizer a run has. This module does not import jax, so commands that do not train
+start without it.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
     from lmscale.architectures import ModelSpec
 
-    #: (architecture, constants as traced numbers) -> the update's direction before weight decay and
-    #: learning rate. The shape of its state must not depend on the constants.
+    #: (architecture, constants as traced numbers) -> the direction of the update, before weight decay
+    #: and learning rate. The shape of its state must not depend on the constants.
     Direction = Callable[[type[ModelSpec], Mapping[str, jax.Array]], optax.GradientTransformation]
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """What is known of an optimizer.
+    """An optimizer and its properties.
 
     Attributes:
       name: in specs.
       direction: see `Direction`.
       constants: fields of `OptimizerSpec` that it reads, apart from peak_lr and grad_clip.
-      elementwise: whether every number is updated by itself. Its moments may then be laid out as a
-        few long vectors, which is quicker on a CPU.
+      elementwise: whether every parameter is updated independently of the others. Its moments may then
+        be stored as a few long vectors, which is faster on a CPU.
       moments: numbers that an elementwise optimizer keeps for each parameter.
-      lr_factor: its best learning rate in units of AdamW's, by which rules are multiplied.
+      lr_factor: its best learning rate in units of AdamW's; learning-rate rules are multiplied by it.
     """
 
     name: str
@@ -50,7 +50,7 @@ _REGISTRY: dict[str, Optimizer] = {}
 
 
 def register(optimizer: Optimizer) -> Optimizer:
-    """Makes an optimizer known by its name; a file that is loaded again replaces its own."""
+    """Registers an optimizer under its name; a file that is loaded again replaces its own."""
     _REGISTRY[optimizer.name] = optimizer
     return optimizer
 
@@ -59,7 +59,7 @@ def optimizer(name: str) -> Optimizer:
     """The optimizer of a name.
 
     Raises:
-      SpecError: when there is none.
+      SpecError: there is none.
     """
     require(
         name in _REGISTRY,
@@ -69,7 +69,7 @@ def optimizer(name: str) -> Optimizer:
 
 
 def names() -> tuple[str, ...]:
-    """All registered optimizers."""
+    """The names of all registered optimizers."""
     return tuple(sorted(_REGISTRY))
 
 

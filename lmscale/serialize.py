@@ -1,8 +1,8 @@
-"""Typed dataclasses to JSON and back, with one clear line for each value that cannot be.
+"""Typed dataclasses to JSON and back, with an error of one line for each value that is not valid.
 
-A field that is added later, with a default that means "as before", leaves the content of older specs
-(`canonical_json`) as it was, and with it the names of everybody's runs. The price is that a default,
-once released, is never changed.
+The hash of a spec covers only the fields that differ from their defaults (`canonical_json`). So a
+later version can add a field, with a default that means "as before", and existing runs keep their
+names. The price is that a default, once released, is never changed.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import sys
 import types
 import typing
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 __all__ = [
+    "DERIVED",
     "MOST",
+    "Derived",
     "Spec",
     "SpecError",
     "canonical_json",
@@ -30,8 +32,16 @@ __all__ = [
 ]
 
 
+_T = TypeVar("_T")
+#: `Derived[int]` is the type of a field that may be given as None (`DERIVED`) and then follows from
+#: other fields. `_check` fills it in, so a spec never has a None there.
+Derived = Annotated[_T, "derived from other fields"]
+#: The default of a `Derived` field. It is None, but has to pass for a value of the field's type.
+DERIVED: Any = None
+
+
 class SpecError(ValueError):
-    """A spec that cannot be; the message is one line that says what was wrong and what is right."""
+    """A spec that is not valid; one line that says what was wrong and what would be right."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -39,8 +49,8 @@ def require(condition: bool, message: str) -> None:
         raise SpecError(message)
 
 
-#: The most that counts may be, far above all that was ever trained: a larger one is a slip, and would
-#: take minutes to plan or overflow the devices' 32-bit integers.
+#: Largest values of counts, far above anything that was ever trained. A larger value is a mistake; it
+#: would take minutes to plan, or overflow the 32-bit integers of a device.
 MOST = {
     "n_layer": 10_000,
     "reuse": 10_000,
@@ -55,7 +65,7 @@ MOST = {
     "batch_size": 2**24,
     "steps": 10**9,
 }
-#: That of the others: tokens of a corpus.
+#: Largest value of all other counts, such as the tokens of a corpus.
 _MOST_TOKENS = 10**18
 
 
@@ -68,9 +78,9 @@ def require_positive(spec: Any, *fields: str) -> None:
 
 
 def short(value: Any) -> str:
-    """A value for a message: of one line and bounded length."""
+    """A value as text for a message: one line of at most 80 characters."""
     if isinstance(value, int) and abs(value) >= 10**15:
-        # Python refuses to print integers of thousands of digits.
+        # Python does not print integers of thousands of digits.
         return f"{'-' * (value < 0)}1e{math.floor(math.log10(abs(value)))} or so"
     text = ascii(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
@@ -86,22 +96,23 @@ def require_fraction(spec: Any, *fields: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """Base of all specs: a frozen dataclass whose types are checked where values enter.
+    """Base of all specs: a frozen dataclass that checks the types of its values.
 
-    A base class that stands for several kinds of spec names the class of a kind in `class_of`;
-    each of them has a `kind`, which stands in its JSON.
+    A base class of several kinds of spec returns the class of a kind from `class_of`. Each of these
+    classes has a `kind`, which is part of its JSON.
     """
 
     kind: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
-        for field, hint in _type_hints(type(self)).items():
+        hints = _type_hints(type(self))  # type: ignore[arg-type]  # mypy asks if a Spec is hashable
+        for field, hint in hints.items():
             value = _coerce(hint, getattr(self, field), f"{type(self).__name__}.{field}")
             object.__setattr__(self, field, value)
         self._check()
 
     def _check(self) -> None:
-        """Fills in the defaults that depend on other fields, then validates."""
+        """Fills in the defaults that depend on other fields, then checks the values."""
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary with every field, defaults included."""
@@ -109,31 +120,33 @@ class Spec:
 
     @classmethod
     def class_of(cls, values: dict[str, Any], where: str) -> type[Spec]:
-        """The class that a JSON object is read as; `where` names the object in errors."""
+        """The class for a JSON object; `where` names the object in errors."""
         del values, where
         return cls
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> typing.Self:
-        """The inverse of `to_dict`; raises `SpecError` on a field that does not exist."""
+        """The inverse of `to_dict`; raises `SpecError` for a field that does not exist."""
         return _from_plain(cls, values, cls.__name__)
 
 
 def canonical_json(spec: Spec) -> str:
-    """The JSON text that a spec's hash is made of: fields that differ from their defaults, sorted."""
+    """The JSON text that is hashed: the fields that differ from their defaults, sorted."""
     plain = _to_plain(spec, keep_defaults=False)
     return json.dumps(plain, sort_keys=True, separators=(",", ":"))
 
 
 @functools.cache
 def _type_hints(cls: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the type `hint`, or a `SpecError`. Whole floats pass as ints, ints as floats."""
+    """`value` as the type `hint`, or a `SpecError`. Whole floats are accepted as ints, ints as floats."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return None if value is None else _coerce(args[0], value, where)
     if origin is Literal:
         require(
             value in args,
@@ -172,7 +185,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
             number and abs(value) <= sys.float_info.max,
             f"{where} must be a finite number, not {short(value)}",
         )
-        # Adding zero turns -0.0 into 0.0, which is equal and must hash alike.
+        # Adding zero turns -0.0 into 0.0: they are equal, so they must have the same hash.
         return float(value) + 0.0
     require(isinstance(value, hint), f"{where} must be a {hint.__name__}, not {short(value)}")
     return value
@@ -217,7 +230,7 @@ def _from_plain(hint: Any, value: Any, where: str) -> Any:
             }
         )
     if typing.get_origin(hint) in (types.UnionType, typing.Union) and value is not None:
-        # Of the unions that hold a spec only one part is not None.
+        # A union with a spec has only one other part, None.
         parts = [part for part in typing.get_args(hint) if part is not type(None)]
         return _from_plain(parts[0], value, where) if len(parts) == 1 else value
     if typing.get_origin(hint) is tuple and isinstance(value, list):

@@ -1,11 +1,11 @@
-"""A run is a value: frozen dataclasses that say everything which determines a training result.
+"""A run is a value: frozen dataclasses that hold everything that determines a training result.
 
 A `RunSpec` holds the model, the data, the batch, the optimizer, the schedule, the precision, the
 seed and the evaluations, and nothing about machines. Two equal specs give the same result wherever
-they run; the content hash of a spec names its folder in a store.
+they run. The content hash of a spec names its folder in a store.
 
-Forward compatibility: the hash covers only the fields that differ from their defaults, so a later
-version may add a field (with a default that means "as before") without renaming anybody's runs.
+Forward compatibility: the hash covers only the fields that differ from their defaults. So a later
+version may add a field, with a default that means "as before", and existing runs keep their names.
 The price is that a default, once released, is never changed.
 """
 
@@ -55,11 +55,11 @@ def _require_plain_name(spec: Spec, field: str) -> None:
 class DataSpec(Spec):
     """Which tokens a run is trained on.
 
-    `fingerprint` is the content hash of the token store (tokeniser included), so the same corpus
-    name with other text is another run. `subset_tokens` keeps that many training tokens, and smaller
-    subsets are nested in larger ones: by "documents" the first of the store, whose documents lie in
-    a random order; by "sequences" of n_ctx tokens, drawn from all over it, which is nearer to a random
-    sample where a subset would hold few documents.
+    `fingerprint` is the content hash of the token store, tokeniser included. So a corpus of the same
+    name with other text gives another run. `subset_tokens` keeps that many training tokens; smaller
+    subsets are nested in larger ones. By "documents" it keeps the first documents of the store, which
+    are in random order. By "sequences" it keeps sequences of n_ctx tokens from all over the store,
+    which is closer to a random sample where a subset would hold few documents.
     """
 
     corpus: str
@@ -81,8 +81,8 @@ class EvalSpec(Spec):
     """One named evaluation set: windows of n_ctx tokens of a split of a corpus, `tokens` in all.
 
     "spread" takes windows at equal distances over the whole split, so that every document can
-    contribute; "first" takes the windows at its beginning, which a few long documents may fill.
-    Both take all of a split that is shorter than `tokens`.
+    contribute. "first" takes the windows at its beginning, which a few long documents may fill. If
+    the split is shorter than `tokens`, both take all of it.
     """
 
     name: str
@@ -90,29 +90,29 @@ class EvalSpec(Spec):
     fingerprint: str
     split: Literal["train", "valid", "test"] = "valid"
     tokens: int = 65_536
-    #: "first" is what runs were evaluated on before there was a choice.
+    #: "first" is the sampling of runs from before there was a choice.
     sampling: Literal["first", "spread"] = "first"
 
     def _check(self) -> None:
         require_positive(self, "tokens")
-        # Scores go to a file of this name.
+        # The scores are written to a file of this name.
         _require_plain_name(self, "name")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSpec(Spec):
-    """Optimizer and its constants. `weight_decay` is decoupled and applies to matrices only."""
+    """An optimizer and its constants. `weight_decay` is decoupled and applies to matrices only."""
 
-    #: Of `lmscale.optimizers`.
+    #: A name in `lmscale.optimizers`.
     name: str = "adamw"
     peak_lr: float
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.0
-    #: Largest global gradient norm; None leaves gradients as they are.
+    #: Largest global gradient norm; None does not clip.
     grad_clip: float | None = 1.0
-    #: Decay of Muon's momentum.
+    #: Decay of the momentum of Muon.
     momentum: float = 0.95
 
     def _check(self) -> None:
@@ -143,11 +143,11 @@ class OptimizerSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSpec(Spec):
-    """Learning rate as a fraction of its peak: linear warmup, then one of five shapes.
+    """The learning rate as a fraction of its peak: linear warmup, then one of five shapes.
 
-    cosine, linear: down to `final_fraction` at step `cycle_steps` (the whole run when None).
+    cosine, linear: down to `final_fraction` at step `cycle_steps` (None: at the end of the run).
     constant: stays at the peak. cooldown: constant, then 1 - sqrt down to `final_fraction` over the
-    last `cooldown_steps` (a fifth of the run when None; Hägele et al. 2024). inverse_sqrt: peak *
+    last `cooldown_steps` (None: a fifth of the run; Hägele et al. 2024). inverse_sqrt: peak *
     sqrt(warmup / step).
     """
 
@@ -188,8 +188,8 @@ class ScheduleSpec(Spec):
 class StoppingSpec(Spec):
     """Early stopping: ends a run when its loss on the first evaluation set no longer falls.
 
-    `patience` counts evaluations without a new lowest loss. The result is then that of the lowest
-    one (Kaplan et al. 2020, the runs limited by data).
+    `patience` counts evaluations without a new lowest loss. The result of the run is that of its
+    lowest loss (Kaplan et al. 2020, for runs limited by data).
     """
 
     patience: int = 5
@@ -200,9 +200,10 @@ class StoppingSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class StartSpec(Spec):
-    """Begins a run from another run's state: parameters, optimizer moments and step.
+    """Starts a run from the state of another run: parameters, optimizer moments and step.
 
-    `run` is the other's `run_id`. The data go on from that step, in the order of this run's seed.
+    `run` is the `run_id` of the other run. The data continue from that step, in the order of the seed
+    of this run.
     """
 
     run: str
@@ -217,10 +218,10 @@ class StartSpec(Spec):
 class RunSpec(Spec):
     """Everything that determines the result of one training run.
 
-    `batch_size` counts sequences of `model.n_ctx` tokens and `steps` optimizer updates, those of a
-    `start` included. A run is evaluated every `eval_every` steps, at `eval_steps`, and after its
-    last step. `noise_pieces` cuts every batch into that many equal pieces whose gradients are
-    compared with the whole batch's, for the gradient noise scale (McCandlish et al. 2018).
+    `batch_size` counts sequences of `model.n_ctx` tokens. `steps` counts optimizer updates, including
+    those of a `start`. A run is evaluated every `eval_every` steps, at `eval_steps`, and after its
+    last step. `noise_pieces` divides every batch into that many equal micro-batches, whose gradients
+    are compared with that of the whole batch for the gradient noise scale (McCandlish et al. 2018).
     """
 
     model: ModelSpec
@@ -292,12 +293,12 @@ class RunSpec(Spec):
 
     @property
     def own_steps(self) -> int:
-        """Updates that this run makes itself: all but those of the run that it starts from."""
+        """Updates of this run, without those of the run that it starts from."""
         return self.steps - (self.start.step if self.start else 0)
 
     @property
     def hash(self) -> str:
-        """12 hexadecimal digits that depend on the content alone (see the module's docstring)."""
+        """12 hexadecimal digits that depend on the content only (see the module)."""
         return hashlib.sha256(canonical_json(self).encode()).hexdigest()[:12]
 
     @property
@@ -315,6 +316,6 @@ class RunSpec(Spec):
         except RecursionError:
             raise SpecError("a run spec must be JSON: this is nested too deeply") from None
         except ValueError as error:
-            # Integers of thousands of digits are one too.
+            # Integers of thousands of digits raise one too.
             raise SpecError(f"a run spec must be JSON: {error}") from error
         return cls.from_dict(values)

@@ -21,7 +21,7 @@ KAPLAN_LR = [
 ]
 
 
-@pytest.mark.parametrize("n_params, expected", KAPLAN_LR)
+@pytest.mark.parametrize(("n_params", "expected"), KAPLAN_LR)
 def test_kaplan_lr_takes_the_natural_logarithm(n_params, expected):
     assert hparams.kaplan_lr(n_params) == pytest.approx(expected, rel=1e-3)
 
@@ -30,19 +30,6 @@ def test_kaplan_lr_takes_the_natural_logarithm(n_params, expected):
 def test_kaplan_lr_refuses_sizes_beyond_its_limit(n_params):
     with pytest.raises(ValueError, match="1e\\+10"):
         hparams.kaplan_lr(n_params)
-
-
-@pytest.mark.parametrize(
-    "loss, expected",
-    [(10, 3.63e3), (6, 4.14e4), (4, 2.85e5), (3, 1.12e6), (2.5, 2.67e6), (2.3, 3.98e6)],
-)
-def test_kaplan_critical_batch(loss, expected):
-    assert hparams.kaplan_critical_batch(loss) == pytest.approx(expected, rel=3e-3)
-
-
-def test_kaplan_critical_batch_doubles_for_each_13_percent():
-    ratio = hparams.kaplan_critical_batch(3.0 / 2**0.21) / hparams.kaplan_critical_batch(3.0)
-    assert ratio == pytest.approx(2.0)
 
 
 def test_rules_at_1e8_parameters_and_2e9_tokens():
@@ -82,7 +69,6 @@ def test_deepseek_flops_are_six_times_the_matrices_plus_full_attention():
     "rule",
     [
         hparams.kaplan_lr,
-        hparams.kaplan_critical_batch,
         hparams.deepseek_lr,
         hparams.deepseek_batch,
         hparams.porian_lr,

@@ -1,4 +1,4 @@
-"""The architectures: one class each, with all that is known of it (see `lmscale.architectures.base`)."""
+"""The architectures: one class for each, with all that is known of it (`lmscale.architectures.base`)."""
 
 from lmscale.architectures.base import (
     Activations,

@@ -1,8 +1,8 @@
-"""What an architecture is: the protocol that each one implements, and the registry of all.
+"""The protocol that every architecture implements, and the registry of architectures.
 
-An architecture is one class, a frozen dataclass that derives from `ModelSpec`. Its fields are the
-shape of a model, which is part of every `RunSpec` and of its hash. Its methods and class variables
-hold all else that is known of it:
+An architecture is one class: a frozen dataclass that derives from `ModelSpec`. Its fields are the
+shape of a model, which is part of a `RunSpec` and of its hash. Its methods and class variables hold
+everything else about the architecture:
 
 | what | member | used by |
 |---|---|---|
@@ -11,12 +11,14 @@ hold all else that is known of it:
 | the model itself | `module` | training, evaluation, sampling |
 | parameters and FLOPs | `operations`, `NON_EMBEDDING`, `MATMULS`, `softmax_flops` | `lmscale.flops` |
 | sharding and weight decay | `ARRAYS`, `STACKS` | partition rules, optimizers, layouts |
-| memory and communication | `activations`, `splits_over`, `REMAT`, `CPU_MICRO_BATCHES`, `REDUCTIONS`, `REDUCED_EVERY_TOKEN` | planner |
+| memory | `activations`, `REMAT`, `CPU_MICRO_BATCHES` | planner |
+| tensor parallelism | `splits_over`, `REDUCTIONS`, `REDUCED_EVERY_TOKEN` | planner |
 | models of other sizes | `of_shape`, `of_size`, `ladders`, `scaled`, `SHAPE_FIELDS` | grids, advice |
 | learning rate of short runs | `short_run_lr` | experiments at cpu scale |
 
-To add one, write such a class in a file and decorate it with `register`. Nothing else in lmscale asks
-which architecture it has. This module imports no jax: commands that train nothing start without it.
+To add one, write such a class in a file and decorate it with `register`. No other code in lmscale asks
+which architecture a model has. This module does not import jax, so commands that do not train start
+without it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Required, Self, TypedDict, Unpack
 
 from lmscale.serialize import Spec, SpecError, require, require_fraction, require_positive, short
 
@@ -37,10 +39,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Operation:
-    """What one kind of operation stores and costs, over all layers of a model.
+    """The parameters and FLOPs of one kind of operation, summed over all layers of a model.
 
     Attributes:
-      params: stored scalars, shared ones once.
+      params: stored scalars; shared ones count once.
       forward_flops: FLOPs per token of the forward pass.
       backward_flops: FLOPs per token of the gradients of inputs and parameters. Twice the forward
         pass for a matmul; elementwise work has no such rule.
@@ -55,9 +57,9 @@ class Array(NamedTuple):
     """A rule for the parameter arrays whose path ends with `pattern` (a regular expression).
 
     Attributes:
-      axes: the mesh axis ("data", "model" or None) that each dimension is split over. Stacked layers
-        have their layer dimension first. A pattern may stand in several rules with other numbers of
-        dimensions. None means that the array is small and replicated.
+      axes: for each dimension, the mesh axis that splits it ("data", "model" or None). Stacked layers
+        have their layer dimension first. Several rules may have the same pattern and different
+        numbers of dimensions. None means that the array is small and replicated.
       decays: whether weight decay applies: to matrices, not to biases, norms or positions.
     """
 
@@ -68,14 +70,14 @@ class Array(NamedTuple):
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes that training keeps for a token, apart from the logits.
+    """Bytes per token that training keeps in memory, without the logits.
 
     Attributes:
-      input: where the token enters a layer.
-      whole, split: what a layer keeps for the backward pass, of which tensor parallelism (the mesh
-        axis `model`) divides the latter.
-      backward: what the backward pass of a layer adds, divided likewise.
-      ends: what lies outside of the layers during the backward pass.
+      input: the input of a layer.
+      whole: saved by a layer for the backward pass, and not divided by tensor parallelism.
+      split: the same, divided by tensor parallelism (the mesh axis `model`).
+      backward: additional bytes during the backward pass of a layer, divided as `split`.
+      ends: outside of the layers, during the backward pass.
       layer_params: numbers in the kernels of the largest layer.
     """
 
@@ -87,14 +89,30 @@ class Activations:
     ends: float = 0.0
 
 
+class SizeOptions(TypedDict, total=False):
+    """Keyword arguments of `ModelSpec.of_size`.
+
+    Attributes:
+      n_ctx, vocab_size: of the model.
+      n_layer: the depth; by default it follows from the size.
+      init_std: standard deviation of the initial weights; by default the architecture's own choice.
+        Architectures that scale each array by its inputs ignore it.
+    """
+
+    n_ctx: Required[int]
+    vocab_size: Required[int]
+    n_layer: int | None
+    init_std: float | None
+
+
 class Ladder(NamedTuple):
-    """A rule for shapes by size, and its name in words."""
+    """A rule that gives a shape for a size, and the name of the rule."""
 
     of_size: Callable[[float], ModelSpec]
     name: str
 
 
-#: Arrays that every architecture with `lmscale.models.layers.Embedding` and a linear head has.
+#: Arrays of every architecture with `lmscale.models.layers.Embedding` and a linear head.
 SHARED_ARRAYS = (
     Array(r"embed/embedding$", ("model", "data"), decays=True),
     Array(r"head/kernel$", ("data", "model"), decays=True),
@@ -103,7 +121,7 @@ SHARED_ARRAYS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec(Spec, abc.ABC):
-    """Base of all architectures: the fields that each has, and the protocol (see the module)."""
+    """Base of all architectures: their common fields, and the protocol (see the module)."""
 
     kind: ClassVar[str]
 
@@ -116,21 +134,21 @@ class ModelSpec(Spec, abc.ABC):
 
     #: Operations whose parameters are Kaplan's N.
     NON_EMBEDDING: ClassVar[tuple[str, ...]]
-    #: Operations that Hoffmann et al. 2022, Appendix F counts, apart from the vocabulary's.
+    #: Operations that Hoffmann et al. 2022, Appendix F counts, without those of the vocabulary.
     MATMULS: ClassVar[tuple[str, ...]]
-    #: A rule for every parameter array; the first that matches holds.
+    #: A rule for every parameter array; the first that matches applies.
     ARRAYS: ClassVar[tuple[Array, ...]]
-    #: Names of the parameters' top-level entries that hold stacked layers.
+    #: Names of the top-level parameter entries that hold stacked layers.
     STACKS: ClassVar[tuple[str, ...]] = ("blocks",)
-    #: Whether layers can keep only their inputs, and be computed again for the backward pass.
+    #: Whether layers can save only their inputs, and be recomputed in the backward pass.
     REMAT: ClassVar[bool] = True
-    #: Whether a CPU is quicker with micro-batches that stay in its cache than with whole batches.
+    #: Whether a CPU is faster with micro-batches that fit its cache than with whole batches.
     CPU_MICRO_BATCHES: ClassVar[bool] = True
-    #: All-reduces over the mesh axis `model` that a layer makes in a training step.
+    #: All-reduces of a layer over the mesh axis `model` in a training step.
     REDUCTIONS: ClassVar[int] = 4
-    #: Whether these happen at every time step, as in a recurrent layer, instead of once a layer.
+    #: Whether these happen at every time step, as in a recurrent layer, and not once per layer.
     REDUCED_EVERY_TOKEN: ClassVar[bool] = False
-    #: Fields that a rule for shapes decides; the others are the same in all models of a grid.
+    #: Fields that a rule for shapes sets; the others are the same in all models of a grid.
     SHAPE_FIELDS: ClassVar[tuple[str, ...]]
 
     def _check(self) -> None:
@@ -147,18 +165,18 @@ class ModelSpec(Spec, abc.ABC):
             f"{where}.kind must be one of {', '.join(kinds())}, not {short(kind)}; an architecture of your "
             "own is known when its file is loaded: add --load FILE.py to the command",
         )
-        return _REGISTRY[kind]
+        return _REGISTRY[str(kind)]
 
     # --- Names and widths ------------------------------------------------------------------------
 
     @property
     @abc.abstractmethod
     def width(self) -> int:
-        """Width of the layers, as in tables and labels."""
+        """Width of the layers, for tables and labels."""
 
     @property
     def head_width(self) -> int:
-        """Width of what the output head multiplies."""
+        """Width of the input of the output head."""
         return self.width
 
     @property
@@ -173,7 +191,7 @@ class ModelSpec(Spec, abc.ABC):
 
     @property
     def label(self) -> str:
-        """A short name, the start of a run's."""
+        """A short name; run names start with it."""
         return f"{self.kind}-{self.n_layer}x{self.width}"
 
     # --- Model -----------------------------------------------------------------------------------
@@ -190,23 +208,23 @@ class ModelSpec(Spec, abc.ABC):
     ) -> nnx.Module:
         """The model, freshly initialised from `rngs` (stream `params`).
 
-        It maps token ids int32 [batch, time] to float32 logits [batch, time, vocab], in two steps
-        for those who need them apart: `logits(hidden(tokens, dropout_key=...))`.
+        It maps token ids int32 [batch, time] to float32 logits [batch, time, vocab]. The two steps are
+        also available one by one: `logits(hidden(tokens, dropout_key=...))`.
 
         Args:
           rngs: source of the initial parameters, which are always float32.
           dtype: of activations and matmuls, "float32" or "bfloat16".
-          unroll: unroll the layers instead of scanning over them; the same numbers, slower to
-            compile.
-          attention: "xla", "cudnn" or "splash", for architectures that attend.
-          remat: keep only the inputs of the layers for the backward pass, where `REMAT` allows it.
+          unroll: unroll the layers instead of scanning over them. The numbers are the same; compiling
+            takes longer.
+          attention: "xla", "cudnn" or "splash", for architectures with attention.
+          remat: save only the inputs of the layers for the backward pass, where `REMAT` allows it.
         """
 
     # --- Counts ----------------------------------------------------------------------------------
 
     @abc.abstractmethod
     def operations(self) -> dict[str, Operation]:
-        """Parameters and FLOPs by operation, among them embedding, bias, head and loss."""
+        """Parameters and FLOPs by operation; embedding, bias, head and loss are always among them."""
 
     def n_non_embedding(self) -> int:
         """Kaplan's N."""
@@ -214,7 +232,7 @@ class ModelSpec(Spec, abc.ABC):
         return sum(counts[name].params for name in self.NON_EMBEDDING)
 
     def softmax_flops(self) -> float:
-        """Forward FLOPs a token of attention's softmax, as Hoffmann et al. 2022, App. F counts them."""
+        """Forward FLOPs per token of the attention softmax, as Hoffmann et al. 2022, App. F counts them."""
         return 0.0
 
     # --- Arrays ----------------------------------------------------------------------------------
@@ -224,7 +242,7 @@ class ModelSpec(Spec, abc.ABC):
         """Whether weight decay applies to the parameter array of this path.
 
         Raises:
-          SpecError: when no rule of `ARRAYS` matches.
+          SpecError: no rule of `ARRAYS` matches.
         """
         for rule in cls.ARRAYS:
             if re.search(rule.pattern, name):
@@ -243,7 +261,7 @@ class ModelSpec(Spec, abc.ABC):
 
     @abc.abstractmethod
     def activations(self, number_bytes: int, platform: str, attention: str) -> Activations:
-        """What training keeps for each token.
+        """The memory that training needs for each token.
 
         Args:
           number_bytes: 2 for bfloat16, 4 for float32.
@@ -252,7 +270,7 @@ class ModelSpec(Spec, abc.ABC):
         """
 
     def splits_over(self, n_devices: int) -> bool:
-        """Whether layers can be cut into so many equal parts (tensor parallelism)."""
+        """Whether tensor parallelism can cut the layers into `n_devices` equal parts."""
         return self.width % n_devices == 0
 
     # --- Other sizes -----------------------------------------------------------------------------
@@ -260,51 +278,42 @@ class ModelSpec(Spec, abc.ABC):
     @classmethod
     @abc.abstractmethod
     def of_shape(cls, n_layer: int, width: int, *, n_ctx: int, vocab_size: int) -> ModelSpec:
-        """The plain model of this depth and width."""
+        """The model of this depth and width, with the defaults of all other fields."""
 
     @classmethod
     @abc.abstractmethod
-    def of_size(
-        cls,
-        n_params: float,
-        *,
-        n_ctx: int,
-        vocab_size: int,
-        n_layer: int | None = None,
-        init_std: float | None = None,
-    ) -> ModelSpec:
-        """The standard shape that is closest to so many non-embedding parameters.
-
-        Args:
-          n_params: the target.
-          n_ctx, vocab_size: of the model.
-          n_layer: the depth, instead of one that goes with the size.
-          init_std: standard deviation of the initial weights; None is the architecture's own choice.
-            Architectures that scale each array by its inputs ignore it.
-        """
+    def of_size(cls, n_params: float, **options: Unpack[SizeOptions]) -> ModelSpec:
+        """The standard shape that is closest to `n_params` non-embedding parameters."""
 
     @classmethod
-    def ladders(cls, models: Sequence[ModelSpec]) -> list[Ladder]:
-        """Rules for shapes by size that these models may have been made by, the most special first."""
+    def ladders(cls, models: Sequence[Self]) -> list[Ladder]:
+        """Rules of shape by size that may have made these models, the most specific first."""
         shared = shared_fields(models)
         return [Ladder(lambda n: cls.of_size(n, **shared), "depth and width by size")]
 
     @abc.abstractmethod
     def scaled(self, factor: float) -> ModelSpec:
-        """The model with its width scaled to `factor` times the parameters, depth kept."""
+        """The model of the same depth whose width gives `factor` times the parameters."""
 
     def short_run_lr(self, base: float | None = None) -> float:
         """Peak learning rate of AdamW for runs of a few thousand small updates.
 
         Args:
-          base: the rate at a width of 32, instead of the measured one. An architecture whose best
-            rate was measured to follow another rule ignores it.
+          base: the rate at a width of 32, in place of the measured one. An architecture for which
+            another rule was measured ignores it.
         """
         return (0.006 if base is None else base) * math.sqrt(32 / self.width)
 
 
-def shared_fields(models: Sequence[ModelSpec]) -> dict[str, int]:
-    """Context and vocabulary, which all models of a grid have in common."""
+class SharedFields(TypedDict):
+    """The fields that all models of a grid have in common."""
+
+    n_ctx: int
+    vocab_size: int
+
+
+def shared_fields(models: Sequence[ModelSpec]) -> SharedFields:
+    """Context and vocabulary of a grid."""
     return {"n_ctx": models[0].n_ctx, "vocab_size": models[0].vocab_size}
 
 
@@ -314,12 +323,12 @@ _REGISTRY: dict[str, type[ModelSpec]] = {}
 
 
 def register(cls: type[ModelSpec]) -> type[ModelSpec]:
-    """Makes an architecture known by its `kind`; a class decorator, above `@dataclass`.
+    """Registers an architecture under its `kind`: a class decorator, above `@dataclass`.
 
     A file that is loaded again replaces its own architecture.
 
     Raises:
-      SpecError: when the class is not complete, or another architecture has its kind.
+      SpecError: the class is not complete, or another architecture has its kind.
     """
     missing = sorted(cls.__abstractmethods__)
     missing += [
@@ -338,10 +347,10 @@ def register(cls: type[ModelSpec]) -> type[ModelSpec]:
 
 
 def architecture(kind: str) -> type[ModelSpec]:
-    """The class of a kind.
+    """The architecture of a kind.
 
     Raises:
-      SpecError: when there is none.
+      SpecError: there is none.
     """
     require(
         kind in _REGISTRY,
@@ -351,15 +360,14 @@ def architecture(kind: str) -> type[ModelSpec]:
 
 
 def kinds() -> tuple[str, ...]:
-    """All registered architectures."""
+    """The kinds of all registered architectures."""
     return tuple(sorted(_REGISTRY))
 
 
 # --- For counts -----------------------------------------------------------------------------------
 
-# Elementwise arithmetic as (forward, backward) FLOPs per element, read off the formulas in
-# lmscale.models. exp, tanh, log and rsqrt count nothing: they have no agreed price, and XLA's own
-# count keeps them apart as well.
+# Elementwise arithmetic as (forward, backward) FLOPs per element, from the formulas in lmscale.models.
+# exp, tanh, log and rsqrt count as zero: they have no agreed cost, and XLA counts them separately too.
 ADD = (1, 1)
 SCALE = (1, 1)
 LAYER_NORM = (6, 12)
@@ -369,19 +377,19 @@ CROSS_ENTROPY = (3, 4)
 
 
 def matmul(params: int, uses: int = 1) -> Operation:
-    """A token through `params` weights, `uses` times; each of the two gradients costs as much."""
+    """A matmul with `params` weights, applied `uses` times; each of its two gradients costs as much."""
     forward = 2.0 * params * uses
     return Operation(params, forward, 2.0 * forward)
 
 
 def elementwise(*work: tuple[tuple[int, int], int], params: int = 0) -> Operation:
-    """`work` lists pairs of (FLOPs per element forward and backward) and elements per token."""
+    """Elementwise work: pairs of ((forward, backward) FLOPs per element, elements per token)."""
     forward = sum(cost[0] * elements for cost, elements in work)
     backward = sum(cost[1] * elements for cost, elements in work)
     return Operation(params, float(forward), float(backward))
 
 
 def output_head(model: ModelSpec) -> Operation:
-    """The logits' matmul; a tied head stores nothing of its own."""
+    """The matmul of the logits; a tied head stores no parameters of its own."""
     found = matmul(model.head_width * model.vocab_size)
     return dataclasses.replace(found, params=0) if model.tied_head else found

@@ -1,13 +1,13 @@
 """Llama (Touvron et al. 2023), and its shapes by size.
 
-The model itself is `lmscale.models.llama`, apart from what commands need that train nothing.
+The model itself is in `lmscale.models.llama`, so that commands that do not train need no jax.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from lmscale.architectures.base import (
     ADD,
@@ -19,13 +19,14 @@ from lmscale.architectures.base import (
     Array,
     ModelSpec,
     Operation,
+    SizeOptions,
     elementwise,
     matmul,
     output_head,
     register,
 )
 from lmscale.architectures.transformer import transformer_shape
-from lmscale.serialize import require, require_positive
+from lmscale.serialize import DERIVED, Derived, require, require_positive
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -38,27 +39,27 @@ RMS_NORM, ROTATION, SWIGLU = (4, 9), (3, 3), (5, 9)
 @register
 @dataclass(frozen=True, kw_only=True)
 class LlamaSpec(ModelSpec):
-    """Llama's Transformer: RMSNorm, rotary positions, SwiGLU, no biases, an output head of its own.
+    """Llama's Transformer: RMSNorm, rotary positions, SwiGLU, no biases, an untied output head.
 
     `n_head` defaults to heads of about 64, `n_kv_head` (heads of keys and values, for grouped-query
-    attention) to n_head, `d_head` to d_model / n_head, and `d_ff` to 8/3 d_model in eights, which gives
-    the three matrices of SwiGLU the parameters of the usual two.
+    attention) to n_head, and `d_head` to d_model / n_head. `d_ff` defaults to 8/3 d_model, rounded to a
+    multiple of 8: the three matrices of SwiGLU then have the parameters of the usual two.
 
-    Defaults are filled in when a spec is made: `dataclasses.replace(spec, d_model=...)` keeps the
-    old ones unless they are replaced too (by None, for the default again).
+    Defaults are filled in when a spec is made. So `dataclasses.replace(spec, d_model=...)` keeps the
+    old ones; replace them by `DERIVED` to get the defaults again.
     """
 
     kind = "llama"
 
     d_model: int
-    n_head: int | None = None
-    n_kv_head: int | None = None
-    d_head: int | None = None
-    d_ff: int | None = None
+    n_head: Derived[int] = DERIVED
+    n_kv_head: Derived[int] = DERIVED
+    d_head: Derived[int] = DERIVED
+    d_ff: Derived[int] = DERIVED
     #: RMSNorm of each query and key head before the rotation (Dehghani et al. 2023; Qwen3).
     qk_norm: bool = False
     rope_theta: float = 10_000.0
-    #: Of the norms.
+    #: Added to the mean square in every norm.
     epsilon: float = 1e-5
     tied_head: bool = False
     #: Standard deviation of the initial weights; see `TransformerSpec.init_std`.
@@ -143,13 +144,13 @@ class LlamaSpec(ModelSpec):
     def activations(self, number_bytes: int, platform: str, attention: str) -> Activations:
         width, d, f = number_bytes, self.d_model, self.d_ff
         a, b = self.n_head * self.d_head, self.n_kv_head * self.d_head
-        # Scores in float32, and as weights.
+        # The scores in float32, and the softmax weights.
         scores = (4 + width) * self.n_head * self.n_ctx if attention == "xla" else 0
-        # Queries and the mix of values; keys and values, with a copy for every query head.
+        # Queries and the attention output; keys and values, and their copies for every query head.
         heads = 2 * a + 2 * b + (2 * a if b < a else 0)
         return Activations(
             input=width * d,
-            # Inputs and results of two norms, and the former in float32.
+            # Inputs and outputs of the two norms, and their inputs in float32.
             whole=(4 * width + (0 if platform == "gpu" else 2 * 4)) * d,
             # Gate, silu(gate), up and their product.
             split=(heads + 4 * f) * width + scores,
@@ -164,30 +165,19 @@ class LlamaSpec(ModelSpec):
         return cls(n_layer=n_layer, d_model=width, n_ctx=n_ctx, vocab_size=vocab_size)
 
     @classmethod
-    def of_size(
-        cls,
-        n_params: float,
-        *,
-        n_ctx: int,
-        vocab_size: int,
-        n_layer: int | None = None,
-        init_std: float | None = None,
-        **fields: Any,
-    ) -> LlamaSpec:
+    def of_size(cls, n_params: float, **options: Unpack[SizeOptions]) -> LlamaSpec:
         """The depth, width and heads of the Transformer of this size (see `transformer_shape`)."""
-        like = transformer_shape(
-            n_params, n_ctx=n_ctx, vocab_size=vocab_size, n_layer=n_layer, init_std=init_std
-        )
+        options.setdefault("init_std", None)
+        like = transformer_shape(n_params, **options)
         d_head = 2 * max(1, round(like.d_attn / like.n_head / 2))
         return cls(
             n_layer=like.n_layer,
             d_model=like.d_model,
             n_head=like.n_head,
             d_head=d_head,
-            n_ctx=n_ctx,
-            vocab_size=vocab_size,
+            n_ctx=like.n_ctx,
+            vocab_size=like.vocab_size,
             init_std=like.init_std,
-            **fields,
         )
 
     def scaled(self, factor: float) -> LlamaSpec:

@@ -1,6 +1,6 @@
 """The LSTM of Kaplan et al. 2020, Fig. 7, and its shapes by size.
 
-The model itself is `lmscale.models.lstm`, apart from what commands need that train nothing.
+The model itself is in `lmscale.models.lstm`, so that commands that do not train need no jax.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from lmscale.architectures.base import (
     ADD,
@@ -21,6 +21,7 @@ from lmscale.architectures.base import (
     Ladder,
     ModelSpec,
     Operation,
+    SizeOptions,
     elementwise,
     matmul,
     output_head,
@@ -32,12 +33,12 @@ from lmscale.serialize import require, require_positive
 if TYPE_CHECKING:
     from flax import nnx
 
-#: Initialisation with which LSTMs train best, as fields of `LSTMSpec`. Measured at d_hidden 20 to
-#: 124 and d_embed 32 to 96; the spec's own defaults are those of older runs.
+#: The initialisation with which LSTMs train best, as fields of `LSTMSpec`. It was measured at d_hidden
+#: 20 to 124 and d_embed 32 to 96. The defaults of the spec are those of older runs.
 LSTM_INIT: dict[str, Any] = {"embed_std": None, "projection_gain": 2.0}
 #: Width of the embedding in Kaplan et al. 2020.
 KAPLAN_EMBED = 512
-#: Largest d_hidden at which the best rate of short runs was seen not to depend on the width.
+#: Up to this d_hidden the best learning rate of short runs was measured not to depend on the width.
 FLAT_WIDTH = 256
 #: FLOPs per hidden unit of gates and cell, forward and backward.
 GATES = (20, 20)
@@ -48,10 +49,10 @@ GATES = (20, 20)
 class LSTMSpec(ModelSpec):
     """The LSTM of Kaplan et al. 2020, Fig. 7, as recovered from its parameter counts.
 
-    Embedding of width `d_embed`, `n_layer` LSTM layers of width `d_hidden` with two bias vectors
-    each (as in cuDNN), a linear projection with bias back to `d_embed`, and an output matrix tied to
-    the embedding. Without `projection` the head reads the hidden state, so a tied head then needs
-    d_hidden = d_embed.
+    An embedding of width `d_embed`, `n_layer` LSTM layers of width `d_hidden` with two bias vectors
+    each (as in cuDNN), a linear projection with bias back to `d_embed`, and an output matrix that is
+    tied to the embedding. Without `projection` the input of the head is the hidden state, so a tied
+    head then needs d_hidden = d_embed.
     """
 
     kind = "lstm"
@@ -59,19 +60,19 @@ class LSTMSpec(ModelSpec):
     d_hidden: int
     d_embed: int = KAPLAN_EMBED
     projection: bool = True
-    #: Standard deviation of the initial embedding and of an untied head. None is the sound choice,
-    #: 1 / sqrt(width): the first layer then reads inputs of unit variance, and a tied head gives
-    #: logits of the size of its inputs. 0.02 is what runs had before there was a choice; at widths
+    #: Standard deviation of the initial embedding and of an untied head. None is the better choice,
+    #: 1 / sqrt(width): the inputs of the first layer then have unit variance, and the logits of a tied
+    #: head have the size of its inputs. 0.02 is the value of runs before there was a choice; at widths
     #: below 100 it costs 0.1 to 0.3 nats.
     embed_std: float | None = 0.02
     #: Standard deviation of the initial projection, in units of 1 / sqrt(d_hidden). Hidden states
-    #: are small at first (about 0.2), so that a gain of 2 trains better than 1.
+    #: are small at first (about 0.2), so a gain of 2 trains better than 1.
     projection_gain: float = 1.0
 
     NON_EMBEDDING = ("lstm_input", "lstm_recurrent", "projection", "bias")
     MATMULS = ("lstm_input", "lstm_recurrent", "projection")
     SHAPE_FIELDS = ("n_layer", "d_hidden")
-    # The first layer reads the embedding, so only the others are stacked.
+    # The first layer has inputs of width d_embed, so only the others are stacked.
     STACKS = ("rest",)
     ARRAYS = (
         *SHARED_ARRAYS,
@@ -83,8 +84,8 @@ class LSTMSpec(ModelSpec):
         Array(r"projection/kernel$", ("model", "data"), decays=True),
         Array(r"projection/bias$", None, decays=False),
     )
-    # The time scan keeps what its backward pass needs. It costs by its steps and not by its rows,
-    # so that a CPU takes the batch whole.
+    # The scan over time saves what its backward pass needs. Its cost depends on the number of steps
+    # and hardly on the number of rows, so a CPU takes the whole batch at once.
     REMAT = False
     CPU_MICRO_BATCHES = False
     REDUCTIONS = 2
@@ -134,7 +135,7 @@ class LSTMSpec(ModelSpec):
     ) -> nnx.Module:
         from lmscale.models.lstm import LSTM
 
-        # It has no attention, and `REMAT` says that there is nothing to compute again.
+        # There is no attention, and `REMAT` is off.
         del attention, remat
         return LSTM(self, rngs, dtype=dtype, unroll=unroll)
 
@@ -142,14 +143,14 @@ class LSTMSpec(ModelSpec):
         e, h, n = self.d_embed, self.d_hidden, self.n_layer
         projected = e if self.projection else 0
         return {
-            # Scaled by sqrt(d_embed) after the lookup; backward, also added to the token's row.
+            # Scaled by sqrt(d_embed) after the lookup. Backward, also added to the row of the token.
             "embedding": Operation(self.vocab_size * e, float(e), 2.0 * e),
-            # The input projection of all time steps is one matmul, the recurrent one a step at a time.
+            # One matmul projects the inputs of all time steps; the recurrent one runs at every step.
             "lstm_input": matmul(4 * h * (e + (n - 1) * h)),
             "lstm_recurrent": matmul(n * 4 * h * h),
             "lstm_gates": elementwise((GATES, n * h)),
             "projection": matmul(h * projected),
-            # Two vectors a layer are stored, but their sum is what is added.
+            # A layer stores two vectors, but adds only their sum.
             "bias": elementwise((ADD, n * 4 * h + projected), params=n * 8 * h + projected),
             "head": output_head(self),
             "loss": elementwise((CROSS_ENTROPY, self.vocab_size)),
@@ -158,19 +159,19 @@ class LSTMSpec(ModelSpec):
     def activations(self, number_bytes: int, platform: str, attention: str) -> Activations:
         del attention
         width, h = number_bytes, self.d_hidden
-        # The input, four gates, hidden state, tanh of the cell; and the cell in float32.
+        # Input, four gates, hidden state and tanh of the cell; and the cell in float32.
         forward = (7 * width + 4) * h
-        # Derivatives of the gates, and the hidden states of the steps before.
+        # Derivatives of the gates, and the hidden states of the previous steps.
         backward = 5 * width * h
         if platform == "gpu":
-            # Where the logits are still in memory.
+            # These are then needed while the logits are still in memory.
             forward, backward = forward + backward, 0
         return Activations(
             input=width * h,
             whole=0,
             split=forward,
             backward=backward,
-            # As CPU programs of 14 shapes take it; a TPU's take none.
+            # Fitted to the compiled CPU programs of 14 shapes; TPU programs need none.
             ends=width * (6.5 * h + 1.2 * self.d_embed) if platform == "cpu" else 0,
             layer_params=4 * h * (h + max(h, self.d_embed)),
         )
@@ -182,28 +183,13 @@ class LSTMSpec(ModelSpec):
         )
 
     @classmethod
-    def of_size(
-        cls,
-        n_params: float,
-        *,
-        n_ctx: int,
-        vocab_size: int,
-        n_layer: int | None = None,
-        init_std: float | None = None,
-    ) -> LSTMSpec:
-        """One layer unless told otherwise, an embedding as wide as the layer up to 512, `LSTM_INIT`."""
-        del init_std
-        return lstm_shape(
-            n_params,
-            n_layer=1 if n_layer is None else n_layer,
-            n_ctx=n_ctx,
-            vocab_size=vocab_size,
-            d_embed=None,
-            **LSTM_INIT,
-        )
+    def of_size(cls, n_params: float, **options: Unpack[SizeOptions]) -> LSTMSpec:
+        """One layer by default, an embedding as wide as the layer up to 512, and `LSTM_INIT`."""
+        options.pop("init_std", None)
+        return lstm_shape(n_params, d_embed=None, **options, **LSTM_INIT)
 
     @classmethod
-    def ladders(cls, models: Sequence[LSTMSpec]) -> list[Ladder]:
+    def ladders(cls, models: Sequence[Self]) -> list[Ladder]:
         first = models[0]
         if len({model.n_layer for model in models}) > 1:
             return []
@@ -220,14 +206,13 @@ class LSTMSpec(ModelSpec):
             n_layer=self.n_layer,
             d_embed=self.d_embed,
             projection=self.projection,
-            # A tied head without projection fixes the width.
+            # With a tied head and no projection d_hidden would have to equal d_embed.
             tied_head=self.tied_head and self.projection,
             **shared_fields([self]),
         )
-        widths = {"d_hidden": like.d_hidden}
-        if self.tied_head and not self.projection:
-            widths["d_embed"] = like.d_hidden
-        return dataclasses.replace(self, **widths)
+        tied = self.tied_head and not self.projection
+        d_embed = like.d_hidden if tied else self.d_embed
+        return dataclasses.replace(self, d_hidden=like.d_hidden, d_embed=d_embed)
 
     def short_run_lr(self, base: float | None = None) -> float:
         del base
@@ -237,9 +222,9 @@ class LSTMSpec(ModelSpec):
 def lstm_shape(
     n_params: float,
     *,
-    n_layer: int,
     n_ctx: int,
     vocab_size: int,
+    n_layer: int | None = None,
     d_embed: int | None = KAPLAN_EMBED,
     **fields: Any,
 ) -> LSTMSpec:
@@ -247,14 +232,15 @@ def lstm_shape(
 
     Args:
       n_params: the target.
-      n_layer, n_ctx, vocab_size: of the model.
-      d_embed: width of the embedding; None is that of the layers, up to Kaplan's.
-      fields: others of `LSTMSpec`.
+      n_ctx, vocab_size: of the model.
+      n_layer: None is one layer.
+      d_embed: width of the embedding; None is the width of the layers, up to Kaplan's 512.
+      fields: other fields of `LSTMSpec`.
     """
 
     def shape(d_hidden: int) -> LSTMSpec:
         return LSTMSpec(
-            n_layer=n_layer,
+            n_layer=1 if n_layer is None else n_layer,
             d_hidden=d_hidden,
             d_embed=min(KAPLAN_EMBED, d_hidden) if d_embed is None else d_embed,
             n_ctx=n_ctx,
@@ -271,7 +257,7 @@ def lstm_shape(
             low = middle
         else:
             high = middle
-    # Widths that vector units like, where the model is large enough to have the choice.
+    # Multiples that suit vector units, where the model is large enough to have the choice.
     multiple = 4 if high < 128 else 8 if high < 512 else 64
     below, above = (max(multiple, x // multiple * multiple) for x in (high, high + multiple))
     return min(

@@ -1,6 +1,6 @@
-"""The Transformer of Kaplan et al. 2020 and its recurrent form; shapes by size, and Chinchilla's.
+"""The Transformer of Kaplan et al. 2020 and its recurrent form; shapes by size; Chinchilla's shapes.
 
-The model itself is `lmscale.models.transformer`, apart from what commands need that train nothing.
+The model itself is in `lmscale.models.transformer`, so that commands that do not train need no jax.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from lmscale.architectures.base import (
     ACTIVATION,
@@ -25,13 +25,14 @@ from lmscale.architectures.base import (
     Ladder,
     ModelSpec,
     Operation,
+    SizeOptions,
     elementwise,
     matmul,
     output_head,
     register,
     shared_fields,
 )
-from lmscale.serialize import require, require_positive
+from lmscale.serialize import DERIVED, Derived, require, require_positive
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -42,21 +43,21 @@ if TYPE_CHECKING:
 class TransformerSpec(ModelSpec):
     """A decoder-only Transformer in the parameters of Kaplan et al. 2020, Table 1.
 
-    `d_ff` defaults to 4 d_model, `d_attn` (queries, keys and values, all heads together) to
-    d_model, and `n_head` to heads of about 64. With `reuse` > 1 the `n_layer` blocks are applied
-    `reuse` times each: the recurrent (Universal) Transformer of Kaplan's Fig. 17, whose effective
-    depth is n_layer * reuse.
+    `d_ff` defaults to 4 d_model, `d_attn` (width of queries, of keys and of values, all heads
+    together) to d_model, and `n_head` to heads of about 64. With `reuse` > 1 the `n_layer` blocks are
+    applied `reuse` times each. This is the recurrent (Universal) Transformer of Kaplan's Fig. 17; its
+    effective depth is n_layer * reuse.
 
-    Defaults are filled in when a spec is made: `dataclasses.replace(spec, d_model=...)` keeps the
-    old d_ff, d_attn and n_head unless they are replaced too (by None, for the default again).
+    Defaults are filled in when a spec is made. So `dataclasses.replace(spec, d_model=...)` keeps the
+    old d_ff, d_attn and n_head; replace them by `DERIVED` to get the defaults again.
     """
 
     kind = "transformer"
 
     d_model: int
-    n_head: int | None = None
-    d_ff: int | None = None
-    d_attn: int | None = None
+    n_head: Derived[int] = DERIVED
+    d_ff: Derived[int] = DERIVED
+    d_attn: Derived[int] = DERIVED
     #: How often each block is applied; 1 is the plain Transformer.
     reuse: int = 1
     #: "stack" repeats the whole stack (ABAB), "layer" each block in place (AABB).
@@ -66,8 +67,8 @@ class TransformerSpec(ModelSpec):
     norm: Literal["pre", "post"] = "pre"
     activation: Literal["gelu", "relu"] = "gelu"
     bias: bool = True
-    #: Standard deviation of the initial weights, 0.02 as in GPT-2, whose width is 768. Far narrower
-    #: models want more: near 0.5 / sqrt(d_model), or attention stays flat for long.
+    #: Standard deviation of the initial weights; 0.02 is that of GPT-2, whose width is 768. Much
+    #: narrower models need more, about 0.5 / sqrt(d_model): otherwise attention stays uniform for long.
     init_std: float = 0.02
 
     NON_EMBEDDING = ("qkv", "attention_out", "feed_forward")
@@ -131,9 +132,9 @@ class TransformerSpec(ModelSpec):
     def operations(self) -> dict[str, Operation]:
         d, a, f = self.d_model, self.d_attn, self.d_ff
         n, c, depth = self.n_layer, self.n_ctx, self.depth
-        # A pre-norm stack ends in a norm of its own; a post-norm one has normalised already.
+        # A pre-norm stack ends with a norm of its own; the output of a post-norm stack is normalised.
         n_final = 1 if self.norm == "pre" else 0
-        # In a block: two norms, queries with keys and values, and the three projections back.
+        # Biases of a block: two norms, query/key/value, attention output, and the two feed-forward layers.
         block_biases, final_biases = (
             (2 * d + 3 * a + d + f + d, n_final * d) if self.bias else (0, 0)
         )
@@ -142,9 +143,9 @@ class TransformerSpec(ModelSpec):
         if self.step_signal == "none":
             n_signals = 0
         return {
-            # Forward, the lookup is a copy; backward, a token's gradient is added to its row.
+            # Forward, the lookup is a copy. Backward, the gradient of a token is added to its row.
             "embedding": Operation(self.vocab_size * d, 0.0, float(d)),
-            # The signal has no parameters, so only the learned positions add up gradients.
+            # The signal has no parameters, so only the learned positions accumulate gradients.
             "position": Operation(c * d, float((1 + n_signals) * d), float(d)),
             "norm": elementwise(
                 (LAYER_NORM, (2 * depth + n_final) * d), params=(2 * n + n_final) * d
@@ -170,15 +171,15 @@ class TransformerSpec(ModelSpec):
     def activations(self, number_bytes: int, platform: str, attention: str) -> Activations:
         width, d, a, f = number_bytes, self.d_model, self.d_attn, self.d_ff
         gpu = platform == "gpu"
-        # Queries, keys, values and the mix of values, which the TPU's kernel wants in heads of 128.
+        # Queries, keys, values and the attention output. The TPU kernel pads heads to multiples of 128.
         heads = 4 * a
         if attention == "splash":
             heads = 4 * self.n_head * 128 * math.ceil(a / self.n_head / 128)
-        # Scores in float32, and as weights.
+        # The scores in float32, and the softmax weights.
         scores = (4 + width) * self.n_head * self.n_ctx if attention == "xla" else 0
         return Activations(
             input=width * d,
-            # Inputs and results of two norms, and the former in float32.
+            # Inputs and outputs of the two norms, and their inputs in float32.
             whole=(4 * width + (0 if gpu else 2 * 4)) * d,
             # Before and after the activation function.
             split=(heads + 2 * f) * width + scores,
@@ -193,21 +194,12 @@ class TransformerSpec(ModelSpec):
         return cls(n_layer=n_layer, d_model=width, n_ctx=n_ctx, vocab_size=vocab_size)
 
     @classmethod
-    def of_size(
-        cls,
-        n_params: float,
-        *,
-        n_ctx: int,
-        vocab_size: int,
-        n_layer: int | None = None,
-        init_std: float | None = None,
-    ) -> TransformerSpec:
-        return transformer_shape(
-            n_params, n_ctx=n_ctx, vocab_size=vocab_size, n_layer=n_layer, init_std=init_std
-        )
+    def of_size(cls, n_params: float, **options: Unpack[SizeOptions]) -> TransformerSpec:
+        options.setdefault("init_std", None)
+        return transformer_shape(n_params, **options)
 
     @classmethod
-    def ladders(cls, models: Sequence[TransformerSpec]) -> list[Ladder]:
+    def ladders(cls, models: Sequence[Self]) -> list[Ladder]:
         found, shared = super().ladders(models), shared_fields(models)
         depths = {model.n_layer for model in models}
         if len(depths) == 1:
@@ -238,9 +230,10 @@ class TransformerSpec(ModelSpec):
 def aspect_ratio(n_params: float) -> float:
     """d_model / n_layer for a size.
 
-    Loss is flat around the best ratio (Kaplan et al. 2020, Fig. 5: within 1% from 12 to 128 at
-    50M parameters). Below 1M a ratio near 64 would leave less than two layers, so it falls with the
-    fourth root there; above 1B it rises as in Chinchilla's models (5120 / 47 at 16B).
+    The loss is flat around the best ratio (Kaplan et al. 2020, Fig. 5: within 1% from 12 to 128 at
+    50M parameters). Below 1M a ratio near 64 would leave fewer than two layers, so the ratio falls
+    with the fourth root of the size there. Above 1B it rises as in Chinchilla's models (5120 / 47 at
+    16B).
     """
     if n_params < 2.5e6:
         return max(8.0, 64 * (n_params / 2.5e6) ** 0.25)
@@ -250,7 +243,7 @@ def aspect_ratio(n_params: float) -> float:
 def init_by_width(d_model: int) -> float:
     """Standard deviation of a Transformer's initial weights: 0.5 / sqrt(d_model), at least GPT-2's 0.02.
 
-    The two meet at a width of 625. See `lmscale.spec.TransformerSpec.init_std`.
+    The two are equal at a width of 625. See `TransformerSpec.init_std`.
     """
     return float(f"{max(0.02, 0.5 / math.sqrt(d_model)):.3g}")
 
@@ -262,26 +255,30 @@ def transformer_shape(
     vocab_size: int,
     n_layer: int | None = None,
     init_std: float | None = 0.02,
-    **fields,
+    **fields: Any,
 ) -> TransformerSpec:
     """The standard shape (d_ff = 4 d_model) closest to `n_params` non-embedding parameters.
 
-    Widths are multiples of 4 below 32, of 8 below 128, of 16 below 256, of 64 from there on; heads are 16 wide in
-    the smallest models and 64 from 256 on. A miss in size costs more than one in aspect ratio. With
-    `n_layer` the depth is given, and the width alone follows. `init_std` None is `init_by_width`.
+    Widths are multiples of 4 below 32, of 8 below 128, of 16 below 256, and of 64 from there on. Heads
+    are 16 wide in the smallest models, and 64 wide from a width of 256 on. The size counts more than
+    the aspect ratio (`aspect_ratio`). With `n_layer` the depth is fixed, and only the width is chosen.
+    `init_std` None is `init_by_width`.
     """
-    best = None
-    for depth in range(1, 129) if n_layer is None else (n_layer,):
+
+    def d_model_of(depth: int) -> int:
         width = math.sqrt(n_params / (12 * depth))
         multiple = 4 if width < 32 else 8 if width < 128 else 16 if width < 256 else 64
-        d_model = max(multiple, round(width / multiple) * multiple)
+        return max(multiple, round(width / multiple) * multiple)
+
+    def cost(depth: int) -> float:
+        d_model = d_model_of(depth)
         size = 12 * depth * d_model**2
-        cost = 4 * abs(math.log(size / n_params)) + abs(
+        return 4 * abs(math.log(size / n_params)) + abs(
             math.log(d_model / depth / aspect_ratio(n_params))
         )
-        if best is None or cost < best[0]:
-            best = (cost, depth, d_model)
-    _, depth, d_model = best
+
+    depth = min(range(1, 129) if n_layer is None else (n_layer,), key=cost)
+    d_model = d_model_of(depth)
     d_head = 64 if d_model >= 256 else 32 if d_model >= 64 else 16
     n_head = max(1, d_model // d_head)
     while d_model % n_head:
@@ -298,9 +295,9 @@ def transformer_shape(
 
 
 def transformer_ladder(
-    sizes: Sequence[float], *, n_ctx: int, vocab_size: int, **fields
+    sizes: Sequence[float], *, n_ctx: int, vocab_size: int, **fields: Any
 ) -> list[TransformerSpec]:
-    """One shape a size, without repeats."""
+    """One shape for each size, without duplicates."""
     shapes = [
         transformer_shape(size, n_ctx=n_ctx, vocab_size=vocab_size, **fields) for size in sizes
     ]

@@ -5,11 +5,11 @@
     result = laws.fit("runs.csv", "isoflop")
     result.parameters, result.intervals, result.exponents, result.warnings
 
-A table is a file (CSV, JSON), a DataFrame or a dict of columns (`lmscale.laws.table`). Nothing here trains,
-and nothing here imports the rest of lmscale.
+A table is a file (CSV, JSON), a DataFrame or a dict of columns (`lmscale.laws.table`). This package
+does not train, and does not import the rest of lmscale.
 
-A law of your own is one function and one `register`; `lmscale fit --load FILE` then knows it by its name,
-and its keyword arguments are options on the command line. CONTRIBUTING.md has an example.
+A law of your own is one function and one `register`. `lmscale fit --load FILE` then knows it by its
+name, and its keyword arguments are options on the command line. CONTRIBUTING.md has an example.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lmscale.laws.advise import Advice, OffOptimum, advise
+from lmscale.laws.advice import Advice, OffOptimum
+from lmscale.laws.advise import advise
 from lmscale.laws.batch import (
     NoiseScale,
     adjusted_compute,
@@ -32,13 +33,7 @@ from lmscale.laws.centering import Centering, grid_centering
 from lmscale.laws.data_constrained import fit_data_constrained
 from lmscale.laws.envelope import fit_envelope
 from lmscale.laws.holdout import Comparison, HoldOut, compare, hold_out
-from lmscale.laws.isoflop import (
-    Profile,
-    fit_isoflop,
-    unusable_profiles,
-    vertex_bias,
-    window_spread,
-)
+from lmscale.laws.isoflop import fit_isoflop, unusable_profiles, window_spread
 from lmscale.laws.kaplan import (
     Contradiction,
     Frontier,
@@ -59,6 +54,8 @@ from lmscale.laws.over_training import fit_over_training
 from lmscale.laws.parametric import fit_parametric, iso_loss, optimal_allocation
 from lmscale.laws.position import fit_position
 from lmscale.laws.power import fit_power
+from lmscale.laws.profile_bias import vertex_bias
+from lmscale.laws.profiles import Profile
 from lmscale.laws.published import PUBLISHED, PublishedLaw, published
 from lmscale.laws.result import FitError, FitResult
 from lmscale.laws.table import CONVENTIONS, DroppedRow, Runs, Table, TableError
@@ -120,10 +117,10 @@ class Law:
 
     Attributes:
       name: on the command line and in `FitResult.law`.
-      needs: the columns that it reads, in words for people.
+      needs: the columns that it reads, in words.
       equation, source: shown by `lmscale fit --help` and with every result.
-      fit: takes a `Table`, the keyword arguments `bootstrap`, `level` and `seed`, and options of its
-        own, which must have type hints, defaults and a line each under Args: in its docstring.
+      fit: takes a `Table`, the keyword arguments `bootstrap`, `level` and `seed`, and its own options.
+        Each of these needs a type hint, a default and a line under Args: in the docstring.
     """
 
     name: str
@@ -138,7 +135,7 @@ LAWS: dict[str, Law] = {}
 
 
 def register(law: Law) -> Law:
-    """Makes a law known by its name; a file that is loaded again replaces its own."""
+    """Registers a law under its name; a file that is loaded again replaces its own."""
     LAWS[law.name] = law
     return law
 
@@ -237,7 +234,7 @@ def fit(
 
     Raises:
       TableError: the table cannot be used, in one line.
-      FitError: no such law, or an option that cannot be.
+      FitError: there is no such law, or an option is not valid.
     """
     if law not in LAWS:
         raise FitError(f"there is no law {law!r}; choose from {', '.join(sorted(LAWS))}")

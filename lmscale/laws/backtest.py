@@ -1,25 +1,28 @@
-"""How well a law foretold its own largest budgets, and what that says of budgets beyond them.
+"""How well a law predicts its own largest budgets, and the error beyond them that follows.
 
-A bootstrap knows the noise of the runs that were fitted. It does not know that the law itself may bend.
-So the law is fitted again without its largest budgets and asked for them. What its error has beyond the
-noise is taken to grow in proportion to ln C: half as far beyond the runs, half the error.
+A bootstrap covers the noise of the fitted runs. It does not cover that the law itself may bend. So the
+law is fitted again without its largest budgets, and has to predict them. The part of its error that
+noise does not explain is assumed to grow in proportion to ln C: half as far beyond the runs, half the
+error.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import t as student_t
 
+from lmscale.laws.allocation import optimum
 from lmscale.laws.holdout import PREDICTING, hold_out
 from lmscale.laws.result import FitError, FitResult
 from lmscale.laws.table import TableError
 
 __all__ = ["BackTest", "Line", "back_test", "widened"]
 
-#: Budgets that a power law needs for a test on the next: two fix a line, a third its noise.
+#: Fewest budgets for a test: two fix a line, and a third shows its noise.
 _FEWEST_BUDGETS = 3
 
 
@@ -50,7 +53,7 @@ class Line:
         return 1 / len(self.x) + (x - mean) ** 2 / float(np.sum((self.x - mean) ** 2))
 
     def half_width(self, x: float, level: float) -> float:
-        """Of the interval of the line at x (Student's, as the scatter is estimated too)."""
+        """Half-width of the interval of the line at x (Student's t, since the scatter is estimated)."""
         return self.quantile(level) * self.scatter * math.sqrt(self.leverage(x))
 
     def quantile(self, level: float) -> float:
@@ -59,13 +62,13 @@ class Line:
 
 @dataclass(frozen=True)
 class BackTest:
-    """Budgets that a law was asked for after a fit without them.
+    """Predictions of a law for budgets that it was fitted without.
 
     Attributes:
-      flops: [k] what was left out.
-      distance: [k] ln of that over the largest budget that was fitted.
-      size_error, loss_error: [k] ln of foretold over found, of N_opt and of the loss.
-      size_noise, loss_noise: [k] the standard deviation that noise alone gives those errors.
+      flops: [k] the budgets that were left out.
+      distance: [k] ln of these over the largest fitted budget.
+      size_error, loss_error: [k] ln of predicted over found, for N_opt and for the loss.
+      size_noise, loss_noise: [k] standard deviation of these errors from noise alone.
     """
 
     flops: np.ndarray
@@ -76,7 +79,7 @@ class BackTest:
     loss_noise: np.ndarray
 
     def drift(self, what: str) -> float:
-        """Error beyond the noise for each factor e of extrapolation, of "size" or "loss"."""
+        """Error beyond the noise per factor e of extrapolation, for "size" or "loss"."""
         error, noise = getattr(self, f"{what}_error"), getattr(self, f"{what}_noise")
         rest = np.maximum(error**2 - np.nan_to_num(noise) ** 2, 0.0) / self.distance**2
         known = np.isfinite(rest)
@@ -84,10 +87,10 @@ class BackTest:
 
 
 def back_test(result: FitResult) -> BackTest:
-    """Fits a law again without its largest budgets and asks it for them.
+    """Fits a law again without its largest budgets, and predicts them.
 
     Raises:
-      FitError: when there are too few budgets, or the law cannot be fitted without the largest.
+      FitError: there are too few budgets, or the law cannot be fitted without the largest.
     """
     if result.law == "isoflop":
         return _of_minima(result)
@@ -97,7 +100,7 @@ def back_test(result: FitResult) -> BackTest:
 
 
 def _of_minima(result: FitResult) -> BackTest:
-    """Every cut of the minima of IsoFLOP profiles that leaves two budgets or more."""
+    """Tests on the minima of IsoFLOP profiles: every cut that leaves two budgets or more."""
     minima = result.details["frontier"]
     order = np.argsort(minima["flops"])
     x = np.log(np.asarray(minima["flops"], float)[order])
@@ -113,7 +116,7 @@ def _of_minima(result: FitResult) -> BackTest:
         for out in range(kept, len(x)):
             row = {"flops": math.exp(x[out]), "distance": x[out] - x[kept - 1]}
             for name, y in columns.items():
-                # A line through two losses says nothing of their curve.
+                # Two losses do not show how their curve bends.
                 enough = kept > 2 or name == "size"
                 line = Line.through(x[:kept], y[:kept])
                 row[f"{name}_error"] = line(x[out]) - y[out] if enough else math.nan
@@ -124,13 +127,11 @@ def _of_minima(result: FitResult) -> BackTest:
 
 
 def _of_surface(result: FitResult) -> BackTest:
-    """The largest fifth of the compute, predicted by the same law fitted to the rest."""
-    from lmscale.laws.advise import optimum
-
+    """A test on the runs of most compute (a fifth), by the same law fitted to the rest."""
     given = result.residuals
     table = {name: v for name, v in given.items() if name in ("params", "tokens", "unique_tokens")}
     table["loss"] = given["observed"]
-    options = {"bootstrap": 0}
+    options: dict[str, Any] = {"bootstrap": 0}
     if result.law == "parametric":
         options |= {"method": result.details.get("method", "huber"), "starts": "coarse"}
     try:
@@ -157,7 +158,7 @@ def _of_surface(result: FitResult) -> BackTest:
 def widened(
     value: float, interval: tuple[float, float] | None, half_width: float
 ) -> tuple[float, float]:
-    """An interval with another, independent half-width (in the logarithm) added in quadrature."""
+    """The interval with an independent half-width (in the logarithm) added in quadrature."""
     low, high = interval or (value, value)
     down, up = max(0.0, math.log(value / low)), max(0.0, math.log(high / value))
     return value * math.exp(-math.hypot(down, half_width)), value * math.exp(

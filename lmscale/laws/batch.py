@@ -1,4 +1,4 @@
-"""The critical batch: from training runs at several batches, and from gradient noise.
+"""The critical batch, from training runs at several batches and from gradient noise.
 
     (S/S_min - 1)(E/E_min - 1) = 1,  B_crit = E_min / S_min     McCandlish et al. 2018 (1812.06162)
     B_crit(L) = B_star / L^(1/alpha_B)                          Kaplan et al. 2020, eq. 1.4
@@ -46,12 +46,12 @@ def critical_batch(loss: Any, B_star: float = 2.1e8, alpha_B: float = 0.21) -> A
 
 
 def adjusted_steps(steps: Any, batch_tokens: Any, loss: Any, **constants: float) -> Any:
-    """S_min = S / (1 + B_crit(L)/B), the updates that a very large batch would need (eq. 5.4)."""
+    """S_min = S / (1 + B_crit(L)/B): the updates that a very large batch would need (eq. 5.4)."""
     return steps / (1 + critical_batch(loss, **constants) / batch_tokens)
 
 
 def adjusted_compute(flops: Any, batch_tokens: Any, loss: Any, **constants: float) -> Any:
-    """C_min = C / (1 + B/B_crit(L)), the compute that a very small batch would need (eq. 5.5)."""
+    """C_min = C / (1 + B/B_crit(L)): the compute that a very small batch would need (eq. 5.5)."""
     return flops / (1 + batch_tokens / critical_batch(loss, **constants))
 
 
@@ -68,12 +68,13 @@ def noise_scale(
 ) -> NoiseScale:
     """Gradient noise scale from squared gradient norms at two batch sizes (App. A.1).
 
-    E|G_B|^2 = |G|^2 + tr(Sigma)/B, so the two norms give unbiased estimates of both parts. The
-    parts are averaged before the ratio is taken, never the ratios: the mean over the last axis,
-    or with `decay` an exponential moving average, corrected for its start, along it.
+    E|G_B|^2 = |G|^2 + tr(Sigma)/B, so the two norms give unbiased estimates of both parts. The parts
+    are averaged over the last axis first, and then divided; an average of ratios would be biased.
 
     Args:
-      small_squared, big_squared: |G_B|^2 at batches `small` and `big`, one entry a step.
+      small_squared, big_squared: |G_B|^2 at batches `small` and `big`, one entry per step.
+      decay: take an exponential moving average along the last axis, corrected for its start, in place
+        of the mean.
     """
     if not 0 < small < big:
         raise ValueError(f"the batches must satisfy 0 < small < big, not {small} and {big}")
@@ -97,7 +98,7 @@ def _moving_average(values: np.ndarray, decay: float) -> np.ndarray:
 
 
 def steps_to_loss(steps: Any, loss: Any, targets: Sequence[float]) -> np.ndarray:
-    """The (interpolated) step at which a learning curve first reaches each target, NaN if never."""
+    """The interpolated step at which a learning curve first reaches each target; NaN if it never does."""
     steps, best = np.asarray(steps, float), np.minimum.accumulate(np.asarray(loss, float))
     reached = np.full(len(targets), np.nan)
     for i, target in enumerate(targets):
@@ -142,20 +143,7 @@ def fit_critical_batch(
     runs = table.runs("loss", "steps", "batch_tokens", least=3, vary=("batch_tokens",))
     log_b, log_s = np.log(runs["batch_tokens"]), np.log(runs["steps"])
     warnings = list(runs.warnings)
-    targets, members = [], []
-    for target in np.unique(runs["loss"]):
-        index = np.flatnonzero(runs["loss"] == target)
-        batches = len(set(runs["batch_tokens"][index]))
-        if batches < 3:
-            warnings.append(f"loss {target:.4g} left out: {batches} batches, where 3 are needed")
-        else:
-            targets.append(float(target))
-            members.append(index)
-    if not targets:
-        raise TableError(
-            "no loss was reached at 3 batches; give rows of loss (the same target in several "
-            "rows), batch_tokens and steps"
-        )
+    targets, members = _by_target(runs, warnings)
     masks = np.zeros((len(targets), len(runs)))
     for mask, index in zip(masks, members, strict=True):
         mask[index] = 1
@@ -169,40 +157,11 @@ def fit_critical_batch(
         theta = np.concatenate([theta, again], axis=1)
         warnings.extend(drawn.notes)
     share = drawn.level if drawn else level
-    hyperbolas = []
-    for target, index, t in zip(targets, members, theta, strict=True):
-        s_min, b_crit = np.exp(t[:, 0]), np.exp(t[:, 1])
-        low, high = runs["batch_tokens"][index].min(), runs["batch_tokens"][index].max()
-        if not low / 3 < b_crit[0] < high * 3:
-            warnings.append(
-                f"loss {target:.4g}: B_crit {b_crit[0]:.3g} lies far outside the batches that "
-                f"were run ({low:.3g} to {high:.3g})"
-            )
-        hyperbolas.append(
-            {
-                "loss": target,
-                "S_min": float(s_min[0]),
-                "E_min": float(s_min[0] * b_crit[0]),
-                "B_crit": float(b_crit[0]),
-                "B_crit_interval": interval(b_crit[1:], share),
-                "steps": runs["steps"][index],
-                "batch_tokens": runs["batch_tokens"][index],
-            }
-        )
-    parameters, draws = {}, {}
-    if len(targets) >= 2:
-        x = np.log(targets)
-        dx = x - x.mean()
-        slope = (dx[:, None] * theta[:, :, 1]).sum(axis=0) / (dx**2).sum()
-        with np.errstate(divide="ignore", over="ignore"):
-            alpha = -1 / slope
-            star = np.exp(theta[:, :, 1].mean(axis=0) - slope * x.mean())
-        parameters = {"B_star": float(star[0]), "alpha_B": float(alpha[0])}
-        draws = {"B_star": star[1:], "alpha_B": alpha[1:]} if bootstrap else {}
-        if alpha[0] <= 0:
-            warnings.append("the critical batch does not grow as the loss falls")
-    else:
-        warnings.append("one loss only, so B_crit has no dependence on it")
+    hyperbolas = [
+        _hyperbola(runs, target, index, t, share, warnings)
+        for target, index, t in zip(targets, members, theta, strict=True)
+    ]
+    parameters, draws = _law_of_loss(targets, theta, warnings)
     fitted = np.concatenate(members)
     at = np.repeat(np.arange(len(members)), [len(m) for m in members])
     predicted = np.exp(theta[at, 0, 0]) * (1 + np.exp(theta[at, 0, 1] - log_b[fitted]))
@@ -240,6 +199,72 @@ def fit_critical_batch(
     )
 
 
+def _by_target(runs: Runs, warnings: list[str]) -> tuple[list[float], list[np.ndarray]]:
+    """The target losses that were reached at three batches or more, and the rows of each."""
+    targets, members = [], []
+    for target in np.unique(runs["loss"]):
+        index = np.flatnonzero(runs["loss"] == target)
+        batches = len(set(runs["batch_tokens"][index]))
+        if batches < 3:
+            warnings.append(f"loss {target:.4g} left out: {batches} batches, where 3 are needed")
+        else:
+            targets.append(float(target))
+            members.append(index)
+    if not targets:
+        raise TableError(
+            "no loss was reached at 3 batches; give rows of loss (the same target in several "
+            "rows), batch_tokens and steps"
+        )
+    return targets, members
+
+
+def _hyperbola(
+    runs: Runs,
+    target: float,
+    index: np.ndarray,
+    theta: np.ndarray,
+    share: float,
+    warnings: list[str],
+) -> dict[str, Any]:
+    """One target's curve; `theta` [1 + draw, 2] starts with the fit itself."""
+    s_min, b_crit = np.exp(theta[:, 0]), np.exp(theta[:, 1])
+    low, high = runs["batch_tokens"][index].min(), runs["batch_tokens"][index].max()
+    if not low / 3 < b_crit[0] < high * 3:
+        warnings.append(
+            f"loss {target:.4g}: B_crit {b_crit[0]:.3g} lies far outside the batches that "
+            f"were run ({low:.3g} to {high:.3g})"
+        )
+    return {
+        "loss": target,
+        "S_min": float(s_min[0]),
+        "E_min": float(s_min[0] * b_crit[0]),
+        "B_crit": float(b_crit[0]),
+        "B_crit_interval": interval(b_crit[1:], share),
+        "steps": runs["steps"][index],
+        "batch_tokens": runs["batch_tokens"][index],
+    }
+
+
+def _law_of_loss(
+    targets: Sequence[float], theta: np.ndarray, warnings: list[str]
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """B_star and alpha_B through the targets' B_crit, and draws of them (eq. 1.4)."""
+    if len(targets) < 2:
+        warnings.append("one loss only, so B_crit has no dependence on it")
+        return {}, {}
+    x = np.log(targets)
+    dx = x - x.mean()
+    slope = (dx[:, None] * theta[:, :, 1]).sum(axis=0) / (dx**2).sum()
+    with np.errstate(divide="ignore", over="ignore"):
+        alpha = -1 / slope
+        star = np.exp(theta[:, :, 1].mean(axis=0) - slope * x.mean())
+    if alpha[0] <= 0:
+        warnings.append("the critical batch does not grow as the loss falls")
+    parameters = {"B_star": float(star[0]), "alpha_B": float(alpha[0])}
+    drawn = len(alpha) > 1
+    return parameters, {"B_star": star[1:], "alpha_B": alpha[1:]} if drawn else {}
+
+
 def _draw(
     runs: Runs,
     members: list[np.ndarray],
@@ -251,7 +276,7 @@ def _draw(
     seed: int,
     resample: str,
 ) -> Draws:
-    """The hyperbolas of every draw, [draw, 2 x target]; all targets share one draw of the noise."""
+    """The hyperbolas of every draw, [draw, 2 x target]. All targets of a draw have the same noise."""
     fitted = np.sort(np.concatenate(members))
     left, slopes = np.zeros(len(runs)), np.zeros((len(runs), 2 * len(members)))
     for i, (index, own) in enumerate(zip(members, theta, strict=True)):

@@ -1,7 +1,7 @@
-"""A cell of a table as a number: 1e9, 1_000, 1.3B, 110,678,115, 110 678 115, 2,85, 5 PF-days.
+"""The number in a cell of a table: 1e9, 1_000, 1.3B, 110,678,115, 110 678 115, 2,85, 5 PF-days.
 
-Commas and points mean different things in different countries. A cell that could be read both ways
-is decided by the other cells of its column, and is a problem where they do not decide.
+Commas and points mean different things in different countries. Where a cell can be read both ways,
+the other cells of its column decide. Where they do not decide, the cell is a problem.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _GROUPS_BY_COMMA = re.compile(r"[+-]?\d{1,3}(,\d{3}){2,}(\.\d*)?|[+-]?\d{1,3}(,\
 _GROUPS_BY_POINT = re.compile(r"[+-]?\d{1,3}(\.\d{3}){2,}(,\d*)?|[+-]?\d{1,3}(\.\d{3})+,\d*")
 _GROUPS_BY_SPACE = re.compile(r"[+-]?\d{1,3}([ '\u00a0\u2009\u202f]\d{3})+([.,]\d+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
-#: One group of three digits, not after a lone zero: a thousand or a decimal.
+#: One group of three digits, not after a lone zero: thousands or decimals.
 _EITHER_COMMA = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 _EITHER_POINT = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}")
 
@@ -59,10 +59,10 @@ class NumberStyle:
     """What a column's commas and points mean.
 
     Attributes:
-      comma: "thousands", "decimal", or "" where no cell tells.
-      point_groups: points may part thousands, as cells with several such groups show.
-      counts: the column holds counts (params, tokens, flops), so that 1.3B is a number.
-      flops: and their unit may be GFLOPs and the like.
+      comma: "thousands", "decimal", or "" where no cell decides.
+      point_groups: points may separate thousands, as cells with several such groups show.
+      counts: the column holds counts (params, tokens, flops), so 1.3B is a number.
+      flops: their unit may also be GFLOPs and the like.
     """
 
     comma: str = ""
@@ -72,7 +72,7 @@ class NumberStyle:
 
 
 def parse_number(cell: Any) -> float | None:
-    """The number in a cell, or None: for cells whose column says nothing on their style."""
+    """The number in a cell, or None; for a cell without a column that would decide its style."""
     if isinstance(cell, bool):
         return None
     if not isinstance(cell, str):
@@ -87,9 +87,9 @@ def parse_number(cell: Any) -> float | None:
 
 
 def style_of(cells: Sequence[Any], *, name: str, delimiter: str | None) -> NumberStyle:
-    """The style of a column, from those of its cells that can be read in one way only."""
+    """The style of a column, from the cells that can be read in only one way."""
     texts = [cell.strip() for cell in cells if isinstance(cell, str)]
-    # Without their suffix: 1,5B and 1,5 tell the same.
+    # Without the suffix: 1,5B shows the same as 1,5.
     bare = [match[1] if (match := _SUFFIXED.fullmatch(text)) else text for text in texts]
     by_comma = any(_GROUPS_BY_COMMA.fullmatch(text) for text in bare)
     by_point = any(_GROUPS_BY_POINT.fullmatch(text) for text in bare)
@@ -101,19 +101,19 @@ def style_of(cells: Sequence[Any], *, name: str, delimiter: str | None) -> Numbe
     if decimal != by_comma:
         comma = "decimal" if decimal else "thousands"
     elif not decimal and not counts:
-        # No loss is in the thousands.
+        # A loss is never in the thousands.
         comma = "decimal"
     elif not decimal and delimiter == ",":
-        # Who parts columns by commas does not write decimals with them.
+        # A file with commas between columns has no decimal commas.
         comma = "thousands"
     return NumberStyle(comma, by_point, counts, name == "flops")
 
 
 def read_number(text: str, style: NumberStyle) -> float:
-    """The number in a stripped, not empty cell.
+    """The number in a stripped cell that is not empty.
 
     Raises:
-      ValueError: what is wrong with it, to be put after "NAME is 'CELL'".
+      ValueError: what is wrong with it, as the continuation of "NAME is 'CELL'".
     """
     try:
         if not (style.point_groups and style.counts and _EITHER_POINT.fullmatch(text)):

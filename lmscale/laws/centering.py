@@ -1,8 +1,8 @@
 """Before training: does each budget of a planned IsoFLOP grid have sizes on both sides of its minimum?
 
-A profile whose minimum lies outside of its sizes gives no sound exponent, and that shows only after
-training. A law known beforehand (a smaller grid's fit, or a published one) tells where the minima
-will be.
+A profile whose minimum lies outside of its sizes gives no reliable exponent, and this shows only after
+training. A law that is known before (the fit of a smaller grid, or a published law) predicts where the
+minima will be.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from lmscale.laws.result import FitError, FitResult
 
 __all__ = ["Centering", "grid_centering"]
 
-#: Sizes that a budget needs to either side of its minimum: a parabola has three coefficients, and with
-#: one size to a side the noise of that run alone places the minimum.
+#: Sizes that a budget needs on either side of its minimum. A parabola has three coefficients, and with
+#: one size on a side the noise of that run alone would decide where the minimum lies.
 SIZES_TO_EITHER_SIDE = 2
 
 
 @dataclass(frozen=True)
 class Centering:
-    """One budget's sizes against the best size that a prior law gives.
+    """The sizes of one budget, compared with the best size by a prior law.
 
     Attributes:
       flops: the budget.
       sizes: parameters of its models, in increasing order.
-      n_opt: the prior's best size, and `n_interval` its interval (None where it has none).
-      below, above: how many sizes lie to either side of it.
-      offset: ln of the sizes' geometric middle (of smallest and largest) over n_opt.
+      n_opt, n_interval: the best size by the prior law, and its interval (None where it has none).
+      below, above: how many sizes lie on either side of it.
+      offset: ln of the geometric mean of the smallest and largest size over n_opt.
     """
 
     flops: float
@@ -46,7 +46,7 @@ class Centering:
         return min(self.below, self.above) >= SIZES_TO_EITHER_SIDE
 
     def __str__(self) -> str:
-        """One line that says how the budget lies, and what would be right."""
+        """One line that says where the sizes lie, and what would be right."""
         interval = ""
         if self.n_interval is not None:
             interval = " ({:.3g} to {:.3g})".format(*self.n_interval)
@@ -67,14 +67,14 @@ class Centering:
 def grid_centering(
     grid: Iterable[tuple[float, Sequence[float]]], law: FitResult | str
 ) -> list[Centering]:
-    """How each budget of a planned grid lies about the best size of a law known beforehand.
+    """The sizes of each budget of a planned grid, compared with the best size by a prior law.
 
     Args:
       grid: (budget in FLOPs, parameters of its models), counted by the law's convention.
       law: any law that splits compute between N and D: a fit, or the name of a published one.
 
     Raises:
-      FitError: a budget without sizes, or a law that gives no best size.
+      FitError: a budget has no sizes, or the law gives no best size.
     """
     found = []
     for flops, sizes in grid:

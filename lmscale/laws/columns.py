@@ -1,4 +1,4 @@
-"""Which column of a table is which: common names, mappings by the user, counting conventions."""
+"""The meaning of the columns of a table: common names, the user's mapping, counting conventions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
     "suggested_mapping",
 ]
 
-#: Columns of positive numbers, each with the other names under which it is recognised.
+#: Columns of positive numbers, each with other names under which it is recognised.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "params": ("n_params", "N", "parameters", "model_size"),
     "tokens": ("n_tokens", "D", "training_tokens"),
@@ -35,30 +35,30 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "weight": (),
 }
 
-#: Columns of labels, kept as they are.
+#: Columns of labels, which are not converted.
 LABELS: dict[str, tuple[str, ...]] = {
     "group": ("family", "model"),
     "seed": (),
     "budget": ("flops_budget",),
 }
 
-#: How params and flops can be counted (`lmscale.flops`); results have columns of each.
+#: How params and flops can be counted (`lmscale.flops`); results have columns for each.
 CONVENTIONS = ("kaplan", "chinchilla", "standard", "exact")
-#: The one in which budgets are set, and results are read unless another is asked for.
+#: The convention of budgets, and the default for reading results.
 _NATIVE = "standard"
 
-#: A piece of a mapping: anything up to a comma, where quotes may hold commas.
+#: A part of a mapping: anything up to a comma; commas in quotes do not count.
 _PIECE = re.compile(r"""(?:"[^"]*"|'[^']*'|[^,"'])+""")
 _SCALED = re.compile(r"(.+?)\s*\*\s*([0-9][0-9_.]*(?:[eE][+-]?\d+)?)")
 
 
 def parse_mapping(columns: Mapping[str, str] | Sequence[str] | str | None) -> dict[str, str]:
-    """Our name -> the source's, from "params=COL,loss=COL" or several such.
+    """Our name -> the source's name, from "params=COL,loss=COL" or several of these.
 
-    A piece without = belongs to the name before it, so a lone comma in a name needs no quotes.
+    A part without = belongs to the name before it, so a single comma in a name needs no quotes.
 
     Raises:
-      TableError: it does not read so, or one of our names does not exist.
+      TableError: the text has another form, or one of our names does not exist.
     """
     if columns is None:
         return {}
@@ -105,7 +105,7 @@ def _parse_text(text: str) -> dict[str, str]:
 def find_columns(
     mapping: Mapping[str, str], header: Sequence[str]
 ) -> tuple[dict[str, str], dict[str, float]]:
-    """Our name -> the source's column, of those that there are; and our name -> a scale.
+    """Our name -> the source's column, for the columns that exist; and our name -> a scale.
 
     Raises:
       TableError: a mapped column is not there.
@@ -114,11 +114,12 @@ def find_columns(
     named = {}
     for ours, theirs in mapping.items():
         scaled = _SCALED.fullmatch(theirs)
-        if theirs not in header and scaled and scaled[1] in header:
-            theirs, factors[ours] = scaled[1], float(scaled[2])
-        if theirs not in header:
+        if theirs in header:
+            named[ours] = theirs
+        elif scaled and scaled[1] in header:
+            named[ours], factors[ours] = scaled[1], float(scaled[2])
+        else:
             raise TableError(_not_there(ours, theirs, header))
-        named[ours] = theirs
     found = {}
     for name, aliases in (*COLUMNS.items(), *LABELS.items()):
         source = named.get(name) or _common(name, aliases, header, named.values())
@@ -128,7 +129,7 @@ def find_columns(
 
 
 def find_settings(mapping: Mapping[str, str], header: Sequence[str]) -> tuple[str, ...]:
-    """The source's columns that a search varies, such as a learning rate."""
+    """The columns of the source that a search varies, such as a learning rate."""
     found = [mapping[name] for name in SETTINGS if mapping.get(name) in header]
     for name, aliases in SETTINGS.items():
         for candidate in (name, *aliases):
@@ -142,11 +143,11 @@ def _common(
     name: str, aliases: Sequence[str], header: Sequence[str], taken: Collection[str]
 ) -> str | None:
     """The source's column for `name`: by its own name, else by a common one."""
-    folded = {}
-    for column in header:
-        folded.setdefault(column.strip().lower().replace(" ", "_"), column)
+    folded: dict[str, str] = {}
+    for name_in_header in header:
+        folded.setdefault(name_in_header.strip().lower().replace(" ", "_"), name_in_header)
     for candidate in (name, *aliases):
-        # A one-letter alias must match exactly: "n" or "c" in a header can mean anything.
+        # A one-letter alias must match exactly, because "n" or "c" in a header can mean anything.
         column = candidate if candidate in header else folded.get(candidate.lower())
         if column is None or (len(candidate) == 1 and column != candidate) or column in taken:
             continue
@@ -164,7 +165,7 @@ def _not_there(ours: str, theirs: str, header: Sequence[str]) -> str:
     )
 
 
-#: A name with a unit behind it: N (M), tokens [B], params, millions.
+#: A name followed by a unit: N (M), tokens [B], params, millions.
 _WITH_UNIT = re.compile(r"(.+?)\s*(?:[(\[]\s*([^)\]]*?)\s*[)\]]|,\s*(\w+))")
 _UNITS = {
     "k": "1e3", "thousand": "1e3", "thousands": "1e3", "m": "1e6", "million": "1e6",
@@ -174,9 +175,9 @@ _UNITS = {
 
 
 def suggested_mapping(ours: str, header: Sequence[str]) -> str:
-    """What to give as --columns for `ours`: the columns whose names have a unit behind, or COL."""
+    """A value of --columns for `ours`: columns whose names are followed by a unit, or COL."""
     found = []
-    # Two of the three counts do, so the others that can be told are suggested as well.
+    # Two of the three counts are enough, so others that are recognised are suggested as well.
     counts = ("params", "tokens", "flops")
     for name in (ours, *(count for count in counts if ours in counts and count != ours)):
         if _common(name, COLUMNS.get(name, ()), header, ()) is not None:
@@ -197,7 +198,7 @@ def suggested_mapping(ours: str, header: Sequence[str]) -> str:
 
 
 def is_results(header: Sequence[str]) -> bool:
-    """Whether a table is one that `Store.table` makes: params and flops by every convention."""
+    """Whether the table is one of `Store.table`, with params and flops by every convention."""
     return (
         "best_lr" in header
         and all(
@@ -212,17 +213,18 @@ def is_results(header: Sequence[str]) -> bool:
 def results_mapping(
     mapping: Mapping[str, str], convention: str, header: Sequence[str]
 ) -> tuple[dict[str, str], str]:
-    """The columns of a table of results, those that the caller mapped first; and the convention.
+    """The mapping for a table of results, completed by one convention, and that convention.
 
-    A mapping of params or flops to one convention's column chooses it for the other as well.
+    Columns that the caller mapped are kept. A mapping of params or flops to the column of one
+    convention chooses this convention for the other as well.
 
     Raises:
       TableError: the convention is none of `CONVENTIONS`.
     """
-    named = {_convention_of(mapping[name]) for name in ("params", "flops") if name in mapping}
-    named.discard(None)
+    mapped = [_convention_of(mapping[name]) for name in ("params", "flops") if name in mapping]
+    named = {of for of in mapped if of is not None}
     if convention == "given" and len(named) == 2:
-        # Nothing is left to choose, and no one name fits; `mixed_conventions` says so.
+        # Both are mapped, by different conventions; `mixed_conventions` warns of that.
         return {"tokens": "tokens", "loss": "loss", **mapping}, convention
     if convention == "given":
         convention = named.pop() if named else _NATIVE
@@ -240,7 +242,7 @@ def results_mapping(
 
 
 def mixed_conventions(sources: Mapping[str, str]) -> tuple[str, ...]:
-    """Says where params are counted by one convention and flops by another."""
+    """A warning where params are counted by one convention and flops by another."""
     of = {name: _convention_of(sources[name]) for name in ("params", "flops") if name in sources}
     if None in of.values() or len(set(of.values())) < 2:
         return ()

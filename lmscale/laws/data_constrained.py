@@ -1,11 +1,11 @@
 """Repeated data: what an epoch is worth (Muennighoff et al. 2023, 2305.16264).
 
-With U_D unique tokens seen R_D = D/U_D - 1 further times, data are worth
+With U_D unique tokens, each seen R_D = D/U_D - 1 more times, the data are worth
 
     D' = U_D + U_D R_D* (1 - exp(-R_D / R_D*))
 
-fresh tokens, and parameters beyond the U_N that U_D can feed decay alike with R_N*. The loss is
-the parametric one, E + A/N'^alpha + B/D'^beta (eqs. 5-7).
+fresh tokens. Parameters beyond U_N, the size whose optimal data are U_D, lose their worth in the same
+way with R_N*. The loss is the parametric one, E + A/N'^alpha + B/D'^beta (eqs. 5-7).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
     "fit_data_constrained",
 ]
 
-#: Published constants: the base law was fitted to runs of one epoch and then held fixed.
+#: Published constants; the base law was fitted to runs of one epoch and then held fixed.
 MUENNIGHOFF = {
     "E": math.exp(0.6254804),
     "A": math.exp(6.255414),
@@ -55,7 +55,7 @@ _BASE = ("E", "A", "B", "alpha", "beta")
 
 
 def effective(unique: Any, repeats: Any, decay: Any) -> Any:
-    """U + U R* (1 - exp(-R/R*)): what `unique`, repeated `repeats` more times, is worth fresh."""
+    """U + U R* (1 - exp(-R/R*)): the fresh tokens that U tokens, repeated R more times, are worth."""
     return unique + unique * decay * -np.expm1(-repeats / decay)
 
 
@@ -70,7 +70,7 @@ def fed_params(parameters: Mapping[str, Any], unique_tokens: Any) -> Any:
 def data_constrained_loss(
     parameters: Mapping[str, Any], *, params: Any, tokens: Any, unique_tokens: Any = None, **_: Any
 ) -> Any:
-    """The loss after `tokens` tokens of which `unique_tokens` are unique (all, if not given)."""
+    """The loss after `tokens` tokens, of which `unique_tokens` are unique (by default all)."""
     unique = tokens if unique_tokens is None else np.minimum(unique_tokens, tokens)
     fed = np.minimum(params, fed_params(parameters, unique))
     n = effective(fed, params / fed - 1, parameters["R_N_star"])
@@ -91,7 +91,7 @@ def _residual(theta: Any, data: Any) -> Any:
 
 
 def _repeats(base: Mapping[str, Any], params: np.ndarray, unique: np.ndarray) -> dict[str, Any]:
-    """What the residual reads of a base law, [n] each, or [B, n] of draws [B, 1] of it."""
+    """What the residual reads from a base law: arrays [n], or [B, n] for draws [B, 1] of the law."""
     fed = np.minimum(params, fed_params(base, unique))
     ones = np.ones(np.shape(fed))
     return {
@@ -109,8 +109,10 @@ def _repeats(base: Mapping[str, Any], params: np.ndarray, unique: np.ndarray) ->
 def _base_law(
     base: Mapping[str, float] | str, once: Runs, bootstrap: int, level: float, seed: int
 ) -> tuple[Mapping[str, float], dict[str, np.ndarray]]:
-    """The base law, and its draws where it was fitted to the runs of one epoch: its error enters
-    the intervals of what rests on it."""
+    """The base law, and its draws where it was fitted here to the runs of one epoch.
+
+    With these draws, its error is part of the intervals of R_D* and R_N*.
+    """
     draws: dict[str, np.ndarray] = {}
     if isinstance(base, str):
         if base == "muennighoff":
@@ -136,12 +138,24 @@ def _base_law(
     return base, draws
 
 
-def _noise(found: MultiStart, data: Mapping[str, Any], runs: Runs, resample: str) -> Noise:
+def _noise_of(found: MultiStart, data: Mapping[str, Any], runs: Runs, resample: str) -> Noise:
     left = residuals(_residual, found.theta[None], data)[0]
     slopes, weights = jacobian(_residual, found.theta, data), runs.get("weight")
     units = choose_units(runs, left, slopes, resample=resample, weights=weights)
     inputs = log_inputs(runs, ("params", "tokens"))
     return fit_noise(left, slopes, units, inputs, weights=weights)
+
+
+def _named(theta: np.ndarray) -> dict[str, Any]:
+    values = np.exp(np.clip(theta, -20, 20))
+    return {"R_D_star": values[..., 0], "R_N_star": values[..., 1]}
+
+
+def _minima(found: MultiStart) -> list[dict[str, float]]:
+    return [
+        {**{k: float(v) for k, v in _named(t).items()}, "objective": float(value)}
+        for t, value in zip(found.minima, found.minima_objectives, strict=True)
+    ]
 
 
 def _warn(
@@ -154,9 +168,11 @@ def _warn(
                 f"another minimum, R_D* {other['R_D_star']:.3g} and R_N* {other['R_N_star']:.3g}, "
                 f"is only {excess:.2%} worse: these runs do not tell them apart"
             )
-    for name in ("R_D_star", "R_N_star"):
-        if not 1e-3 < parameters[name] < 1e4:
-            warnings.append(f"{name} ran off to {parameters[name]:.3g}: it is not determined")
+    warnings.extend(
+        f"{name} ran off to {parameters[name]:.3g}: it is not determined"
+        for name in ("R_D_star", "R_N_star")
+        if not 1e-3 < parameters[name] < 1e4
+    )
 
 
 def fit_data_constrained(
@@ -203,31 +219,23 @@ def fit_data_constrained(
     grid = np.log(product_grid(axis, axis))
     weights = runs.get("weight")
     found = multi_start(_residual, grid, data, len(runs), delta=delta, weights=weights, direct=True)
+
+    def refits(log_loss: np.ndarray) -> tuple[np.ndarray, int]:
+        own = {"log_y": log_loss}
+        if base_draws:
+            drawn_base = {k: v[: len(log_loss), None] for k, v in base_draws.items()}
+            own.update(_repeats(drawn_base, runs["params"], unique))
+        again = refit(_residual, found, data, own, delta=delta, weights=weights)
+        return again.theta, again.unconverged
+
     drawn = None
     if bootstrap:
-        noise = _noise(found, data, runs, resample)
-
-        def refits(log_loss: np.ndarray) -> tuple[np.ndarray, int]:
-            own = {"log_y": log_loss}
-            if base_draws:
-                drawn_base = {k: v[: len(log_loss), None] for k, v in base_draws.items()}
-                own.update(_repeats(drawn_base, runs["params"], unique))
-            again = refit(_residual, found, data, own, delta=delta, weights=weights)
-            return again.theta, again.unconverged
-
+        noise = _noise_of(found, data, runs, resample)
         centre = data["log_y"] + residuals(_residual, found.theta[None], data)[0]
         drawn = draw_with(refits, centre, noise, n_draws=bootstrap, level=level, seed=seed)
-
-    def named(theta: np.ndarray) -> dict[str, Any]:
-        values = np.exp(np.clip(theta, -20, 20))
-        return {"R_D_star": values[..., 0], "R_N_star": values[..., 1]}
-
     warnings.extend(solver_notes(found))
-    parameters = {**fixed, **{k: float(v) for k, v in named(found.theta).items()}}
-    minima = [
-        {**{k: float(v) for k, v in named(t).items()}, "objective": float(value)}
-        for t, value in zip(found.minima, found.minima_objectives, strict=True)
-    ]
+    parameters = {**fixed, **{k: float(v) for k, v in _named(found.theta).items()}}
+    minima = _minima(found)
     _warn(parameters, minima, warnings)
     runs.columns["unique_tokens"] = unique
     return finish(
@@ -235,7 +243,7 @@ def fit_data_constrained(
         runs,
         data_constrained_loss,
         parameters,
-        {**base_draws, **named(drawn.theta)} if drawn else {},
+        {**base_draws, **_named(drawn.theta)} if drawn else {},
         reads=("params", "tokens", "unique_tokens"),
         level=level,
         fixed={} if base_draws else fixed,

@@ -1,4 +1,4 @@
-"""From a solved fit to a `FitResult`: what the laws of the loss have in common."""
+"""From a solved fit to a `FitResult`, as all laws of the loss need it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from lmscale.laws.parametric import ranges_of
 from lmscale.laws.resample import Draws
 from lmscale.laws.result import FitResult, intervals_of
 from lmscale.laws.solve import MultiStart
 from lmscale.laws.table import Runs
 
-__all__ = ["LEAST_SQUARES", "finish", "solver_notes"]
+__all__ = ["LEAST_SQUARES", "finish", "ranges_of", "solver_notes"]
 
 LEAST_SQUARES = "half the sum of squared residuals of log loss"
 
@@ -37,10 +36,10 @@ def finish(
 
     Args:
       reads: the columns that the model takes.
-      draws: of the fitted parameters.
-      fixed: parameters that were not fitted; they enter the draws, and have no interval.
+      draws: name -> draws of the fitted parameters.
+      fixed: parameters that were not fitted. They are in the draws, but have no interval.
       drawn: how `draws` were made.
-      **fields: of `FitResult`.
+      **fields: other fields of `FitResult`.
     """
     inputs = {name: runs[name] for name in reads}
     predicted = model(parameters, **inputs)
@@ -74,5 +73,13 @@ def finish(
 
 
 def solver_notes(found: MultiStart) -> list[str]:
-    """What to tell the user about a solve."""
+    """Warnings about a solve."""
     return [] if found.converged else ["the solver did not meet its tolerance at the best minimum"]
+
+
+def ranges_of(runs: Runs) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value of each column; FLOPs are 6 N D where they were not given."""
+    columns = dict(runs.columns)
+    if "flops" not in columns and "params" in columns and "tokens" in columns:
+        columns["flops"] = 6.0 * columns["params"] * columns["tokens"]
+    return {name: (float(v.min()), float(v.max())) for name, v in columns.items()}

@@ -1,6 +1,6 @@
-"""Reads the bytes of a table: CSV with any usual separator, JSON, JSON lines, also compressed.
+"""Reads a table from bytes: CSV with any usual separator, JSON, or JSON lines, also compressed.
 
-Every cell stays as it was written, so that what is wrong with one can be said by row and column.
+Every cell is kept as it was written, so that errors can name its row and column.
 """
 
 from __future__ import annotations
@@ -41,12 +41,14 @@ _DELIMITERS = ("\t", ";", "|", ",")
 class Cells:
     """The cells of a table as they were written.
 
-    `columns` maps each name of `header` to its `n_rows` cells, `bad_rows` a row number (from 1) to
-    why the whole row is bad, and `delimiter` is what parted the cells of a text table.
+    Attributes:
+      columns: each name of `header` -> its `n_rows` cells.
+      bad_rows: row number (from 1) -> why the whole row is bad.
+      delimiter: what separated the cells of a text table; None for blanks and for other formats.
     """
 
     header: tuple[str, ...]
-    columns: dict[str, Sequence[Any]]
+    columns: Mapping[str, Sequence[Any]]
     n_rows: int
     bad_rows: dict[int, str] = field(default_factory=dict)
     delimiter: str | None = None
@@ -56,7 +58,7 @@ def read_cells(path: str | os.PathLike) -> Cells:
     """The table in a file.
 
     Raises:
-      TableError: there is none, in one line.
+      TableError: the file has no table, in one line.
     """
     name = os.fspath(path)
     text = _text(path)
@@ -142,13 +144,14 @@ def _read_separated(text: str, name: str) -> Cells:
 
 
 def _delimiter(text: str) -> str | None:
-    """What parts the cells: that which gives most of the first rows as many as the header has.
+    """The separator with which most of the first rows have as many cells as the header.
 
     None stands for blanks of any length.
     """
     head = [line for line in text.splitlines() if line.strip()][:200]
     head = [line for line in head if not line.lstrip().startswith("#")][:50] or head
-    best, choice = (0.0, 1), ","
+    choice: str | None = ","
+    best = (0.0, 1)
     for delimiter in (*_DELIMITERS, None):
         try:
             rows = _split("\n".join(head), delimiter)
@@ -158,7 +161,7 @@ def _delimiter(text: str) -> str | None:
         if width < 2:
             continue
         even = sum(len(row) == width for row in rows[1:]) / max(1, len(rows) - 1)
-        # Blanks also stand inside of names, so they must fit every row.
+        # Names may contain blanks, so blanks as separators must fit every row.
         if (even, width) > best and (delimiter is not None or (even == 1 and best[0] == 0)):
             best, choice = (even, width), delimiter
     return choice
@@ -171,7 +174,7 @@ def _split(text: str, delimiter: str | None) -> list[list[str]]:
 
 
 def _without_comments(lines: list[list[str]]) -> list[list[str]]:
-    """The lines that do not begin with #, save a header that does."""
+    """The lines that do not begin with #; a header may begin with it."""
     comments = [line[0].lstrip().startswith("#") for line in lines]
     first = next((i for i, comment in enumerate(comments) if not comment), len(lines))
     rest = [line for line, comment in zip(lines, comments, strict=True) if not comment]
@@ -243,7 +246,7 @@ def _named(names: Sequence[Any], row: Any) -> Any:
 
 
 def _records(items: Sequence[Any], lines: Sequence[int] = ()) -> Cells:
-    """The table of objects; `lines` are their numbers in a file of JSON lines."""
+    """The table of a list of objects; `lines` are their numbers in a file of JSON lines."""
     rows = [_flat(item) if isinstance(item, dict) else {} for item in items]
     header = list(dict.fromkeys(key for row in rows for key in row))
     if not header:
@@ -259,7 +262,7 @@ def _records(items: Sequence[Any], lines: Sequence[int] = ()) -> Cells:
 
 
 def _flat(item: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested objects as columns: {"config": {"lr": 1}} has the column config.lr."""
+    """Nested objects as columns: {"config": {"lr": 1}} gives the column config.lr."""
     flat = {}
     for key, value in item.items():
         if isinstance(value, dict):

@@ -1,34 +1,43 @@
-"""The power law through the minima of IsoFLOP profiles, the loss along it, and what both leave open.
+"""The power law through the minima of IsoFLOP profiles, the loss along it, and their uncertainty.
 
-Minima scatter about the law by more than the noise of their own runs: learning rates suit some sizes
-better than others, ladders of sizes sit differently about the minimum, seeds share their data. That
-scatter is a random effect between budgets, with a standard deviation tau that few budgets can only
-bound. So tau has a posterior (`between_posterior`), every draw takes one value of it, and few budgets
-give wide intervals by themselves.
+Minima scatter about the law by more than the noise of their own runs: a learning rate suits some sizes
+better than others, the grids of sizes lie differently about the minimum, seeds share their data. This
+scatter is a random effect between budgets. Few budgets can only bound its standard deviation tau. So
+tau has a posterior (`between_posterior`) and every draw takes one value of it. Few budgets then give
+wide intervals.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtr, ndtri
 from scipy.stats import cauchy
 
-__all__ = ["LossCurve", "between_posterior", "covariance_of", "draw_between", "fit_loss", "line"]
+__all__ = [
+    "LossCurve",
+    "between_posterior",
+    "covariance_of",
+    "draw_between",
+    "fit_loss",
+    "fit_power_laws",
+    "line",
+]
 
-#: Prior of tau: none at all with this probability, else half of a Cauchy distribution. With less
-#: weight at zero, grids without scatter get intervals that are much too wide; with a narrower Cauchy,
-#: scatter of 0.1 and more is covered too rarely by four budgets.
+#: Prior of tau: zero with this probability, otherwise half a Cauchy distribution. With less weight at
+#: zero, grids without scatter would get intervals that are much too wide. With a narrower Cauchy
+#: distribution, four budgets would cover a scatter of 0.1 and more too rarely.
 _NO_SCATTER = 0.3
-#: Its scale for ln N_opt: in the 15 configurations of Porian et al. 2024 minima scatter by 0.04 to 0.14.
+#: Its scale for ln N_opt. In the 15 configurations of Porian et al. 2024 minima scatter by 0.04 to 0.14.
 LOG_N_SCALE = 0.1
-#: The same for the loss at the minima, as a share of it; there 0.2% to 1.5%.
+#: The same for the loss at the minima, as a share of it; in these configurations it is 0.2% to 1.5%.
 LOSS_SCALE = 0.003
 #: Steps of the grids over tau and over the irreducible loss.
 _TAU_STEPS, _LOSS_STEPS = 40, 60
-#: Exponents of the loss below this make C_c a number beyond any.
+#: Least exponent of the loss; below it C_c would overflow.
 _LEAST_ALPHA = 0.005
 
 
@@ -48,12 +57,105 @@ def line(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def covariance_of(draws: np.ndarray) -> np.ndarray:
-    """[point, point]: of draws [point, draw]; tails beyond 1% are cut, lost draws count as median."""
+    """Covariance [point, point] of draws [point, draw]; tails beyond 1% are cut, NaN counts as median."""
     if draws.shape[1] < 2:
         return np.zeros((len(draws), len(draws)))
     low, middle, high = np.nanpercentile(draws, [1, 50, 99], axis=1)[..., None]
     filled = np.where(np.isfinite(draws), draws, middle)
     return np.cov(np.clip(filled, low, high))
+
+
+def fit_power_laws(
+    columns: dict[str, np.ndarray],
+    drawn: np.ndarray,
+    token_slopes: np.ndarray,
+    *,
+    weighted: bool,
+    rng: np.random.Generator,
+    warnings: list[str],
+) -> tuple[dict[str, float], dict[str, np.ndarray], dict[str, Any]]:
+    """The power laws N_opt = k_N C^a and D_opt = k_D C^b through two minima or more.
+
+    Args:
+      columns: flops, n_opt, d_opt, loss and log_std of each minimum [budget].
+      drawn: [3, budget, draw], ln N, ln D and loss at the minima.
+      token_slopes: [budget], slope of ln D in ln N within a budget (-1 where C = 6 N D). Scatter that
+        moves the best size moves the best number of tokens as far in the other direction.
+      weighted: weight the minima by 1 / variance.
+      warnings: receives what there is to say of these minima.
+
+    Returns:
+      parameters a, b, k_N, k_D; draws of them; and the details "frontier_loss" and "scatter" (see
+      `lmscale.laws.isoflop.fit_isoflop`).
+    """
+    x = np.log(columns["flops"])
+    n_budgets = len(x)
+    weight = np.ones(n_budgets)
+    if weighted:
+        if not np.all(columns["log_std"] > 0):
+            warnings.append("the minima have no variances, so they are not weighted")
+        else:
+            weight = columns["log_std"] ** -2.0
+    if n_budgets == 2:
+        warnings.append("two usable profiles: the power law runs through both exactly")
+    n_draws = drawn.shape[2]
+    log_n = np.log(columns["n_opt"])
+    posterior = between_posterior(x, log_n, covariance_of(drawn[0]), LOG_N_SCALE)
+    scatter = draw_between(*posterior, n_budgets, n_draws, rng)
+    parameters: dict[str, float] = {}
+    draws: dict[str, np.ndarray] = {}
+    for name, k, values, d in (
+        ("a", "k_N", log_n, drawn[0] + scatter),
+        ("b", "k_D", np.log(columns["d_opt"]), drawn[1] + scatter * token_slopes[:, None]),
+    ):
+        slope, intercept = line(x, values[:, None], weight[:, None])
+        parameters[name], parameters[k] = float(slope[0]), float(np.exp(intercept[0]))
+        if n_draws:
+            found = np.isfinite(d)
+            slope, intercept = line(x, np.where(found, d, 0.0), weight[:, None] * found)
+            draws[name], draws[k] = slope, np.exp(intercept)
+    rest = log_n - np.log(parameters["k_N"]) - parameters["a"] * x
+    free = n_budgets - 2
+    curve = fit_loss(x, columns["loss"], covariance_of(drawn[2]), n_draws, rng)
+    more = {
+        "frontier_loss": curve.to_details(),
+        "scatter": {
+            "log_n": math.sqrt(np.sum(rest**2) / free) if free else math.nan,
+            "loss": curve.scatter,
+        },
+    }
+    if n_draws:
+        _warn_of_scatter(rest, columns["log_std"], posterior, warnings)
+    order = ("a", "b", "k_N", "k_D")
+    return {name: parameters[name] for name in order}, draws, more
+
+
+def _warn_of_scatter(
+    rest: np.ndarray,
+    log_std: np.ndarray,
+    posterior: tuple[np.ndarray, np.ndarray],
+    warnings: list[str],
+) -> None:
+    """Warns where the scatter about the law is large, or where these budgets cannot show it."""
+    n = len(rest)
+    tau, weight = posterior
+    if n < 4:
+        high = float(tau[np.searchsorted(np.cumsum(weight), 0.95)])
+        few = {2: "two", 3: "three"}[n]
+        warnings.append(
+            f"{few} budgets cannot show how the minima scatter about the power law: the intervals "
+            f"allow for what published profiles show, up to {math.expm1(high):.0%} of N_opt at 95%, "
+            f"and for any irreducible loss; where yours scatter less they cover more than their level"
+        )
+        return
+    if not np.all(log_std > 0):
+        return
+    chi = float(np.sqrt(np.sum((rest / log_std) ** 2) / (n - 2)))
+    if chi > 3:
+        warnings.append(
+            f"the minima scatter {chi:.1f} times more about the power law than the noise of their "
+            f"runs explains; the intervals include it"
+        )
 
 
 def _prior(scale: float) -> tuple[np.ndarray, np.ndarray]:
@@ -71,14 +173,14 @@ def between_posterior(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The posterior of tau, the standard deviation between points about a line, on a grid.
 
-    y = line(x) + errors of `covariance` + normal scatter of tau. The line is integrated out, so that
-    only the n - 2 contrasts free of it count (restricted likelihood). With two points there are none:
-    the posterior is then the prior.
+    y = line(x) + errors with `covariance` + normal scatter of tau. The line is integrated out, so only
+    the n - 2 contrasts that do not depend on it count (restricted likelihood). Two points have no such
+    contrast, and the posterior is the prior.
 
     Args:
       x, y: [point].
       covariance: [point, point] of the errors.
-      scale: of the prior's Cauchy distribution, in the units of y.
+      scale: of the Cauchy distribution of the prior, in the units of y.
 
     Returns:
       tau [grid] and its weights, which sum to 1.
@@ -104,7 +206,7 @@ def draw_between(
 
 @dataclass(frozen=True)
 class LossCurve:
-    """L = L_inf + (C_c / C)^alpha_C along the frontier: values, and draws of them."""
+    """L = L_inf + (C_c / C)^alpha_C along the frontier: parameters, and draws of them."""
 
     parameters: dict[str, float]
     draws: dict[str, np.ndarray]
@@ -124,10 +226,10 @@ def fit_loss(
 ) -> LossCurve:
     """The loss of the minima against compute, and draws from its posterior.
 
-    L_inf is uniform between 0 and the lowest loss beforehand, and so stays wherever the losses do
-    not tell it from a pure power law: with few budgets, or over few decades. The level and the
-    exponent are normal given L_inf; losses scatter about the curve by a tau as ln N does
-    (`between_posterior`).
+    The prior of L_inf is uniform between 0 and the lowest loss. It remains the posterior where the
+    losses cannot tell the curve from a pure power law: with few budgets, or over few decades. Given
+    L_inf, the level and the exponent are normal. Losses scatter about the curve with a tau, as ln N
+    does (`between_posterior`).
 
     Args:
       log_flops, loss: [point], two or more.
@@ -161,7 +263,7 @@ def fit_loss(
 
 
 def _named(floor: np.ndarray, level: np.ndarray, alpha: np.ndarray, center: float) -> dict:
-    """ln(L - L_inf) = level - alpha (ln C - center), by the names of the papers."""
+    """ln(L - L_inf) = level - alpha (ln C - center), in the symbols of the papers."""
     return {"alpha_C": alpha, "C_c": np.exp(level / alpha + center), "L_inf": floor}
 
 
@@ -179,9 +281,9 @@ class _LossGrid:
         self.log_det = np.linalg.slogdet(self.covariance)[1]
 
     def _solve(self, floors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Over [floor, tau]: (level, alpha), their precision matrix, and chi^2."""
+        """(level, alpha), their precision matrix, and chi^2, each over [floor, tau]."""
         excess = self.loss - floors[:, None]
-        # In nats d(level) is the excess, and d(alpha) minus that times x.
+        # Derivatives of the loss: the excess in the level, and -excess x in alpha.
         design = np.stack([excess, -excess * self.x], axis=-1)  # [floor, point, 2]
         y = excess * np.log(excess)
         left = np.einsum("fpi,tpq->ftiq", design, self.precision)
@@ -192,12 +294,12 @@ class _LossGrid:
         return theta, normal, chi
 
     def normal(self, floors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """level, alpha and their covariance matrix, over [floor, tau]."""
+        """level, alpha and their covariance matrix, each over [floor, tau]."""
         theta, normal, _ = self._solve(floors)
         return theta[..., 0], theta[..., 1], np.linalg.inv(normal)
 
     def weights(self, floors: np.ndarray) -> np.ndarray:
-        """Posterior [floor, tau], not normalised: flat in L_inf, and in loss and slope at the center."""
+        """Posterior [floor, tau], not normalised; flat in L_inf, and in loss and slope at the center."""
         theta, normal, chi = self._solve(floors)
         excess = np.exp(theta[..., 0])
         # The loss at the center is L_inf + excess and its slope -alpha excess.
@@ -210,12 +312,12 @@ class _LossGrid:
     def draw(
         self, floors: np.ndarray, weight: np.ndarray, n_draws: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """L_inf, level and alpha [draw]; alpha above its least value."""
+        """L_inf, level and alpha [draw]; alpha is at least `_LEAST_ALPHA`."""
         level, alpha, covariance = self.normal(floors)
         cell = rng.choice(weight.size, size=n_draws, p=weight.ravel() / weight.sum())
         i, j = np.unravel_index(cell, weight.shape)
         error = np.sqrt(covariance[i, j, 1, 1])
-        # A normal distribution cut off below, by its inverse.
+        # A normal distribution truncated below, sampled by its inverse.
         below = ndtr((_LEAST_ALPHA - alpha[i, j]) / error)
         z = ndtri(np.clip(below + (1 - below) * rng.random(n_draws), 1e-12, 1 - 1e-12))
         drawn = np.maximum(alpha[i, j] + error * z, _LEAST_ALPHA)

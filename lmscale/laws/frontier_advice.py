@@ -1,4 +1,4 @@
-"""Advice from laws that give N_opt(C) and D_opt(C) by themselves: IsoFLOP, envelope, published ones."""
+"""Advice from laws that give N_opt(C) and D_opt(C) directly: IsoFLOP, envelope, published frontiers."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from lmscale.laws.advice import Advice, OffOptimum
 from lmscale.laws.backtest import BackTest, Line, widened
 from lmscale.laws.isoflop import unusable_profiles
 from lmscale.laws.kaplan import off_optimum_cost
 from lmscale.laws.power import loss_along_frontier
 from lmscale.laws.result import FitError, FitResult, interval
 
-__all__ = ["FrontierAnswer", "LossCurve", "answer_on_frontier", "run_noise"]
+__all__ = ["LossCurve", "advise_on_frontier", "run_noise"]
 
-#: Budgets whose profiles give the cost of being off the best size: those nearest to the question.
+#: The cost of another size is read from the profiles of this many budgets: the largest ones.
 _NEAREST_PROFILES = 3
-#: Points of an envelope that its loss is read from.
+#: Points of an envelope that the loss along it is fitted to.
 _ENVELOPE_POINTS = 60
 
 
@@ -28,11 +29,12 @@ class LossCurve:
     """Loss of the best runs, L_inf + (C_c / C)^alpha_C, and how well it is known.
 
     Attributes:
-      draws: of its parameters, or empty.
-      line: ln loss against ln C through the minima, for their scatter; None of a published law.
+      alpha, c_c, floor: alpha_C, C_c and L_inf.
+      draws: draws of the parameters, by name; may be empty.
+      line: ln loss against ln C through the minima, for their scatter; None for a published law.
       scatter: standard deviation of the minima's log loss about the curve.
-      rival: the same curve with an irreducible loss, where this one has none and there are points
-        enough to fit it.
+      rival: (alpha_C, C_c, L_inf) of a curve with an irreducible loss, where this one has none and
+        there are enough points to fit it.
     """
 
     alpha: float
@@ -53,7 +55,7 @@ class LossCurve:
         return self.c_c / (loss - self.floor) ** (1 / self.alpha)
 
     def interval(self, flops: float, level: float) -> tuple[float, float] | None:
-        """Of the curve, from its draws; None where there are none."""
+        """The interval of the curve from its draws; None without draws."""
         if not self.draws:
             return None
         p = self.draws
@@ -62,12 +64,13 @@ class LossCurve:
         return min(low, value), max(high, value)
 
     def half_widths(self, flops: float, level: float) -> dict[str, float]:
-        """By cause, in ln L: what the draws leave out of the interval of a run on the frontier."""
+        """What the draws leave out of the interval of a run on the frontier, by cause, in ln L."""
         if self.line is None:
             return {}
         widths = {}
         if math.isfinite(self.scatter):
-            # The next minimum's scatter about the curve, and the curve's own where nothing was drawn.
+            # The scatter of the next minimum about the curve. Without draws the error of the curve
+            # itself is added.
             own = 0.0 if self.draws else self.line.leverage(math.log(flops))
             widths["scatter"] = self.line.quantile(level) * self.scatter * math.sqrt(1 + own)
         if self.rival is not None:
@@ -77,95 +80,145 @@ class LossCurve:
         return widths
 
 
-@dataclass(frozen=True)
-class FrontierAnswer:
-    """What a frontier says of a budget; `off` holds (factor, N, D, loss, interval, cost)."""
-
-    flops: float
-    n_params: float
-    n_tokens: float
-    loss: float | None
-    intervals: dict[str, tuple[float, float]]
-    half_widths: dict[str, dict[str, float]]
-    off: list[tuple]
-    warnings: list[str]
-
-
-def answer_on_frontier(
+def advise_on_frontier(
     result: FitResult,
     flops: float | None,
     loss: float | None,
     level: float,
     factors: Sequence[float],
     test: BackTest | None,
-) -> FrontierAnswer:
-    """The point of a frontier at a budget or a loss, with what being off it costs."""
+) -> Advice:
+    """The point of a frontier at a budget or a loss, and the cost of other sizes there.
+
+    Raises:
+      FitError: the fit has no exponents, or its frontier has no loss or never reaches this one.
+    """
     p = result.parameters
     if "a" not in p:
-        # Only profiles may fail to give an exponent; the other laws then give no fit.
+        # Only IsoFLOP profiles can give a fit without exponents; the other laws raise an error.
         raise FitError(f"this fit of {result.law} has no exponents: {unusable_profiles(result)}")
     curve, why = _loss_curve(result)
     warnings = [why] if why else []
-    if loss is not None:
-        if curve is None:
-            raise FitError(
-                f"the law {result.law} carries no loss along its frontier; ask by compute"
-            )
-        flops = curve.budget(loss)
-        if not math.isfinite(flops):
-            raise FitError(f"this frontier never reaches a loss of {loss:.4g}")
-    n, d = p["k_N"] * flops ** p["a"], p["k_D"] * flops ** p["b"]
+    budget = _budget(result, curve, flops, loss)
+    n, d = p["k_N"] * budget ** p["a"], p["k_D"] * budget ** p["b"]
     known = result.ranges.get("flops")
-    beyond = max(0.0, math.log(flops / known[1])) if known else 0.0
-    widths = {"n_params": _size_widths(result, flops, level)}
+    beyond = max(0.0, math.log(budget / known[1])) if known else 0.0
+    widths = {"n_params": _size_widths(result, budget, level)}
     if test is not None:
         widths["n_params"]["back_test"] = 2 * test.drift("size") * beyond
-    intervals = _size_intervals(result, flops, (n, d), widths["n_params"], level)
-    reached, bends = None, _curvatures(result)
+    intervals = _size_intervals(result, budget, (n, d), widths["n_params"], level)
+    near: _Neighbours | None = None
+    reached = None
     if curve is not None:
-        reached = curve(flops)
-        widths["loss"] = curve.half_widths(flops, level)
+        reached = curve(budget)
+        widths["loss"] = curve.half_widths(budget, level)
         noise = run_noise(result)
         if math.isfinite(noise) and curve.line is not None:
             widths["loss"]["run_noise"] = 2 * noise / reached
         if test is not None:
             widths["loss"]["back_test"] = 2 * test.drift("loss") * beyond
-    along = None
-    if curve is not None:
-        along = widened(reached, curve.interval(flops, level), _total(widths["loss"]))
-
-    def run(factor: float) -> tuple[float | None, tuple[float, float] | None, float]:
-        """(loss, interval, compute over what the same loss takes at its best size)."""
-        if result.details.get("published") == "kaplan2020":
-            # Kaplan's costs are for reaching the same loss, not for the same compute (Fig. 12).
-            return None, None, float(off_optimum_cost(factor)[0])
-        if not bends or reached is None:
-            return None, None, math.nan
-        value = reached + float(np.median(bends)) * math.log(factor) ** 2
-        cheapest = curve.budget(value)
-        sizes = intervals.get("n_params", (n, n))
-        reach = _off_frontier(value, reached, along, bends, n * factor, sizes)
-        return value, reach, flops / cheapest
-
-    if along is not None and along[0] < along[1]:
-        # The advised size may itself be off the best one.
-        low, high = run(1.0)[1] or along
-        if loss is None:
-            intervals["loss"] = low, high
-        elif math.isfinite(most := curve.budget(low)):
-            # What a run at this budget may miss by, as the compute that makes up for it.
-            intervals["flops"] = curve.budget(high), most
-        else:
-            warnings.append(
-                f"the compute has no interval: a run may miss this loss by {reached - low:.2g} nats, "
-                f"and the frontier never comes that far below it"
-            )
+        along = widened(reached, curve.interval(budget, level), _total(widths["loss"]))
+        near = _Neighbours(
+            curve, budget, n, reached, along, _curvatures(result), intervals.get("n_params", (n, n))
+        )
+        if along[0] < along[1]:
+            found, warning = _target_interval(near, asked_for_loss=loss is not None)
+            intervals |= found
+            warnings += warning
     off = []
     for factor in factors:
-        value, reach, cost = run(factor)
+        if result.details.get("published") == "kaplan2020":
+            # Kaplan's cost compares runs that reach the same loss, not runs of the same compute
+            # (Fig. 12), so there is no loss to go with it.
+            value, reach, cost = None, None, float(off_optimum_cost(factor)[0])
+        elif near is not None and near.bends:
+            value, reach, cost = near.run(factor)
+        else:
+            continue
         if not math.isnan(cost):
-            off.append((factor, n * factor, d / factor, value, reach, cost))
-    return FrontierAnswer(flops, n, d, reached, intervals, widths, off, warnings)
+            off.append(OffOptimum(factor, n * factor, d / factor, value, cost, reach))
+    return Advice(
+        flops=budget,
+        n_params=n,
+        n_tokens=d,
+        loss=reached,
+        tokens_per_param=d / n,
+        intervals=intervals,
+        half_widths=widths,
+        warnings=tuple(warnings),
+        off_optimum=tuple(off),
+    )
+
+
+def _budget(
+    result: FitResult, curve: LossCurve | None, flops: float | None, loss: float | None
+) -> float:
+    """The budget of the question: as given, or where the frontier reaches the loss."""
+    if flops is not None:
+        return flops
+    assert loss is not None, "a question has a budget or a loss"
+    if curve is None:
+        raise FitError(f"the law {result.law} carries no loss along its frontier; ask by compute")
+    found = curve.budget(loss)
+    if not math.isfinite(found):
+        raise FitError(f"this frontier never reaches a loss of {loss:.4g}")
+    return found
+
+
+@dataclass(frozen=True)
+class _Neighbours:
+    """Runs at a budget, on the frontier and beside it.
+
+    Attributes:
+      n, reached, along: the best size, its loss, and the interval of that.
+      bends: curvatures of the nearest profiles (`_curvatures`).
+      sizes: interval of the best size.
+    """
+
+    curve: LossCurve
+    flops: float
+    n: float
+    reached: float
+    along: tuple[float, float]
+    bends: list[float]
+    sizes: tuple[float, float]
+
+    def run(self, factor: float) -> tuple[float, tuple[float, float], float]:
+        """A run of `factor` times the best size: loss, interval, and its compute over the compute
+        that reaches the same loss at the best size. Needs `bends`."""
+        value = self.reached + float(np.median(self.bends)) * math.log(factor) ** 2
+        return value, self._reach(value, self.n * factor), self.flops / self.curve.budget(value)
+
+    def _reach(self, value: float, size: float) -> tuple[float, float]:
+        """The interval of the loss `value` of a run of `size`; the best size may be anywhere in
+        `sizes`, and a profile may have any of the curvatures."""
+        low, high = (math.log(size / edge) for edge in (self.sizes[1], self.sizes[0]))
+        nearest = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
+        farthest = max(abs(low), abs(high))
+        up = max(self.bends) * farthest**2 - (value - self.reached)
+        down = (value - self.reached) - min(self.bends) * nearest**2
+        return (
+            value - math.hypot(self.reached - self.along[0], max(0.0, down)),
+            value + math.hypot(self.along[1] - self.reached, max(0.0, up)),
+        )
+
+
+def _target_interval(
+    near: _Neighbours, *, asked_for_loss: bool
+) -> tuple[dict[str, tuple[float, float]], list[str]]:
+    """The interval of the loss at the budget; or of the budget, where a loss was asked for."""
+    # The advised size may itself not be the best one.
+    low, high = near.run(1.0)[1] if near.bends else near.along
+    if not asked_for_loss:
+        return {"loss": (low, high)}, []
+    # The compute that makes up for the most that a run at this budget may miss the loss by.
+    most = near.curve.budget(low)
+    if math.isfinite(most):
+        return {"flops": (near.curve.budget(high), most)}, []
+    return {}, [
+        f"the compute has no interval: a run may miss this loss by {near.reached - low:.2g} nats, "
+        f"and the frontier never comes that far below it"
+    ]
 
 
 def _total(widths: dict[str, float] | None) -> float:
@@ -173,7 +226,7 @@ def _total(widths: dict[str, float] | None) -> float:
 
 
 def _size_widths(result: FitResult, flops: float, level: float) -> dict[str, float]:
-    """What the draws of N_opt leave out: the scatter of the minima about the power law."""
+    """What the draws of N_opt leave out, by cause: the scatter of the minima about the power law."""
     minima = result.details.get("frontier")
     if minima is None or "scatter" in result.details or len(minima["flops"]) < 3:
         return {}
@@ -201,29 +254,9 @@ def _size_intervals(
     return {
         "n_params": widened(n, found["n_params"], more),
         "n_tokens": widened(d, found["n_tokens"], more),
-        # At a given compute one falls as the other rises.
+        # At a given compute N falls as D grows, so their ratio moves twice as far.
         "tokens_per_param": widened(d / n, ratio, 2 * more),
     }
-
-
-def _off_frontier(
-    value: float,
-    reached: float,
-    along: tuple[float, float],
-    bends: list[float],
-    size: float,
-    best: tuple[float, float],
-) -> tuple[float, float]:
-    """The interval of a run of `size`, where the best size lies in `best` and the profile bends so."""
-    low, high = (math.log(size / edge) for edge in (best[1], best[0]))
-    nearest = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
-    farthest = max(abs(low), abs(high))
-    up = max(bends) * farthest**2 - (value - reached)
-    down = (value - reached) - min(bends) * nearest**2
-    return (
-        value - math.hypot(reached - along[0], max(0.0, down)),
-        value + math.hypot(along[1] - reached, max(0.0, up)),
-    )
 
 
 def _loss_curve(result: FitResult) -> tuple[LossCurve | None, str]:
@@ -265,7 +298,7 @@ def _fitted(flops: np.ndarray, loss: np.ndarray, *, offset: bool) -> tuple[float
 
 
 def _curvatures(result: FitResult) -> list[float]:
-    """Of the profiles of the largest budgets: loss = best + curvature (ln N/N_opt)^2."""
+    """Curvatures of the profiles of the largest budgets: loss = best + curvature (ln N/N_opt)^2."""
     profiles: Any = result.details.get("profiles", ())
     return [float(p.coefficients[2]) for p in profiles if p.ok and p.coefficients is not None][
         -_NEAREST_PROFILES:
@@ -273,7 +306,7 @@ def _curvatures(result: FitResult) -> list[float]:
 
 
 def run_noise(result: FitResult) -> float:
-    """Standard deviation of a run's loss about the fit, in nats; NaN where the fit does not tell."""
+    """Standard deviation of a run's loss about the fit, in nats; NaN where the fit cannot show it."""
     rest = result.residuals.get("residual")
     if rest is None or "observed" not in result.residuals:
         return math.nan

@@ -28,11 +28,13 @@ PREDICTING = (
 
 @dataclass(frozen=True)
 class HoldOut:
-    """How a law fitted to the smaller runs predicts the largest.
+    """How a law that is fitted to the smaller runs predicts the largest runs.
 
-    `along` is what the runs were ordered by (flops, unless the law has another variable), `at` its
-    value for each run held out, `relative_error` predicted over observed loss, less one, and
-    `extrapolation` the largest value held out over the largest that was fitted.
+    Attributes:
+      along: what the runs were ordered by (flops, unless the law has another variable).
+      at: its value for each run that was held out.
+      relative_error: predicted over observed loss, minus one.
+      extrapolation: the largest value held out over the largest fitted value.
     """
 
     law: str
@@ -52,7 +54,7 @@ class HoldOut:
 
     @property
     def worst_error(self) -> float:
-        """The relative error of largest size, with its sign."""
+        """The relative error of largest absolute value, with its sign."""
         return float(self.relative_error[np.argmax(np.abs(self.relative_error))])
 
     def to_json(self) -> dict[str, Any]:
@@ -71,9 +73,9 @@ class HoldOut:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One law's line in a side-by-side comparison.
+    """One law in a comparison of several.
 
-    `problem` says why it could not be fitted, `held_out_problem` why nothing could be held out.
+    `problem` says why it could not be fitted, `held_out_problem` why no runs could be held out.
     """
 
     law: str
@@ -83,12 +85,8 @@ class Comparison:
     problem: str = ""
     held_out_problem: str = ""
 
-    @property
-    def held_out_error(self) -> float | None:
-        return None if self.held_out is None else self.held_out.mean_error
-
     def to_json(self) -> dict[str, Any]:
-        """The keys of `lmscale fit --json`; of a law that could not be fitted, the reason."""
+        """The keys of `lmscale fit --json`; or the reason, where the law could not be fitted."""
         if self.fit is None:
             return {"law": self.law, "error": self.problem}
         return {
@@ -107,15 +105,15 @@ def hold_out(
     columns: Any = None,
     **options: Any,
 ) -> HoldOut:
-    """Fits `law` without the runs of most compute, then predicts those.
+    """Fits `law` without the runs of most compute, then predicts these.
 
-    Laws in one variable other than compute hold out the largest of that. The points of one run's
-    learning curve, told apart from other runs by the column group, are held out together.
+    Laws in one variable other than compute hold out the largest values of it. The points of one
+    learning curve, which the column group identifies, are held out together.
 
     Args:
-      share: fraction of the runs to hold out. The cut is at a gap in compute of 10% or more where
-        one lies near, so that a budget is not split; else between any two runs. At least half of
-        `share` is held out, and at most 40% (or `share`, if that is more).
+      share: fraction of the runs to hold out. Where there is a gap in compute of 10% or more nearby,
+        the cut is there, so that a budget is not split; otherwise it is between any two runs. At least
+        half of `share` is held out, and at most 40% (or `share`, if that is more).
       **options: the law's own.
 
     Raises:
@@ -152,13 +150,13 @@ def hold_out(
 def _split_off(
     runs: Runs, values: np.ndarray, share: float, along: str, *, curves: bool
 ) -> tuple[np.ndarray, int]:
-    """What to sort the rows by, and how many of them are fitted.
+    """The values to sort the rows by, and how many of the sorted rows are fitted.
 
-    A group for every size may name a model that was trained at several budgets, or one run with
-    its checkpoints. Its rows stay together where that leaves enough to fit.
+    Where every size has its own group, a group may be a model that was trained at several budgets, or
+    one run with its checkpoints. Its rows stay together where this leaves enough rows to fit.
 
     Args:
-      curves: the law reads learning curves, so the rows of a group never part.
+      curves: the law reads learning curves, so the rows of a group always stay together.
     """
     kind, of_row = _runs_by_label(runs)
     if of_row is None:
@@ -175,25 +173,25 @@ def _split_off(
 
 
 def _runs_by_label(runs: Runs) -> tuple[str, np.ndarray | None]:
-    """Which rows are points of one run's curve, by the label group (and the seed).
+    """Which rows are points of one learning curve, by the label group (and the seed).
 
-    Points of one curve have one size, one budget, and no tokens (or steps) twice. A label with one
-    value, or with a group of other rows than that, names families or models.
+    Points of one curve have one size and one budget, and all different tokens (or steps). A label with
+    only one value, or with a group of other rows, names families or models.
 
     Returns:
-      "runs" where groups share a size, "sizes" where every size has its own group; and each row's
-      group, or None where the label names no runs.
+      "runs" where groups share a size, "sizes" where every size has its own group; and the group of
+      each row, or None where the label does not name runs.
     """
     if "group" not in runs.labels or "params" not in runs:
         return "", None
     group = runs.labels["group"].astype(str)
     if len(set(group)) < 2:
         return "", None
-    names = [group]
+    parts = [group]
     if "seed" in runs.labels:
-        names.append(runs.labels["seed"].astype(str))
+        parts.append(runs.labels["seed"].astype(str))
     names, of_row = np.unique(
-        [" ".join(row) for row in zip(*names, strict=True)], return_inverse=True
+        [" ".join(row) for row in zip(*parts, strict=True)], return_inverse=True
     )
     time = next((runs[name] for name in ("steps", "tokens", "flops") if name in runs), None)
     size = np.empty(len(names))
@@ -211,7 +209,7 @@ def _runs_by_label(runs: Runs) -> tuple[str, np.ndarray | None]:
 def _cut(values: np.ndarray, share: float, along: str, *, whole_runs: bool = False) -> int:
     """How many of the sorted values are fitted: all before the cut.
 
-    `whole_runs` only says in the error that a row has its run's largest value.
+    With `whole_runs` a row has the largest value of its run; only the text of the error needs this.
     """
     n = len(values)
     steps = np.diff(np.log(values))
@@ -239,7 +237,7 @@ def _cut(values: np.ndarray, share: float, along: str, *, whole_runs: bool = Fal
 
 
 def _ordering(table: Table, law: str, options: Mapping[str, Any]) -> tuple[str, Runs, np.ndarray]:
-    """What to order by, in words; the runs that the law reads; and their values of it."""
+    """The variable to order by, in words; the runs that the law reads; and their values of it."""
     if law == "power":
         x = power_variable(table, options.get("x"), options.get("critical_batch"))
         needs = (x, "loss", *(("batch_tokens",) if options.get("critical_batch") else ()))
@@ -271,12 +269,12 @@ def compare(
     bootstrap: int = 200,
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Comparison]:
-    """Several laws on the same table: residuals, and error on the largest runs held out.
+    """Fits several laws to one table: their residuals, and their errors on the largest runs.
 
-    A law that cannot be fitted to the table keeps its line, with the reason.
+    A law that cannot be fitted to the table is in the list with the reason.
 
     Args:
-      options: law -> what it takes beside `bootstrap`.
+      options: law -> its options other than `bootstrap`.
     """
     table = Table.read(table, columns)
     return [

@@ -1,20 +1,19 @@
 """IsoFLOP profiles: the compute-optimal size at each budget, and how it grows with compute.
 
-Approach 2 of Hoffmann et al. 2022 (sec. 3.2): at every budget C fit a parabola to the loss against
-log N, read its minimum, then fit N_opt = k_N C^a and D_opt = k_D C^b through the minima. With
-`method="akima"` the minimum is read off an Akima spline of log loss against log N, and the power
-law is weighted by the minima's variance, as in Porian et al. 2024 (2406.19146, sec. 3).
+Approach 2 of Hoffmann et al. 2022 (sec. 3.2): at every budget C a parabola is fitted to the loss
+against log N, and N_opt = k_N C^a and D_opt = k_D C^b are fitted through the minima. With
+`method="akima"` the minimum is that of an Akima spline of log loss against log N, and the power law
+is weighted by the variance of the minima, as in Porian et al. 2024 (2406.19146, sec. 3).
 
-The values are those of the method as published. The draws, and so the intervals, hold what it leaves
-open: the noise of the runs, the choice of the window, the shape of a profile beyond a parabola
-(`lmscale.laws.profile_draws`), and the scatter of the minima about the power law
-(`lmscale.laws.frontier`). They do not hold a frontier that is no power law: where N counts the
-embedding, say, a drifts with C.
+The values are those of the published method. The draws, and so the intervals, also cover what the
+method leaves open: the noise of the runs, the choice of the window, the shape of a profile beyond a
+parabola (`lmscale.laws.profile_draws`), and the scatter of the minima about the power law
+(`lmscale.laws.frontier`). They do not cover a frontier that is no power law. An example is N with
+the embedding counted: then a drifts with C.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -23,6 +22,7 @@ import numpy as np
 
 from lmscale.laws import frontier
 from lmscale.laws import profile_draws as draws_of
+from lmscale.laws.profile_bias import without_bias
 from lmscale.laws.profile_draws import Noise, Reading, Resample
 from lmscale.laws.profiles import (
     Points,
@@ -38,15 +38,27 @@ from lmscale.laws.profiles import (
 from lmscale.laws.result import FitError, FitResult, interval
 from lmscale.laws.table import Runs, Table, TableError
 
-__all__ = ["Profile", "fit_isoflop", "unusable_profiles", "vertex_bias", "window_spread"]
+__all__ = [
+    "LEAST_BUDGETS",
+    "MIN_POINTS",
+    "fit_isoflop",
+    "unusable_profiles",
+    "window_spread",
+]
 
-#: The least share of the distance between two runs that the standard deviation of a spline's minimum
-#: can have (Porian et al. 2024).
+#: Least standard deviation of a spline's minimum, as a share of the distance between two sizes
+#: (Porian et al. 2024).
 _AKIMA_LEAST_STD = 0.33
-#: Sizes of a profile below which it has no minimum, unless a caller asks for fewer.
+#: Fewest sizes of a profile that has a minimum, unless a caller asks for fewer.
 MIN_POINTS = 4
-#: Fewest budgets of a frontier: two points always lie on a line, and the third can say it is wrong.
+#: Fewest budgets of a frontier: two points always lie on a line, and only a third can contradict it.
 LEAST_BUDGETS = 3
+
+_NOISE_UNKNOWN = (
+    "every profile has as few points as its parabola has coefficients, so nothing tells "
+    "the noise of the runs: there are no intervals; run more sizes, or give the standard "
+    "deviation of a run's loss (--noise)"
+)
 
 
 def fit_isoflop(
@@ -79,8 +91,9 @@ def fit_isoflop(
       bootstrap: number of draws; 0 for none.
       resample: "runs" resamples runs within a budget, "residuals" adds resampled residuals to the
         fitted curve, "seeds" adds the deviations between repeated runs: of several seeds, by the
-        column seed, or where the table has no column that could vary instead. "auto" takes seeds where sizes were repeated, runs where every profile has
-        twelve or more, and residuals otherwise.
+        column seed, or where the table has no column that could vary instead. "auto" takes seeds
+        where sizes were repeated, runs where every profile has twelve or more, and residuals
+        otherwise.
       noise: standard deviation of a run's loss, if it is known: then draws add normal noise of it
         to the measured losses.
       correct_bias: subtract from each minimum the shift that the parabola has on the surface of
@@ -94,7 +107,7 @@ def fit_isoflop(
         "frontier_loss": {"parameters", "draws"} of L = L_inf + (C_c / C)^alpha_C through the
           minima, names alpha_C, C_c, L_inf (draws [K], not paired with those of a and k_N);
         "scatter": standard deviations of the minima about both laws, {"log_n": of ln N_opt,
-          "loss": in nats}; NaN where there are too few budgets to tell.
+          "loss": in nats}; NaN where there are too few budgets.
 
     Raises:
       TableError: the table cannot be used at all. A table with fewer than two usable profiles
@@ -102,47 +115,19 @@ def fit_isoflop(
     """
     table = Table.read(table, columns)
     runs = table.runs("params", "flops", "loss", "tokens", least=3, vary=("params",))
-    if window is not None and window <= 1:
-        raise FitError(f"window must be a factor above 1 (or none for all sizes), not {window!r}")
-    if min_points < 3:
-        raise FitError(
-            f"a parabola needs 3 points: min points must be at least 3, not {min_points}"
-        )
-    if method not in ("parabola", "akima"):
-        raise FitError(f"method must be parabola or akima, not {method!r}")
+    _check(method, window, min_points)
     budgets = _group_by_budget(runs, budget_tolerance)
-    sizes = [len(set(runs["params"][index])) for _, index in budgets]
-    if max(sizes) < 3:
-        raise TableError(
-            f"no budget has 3 sizes (there are {len(budgets)} budgets with up to {max(sizes)}); "
-            f"isoflop needs several sizes at the same flops: try the law parametric"
-        )
+    _require_sizes(runs, budgets)
     rng = np.random.default_rng(seed)
     flops = np.array([c for c, _ in budgets])
     seeds = seeds_of(table, runs)
     points = [points_of(runs, index, seeds) for _, index in budgets]
-
-    def read(factor: float | None) -> Reading:
-        used = [in_window(p, factor if method == "parabola" else None) for p in points]
-        fits = [parabola(p, u, min_points) for p, u in zip(points, used, strict=True)]
-        if method == "akima":
-            fits = [akima(p, fit, min_points) for p, fit in zip(points, fits, strict=True)]
-        how = draws_of.noise_of(points, used, fits, noise, resample, method)
-        if method == "parabola":
-            fits = borrow_curvature(points, fits, how.typical(), np.log(flops))
-        if correct_bias:
-            fits = _without_bias(runs, points, used, fits)
-        return Reading(used, fits, how)
-
+    read = _reader(runs, points, np.log(flops), method, min_points, noise, resample, correct_bias)
     asked = read(window)
     notes = []
     if bootstrap and noise is None and not asked.noise.measured:
         bootstrap = 0
-        notes.append(
-            "every profile has as few points as its parabola has coefficients, so nothing tells "
-            "the noise of the runs: there are no intervals; run more sizes, or give the standard "
-            "deviation of a run's loss (--noise)"
-        )
+        notes.append(_NOISE_UNKNOWN)
     if method == "akima":
         at, loss = draws_of.draw_splines(points, asked.fits, asked.noise, bootstrap, rng)
     else:
@@ -153,10 +138,56 @@ def fit_isoflop(
         for c, p, u, fit, x, y in zip(flops, points, asked.used, asked.fits, at, loss, strict=True)
     ]
     warnings = [*runs.warnings, *notes, *_profile_warnings(profiles)]
-    if weighted is None:
-        weighted = method == "akima"
-    name = _method_name(asked.noise, method) if bootstrap else "none"
-    return _result(runs, profiles, asked.fits, method, name, weighted, level, rng, warnings)
+    weighted = method == "akima" if weighted is None else weighted
+    how = _method_name(asked.noise, method) if bootstrap else "none"
+    return _result(runs, profiles, asked.fits, method, how, weighted, level, rng, warnings)
+
+
+def _reader(
+    runs: Runs,
+    points: list[Points],
+    log_flops: np.ndarray,
+    method: str,
+    min_points: int,
+    noise: float | Callable[[np.ndarray], np.ndarray] | None,
+    resample: Resample,
+    correct_bias: bool,
+) -> Callable[[float | None], Reading]:
+    """A function that fits all profiles within a window."""
+
+    def read(factor: float | None) -> Reading:
+        used = [in_window(p, factor if method == "parabola" else None) for p in points]
+        fits = [parabola(p, u, min_points) for p, u in zip(points, used, strict=True)]
+        if method == "akima":
+            fits = [akima(p, fit, min_points) for p, fit in zip(points, fits, strict=True)]
+        how = draws_of.noise_of(points, used, fits, noise, resample, method)
+        if method == "parabola":
+            fits = borrow_curvature(points, fits, how.typical(), log_flops)
+        if correct_bias:
+            fits = without_bias(runs, points, used, fits)
+        return Reading(used, fits, how)
+
+    return read
+
+
+def _check(method: str, window: float | None, min_points: int) -> None:
+    if window is not None and window <= 1:
+        raise FitError(f"window must be a factor above 1 (or none for all sizes), not {window!r}")
+    if min_points < 3:
+        raise FitError(
+            f"a parabola needs 3 points: min points must be at least 3, not {min_points}"
+        )
+    if method not in ("parabola", "akima"):
+        raise FitError(f"method must be parabola or akima, not {method!r}")
+
+
+def _require_sizes(runs: Runs, budgets: Sequence[tuple[float, np.ndarray]]) -> None:
+    sizes = [len(set(runs["params"][index])) for _, index in budgets]
+    if max(sizes) < 3:
+        raise TableError(
+            f"no budget has 3 sizes (there are {len(budgets)} budgets with up to {max(sizes)}); "
+            f"isoflop needs several sizes at the same flops: try the law parametric"
+        )
 
 
 def unusable_profiles(result: FitResult, min_points: int = MIN_POINTS) -> str:
@@ -180,7 +211,9 @@ def unusable_profiles(result: FitResult, min_points: int = MIN_POINTS) -> str:
 
 
 def window_spread(
-    table: Any, windows: Sequence[float | None] = (2.0, 3.0, 4.0, 6.0, 8.0, 16.0, None), **options
+    table: Any,
+    windows: Sequence[float | None] = (2.0, 3.0, 4.0, 6.0, 8.0, 16.0, None),
+    **options: Any,
 ) -> dict[str, dict[str, float]]:
     """The exponent a under several windows and under Akima: how much the choice matters.
 
@@ -191,32 +224,15 @@ def window_spread(
     table = Table.read(table, options.pop("columns", None))
     options = {"bootstrap": 0, **options}
     spread = {}
-    choices = [("all" if w is None else f"{w:g}x", {"window": w}) for w in windows]
+    choices: list[tuple[str, dict[str, Any]]] = [
+        ("all" if w is None else f"{w:g}x", {"window": w}) for w in windows
+    ]
     for name, choice in [*choices, ("akima", {"method": "akima", "weighted": False})]:
         result = fit_isoflop(table, **{**options, **choice})
         if result.exponents:
             exponents = next(iter(result.exponents.values()))
             spread[name] = {**exponents, "profiles": len(result.details["frontier"]["flops"])}
     return spread
-
-
-def vertex_bias(
-    alpha: float, beta: float, factor: float, n_points: int = 9, amplitude: float = 1.0
-) -> float:
-    """How far the parabola's minimum lies from the true one on a noiseless surface.
-
-    On L = E + A/N^alpha + B/D^beta with sizes spread evenly in ln N from N_opt / factor to
-    N_opt * factor at fixed C = 6 N D, the fitted minimum is exp(shift) N_opt, whatever C, E, A and
-    B are (Czech 2026, 2603.22339). So exponents are safe on centred grids; intercepts are not.
-
-    Returns:
-      shift = ln N_fitted - ln N_opt (and minus that for ln D); 0 where alpha = beta.
-    """
-    u = np.linspace(-math.log(factor), math.log(factor), n_points)
-    # At the optimum alpha A / N^alpha = beta B / D^beta, which we call 1.
-    loss = amplitude * (np.exp(-alpha * u) / alpha + np.exp(beta * u) / beta)
-    c2, c1, _ = np.polyfit(u, loss, 2)
-    return float(-c1 / (2 * c2))
 
 
 def _group_by_budget(runs: Runs, tolerance: float) -> list[tuple[float, np.ndarray]]:
@@ -249,36 +265,6 @@ def _group_by_budget(runs: Runs, tolerance: float) -> list[tuple[float, np.ndarr
     return groups
 
 
-def _without_bias(
-    runs: Runs, points: list[Points], used: list[np.ndarray], fits: list[ProfileFit]
-) -> list[ProfileFit]:
-    """Each minimum moved by the shift that the same parabola has on the fitted surface."""
-    from lmscale.laws.parametric import fit_parametric
-
-    surface = fit_parametric(
-        {name: runs[name] for name in ("params", "tokens", "loss")}, method="varpro", bootstrap=0
-    ).parameters
-    moved = []
-    for p, u, fit in zip(points, used, fits, strict=True):
-        if fit.ok and fit.coefficients is not None:
-            exact = (
-                surface["E"]
-                + surface["A"] * np.exp(-surface["alpha"] * p.x)
-                + surface["B"] * np.exp(-surface["beta"] * p.log_tokens)
-            )
-            on_surface = parabola(dataclasses.replace(p, loss=exact), u, 3)
-            # Along the profile ln D = d0 + d1 (ln N - center), so the true minimum is closed form.
-            d0, d1 = fit.tokens
-            a, b = surface["alpha"], surface["beta"]
-            left = math.log(a * surface["A"]) - a * fit.center
-            right = math.log(-d1 * b * surface["B"]) - b * d0
-            truth = (left - right) / (a - b * d1)
-            if on_surface.flag != "not convex" and math.isfinite(truth):
-                fit = dataclasses.replace(fit, shift=on_surface.minimum - truth)
-        moved.append(fit)
-    return moved
-
-
 def _draws(
     points: list[Points],
     log_flops: np.ndarray,
@@ -290,7 +276,8 @@ def _draws(
 ) -> tuple[np.ndarray, np.ndarray]:
     """ln N and loss [budget, draw] at the minima of parabolas, with noise, shape and window drawn.
 
-    Minima that were corrected for the shape of the profile take no other.
+    Args:
+      corrected: the minima were corrected for the shape of the profile, so no other shape is drawn.
     """
     shifts = [
         draws_of.window_shift(points, asked, other, log_flops)
@@ -402,7 +389,10 @@ def _result(
         "loss": np.array([p.loss_opt for p in good]),
         "log_std": np.array([p.log_std for p in good]),
     }
-    parameters, intervals, draws, more = {}, {}, {}, {}
+    parameters: dict[str, float] = {}
+    draws: dict[str, np.ndarray] = {}
+    intervals: dict[str, tuple[float, float]] = {}
+    more: dict[str, Any] = {}
     exponents, exponent_intervals = {}, {}
     if len(good) < 2:
         warnings.append(
@@ -411,7 +401,14 @@ def _result(
         )
     else:
         slopes = np.array([fit.tokens[1] for fit in fits if fit.ok])
-        parameters, draws, more = _frontier(columns, good, slopes, weighted, rng, warnings)
+        parameters, draws, more = frontier.fit_power_laws(
+            columns,
+            np.stack([p.draws for p in good], axis=1),
+            slopes,
+            weighted=weighted,
+            rng=rng,
+            warnings=warnings,
+        )
         intervals = {name: interval(values, level) for name, values in draws.items()}
         exponents = {runs.convention: {"N": parameters["a"], "D": parameters["b"]}}
         if intervals:
@@ -439,91 +436,6 @@ def _result(
         draws=draws,
         details={"method": method, "profiles": tuple(profiles), "frontier": columns, **more},
     )
-
-
-def _frontier(
-    columns: dict[str, np.ndarray],
-    good: list[Profile],
-    token_slopes: np.ndarray,
-    weighted: bool,
-    rng: np.random.Generator,
-    warnings: list[str],
-) -> tuple[dict[str, float], dict[str, np.ndarray], dict[str, Any]]:
-    """Parameters and draws of both power laws, and the loss along them, through two minima or more.
-
-    Args:
-      token_slopes: [budget] of ln D in ln N within a budget (-1 where C = 6 N D): scatter that moves
-        the best size moves the best number of tokens by as much the other way.
-    """
-    x = np.log(columns["flops"])
-    weight = np.ones(len(good))
-    if weighted:
-        if not np.all(columns["log_std"] > 0):
-            warnings.append("the minima have no variances, so they are not weighted")
-        else:
-            weight = columns["log_std"] ** -2.0
-    if len(good) == 2:
-        warnings.append("two usable profiles: the power law runs through both exactly")
-    drawn = np.stack([p.draws for p in good], axis=1)  # [3, profile, draw]
-    n_draws = drawn.shape[2]
-    log_n = np.log(columns["n_opt"])
-    posterior = frontier.between_posterior(
-        x, log_n, frontier.covariance_of(drawn[0]), frontier.LOG_N_SCALE
-    )
-    scatter = frontier.draw_between(*posterior, len(good), n_draws, rng)
-    parameters, draws = {}, {}
-    for name, k, values, d in (
-        ("a", "k_N", log_n, drawn[0] + scatter),
-        ("b", "k_D", np.log(columns["d_opt"]), drawn[1] + scatter * token_slopes[:, None]),
-    ):
-        slope, intercept = frontier.line(x, values[:, None], weight[:, None])
-        parameters[name], parameters[k] = float(slope[0]), float(np.exp(intercept[0]))
-        if n_draws:
-            found = np.isfinite(d)
-            slope, intercept = frontier.line(x, np.where(found, d, 0.0), weight[:, None] * found)
-            draws[name], draws[k] = slope, np.exp(intercept)
-    rest = log_n - np.log(parameters["k_N"]) - parameters["a"] * x
-    free = len(good) - 2
-    curve = frontier.fit_loss(x, columns["loss"], frontier.covariance_of(drawn[2]), n_draws, rng)
-    more = {
-        "frontier_loss": curve.to_details(),
-        "scatter": {
-            "log_n": math.sqrt(np.sum(rest**2) / free) if free else math.nan,
-            "loss": curve.scatter,
-        },
-    }
-    if n_draws:
-        _warn_of_scatter(rest, columns["log_std"], posterior, warnings)
-    order = ("a", "b", "k_N", "k_D")
-    return {name: parameters[name] for name in order}, draws, more
-
-
-def _warn_of_scatter(
-    rest: np.ndarray,
-    log_std: np.ndarray,
-    posterior: tuple[np.ndarray, np.ndarray],
-    warnings: list[str],
-) -> None:
-    """Says where scatter about the law is large, or cannot be told from these budgets."""
-    n = len(rest)
-    tau, weight = posterior
-    if n < 4:
-        high = float(tau[np.searchsorted(np.cumsum(weight), 0.95)])
-        few = {2: "two", 3: "three"}[n]
-        warnings.append(
-            f"{few} budgets cannot show how the minima scatter about the power law: the intervals "
-            f"allow for what published profiles show, up to {math.expm1(high):.0%} of N_opt at 95%, "
-            f"and for any irreducible loss; where yours scatter less they cover more than their level"
-        )
-        return
-    if not np.all(log_std > 0):
-        return
-    chi = float(np.sqrt(np.sum((rest / log_std) ** 2) / (n - 2)))
-    if chi > 3:
-        warnings.append(
-            f"the minima scatter {chi:.1f} times more about the power law than the noise of their "
-            f"runs explains; the intervals include it"
-        )
 
 
 def _residuals(profiles: list[Profile]) -> dict[str, np.ndarray]:

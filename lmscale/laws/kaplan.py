@@ -21,10 +21,11 @@ from scipy.optimize import brentq
 
 from lmscale.laws.batch import adjusted_compute, adjusted_steps, critical_batch
 from lmscale.laws.finish import LEAST_SQUARES, finish, solver_notes
+from lmscale.laws.newton import Residual
 from lmscale.laws.power import SYMBOLS
 from lmscale.laws.resample import draw
 from lmscale.laws.result import FitError, FitResult, intervals_of
-from lmscale.laws.solve import Residual, multi_start, product_grid
+from lmscale.laws.solve import multi_start, product_grid
 from lmscale.laws.table import Runs, Table
 
 __all__ = [
@@ -191,10 +192,10 @@ def off_optimum_cost(
 def stopping_ratio(
     excess: float, other: float, constants: Mapping[str, float] | None = None
 ) -> dict[str, float]:
-    """How size, updates and compute to one loss compare when stopping at two excess losses.
+    """Ratios of size, updates and compute between two ways to reach one loss (App. B.4).
 
-    A run stopped a fraction f above its converged loss against one stopped at f': N_f/N_f' and
-    S_f/S_f' and their product (App. B.4).
+    One run stops a fraction f above its converged loss, the other a fraction f'. The ratios are
+    N_f/N_f', S_f/S_f' and their product.
     """
     k = _constants(constants)
     n = ((1 + excess) / (1 + other)) ** (1 / k["alpha_N"])
@@ -204,7 +205,7 @@ def stopping_ratio(
 
 @dataclass(frozen=True)
 class Contradiction:
-    """Where the laws contradict each other; C in PF-days."""
+    """The point at which the laws contradict each other; C in PF-days."""
 
     pf_days: float
     n_params: float
@@ -223,10 +224,10 @@ def contradiction_point(
     N_0: float = 1.3e9,
     N_exponent: float = 0.73,
 ) -> Contradiction:
-    """Where L(C_min) falls below what the frontier's own data allow, L(D(C_min)) (sec. 6.3).
+    """Where L(C_min) falls below L(D(C_min)), the loss that the frontier's data allow (sec. 6.3).
 
-    C in PF-days; the constants are those of Tables 5 and 6. Each number is good to an order of
-    magnitude only: eq. 6.7's D = 4e10 C^0.26 moves C by a factor of ten.
+    C is in PF-days; the constants are those of Tables 5 and 6. Each number is only an order of
+    magnitude: with D = 4e10 C^0.26 of eq. 6.7, C changes by a factor of ten.
     """
 
     def gap(log_c: float) -> float:
@@ -270,8 +271,8 @@ def fit_kaplan_nd(
 ) -> FitResult:
     """Fits L(N, D), eq. 1.5, to log loss: parameters alpha_N, N_c, alpha_D, D_c.
 
-    The paper leaves out the runs on the smallest subset, where an epoch is a few dozen updates;
-    that is the caller's choice of rows.
+    The paper leaves out the runs on the smallest subset, where an epoch is a few dozen updates. Here
+    the caller chooses the rows.
 
     Args:
       delta: Huber's delta on log loss; None is least squares.
@@ -327,7 +328,8 @@ def _exponent_intervals(result: FitResult, convention: str) -> dict[str, Any]:
     if not result.draws:
         return {}
     share = 1 / (1 + result.draws["alpha_N"] / result.draws["alpha_D"])
-    return {convention: intervals_of({"N": share, "D": 1 - share}, result.draw_level)}
+    level = result.draw_level or result.level
+    return {convention: intervals_of({"N": share, "D": 1 - share}, level)}
 
 
 def fit_kaplan_ns(

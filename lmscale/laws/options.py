@@ -1,7 +1,7 @@
-"""The options of each law, read off its fit function: names, types, defaults and what they mean.
+"""The options of each law, read from its fit function: names, types, defaults and meanings.
 
-A command line gives them as text. Nothing here knows any law, so that a new keyword argument of a
-fit function is an option as soon as it is written.
+A command line gives their values as text. This module knows no law: a new keyword argument of a fit
+function is an option as soon as it is written.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from lmscale.laws.result import FitError
 
 __all__ = ["Option", "options_of", "parse_option", "unknown_option"]
 
-#: Arguments of every fit that are no options of a law.
+#: Arguments of every fit, which are not options of a law.
 _COMMON = ("table", "columns", "bootstrap", "level", "seed")
 
 
-#: What stands for a type in help, in words.
+#: The words of help texts for types, and what they mean.
 _SAID = {
     "NUMBER": "a number of at least 0",
     "COUNT": "a whole number of at least 1",
@@ -38,7 +38,7 @@ _SAID = {
 class Option:
     """One keyword argument of a fit function.
 
-    `kind` is its type, `default` its default, `meaning` its line in the docstring (maybe empty).
+    `kind` is its type, `meaning` its entry in the docstring, which may be empty.
     """
 
     law: str
@@ -53,17 +53,17 @@ class Option:
 
     @property
     def is_switch(self) -> bool:
-        """Whether the name alone turns it on."""
+        """Whether the flag alone turns it on."""
         return self.kind is bool and self.default is False
 
     @property
     def choices(self) -> str:
-        """What it takes, in words."""
+        """The values that it accepts, in words."""
         return "|".join(dict.fromkeys(_words(self.kind)))
 
 
 def options_of(law: Any) -> dict[str, Option]:
-    """Name -> option of a `Law` in `lmscale.laws.LAWS`; those that text can give."""
+    """Name -> option of a `Law`, for the options whose values can be written as text."""
     hints = typing.get_type_hints(law.fit)
     meanings = _meanings(inspect.getdoc(law.fit) or "")
     found = {}
@@ -80,7 +80,7 @@ def parse_option(option: Option, text: str) -> Any:
     """The value that `text` means.
 
     Raises:
-      FitError: it is not of the option's type; one line that says what would be right.
+      FitError: the text is not of the option's type; one line that says what would be right.
     """
     for member in _members(option.kind):
         try:
@@ -92,7 +92,7 @@ def parse_option(option: Option, text: str) -> Any:
 
 
 def unknown_option(flag: str, laws: Sequence[Any]) -> str:
-    """What to say of a flag that none of these laws has."""
+    """The error for a flag that none of these laws has."""
     own = {law.name: [option.flag for option in options_of(law).values()] for law in laws}
     close = difflib.get_close_matches(flag, sorted({f for flags in own.values() for f in flags}))
     hint = f": did you mean {' or '.join(close)}?" if close else ""
@@ -107,7 +107,7 @@ def _members(kind: Any) -> list[Any]:
 
 
 def _words(kind: Any) -> list[str]:
-    """What each part of a type looks like as text; a type that text cannot give has none."""
+    """The text form of each part of a type; a part without a text form has none."""
     words = []
     for member in _members(kind):
         origin = typing.get_origin(member)
@@ -127,7 +127,7 @@ def _words(kind: Any) -> list[str]:
 
 
 def _convert(member: Any, text: str) -> Any:
-    """`text` as one member of a union; ValueError where it is not."""
+    """`text` as one member of a union; ValueError if it is not of that type."""
     origin, arguments = typing.get_origin(member), typing.get_args(member)
     if origin is Literal:
         by_text = {str(value): value for value in arguments}
@@ -140,7 +140,7 @@ def _convert(member: Any, text: str) -> Any:
             raise ValueError
         return known[text.lower()]
     if member is str:
-        # A mapping is another member's.
+        # Text with = is for a member of the union that is a mapping.
         if "=" in text or not text:
             raise ValueError
         return text
@@ -151,7 +151,7 @@ def _convert(member: Any, text: str) -> Any:
         return int(value)
     if member is float:
         value = float(text)
-        # No option of a law is a signed quantity: tolerances, widths, factors, noise.
+        # No option of a law has a sign: they are tolerances, widths, factors and noise.
         if not (math.isfinite(value) and value >= 0):
             raise ValueError
         return value

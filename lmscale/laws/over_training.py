@@ -2,8 +2,8 @@
 
     L(C, M) = E + (a M^eta + b M^-eta) C^-eta          Gadre et al. 2024 (2403.08540), eq. 4
 
-which is the parametric law with one exponent for both terms, alpha = beta = 2 eta: changing M at
-fixed compute changes the level of the reducible loss but not its slope in C.
+This is the parametric law with one exponent for both terms, alpha = beta = 2 eta. A change of M at
+fixed compute changes the level of the reducible loss, but not its slope in C.
 """
 
 from __future__ import annotations
@@ -52,6 +52,20 @@ def _residual(theta: Any, data: Any) -> Any:
     )
 
 
+def _starts(loss: np.ndarray) -> np.ndarray:
+    """36 starts of theta, relative to the lowest and to the median loss."""
+    middle = float(np.median(loss))
+    return np.array(
+        [
+            [math.log(loss.min() * e), math.log(middle * p), math.log(middle * q), eta]
+            for e in (0.3, 0.7, 0.95)
+            for p in (0.05, 0.3)
+            for q in (0.05, 0.3)
+            for eta in (0.05, 0.15, 0.3)
+        ]
+    )
+
+
 def fit_over_training(
     table: Any,
     *,
@@ -75,16 +89,7 @@ def fit_over_training(
     runs = table.runs("params", "tokens", "loss", least=4, vary=("params", "tokens"))
     x, y, loss = np.log(runs["params"]), np.log(runs["tokens"]), runs["loss"]
     data = {"u": x - x.mean(), "v": y - y.mean(), "y": loss}
-    rest = float(np.median(loss))
-    starts = np.array(
-        [
-            [math.log(loss.min() * e), math.log(rest * p), math.log(rest * q), eta]
-            for e in (0.3, 0.7, 0.95)
-            for p in (0.05, 0.3)
-            for q in (0.05, 0.3)
-            for eta in (0.05, 0.15, 0.3)
-        ]
-    )
+    starts = _starts(loss)
     warnings = []
     if len(runs) < 10 and bootstrap:
         warnings.append(f"{len(runs)} runs for four parameters: too few to bootstrap")

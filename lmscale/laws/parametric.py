@@ -6,28 +6,26 @@ fitted, with a = ln A, b = ln B, e = ln E, by the sum over runs of
 
     huber_delta( LSE(a - alpha ln N, b - beta ln D, e) - ln L ),     delta = 1e-3     (eq. 3)
 
-from a grid of 4500 starts. Besiroglu et al. 2024 (2404.10102) showed what an averaged objective
-and an early stop do to the answer. At C = 6 N D the optimum is closed form (eq. 4):
+from a grid of 4500 starts. Besiroglu et al. 2024 (2404.10102) showed that an averaged objective and an
+early stop change the answer. At C = 6 N D the optimum has a closed form (eq. 4):
 
     N_opt = G (C/6)^a',  D_opt = G^-1 (C/6)^b',  G = (alpha A / (beta B))^(1/(alpha+beta)),
     a' = beta/(alpha+beta),  b' = alpha/(alpha+beta)
 
-The second method, variable projection, minimises squared relative errors over alpha and beta
-alone, with E, A and B the non-negative least squares solution at each (Czech 2026, 2603.22339): a
-well-conditioned problem in two variables.
+The second method, variable projection, minimises squared relative errors over alpha and beta only
+(Czech 2026, 2603.22339; `lmscale.laws.projection`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from lmscale.laws.projection import Projection, fit_by_projection
+from lmscale.laws.finish import ranges_of
+from lmscale.laws.projection import fit_by_projection
 from lmscale.laws.resample import (
     Draws,
     draw_with,
@@ -40,6 +38,7 @@ from lmscale.laws.resample import (
 from lmscale.laws.result import FitError, FitResult, interval, intervals_of
 from lmscale.laws.robust import Influence, Tukey, influence, refit_tukey, residuals
 from lmscale.laws.solve import MultiStart, multi_start, product_grid
+from lmscale.laws.surface import NAMES, named_parameters, surface_data, surface_residual
 from lmscale.laws.table import Runs, Table
 from lmscale.laws.units import choose_units
 
@@ -52,7 +51,6 @@ __all__ = [
     "optimal_allocation",
 ]
 
-NAMES = ("E", "A", "B", "alpha", "beta")
 HUBER_DELTA = 1e-3
 
 
@@ -91,13 +89,13 @@ def iso_loss(
 ) -> dict[str, Any]:
     """One contour of equal loss as curves of params, tokens and flops (Hoffmann et al., Fig. 4).
 
-    It runs over sizes within a factor `reach` of the one that meets the loss with least compute,
-    and never below the size that would need infinite data.
+    It covers sizes within a factor `reach` of the size that reaches the loss with least compute, and
+    only sizes that reach it with finite data.
     """
     e, a, b, alpha, beta = (parameters[name] for name in NAMES)
     if loss <= e:
         raise FitError(f"no run reaches a loss of {loss:.4g}: the irreducible loss is {e:.4g}")
-    # At the optimum the two terms share L - E as beta : alpha.
+    # At the optimum the two terms A/N^alpha and B/D^beta are in the ratio beta : alpha.
     best = (a * (alpha + beta) / (beta * (loss - e))) ** (1 / alpha)
     least = (a / (loss - e)) ** (1 / alpha)
     n = np.geomspace(max(best / reach, least * 1.02), best * reach, points)
@@ -151,25 +149,58 @@ def fit_parametric(
     delta = math.inf if robust == "none" else delta
     warnings = list(runs.warnings)
     _warn_of_a_line(runs, warnings)
-    data = _surface_data(runs)
-    if method == "huber":
-        found, details = _by_huber(runs, data, starts, delta, warnings)
-    else:
-        found, details = _by_projection(runs, data), {}
-    theta, objective, converged = found.theta, found.objective, found.converged
-    moved, biweight = _influence(runs, data, theta, delta if method == "huber" else math.inf, seed)
+    data = surface_data(runs)
+    fitted = (
+        _by_huber(runs, data, starts, delta, warnings)
+        if method == "huber"
+        else _by_projection(runs, data)
+    )
+    moved, biweight = _influence(
+        runs, data, fitted.theta, delta if method == "huber" else math.inf, seed
+    )
     if robust == "tukey":
-        theta, objective, converged = biweight.theta, biweight.objective, biweight.converged
+        fitted = _by_tukey(runs, data, biweight, fitted.details)
     elif moved.warning:
         warnings.append(moved.warning)
     drawn = None
     if bootstrap:
-        how = {"n_draws": bootstrap, "level": level, "seed": seed, "resample": resample}
-        refits = _refits(method, robust, found, biweight, data, delta, runs)
-        drawn = _draw(runs, theta, data, refits, **how)
+        drawn = _draw(
+            runs, fitted, data, n_draws=bootstrap, level=level, seed=seed, resample=resample
+        )
         warnings.extend(drawn.notes)
-    parameters = {name: float(value) for name, value in _named(theta, runs).items()}
-    draws = _named(drawn.theta, runs) if drawn else {}
+    details = {"method": method, **fitted.details, "influence": moved}
+    return _result(
+        runs, fitted, drawn, level, warnings, _objective_name(method, robust, delta), details
+    )
+
+
+class _Fitted(NamedTuple):
+    """A fit by one of the methods.
+
+    `refits` maps log losses [B, n] of the draws to their fits [B, 5], and how many of these did not
+    converge.
+    """
+
+    theta: np.ndarray
+    objective: float
+    converged: bool
+    refits: Callable[[np.ndarray], tuple[np.ndarray, int]]
+    details: dict[str, Any]
+
+
+def _result(
+    runs: Runs,
+    fitted: _Fitted,
+    drawn: Draws | None,
+    level: float,
+    warnings: list[str],
+    objective_name: str,
+    details: dict[str, Any],
+) -> FitResult:
+    parameters = {
+        name: float(value) for name, value in named_parameters(fitted.theta, runs).items()
+    }
+    draws = named_parameters(drawn.theta, runs) if drawn else {}
     _warn_of_degeneracy(parameters, runs, warnings)
     share_of_draws = drawn.level if drawn else level
     exponents, exponent_intervals = _exponents(parameters, draws, share_of_draws, runs.convention)
@@ -181,9 +212,9 @@ def fit_parametric(
         draw_level=share_of_draws,
         interval_method=drawn.how if drawn else "none",
         level=level,
-        objective=float(objective),
-        objective_name=_objective_name(method, robust, delta),
-        converged=bool(converged),
+        objective=float(fitted.objective),
+        objective_name=objective_name,
+        converged=bool(fitted.converged),
         n_used=len(runs),
         dropped=runs.dropped,
         exponents=exponents,
@@ -199,12 +230,7 @@ def fit_parametric(
         },
         ranges=ranges_of(runs),
         draws=draws,
-        details={
-            "method": method,
-            **details,
-            "influence": moved,
-            **({"resampling": drawn.report()} if drawn else {}),
-        },
+        details={**details, **({"resampling": drawn.report()} if drawn else {})},
         model=chinchilla_loss,
     )
     return result.with_details(**_pictures(result)) if exponents else result
@@ -214,7 +240,7 @@ def _influence(
     runs: Runs, data: dict[str, np.ndarray], theta: np.ndarray, delta: float, seed: int
 ) -> tuple[Influence, Tukey]:
     return influence(
-        _surface_residual,
+        surface_residual,
         theta,
         data,
         runs.row,
@@ -251,7 +277,7 @@ def _objective_name(method: str, robust: str, delta: float) -> str:
 
 def _exponents(
     parameters: dict[str, float], draws: dict[str, np.ndarray], share: float, convention: str
-) -> tuple[dict, dict]:
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, tuple[float, float]]]]:
     """a = beta/(alpha+beta) and b = alpha/(alpha+beta), with intervals where there are draws."""
     alpha, beta = parameters["alpha"], parameters["beta"]
     if not (alpha > 0 and beta > 0):
@@ -263,66 +289,10 @@ def _exponents(
     return exponents, {convention: intervals_of({"N": a, "D": 1 - a}, share)}
 
 
-def _surface_data(runs: Runs) -> dict[str, np.ndarray]:
-    x, y = np.log(runs["params"]), np.log(runs["tokens"])
-    return {"u": x - x.mean(), "v": y - y.mean(), "log_y": np.log(runs["loss"])}
-
-
-def _named(theta: np.ndarray, runs: Runs) -> dict[str, Any]:
-    """E, A, B, alpha and beta of (a, b, e, alpha, beta) at the runs' geometric mean."""
-    a, b, e, alpha, beta = np.moveaxis(theta, -1, 0)
-    x, y = np.log(runs["params"]).mean(), np.log(runs["tokens"]).mean()
-    with np.errstate(over="ignore"):
-        values = (np.exp(e), np.exp(a + alpha * x), np.exp(b + beta * y))
-    return dict(zip(NAMES, (*values, alpha, beta), strict=True))
-
-
-def ranges_of(runs: Runs) -> dict[str, tuple[float, float]]:
-    """Extent of each column, FLOPs as 6 N D where they were not given."""
-    columns = dict(runs.columns)
-    if "flops" not in columns and "params" in columns and "tokens" in columns:
-        columns["flops"] = 6.0 * columns["params"] * columns["tokens"]
-    return {name: (float(v.min()), float(v.max())) for name, v in columns.items()}
-
-
-def _refits(
-    method: str,
-    robust: str,
-    found: Any,
-    biweight: Tukey,
-    data: dict[str, np.ndarray],
-    delta: float,
-    runs: Runs,
-) -> Callable[[np.ndarray], tuple[np.ndarray, int]]:
-    """Log losses [B, n] of the draws -> their fits [B, 5], and how many did not converge."""
-    weights = runs.get("weight")
-    base = np.ones(len(runs)) if weights is None else weights
-
-    def by_projection(log_loss: np.ndarray) -> tuple[np.ndarray, int]:
-        # The first table sets the starting point of the others.
-        losses = np.exp(np.concatenate([data["log_y"][None], log_loss]))
-        drawn = fit_by_projection(data["u"], data["v"], losses, base)
-        return drawn.theta[1:], 0
-
-    def by_tukey(log_loss: np.ndarray) -> tuple[np.ndarray, int]:
-        own = {"log_y": log_loss}
-        return refit_tukey(_surface_residual, biweight, data, own, weights=weights), 0
-
-    def by_huber(log_loss: np.ndarray) -> tuple[np.ndarray, int]:
-        own = {"log_y": log_loss}
-        again = refit(_surface_residual, found, data, own, delta=delta, weights=weights)
-        return again.theta, again.unconverged
-
-    if method == "varpro":
-        return by_projection
-    return by_tukey if robust == "tukey" else by_huber
-
-
 def _draw(
     runs: Runs,
-    theta: np.ndarray,
+    fitted: _Fitted,
     data: dict[str, np.ndarray],
-    refits: Callable[[np.ndarray], tuple[np.ndarray, int]],
     *,
     n_draws: int,
     level: float,
@@ -341,16 +311,16 @@ def _draw(
     if resample == "seeds" or (resample == "auto" and repeated):
         centre, noise = seed_noise(data["log_y"], cells, inputs)
     else:
-        left = residuals(_surface_residual, theta[None], data)[0]
-        slopes = jacobian(_surface_residual, theta, data)
+        left = residuals(surface_residual, fitted.theta[None], data)[0]
+        slopes = jacobian(surface_residual, fitted.theta, data)
         units = choose_units(runs, left, slopes, resample=resample, weights=runs.get("weight"))
         noise = fit_noise(left, slopes, units, inputs, weights=runs.get("weight"))
         centre = data["log_y"] + left
-    return draw_with(refits, centre, noise, n_draws=n_draws, level=level, seed=seed)
+    return draw_with(fitted.refits, centre, noise, n_draws=n_draws, level=level, seed=seed)
 
 
 def _warn_of_a_line(runs: Runs, warnings: list[str]) -> None:
-    """At a constant ratio of tokens to parameters the two terms cannot be told apart."""
+    """A constant ratio of tokens to parameters cannot separate the two terms."""
     x, y = np.log(runs["params"]), np.log(runs["tokens"])
     ratio = np.ptp(y - x)
     if ratio < 0.5:
@@ -375,95 +345,10 @@ def _warn_of_degeneracy(parameters: dict[str, float], runs: Runs, warnings: list
             warnings.append(f"the term {name} is below 0.1% of every loss: it is not determined")
 
 
-# --- Approach 3 -------------------------------------------------------------------------------
+# --- The methods ------------------------------------------------------------------------------
 
 
-def _surface_residual(theta: Any, data: Any) -> Any:
-    """theta = (a, b, e, alpha, beta) at the runs' geometric mean; ln L predicted less observed."""
-    a, b, e, alpha, beta = theta
-    terms = jnp.stack([a - alpha * data["u"], b - beta * data["v"], jnp.full_like(data["u"], e)])
-    top = jnp.max(terms, axis=0)
-    return top + jnp.log(jnp.sum(jnp.exp(terms - top), axis=0)) - data["log_y"]
-
-
-def _surface_derivatives(
-    theta: Any, data: Any, delta: Any, weight: Any, rough: Any
-) -> tuple[Any, ...]:
-    """f, gradient, Hessian and majorant in closed form.
-
-    With p the softmax of the three terms, d r/d term = p and d^2 r/d term^2 = diag(p) - p p^T;
-    the terms are linear in theta, with features 1, u and v. Every sum is a product of p's with a
-    monomial in u and v, which all problems share: matrix times vector, once they are vmapped.
-    Comparisons, like the logarithm of the C library, keep XLA's loops from vectorising on a CPU.
-    """
-    a, b, e, alpha, beta = theta
-    u, v = data["u"], data["v"]
-    # Relative to the third term, so that two exponentials do; past e^300 a term is all there is.
-    x1 = jnp.exp(jnp.clip(a - e - alpha * u, -300.0, 300.0))
-    x2 = jnp.exp(jnp.clip(b - e - beta * v, -300.0, 300.0))
-    total = 1.0 + x1 + x2
-    r = e + _log(total) - data["log_y"]
-    p3 = 1.0 / total
-    p1, p2 = x1 * p3, x2 * p3
-    size = jnp.abs(r)
-    # Huber's slope over r; its floor is 1 where r is within delta, else 0.
-    ratio = delta / jnp.maximum(size, delta)
-    bound = weight * ratio
-    slope = bound * r
-    coarse = jnp.asarray(rough, r.dtype)
-    outer = coarse * bound + (1.0 - coarse) * (weight * jnp.floor(ratio) - slope)
-
-    one, uu, vv = jnp.ones_like(u), u * u, v * v
-    pairs = (outer * p1 * p1, outer * p1 * p2, outer * p2 * p2)
-    h11, h14, h44 = (pairs[0] @ m for m in (one, u, uu))
-    h12, h24, h15, h45 = (pairs[1] @ m for m in (one, u, v, u * v))
-    h22, h25, h55 = (pairs[2] @ m for m in (one, v, vv))
-    h13, h34 = (outer * p1 * p3 @ m for m in (one, u))
-    h23, h35 = (outer * p2 * p3 @ m for m in (one, v))
-    h33 = outer * p3 * p3 @ one
-    # slope . p is the gradient, and with more of u and v what slope d^2 term adds to the Hessian.
-    g1, g4, g44 = (slope * p1 @ m for m in (one, u, uu))
-    g2, g5, g55 = (slope * p2 @ m for m in (one, v, vv))
-    g3 = slope * p3 @ one
-    fine = 1.0 - coarse
-    h11, h22, h33 = h11 + fine * g1, h22 + fine * g2, h33 + fine * g3
-    h14, h25, h44, h55 = h14 + fine * g4, h25 + fine * g5, h44 + fine * g44, h55 + fine * g55
-    hessian = jnp.stack(
-        [
-            jnp.stack([h11, h12, h13, -h14, -h15]),
-            jnp.stack([h12, h22, h23, -h24, -h25]),
-            jnp.stack([h13, h23, h33, -h34, -h35]),
-            jnp.stack([-h14, -h24, -h34, h44, h45]),
-            jnp.stack([-h15, -h25, -h35, h45, h55]),
-        ]
-    )
-    gradient = jnp.stack([g1, g2, g3, -g4, -g5])
-    b1, b4 = (bound * p1 * p1 @ m for m in (one, uu))
-    b2, b5 = (bound * p2 * p2 @ m for m in (one, vv))
-    majorant = jnp.stack([b1, b2, bound * p3 * p3 @ one, b4, b5])
-    value = bound * size * (size - 0.5 * ratio * size) @ one
-    return value, gradient, hessian, majorant
-
-
-def _log(x: Any) -> Any:
-    """ln x of normal float64 to 2 units in the last place, in operations that vectorise.
-
-    x = 2^k m with m within sqrt 2 of 1, and ln m = 2 artanh((m - 1)/(m + 1)) as a series.
-    """
-    bits = jax.lax.bitcast_convert_type(x, jnp.int64)
-    k = (bits - 0x3FE6A09E667F3BCD) >> 52
-    m = jax.lax.bitcast_convert_type(bits - (k << 52), jnp.float64)
-    s = (m - 1.0) / (m + 1.0)
-    square, series = s * s, 1.0 / 23.0
-    for odd in range(21, 0, -2):
-        series = 1.0 / odd + square * series
-    return k.astype(jnp.float64) * math.log(2.0) + 2.0 * s * series
-
-
-_surface_residual.derivatives = _surface_derivatives
-
-
-def _relative_axes(level: float, coarse: bool) -> list[tuple[float, ...]]:
+def relative_axes(level: float, coarse: bool) -> list[tuple[float, ...]]:
     """Values of (a, b, e, alpha, beta) at the runs' geometric mean, from the median log loss."""
     if coarse:
         terms = tuple(level + x for x in (-3.0, -1.5, -0.5))
@@ -476,11 +361,13 @@ def _relative_axes(level: float, coarse: bool) -> list[tuple[float, ...]]:
 
 def _by_huber(
     runs: Runs, data: dict[str, np.ndarray], starts: Any, delta: float, warnings: list[str]
-) -> tuple[MultiStart, dict[str, Any]]:
+) -> _Fitted:
     x, y, log_loss = np.log(runs["params"]), np.log(runs["tokens"]), data["log_y"]
-    axes = None
+    weights = runs.get("weight")
+    #: The axes of a grid whose edge is to be checked.
+    axes: Sequence[Sequence[float] | np.ndarray] | None = None
     if isinstance(starts, str) and starts in ("relative", "coarse"):
-        axes = _relative_axes(float(np.median(log_loss)), starts == "coarse")
+        axes = relative_axes(float(np.median(log_loss)), starts == "coarse")
         grid = product_grid(*axes)
         axes = None if starts == "coarse" else axes
     else:
@@ -492,15 +379,16 @@ def _by_huber(
         grid = grid.copy()
         grid[:, 0] -= grid[:, 3] * x.mean()
         grid[:, 1] -= grid[:, 4] * y.mean()
-    found = multi_start(
-        _surface_residual, grid, data, len(runs), delta=delta, weights=runs.get("weight")
-    )
+    found = multi_start(surface_residual, grid, data, len(runs), delta=delta, weights=weights)
     if not found.converged:
         warnings.append("the solver did not meet its tolerance at the best minimum")
     if axes is not None:
         _warn_of_edge(grid, found, warnings)
     minima = [
-        {**{k: float(v) for k, v in _named(theta, runs).items()}, "objective": float(value)}
+        {
+            **{k: float(v) for k, v in named_parameters(theta, runs).items()},
+            "objective": float(value),
+        }
         for theta, value in zip(found.minima[:8], found.minima_objectives[:8], strict=True)
     ]
     _warn_of_rivals(minima, warnings)
@@ -510,17 +398,42 @@ def _by_huber(
         "n_starts_at_best": found.n_best,
         "evaluations": found.evaluations,
     }
-    return found, details
+
+    def refits(log_loss: np.ndarray) -> tuple[np.ndarray, int]:
+        own = {"log_y": log_loss}
+        again = refit(surface_residual, found, data, own, delta=delta, weights=weights)
+        return again.theta, again.unconverged
+
+    return _Fitted(found.theta, found.objective, found.converged, refits, details)
 
 
-def _by_projection(runs: Runs, data: dict[str, np.ndarray]) -> Projection:
+def _by_tukey(
+    runs: Runs, data: dict[str, np.ndarray], biweight: Tukey, details: dict[str, Any]
+) -> _Fitted:
+    weights = runs.get("weight")
+
+    def refits(log_loss: np.ndarray) -> tuple[np.ndarray, int]:
+        own = {"log_y": log_loss}
+        return refit_tukey(surface_residual, biweight, data, own, weights=weights), 0
+
+    return _Fitted(biweight.theta, biweight.objective, biweight.converged, refits, details)
+
+
+def _by_projection(runs: Runs, data: dict[str, np.ndarray]) -> _Fitted:
     base = runs["weight"] if "weight" in runs else np.ones(len(runs))
     found = fit_by_projection(data["u"], data["v"], runs["loss"][None], base)
-    return Projection(found.theta[0], found.objective[0], found.converged[0])
+
+    def refits(log_loss: np.ndarray) -> tuple[np.ndarray, int]:
+        # The first table sets the starting point of the others.
+        losses = np.exp(np.concatenate([data["log_y"][None], log_loss]))
+        drawn = fit_by_projection(data["u"], data["v"], losses, base)
+        return drawn.theta[1:], 0
+
+    return _Fitted(found.theta[0], found.objective[0], found.converged[0], refits, {})
 
 
-def _warn_of_edge(grid: np.ndarray, found: Any, warnings: list[str]) -> None:
-    """Hoffmann et al. check that the best start is not on the edge of the grid."""
+def _warn_of_edge(grid: np.ndarray, found: MultiStart, warnings: list[str]) -> None:
+    """Warns if only starts on the edge of the grid reach the best minimum, as Hoffmann et al. check."""
     scale = max(abs(found.objective), 1e-300)
     reached = grid[found.objectives <= found.objective + 1e-6 * scale + 1e-14]
     low, high = grid.min(axis=0), grid.max(axis=0)

@@ -1,7 +1,7 @@
-"""Notices columns in different units: sizes in millions beside tokens in billions, C in PF-days.
+"""Detects columns in different units: sizes in millions with tokens in billions, C in PF-days.
 
-A count can't be checked alone, but two can: nobody trains on a thousandth of a token per parameter,
-and training takes about 6 FLOPs per parameter and token (Kaplan et al. 2020, sec. 2.1).
+One count cannot be checked alone, but two can: nobody trains on a thousandth of a token per
+parameter, and training takes about 6 FLOPs per parameter and token (Kaplan et al. 2020, sec. 2.1).
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from lmscale.laws.errors import TableError
 
 __all__ = ["check_units"]
 
-#: Tokens per parameter at the median row: outside of the first a warning, of the second an error.
+#: Tokens per parameter at the median row. Outside of the first range is a warning, outside of the
+#: second an error.
 PLAUSIBLE_RATIO = (0.05, 1e5)
 POSSIBLE_RATIO = (1e-3, 1e8)
 #: C / 6 N D: embeddings and attention change it, but hardly a hundredfold.
 PLAUSIBLE_COUNT = (1 / 30, 100)
-#: Fewer parameters or tokens than these no language model has at its median run.
+#: No table of language models has fewer parameters or tokens than these at its median row.
 LEAST = {"params": 100.0, "tokens": 1e4}
-#: A row this far from the median row's ratio, and outside of what is plausible, is named.
+#: A row whose ratio is implausible and differs from the median row's by this factor is named.
 _STRAY = 1e4
 
 _COUNTS = {"ones": 1.0, "millions": 1e6, "billions": 1e9, "thousands": 1e3, "trillions": 1e12}
@@ -38,7 +39,7 @@ def check_units(
     needs: Collection[str],
     sources: Mapping[str, str],
 ) -> list[str]:
-    """Warnings about units that cannot be.
+    """Warnings about units that cannot be right.
 
     Args:
       columns: those of a table; nothing is checked without params and tokens.
@@ -66,7 +67,7 @@ def check_units(
             what += f" and {np.median(columns[small[0]]):.3g} {small[0]}"
         text = f"{what}: check the units{_likely(columns, given, sources)}"
         possible = POSSIBLE_RATIO[0] <= middle <= POSSIBLE_RATIO[1]
-        # Laws of N_opt(C) have the same exponents in any units, so they only warn.
+        # Laws of N_opt(C) have the same exponents in any units, so for them it is only a warning.
         if not possible and {"params", "tokens"} <= set(needs) and "flops" not in needs:
             raise TableError(text)
         warnings.append(text)
@@ -92,10 +93,11 @@ def check_units(
 def _likely(
     columns: Mapping[str, np.ndarray], given: Collection[str], sources: Mapping[str, str]
 ) -> str:
-    """The usual units that make the table most like one of language models, in words."""
+    """The units under which the table looks most like one of language models, in words."""
     medians = {name: math.log(float(np.median(columns[name]))) for name in given}
     units = [list((_FLOPS if name == "flops" else _COUNTS).items()) for name in given]
-    best, choice = math.inf, None
+    best = math.inf
+    choice: tuple[tuple[str, float], ...] = ()
     for combination in itertools.product(*units):
         logs = {
             name: medians[name] + math.log(unit[1])
@@ -118,15 +120,16 @@ def _likely(
 
 
 def _oddity(logs: Mapping[str, float]) -> float:
-    """How unlike a table of language models these median sizes are, in factors of e."""
-    n, d, c = (logs.get(name) for name in ("params", "tokens", "flops"))
+    """How far these medians (ln of two or three counts) are from a table of language models."""
+    known = dict(logs)
     score = 0.0
-    if n is not None and d is not None and c is not None:
-        score += 2 * abs(c - math.log(6) - n - d)
-    elif n is None:
-        n = c - math.log(6) - d
-    elif d is None:
-        d = c - math.log(6) - n
+    if len(known) == 3:
+        score += 2 * abs(known["flops"] - math.log(6) - known["params"] - known["tokens"])
+    elif "params" not in known:
+        known["params"] = known["flops"] - math.log(6) - known["tokens"]
+    elif "tokens" not in known:
+        known["tokens"] = known["flops"] - math.log(6) - known["params"]
+    n, d = known["params"], known["tokens"]
     score += abs(d - n - math.log(20))
-    # Units common to all columns leave the ratios as they are: then a usual size decides.
+    # Units that are common to all columns leave the ratios as they are. Then a usual size decides.
     return score + 0.1 * abs(n - math.log(1e8))

@@ -29,10 +29,10 @@ def fit_position(
 ) -> FitResult:
     """Fits L(T) = a + b T^-c to columns position (from 1) and loss, in log loss.
 
-    The losses at the positions of one model come from one set of weights and one text, so they are
-    not independent. An interval over positions says how well these points fix the curve through
-    them, and is too narrow for another seed or another text; only several runs, told apart by the
-    columns seed or group, can say how those would fare.
+    The losses at the positions of one model come from the same weights and the same text, so they are
+    not independent. An interval over positions says how well these points determine the curve through
+    them. For another seed or another text it is too narrow: that takes several runs, which the columns
+    seed or group identify.
 
     Args:
       resample: "runs" resamples whole runs (five or more), "positions" single points; "auto" takes

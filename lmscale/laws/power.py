@@ -3,15 +3,14 @@
     L = (x_c / x)^alpha                  Kaplan et al. 2020, eqs. 1.1-1.3
     L = L_inf + (x_c / x)^alpha          Henighan et al. 2020; Hoffmann et al. 2022 at one variable
 
-x is params, tokens or flops (or any other column), and the parameters carry its letter:
-alpha_N, N_c; alpha_D, D_c; alpha_C, C_c. With the constants of the critical batch, compute becomes
-C_min = C / (1 + B/B_crit(L)), what training far below the critical batch would take (eq. 5.5), and
-the law is L(C_min): alpha_C_min, C_c_min.
+x is params, tokens or flops (or any other column), and the parameters have its symbol: alpha_N, N_c;
+alpha_D, D_c; alpha_C, C_c. With the constants of the critical batch, compute is replaced by C_min =
+C / (1 + B/B_crit(L)), the compute of training far below the critical batch (eq. 5.5). The law is then
+L(C_min): alpha_C_min, C_c_min.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ import numpy as np
 from lmscale.laws.batch import adjusted_compute
 from lmscale.laws.finish import LEAST_SQUARES, finish
 from lmscale.laws.resample import (
+    Draws,
     draw_with,
     fit_noise,
     jacobian,
@@ -35,12 +35,12 @@ from lmscale.laws.solve import multi_start
 from lmscale.laws.table import Runs, Table
 from lmscale.laws.units import Units, choose_units
 
-#: An offset below this share of the lowest loss is none.
+#: An offset below this share of the lowest loss counts as zero.
 _NO_OFFSET = 1e-6
 
 __all__ = ["SYMBOLS", "fit_power", "power_law", "power_variable"]
 
-#: The letter that a column has in the papers.
+#: The symbol of a column in the papers.
 SYMBOLS = {
     "params": "N",
     "tokens": "D",
@@ -93,48 +93,31 @@ def fit_power(
     x = power_variable(table, x, critical_batch)
     needs = (x, "loss", *(("batch_tokens",) if critical_batch else ()))
     runs = table.runs(*needs, least=3 + offset, vary=(x, "loss"))
-    suffix, adjust = "", None
+    adjust: dict[str, float] | None = None
     if critical_batch is not None:
-        suffix, adjust = "_min", dict(zip(("B_star", "alpha_B"), critical_batch, strict=True))
+        adjust = dict(zip(("B_star", "alpha_B"), critical_batch, strict=True))
         runs.columns[x] = adjusted_compute(runs[x], runs["batch_tokens"], runs["loss"], **adjust)
-    symbol = SYMBOLS[x]
-    names = (f"alpha_{symbol}{suffix}", f"{symbol}_c{suffix}", *(("L_inf",) if offset else ()))
+    names = _parameter_names(x, offset=offset, adjusted=adjust is not None)
     log_x, log_y = np.log(runs[x]), np.log(runs["loss"])
     weights = runs["weight"] if "weight" in runs else np.ones(len(runs))
     curved = offset or delta is not None
     fit = (_curved if curved else _straight)(log_x, log_y, weights, offset, delta)
-    values, objective, converged, warnings = fit.values, fit.objective, fit.converged, fit.notes
-    parameters = dict(zip(names, values, strict=True))
+    warnings = fit.notes
+    parameters = dict(zip(names, fit.values, strict=True))
     if not _representable(parameters[names[1]]):
         raise FitError(
-            f"the loss hardly depends on {x} (alpha is {values[0]:.3g}), so {names[1]} is beyond "
+            f"the loss hardly depends on {x} (alpha is {fit.values[0]:.3g}), so {names[1]} is beyond "
             f"any number: these runs show no power law in {x}"
         )
-    drawn, draws = None, {}
+    drawn: Draws | None = None
+    draws: dict[str, np.ndarray] = {}
     if bootstrap:
         units = _units(runs, fit, by, resample)
-        noise = fit_noise(
-            fit.left, fit.slopes, units, log_inputs(runs, (x,)), weights=runs.get("weight")
-        )
-        drawn = draw_with(
-            fit.refits, log_y + fit.left, noise, n_draws=bootstrap, level=level, seed=seed
-        )
-        draws = dict(zip(names, drawn.theta.T, strict=True))
-        flat = ~_representable(draws[names[1]])
-        draws[names[1]] = np.where(flat, np.nan, draws[names[1]])
-        if flat.any():
-            warnings.append(
-                f"{flat.sum()} of {bootstrap} draws are flat in {x}, with {names[1]} beyond any "
-                f"number: they count in the interval of {names[0]} and not in that of {names[1]} "
-                f"or the band"
-            )
-    if parameters[names[0]] <= 0:
-        warnings.append(f"the loss does not fall with {x}: alpha is {parameters[names[0]]:.3g}")
-    if math.log10(runs[x].max() / runs[x].min()) < 1:
-        warnings.append(
-            f"{x} spans a factor of {runs[x].max() / runs[x].min():.3g}, less than ten: "
-            f"the exponent is loosely held"
-        )
+        inputs, centre = log_inputs(runs, (x,)), log_y + fit.left
+        noise = fit_noise(fit.left, fit.slopes, units, inputs, weights=runs.get("weight"))
+        drawn = draw_with(fit.refits, centre, noise, n_draws=bootstrap, level=level, seed=seed)
+        draws = _drawn_parameters(drawn, names, x, warnings)
+    warnings += _weak(parameters[names[0]], x, runs[x])
     result = finish(
         "power",
         runs,
@@ -145,21 +128,59 @@ def fit_power(
         level=level,
         drawn=drawn,
         warnings=warnings,
-        objective=objective,
+        objective=fit.objective,
         objective_name=_objective_name(delta),
-        converged=converged,
+        converged=fit.converged,
         details={"x": x, "offset": offset},
     )
     if offset and result.intervals.get("L_inf") == (0.0, 0.0):
-        # No draw left the bound, which is no sign of how well it is known.
-        kept = {name: edges for name, edges in result.intervals.items() if name != "L_inf"}
-        result = dataclasses.replace(result, intervals=kept)
+        # All draws lie at the bound, which does not show how well it is known.
+        del result.intervals["L_inf"]
     return result.with_details(curve=_curve(result, runs, x))
 
 
+def _parameter_names(x: str, *, offset: bool, adjusted: bool) -> tuple[str, ...]:
+    symbol, suffix = SYMBOLS[x], "_min" if adjusted else ""
+    return (f"alpha_{symbol}{suffix}", f"{symbol}_c{suffix}", *(("L_inf",) if offset else ()))
+
+
+def _drawn_parameters(
+    drawn: Draws, names: Sequence[str], x: str, warnings: list[str]
+) -> dict[str, np.ndarray]:
+    """The draws by name; x_c is NaN where a draw is so flat that it overflows."""
+    draws = dict(zip(names, drawn.theta.T, strict=True))
+    flat = ~_representable(draws[names[1]])
+    draws[names[1]] = np.where(flat, np.nan, draws[names[1]])
+    if flat.any():
+        warnings.append(
+            f"{flat.sum()} of {len(flat)} draws are flat in {x}, with {names[1]} beyond any "
+            f"number: they count in the interval of {names[0]} and not in that of {names[1]} "
+            f"or the band"
+        )
+    return draws
+
+
+def _weak(alpha: float, x: str, values: np.ndarray) -> list[str]:
+    """Warnings about an exponent that these runs hold badly."""
+    warnings = []
+    if alpha <= 0:
+        warnings.append(f"the loss does not fall with {x}: alpha is {alpha:.3g}")
+    if math.log10(values.max() / values.min()) < 1:
+        warnings.append(
+            f"{x} spans a factor of {values.max() / values.min():.3g}, less than ten: "
+            f"the exponent is loosely held"
+        )
+    return warnings
+
+
 def power_variable(table: Table, x: str | None, critical_batch: Any = None) -> str:
-    """The column that the law is in: `x`, or the one of params, tokens and flops that the table
-    has, or that `columns` named."""
+    """The variable of the law: `x`, or the only one of params, tokens and flops in the table.
+
+    If the table has several, it is the one that the caller mapped with `columns`.
+
+    Raises:
+      FitError: the variable is not clear, or the law cannot be in it.
+    """
     if critical_batch is not None and x not in (None, "flops"):
         raise FitError(f"critical_batch turns flops into C_min, so x must be flops, not {x}")
     if critical_batch is not None:
@@ -170,7 +191,7 @@ def power_variable(table: Table, x: str | None, critical_batch: Any = None) -> s
         named = [name for name in have if name in table.mapped]
         have = named if len(named) == 1 else have
         if len(have) != 1:
-            # Of two the third follows.
+            # With two of the three, all three are possible.
             choice = "params|tokens|flops" if have else "params"
             raise FitError(f"a power law is in one variable; say which with --x {choice}")
         (x,) = have
@@ -180,7 +201,7 @@ def power_variable(table: Table, x: str | None, critical_batch: Any = None) -> s
 
 
 def _units(runs: Runs, fit: _Fit, by: Sequence[str], resample: str) -> Units:
-    """Rows, groups that share noise, or each combination of the labels `by` where there are five."""
+    """Rows, or groups that share noise; with `by`, the runs that these labels name if there are five."""
     if not by:
         return choose_units(
             runs,
@@ -197,7 +218,7 @@ def _units(runs: Runs, fit: _Fit, by: Sequence[str], resample: str) -> Units:
 
 
 def _representable(x_c: Any) -> np.ndarray:
-    """Whether x_c, and x_c / x with it, is a number: on a flat line it is infinite or zero."""
+    """Whether x_c is a usable number. On a flat line it overflows to infinity or to zero."""
     return (np.asarray(x_c) > 1e-200) & (np.asarray(x_c) < 1e200)
 
 
@@ -215,14 +236,14 @@ def _predict(
     adjust: dict[str, float] | None,
     **columns: Any,
 ) -> Any:
-    """The loss; of C_min, flops are C where batch_tokens is given, and C_min where it is not."""
+    """The loss. Of a law in C_min, flops are C where batch_tokens is given, and C_min otherwise."""
     if column not in columns:
         raise FitError(f"this power law is in {column}; give {column}=...")
     alpha, x_c, *rest = (parameters[name] for name in names)
     offset, x = rest[0] if rest else 0.0, columns[column]
     loss = power_law(x, alpha, x_c, offset)
     if adjust is not None and "batch_tokens" in columns:
-        # C_min depends on the loss, which depends on C_min: a contraction while alpha < alpha_B.
+        # C_min depends on the loss, and the loss on C_min. The iteration converges for alpha < alpha_B.
         for _ in range(60):
             smaller = adjusted_compute(x, columns["batch_tokens"], loss, **adjust)
             loss = power_law(smaller, alpha, x_c, offset)
@@ -230,8 +251,13 @@ def _predict(
 
 
 class _Fit(NamedTuple):
-    """A fitted line: values (alpha, x_c and L_inf), residuals [n] with their Jacobian [n, P], and
-    log losses [B, n] -> the values of each, [B, P]."""
+    """A fitted curve.
+
+    Attributes:
+      values: alpha, x_c and, with an offset, L_inf.
+      left, slopes: residuals [n], and their Jacobian [n, P].
+      refits: log losses [B, n] -> the values of each [B, P], and how many did not converge.
+    """
 
     values: list[float]
     objective: float

@@ -1,14 +1,15 @@
 """Draws of the minima of IsoFLOP profiles: the noise of the runs, the window, and the shape.
 
-What a fit does not know about a minimum has three parts, and every draw takes one of each:
+A minimum is uncertain for three reasons, and every draw has one value of each:
 
 - noise: the losses are drawn again from runs, residuals or repeated seeds (`noise_of`);
-- the window: an analyst may as well have fitted half or twice the range, or all sizes (`WINDOWS`),
-  so draws move to what those give, as far as it is more than noise (`window_shift`);
+- the window: another analyst might have fitted half or twice the range, or all sizes (`WINDOWS`). So
+  some draws move to the minima of those windows, as far as these differ by more than noise
+  (`window_shift`);
 - the shape: a profile is a parabola only near its minimum. On L = E + A/N^alpha + B/D^beta the loss
   about it is c2 (u^2 + rho u^3 + q u^4 + ...) with u = ln N - ln N_opt, rho = (beta - alpha)/3 and
-  q = (alpha^2 - alpha beta + beta^2)/12. Both are drawn, as far as the residuals of all budgets
-  leave them open (`shape_posterior`), so that an off-centre window is not taken at its word.
+  q = (alpha^2 - alpha beta + beta^2)/12. rho and q are drawn from what the residuals of all budgets
+  allow (`shape_posterior`). This covers the bias of an off-centre window.
 
 The scatter of the minima about the power law is in `lmscale.laws.frontier`.
 """
@@ -52,43 +53,43 @@ __all__ = [
 
 Resample = Literal["auto", "runs", "residuals", "seeds"]
 
-#: Windows that draws move to beside the one asked for, and the share of the draws that each gets.
+#: Windows of some draws, in addition to the one asked for, and the share of the draws for each.
 WINDOWS = (2.0, 4.0, 8.0, None)
 _WINDOW_SHARE = 0.2
-#: Beforehand rho is normal about 0 with this standard deviation. Published surfaces have
-#: |beta - alpha| up to 0.06, so |rho| up to 0.02; this leaves room for a difference of 0.24 at 95%.
+#: The prior of rho is normal about 0 with this standard deviation. Published surfaces have
+#: |beta - alpha| up to 0.06, so |rho| up to 0.02. The prior allows a difference of 0.24 at 95%.
 _SKEW = 0.04
-#: The same of q, mean and standard deviation: exponents of 0.3, and of up to 0.5.
+#: Prior mean and standard deviation of q: exponents of about 0.3, and of up to 0.5.
 _QUARTIC = (0.008, 0.006)
-#: Draws in the window asked for that read the profile as the parabola that it was fitted with,
-#: whatever the residuals say: the value itself is read so, and belongs to its interval.
+#: Share of the draws in the window asked for that take the profile as a parabola, whatever the
+#: residuals say. The value itself is computed so, and has to lie in its interval.
 _PLAIN_SHARE = 0.3
-#: Resampling whole runs needs this many in every profile; with fewer, draws lose their curvature.
+#: Fewest runs of a profile for resampling whole runs; with fewer, draws lose their curvature.
 _RUNS_FOR_PAIRS = 12
-#: Prior degrees of freedom with which a profile's noise is drawn towards that of all profiles.
+#: Prior degrees of freedom with which the noise of a profile is shrunk towards that of all profiles.
 _PRIOR_DOF = 4.0
 
 
 @dataclass(frozen=True)
 class Noise:
-    """How losses are drawn again, and the standard deviation of every run of every budget."""
+    """How losses are drawn again; `scales` are standard deviations, one array [run] per budget."""
 
     kind: str
     name: str
     scales: list[np.ndarray]
     #: Standardised deviations to draw from (None: normal).
     pool: np.ndarray | None = None
-    #: False where no residual and no repeat says what the noise is.
+    #: False where neither residuals nor repeats show how large the noise is.
     measured: bool = True
 
     def typical(self) -> list[float]:
-        """One standard deviation a budget."""
+        """One standard deviation per budget."""
         return [float(np.sqrt(np.mean(scale**2))) for scale in self.scales]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """All budgets in one window."""
+    """The profiles of all budgets in one window."""
 
     used: list[np.ndarray]
     fits: list[ProfileFit]
@@ -109,7 +110,7 @@ def noise_of(
       noise: standard deviation of a run's loss, or a function from losses to it; None measures it.
 
     Raises:
-      FitError: no such way of resampling, or seeds where there are none.
+      FitError: `resample` is unknown, or asks for seeds where there are none.
     """
     if noise is not None:
         sigma = noise if callable(noise) else (lambda loss: np.full(len(loss), float(noise)))
@@ -139,7 +140,7 @@ def noise_of(
     else:
         parts = [
             np.empty(0)
-            if f.residual is None
+            if f.residual is None or f.leverage is None
             else f.residual / np.sqrt(np.maximum(1 - f.leverage, 0.05))
             for f in fits
         ]
@@ -147,15 +148,15 @@ def noise_of(
         name = "bootstrap over residuals, pooled over budgets"
     if resample == "runs":
         name = "bootstrap over runs within each budget"
-    scales, pool = _scales(points, parts, dofs)
-    pool = None if resample == "runs" else pool
+    scales, deviation_pool = _scales(points, parts, dofs)
+    pool = None if resample == "runs" else deviation_pool
     return Noise(resample, name, scales, pool, measured=sum(dofs) > 0)
 
 
 def _scales(
     points: Sequence[Points], parts: list[np.ndarray], dofs: list[int]
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Each budget's standard deviation, drawn towards that of all, and the pooled deviations."""
+    """The standard deviation of each budget, shrunk towards that of all, and the pooled deviations."""
     pooled = _typical_variance(
         [(np.mean(x**2), dof) for x, dof in zip(parts, dofs, strict=True) if dof]
     )
@@ -180,10 +181,10 @@ def _scales(
 
 
 def _typical_variance(variances: list[tuple[float, int]]) -> float:
-    """Geometric mean of estimated variances, corrected for what the logarithm of chi^2 takes off.
+    """Geometric mean of estimated variances, corrected for the mean of the logarithm of chi^2.
 
-    Budgets differ in noise and in how well a parabola suits them, so one bad profile must not set
-    the noise of all.
+    Budgets differ in noise and in how well a parabola fits them. The geometric mean keeps one bad
+    profile from setting the noise of all.
     """
     logs = [
         math.log(variance) - float(digamma(dof / 2)) + math.log(dof / 2)
@@ -195,10 +196,10 @@ def _typical_variance(variances: list[tuple[float, int]]) -> float:
 
 
 def _seed_deviations(p: Points, used: np.ndarray) -> tuple[np.ndarray, int]:
-    """Deviations of repeated runs from their mean, scaled to a run's variance, and their dof.
+    """Deviations of repeated runs from their mean, scaled to the variance of a run, and their dof.
 
-    Only runs that differ in nothing but their seed are repeats: of a size with two runs of one seed
-    something else was varied (a learning rate, a batch), which is no noise.
+    Repeats differ in their seed only. If a size has two runs of one seed, something else was varied
+    (a learning rate, a batch), and that is no noise.
     """
     if p.seed is None:
         return np.empty(0), 0
@@ -218,12 +219,12 @@ def _seed_deviations(p: Points, used: np.ndarray) -> tuple[np.ndarray, int]:
 def window_shift(
     points: Sequence[Points], asked: Reading, other: Reading, log_flops: np.ndarray
 ) -> np.ndarray:
-    """[2, budget]: how far another window moves ln N_opt and the loss there, noise taken off.
+    """How far another window moves ln N_opt and the loss there [2, budget], corrected for noise.
 
-    Windows share most of their runs, and yet differ by noise alone, too. Where noise explains all of
-    the mean square over the budgets the shift is 0; it grows to what was found as 1 - share^2, so
-    that windows move draws only where they disagree for another reason. A budget without a
-    minimum in the other window moves as the line through the rest says.
+    Two windows share most of their runs, but differ by noise too. With s the share of the mean square
+    over the budgets that noise explains, the shift is 1 - s^2 times the difference that was found. So
+    draws move only where the windows disagree for another reason. A budget without a minimum in the
+    other window moves by the line through the other budgets.
     """
     moved = np.full((2, len(points)), np.nan)
     explained = np.zeros_like(moved)
@@ -244,15 +245,16 @@ def window_shift(
             row[~found] = np.polyval(np.polyfit(log_flops[found], row[found], 1), log_flops[~found])
         row[~np.isfinite(row)] = 0.0
         total = np.mean(row[found] ** 2)
-        row *= max(0.0, 1 - (np.mean(noise[found]) / total) ** 2) if total > 0 else 0.0
+        real = max(0.0, 1 - (np.mean(noise[found]) / total) ** 2) if total > 0 else 0.0
+        np.multiply(row, real, out=row)
     return moved
 
 
 def _gradient(p: Points, used: np.ndarray, fit: ProfileFit) -> np.ndarray:
-    """[2, run]: derivatives of u and loss at a parabola's minimum in the losses of all runs."""
+    """Derivatives [2, run] of u and loss at the minimum of a parabola by the losses of all runs."""
     full = np.zeros((3, len(p.x)))
     full[:, used] = fit.solve
-    u, c2 = fit.minimum, fit.coefficients[2]
+    u, c2 = fit.minimum, fit.curvature
     return np.stack(
         [-(full[1] + 2 * u * full[2]) / (2 * c2), full[0] + u * full[1] + u**2 * full[2]]
     )
@@ -265,7 +267,7 @@ def choose_windows(n_others: int, n_draws: int, rng: np.random.Generator) -> np.
 
 
 def plain_draws(which: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[draw]: which draws take the parabola at its word; all that are in another window do."""
+    """Which draws [draw] take the profile as a parabola; all draws in another window do."""
     return (which > 0) | (rng.random(len(which)) < _PLAIN_SHARE)
 
 
@@ -307,7 +309,7 @@ def draw_minima(
     Args:
       points, used, fits: of each budget, in one window.
       log_flops: [budget].
-      plain: [draw], the draws that do not take a profile's third and fourth order.
+      plain: [draw], the draws without terms of third and fourth order.
     """
     n_draws = len(plain)
     at, loss = (np.full((len(fits), n_draws), np.nan) for _ in range(2))
@@ -318,7 +320,7 @@ def draw_minima(
         [_coefficients(points[k], used[k], fits[k], noise, k, n_draws, rng) for k in fitted], axis=1
     )
     typical = noise.typical()
-    covariance = np.stack([typical[k] ** 2 * fits[k].solve @ fits[k].solve.T for k in fitted])
+    covariance = np.stack([fits[k].covariance(typical[k]) for k in fitted])
     edges = np.array([points[k].x[[0, -1]] - fits[k].center for k in fitted])
     log_flops = np.asarray(log_flops)[fitted]
 
@@ -330,7 +332,7 @@ def draw_minima(
     mean, open_shape = shape_posterior(points, used, fits, noise)
     skew, quartic = rng.multivariate_normal(mean, open_shape, size=n_draws).T
     skew, quartic = np.where(plain, 0.0, skew), np.where(plain, 0.0, np.maximum(quartic, 0.0))
-    # What the higher orders add to the fitted coefficients depends on the minimum itself.
+    # The effect of the higher orders on the fitted coefficients depends on the minimum itself.
     for _ in range(3):
         extra = [
             c2[i]
@@ -355,20 +357,20 @@ def shape_posterior(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean [2] and covariance [2, 2] of (rho, q), which all budgets share.
 
-    A normal prior, and what the residuals of the parabolas say: the part of c2 (rho d^3 + q d^4) that
-    no parabola takes up, against the noise of the runs.
+    The prior is normal. The data are the residuals of the parabolas: the part of c2 (rho d^3 + q d^4)
+    that a parabola cannot fit, compared with the noise of the runs.
     """
     precision = np.diag([_SKEW**-2.0, _QUARTIC[1] ** -2.0])
     right = precision @ np.array([0.0, _QUARTIC[0]])
     for p, u, fit, scale in zip(points, used, fits, noise.typical(), strict=True):
-        if not fit.ok or fit.solve is None:
+        if not fit.ok or fit.solve is None or fit.residual is None:
             continue
         x = p.x[u] - fit.center
         d = x - fit.minimum
-        orders = fit.coefficients[2] * np.stack([d**3, d**4], axis=1)
+        orders = fit.curvature * np.stack([d**3, d**4], axis=1)
         design = np.stack([np.ones_like(x), x, x * x], axis=1)
         left = orders - design @ (fit.solve @ orders)
-        # Without noise the residuals are rounding.
+        # Without noise the residuals are rounding errors.
         variance = max(scale, 1e-9 * float(np.mean(p.loss))) ** 2
         precision = precision + left.T @ left / variance
         right = right + left.T @ fit.residual / variance
@@ -407,7 +409,7 @@ def _coefficients(
     n_draws: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """[3, draw]: parabolas through losses that were drawn again."""
+    """Coefficients [3, draw] of parabolas through losses that were drawn again."""
     u, y = p.x[used] - fit.center, p.loss[used]
     if noise.kind == "runs":
         return _resampled_parabolas(u, y, p.weight[used], n_draws, rng)
@@ -420,7 +422,7 @@ def _coefficients(
 def _resampled_parabolas(
     u: np.ndarray, y: np.ndarray, w: np.ndarray, n_draws: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """[3, draws]: coefficients for runs drawn with replacement, at least four sizes a draw."""
+    """Coefficients [3, draw] for runs drawn with replacement, with at least four sizes in a draw."""
     n = len(u)
     sizes, where = np.unique(u.round(9), return_inverse=True)
     least = min(4, len(sizes))

@@ -1,8 +1,8 @@
 """One budget's profile of loss against model size: its window, its parabola or spline, its minimum.
 
-A profile may have its minimum outside of its sizes, by noise or because the grid is off centre.
-Where that leaves too few budgets for a power law, `borrow_curvature` reads the minima close outside
-too, with the curvature that the budgets share.
+The minimum of a profile may lie outside of its sizes, because of noise or because the grid is off
+centre. Where this leaves too few budgets for a power law, `borrow_curvature` also reads minima that
+lie close outside, with the curvature that the budgets share.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ __all__ = [
 
 #: Points of the spline between two neighbouring runs (Porian et al. 2024).
 _AKIMA_POINTS = 25
-#: With minima inside the sizes at so many budgets, none outside is needed.
+#: With this many minima inside of the sizes, none outside is needed.
 _ENOUGH_INSIDE = 3
-#: A minimum this share of the sizes' range (in ln N) beyond an edge still counts as found.
+#: A minimum is still found up to this share of the range of the sizes (in ln N) beyond an edge.
 _OUTSIDE = 0.25
-#: In a draw: farther out than this share, a nearly flat parabola has put its minimum anywhere.
+#: The same for a draw. Beyond it the minimum is that of a nearly flat parabola, and can be anywhere.
 _OUTSIDE_DRAW = 1.0
-#: A profile's curvature is (alpha + beta) / 2 times the slope of its two terms, so it falls with
-#: compute as the reducible loss does: C^-0.05 to C^-0.18 in published laws.
+#: The curvature of a profile is (alpha + beta) / 2 times the slope of its two terms. So it falls with
+#: compute as the reducible loss does: as C^-0.05 to C^-0.18 in published laws.
 _CURVATURE_EXPONENT = 0.12
-#: Scatter of the budgets' curvatures about that, as a share: what shared curvature leaves open.
+#: Relative scatter of the curvatures of budgets about this trend.
 _CURVATURE_SCATTER = 0.3
 
 
@@ -53,10 +53,10 @@ _CURVATURE_SCATTER = 0.3
 class Profile:
     """One budget's curve of loss against model size, and its minimum.
 
-    Points are sorted by size. Of a parabola, loss = c0 + c1 u + c2 u^2 with u = ln N - center and
-    `coefficients` = (c0, c1, c2); a spline has none. `flag` is "ok", "few points", "not convex" or
-    "no interior minimum", and `reason` says it in words; only "ok" profiles enter the frontier. A
-    profile that is ok with a `reason` has its minimum just outside of its sizes (`borrow_curvature`).
+    Points are sorted by size. A parabola is loss = c0 + c1 u + c2 u^2 with u = ln N - center and
+    `coefficients` = (c0, c1, c2); a spline has no coefficients. `flag` is "ok", "few points", "not
+    convex" or "no interior minimum", and `reason` explains it; only "ok" profiles enter the frontier.
+    An "ok" profile with a `reason` has its minimum just outside of its sizes (`borrow_curvature`).
     """
 
     flops: float
@@ -64,7 +64,7 @@ class Profile:
     params: np.ndarray
     tokens: np.ndarray
     loss: np.ndarray
-    #: Which points lie in the window and were fitted.
+    #: Which points lie in the window, and were fitted.
     used: np.ndarray
     flag: str
     reason: str
@@ -78,8 +78,8 @@ class Profile:
     loss_interval: tuple[float, float] = (math.nan, math.nan)
     #: Standard deviation of ln n_opt over the draws.
     log_std: float = math.nan
-    #: [3, draws]: ln N, ln D and loss at the minimum, with the noise of the runs, the choice of the
-    #: window and the unknown shape of the profile, but without the scatter about the power law.
+    #: [3, draws]: ln N, ln D and loss at the minimum. They vary by the noise of the runs, the choice of
+    #: the window and the unknown shape of the profile, but not by the scatter about the power law.
     draws: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
 
     @property
@@ -100,8 +100,8 @@ class Profile:
 class Points:
     """One budget's runs, sorted by size.
 
-    `seed` tells repeated runs apart (None where nothing says that they are repeats); runs whose
-    `setting` differs are none.
+    `seed` identifies repeated runs; None where nothing shows that runs are repeats. Runs that differ in
+    `setting` are not repeats.
     """
 
     x: np.ndarray  # ln N
@@ -115,34 +115,45 @@ class Points:
 
 @dataclass(frozen=True)
 class ProfileFit:
-    """A profile's parabola (or spline) and its minimum; see `Profile` for `flag` and `reason`."""
+    """The parabola (or spline) of a profile and its minimum; see `Profile` for `flag` and `reason`."""
 
     flag: str
     reason: str
     center: float = math.nan
     coefficients: tuple[float, float, float] | None = None
-    #: Of the minimum: ln N - center.
+    #: ln N - center at the minimum.
     minimum: float = math.nan
     loss: float = math.nan
     #: ln D at the center, and its slope in ln N.
     tokens: tuple[float, float] = (math.nan, math.nan)
     residual: np.ndarray | None = None
     leverage: np.ndarray | None = None
-    #: [3, runs]: losses to coefficients.
+    #: [3, runs]: the linear map from losses to coefficients.
     solve: np.ndarray | None = None
-    #: What `correct_bias` takes off ln N.
+    #: What `correct_bias` subtracts from ln N.
     shift: float = 0.0
 
     @property
     def ok(self) -> bool:
         return self.flag == "ok"
 
+    @property
+    def curvature(self) -> float:
+        """c2 of a parabola."""
+        assert self.coefficients is not None, "a spline has no coefficients"
+        return self.coefficients[2]
+
+    def covariance(self, noise: float) -> np.ndarray:
+        """[3, 3] of a parabola's coefficients, for losses with this standard deviation."""
+        assert self.solve is not None, "a spline has no coefficients"
+        return noise**2 * self.solve @ self.solve.T
+
 
 def points_of(runs: Runs, index: np.ndarray, seed: np.ndarray | None = None) -> Points:
     """The runs at `index`, sorted by size.
 
     Args:
-      seed: [run], what tells repeats apart (`seeds_of`).
+      seed: [run], what identifies repeats (`seeds_of`).
     """
     order = index[np.argsort(runs["params"][index], kind="stable")]
     weight = runs["weight"][order] if "weight" in runs else np.ones(len(order))
@@ -162,7 +173,7 @@ def points_of(runs: Runs, index: np.ndarray, seed: np.ndarray | None = None) -> 
 
 
 def seeds_of(table: Table, runs: Runs) -> np.ndarray | None:
-    """[run]: the column seed, or the row where the table has no column that could vary instead."""
+    """What identifies repeats [run]: the seed, or the row if no other column could vary; else None."""
     if "seed" in runs.labels:
         return runs.labels["seed"]
     known = {*table.numbers, *table.labels}
@@ -201,22 +212,26 @@ def parabola(p: Points, used: np.ndarray, min_points: int) -> ProfileFit:
     solve = np.linalg.solve(r, q.T * root)
     c0, c1, c2 = solve @ y
     slope, intercept = np.polyfit(x - center, p.log_tokens[used], 1)
-    common = {
-        "center": center,
-        "coefficients": (float(c0), float(c1), float(c2)),
-        "tokens": (float(intercept), float(slope)),
-        "residual": y - design @ np.array([c0, c1, c2]),
-        "leverage": np.sum(q**2, axis=1),
-        "solve": solve,
-    }
+    fit = ProfileFit(
+        "not convex",
+        "the parabola opens downwards",
+        center=center,
+        coefficients=(float(c0), float(c1), float(c2)),
+        tokens=(float(intercept), float(slope)),
+        residual=y - design @ np.array([c0, c1, c2]),
+        leverage=np.sum(q**2, axis=1),
+        solve=solve,
+    )
     if c2 <= 0:
-        return ProfileFit("not convex", "the parabola opens downwards", **common)
+        return fit
     minimum = float(-c1 / (2 * c2))
-    loss = float(c0 - c1**2 / (4 * c2))
+    fit = dataclasses.replace(
+        fit, flag="ok", reason="", minimum=minimum, loss=float(c0 - c1**2 / (4 * c2))
+    )
     if not p.x[0] <= center + minimum <= p.x[-1]:
         reason = f"its minimum lies {_side(p, center + minimum)} the sizes that were run"
-        return ProfileFit("no interior minimum", reason, **common, minimum=minimum, loss=loss)
-    return ProfileFit("ok", "", **common, minimum=minimum, loss=loss)
+        return dataclasses.replace(fit, flag="no interior minimum", reason=reason)
+    return fit
 
 
 def _side(p: Points, at: float) -> str:
@@ -224,35 +239,37 @@ def _side(p: Points, at: float) -> str:
 
 
 def akima(p: Points, lent: ProfileFit, min_points: int) -> ProfileFit:
-    """The minimum of an Akima spline in log-log; the parabola `lent` gives its residuals as noise."""
+    """The minimum of an Akima spline in log-log. The residuals of the parabola `lent` are its noise."""
     few = _few(p, np.ones(len(p.x), bool), min_points)
     if few is not None:
         return few
     x, loss = mean_by_size(p.x, p.loss[None])
     at, values = akima_minima(x, loss)
     slope, intercept = np.polyfit(p.x - lent.center, p.log_tokens, 1)
-    common = {
-        "center": lent.center,
-        "tokens": (float(intercept), float(slope)),
-        "residual": lent.residual,
-        "leverage": lent.leverage,
-    }
+    fit = ProfileFit(
+        "no interior minimum",
+        "the spline's minimum lies at the edge of the sizes that were run",
+        center=lent.center,
+        tokens=(float(intercept), float(slope)),
+        residual=lent.residual,
+        leverage=lent.leverage,
+    )
     if not np.isfinite(at[0]):
-        reason = "the spline's minimum lies at the edge of the sizes that were run"
-        return ProfileFit("no interior minimum", reason, **common)
-    return ProfileFit("ok", "", **common, minimum=float(at[0] - lent.center), loss=float(values[0]))
+        return fit
+    minimum = float(at[0] - lent.center)
+    return dataclasses.replace(fit, flag="ok", reason="", minimum=minimum, loss=float(values[0]))
 
 
 def mean_by_size(x: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The distinct sizes [size], and losses [draw, run] averaged to [draw, size]."""
     sizes, where = np.unique(x.round(9), return_inverse=True)
     total = np.zeros((loss.shape[0], len(sizes)))
-    np.add.at(total, (slice(None), where), loss)
+    np.add.at(total, (slice(None), where), loss)  # type: ignore[arg-type]  # numpy's stub: no slices
     return sizes, total / np.bincount(where)
 
 
 def akima_minima(x: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For losses [draw, size]: ln N of each spline's minimum (NaN at an edge) and its loss."""
+    """ln N and loss [draw] at the minimum of each spline through losses [draw, size]; NaN at an edge."""
     grid = np.linspace(x[0], x[-1], _AKIMA_POINTS * (len(x) - 1))
     curve = Akima1DInterpolator(x, np.log(np.maximum(loss, 1e-12)).T)(grid)
     best = np.argmin(curve, axis=0)
@@ -267,11 +284,11 @@ def share_curvature(
     log_flops: np.ndarray,
     edges: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Parabolas without a minimum inside their sizes, with the curvature that the budgets share.
+    """Moves parabolas without a minimum inside of their sizes to the curvature of all budgets.
 
-    A parabola that is convex with its minimum inside stays as it is. Of any other the curvature is
-    drawn towards what the budgets have in common, as far as its own is uncertain, and the other two
-    coefficients follow (the conditional mean of a normal distribution).
+    A convex parabola with its minimum inside is not changed. The curvature of any other one is shrunk
+    towards that of all budgets, as far as its own is uncertain, and the other two coefficients follow
+    (the conditional mean of a normal distribution).
 
     Args:
       coefficients: [3, budget, draw] of 1, u, u^2.
@@ -280,7 +297,7 @@ def share_curvature(
       edges: [budget, 2], u of the smallest and of the largest size.
 
     Returns:
-      The coefficients, and which parabolas [budget, draw] were left as they are.
+      The coefficients, and which parabolas [budget, draw] were not changed.
     """
     at = _vertex(coefficients)
     inside = (at >= edges[:, :1]) & (at <= edges[:, 1:])
@@ -288,7 +305,7 @@ def share_curvature(
         return coefficients, inside
     target, spread = _shared_curvature(coefficients[2], covariance[:, 2, 2], log_flops)
     total = covariance[:, 2, 2] + spread**2
-    # Without noise nothing is uncertain.
+    # Without noise the curvature is certain.
     gain = np.where(total > 0, covariance[:, :, 2].T / np.maximum(total, 1e-300), 0.0)
     moved = coefficients + gain[:, :, None] * (target - coefficients[2])
     return np.where(inside, coefficients, moved), inside
@@ -318,7 +335,7 @@ def _vertex(coefficients: np.ndarray) -> np.ndarray:
 def _shared_curvature(
     c2: np.ndarray, variance: np.ndarray, log_flops: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Each budget's curvature by the mean of all [budget, draw], and its standard deviation."""
+    """The curvature of each budget by the mean of all [budget, draw], and its standard deviation."""
     trend = np.exp(-_CURVATURE_EXPONENT * (log_flops - log_flops.mean()))
     scaled, variance = c2 / trend[:, None], variance / trend**2
     middle = np.median(scaled)
@@ -334,10 +351,10 @@ def borrow_curvature(
     noise: Sequence[float],
     log_flops: np.ndarray,
 ) -> list[ProfileFit]:
-    """Reads the minima just outside of the sizes with the curvature that all budgets share.
+    """Reads the minima just outside of the sizes, with the curvature that all budgets share.
 
-    Only where fewer than three budgets have their minimum inside: a minimum outside rests on the
-    parabola far more than one inside, so it is a resort.
+    This is done only where fewer than three budgets have their minimum inside, because a minimum
+    outside depends on the parabola far more than one inside.
 
     Args:
       points, fits: of each budget.
@@ -345,7 +362,7 @@ def borrow_curvature(
       log_flops: [budget].
 
     Returns:
-      The fits; of those without a minimum inside, some now "ok", with a reason that says so.
+      The fits. Some without a minimum inside are now "ok", with a reason.
     """
     fitted = [k for k, fit in enumerate(fits) if fit.coefficients is not None]
     inside = sum(fits[k].ok for k in fitted)
@@ -353,10 +370,10 @@ def borrow_curvature(
         return list(fits)
     log_flops = np.asarray(log_flops)[fitted]
     own = np.array([fits[k].coefficients for k in fitted]).T[:, :, None]
-    covariance = np.stack([noise[k] ** 2 * fits[k].solve @ fits[k].solve.T for k in fitted])
+    covariance = np.stack([fits[k].covariance(noise[k]) for k in fitted])
     mean, _ = _shared_curvature(own[2], covariance[:, 2, 2], log_flops)
     error = 1 / math.sqrt(np.sum(1 / np.maximum(covariance[:, 2, 2], 1e-300)))
-    # Curvature that the budgets do not even have together is lent to none.
+    # The curvature of all budgets together must differ from zero by more than its error.
     if mean.mean() < 2 * error:
         return list(fits)
     edges = np.array([points[k].x[[0, -1]] - fits[k].center for k in fitted])
@@ -379,6 +396,6 @@ def borrow_curvature(
             reason=reason,
             minimum=float(at[i, 0]),
             loss=float(loss[i, 0]),
-            coefficients=tuple(float(c) for c in shared[:, i, 0]),
+            coefficients=(float(shared[0, i, 0]), float(shared[1, i, 0]), float(shared[2, i, 0])),
         )
     return result

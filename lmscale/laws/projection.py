@@ -1,7 +1,8 @@
 """Variable projection for the parametric surface (Czech 2026, 2603.22339).
 
-The sum of squared relative errors of E + A/N^alpha + B/D^beta over alpha and beta alone, with E, A
-and B the non-negative least squares solution at each: a well-conditioned problem in two variables.
+The sum of squared relative errors of E + A/N^alpha + B/D^beta is minimised over alpha and beta only;
+E, A and B are the non-negative least squares solution for each pair. The problem in two variables is
+well conditioned.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ __all__ = ["Projection", "fit_by_projection"]
 
 
 class Projection(NamedTuple):
-    """Solutions, one row a table: theta [K, 5] = (ln A', ln B', ln E, alpha, beta) with A' and B'
-    the terms at the runs' geometric mean (minus infinity where one is zero)."""
+    """Solutions, one row per table.
+
+    theta [K, 5] is (ln A', ln B', ln E, alpha, beta), where A' and B' are the terms at the runs'
+    geometric mean; a logarithm is minus infinity where its term is zero.
+    """
 
     theta: np.ndarray
     objective: np.ndarray
@@ -32,8 +36,8 @@ def fit_by_projection(
 
     Args:
       u, v: [n] ln N and ln D less their means.
-      loss: [K, n]; a grid of exponents finds the basin of the first, and the others start from its
-        minimum.
+      loss: [K, n]. A grid of exponents finds the basin of the first table, and the others start from
+        its minimum.
       base: [n] weights.
     """
     axis = np.array([0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1.1, 1.6])
@@ -62,8 +66,14 @@ _SUBSETS = [s for k in (3, 2, 1) for s in itertools.combinations(range(3), k)]
 def _project(
     exponents: np.ndarray, u: np.ndarray, v: np.ndarray, loss: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For exponents [B, 2] and weights [B, n]: the reduced objective, (E, A, B), and its gradient
-    in ln alpha and ln beta (the linear part is at its minimum, so only the direct part counts)."""
+    """The reduced objective, (E, A, B), and the gradient in ln alpha and ln beta.
+
+    E, A and B are at their minimum, so only the direct derivatives contribute to the gradient.
+
+    Args:
+      exponents: [B, 2].
+      weights: [B, n].
+    """
     columns = np.stack(
         [
             np.broadcast_to(1 / loss, (len(exponents), loss.shape[1])),
@@ -104,7 +114,7 @@ def _project(
 def _newton(
     theta: np.ndarray, u: np.ndarray, v: np.ndarray, loss: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Damped Newton in (ln alpha, ln beta) for all draws; the Hessian by differences."""
+    """Damped Newton in (ln alpha, ln beta) for all draws, with the Hessian by finite differences."""
 
     def at(point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         value, _, gradient = _project(np.exp(np.clip(point, -8, 2)), u, v, loss, weights)

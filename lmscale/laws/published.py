@@ -1,10 +1,10 @@
 """Published laws by name, as if they had been fitted here: `published("besiroglu2024")`.
 
-Each carries its paper's constants, how parameters were counted, and where it was fitted, so that
-`lmscale.laws.advise` can say how far a question extrapolates (a range that a paper does not give is
-left out, and advice then says that it is unknown). Where a paper publishes intervals, draws are made from
-them (`lmscale.laws.published_draws`), and `interval_method` says how and what they leave out; where it
-publishes none, `uncertainty` says so.
+Each has the constants of its paper, how parameters were counted, and the range of the fit. So
+`lmscale.laws.advise` can say how far a question extrapolates. A range that a paper does not give is
+left out, and advice then says that it is unknown. Where a paper publishes intervals, draws are made
+from them (`lmscale.laws.published_draws`), and `interval_method` says how, and what they leave out.
+Where it publishes none, `uncertainty` says so.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ __all__ = ["PUBLISHED", "PublishedLaw", "published"]
 class PublishedLaw:
     """A law's constants, source, counting convention and fitted range.
 
-    The law "frontier" holds k_N, a, k_D, b of N_opt = k_N C^a and D_opt = k_D C^b (C in FLOPs)
-    where the paper gives the frontier by itself, and maybe C_c and alpha_C of its loss.
+    The law "frontier" is for papers that give the frontier directly: k_N, a, k_D, b of N_opt = k_N C^a
+    and D_opt = k_D C^b (C in FLOPs), in some papers also C_c and alpha_C of its loss.
 
-    `intervals` are as published, at `interval_level`; `uncertainty` says what they are, or why there
-    are none. `ranges` holds the smallest and largest params, tokens and flops of the paper's runs.
+    Attributes:
+      intervals: as published, at `interval_level`.
+      uncertainty: what the intervals are, or why there are none.
+      ranges: smallest and largest params, tokens and flops of the paper's runs.
     """
 
     law: str

@@ -1,10 +1,10 @@
 """Draws of published laws, from what their papers publish.
 
-No paper publishes joint draws of its constants. Drawn independently, within the interval that each has
-by itself, A and alpha are free to disagree on the size of A/N^alpha at the very runs that held it, and
-the best size for a budget is uncertain by a factor of ten where the fit holds it to one of two. So the
-correlation is taken from the design: which sizes and tokens were run says which combinations of the
-parameters the losses hold, whatever the losses were.
+No paper publishes joint draws of its constants. If A and alpha are drawn independently, each within
+its own interval, A/N^alpha varies too much at the very runs that determine it. The best size for a
+budget is then uncertain by a factor of ten, where the fit determines it to a factor of two. So the
+correlation is taken from the design: the sizes and tokens of the runs determine which combinations of
+the parameters the losses fix, whatever the losses are.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections.abc import Mapping
 import numpy as np
 from scipy.stats import norm
 
-from lmscale.laws.parametric import NAMES
+from lmscale.laws.surface import NAMES
 
 __all__ = ["design_correlation", "frontier_draws", "hoffmann_design", "joint_draws"]
 
-#: Draws of a law whose paper publishes intervals.
+#: Number of draws of a law whose paper publishes intervals.
 N_DRAWS = 2000
 #: IsoFLOP budgets of Hoffmann et al. 2022, section 3.2.
 _BUDGETS = (6e18, 1e19, 3e19, 6e19, 1e20, 3e20, 6e20, 1e21, 3e21)
@@ -28,14 +28,14 @@ _BUDGETS = (6e18, 1e19, 3e19, 6e19, 1e20, 3e20, 6e20, 1e21, 3e21)
 def hoffmann_design() -> tuple[np.ndarray, np.ndarray]:
     """Sizes and tokens like those of Hoffmann et al. 2022: (N, D) of 228 runs.
 
-    Which sizes they trained at which budget is not published. Approach 2: nine budgets, here each with
-    twelve sizes within a factor of 4 of the best and none beyond 44M to 16B. Approach 1: sizes from 70M
-    to 10B (here 30), each for four horizons over a factor of 16 (here 5, 10, 20 and 80 tokens a
-    parameter).
+    The paper does not say which sizes were trained at which budget. Approach 2 has nine budgets; here
+    each has twelve sizes within a factor of 4 of the best one, between 44M and 16B. Approach 1 has
+    sizes from 70M to 10B, each for four horizons over a factor of 16; here 30 sizes at 5, 10, 20 and 80
+    tokens per parameter.
     """
     params, tokens = [], []
     for budget in _BUDGETS:
-        # 20 tokens a parameter.
+        # 20 tokens per parameter.
         centre = math.sqrt(budget / 120)
         sizes = np.geomspace(max(4.4e7, centre / 4), min(1.6e10, centre * 4), 12)
         params.append(sizes)
@@ -52,8 +52,8 @@ def design_correlation(
 ) -> np.ndarray:
     """Correlation [5, 5] of ln E, ln A, ln B, alpha, beta fitted to log losses at a design.
 
-    The covariance of a fit is proportional to inverse(J^T J), J being the derivatives of ln L in the
-    parameters, for least squares and for Huber's function alike; the scale cancels.
+    The covariance of a fit is proportional to inverse(J^T J), where J has the derivatives of ln L by the
+    parameters. This holds for least squares and for Huber's function; the scale cancels.
     """
     terms = np.stack(
         [
@@ -77,8 +77,8 @@ def joint_draws(
 ) -> dict[str, np.ndarray]:
     """Draws of E, A, B, alpha, beta with the published intervals and this correlation.
 
-    Each parameter is log-normal on either side of its value, so that its draws have the published
-    median and interval (a normal copula).
+    Each parameter is log-normal on either side of its value, so its draws have the published median and
+    interval (a normal copula).
     """
     rng = np.random.default_rng(0)
     z = rng.multivariate_normal(np.zeros(len(NAMES)), correlation, size=N_DRAWS, method="eigh")
@@ -96,7 +96,7 @@ def frontier_draws(
 ) -> dict[str, np.ndarray]:
     """Draws of N_opt = k_N C^a and D_opt = k_D C^b, a + b = 1, from the interval of a.
 
-    The law keeps N_opt and D_opt at the middle of its budgets: the error of its level is not
+    N_opt and D_opt are kept fixed at the middle of the budgets, because the error of the level is not
     published.
     """
     draws = {name: np.full(N_DRAWS, value) for name, value in parameters.items()}
@@ -112,7 +112,7 @@ def frontier_draws(
 def _two_sided(
     value: float, interval: tuple[float, float], level: float, z: np.ndarray
 ) -> np.ndarray:
-    """Log-normal draws on either side of `value`, from standard normal ones."""
+    """Log-normal draws on either side of `value`, from standard normal draws z."""
     low, high = interval
     side = np.where(z < 0, math.log(value / low), math.log(high / value))
     return value * np.exp(z / norm.ppf(0.5 + level / 2) * side)

@@ -1,8 +1,8 @@
-"""Rows of one params and tokens: seeds, settings that were searched, or nobody knows what.
+"""Rows of equal params and tokens: repeats with other seeds, searched settings, or unknown.
 
-Runs that differ by their seed are repeats, and their scatter is the noise. Runs that differ in a
-setting (learning rate, batch, ..) are a search: the law is about the best of them. Taken for seeds
-they would bend the law and widen or narrow its intervals.
+Runs that differ in their seed are repeats, and their scatter is the noise. Runs that differ in a
+setting (learning rate, batch, ..) are a search, and the law is about the best of them. If they counted
+as repeats, they would bend the law and give wrong intervals.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from lmscale.laws.errors import TableError
 
 __all__ = ["CELLS", "SETTINGS", "Resolved", "check_cells", "resolve_cells"]
 
-#: What can be done with rows of one cell.
+#: What can be done with the rows of one cell.
 CELLS = ("best", "mean", "all")
 
-#: Columns that a search varies, each with the other names under which it is recognised.
+#: Columns that a search varies, each with other names under which it is recognised.
 SETTINGS: dict[str, tuple[str, ...]] = {
     "learning_rate": ("lr", "peak_lr", "max_lr", "peak_learning_rate", "lr_factor"),
     "batch_size": ("global_batch_size", "batch_tokens", "bs", "batch", "B"),
     "warmup": ("warmup_steps", "warmup_tokens"),
     "weight_decay": ("wd",),
 }
-#: Columns of which at most so many values offer to split the table.
+#: A column with more values than this is not suggested for splitting the table.
 _MOST_VALUES = 20
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """The rows that are left, their losses where `mean` changed them, and what to say of it."""
+    """The remaining rows, their losses where `mean` changed them, and warnings."""
 
     rows: list[int]
     loss: dict[int, float]
@@ -55,16 +55,16 @@ def resolve_cells(
     others: Mapping[str, Sequence[Any]],
     cells: str | None,
 ) -> Resolved:
-    """Takes one run, or its repeats, of each cell (params, tokens, group).
+    """Selects one run, or its repeats, from each cell (params, tokens, group).
 
     Args:
       rows: numbers (from 1) of the sound rows.
       numbers, labels: the table's columns.
       settings: source column -> its cells, of columns that a search varies.
-      others: the columns that the law does not read, any of which may tell rows apart.
-      cells: "best" takes the setting with the lowest mean loss over its seeds, and of rows that
-        nothing tells apart the lowest; "mean" their mean; "all" leaves every row as a repeat. None
-        is best of settings, and leaves rows that nothing tells apart, with a warning.
+      others: the columns that the law does not read; any of them may explain why rows differ.
+      cells: "best" takes the setting with the lowest mean loss over its seeds, and the lowest of rows
+        that do not differ in seed or setting; "mean" takes their mean; "all" keeps every row as a
+        repeat. None takes the best setting, and keeps rows that do not differ, with a warning.
     """
     place = [name for name in ("params", "tokens") if name in numbers] or ["flops"]
     place += [name for name in ("unique_tokens", "position") if name in numbers]
@@ -92,12 +92,13 @@ def resolve_cells(
         for same in by_seed.values():
             if len(same) > 1 and cells == "mean":
                 means[same[0]] = float(np.mean([loss[row] for row in same]))
-                same = same[:1]
+                kept.append(same[0])
             elif len(same) > 1 and cells == "best":
-                same = [min(same, key=loss.get)]
-            elif len(same) > 1:
-                alike.append(same)
-            kept += same
+                kept.append(min(same, key=loss.__getitem__))
+            else:
+                kept += same
+                if len(same) > 1:
+                    alike.append(same)
     warnings = []
     if searched:
         left_out = len(rows) - len(kept)
@@ -147,9 +148,10 @@ def _searched(
 
 
 def _at_edge(trials: Mapping[tuple, list[int]], loss: Mapping[int, float], at: int) -> bool:
-    """Whether the best of three or more values of a setting is the lowest or highest."""
-    values = {key: parse_number(key[at]) for key in trials}
-    if len(values) < 3 or None in values.values():
+    """Whether the best of three or more values of a setting is the lowest or the highest one."""
+    parsed = {key: parse_number(key[at]) for key in trials}
+    values = {key: value for key, value in parsed.items() if value is not None}
+    if len(values) < 3 or len(values) < len(trials):
         return False
     best = min(trials, key=lambda key: np.mean([loss[row] for row in trials[key]]))
     return values[best] in (min(values.values()), max(values.values()))
@@ -182,7 +184,7 @@ def _groups_apart(
     names: str,
     cells: str | None,
 ) -> tuple[str, ...]:
-    """Says where rows of one params and tokens belong to several groups."""
+    """A warning where rows of equal params and tokens belong to several groups."""
     if "group" not in labels or cells is not None:
         return ()
     at: dict[tuple, set] = defaultdict(set)

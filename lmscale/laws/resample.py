@@ -1,20 +1,20 @@
 """How intervals are made: a bootstrap of residuals, by rows or by groups that share their noise.
 
-A draw keeps the fitted curve f and the inputs, and gives every unit the noise of another:
+A draw keeps the fitted curve f and the inputs, and gives every unit the noise of another unit:
 
     y*_i = f_i + s sigma_i z_j,     z = e / sigma,  s = +1 or -1 at random
 
-with e the corrected residual of unit j, drawn with replacement, and sigma^2 a smooth function of
-the inputs (ln e^2 linear in them), since losses of small or short runs scatter more. The law is
-fitted again to every y*. Few rows in a small grid so never lose a corner of the grid, as they do
-where rows are drawn. A unit is a row, or a group of rows that share their noise: its residuals are
-given to another group place by place along the curve.
+Here e is the corrected residual of unit j, drawn with replacement. sigma^2 is a smooth function of the
+inputs (ln e^2 is linear in them), because losses of small or short runs scatter more. The law is
+fitted again to every y*. If rows were drawn instead, a draw from a small grid could lose a corner of
+the grid. A unit is a row, or a group of rows that share their noise; a group gets the residuals of
+another group place by place along the curve.
 
-The noise e is the least-squares residual about the fit, set right for what the fit took up of it:
-e_g = (I - H_gg)^(-1/2) r_g with H the hat matrix (HC2 for rows, CR2 for groups: Bell & McCaffrey
-2002). Few units tell the size of the noise badly, so percentiles are moved out to Student's t.
+The noise e is the least-squares residual about the fit, corrected for the part that the fit absorbed:
+e_g = (I - H_gg)^(-1/2) r_g, where H is the hat matrix (HC2 for rows, CR2 for groups: Bell & McCaffrey
+2002). Few units estimate the size of the noise badly, so percentiles are widened to Student's t.
 
-Which rows share noise is told by `lmscale.laws.units`.
+`lmscale.laws.units` decides which rows share noise.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ import numpy as np
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
-from lmscale.laws.solve import MultiStart, Residual, solve
+from lmscale.laws.newton import Residual
+from lmscale.laws.solve import MultiStart, solve
 from lmscale.laws.table import Runs
 from lmscale.laws.units import Units, choose_units, freedom_between, project
 
@@ -49,11 +50,11 @@ __all__ = [
     "student_level",
 ]
 
-#: Least share of its own noise that a unit's residual is taken to keep.
+#: Least share of its noise that the residual of a unit is assumed to keep.
 _LEAST_LEFT = 0.05
-#: Units beyond the parameters from which the size of the noise may depend on the inputs.
+#: Fewest units beyond the parameters for a size of the noise that depends on the inputs.
 _LEAST_FOR_SCALE = 10
-#: Rows beyond which leverages are so small that HC2 is enough.
+#: With more rows than this, leverages are so small that HC2 is enough.
 _MANY = 1000
 #: Variance of ln chi^2 of one degree, and standard deviation of plausible slopes of ln e^2.
 _LOG_VARIANCE, _PLAUSIBLE = math.pi**2 / 2, 6.0
@@ -65,10 +66,10 @@ class Noise:
 
     Attributes:
       value: [n] corrected residuals, in the units of the observations.
-      scale: [n] its size by the variance function, equal within a unit.
-      units: which rows share it.
-      freedom: degrees of freedom of its size.
-      order: of the rows, by which the places of two groups correspond.
+      scale: [n] size of the noise by the variance function, equal within a unit.
+      units: which rows share their noise.
+      freedom: degrees of freedom of the size of the noise.
+      order: of the rows; it defines which places of two groups correspond.
     """
 
     value: np.ndarray
@@ -88,14 +89,14 @@ class Noise:
         rows = [self.order[units.of_row[self.order] == g] for g in range(count)]
         out = np.empty((n_draws, len(z)))
         for g, mine in enumerate(rows):
-            # The noise of every group, at the places along it where this group has its rows.
+            # The noise of every group, interpolated to the places of the rows of this group.
             moved = np.stack([np.interp(_places(mine), _places(r), z[r]) for r in rows])
             out[:, mine] = sign[:, g, None] * moved[given[:, g]] * self.scale[mine]
         return out
 
 
 def _places(rows: np.ndarray) -> np.ndarray:
-    """How far along its group each of the rows lies, from 0 to 1."""
+    """The place of each row along its group, from 0 to 1."""
     return np.linspace(0, 1, len(rows)) if len(rows) > 1 else np.array([0.5])
 
 
@@ -105,10 +106,10 @@ class Draws:
 
     Attributes:
       theta: [B, P].
-      level: share of the draws that lies within an interval of the level asked for.
-      how: the way of drawing, in words.
+      level: share of the draws within an interval of the level asked for.
+      how: how the draws were made, in words.
       notes: warnings.
-      noise: what was drawn.
+      noise: the noise that was drawn.
       observed: [B, n] the observations of every draw.
     """
 
@@ -152,12 +153,12 @@ def draw(
     Args:
       residual: r(theta, data), predicted less observed.
       found: the fit.
-      data: what `residual` reads; `target` is the entry that holds the observations.
+      data: what `residual` reads; `target` is the entry with the observations.
       inputs: columns of `runs` on which the size of the noise may depend.
       level: of the intervals, e.g. 0.95.
       resample: "auto", "runs" (rows) or "groups"; see `choose_units`.
-      curves: the rows are points of learning curves by the law's own meaning.
-      relative: the residuals are of the loss itself, so noise is larger where the loss is.
+      curves: the rows of this law are points of learning curves.
+      relative: the residuals are those of the loss itself, so noise grows with the loss.
     """
     with jax.enable_x64(True):
         left = np.asarray(residual(jnp.asarray(found.theta), data))
@@ -199,7 +200,7 @@ def draw_with(
 def seed_noise(
     observed: np.ndarray, cells: np.ndarray, inputs: np.ndarray
 ) -> tuple[np.ndarray, Noise]:
-    """Means of the cells of one configuration each, and the noise of its seeds about them."""
+    """The mean of each configuration (a cell), and the noise of its seeds about it."""
     names, where, count = np.unique(cells, return_inverse=True, return_counts=True)
     mean = (np.bincount(where, observed) / count)[where]
     value = (observed - mean) * np.sqrt(count / (count - 1))[where]
@@ -210,7 +211,7 @@ def seed_noise(
 
 
 class Refits(NamedTuple):
-    """Every draw's best minimum [B, P], and how many did not meet the tolerance."""
+    """The best minimum of every draw [B, P], and how many did not meet the tolerance."""
 
     theta: np.ndarray
     unconverged: int
@@ -228,10 +229,10 @@ def refit(
     candidates: int = 3,
     max_steps: int = 200,
 ) -> Refits:
-    """The minimum of each draw whose data `own` [B, n] replace entries of `data`.
+    """The minimum of each draw, whose data `own` [B, n] replace entries of `data`.
 
-    Each draw is solved from the best minimum of the runs and from its rivals: at most `candidates`
-    minima whose objective is within a quarter of the best.
+    Each draw is solved from the best minimum of the runs and from other good ones: at most `candidates`
+    minima with an objective within a quarter of the best.
     """
     objectives = found.minima_objectives
     near = np.isfinite(objectives) & (objectives <= 1.25 * found.objective + 1e-300)
@@ -254,7 +255,7 @@ def refit(
 
 
 def log_inputs(runs: Runs, names: Sequence[str]) -> np.ndarray:
-    """[n, k] logarithms of columns, each of mean 0 and range 1; those that do not vary left out."""
+    """Logarithms of columns [n, k], each with mean 0 and range 1; constant columns are left out."""
     columns = [np.log(runs[name]) for name in names]
     columns = [(x - x.mean()) / np.ptp(x) for x in columns if np.ptp(x) > 1e-9]
     return np.stack(columns, axis=1) if columns else np.empty((len(runs), 0))
@@ -267,7 +268,7 @@ def jacobian(residual: Residual, theta: np.ndarray, data: Any) -> np.ndarray:
 
 
 def student_level(level: float, freedom: float) -> float:
-    """Share of normal draws that makes an interval of `level` where Student's t is meant."""
+    """The share of normal draws that is as wide as an interval of `level` of Student's t."""
     return float(min(2 * norm.cdf(student_t.ppf(0.5 + level / 2, max(1.0, freedom))) - 1, 0.9999))
 
 
@@ -289,7 +290,7 @@ def fit_noise(
       left: [n] residuals of the fit, predicted less observed.
       slopes: [n, P] their Jacobian.
       inputs: [n, k] what the size of the noise may depend on (`log_inputs`).
-      size: [n] what it is proportional to beside that.
+      size: [n] a further factor of the size of the noise.
     """
     n = len(left)
     root = np.ones(n) if weights is None else np.sqrt(np.asarray(weights, float))
@@ -300,21 +301,21 @@ def fit_noise(
         value = rest / np.sqrt(np.maximum(1 - np.sum(basis**2, axis=1), _LEAST_LEFT))
     value = np.where(root > 0, value / np.where(root > 0, root, 1.0), left)
     value[gross] = left[gross]
-    # Of groups only what they have between them tells how large their shared noise is.
+    # Only differences between groups show how large their shared noise is.
     freedom = freedom_between(units.of_row, basis) if units.whole else n - basis.shape[1]
     spare = units.count - basis.shape[1]
     size = np.ones(n) if size is None else size / size.mean()
     scale = size * noise_scale_of(value / size, units, inputs, spare)
     if not units.whole and not gross.any() and root.all() and n <= _MANY:
-        # What the fit takes up of a noisy row is more than its leverage says: with R = I - H, the
-        # expected square of a residual is sum_j R_ij^2 sigma_j^2.
+        # Of a noisy row the fit absorbs more than its leverage: with R = I - H, the expected square of
+        # a residual is sum_j R_ij^2 sigma_j^2.
         taken = (np.eye(n) - basis @ basis.T) ** 2
         for _ in range(3):
             sigma = scale * root
             left_over = np.maximum((taken @ sigma**2) / sigma**2, _LEAST_LEFT)
             value = rest / np.sqrt(left_over) / root
             scale = size * noise_scale_of(value / size, units, inputs, spare)
-    # Where noise differs much between rows, few of them tell how large the noise is that counts.
+    # Where the noise differs much between rows, few of them determine the size that matters.
     freedom *= np.sum(scale**2) ** 2 / (n * np.sum(scale**4))
     order = np.argsort(inputs.sum(axis=1), kind="stable") if inputs.shape[1] else np.arange(n)
     return Noise(value, scale, units, float(max(1.0, freedom)), order)
@@ -332,20 +333,21 @@ def _corrected_groups(rest: np.ndarray, basis: np.ndarray, units: Units) -> np.n
 
 
 def noise_scale_of(value: np.ndarray, units: Units, inputs: np.ndarray, spare: float) -> np.ndarray:
-    """[n] size of each unit's noise: ln e^2 linear in the inputs, within a factor of ten.
+    """The size of the noise of each row [n]: ln e^2 is linear in the inputs, within a factor of ten.
 
-    The same for all where the units leave fewer than ten degrees of freedom (`spare`).
+    It is the same for all rows where the units leave fewer than ten degrees of freedom (`spare`).
     """
     if spare < _LEAST_FOR_SCALE or not inputs.shape[1]:
         return np.ones(len(value))
     size = np.bincount(units.of_row)
     square = np.bincount(units.of_row, value**2) / size
     middle = np.stack([np.bincount(units.of_row, x) / size for x in inputs.T], axis=1)
-    # A residual that is zero by chance must not decide.
+    # A residual that is zero by chance must not dominate the fit.
     log = np.log(square + 1e-3 * square.mean() + 1e-300)
     middle -= middle.mean(axis=0)
-    # One residual tells its size badly, and what it adds to a slope by chance only widens intervals:
-    # slopes are shrunk by the variance of ln chi^2 of one degree against that of plausible slopes.
+    # One residual is a bad estimate of the size of its noise, and slopes by chance only widen
+    # intervals. So slopes are shrunk: by the variance of ln chi^2 of one degree of freedom, compared
+    # with that of plausible slopes.
     shrunk = middle.T @ middle + _LOG_VARIANCE / _PLAUSIBLE**2 * np.eye(middle.shape[1])
     found = middle @ np.linalg.solve(shrunk, middle.T @ (log - log.mean()))
     found = np.clip(found - np.median(found), -2 * math.log(10), 2 * math.log(10))

@@ -1,4 +1,4 @@
-"""What every fit returns: a value that prints, predicts, draws and goes to JSON."""
+"""The result of a fit: parameters, intervals, draws, predictions, and its form in JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["FitError", "FitResult", "expanded", "interval", "intervals_of", "pla
 
 
 class FitError(ValueError):
-    """A fit that cannot be done as asked; one line that says what would be right."""
+    """A fit that is not possible as asked; one line that says what would be right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,17 +28,16 @@ class FitResult:
     Attributes:
       law: its name in `lmscale.laws.LAWS`.
       parameters: name (as in the paper) -> value.
-      intervals: name -> (low, high) at `level`; a parameter without one has no draws.
+      intervals: name -> (low, high) at `level`; a parameter without draws has none.
       interval_method: how the intervals were made, in words.
-      objective: value of what was minimised (`objective_name`), summed over the runs, never
-        averaged.
+      objective: the minimised function (`objective_name`), summed over the runs, not averaged.
       converged: whether the solver met its tolerance (closed forms always do).
-      n_used: runs that entered the fit.
+      n_used: number of fitted runs.
       exponents: counting convention -> {"N": a, "D": b} of N_opt ~ C^a, D_opt ~ C^b.
       residuals: columns of equal length for a residual plot (row, the inputs, observed,
         predicted, residual).
-      draws: name -> bootstrap draws, one array of one length for all parameters.
-      details: what only this law has (profiles, frontier, curves); plain values and dataclasses.
+      draws: name -> bootstrap draws, arrays of equal length.
+      details: results that only this law has (profiles, frontier, curves); plain values and dataclasses.
       predict: columns -> predicted loss, with `parameters` or one draw of them.
     """
 
@@ -60,7 +59,7 @@ class FitResult:
     #: Why there is no fit; empty where there is one.
     failure: str = ""
     residuals: dict[str, np.ndarray] = field(default_factory=dict)
-    #: Smallest and largest value of each column that was fitted: what lies outside extrapolates.
+    #: Smallest and largest value of each fitted column. A prediction outside is an extrapolation.
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     draws: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     details: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -109,9 +108,9 @@ class FitResult:
 def expanded(level: float, n: int, n_parameters: int) -> float:
     """The share of bootstrap draws that makes an interval of `level` from n runs.
 
-    Resampling n runs understates the spread of an estimate by about sqrt((n - p)/n), and a normal
-    tail is short where Student's is meant; the percentiles are moved out to make up for both
-    (the expanded percentile interval, Hesterberg 2015, sec. 3.2).
+    Resampling n runs understates the spread of an estimate by about sqrt((n - p)/n), and the tails of
+    a normal distribution are shorter than Student's. Wider percentiles correct for both (the expanded
+    percentile interval, Hesterberg 2015, sec. 3.2).
     """
     freedom = max(1, n - n_parameters)
     z = student_t.ppf(0.5 + level / 2, freedom) * math.sqrt(n / freedom)
@@ -119,11 +118,11 @@ def expanded(level: float, n: int, n_parameters: int) -> float:
 
 
 def interval(draws: np.ndarray, level: float, axis: int = 0) -> tuple[Any, Any]:
-    """The central percentile interval of `draws` along `axis`, NaN draws left out.
+    """The central percentile interval of `draws` along `axis`, without NaN draws.
 
-    The edges have the ranks p (B + 1) among B draws, so that another draw lies between them with
-    probability `level` whatever B is (Davison & Hinkley 1997, sec. 5.2.3). numpy's default ranks
-    of 1 + p (B - 1) lie further in: of 100 draws they hold 93.1% where 95% is asked for.
+    The edges have the ranks p (B + 1) among B draws. Another draw then lies between them with
+    probability `level` for any B (Davison & Hinkley 1997, sec. 5.2.3). numpy's default ranks
+    1 + p (B - 1) lie further inside: with 100 draws and a level of 95% they hold 93.1%.
     """
     tail = 50.0 * (1.0 - level)
     draws = np.asarray(draws, float)
@@ -143,7 +142,7 @@ def intervals_of(draws: Mapping[str, np.ndarray], level: float) -> dict[str, tup
 
 
 def _without_draws(details: Mapping[str, Any]) -> dict[str, Any]:
-    """Details without the arrays under a key "draws": they are thousands of numbers, as `draws` is."""
+    """Details without the arrays under a key "draws", which are thousands of numbers."""
     return {
         name: _without_draws(item) if isinstance(item, Mapping) else item
         for name, item in details.items()
@@ -152,7 +151,7 @@ def _without_draws(details: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON takes it: numpy to Python, dataclasses to objects, not finite to null."""
+    """`value` in types of JSON: numpy to Python, dataclasses to objects, numbers not finite to null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.repr}
     if isinstance(value, Mapping):

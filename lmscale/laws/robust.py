@@ -1,12 +1,12 @@
-"""Fits that outliers do not move, and which rows move a fit.
+"""Fits that outliers do not move, and the influence of each row on a fit.
 
-Tukey's biweight with a scale from the rows themselves (an MM estimate, Yohai 1987): a row is left
-out by degrees, and has no weight beyond 4.685 robust standard deviations,
+Tukey's biweight with a scale estimated from the rows (an MM estimate, Yohai 1987). The weight of a
+row falls with its residual, to zero beyond 4.685 robust standard deviations,
 
     w(r) = (1 - (r / (c s))^2)^2 for |r| < c s, else 0.
 
-It is solved by weighted least squares, from the best of many fits to random halves of the rows: a
-fit to all rows may have been drawn to the outliers already, and hide them.
+It is solved by weighted least squares, from the best of many fits to random halves of the rows. A fit
+to all rows may already follow the outliers, and hide them.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmscale.laws.newton import Residual
 from lmscale.laws.resample import jacobian
-from lmscale.laws.solve import Residual, solve
+from lmscale.laws.solve import solve
 from lmscale.laws.units import robust_scale
 
 __all__ = ["Influence", "Tukey", "influence", "refit_tukey", "tukey"]
 
-#: 95% efficient for normal noise.
+#: The biweight's constant, which is 95% efficient for normal noise.
 _C = 4.685
 _HALVES = 48
 _ROUNDS = 40
-#: Huber's delta on log loss of the fits to halves: outliers are in most halves too.
+#: Huber's delta on log loss for the fits to halves, since most halves contain outliers too.
 _HALF_DELTA = 1e-3
-#: Share of the rows that the choice between halves trusts.
+#: The fits to halves are compared by this share of the rows, those with the smallest residuals.
 _TRUSTED = 0.75
-#: Rows left out one by one: all of a small table, else those of largest influence at first order.
+#: Most rows that are left out one by one; of larger tables, those with the largest first-order effect.
 _LEFT_OUT = 128
 #: A row is an outlier beyond this many robust standard deviations.
 OUTLIER = 6.0
@@ -42,8 +43,10 @@ OUTLIER = 6.0
 
 @dataclass(frozen=True)
 class Tukey:
-    """A biweight fit: parameters [P], scale of the residuals, weights [n], and the objective,
-    the sum of w r^2 / 2."""
+    """A biweight fit: parameters [P], scale of the residuals, weights [n], and objective.
+
+    The objective is the sum of w r^2 / 2.
+    """
 
     theta: np.ndarray
     scale: float
@@ -62,10 +65,10 @@ def _residuals(residual: Residual) -> Callable[..., Any]:
 def residuals(
     residual: Residual, theta: np.ndarray, data: Any, own: Mapping[str, np.ndarray] | None = None
 ) -> np.ndarray:
-    """[K, n] residuals at every row of `theta` [K, P], each with its own data if given."""
+    """Residuals [K, n] at every row of `theta` [K, P], each with its own data if given."""
     with jax.enable_x64(True):
-        theta = jnp.asarray(np.asarray(theta, np.float64))
-        return np.asarray(_residuals(residual)(theta, dict(own or {}), data))
+        at = jnp.asarray(np.asarray(theta, np.float64))
+        return np.asarray(_residuals(residual)(at, dict(own or {}), data))
 
 
 def biweight(left: np.ndarray, scale: float) -> np.ndarray:
@@ -96,8 +99,8 @@ def tukey(
     trusted = np.sum(squares[:, : max(len(theta) + 1, int(_TRUSTED * n))], axis=1)
     best = thetas[np.argmin(np.nan_to_num(trusted, nan=np.inf))]
     left = residuals(residual, best[None], data)[0]
-    # A fit to half of the rows follows some of them, so its scale is too small: it is taken again
-    # from the first biweight fit.
+    # A fit to half of the rows follows some of them, so its scale is too small. The scale is estimated
+    # again from the first biweight fit.
     for _ in range(2):
         scale = max(robust_scale(left, len(theta)), 1e-12)
         w, converged = biweight(left, scale), False
@@ -121,7 +124,7 @@ def refit_tukey(
     weights: np.ndarray | None = None,
     rounds: int = 6,
 ) -> np.ndarray:
-    """[B, P] the biweight fit of every draw, whose data `own` [B, n] replace entries of `data`."""
+    """The biweight fit of every draw [B, P], whose data `own` [B, n] replace entries of `data`."""
     draws, n = next(iter(own.values())).shape
     base = np.ones(n) if weights is None else np.asarray(weights, float)
     theta = np.tile(fit.theta, (draws, 1))
@@ -136,12 +139,12 @@ def refit_tukey(
 
 @dataclass(frozen=True)
 class Influence:
-    """How the rows move one quantity of a fit.
+    """The influence of rows on one quantity of a fit.
 
     Attributes:
       quantity: its name.
-      value: of all rows.
-      row: row numbers of those that were left out one at a time.
+      value: the quantity with all rows.
+      row: numbers of the rows that were left out one at a time.
       without_row: the quantity without each of these.
       deviation: residual of each of these in robust standard deviations of the biweight fit.
       typical: robust standard error of the quantity by the jackknife.
@@ -163,7 +166,7 @@ class Influence:
 
     @property
     def warning(self) -> str:
-        """Names outliers, and other rows that together move the quantity; "" where there are none."""
+        """A warning that names outliers, or rows that move the quantity; "" where there are none."""
         if self.without_flagged is None:
             return ""
         moved = abs(self.without_flagged - self.value)
@@ -194,7 +197,7 @@ def influence(
     weights: np.ndarray | None = None,
     seed: int = 0,
 ) -> tuple[Influence, Tukey]:
-    """Leaves rows out one at a time and fits again, and compares with the biweight fit.
+    """Fits again without each of the rows, and compares with the biweight fit.
 
     Args:
       theta: the fit [P].
@@ -227,7 +230,7 @@ def influence(
     shift = np.abs(changed - value)
     typical = np.sqrt(n) * 1.4826 * float(np.nanmedian(shift))
     alone = np.zeros(n, bool)
-    # An outlier that stays in makes others look influential, so those are sought where there is none.
+    # An outlier makes other rows look influential, so influential rows are flagged only without one.
     alone[index] = (shift > max(typical, 1e-9)) & (n <= _LEFT_OUT) & ~outlier.any()
     flagged = outlier | alone
     without = None

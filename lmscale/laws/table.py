@@ -1,9 +1,9 @@
-"""A table of runs: read from anywhere, each bad row named, each unusable table refused in one line.
+"""A table of runs from a file, a DataFrame or columns; bad rows are named, bad tables refused.
 
 A law reads a few columns of positive numbers (`COLUMNS`) and maybe some labels (`LABELS`). A table
-keeps every row that it was given, together with what is wrong with each cell; a law asks for the
-columns that it needs and gets the rows that are sound in those, plus the list of what was dropped.
-A blank in a column that a law does not read therefore costs nothing.
+keeps every row that it was given, and what is wrong with each cell. A law asks for the columns that
+it needs. It gets the rows that are sound in those columns, and a list of the dropped rows. So a
+blank in a column that the law does not read drops no row.
 
 Where a table has two of params, tokens and flops, the third follows from C = 6 N D (Kaplan et al.
 2020, sec. 2.1). A table that counts them by several conventions is read by one of them.
@@ -12,7 +12,6 @@ Where a table has two of params, tokens and flops, the third follows from C = 6 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from lmscale.laws.cell_numbers import read_number, style_of
 from lmscale.laws.columns import (
     COLUMNS,
     CONVENTIONS,
@@ -34,15 +32,13 @@ from lmscale.laws.columns import (
     suggested_mapping,
 )
 from lmscale.laws.errors import TableError
-from lmscale.laws.formats import Cells, cells_of_mapping, read_cells
+from lmscale.laws.formats import cells_of_mapping, read_cells
 from lmscale.laws.plausibility import check_units
 from lmscale.laws.repeats import check_cells, resolve_cells
+from lmscale.laws.rows import agreeing_labels, derive_third, to_numbers, without_duplicates
 from lmscale.laws.where import select_rows
 
 __all__ = ["COLUMNS", "CONVENTIONS", "LABELS", "DroppedRow", "Runs", "Table", "TableError"]
-
-#: Runs whose FLOPs are within this fraction of their budget label belong to it.
-_BUDGET_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -60,8 +56,13 @@ class DroppedRow:
 class Runs:
     """The sound rows of a table in the columns that a law asked for.
 
-    `columns` maps a name to a float64 array, `labels` to an array of labels (or lacks the name),
-    and `row` holds each run's row number in the source.
+    Attributes:
+      columns: name -> float64 [run].
+      labels: name -> labels [run]; a label that the table lacks is missing.
+      row: [run] row number in the source.
+      dropped: the rows that were left out.
+      warnings: what to say of the table.
+      convention: how params and flops were counted.
     """
 
     columns: dict[str, np.ndarray]
@@ -110,17 +111,17 @@ class Table:
     bad_rows: dict[int, str] = field(default_factory=dict)
     #: How params and flops were counted: the key under which exponents are reported.
     convention: str = "given"
-    #: Columns that the caller named, as against those found under a common name.
+    #: Columns that the caller named; the others were found under a common name.
     mapped: frozenset[str] = frozenset()
     #: The source's columns, as they were written.
-    cells: dict[str, Sequence[Any]] = field(default_factory=dict, repr=False)
+    cells: Mapping[str, Sequence[Any]] = field(default_factory=dict, repr=False)
     #: Our name -> the source's column.
     sources: dict[str, str] = field(default_factory=dict)
     #: Source columns that a search varies (`repeats.SETTINGS`).
     settings: tuple[str, ...] = ()
-    #: What is done with rows of one params and tokens; see `read`.
+    #: What is done with rows of equal params and tokens; see `cells` of `read`.
     repeats: str | None = None
-    #: What is to be said of the table as a whole.
+    #: Warnings about the table as a whole.
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -137,9 +138,9 @@ class Table:
         Files are CSV with any usual separator, JSON or JSON lines, plain or in gz, xz or bz2
         (`lmscale.laws.formats`); numbers may read 1.3B or 110,678,115 (`cell_numbers`).
 
-        A table of results as a store has it counts params and flops by several conventions
-        (`params_standard`, `flops_standard`, ..). It is read by one of them, and of its rows those
-        that `best_lr` marks.
+        The table of results of a store counts params and flops by several conventions
+        (`params_standard`, `flops_standard`, ..). One of them is read, and only the rows that
+        `best_lr` marks.
 
         Args:
           source: where the rows come from.
@@ -149,8 +150,9 @@ class Table:
             (params="N, total"), and COL*1e6 scales a column in millions.
           convention: how params and flops were counted, for the report; of a table of results,
             which columns to read (standard, if not given).
-          cells: of runs with one params and tokens that differ in a setting (learning rate, batch,
-            ..) take the "best", their "mean", or "all" as repeats; see `repeats.resolve_cells`.
+          cells: what to do with runs of equal params and tokens that differ in a setting (learning
+            rate, batch, ..): fit the "best", their "mean", or "all" as repeats; see
+            `repeats.resolve_cells`.
 
         Raises:
           TableError: an unreadable source, or a column that is not there.
@@ -170,10 +172,11 @@ class Table:
             mapping, convention = results_mapping(mapping, convention, found.header)
         sources, factors = find_columns(mapping, found.header)
         bad_rows = dict(found.bad_rows)
-        numbers, problems = {}, {}
+        numbers: dict[str, np.ndarray] = {}
+        problems: dict[tuple[str, int], str] = {}
         for name in COLUMNS:
             if name in sources:
-                numbers[name] = factors.get(name, 1.0) * _to_numbers(
+                numbers[name] = factors.get(name, 1.0) * to_numbers(
                     name, sources[name], found, problems
                 )
         labels = {
@@ -209,17 +212,17 @@ class Table:
         return self._filtered(keep)
 
     def filter(self, expression: str) -> Table:
-        """The rows for which `expression` holds (`lmscale.laws.where`), with their row numbers.
+        """The rows for which `expression` holds (`lmscale.laws.where`); they keep their row numbers.
 
-        Columns go by the source's names or ours; flops may be those that follow.
+        Columns have the source's names or ours. flops may be computed from params and tokens.
 
         Raises:
           TableError: the expression cannot be read, or no row is left.
         """
         numbers = dict(self.numbers)
-        _derive(numbers, {})
+        derive_third(numbers, {})
 
-        def column(name: str) -> Sequence[Any] | None:
+        def column(name: str) -> Sequence[Any] | np.ndarray | None:
             return self.cells[name] if name in self.cells else numbers.get(name)
 
         keep = select_rows(expression, column, self.header, self.n_rows)
@@ -243,7 +246,7 @@ class Table:
         return {value: self._filtered(texts == value) for value in parts}
 
     def where(self, label: str, value: Any) -> Table:
-        """The rows whose `label` is `value`; row numbers stay those of the source."""
+        """The rows whose `label` is `value`; they keep their row numbers."""
         if label not in self.labels:
             raise TableError(f"the table has no column {label}; its columns are {_names(self)}")
         keep = self.labels[label] == str(value)
@@ -253,9 +256,9 @@ class Table:
         return self._filtered(keep)
 
     def only(self, rows: Sequence[int]) -> Table:
-        """The rows with these numbers (from 1), which they keep.
+        """The rows with these numbers (from 1); they keep their numbers.
 
-        Cells are still chosen among all rows, so that a mean stays what it was.
+        Repeats and searches are still resolved among all rows, so that a mean does not change.
         """
         others = set(range(1, self.n_rows + 1)).difference(int(row) for row in rows)
         hidden = {row: _HIDDEN for row in others if row not in self.bad_rows}
@@ -266,9 +269,9 @@ class Table:
         return dataclasses.replace(self, bad_rows={**self.bad_rows, **gone})
 
     def require(self, *names: str) -> None:
-        """Raises a `TableError` unless the table has each column, or what it follows from."""
+        """Raises a `TableError` unless each column is there or can be computed."""
         numbers = dict(self.numbers)
-        _derive(numbers, {})
+        derive_third(numbers, {})
         for name in names:
             if name not in numbers:
                 raise TableError(_missing(name, self))
@@ -278,14 +281,14 @@ class Table:
 
         Args:
           needs: columns without which a row is dropped.
-          least: fewest sound rows that will do.
+          least: fewest sound rows.
           vary: columns that must not be the same in every row.
 
         Raises:
           TableError: a column is missing, too few rows are left, or one does not vary.
         """
         numbers, problems = dict(self.numbers), dict(self.problems)
-        derived = _derive(numbers, problems)
+        derived = derive_third(numbers, problems)
         self.require(*needs)
         sound, dropped = self._sound(needs, numbers, problems)
         cell_warnings: tuple[str, ...] = ()
@@ -301,9 +304,9 @@ class Table:
             sound, cell_warnings = resolved.rows, resolved.warnings
             if resolved.loss:
                 numbers["loss"] = numbers["loss"].copy()
-                for row, loss in resolved.loss.items():
-                    numbers["loss"][row - 1] = loss
-        sound = [row for row in sound if self.bad_rows.get(row) is not _HIDDEN]
+                for number, loss in resolved.loss.items():
+                    numbers["loss"][number - 1] = loss
+        sound = [number for number in sound if self.bad_rows.get(number) is not _HIDDEN]
         if len(sound) < least:
             raise TableError(_too_few(len(sound), least, dropped))
         index = np.asarray(sound) - 1
@@ -318,7 +321,7 @@ class Table:
                     f"learned about it; give runs with different {name}"
                 )
         row = np.asarray(sound)
-        labels, budget_warnings = _agreeing(
+        labels, budget_warnings = agreeing_labels(
             {name: values[index] for name, values in self.labels.items()}, columns, self.convention
         )
         warnings = [
@@ -344,7 +347,7 @@ class Table:
         numbers: dict[str, np.ndarray],
         problems: dict[tuple[str, int], str],
     ) -> tuple[list[int], tuple[DroppedRow, ...]]:
-        """The rows without a problem, those that `only` hides among them; and what was dropped."""
+        """The rows without a problem, including those that `only` hides, and the dropped rows."""
         dropped, sound = [], []
         for row in range(1, self.n_rows + 1):
             reason = self.bad_rows.get(row)
@@ -357,15 +360,18 @@ class Table:
                 sound.append(row)
             elif reason is not _FILTERED and not hidden:
                 dropped.append(DroppedRow(row, reason))
-        # Losses are often rounded, so equal ones are only a duplicate where nothing else differs.
         counted = {self.sources[name] for name in self.numbers}
         others = [values for name, values in self.cells.items() if name not in counted]
-        sound, duplicates = _without_duplicates(sound, numbers, others)
-        dropped += [item for item in duplicates if self.bad_rows.get(item.row) is not _HIDDEN]
+        sound, duplicates = without_duplicates(sound, numbers, others)
+        dropped += [
+            DroppedRow(row, reason)
+            for row, reason in duplicates.items()
+            if self.bad_rows.get(row) is not _HIDDEN
+        ]
         return sound, tuple(sorted(dropped, key=lambda item: item.row))
 
     def _families(self, row: np.ndarray) -> list[str]:
-        """Says where results of several architectures are fitted as one."""
+        """A warning where results of several architectures are fitted as one law."""
         if not is_results(self.header) or self.sources.get("group") != "family":
             return []
         families = sorted({self.labels["group"][item - 1] for item in row})
@@ -383,82 +389,19 @@ class Table:
         return {name: values for name, values in self.cells.items() if name not in used}
 
 
-#: Marks rows that `Table.only` and `Table.filter` left out; they are not reported as dropped.
+#: Reasons of rows that `Table.only` and `Table.filter` leave out. They are not reported as dropped.
 _HIDDEN = "hidden"
 _FILTERED = "filtered"
 
 
 def _reads_cells(needs: Sequence[str]) -> bool:
-    """Whether a law's rows are runs by size and data; others read curves, steps or batches."""
+    """Whether the rows of a law are runs by size and data, and not curves, steps or batches."""
     other = {"steps", "batch_tokens", "position"}
     return (
         "loss" in needs
         and not other.intersection(needs)
         and bool({"params", "tokens", "flops"}.intersection(needs))
     )
-
-
-def _to_numbers(
-    name: str, source: str, found: Cells, problems: dict[tuple[str, int], str]
-) -> np.ndarray:
-    cells = found.columns[source]
-    style = style_of(cells, name=name, delimiter=found.delimiter)
-    values = np.full(len(cells), np.nan)
-    for row, cell in enumerate(cells, start=1):
-        if row in found.bad_rows:
-            continue
-        shown = cell.strip() if isinstance(cell, str) else cell
-        if shown is None or shown == "":
-            problems[name, row] = f"{name} is blank"
-            continue
-        if isinstance(shown, (bool, np.bool_)):
-            problems[name, row] = f"{name} is {shown}, not a number"
-            continue
-        try:
-            value = read_number(shown, style) if isinstance(shown, str) else float(shown)
-        except OverflowError:
-            value = math.inf
-        except TypeError:
-            problems[name, row] = f"{name} is {_short(shown)!r}, not a number"
-            continue
-        except ValueError as error:
-            problems[name, row] = f"{name} is {shown!r}{error}"
-            continue
-        if math.isnan(value):
-            problems[name, row] = f"{name} is NaN"
-        elif math.isinf(value):
-            problems[name, row] = f"{name} is {_short(shown)}, which is not finite"
-        elif value <= 0:
-            problems[name, row] = f"{name} is {_short(shown)}; it must be positive"
-        elif value > 1e100 or value < 1e-100:
-            problems[name, row] = f"{name} is {_short(shown)}, which no run can have"
-        else:
-            values[row - 1] = value
-    return values
-
-
-def _short(shown: Any) -> str:
-    text = str(shown)
-    return text if len(text) <= 24 else text[:21] + "..."
-
-
-def _derive(numbers: dict[str, np.ndarray], problems: dict[tuple[str, int], str]) -> set[str]:
-    """Fills in the third of params, tokens, flops by C = 6 N D, in place."""
-    have = [name for name in ("params", "tokens", "flops") if name in numbers]
-    if len(have) != 2:
-        return set()
-    if "flops" not in have:
-        third, value = "flops", 6.0 * numbers["params"] * numbers["tokens"]
-    else:
-        other = "params" if "params" in have else "tokens"
-        third = "tokens" if other == "params" else "params"
-        value = numbers["flops"] / (6.0 * numbers[other])
-    numbers[third] = value
-    for name in have:
-        for (column, row), reason in list(problems.items()):
-            if column == name:
-                problems.setdefault((third, row), reason)
-    return {third}
 
 
 def _missing(name: str, table: Table) -> str:
@@ -487,51 +430,3 @@ def _dropped_warning(dropped: tuple[DroppedRow, ...], n_rows: int) -> str:
     shown = "; ".join(f"row {item.row}: {item.reason}" for item in dropped[:3])
     more = f"; and {len(dropped) - 3} more" if len(dropped) > 3 else ""
     return f"{len(dropped)} of {n_rows} rows dropped ({shown}{more})"
-
-
-def _without_duplicates(
-    rows: list[int], numbers: dict[str, np.ndarray], others: Sequence[Sequence[Any]]
-) -> tuple[list[int], list[DroppedRow]]:
-    first: dict[tuple, int] = {}
-    kept, dropped = [], []
-    for row in rows:
-        key = (
-            *(None if np.isnan(v[row - 1]) else float(v[row - 1]) for v in numbers.values()),
-            *(str(values[row - 1]) for values in others),
-        )
-        if key in first:
-            dropped.append(DroppedRow(row, f"is a duplicate of row {first[key]}"))
-        else:
-            first[key] = row
-            kept.append(row)
-    return kept, dropped
-
-
-def _agreeing(
-    labels: dict[str, np.ndarray], columns: Mapping[str, np.ndarray], convention: str
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Labels without a budget whose FLOPs are not those of the column flops.
-
-    Runs are grouped by their budget. One that was set by another count would put runs of unequal
-    FLOPs into one profile.
-    """
-    if "budget" not in labels or "flops" not in columns:
-        return labels, []
-    try:
-        budget = np.array([float(label) for label in labels["budget"]])
-    except ValueError:
-        return labels, []
-    flops = columns["flops"]
-    if not np.all(np.isfinite(budget) & (budget > 0)):
-        return labels, []
-    off = np.abs(np.log(flops / budget)) > math.log1p(_BUDGET_TOLERANCE)
-    if off.mean() <= 0.1:
-        return labels, []
-    worst = int(np.argmax(np.abs(np.log(flops / budget))))
-    said = "" if convention == "given" else f" counted as {convention}"
-    warning = (
-        f"the column budget is not used: {off.sum()} of {len(off)} runs have other flops{said} (a "
-        f"budget of {budget[worst]:.3g} beside {flops[worst]:.3g}), so runs are grouped by their "
-        f"flops"
-    )
-    return {name: values for name, values in labels.items() if name != "budget"}, [warning]

@@ -1,8 +1,8 @@
-"""Which rows of a table share their noise, so that an interval must draw them together.
+"""Which rows of a table share their noise, so that a bootstrap must draw them together.
 
-Rows of one group are drawn together where their residuals correlate, by an F test of the groups'
-means. A test decides since the label of an ordinary grid (model "70M") looks like the label of a run
-whose checkpoints are in the table.
+Rows of one group are drawn together where their residuals correlate, by an F test of the means of the
+groups. A test has to decide, because the label of an ordinary grid (model "70M") looks like the label
+of a run whose checkpoints are in the table.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from lmscale.laws.table import Runs
 
 __all__ = ["Units", "choose_units", "correlate", "freedom_between", "project", "robust_scale"]
 
-#: Below this p-value the rows of a label that names runs are drawn together: a lenient test, since
-#: groups without shared noise only make an interval somewhat wider.
+#: Below this p-value, rows of one value of a label that names runs are drawn together. The test is
+#: lenient, because groups without shared noise only make an interval somewhat wider.
 LENIENT = 0.25
-#: The same for rows that nothing but their size puts together, and for families of several sizes.
+#: The same for rows that are grouped by their size only, and for families of several sizes.
 STRICT = 0.01
-#: Fewest units to draw from: named by a label, or found by size.
+#: Fewest units for a bootstrap: units named by a label, and units found by size.
 _LEAST_NAMED, _LEAST_FOUND = 3, 5
-#: Below this many groups a warning says that the interval rests on few.
+#: With fewer groups, a warning says that the interval rests on few.
 FEW = 8
-#: Residuals beyond this many robust standard deviations do not enter the hat matrix.
+#: Rows with residuals beyond this many robust standard deviations do not enter the hat matrix.
 _GROSS = 6.0
 
 
@@ -41,7 +41,7 @@ class Units:
       of_row: [n] number of each row's unit, from 0.
       name: what a unit is, in the plural, e.g. "runs" (rows) or "groups".
       correlation: of the residuals of two rows of one group, where groups were considered.
-      reason: why these units were taken, in words; "" where nothing was to be decided.
+      reason: why these units were chosen, in words; "" where there was no choice.
       notes: warnings for the user.
     """
 
@@ -62,7 +62,7 @@ class Units:
 
     @property
     def how(self) -> str:
-        """The way of drawing, in words: the `interval_method` of a fit."""
+        """How draws are made, in words, for the `interval_method` of a fit."""
         what = f"{self.count} whole {self.name}" if self.whole else self.name
         return f"bootstrap of residuals over {what}" + (f" ({self.reason})" if self.reason else "")
 
@@ -84,23 +84,24 @@ def choose_units(
 ) -> Units:
     """Rows, or the groups whose rows share noise.
 
-    Rows of one group are drawn together where
+    Rows of one group are drawn together in two cases:
 
-    - the law is of learning curves, or several groups share one size: the label names runs;
-    - else the groups' mean residuals differ by more than noise (F test, p below 0.25 for groups of
-      one size each, 0.01 for families of several sizes).
+    - the law is of learning curves, or several groups share one size: then the label names runs;
+    - otherwise, the mean residuals of the groups differ by more than noise (F test, p below 0.25 for
+      groups of one size each, 0.01 for families of several sizes).
 
-    Without a label, rows that share their size (and seed) are taken for checkpoints of one run
-    where their mean residuals differ at p below 0.01.
+    Without a label, rows of one size (and seed) count as checkpoints of one run where their mean
+    residuals differ at p below 0.01.
 
     Args:
-      runs: with the labels that `by` names, or none of them.
+      runs: with some of the labels that `by` names, or none.
       left, slopes: residuals [n] of the fit and their Jacobian [n, P].
-      resample: "runs" for rows whatever the labels, "groups" for groups whatever the test.
+      resample: "runs" always takes rows, "groups" always groups; "auto" decides as above.
+      curves: the law is of learning curves.
       name: what a row is, in the plural.
 
     Raises:
-      FitError: groups are asked for and the table has fewer than three.
+      FitError: groups are asked for, and the table has fewer than three.
     """
     if resample not in ("auto", "runs", "groups"):
         raise FitError(f"resample must be auto, runs or groups, not {resample!r}")
@@ -121,7 +122,7 @@ def choose_units(
 
 
 def _labelled(runs: Runs, by: Sequence[str]) -> tuple[str, np.ndarray | None]:
-    """The label whose values repeat, with the seed beside it, and each row's group by it."""
+    """The first label with repeated values, and the group of each row by it (and by the seed)."""
     for label in by:
         if label not in runs.labels:
             continue
@@ -180,7 +181,7 @@ def _by_label(
 
 
 def _by_size(runs: Runs, basis: np.ndarray, rest: np.ndarray, name: str) -> Units:
-    """Without a label: rows, unless those of one size (and seed) deviate together."""
+    """Without a label: rows, unless rows of one size (and seed) deviate together."""
     n = len(runs)
     if "params" not in runs:
         return Units.rows(n, name)
@@ -211,8 +212,10 @@ def _by_size(runs: Runs, basis: np.ndarray, rest: np.ndarray, name: str) -> Unit
 
 
 def _kind(runs: Runs, of_row: np.ndarray) -> str:
-    """ "runs" where groups have one size and some share it, "sizes" where every group has its own,
-    "families" where one group has several sizes."""
+    """What a group is: one of several "runs" of a size, one of the "sizes", or one of "families".
+
+    A family has several sizes. Of runs, each group has one size, and some groups share it.
+    """
     if "params" not in runs:
         return "runs"
     sizes = [np.unique(runs["params"][of_row == g].round(6)) for g in range(of_row.max() + 1)]
@@ -235,11 +238,12 @@ def _checkpoints(runs: Runs, of_row: np.ndarray, count: int, what: str, said: st
 def correlate(
     of_row: np.ndarray, basis: np.ndarray, rest: np.ndarray
 ) -> tuple[float | None, float]:
-    """Correlation within groups, and the p-value of the groups' means against noise.
+    """Correlation within groups, and the p-value of the means of the groups against noise.
 
-    Both allow for what the fit took up: with P_Z the projection on the groups' means and I - H that
-    on the residuals, E[r' P_Z r] = s_e^2 tr(P_Z (I - H)) + s_g^2 tr(P_Z (I - H) Z Z' (I - H)), and
-    alike for I - P_Z. (None, 1) where the groups leave no freedom.
+    Both correct for the part of the noise that the fit absorbed. With P_Z the projection on the means
+    of the groups and I - H the projection on the residuals, E[r' P_Z r] = s_e^2 tr(P_Z (I - H)) +
+    s_g^2 tr(P_Z (I - H) Z Z' (I - H)); the same holds for I - P_Z. The result is (None, 1) where the
+    groups leave no degree of freedom.
     """
     n, count = len(of_row), int(of_row.max()) + 1
     size = np.bincount(of_row, minlength=count).astype(float)
@@ -268,7 +272,7 @@ def correlate(
 
 
 def robust_scale(left: np.ndarray, n_parameters: int) -> float:
-    """Standard deviation of the residuals `left` by their median size."""
+    """Standard deviation of the residuals `left`, from the median of their absolute values."""
     n = len(left)
     factor = math.sqrt(n / max(1, n - n_parameters))
     return 1.4826 * float(np.median(np.abs(left))) * factor
@@ -277,9 +281,9 @@ def robust_scale(left: np.ndarray, n_parameters: int) -> float:
 def project(
     left: np.ndarray, slopes: np.ndarray, root: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """An orthonormal basis of the slopes, the residuals less their part in it, and gross outliers.
+    """An orthonormal basis of the slopes, the residuals without their part in it, and gross outliers.
 
-    Outliers stay out of the basis, where they would smear over the rows beside them.
+    Outliers do not enter the basis, where they would spread over the neighbouring rows.
     """
     scale = robust_scale(left, slopes.shape[1])
     gross = np.abs(left) > _GROSS * scale
@@ -293,6 +297,6 @@ def project(
 
 
 def freedom_between(of_row: np.ndarray, basis: np.ndarray) -> float:
-    """Degrees of freedom of the groups' means that the fit leaves: tr(P_Z (I - H))."""
+    """Degrees of freedom that the fit leaves to the means of the groups: tr(P_Z (I - H))."""
     sums = np.stack([np.bincount(of_row, column) for column in basis.T], axis=1)
     return len(sums) - float(np.sum(sums**2 / np.bincount(of_row)[:, None]))

@@ -1,4 +1,4 @@
-"""Row filters: `mode == train and params >= 1e8`, parsed by hand, so that nothing is ever executed.
+"""Row filters such as `mode == train and params >= 1e8`, parsed by hand: nothing is executed.
 
     expression  := conjunction ("or" conjunction)*
     conjunction := negation ("and" negation)*
@@ -6,7 +6,7 @@
     comparison  := operand OP operand [OP operand] | operand ["not"] "in" "(" operand, ... ")"
 
 OP is one of == != < <= > >=. A comparison is between one column and values. Quotes ("..", '..', or
-`..`) are needed only round names and values with spaces or any of ()=!<>,.
+`..`) are needed only around names and values with spaces or any of ()=!<>,.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -42,7 +42,7 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-#: The same comparison read from the right.
+#: The same comparison with its sides exchanged.
 _MIRRORED = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
@@ -54,17 +54,20 @@ class _Token:
 
 
 def select_rows(
-    expression: str, column: Callable[[str], Sequence[Any] | None], names: Sequence[str], n: int
+    expression: str,
+    column: Callable[[str], Sequence[Any] | np.ndarray | None],
+    names: Sequence[str],
+    n: int,
 ) -> np.ndarray:
     """The mask [n] of the rows for which `expression` holds.
 
     Args:
       expression: see the module.
-      column: name -> the n cells of that column, or None where there is no such column.
-      names: the columns that there are, for errors.
+      column: name -> the n cells of that column, or None if there is no such column.
+      names: the names of all columns, for errors.
 
     Raises:
-      TableError: the expression cannot be read, or names no column; one line with the place.
+      TableError: the expression cannot be read or names no column; one line that shows the place.
     """
     return _Parser(expression, column, names, n).parse()
 
@@ -164,7 +167,7 @@ class _Parser:
         if sign not in ("==", "!=") and all(number is None for number in found):
             self._fail(f"column {name.text} holds no numbers to compare by {sign}", name)
         numbers = np.array([np.nan if number is None else number for number in found])
-        # NaN is unequal to all, and neither below nor above: a blank cell meets only !=.
+        # NaN is unequal to every number, and neither below nor above one. So a blank cell only meets !=.
         with np.errstate(invalid="ignore"):
             return compare(numbers, wanted)
 
@@ -183,7 +186,8 @@ class _Parser:
                 at += len(self.text[at:]) - len(self.text[at:].lstrip())
                 what = "a quote is not closed" if self.text[at] in "\"'`" else "cannot be read"
                 self._fail(what, _Token("bad", self.text[at:], at))
-            kind = match.lastgroup
+            # One of the named groups has matched.
+            kind = match.lastgroup or ""
             text = match[kind][1:-1] if kind == "quoted" else match[kind]
             tokens.append(_Token(kind, text, match.start(kind)))
             at = match.end()
@@ -224,7 +228,7 @@ class _Parser:
             self._fail(f"a column or a value is missing before {token.text}")
         return self._next()
 
-    def _fail(self, what: str, token: _Token | None = None):
+    def _fail(self, what: str, token: _Token | None = None) -> NoReturn:
         start = (token or self._peek()).start
         before, after = self.text[:start].rstrip(), self.text[start:]
         shown = f"{before} >>>{after}" if before else f">>>{after}"
@@ -232,6 +236,6 @@ class _Parser:
 
 
 def _as_text(cell: Any) -> str:
-    """A cell as a filter compares it: blanks are empty, and truth values have no case."""
+    """The text of a cell for comparison: blanks are empty, and true and false have no case."""
     text = "" if cell is None or (isinstance(cell, float) and np.isnan(cell)) else str(cell).strip()
     return text.lower() if text.lower() in ("true", "false") else text

@@ -1,8 +1,8 @@
 """How much a measured loss depends on the text that it was measured on.
 
 A loss is a mean over windows of held-out text. Windows of one document resemble each other, so the
-documents are what was sampled: the errors here are those of a mean over clusters (the sandwich
-estimator for clusters, Liang and Zeger 1986, with G/(G - 1) for G documents).
+sample is one of documents. The errors here are those of a mean over clusters (the sandwich estimator
+for clusters, Liang and Zeger 1986, with G/(G - 1) for G documents).
 """
 
 from __future__ import annotations
@@ -28,48 +28,52 @@ class TextMean:
     n_documents: int
 
 
-def text_mean(losses: Sequence[float], documents: Sequence[int]) -> TextMean:
+def text_mean(
+    losses: Sequence[float] | np.ndarray, documents: Sequence[int] | np.ndarray
+) -> TextMean:
     """The mean loss over windows, and its standard error over documents.
 
     Args:
       losses: mean loss of each window in nats, [n].
       documents: the document of each window, [n].
     """
-    losses = np.asarray(losses, float)
+    values = np.asarray(losses, float)
     names, where = np.unique(np.asarray(documents), return_inverse=True)
-    if losses.shape != where.shape or not len(losses):
-        raise ValueError(f"{losses.size} losses need as many documents, not {where.size}")
-    mean, n = float(losses.mean()), len(names)
-    of_documents = np.bincount(where, losses - mean)
+    if values.shape != where.shape or not len(values):
+        raise ValueError(f"{values.size} losses need as many documents, not {where.size}")
+    mean, n = float(values.mean()), len(names)
+    of_documents = np.bincount(where, values - mean)
     error = np.nan
     if n > 1:
-        error = float(np.sqrt(n / (n - 1) * np.sum(of_documents**2))) / len(losses)
-    return TextMean(mean, error, len(losses), n)
+        error = float(np.sqrt(n / (n - 1) * np.sum(of_documents**2))) / len(values)
+    return TextMean(mean, error, len(values), n)
 
 
 def paired_difference(
-    losses: Sequence[float], others: Sequence[float], documents: Sequence[int]
+    losses: Sequence[float] | np.ndarray,
+    others: Sequence[float] | np.ndarray,
+    documents: Sequence[int] | np.ndarray,
 ) -> TextMean:
     """The mean of `losses` less `others`, of two models on the same windows.
 
-    What makes a window hard makes it hard for both, so the difference is known far better than
-    either loss.
+    A window that is hard for one model is hard for the other as well. So the difference is known far
+    better than either loss.
     """
-    losses, others = np.asarray(losses, float), np.asarray(others, float)
-    if losses.shape != others.shape:
-        raise ValueError(f"pairs need the same windows, not {losses.size} and {others.size}")
-    return text_mean(losses - others, documents)
+    one, other = np.asarray(losses, float), np.asarray(others, float)
+    if one.shape != other.shape:
+        raise ValueError(f"pairs need the same windows, not {one.size} and {other.size}")
+    return text_mean(one - other, documents)
 
 
 def resample_documents(
-    losses: np.ndarray, documents: Sequence[int], draws: int, seed: int = 0
+    losses: np.ndarray, documents: Sequence[int] | np.ndarray, draws: int, seed: int = 0
 ) -> Iterator[np.ndarray]:
-    """The mean losses of several models, with the documents drawn anew: float [models] a draw.
+    """Bootstrap draws of the mean losses of several models: for each draw, float [models].
 
     Args:
       losses: [models, n] on the same n windows.
       documents: the document of each window, [n].
-      draws: bootstrap draws of as many documents as there are, with replacement.
+      draws: how many; each draws as many documents as there are, with replacement.
     """
     losses = np.asarray(losses, float)
     names, where = np.unique(np.asarray(documents), return_inverse=True)

@@ -1,1 +1,1 @@
-"""The models as plain Flax NNX modules; what else is known of each is in `lmscale.architectures`."""
+"""The models as plain Flax NNX modules. All else about each of them is in `lmscale.architectures`."""

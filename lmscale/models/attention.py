@@ -1,4 +1,4 @@
-"""Causal softmax attention, by the kernel that the platform is best at."""
+"""Causal softmax attention, by XLA or by the flash kernel of a GPU or a TPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from lmscale.compat import splash_attention
 from lmscale.parallel.partition import on_each_device
 
-#: What a TPU's flash kernel cuts the context into; the context is a multiple of the last.
+#: Block sizes of a TPU's flash kernel; the context is a multiple of the smallest.
 _BLOCKS = (512, 256, 128)
 
 
@@ -23,13 +23,13 @@ def causal_attention(
       query, key, value: [batch, time, n_head, d_head].
       implementation: "xla" computes all scores; "cudnn" is the flash kernel of NVIDIA GPUs and
         needs bfloat16 inputs; "splash" is that of TPUs and needs a time that is a multiple of 128.
-        There is no silent fall-back from one to the other.
+        An implementation is never replaced by another one silently.
 
     Returns:
       [batch, time, n_head, d_head] in the dtype of the inputs; softmax in float32.
 
     Raises:
-      ValueError: when there is no such implementation, or it cannot take such inputs.
+      ValueError: the implementation is unknown, or cannot take these inputs.
     """
     if implementation == "splash":
         return _splash(query, key, value)
@@ -52,7 +52,7 @@ def _plain_forward(query, key, value):
     n_time, d_head = query.shape[-3], query.shape[-1]
     query = query * jnp.asarray(1 / math.sqrt(d_head), query.dtype)
     scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
-    # An additive mask: on CPU it fuses where a select does not (measured 2x on short contexts).
+    # An additive mask: on a CPU it is fused, where a select is not (2x on short contexts, measured).
     position = jnp.arange(n_time)
     mask = jnp.where(position[:, None] >= position[None, :], 0.0, -1e30)
     weights = jax.nn.softmax(scores + mask, axis=-1).astype(query.dtype)
@@ -67,7 +67,7 @@ def _plain_backward(saved, d_out):
     d_scores = (d_weights - weights * d_weights.sum(-1, keepdims=True)).astype(query.dtype)
     d_query = jnp.einsum("bhqk,bkhd->bqhd", d_scores, key)
     d_query = d_query * jnp.asarray(1 / math.sqrt(query.shape[-1]), query.dtype)
-    # The query that was kept is scaled already.
+    # The saved query is already scaled.
     d_key = jnp.einsum("bhqk,bqhd->bkhd", d_scores, query)
     return d_query, d_key, d_value
 
@@ -76,7 +76,7 @@ _plain.defvjp(_plain_forward, _plain_backward)
 
 
 def splash_takes(n_time: int) -> bool:
-    """Whether a TPU's flash kernel takes a context of so many tokens."""
+    """Whether a TPU's flash kernel takes a context of `n_time` tokens."""
     return n_time % _BLOCKS[-1] == 0
 
 
@@ -88,11 +88,12 @@ def _splash(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     block = next(size for size in _BLOCKS if n_time % size == 0)
 
     def attend(query, key, value):
-        # The kernel has heads first, and no batch.
+        # The kernel takes [n_head, time, d_head], without a batch.
         query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
         kernel = splash_attention(query.shape[1], n_time, block)
         return jnp.swapaxes(jax.vmap(kernel)(query, key, value), 1, 2)
 
-    # It does not scale by itself. XLA cannot split a kernel, so each device runs it on its own part.
+    # The kernel does not scale the scores. XLA cannot split a kernel, so each device runs it on its
+    # own part.
     scaled = query * jnp.asarray(1 / math.sqrt(d_head), query.dtype)
     return on_each_device(attend, ("data", None, "model", None))(scaled, key, value)

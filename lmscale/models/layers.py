@@ -1,8 +1,7 @@
-"""Layers that both architectures use: linear maps, layer normalisation, the embedding, dropout.
+"""Layers that several models use: linear maps, layer normalisation, the embedding, dropout.
 
-Parameters are float32; `dtype` is that of the arithmetic. Kernels keep the shape that gives their
-axes a meaning ([d_model, 3, n_head, d_head], [d_in, 4, d_hidden]), so that the table of partition
-rules can name an axis.
+Parameters are float32; `dtype` is the type of the arithmetic. Kernels keep one axis per meaning
+([d_model, 3, n_head, d_head], [d_in, 4, d_hidden]), so that a partition rule can name an axis.
 """
 
 from __future__ import annotations
@@ -48,15 +47,13 @@ class Linear(nnx.Module):
 def dense_matmul(x: jax.Array, kernel: jax.Array, n: int, batch_first: bool = True) -> jax.Array:
     """x [..., *d_in], kernel [*d_in, *d_out] -> [..., *d_out], where d_in has `n` axes.
 
-    The derivatives equal those of automatic differentiation, but the kernel's has its axes in the
-    kernel's order. Without this XLA for CPUs transposes the activations of a whole batch.
+    The derivative is that of automatic differentiation, but the kernel's gradient is computed with
+    its axes in the kernel's order. Otherwise XLA transposes the activations of the whole batch on a
+    CPU.
 
     Args:
-      x: activations.
-      kernel: weights.
-      n: axes that are summed over.
-      batch_first: whether the batch is the first axis of x. If it is not, the rows are not flattened:
-        devices that share the batch would gather it.
+      batch_first: whether the first axis of x is the batch. If it is not, the rows stay separate axes:
+        merging them would gather the batch on every device that holds a part of it.
     """
     return jnp.tensordot(x, kernel, n)
 
@@ -69,11 +66,11 @@ def _dense_matmul_backward(n, batch_first, saved, dy):
         # On a CPU one axis of rows is faster than several.
         left, right = (a.reshape(-1, *a.shape[len(rows) :]) for a in (x, dy))
         rows = (0,)
-    # With the wider array on the right a CPU is up to twice as fast.
+    # With the wider operand on the right a CPU is up to twice as fast.
     swap = math.prod(kernel.shape[:n]) > math.prod(kernel.shape[n:])
     if swap:
         left, right = right, left
-    # The barrier keeps XLA from turning a transpose of the result into one of the operands.
+    # The barrier keeps XLA from replacing a transpose of the result by one of the operands.
     d_kernel = jax.lax.optimization_barrier(
         jax.lax.dot_general(left, right, ((rows, rows), ((), ())))
     )
@@ -110,12 +107,15 @@ class LayerNorm(nnx.Module):
 class Embedding(nnx.Module):
     """Token ids to vectors; as a tied head, vectors back to logits."""
 
-    def __init__(self, vocab_size: int, d_embed: int, rngs: nnx.Rngs, *, std: float, dtype):
+    def __init__(
+        self, vocab_size: int, d_embed: int, rngs: nnx.Rngs, *, std: float, dtype: jnp.dtype
+    ):
         self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), (vocab_size, d_embed)))
         self.dtype = dtype
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        # Otherwise XLA may split features over the data axis and gather the batch for the derivative.
+        # Otherwise XLA may split the features over the devices of the batch, and gather the batch in
+        # the backward pass.
         embedding = unshard_data_axis("embed/embedding", self.embedding[...])
         return constrain_activations(embedding[tokens].astype(self.dtype))
 
@@ -129,8 +129,8 @@ class Embedding(nnx.Module):
 def normalise(x: jax.Array, scale: jax.Array) -> jax.Array:
     """(x - mean) / sqrt(variance + 1e-5) * scale over the last axis, in float32.
 
-    The derivative is written by hand so that of the activations x alone is kept for it, where
-    automatic differentiation keeps several arrays of its size.
+    The derivative is written by hand, so that x is the only activation that the backward pass needs.
+    Automatic differentiation would save several arrays of its size.
 
     Args:
       x: [..., d].
@@ -165,7 +165,7 @@ _GELU_3 = 0.044715 * _GELU_1
 
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """GELU in its tanh form, as in GPT-2; only x is kept for the derivative (see `normalise`)."""
+    """GELU in its tanh form, as in GPT-2; only x is saved for the backward pass (see `normalise`)."""
     return 0.5 * x * (1 + jnp.tanh(x * (_GELU_1 + _GELU_3 * (x * x))))
 
 
@@ -187,16 +187,16 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
 
 
-def fold_key(key: jax.Array | None, index) -> jax.Array | None:
-    """The random key number `index` that follows from `key`; None where there is no dropout."""
+def fold_key(key: jax.Array | None, index: jax.Array | int) -> jax.Array | None:
+    """The dropout key of place `index`; None where there is no dropout."""
     return None if key is None else jax.random.fold_in(key, index)
 
 
 class LanguageModel(nnx.Module):
-    """Base of the models: token ids to logits, through `hidden` of each.
+    """Base of the models: from token ids to logits, by way of `hidden`, which each model has.
 
     Attributes:
-      embed: the embedding, which is also the output head where `head` is None.
+      embed: the embedding; it is also the output head where `head` is None.
       head: see `output_head`.
     """
 
@@ -206,6 +206,10 @@ class LanguageModel(nnx.Module):
     def __call__(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
         """tokens int32 [batch, time <= n_ctx] -> float32 logits [batch, time, vocab]."""
         return self.logits(self.hidden(tokens, dropout_key=dropout_key))
+
+    def hidden(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
+        """tokens int32 [batch, time <= n_ctx] -> input of the output head [batch, time, head_width]."""
+        raise NotImplementedError(f"{type(self).__name__} has no hidden")
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., head_width] -> float32 [..., vocab]."""
@@ -217,7 +221,7 @@ class LanguageModel(nnx.Module):
 def output_head(
     spec: ModelSpec, width: int, rngs: nnx.Rngs, *, std: float, dtype: jnp.dtype
 ) -> Linear | None:
-    """The output head over final hidden states of `width`; None where it is the embedding."""
+    """The output head for final hidden states of `width`; None where the embedding is the head."""
     if spec.tied_head:
         return None
     return Linear((width,), (spec.vocab_size,), rngs, std=std, bias=False, dtype=dtype)
@@ -226,7 +230,7 @@ def output_head(
 def stack_layers(
     n_layer: int, rngs: nnx.Rngs, make: Callable[[nnx.Rngs], nnx.Module]
 ) -> nnx.Module:
-    """`n_layer` layers in one module, whose parameters have a leading layer dimension."""
+    """`n_layer` layers as one module; its parameters have a leading layer dimension."""
 
     @nnx.split_rngs(splits=n_layer)
     @nnx.vmap(in_axes=(0,), out_axes=0)
@@ -245,11 +249,10 @@ def apply_layers(
     unroll: bool,
     remat: bool,
 ) -> jax.Array:
-    """x through all layers of `stack_layers`, one after the other: layer(x, its dropout key) -> x.
+    """Applies all layers of `stack_layers` to x, each as layer(x, its dropout key) -> x.
 
     Args:
-      unroll: see `lmscale.architectures.ModelSpec.module`.
-      remat: likewise.
+      unroll, remat: see `lmscale.architectures.ModelSpec.module`.
     """
     graphdef, state = nnx.split(stack)
 
@@ -257,7 +260,7 @@ def apply_layers(
         return nnx.merge(graphdef, layer_state)(x, fold_key(dropout_key, layer))
 
     if remat:
-        # In a scan the loop already keeps the compiler from merging both passes.
+        # In a scan, the loop already keeps the compiler from merging both passes.
         apply = jax.checkpoint(apply, prevent_cse=unroll)
 
     def body(x, xs):

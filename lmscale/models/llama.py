@@ -3,7 +3,7 @@
 Keys and values may have fewer heads than queries (grouped-query attention, Ainslie et al. 2023), and
 queries and keys may be normalised head by head before the rotation, as in Qwen3. Names and numbers
 agree with `LlamaForCausalLM` (and `Qwen3ForCausalLM` with `qk_norm`) of the transformers library.
-Dropout, where asked for, falls on the embedding and on both residual branches.
+Dropout applies to the embedding and to both residual branches.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class RMSNorm(nnx.Module):
 def rotate(x: jax.Array, theta: float) -> jax.Array:
     """Rotary position embedding (Su et al. 2021) of x [batch, time, n_head, d_head].
 
-    Dimension i of a head's first half and dimension i of its second half are a pair, which position t
-    turns by the angle t theta^(-2 i / d_head).
+    Dimension i of the first half of a head and dimension i of its second half are a pair. At position
+    t the pair is rotated by the angle t theta^(-2 i / d_head).
     """
     n_time, half = x.shape[1], x.shape[-1] // 2
     rate = theta ** (-jnp.arange(half) / half)
@@ -59,7 +59,7 @@ def rotate(x: jax.Array, theta: float) -> jax.Array:
 
 
 class Attention(nnx.Module):
-    def __init__(self, spec: LlamaSpec, rngs: nnx.Rngs, *, dtype, implementation: str):
+    def __init__(self, spec: LlamaSpec, rngs: nnx.Rngs, *, dtype: jnp.dtype, implementation: str):
         def project(n_head: int) -> Linear:
             heads = (n_head, spec.d_head)
             return Linear((spec.d_model,), heads, rngs, std=spec.init_std, bias=False, dtype=dtype)
@@ -87,11 +87,11 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         query, key = constrain_activations(self.query(x), 2), constrain_activations(self.key(x), 2)
         value = constrain_activations(self.value(x), 2)
-        if self.norm_query is not None:
+        if self.norm_query is not None and self.norm_key is not None:
             query, key = self.norm_query(query), self.norm_key(key)
         query, key = rotate(query, self.theta), rotate(key, self.theta)
         if self.group > 1:
-            # Every attention kernel takes as many keys as queries.
+            # The attention kernels need as many key heads as query heads.
             key, value = (jnp.repeat(part, self.group, axis=2) for part in (key, value))
         mixed = causal_attention(query, key, value, self.implementation)
         return self.out(constrain_activations(mixed, 2))
@@ -100,7 +100,7 @@ class Attention(nnx.Module):
 class FeedForward(nnx.Module):
     """down(silu(gate(x)) * up(x)) (SwiGLU, Shazeer 2020)."""
 
-    def __init__(self, spec: LlamaSpec, rngs: nnx.Rngs, *, dtype):
+    def __init__(self, spec: LlamaSpec, rngs: nnx.Rngs, *, dtype: jnp.dtype):
         def linear(d_in: int, d_out: int, std: float) -> Linear:
             return Linear((d_in,), (d_out,), rngs, std=std, bias=False, dtype=dtype)
 
@@ -116,7 +116,7 @@ class FeedForward(nnx.Module):
 class Block(nnx.Module):
     """Attention, then feed-forward, each behind a norm and with a residual."""
 
-    def __init__(self, spec: LlamaSpec, rngs: nnx.Rngs, *, dtype, attention: str):
+    def __init__(self, spec: LlamaSpec, rngs: nnx.Rngs, *, dtype: jnp.dtype, attention: str):
         def norm() -> RMSNorm:
             return RMSNorm(spec.d_model, epsilon=spec.epsilon, dtype=dtype)
 
@@ -151,14 +151,16 @@ class Llama(LanguageModel):
         attention: str = "xla",
         remat: bool = False,
     ):
-        dtype = jnp.dtype(dtype)
+        number = jnp.dtype(dtype)
         self.spec, self.unroll, self.remat = spec, unroll, remat
-        self.embed = Embedding(spec.vocab_size, spec.d_model, rngs, std=spec.init_std, dtype=dtype)
-        self.blocks = stack_layers(
-            spec.n_layer, rngs, lambda rngs: Block(spec, rngs, dtype=dtype, attention=attention)
-        )
-        self.norm_final = RMSNorm(spec.d_model, epsilon=spec.epsilon, dtype=dtype)
-        self.head = output_head(spec, spec.d_model, rngs, std=spec.init_std, dtype=dtype)
+        self.embed = Embedding(spec.vocab_size, spec.d_model, rngs, std=spec.init_std, dtype=number)
+
+        def block(rngs: nnx.Rngs) -> Block:
+            return Block(spec, rngs, dtype=number, attention=attention)
+
+        self.blocks = stack_layers(spec.n_layer, rngs, block)
+        self.norm_final = RMSNorm(spec.d_model, epsilon=spec.epsilon, dtype=number)
+        self.head = output_head(spec, spec.d_model, rngs, std=spec.init_std, dtype=number)
 
     def hidden(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
         """tokens int32 [batch, time] -> input of the output head [batch, time, d_model]."""

@@ -1,12 +1,11 @@
 """The LSTM of Kaplan et al. 2020, Fig. 7: embedding, LSTM layers, projection, tied head.
 
-Two bias vectors a layer, as in cuDNN, so that the parameter counts are the paper's own. The paper
-gives no initialisation; here each kernel is N(0, 1/fan-in) and the forget gate's bias is 1
-(Jozefowicz et al. 2015); embedding and projection are as the spec says. The state is zero at the
-start of every sequence.
+A layer has two bias vectors, as in cuDNN, which gives the parameter counts of the paper. The paper
+gives no initialisation. Here each kernel is N(0, 1/fan-in) and the bias of the forget gate is 1
+(Jozefowicz et al. 2015); embedding and projection follow the spec. The state is zero at the start of
+every sequence.
 
-Dropout, where asked for, falls on the inputs of every layer and of the head, never on the
-recurrence.
+Dropout applies to the inputs of every layer and of the head, never to the recurrence.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ GATES = ("input", "forget", "cell", "output")
 class LSTMLayer(nnx.Module):
     """One layer: inputs [time, batch, d_in] -> hidden states [time, batch, d_hidden]."""
 
-    def __init__(self, d_in: int, d_hidden: int, rngs: nnx.Rngs, *, dtype):
+    def __init__(self, d_in: int, d_hidden: int, rngs: nnx.Rngs, *, dtype: jnp.dtype):
         def kernel(fan_in: int) -> nnx.Param:
             normal = jax.random.normal(rngs.params(), (fan_in, 4, d_hidden))
             return nnx.Param(normal / math.sqrt(fan_in))
@@ -54,12 +53,12 @@ class LSTMLayer(nnx.Module):
         kernel = self.input_kernel[...].astype(self.dtype)
         gates = dense_matmul(x.astype(self.dtype), kernel, 1, batch_first=False)
         gates = gates + (self.input_bias[...] + self.recurrent_bias[...]).astype(self.dtype)
-        # Once, not at every time step.
+        # Gathered once, and not at every time step.
         kernel = unshard_data_axis(
             "first/recurrent_kernel", self.recurrent_kernel[...].astype(self.dtype)
         )
         if not splits_layers():
-            # One axis for all gates, which a CPU is quicker over than over two.
+            # One axis for all gates: a CPU is faster with one axis than with two.
             gates = gates.reshape(*gates.shape[:2], -1)
             kernel = kernel.reshape(kernel.shape[0], -1)
         hidden = recurrence(constrain_activations(gates, -1, batch_axis=1), kernel)
@@ -72,16 +71,16 @@ class LSTM(LanguageModel):
     def __init__(
         self, spec: LSTMSpec, rngs: nnx.Rngs, *, dtype: str = "float32", unroll: bool = False
     ):
-        dtype = jnp.dtype(dtype)
+        number = jnp.dtype(dtype)
         self.spec = spec
         self.unroll = unroll
         self.embed = Embedding(
-            spec.vocab_size, spec.d_embed, rngs, std=_embed_std(spec, spec.d_embed), dtype=dtype
+            spec.vocab_size, spec.d_embed, rngs, std=_embed_std(spec, spec.d_embed), dtype=number
         )
-        self.first = LSTMLayer(spec.d_embed, spec.d_hidden, rngs, dtype=dtype)
+        self.first = LSTMLayer(spec.d_embed, spec.d_hidden, rngs, dtype=number)
 
         def layer(rngs: nnx.Rngs) -> LSTMLayer:
-            return LSTMLayer(spec.d_hidden, spec.d_hidden, rngs, dtype=dtype)
+            return LSTMLayer(spec.d_hidden, spec.d_hidden, rngs, dtype=number)
 
         self.rest = stack_layers(spec.n_layer - 1, rngs, layer) if spec.n_layer > 1 else None
         d_out = spec.d_embed if spec.projection else spec.d_hidden
@@ -92,19 +91,19 @@ class LSTM(LanguageModel):
                 rngs,
                 std=spec.projection_gain / math.sqrt(spec.d_hidden),
                 bias=True,
-                dtype=dtype,
+                dtype=number,
             )
             if spec.projection
             else None
         )
-        self.head = output_head(spec, d_out, rngs, std=_embed_std(spec, d_out), dtype=dtype)
+        self.head = output_head(spec, d_out, rngs, std=_embed_std(spec, d_out), dtype=number)
 
     def hidden(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
-        """tokens int32 [batch, time] -> what the head reads [batch, time, d_embed or d_hidden]."""
+        """tokens int32 [batch, time] -> input of the head [batch, time, d_embed or d_hidden]."""
         spec = self.spec
-        # A tied embedding must be small for the head; a layer's input wants a variance of one.
+        # A tied embedding must be small, for the head. The first layer needs inputs of unit variance.
         x = self.embed(tokens) * math.sqrt(spec.d_embed)
-        # Time first, so that a time step is one piece of memory.
+        # Time first, so that a time step is contiguous in memory.
         x = jnp.swapaxes(x, 0, 1)
         x = self.first(dropout(x, spec.dropout, fold_key(dropout_key, 0)))
         if self.rest is not None:
@@ -125,7 +124,7 @@ class LSTM(LanguageModel):
 
 
 def _embed_std(spec: LSTMSpec, width: int) -> float:
-    """Of the initial embedding, or head, over vectors of `width`."""
+    """Standard deviation of the initial embedding or head for vectors of `width`."""
     return 1 / math.sqrt(width) if spec.embed_std is None else spec.embed_std
 
 
@@ -143,7 +142,7 @@ def recurrence(gates: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       Hidden states [time, batch, d_hidden]. The cell state is kept in float32.
 
-    The derivative is written by hand: it computes no exponential again, and the kernel's gradient is
+    The derivative is written by hand: it recomputes no exponential, and the gradient of the kernel is
     one matmul after the backward scan.
     """
     return _recurrence_forward(gates, kernel)[0]
@@ -163,7 +162,7 @@ def _recurrence_forward(gates, kernel):
         c = f * c + i * g
         tanh_c = jnp.tanh(c)
         h = (o * tanh_c).astype(gates.dtype)
-        # One by one, because XLA does not vectorise what takes several parts of one time step.
+        # Saved one by one: XLA does not vectorise a loop that reads several parts of one time step.
         return (h, c), (h, c, *(x.astype(gates.dtype) for x in (tanh_c, i, f, g, o)))
 
     zeros = jnp.zeros((n_batch, d_hidden), jnp.float32)
@@ -175,7 +174,7 @@ def _recurrence_backward(saved, d_hidden_states):
     *kept, kernel = saved
     hidden = kept[0]
     (_, n_batch, d_hidden), dtype = hidden.shape, kernel.dtype
-    # Once: XLA would transpose it at every time step.
+    # Transposed once; XLA would do it at every time step.
     transposed = jax.lax.optimization_barrier(kernel.reshape(d_hidden, -1).T)
 
     def step(carry, xs):
@@ -185,8 +184,13 @@ def _recurrence_backward(saved, d_hidden_states):
         dh = dh + d_out
         # o (1 - tanh^2 c), and c - added is f times the cell before.
         dc = dc + dh * (o - h * tanh_c)
-        dz = (dc * added * (1 - i), dc * (c - added) * (1 - f), dc * (i - added * g))
-        dz = _join_gates(*dz, dh * h * (1 - o), like=kernel).astype(dtype)
+        d_gates = (
+            dc * added * (1 - i),
+            dc * (c - added) * (1 - f),
+            dc * (i - added * g),
+            dh * h * (1 - o),
+        )
+        dz = _join_gates(*d_gates, like=kernel).astype(dtype)
         dh = (dz.reshape(n_batch, -1) @ transposed).astype(jnp.float32)
         return (dh, dc * f), dz
 
@@ -202,7 +206,7 @@ def _split_gates(x: jax.Array) -> list[jax.Array]:
 
 
 def _join_gates(*gates: jax.Array, like: jax.Array) -> jax.Array:
-    """The inverse, in as many axes as the kernel `like` has."""
+    """The inverse of `_split_gates`, with as many axes as the kernel `like`."""
     return jnp.concatenate(gates, axis=-1) if like.ndim == 2 else jnp.stack(gates, axis=1)
 
 

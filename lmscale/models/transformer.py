@@ -5,12 +5,13 @@ N(0, 0.02) with the two residual projections of each block scaled down by sqrt(2
 half as wide, biases zero. With `reuse` the same blocks are applied several times (the Universal
 Transformer of Dehghani et al. 2018, without halting).
 
-Dropout, where asked for, falls on the embedding and on both residual branches.
+Dropout applies to the embedding and to both residual branches.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +35,12 @@ from lmscale.parallel.partition import constrain_activations
 
 @jax.custom_vjp
 def split_qkv(qkv: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Queries, keys and values from [batch, time, 3, n_head, d_head].
+    """Queries, keys and values of [batch, time, 3, n_head, d_head].
 
-    The backward pass joins their derivatives once. Without this XLA joins them again for every use.
+    Their gradients are stacked once. XLA would stack them for every use.
     """
-    return tuple(jnp.moveaxis(qkv, 2, 0))
+    query, key, value = jnp.moveaxis(qkv, 2, 0)
+    return query, key, value
 
 
 def _split_qkv_backward(_, derivatives):
@@ -49,7 +51,9 @@ split_qkv.defvjp(lambda qkv: (split_qkv(qkv), None), _split_qkv_backward)
 
 
 class Attention(nnx.Module):
-    def __init__(self, spec: TransformerSpec, rngs: nnx.Rngs, *, dtype, implementation: str):
+    def __init__(
+        self, spec: TransformerSpec, rngs: nnx.Rngs, *, dtype: jnp.dtype, implementation: str
+    ):
         heads = (spec.n_head, spec.d_attn // spec.n_head)
         self.qkv = Linear(
             (spec.d_model,), (3, *heads), rngs, std=spec.init_std, bias=spec.bias, dtype=dtype
@@ -71,7 +75,7 @@ class Attention(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    def __init__(self, spec: TransformerSpec, rngs: nnx.Rngs, *, dtype):
+    def __init__(self, spec: TransformerSpec, rngs: nnx.Rngs, *, dtype: jnp.dtype):
         self.up = Linear(
             (spec.d_model,), (spec.d_ff,), rngs, std=spec.init_std, bias=spec.bias, dtype=dtype
         )
@@ -93,7 +97,7 @@ class FeedForward(nnx.Module):
 class Block(nnx.Module):
     """Attention, then feed-forward, each with its residual and layer normalisation."""
 
-    def __init__(self, spec: TransformerSpec, rngs: nnx.Rngs, *, dtype, attention: str):
+    def __init__(self, spec: TransformerSpec, rngs: nnx.Rngs, *, dtype: jnp.dtype, attention: str):
         self.norm_attention = LayerNorm(spec.d_model, bias=spec.bias, dtype=dtype)
         self.attention = Attention(spec, rngs, dtype=dtype, implementation=attention)
         self.norm_feed_forward = LayerNorm(spec.d_model, bias=spec.bias, dtype=dtype)
@@ -129,26 +133,30 @@ class Transformer(LanguageModel):
         attention: str = "xla",
         remat: bool = False,
     ):
-        dtype = jnp.dtype(dtype)
         self.spec = spec
         self.unroll = unroll
         self.remat = remat
-        self.dtype = dtype
-        self.embed = Embedding(spec.vocab_size, spec.d_model, rngs, std=spec.init_std, dtype=dtype)
+        self.dtype = jnp.dtype(dtype)
+        self.embed = Embedding(
+            spec.vocab_size, spec.d_model, rngs, std=spec.init_std, dtype=self.dtype
+        )
         self.position = nnx.Param(
             0.5 * spec.init_std * jax.random.normal(rngs.params(), (spec.n_ctx, spec.d_model))
         )
 
-        self.blocks = stack_layers(
-            spec.n_layer, rngs, lambda rngs: Block(spec, rngs, dtype=dtype, attention=attention)
-        )
+        def block(rngs: nnx.Rngs) -> Block:
+            return Block(spec, rngs, dtype=self.dtype, attention=attention)
+
+        self.blocks = stack_layers(spec.n_layer, rngs, block)
         self.norm_final = (
-            LayerNorm(spec.d_model, bias=spec.bias, dtype=dtype) if spec.norm == "pre" else None
+            LayerNorm(spec.d_model, bias=spec.bias, dtype=self.dtype)
+            if spec.norm == "pre"
+            else None
         )
-        self.head = output_head(spec, spec.d_model, rngs, std=spec.init_std, dtype=dtype)
+        self.head = output_head(spec, spec.d_model, rngs, std=spec.init_std, dtype=self.dtype)
 
     def hidden(self, tokens: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
-        """tokens int32 [batch, time <= n_ctx] -> what the head reads [batch, time, d_model]."""
+        """tokens int32 [batch, time <= n_ctx] -> input of the output head [batch, time, d_model]."""
         spec = self.spec
         n_time = tokens.shape[1]
         x = self.embed(tokens) + self.position[...][:n_time].astype(self.dtype)
@@ -157,18 +165,19 @@ class Transformer(LanguageModel):
         return x if self.norm_final is None else self.norm_final(x)
 
     def _apply_blocks(self, x: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
-        """All `spec.depth` applications of the blocks, in the order that the spec asks for."""
+        """All `spec.depth` applications of the blocks, in the order of the spec."""
         spec = self.spec
         graphdef, state = nnx.split(self.blocks)
         layers = jnp.arange(spec.n_layer)
 
-        def apply(x, layer_state, layer, step):
+        def forward(x, layer_state, layer, step):
             block = nnx.merge(graphdef, layer_state)
             return block(x, fold_key(dropout_key, step * spec.n_layer + layer))
 
+        apply: Callable[..., jax.Array] = forward
         if self.remat:
-            # In a scan the loop already keeps the compiler from merging both passes.
-            apply = jax.checkpoint(apply, prevent_cse=self.unroll)
+            # In a scan, the loop already keeps the compiler from merging both passes.
+            apply = jax.checkpoint(forward, prevent_cse=self.unroll)
 
         def signal(x, step):
             if spec.step_signal == "none":
@@ -187,7 +196,7 @@ class Transformer(LanguageModel):
 
                 return scan(one_layer, signal(x, step), (state, layers), spec.n_layer), None
 
-            # One pass needs no loop around it.
+            # A single pass needs no loop.
             return one_pass(x, 0)[0] if spec.reuse == 1 else scan(one_pass, x, steps, spec.reuse)
 
         def one_layer(x, xs):

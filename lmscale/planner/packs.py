@@ -131,7 +131,7 @@ def make_plan(
     unique = {run.spec.hash: run for run in runs}.values()
     teams = 1
     if devices.platform == "cpu" and n_slots is None and mesh is None and not whole:
-        total = math.fsum(flops.own_flops(run.spec) for run in unique)
+        total = math.fsum(flops.flops_without_start(run.spec) for run in unique)
         teams = devices.count if total > TEAM_SECONDS * devices.peak_flops else 1
         devices = replace(devices, count=1)
     asked = Constraints(n_slots, mesh, whole, memory_share)
@@ -251,7 +251,7 @@ def _make_pack(runs: tuple[HasSpec, ...], devices: Devices, asked: Constraints) 
         unroll=devices.platform == "cpu" and spec.model.depth <= CPU_UNROLLED_LAYERS,
         chunk_steps=1,
         memory=0.0,
-        flops=math.fsum(flops.own_flops(run.spec) for run in runs),
+        flops=math.fsum(flops.flops_without_start(run.spec) for run in runs),
         seconds=0.0,
     )
     return with_slots(pack, run_axis * per_device, devices)

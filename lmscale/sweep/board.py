@@ -136,7 +136,7 @@ class Board:
         found = broadcast_from_main(attempt)
         if found == "ours":
             return True
-        self.bar.skip(flops.own_flops(folder.spec))
+        self.bar.skip(flops.flops_without_start(folder.spec))
         if found != "ended":
             self.elsewhere[folder.path.name] = folder, Holder(**found)
         return False
@@ -183,7 +183,7 @@ class Board:
             folder.write_status(status, **place, reason=reason)
             self.release(folder)
             self.marked.append(folder)
-            self.bar.skip(flops.own_flops(folder.spec))
+            self.bar.skip(flops.flops_without_start(folder.spec))
             self.bar.log(f"{name}: {status}: {reason}")
 
     def regain(self) -> bool:
@@ -196,7 +196,7 @@ class Board:
             names = broadcast_from_main(self._left_by_others)
             for name in names:
                 folder, _ = self.elsewhere.pop(name)
-                self.bar.skip(-flops.own_flops(folder.spec))
+                self.bar.skip(-flops.flops_without_start(folder.spec))
                 self.queues[self._pack_of[name]].put_back([folder])
         return any(broadcast_from_main(lambda: [queue.cost() > 0 for queue in self.queues]))
 
@@ -238,7 +238,7 @@ class Board:
         for queue in self.queues:
             for folder in queue.drain():
                 if (holder := self._trunk_holder(folder)) is not None:
-                    self.bar.skip(flops.own_flops(folder.spec))
+                    self.bar.skip(flops.flops_without_start(folder.spec))
                     self.elsewhere[folder.path.name] = folder, holder
                 elif self.claim(folder):
                     found.append(folder)

@@ -95,7 +95,7 @@ def execute(
             lambda folders=folders: [f.result() is not None for f in folders]
         )
         left = [folder for folder, over in zip(folders, ended, strict=True) if not over]
-        bar.skip(pack.flops - sum(flops.own_flops(folder.spec) for folder in left))
+        bar.skip(pack.flops - sum(flops.flops_without_start(folder.spec) for folder in left))
         queues.append(RunQueue(left))
     options = ExecuteOptions(plan, store.path, open_corpus, choices, attention, checkpoint_seconds)
     with Claims() as claims:
@@ -110,7 +110,7 @@ def execute(
                 raise DiskError(board.abandoned)
             wanted = board.regain()
         for folder in board.unstartable():
-            bar.skip(flops.own_flops(folder.spec))
+            bar.skip(flops.flops_without_start(folder.spec))
             if is_main_process():
                 give_up(folder, jax.devices()[0].device_kind)
             board.release(folder)

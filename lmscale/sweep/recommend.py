@@ -8,7 +8,8 @@ from typing import Any
 
 from lmscale import flops, hparams, laws
 from lmscale.architectures import ModelSpec, architecture
-from lmscale.laws.advise import Advice, advise, too_far
+from lmscale.laws.advice import Advice
+from lmscale.laws.advise import advise, too_far
 from lmscale.laws.result import FitError, FitResult
 from lmscale.sweep.recipe import Recipe, read_recipe
 from lmscale.sweep.store import Store

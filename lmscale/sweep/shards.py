@@ -21,7 +21,10 @@ def shard_runs(runs: Sequence[Run], index: int, count: int) -> list[Run]:
     for run in by_id.values():
         root = (ancestors(run, by_id) or [run])[-1]
         trees.setdefault(root.spec.hash, []).append(run)
-    costs = {root: sum(flops.own_flops(run.spec) for run in tree) for root, tree in trees.items()}
+    costs = {
+        root: sum(flops.flops_without_start(run.spec) for run in tree)
+        for root, tree in trees.items()
+    }
     for root in sorted(trees, key=lambda root: (-costs[root], root)):
         least = min(range(count), key=lambda i: (loads[i], i))
         loads[least] += costs[root]

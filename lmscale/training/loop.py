@@ -164,7 +164,7 @@ class _Pack:
         except DamagedError as error:
             # All processes of a group get the same error. The other runs are not affected.
             self._bar.log(f"{folder.path.name} failed: {error}")
-            self._bar.skip(flops.own_flops(folder.spec))
+            self._bar.skip(flops.flops_without_start(folder.spec))
             folder.write_status("failed", step=0, seconds=0.0, reason=str(error))
             return None
         except BaseException:

@@ -22,7 +22,9 @@ class RunQueue:
     def __init__(self, folders: Sequence[RunFolder]):
         self._waiting = list(folders)
         # Counted once, because it is needed whenever a run is taken.
-        self._flops = {folder.path.name: flops.own_flops(folder.spec) for folder in folders}
+        self._flops = {
+            folder.path.name: flops.flops_without_start(folder.spec) for folder in folders
+        }
         self._ready: set[RunFolder] = set()
         self._lock = threading.Lock()
 

@@ -185,7 +185,7 @@ def test_an_array_without_a_rule_is_named():
     class Forgetful(convolution.ConvolutionSpec):
         ARRAYS = convolution.ConvolutionSpec.ARRAYS[:-1]
 
-    with pytest.raises(SpecError, match="Forgetful.ARRAYS has no rule .* blocks/now/kernel"):
+    with pytest.raises(SpecError, match=r"Forgetful\.ARRAYS has no rule .* blocks/now/kernel"):
         Forgetful.decays("blocks/now/kernel")
 
 
@@ -193,7 +193,7 @@ def test_an_incomplete_architecture_is_named():
     class Nothing(ModelSpec):
         kind = "nothing"
 
-    with pytest.raises(SpecError, match="Nothing lacks .*module, .*operations"):
+    with pytest.raises(SpecError, match=r"Nothing lacks .*module, .*operations"):
         register(Nothing)
     assert "nothing" not in kinds()
 

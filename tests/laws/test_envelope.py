@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from lmscale import laws
-from lmscale.laws.envelope import _beyond_noise, _Envelopes, _hull, _smoothed, fit_envelope
+from lmscale.laws.envelope import _beyond_noise, fit_envelope
+from lmscale.laws.envelope_laws import Envelopes, hull
+from lmscale.laws.learning_curves import smoothed
 from lmscale.laws.parametric import chinchilla_loss, optimal_allocation
 from lmscale.laws.result import interval
 
@@ -63,11 +65,11 @@ def test_the_interval_of_exact_curves_holds_their_exponent(smooth):
 def test_noise_of_points_is_smoothed_by_as_much_as_there_is():
     x = np.linspace(0, 4, 300)
     y = np.log(2 + np.exp(-x))
-    assert np.allclose(_smoothed(x, y, None)(x), y, atol=1e-6)
+    assert np.allclose(smoothed(x, y, None)(x), y, atol=1e-6)
     noisy = y + 0.02 * np.random.default_rng(0).normal(size=300)
-    assert np.std(_smoothed(x, noisy, None)(x) - y) < 0.006
+    assert np.std(smoothed(x, noisy, None)(x) - y) < 0.006
     # Local lines of an asked width do not lag where the curve ends.
-    line = _smoothed(x, 1 - 0.1 * x, 0.3)(x)
+    line = smoothed(x, 1 - 0.1 * x, 0.3)(x)
     np.testing.assert_allclose(line, 1 - 0.1 * x, atol=1e-12)
 
 
@@ -82,7 +84,7 @@ def test_noisy_curves_keep_the_exponent_within_an_interval():
 def test_the_hull_has_the_corners_only():
     x = np.arange(6.0)
     y = np.array([5.0, 2.0, 1.8, 0.5, np.inf, 0.6])
-    assert _hull(x, y).tolist() == [True, True, False, True, False, False]
+    assert hull(x, y).tolist() == [True, True, False, True, False, False]
 
 
 def test_an_envelope_on_the_ends_of_curves_says_so():
@@ -102,7 +104,7 @@ def test_readings_move_draws_as_far_as_they_differ_by_more_than_noise(gap, share
     """Noise alone sets the two readings of a draw 0.01 apart."""
 
     def reading(a):
-        return _Envelopes(np.empty(0), np.empty(0), {"a": np.array(a)})
+        return Envelopes(np.empty(0), np.empty(0), {"a": np.array(a)})
 
     noise = 0.01 * np.array([1.0, -1.0, 1.0, -1.0, 0.0])
     drawn = {"envelope": {"a": np.full(5, 0.5)}, "hull": {"a": 0.5 + noise}}

@@ -217,7 +217,7 @@ def test_a_column_in_millions_is_scaled():
 
 def test_a_mapped_column_that_is_not_there_comes_with_its_neighbours():
     frame = FRAME.rename(columns={"loss": "c4_en"})
-    with pytest.raises(TableError, match="'c4-en', which is not a column; did you mean 'c4_en'?"):
+    with pytest.raises(TableError, match=r"'c4-en', which is not a column; did you mean 'c4_en'\?"):
         Table.read(frame, "loss=c4-en")
 
 

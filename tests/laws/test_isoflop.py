@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lmscale import laws
-from lmscale.laws.isoflop import fit_isoflop, vertex_bias, window_spread
+from lmscale.laws.isoflop import fit_isoflop, window_spread
+from lmscale.laws.profile_bias import vertex_bias
 from lmscale.laws.table import TableError
 
 BUDGETS = np.geomspace(1e18, 1e21, 6)

@@ -1,11 +1,10 @@
-"""Data-constrained, over-training, critical batch, envelope and counting: planted and published."""
+"""Data-constrained, over-training and critical-batch laws, on planted runs and published numbers."""
 
 import numpy as np
 import pytest
 
 from lmscale import laws
 from lmscale.laws.batch import noise_scale, steps_to_loss
-from lmscale.laws.counting import exact_exponent, frontier_flops, local_exponents
 from lmscale.laws.data_constrained import (
     MUENNIGHOFF,
     data_constrained_loss,
@@ -15,10 +14,6 @@ from lmscale.laws.data_constrained import (
 )
 from lmscale.laws.over_training import as_parametric, fit_over_training, over_training_loss
 from lmscale.laws.parametric import chinchilla_loss
-
-EPOCH = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}
-CHINCHILLA = {"E": 1.6934, "A": 406.4, "B": 410.7, "alpha": 0.3392, "beta": 0.2849}
-
 
 # --- Data-constrained (Muennighoff et al. 2023) -------------------------------------------------
 
@@ -207,28 +202,14 @@ def test_steps_to_loss_interpolates_and_says_never():
     assert np.isnan(reached[2:]).all()
 
 
-# --- Counting (Pearce & Song 2024) --------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [(10, 3.63e3), (6, 4.14e4), (4, 2.85e5), (3, 1.12e6), (2.5, 2.67e6), (2.3, 3.98e6)],
+)
+def test_the_critical_batch_of_kaplan(loss, expected):
+    assert laws.critical_batch(loss) == pytest.approx(expected, rel=3e-3)
 
 
-@pytest.mark.parametrize(("law", "exponent"), [(EPOCH, 0.7805), (CHINCHILLA, 0.7388)])
-def test_leaving_embeddings_out_looks_like_kaplan(law, exponent):
-    """PAPERS check 12; the authors' token grid reproduces their digits."""
-    grid = np.logspace(6, 25, 1000)
-    assert local_exponents(law, token_grid=grid)["N"] == pytest.approx(exponent, abs=1e-4)
-    exact = local_exponents(law)
-    assert exact["N"] == pytest.approx(exponent, abs=0.006)
-    assert exact["loss"] == pytest.approx(-0.067, abs=0.003)
-
-
-def test_the_frontier_without_embeddings_is_a_minimum():
-    n = 1e7
-    flops = frontier_flops(EPOCH, n)
-
-    def loss(size):
-        total = size + 47_491 * np.cbrt(size)
-        return chinchilla_loss(EPOCH, params=total, tokens=flops / (6 * size))
-
-    assert loss(n) < min(loss(n * 1.02), loss(n / 1.02))
-    step = np.log(frontier_flops(EPOCH, n * 1.001) / flops)
-    assert exact_exponent(EPOCH, n) == pytest.approx(np.log(1.001) / step, rel=1e-3)
-    assert exact_exponent(EPOCH, 1e16) == pytest.approx(0.5126, abs=1e-3)
+def test_the_critical_batch_doubles_for_each_13_percent():
+    ratio = laws.critical_batch(3.0 / 2**0.21) / laws.critical_batch(3.0)
+    assert ratio == pytest.approx(2.0)

@@ -151,8 +151,8 @@ def test_l_of_c_min_comes_back():
     assert held.along == "flops" and held.mean_error < 1e-6
     with pytest.raises(laws.FitError, match="x must be flops"):
         laws.fit(table, "power", x="params", critical_batch=(2.1e8, 0.21))
+    part = {name: table[name] for name in ("flops", "loss")}
     with pytest.raises(laws.TableError, match="no column batch_tokens"):
-        part = {name: table[name] for name in ("flops", "loss")}
         laws.fit(part, "power", critical_batch=(2.1e8, 0.21))
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from lmscale import laws
-from lmscale.laws.parametric import _surface_residual, chinchilla_loss, fit_parametric
+from lmscale.laws.parametric import chinchilla_loss, fit_parametric
 from lmscale.laws.robust import biweight, tukey
+from lmscale.laws.surface import surface_residual
 
 EPOCH = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}
 
@@ -58,9 +59,9 @@ def test_tukey_survives_a_quarter_of_outliers():
     data = {"u": x, "v": rng.normal(size=n)}
     theta = np.array([-0.9, -0.7, 0.57, 0.32, 0.36])
     data["log_y"] = np.zeros(n)
-    data["log_y"] = np.asarray(_surface_residual(theta, data)) + 0.002 * rng.normal(size=n)
+    data["log_y"] = np.asarray(surface_residual(theta, data)) + 0.002 * rng.normal(size=n)
     data["log_y"][:20] += 0.5
-    found = tukey(_surface_residual, theta + 0.1, data)
+    found = tukey(surface_residual, theta + 0.1, data)
     assert np.all(found.weights[:20] == 0) and found.weights[20:].mean() > 0.8
     assert found.scale == pytest.approx(0.002, rel=0.5)
     assert biweight(np.array([0.0, 5.0]), 1.0).tolist() == [1.0, 0.0]

@@ -4,10 +4,12 @@ import jax
 import numpy as np
 import pytest
 
+from lmscale.bench.fits import objective, planted
 from lmscale.laws import solve as solver
-from lmscale.laws.benchmark import objective, planted
-from lmscale.laws.parametric import _relative_axes, _surface_residual
-from lmscale.laws.solve import draw_weights, multi_start, product_grid, solve
+from lmscale.laws.newton import derivatives
+from lmscale.laws.parametric import relative_axes
+from lmscale.laws.solve import multi_start, product_grid, solve
+from lmscale.laws.surface import surface_residual
 
 NEAR = np.array([[-0.9, -0.7, 0.57, 0.32, 0.36]])
 
@@ -19,7 +21,7 @@ def surface(table):
 
 def by_autodiff(theta, data):
     """As a law without derivatives of its own would be solved."""
-    return _surface_residual(theta, data)
+    return surface_residual(theta, data)
 
 
 @pytest.mark.parametrize("rough", [False, True])
@@ -30,8 +32,8 @@ def test_closed_derivatives_are_those_of_autodiff(rough, delta):
     with jax.enable_x64(True):
         for theta in (NEAR[0], np.array([-3.0, 0.5, 0.1, 0.9, -0.1])):
             args = (theta, data, delta, weight, rough)
-            ours = solver.derivatives(_surface_residual)(*args)
-            autodiff = solver.derivatives(by_autodiff)(*args)
+            ours = derivatives(surface_residual)(*args)
+            autodiff = derivatives(by_autodiff)(*args)
             for a, b in zip(ours, autodiff, strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12 * np.abs(b).max())
 
@@ -39,7 +41,7 @@ def test_closed_derivatives_are_those_of_autodiff(rough, delta):
 @pytest.mark.parametrize("n", [64, 65, 300])
 def test_every_run_counts_once_however_many_chunks_they_fill(n):
     table = planted(n)
-    found = solve(_surface_residual, NEAR, surface(table), np.ones(n), delta=1e-3)
+    found = solve(surface_residual, NEAR, surface(table), np.ones(n), delta=1e-3)
     theta = found.theta[0].copy()
     theta[0] += theta[3] * np.log(table["params"]).mean()
     theta[1] += theta[4] * np.log(table["tokens"]).mean()
@@ -54,8 +56,8 @@ def test_every_run_counts_once_however_many_chunks_they_fill(n):
 def test_own_weights_and_shared_ones_give_the_same():
     n, starts = 100, NEAR + 0.05 * np.random.default_rng(1).normal(size=(5, 5))
     data = surface(planted(n))
-    shared = solve(_surface_residual, starts, data, np.ones(n), delta=1e-3)
-    own = solve(_surface_residual, starts, data, np.ones((5, n)), delta=1e-3)
+    shared = solve(surface_residual, starts, data, np.ones(n), delta=1e-3)
+    own = solve(surface_residual, starts, data, np.ones((5, n)), delta=1e-3)
     np.testing.assert_allclose(shared.theta, own.theta, rtol=1e-8)
     assert shared.evaluations <= own.evaluations
 
@@ -65,10 +67,10 @@ def test_a_first_stage_on_some_runs_leads_to_the_same_minima(monkeypatch, outlie
     table = planted(240, seed=6)
     table["loss"][:outliers] *= 1.5
     data = surface(table)
-    starts = product_grid(*_relative_axes(float(np.median(data["log_y"])), False))[::9]
-    thinned = multi_start(_surface_residual, starts, data, 240, delta=1e-3)
+    starts = product_grid(*relative_axes(float(np.median(data["log_y"])), False))[::9]
+    thinned = multi_start(surface_residual, starts, data, 240, delta=1e-3)
     monkeypatch.setattr(solver, "_spread", lambda data, weight: None)
-    whole = multi_start(_surface_residual, starts, data, 240, delta=1e-3)
+    whole = multi_start(surface_residual, starts, data, 240, delta=1e-3)
     assert thinned.objective == pytest.approx(whole.objective, rel=1e-11)
     assert thinned.n_best == pytest.approx(whole.n_best, abs=0.05 * len(starts))
     assert thinned.evaluations < 0.5 * whole.evaluations
@@ -90,10 +92,6 @@ def test_the_runs_of_the_first_stage_span_every_column_and_have_weight():
 def test_a_start_where_the_law_is_not_finite_harms_no_other():
     n = 200
     starts = np.concatenate([np.full((40, 5), np.nan), np.repeat(NEAR, 40, axis=0)])
-    draws = draw_weights(n, 8, np.random.default_rng(0))
-    found = multi_start(
-        _surface_residual, starts, surface(planted(n)), n, delta=1e-3, draw_weights=draws
-    )
+    found = multi_start(surface_residual, starts, surface(planted(n)), n, delta=1e-3)
     assert found.converged and found.n_best == 40
     assert np.all(np.isinf(found.objectives[:40]))
-    assert found.draws_unconverged == 0 and np.all(np.isfinite(found.draws))

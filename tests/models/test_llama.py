@@ -56,10 +56,9 @@ def theirs(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             found["model.norm.weight"] = x
         else:
             other, n_in = LAYER[name.removeprefix("blocks.")]
-            for layer, one in enumerate(x):
-                if n_in:
-                    one = one.reshape(int(np.prod(one.shape[:n_in])), -1).T
-                found[f"model.layers.{layer}.{other}.weight"] = one
+            for layer, own in enumerate(x):
+                matrix = own.reshape(int(np.prod(own.shape[:n_in])), -1).T if n_in else own
+                found[f"model.layers.{layer}.{other}.weight"] = matrix
     return found
 
 

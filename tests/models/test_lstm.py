@@ -266,7 +266,7 @@ def test_the_spec_scales_embedding_head_and_projection_and_nothing_else(projecti
     np.testing.assert_allclose(chosen["embed.embedding"], 15 * before["embed.embedding"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("d_hidden, d_embed", [(16, 32), (64, 64), (128, 96)])
+@pytest.mark.parametrize(("d_hidden", "d_embed"), [(16, 32), (64, 64), (128, 96)])
 def test_the_sound_initialisation_keeps_inputs_at_one_and_the_first_loss_near_log_vocabulary(
     d_hidden, d_embed
 ):
@@ -336,7 +336,7 @@ def test_later_layers_lead_with_the_layer_axis():
 
 
 @pytest.mark.parametrize(
-    "n_layer, d_hidden, n_params",
+    ("n_layer", "d_hidden", "n_params"),
     [(1, 32, 86_784), (2, 256, 1_446_400), (4, 2048, 122_749_440), (2, 4096, 211_878_400)],
 )
 def test_parameters_are_counted_as_by_kaplan(n_layer, d_hidden, n_params):

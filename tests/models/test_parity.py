@@ -17,7 +17,7 @@ torch = pytest.importorskip(
     "torch",
     reason="parity compares with torch, which is not installed: pip install lmscale[parity]",
 )
-from lmscale.bench import torch_models
+from lmscale.bench import torch_models  # noqa: E402  # needs torch
 
 pytestmark = pytest.mark.parity
 nn = torch.nn

@@ -131,7 +131,7 @@ def test_reuse_of_one_is_the_plain_transformer():
     assert deviation(logits_of(spec_of(reuse=1, reuse_order="layer"), tokens), plain) < 2e-6
 
 
-@pytest.mark.parametrize("order, copies", [("stack", [0, 1, 0, 1]), ("layer", [0, 0, 1, 1])])
+@pytest.mark.parametrize(("order", "copies"), [("stack", [0, 1, 0, 1]), ("layer", [0, 0, 1, 1])])
 def test_reuse_equals_a_deep_stack_of_copied_weights(order, copies):
     switches = SWITCHES[f"wide-attention-reuse-{order}"]
     p, _, logits, _ = evaluated(spec_of(**switches))
@@ -343,7 +343,7 @@ def test_weights_are_counted_as_by_kaplan():
 
 
 def test_what_is_not_a_model_is_refused():
-    with pytest.raises(SpecError, match="kind must be one of .*lstm, transformer, not None"):
+    with pytest.raises(SpecError, match=r"kind must be one of .*lstm, transformer, not None"):
         ModelSpec.from_dict({"n_layer": 2})
 
 

@@ -1,15 +1,15 @@
-"""Times Approach 3 against a loop over scipy: `python -m lmscale.laws.benchmark`.
+"""Times the fit of Approach 3 against a loop over scipy: `python -m lmscale.bench.fits`.
 
-Both get the same 240 planted runs, 4500 starts and 1000 bootstrap draws, in one process. scipy runs
-L-BFGS-B with the analytic gradient in numpy: every start on the runs, then every draw from the best
-minimum (one start a draw, the least that could be called the same work). `--scipy-share` times a
-part of scipy's solves and scales up.
+Both fit the same 240 planted runs with 4500 starts and 1000 bootstrap draws, in one process. scipy
+runs L-BFGS-B with the analytic gradient in numpy: first every start on the runs, then every draw
+from the best minimum. One start per draw is the least work that is still comparable.
+`--scipy-share` times only a part of scipy's solves and scales the time up.
 
-Ours is the mean of five fits after the first. The floor is what no residual can do without, two
-exponentials, a logarithm and a division in one loop over memory in cache on one core, times as many
-residuals: it leaves out the sums of the gradient and the Hessian and the solve of each step. On a
-machine that does other work compare seconds of CPU, and set OPENBLAS_NUM_THREADS=1, without which
-scipy's threads get in each other's way.
+The time of lmscale is the mean of five fits after the first, which compiles. The floor is the work
+that every residual needs: two exponentials, a logarithm and a division, in a loop over data in the
+cache of one core. It leaves out the sums of gradient and Hessian and the linear solve of each step.
+On a busy machine compare the CPU seconds, and set OPENBLAS_NUM_THREADS=1: otherwise scipy's own
+threads slow each other down.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ from scipy.optimize import minimize
 
 from lmscale.laws.parametric import (
     HUBER_DELTA,
-    _log,
     chinchilla_loss,
     fit_parametric,
     hoffmann_starts,
 )
-from lmscale.laws.solve import draw_weights
+from lmscale.laws.surface import log_of_normal
 
 __all__ = ["objective", "planted"]
 
@@ -67,12 +66,12 @@ def objective(
 
 
 def floor(repeats: int = 20_000, size: int = 2048) -> float:
-    """Seconds of CPU that r = log(1 + exp(x) + exp(y)) and the terms' shares take, per residual."""
+    """CPU seconds per residual for r = log(1 + exp(x) + exp(y)) and the share of each term."""
 
     def once(_: int, x: jax.Array) -> jax.Array:
         first, second = jnp.exp(x), jnp.exp(-0.5 * x)
         total = 1.0 + first + second
-        return 0.5 * _log(total) + first / total - x
+        return 0.5 * log_of_normal(total) + first / total - x
 
     with jax.enable_x64(True):
         x = jnp.linspace(-2.0, 2.0, size)
@@ -85,7 +84,7 @@ def floor(repeats: int = 20_000, size: int = 2048) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m lmscale.laws.benchmark", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lmscale.bench.fits", description=__doc__)
     parser.add_argument("--scipy-share", type=float, default=1.0, help="part of scipy's solves")
     parser.add_argument("--draws", type=int, default=1000)
     share = parser.parse_args()
@@ -111,7 +110,8 @@ def main() -> None:
     )
 
     args = (np.log(table["params"]), np.log(table["tokens"]), np.log(table["loss"]))
-    weights = draw_weights(n, share.draws, np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=share.draws).astype(float)
     for name, options in (
         ("default tolerances", {}),
         ("tight", {"ftol": 1e-15, "gtol": 1e-12, "maxiter": 15000, "maxfun": 100_000}),

@@ -1,8 +1,9 @@
-"""Checks the fits against published results: `python -m lmscale.laws.validate PATH`.
+"""Compares the fits with published results: `python -m tests.laws.published_data PATH`.
 
-PATH is a folder with the authors' own data, one folder a paper: porian2024, gadre2024,
-muennighoff2023, olmo_ladder2024 (see the README beside each check's name below). A set that is not
-there is skipped, by name. Exits 0 when every check holds, 1 otherwise, 2 when PATH has no set.
+PATH is a folder with the authors' own data, which are not part of this repository. It has one
+subfolder per paper: porian2024, gadre2024, muennighoff2023, olmo_ladder2024. A data set that is
+missing is named and skipped. The exit code is 0 when every check holds, 1 when one fails, and 2
+when PATH holds no data set.
 """
 
 from __future__ import annotations
@@ -207,7 +208,9 @@ def run_checks(path: Any, say: Callable[[str], None] = print) -> list[Check]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m lmscale.laws.validate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.laws.published_data", description=__doc__
+    )
     parser.add_argument("path", help="folder that holds one folder a paper")
     path = parser.parse_args(arguments).path
     checks = run_checks(path)
