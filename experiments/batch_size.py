@@ -32,13 +32,14 @@ from lmscale.sweep import (
     BASE_LR_HELP,
     GPU_BATCH_TOKENS,
     GPU_RECIPE,
-    Claim,
     Experiment,
     Run,
     default_rule,
+    finding,
     init_by_width,
     make_run,
     product,
+    published_number,
 )
 
 NEEDS_MORE = "more seeds (--seeds 0 1 2 3 4 5), or the scale gpu"
@@ -49,28 +50,35 @@ class BatchSize(Experiment):
     title = "The critical batch: steps against tokens to the same loss"
     analyses = ("critical_batch", "curves")
     claims = (
-        Claim(
-            text="The critical batch depends on the loss alone, not on the size of the model.",
-            source="Kaplan et al. 2020, Fig. 10",
-            measure="critical_batch/size_ratio",
-            low=0.67,
-            high=1.5,
+        finding(
+            "critical_batch/size_ratio",
+            "The critical batch depends on the loss alone, not on the size of the model.",
+            "Kaplan et al. 2020, Fig. 10",
+            at_least=0.67,
+            at_most=1.5,
             would_tell=NEEDS_MORE,
         ),
-        Claim(
-            text="The critical batch grows as the loss falls, as L^−4.8: it doubles for every 13%.",
-            source="Kaplan et al. 2020, eq. 5.3 and Fig. 10",
-            measure="critical_batch/power",
-            low=3.8,
-            high=5.8,
+        finding(
+            "critical_batch/power",
+            "The critical batch grows as the loss falls.",
+            "Kaplan et al. 2020, eq. 5.3 and Fig. 10",
+            at_least=0.0,
             would_tell=NEEDS_MORE,
         ),
-        Claim(
-            text="The gradient noise scale roughly agrees with the critical batch.",
-            source="Kaplan et al. 2020, Fig. 10; McCandlish et al. 2018, Fig. 5",
-            measure="critical_batch/noise_ratio",
-            low=0.33,
-            high=3.0,
+        published_number(
+            "critical_batch/power",
+            "The critical batch grows as the loss falls, as L^−4.8: it doubles for every 13%.",
+            "Kaplan et al. 2020, eq. 5.3 and Fig. 10",
+            3.8,
+            5.8,
+            would_tell=NEEDS_MORE,
+        ),
+        finding(
+            "critical_batch/noise_ratio",
+            "The gradient noise scale roughly agrees with the critical batch.",
+            "Kaplan et al. 2020, Fig. 10; McCandlish et al. 2018, Fig. 5",
+            at_least=0.33,
+            at_most=3.0,
             would_tell=NEEDS_MORE,
         ),
     )

@@ -34,11 +34,12 @@ from lmscale.spec import TransformerSpec
 from lmscale.sweep import (
     GPU_RECIPE,
     KAPLAN_RECIPE,
-    Claim,
     Run,
     SharedRecipe,
     default_rule,
+    finding,
     product,
+    published_number,
     transformer_ladder,
 )
 
@@ -120,77 +121,91 @@ class Compute(LearningCurves):
     title = "Learning curves, and the best use of compute"
     analyses = ("compute", "learning", "efficiency", "curves")
     claims = (
-        Claim(
-            text="With a good batch the loss falls with compute as L ∝ C_min^−0.050 (eq. 1.3), "
+        published_number(
+            "compute/alpha_C_min",
+            "With a good batch the loss falls with compute as L ∝ C_min^−0.050 (eq. 1.3), "
             "0.052 (eq. B.7) or 0.054 (eq. 6.4).",
-            source="Kaplan et al. 2020, Fig. 13",
-            measure="compute/alpha_C_min",
-            low=0.045,
-            high=0.059,
+            "Kaplan et al. 2020, Fig. 13",
+            0.045,
+            0.059,
             would_tell=NEEDS_MORE,
         ),
-        Claim(
-            text="At a fixed batch it falls as L ∝ C^−0.057.",
-            source="Kaplan et al. 2020, Fig. 13",
-            measure="compute/alpha_C",
-            low=0.050,
-            high=0.064,
+        published_number(
+            "compute/alpha_C",
+            "At a fixed batch it falls as L ∝ C^−0.057.",
+            "Kaplan et al. 2020, Fig. 13",
+            0.050,
+            0.064,
             would_tell=LARGE_BATCH,
         ),
-        Claim(
-            text="The exponent of L(C_min) follows from those of L(N, S) and B_crit(L): their "
+        finding(
+            "compute/exponent_ratio",
+            "The exponent of L(C_min) follows from those of L(N, S) and B_crit(L): their "
             "inverses add up to its own.",
-            source="Kaplan et al. 2020, eq. 1.7",
-            measure="compute/exponent_ratio",
-            low=0.9,
-            high=1.1,
+            "Kaplan et al. 2020, eq. 1.7",
+            at_least=0.9,
+            at_most=1.1,
             would_tell=NEEDS_MORE,
         ),
-        Claim(
-            text="Most of more compute should go into larger models: N_opt ∝ C_min^0.73.",
-            source="Kaplan et al. 2020, Fig. 14",
-            measure="compute/size_exponent_min",
-            low=0.66,
-            high=0.80,
+        finding(
+            "compute/size_exponent_min",
+            "Most of more compute should go into larger models.",
+            "Kaplan et al. 2020, Fig. 14",
+            at_least=0.5,
             would_tell=NEEDS_MORE,
         ),
-        Claim(
-            text="At a fixed batch, N_opt ∝ C^0.88.",
-            source="Kaplan et al. 2020, Fig. 14",
-            measure="compute/size_exponent",
-            low=0.80,
-            high=0.96,
+        published_number(
+            "compute/size_exponent_min",
+            "Most of more compute should go into larger models: N_opt ∝ C_min^0.73.",
+            "Kaplan et al. 2020, Fig. 14",
+            0.66,
+            0.80,
+            would_tell=NEEDS_MORE,
+        ),
+        published_number(
+            "compute/size_exponent",
+            "At a fixed batch, N_opt ∝ C^0.88.",
+            "Kaplan et al. 2020, Fig. 14",
+            0.80,
+            0.96,
             would_tell=LARGE_BATCH,
         ),
-        Claim(
-            text="Compute-efficient training stops about 10% above the converged loss.",
-            source="Kaplan et al. 2020, eq. B.5",
-            measure="compute/excess",
-            low=0.07,
-            high=0.13,
+        finding(
+            "compute/excess",
+            "Compute-efficient training stops above the converged loss.",
+            "Kaplan et al. 2020, eq. B.5",
+            at_least=0.0,
             would_tell=NEEDS_MORE,
         ),
-        Claim(
-            text="Models of 0.6 to 2.2 times the best size need at most about 20% more compute.",
-            source="Kaplan et al. 2020, Fig. 12",
-            measure="compute/off_optimum",
-            high=0.25,
+        published_number(
+            "compute/excess",
+            "Compute-efficient training stops about 10% above the converged loss.",
+            "Kaplan et al. 2020, eq. B.5",
+            0.07,
+            0.13,
             would_tell=NEEDS_MORE,
         ),
-        Claim(
-            text="Learning curves fall as S_min^−0.76 towards what the size allows.",
-            source="Kaplan et al. 2020, eq. 1.6 and Table 3",
-            measure="learning/alpha_S",
-            low=0.66,
-            high=0.86,
+        finding(
+            "compute/off_optimum",
+            "Models of 0.6 to 2.2 times the best size need at most about 20% more compute.",
+            "Kaplan et al. 2020, Fig. 12",
+            at_most=0.25,
             would_tell=NEEDS_MORE,
         ),
-        Claim(
-            text="What the size allows falls as N^−0.077.",
-            source="Kaplan et al. 2020, eq. 1.6 and Table 3",
-            measure="learning/alpha_N",
-            low=0.067,
-            high=0.087,
+        published_number(
+            "learning/alpha_S",
+            "Learning curves fall as S_min^−0.76 towards what the size allows.",
+            "Kaplan et al. 2020, eq. 1.6 and Table 3",
+            0.66,
+            0.86,
+            would_tell=NEEDS_MORE,
+        ),
+        published_number(
+            "learning/alpha_N",
+            "What the size allows falls as N^−0.077.",
+            "Kaplan et al. 2020, eq. 1.6 and Table 3",
+            0.067,
+            0.087,
             would_tell=NEEDS_MORE,
         ),
     )

@@ -20,10 +20,11 @@ from lmscale.spec import TransformerSpec
 from lmscale.sweep import (
     GPU_RECIPE,
     KAPLAN_RECIPE,
-    Claim,
     Run,
     SharedRecipe,
+    finding,
     product,
+    published_number,
     transformer_ladder,
 )
 
@@ -36,35 +37,42 @@ class Context(SharedRecipe):
     title = "Loss by position in the context: over size, during training, and with a short context"
     analyses = ("context", "curves")
     claims = (
-        Claim(
-            text="Loss falls with the position as a + b T^−c, with c from 0.47 for a model of a "
-            "million parameters to 0.62 for one of 774 million.",
-            source="Kaplan et al. 2020, Fig. 20",
-            measure="context/exponent",
-            low=0.47,
-            high=0.62,
+        finding(
+            "context/exponent",
+            "Loss falls with the position in the context.",
+            "Kaplan et al. 2020, Fig. 20",
+            at_least=0.0,
             would_tell="models of 1M parameters and more with a context of 512 and more: the scale gpu",
         ),
-        Claim(
-            text="Larger models predict the first token no better: its loss falls with N by less "
+        published_number(
+            "context/exponent",
+            "Loss falls with the position as a + b T^−c, with c from 0.47 for a model of a "
+            "million parameters to 0.62 for one of 774 million.",
+            "Kaplan et al. 2020, Fig. 20",
+            0.47,
+            0.62,
+            would_tell="models of 1M parameters and more with a context of 512 and more: the scale gpu",
+        ),
+        finding(
+            "context/first_token",
+            "Larger models predict the first token no better: its loss falls with N by less "
             "than a quarter of the rate of the last tokens (our bound).",
-            source="Kaplan et al. 2020, Fig. 21",
-            measure="context/first_token",
-            high=0.25,
+            "Kaplan et al. 2020, Fig. 21",
+            at_most=0.25,
             would_tell="more sizes and seeds",
         ),
-        Claim(
-            text="Short range is learned first: long range reaches half of its final gain later.",
-            source="Kaplan et al. 2020, Fig. 20 right",
-            measure="context/long_range_delay",
-            low=1.0,
+        finding(
+            "context/long_range_delay",
+            "Short range is learned first: long range reaches half of its final gain later.",
+            "Kaplan et al. 2020, Fig. 20 right",
+            at_least=1.0,
             would_tell="three seeds and more evaluations during training",
         ),
-        Claim(
-            text="A model with a context of 8 beats one with a long context on the first 8 tokens.",
-            source="Kaplan et al. 2020, Fig. 21",
-            measure="context/short_context_gain",
-            low=0.0,
+        finding(
+            "context/short_context_gain",
+            "A model with a context of 8 beats one with a long context on the first 8 tokens.",
+            "Kaplan et al. 2020, Fig. 21",
+            at_least=0.0,
             would_tell="three seeds, and more evaluation text: a long context leaves few windows",
         ),
     )

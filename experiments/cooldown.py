@@ -26,13 +26,14 @@ from lmscale.sweep import (
     BASE_LR_HELP,
     CENTRE,
     GPU_RECIPE,
-    Claim,
     Experiment,
     Run,
     batch_for,
     default_rule,
+    finding,
     nearest_sizes,
     product,
+    published_number,
     transformer_ladder,
 )
 
@@ -42,29 +43,36 @@ class Cooldown(Experiment):
     title = "Cooldowns from one trunk against a cosine per cell"
     analyses = ("cooldown", "curves")
     claims = (
-        Claim(
-            text="A 1-sqrt cooldown over 20% of the steps matches a cosine (within 0.02 nats; our "
+        finding(
+            "cooldown/loss_difference",
+            "A 1-sqrt cooldown over 20% of the steps matches a cosine (within 0.02 nats; our "
             "bound).",
-            source="Hägele et al. 2024, Fig. 3 and 5",
-            measure="cooldown/loss_difference",
-            low=-0.02,
-            high=0.02,
+            "Hägele et al. 2024, Fig. 3 and 5",
+            at_least=-0.02,
+            at_most=0.02,
             would_tell="runs of 5000 steps and more, as in the paper: the scale paper",
         ),
-        Claim(
-            text="Cooldowns give the same exponent of N_opt as cosines.",
-            source="Hägele et al. 2024, section 5",
-            measure="cooldown/a_difference",
-            low=-0.05,
-            high=0.05,
+        finding(
+            "cooldown/a_difference",
+            "Cooldowns give the same exponent of N_opt as cosines.",
+            "Hägele et al. 2024, section 5",
+            at_least=-0.05,
+            at_most=0.05,
             would_tell="budgets over a wider range (--scale gpu)",
         ),
-        Claim(
-            text="The best constant learning rate is about half the best peak of a cosine.",
-            source="Hägele et al. 2024, section 3",
-            measure="cooldown/best_lr_ratio",
-            low=0.35,
-            high=0.7,
+        finding(
+            "cooldown/best_lr_ratio",
+            "The best constant learning rate is below the best peak of a cosine.",
+            "Hägele et al. 2024, section 3",
+            at_most=1.0,
+            would_tell="runs of 5000 steps and more, as in the paper: the scale paper",
+        ),
+        published_number(
+            "cooldown/best_lr_ratio",
+            "The best constant learning rate is about half the best peak of a cosine.",
+            "Hägele et al. 2024, section 3",
+            0.35,
+            0.7,
             would_tell="runs of 5000 steps and more, as in the paper: the scale paper",
         ),
     )

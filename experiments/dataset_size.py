@@ -23,10 +23,11 @@ from lmscale.spec import StoppingSpec, TransformerSpec
 from lmscale.sweep import (
     GPU_RECIPE,
     KAPLAN_RECIPE,
-    Claim,
     Run,
     SharedRecipe,
+    finding,
     product,
+    published_number,
     transformer_ladder,
 )
 
@@ -40,35 +41,49 @@ class DatasetSize(SharedRecipe):
     analyses = ("dataset", "curves")
     repeats_text = True
     claims = (
-        Claim(
-            text="Overfitting depends on N and D through N^0.74 / D only",
-            source="Kaplan et al. 2020, sec. 4.2, Fig. 9",
-            measure="dataset/overfitting_exponent",
-            low=0.64,
-            high=0.84,
+        finding(
+            "dataset/overfitting_exponent",
+            "Larger models overfit more on the same data.",
+            "Kaplan et al. 2020, sec. 4.2, Fig. 9",
+            at_least=0.0,
             would_tell="sizes and subsets that span a factor of a hundred each, as at gpu scale",
         ),
-        Claim(
-            text="D = 5e3 N^0.74 tokens keep overfitting below the noise between seeds, 0.02",
-            source="Kaplan et al. 2020, eq. 4.4",
-            measure="dataset/overfitting_at_rule",
-            high=0.02,
+        published_number(
+            "dataset/overfitting_exponent",
+            "Overfitting depends on N and D through N^0.74 / D only",
+            "Kaplan et al. 2020, sec. 4.2, Fig. 9",
+            0.64,
+            0.84,
+            would_tell="sizes and subsets that span a factor of a hundred each, as at gpu scale",
+        ),
+        finding(
+            "dataset/overfitting_at_rule",
+            "D = 5e3 N^0.74 tokens keep overfitting below the noise between seeds, 0.02",
+            "Kaplan et al. 2020, eq. 4.4",
+            at_most=0.02,
             would_tell="a training set that holds so many tokens for the largest size",
         ),
-        Claim(
-            text="Test loss stops falling no earlier than S_c / [L(N, D) − L(N, ∞)]^(1/α_S) updates: "
+        finding(
+            "dataset/share_above_stopping_bound",
+            "Test loss stops falling no earlier than S_c / [L(N, D) − L(N, ∞)]^(1/α_S) updates: "
             "at least 4 of 5 runs keep to it (our bound)",
-            source="Kaplan et al. 2020, eq. 5.7, Fig. 16",
-            measure="dataset/share_above_stopping_bound",
-            low=0.8,
+            "Kaplan et al. 2020, eq. 5.7, Fig. 16",
+            at_least=0.8,
             would_tell="20 runs or more that early stopping ends",
         ),
-        Claim(
-            text="Where size does not limit, loss falls as D^−0.095 (0.08 to 0.11 counts as the same)",
-            source="Kaplan et al. 2020, eq. 1.2, Fig. 4",
-            measure="dataset/data_exponent",
-            low=0.08,
-            high=0.11,
+        finding(
+            "dataset/data_exponent",
+            "Where size does not limit, loss falls with the tokens.",
+            "Kaplan et al. 2020, eq. 1.2, Fig. 4",
+            at_least=0.0,
+            would_tell="models so large that more parameters no longer help, at paper scale",
+        ),
+        published_number(
+            "dataset/data_exponent",
+            "Where size does not limit, loss falls as D^−0.095 (0.08 to 0.11 counts as the same)",
+            "Kaplan et al. 2020, eq. 1.2, Fig. 4",
+            0.08,
+            0.11,
             would_tell="models so large that more parameters no longer help, at paper scale",
         ),
     )

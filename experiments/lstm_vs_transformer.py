@@ -30,13 +30,14 @@ from lmscale.sweep import (
     GPU_RECIPE,
     KAPLAN_RECIPE,
     LSTM_INIT,
-    Claim,
     ExperimentError,
     Run,
     SharedRecipe,
     family_label,
+    finding,
     lstm_shape,
     product,
+    published_number,
     transformer_ladder,
 )
 
@@ -59,57 +60,57 @@ class LSTMvsTransformer(SharedRecipe):
     title = "LSTM against Transformer: loss over size, and over position in the context"
     analyses = ("size", "position", "rate_search", "curves")
     claims = (
-        Claim(
-            text="At equal size the LSTM ends above the Transformer.",
-            source="Kaplan et al. 2020, Fig. 7 left",
-            measure="size/gap",
-            low=0.0,
+        finding(
+            "size/gap",
+            "At equal size the LSTM ends above the Transformer.",
+            "Kaplan et al. 2020, Fig. 7 left",
+            at_least=0.0,
             would_tell="more seeds",
         ),
-        Claim(
-            text="At 400 thousand parameters it is about 0.2 nats behind.",
-            source="Kaplan et al. 2020, Fig. 7 left",
-            measure="size/gap_at_400k",
-            # Its points give 0.19 above the Transformers' law and 0.25 above their neighbours.
-            low=0.1,
-            high=0.3,
+        # The paper's points give 0.19 above the Transformers' law and 0.25 above their neighbours.
+        published_number(
+            "size/gap_at_400k",
+            "At 400 thousand parameters it is about 0.2 nats behind.",
+            "Kaplan et al. 2020, Fig. 7 left",
+            0.1,
+            0.3,
             would_tell="sizes around 4e5: the scale gpu",
         ),
-        Claim(
-            text="From there on the gap widens with size, to about 0.5 nats at 200 million.",
-            source="Kaplan et al. 2020, Fig. 7 left",
-            measure="size/widening",
-            low=0.0,
+        finding(
+            "size/widening",
+            "From there on the gap widens with size, to about 0.5 nats at 200 million.",
+            "Kaplan et al. 2020, Fig. 7 left",
+            at_least=0.0,
             would_tell="sizes from 4e5 over a decade or more, with three seeds: the scale gpu",
         ),
-        Claim(
-            text="On the first tokens of the context the two are equal (here: the first 16, to 0.05 nats; "
+        finding(
+            "position/early",
+            "On the first tokens of the context the two are equal (here: the first 16, to 0.05 nats; "
             "our bounds).",
-            source="Kaplan et al. 2020, Fig. 7 right",
-            measure="position/early",
-            low=-0.05,
-            high=0.05,
+            "Kaplan et al. 2020, Fig. 7 right",
+            at_least=-0.05,
+            at_most=0.05,
             would_tell="more seeds and more text to evaluate on",
         ),
-        Claim(
-            text="The Transformer's loss falls beyond 100 tokens.",
-            source="Kaplan et al. 2020, Fig. 7 right",
-            measure="position/transformer_gain",
-            low=0.0,
+        finding(
+            "position/transformer_gain",
+            "The Transformer's loss falls beyond 100 tokens.",
+            "Kaplan et al. 2020, Fig. 7 right",
+            at_least=0.0,
             would_tell="a longer context and more text to evaluate on: the scale gpu",
         ),
-        Claim(
-            text="The LSTM's does not fall there (by less than 0.02 nats; our bound).",
-            source="Kaplan et al. 2020, Fig. 7 right",
-            measure="position/lstm_gain",
-            high=0.02,
+        finding(
+            "position/lstm_gain",
+            "The LSTM's does not fall there (by less than 0.02 nats; our bound).",
+            "Kaplan et al. 2020, Fig. 7 right",
+            at_most=0.02,
             would_tell="a longer context and more text to evaluate on: the scale gpu",
         ),
-        Claim(
-            text="Beyond 100 tokens the LSTM falls further behind.",
-            source="Kaplan et al. 2020, Fig. 7 right",
-            measure="position/behind_beyond",
-            low=0.0,
+        finding(
+            "position/behind_beyond",
+            "Beyond 100 tokens the LSTM falls further behind.",
+            "Kaplan et al. 2020, Fig. 7 right",
+            at_least=0.0,
             would_tell="more seeds, or larger models: the scale gpu",
         ),
     )

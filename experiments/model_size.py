@@ -21,12 +21,13 @@ from lmscale.spec import TransformerSpec
 from lmscale.sweep import (
     GPU_RECIPE,
     KAPLAN_RECIPE,
-    Claim,
     Run,
     SharedRecipe,
     family_label,
+    finding,
     init_by_width,
     product,
+    published_number,
 )
 
 #: n_layer: widths of the models of Kaplan et al. 2020, Fig. 6.
@@ -50,29 +51,36 @@ class ModelSize(SharedRecipe):
     title = "Loss against model size, by depth"
     analyses = ("families", "curves")
     claims = (
-        Claim(
-            text="Against N without embeddings the depths from two layers on collapse onto one line; "
+        # The paper's own points give 2.5.
+        finding(
+            "families/collapse",
+            "Against N without embeddings the depths from two layers on collapse onto one line; "
             "against N with embeddings they do not.",
-            source="Kaplan et al. 2020, Fig. 6",
-            measure="families/collapse",
-            # The paper's own points give 2.5.
-            low=1.5,
+            "Kaplan et al. 2020, Fig. 6",
+            at_least=1.5,
             would_tell=NEAR_CONVERGENCE,
         ),
-        Claim(
-            text="Models of a single layer lie above that line.",
-            source="Kaplan et al. 2020, Fig. 6 and section 3.2",
-            measure="families/single_layer",
-            low=0.0,
-            # At 5e4 parameters its single layers lie 2% above, at 5e7 18%.
+        # At 5e4 parameters the paper's single layers lie 2% above, at 5e7 18%.
+        finding(
+            "families/single_layer",
+            "Models of a single layer lie above that line.",
+            "Kaplan et al. 2020, Fig. 6 and section 3.2",
+            at_least=0.0,
             would_tell=NEAR_CONVERGENCE,
         ),
-        Claim(
-            text="Loss falls as N^−0.076.",
-            source="Kaplan et al. 2020, eq. 1.1",
-            measure="families/alpha_N",
-            low=0.066,
-            high=0.086,
+        finding(
+            "families/alpha_N",
+            "Loss falls with the size of the model.",
+            "Kaplan et al. 2020, eq. 1.1",
+            at_least=0.0,
+            would_tell=NEAR_CONVERGENCE,
+        ),
+        published_number(
+            "families/alpha_N",
+            "Loss falls as N^−0.076.",
+            "Kaplan et al. 2020, eq. 1.1",
+            0.066,
+            0.086,
             would_tell=NEAR_CONVERGENCE,
         ),
     )

@@ -33,11 +33,12 @@ from lmscale.sweep import (
     BASE_LR_HELP,
     CENTRE,
     GPU_RECIPE,
-    Claim,
     Experiment,
     Run,
     batch_for,
+    finding,
     off_centre,
+    published_number,
     transformer_ladder,
     width_rule,
 )
@@ -52,11 +53,11 @@ WIDER = "budgets over a wider range: the paper spans a factor of 2000 (--scale g
 
 
 def falls(name, what, by, would_tell=WIDER):
-    return Claim(
-        text=f"{what} lowers the exponent (by {by}).",
-        source="Porian et al. 2024, Fig. 1",
-        measure=f"reconcile/{name}",
-        high=0.0,
+    return finding(
+        f"reconcile/{name}",
+        f"{what} lowers the exponent (by {by}).",
+        "Porian et al. 2024, Fig. 1",
+        at_most=0.0,
         would_tell=would_tell,
     )
 
@@ -66,12 +67,12 @@ class Reconcile(Experiment):
     title = "From Kaplan's exponent to Hoffmann's in five steps"
     analyses = ("reconcile", "curves")
     claims = (
-        Claim(
-            text="Counted and scheduled as by Kaplan et al., N_opt grows as C^0.73 to C^0.88.",
-            source="Kaplan et al. 2020, Fig. 14; Porian et al. 2024, Fig. 1",
-            measure="reconcile/a_1",
-            low=0.73,
-            high=0.88,
+        published_number(
+            "reconcile/a_1",
+            "Counted and scheduled as by Kaplan et al., N_opt grows as C^0.73 to C^0.88.",
+            "Kaplan et al. 2020, Fig. 14; Porian et al. 2024, Fig. 1",
+            0.73,
+            0.88,
             would_tell=WIDER,
         ),
         falls("change_2", "Counting the head's FLOPs", "0.13"),
@@ -84,12 +85,12 @@ class Reconcile(Experiment):
             f"{WIDER}, and a search of the rate (--tuned-lr-factors 0.5 1 2)",
         ),
         falls("change_all", "Taking all five steps", "0.34"),
-        Claim(
-            text="After all steps N_opt grows as Hoffmann et al. found, C^0.5.",
-            source="Porian et al. 2024, Fig. 1",
-            measure="reconcile/a_5",
-            low=0.45,
-            high=0.55,
+        published_number(
+            "reconcile/a_5",
+            "After all steps N_opt grows as Hoffmann et al. found, C^0.5.",
+            "Porian et al. 2024, Fig. 1",
+            0.45,
+            0.55,
             would_tell=WIDER,
         ),
     )

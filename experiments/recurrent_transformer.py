@@ -26,10 +26,10 @@ from lmscale.sweep import (
     GPU_RECIPE,
     KAPLAN_RECIPE,
     LSTM_INIT,
-    Claim,
     Run,
     SharedRecipe,
     family_label,
+    finding,
     init_by_width,
     lstm_shape,
     product,
@@ -49,19 +49,19 @@ class RecurrentTransformer(SharedRecipe):
     title = "Recurrent Transformer: reused layers against plain ones"
     analyses = ("recurrent", "rate_search", "curves")
     claims = (
-        Claim(
-            text="With as many stored parameters, a Transformer with reused layers ends below a "
+        finding(
+            "recurrent/params",
+            "With as many stored parameters, a Transformer with reused layers ends below a "
             "plain one.",
-            source="Kaplan et al. 2020, Fig. 17",
-            measure="recurrent/params",
-            high=0.0,
+            "Kaplan et al. 2020, Fig. 17",
+            at_most=0.0,
             would_tell="the scale paper, where shallow and deep models alike near convergence",
         ),
-        Claim(
-            text="With as much compute, it ends above.",
-            source="Kaplan et al. 2020, Fig. 17",
-            measure="recurrent/compute",
-            low=0.0,
+        finding(
+            "recurrent/compute",
+            "With as much compute, it ends above.",
+            "Kaplan et al. 2020, Fig. 17",
+            at_least=0.0,
             would_tell="the scale paper, where shallow and deep models alike near convergence",
         ),
     )

@@ -22,12 +22,13 @@ from lmscale.spec import TransformerSpec
 from lmscale.sweep import (
     BASE_LR_HELP,
     GPU_RECIPE,
-    Claim,
     Experiment,
     Run,
     default_rule,
+    finding,
     make_run,
     product,
+    published_number,
     transformer_ladder,
 )
 
@@ -41,36 +42,43 @@ class Repeat(Experiment):
     analyses = ("repeat", "curves")
     repeats_text = True
     claims = (
-        Claim(
-            text="Four epochs are nearly as good as fresh data: at most 1% more loss (our bound; the "
+        finding(
+            "repeat/excess_at_4",
+            "Four epochs are nearly as good as fresh data: at most 1% more loss (our bound; the "
             "paper's largest model had 0.5%)",
-            source="Muennighoff et al. 2023, Fig. 4",
-            measure="repeat/excess_at_4",
-            high=0.01,
+            "Muennighoff et al. 2023, Fig. 4",
+            at_most=0.01,
             would_tell="more unique tokens and larger models: the scale gpu",
         ),
-        Claim(
-            text="Returns diminish strongly by 16 epochs: they are worth half to three quarters of "
+        finding(
+            "repeat/worth_at_16",
+            "By 16 epochs repeated tokens are worth less than fresh ones.",
+            "Muennighoff et al. 2023, eq. 5, Fig. 3",
+            at_most=1.0,
+            would_tell="more unique tokens and larger models: the scale gpu",
+        ),
+        published_number(
+            "repeat/worth_at_16",
+            "Returns diminish strongly by 16 epochs: they are worth half to three quarters of "
             "as many fresh tokens (our bounds; the paper's law says 66%)",
-            source="Muennighoff et al. 2023, eq. 5, Fig. 3",
-            measure="repeat/worth_at_16",
-            low=0.5,
-            high=0.75,
+            "Muennighoff et al. 2023, eq. 5, Fig. 3",
+            0.5,
+            0.75,
             would_tell="more unique tokens and larger models: the scale gpu",
         ),
-        Claim(
-            text="Beyond 40 epochs repeating is worthless: loss falls by less than 1% more (our bound)",
-            source="Muennighoff et al. 2023, Fig. 5",
-            measure="repeat/gain_beyond_40",
-            high=0.01,
+        finding(
+            "repeat/gain_beyond_40",
+            "Beyond 40 epochs repeating is worthless: loss falls by less than 1% more (our bound)",
+            "Muennighoff et al. 2023, Fig. 5",
+            at_most=0.01,
             would_tell="more unique tokens and larger models: the scale gpu",
         ),
-        Claim(
-            text="Repeated tokens lose their worth with R_D* = 15.4 (10 to 23 counts as the same)",
-            source="Muennighoff et al. 2023, sec. 6",
-            measure="repeat/R_D_star",
-            low=10.0,
-            high=23.0,
+        published_number(
+            "repeat/R_D_star",
+            "Repeated tokens lose their worth with R_D* = 15.4 (10 to 23 counts as the same)",
+            "Muennighoff et al. 2023, sec. 6",
+            10.0,
+            23.0,
             would_tell="more epochs, sizes and seeds: the scale gpu",
         ),
     )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from lmscale_experiments.compute import CPU, GPU, PAPER, LearningCurves
 
-from lmscale.sweep import Claim
+from lmscale.sweep import finding, published_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,19 +25,19 @@ class SampleEfficiency(LearningCurves):
     title = "Sample efficiency: tokens and steps to a loss, by model size"
     analyses = ("efficiency", "learning", "curves")
     claims = (
-        Claim(
-            text="Bigger models need fewer tokens, and fewer steps, to reach the same loss.",
-            source="Kaplan et al. 2020, Figs. 2 and 19",
-            measure="efficiency/exponent",
-            high=0.0,
+        finding(
+            "efficiency/exponent",
+            "Bigger models need fewer tokens, and fewer steps, to reach the same loss.",
+            "Kaplan et al. 2020, Figs. 2 and 19",
+            at_most=0.0,
             would_tell="more seeds, or the scale gpu",
         ),
-        Claim(
-            text="The largest model needs about 100 times fewer than the smallest.",
-            source="Kaplan et al. 2020, Fig. 19",
-            measure="efficiency/ratio",
-            low=30.0,
-            high=300.0,
+        published_number(
+            "efficiency/ratio",
+            "The largest model needs about 100 times fewer than the smallest.",
+            "Kaplan et al. 2020, Fig. 19",
+            30.0,
+            300.0,
             would_tell="the scale paper with --seeds 0 1 2: its sizes differ by 10,000 and more",
         ),
     )

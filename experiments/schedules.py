@@ -24,10 +24,10 @@ from lmscale.spec import ScheduleSpec
 from lmscale.sweep import (
     BASE_LR_HELP,
     GPU_RECIPE,
-    Claim,
     Experiment,
     Run,
     default_rule,
+    finding,
     make_run,
     transformer_shape,
 )
@@ -52,49 +52,49 @@ class Schedules(Experiment):
     title = "Learning-rate schedules of one model"
     analyses = ("schedules", "curves")
     claims = (
-        Claim(
-            text="Among schedules with a warmup, a final decay and a large summed rate the choice "
+        finding(
+            "schedules/spread",
+            "Among schedules with a warmup, a final decay and a large summed rate the choice "
             "hardly matters: the best and the worst are within the 0.05 nats that runs differ by.",
-            source="Kaplan et al. 2020, Fig. 22",
-            measure="schedules/spread",
-            high=0.05,
+            "Kaplan et al. 2020, Fig. 22",
+            at_most=0.05,
             would_tell="runs of 250 thousand steps, as in the paper: the scale paper",
         ),
-        Claim(
-            text="A cosine whose cycle is twice the run ends higher than one that ends with the run.",
-            source="Hoffmann et al. 2022, App. B",
-            measure="schedules/overshoot",
-            low=0.0,
+        finding(
+            "schedules/overshoot",
+            "A cosine whose cycle is twice the run ends higher than one that ends with the run.",
+            "Hoffmann et al. 2022, App. B",
+            at_least=0.0,
             would_tell="more seeds, or a search of the peak rate for both",
         ),
-        Claim(
-            text="A cycle up to a quarter longer than the run costs less than 0.02 nats (our bound).",
-            source="Hoffmann et al. 2022, App. B",
-            measure="schedules/overshoot_quarter",
-            high=0.02,
+        finding(
+            "schedules/overshoot_quarter",
+            "A cycle up to a quarter longer than the run costs less than 0.02 nats (our bound).",
+            "Hoffmann et al. 2022, App. B",
+            at_most=0.02,
             would_tell="more seeds",
         ),
-        Claim(
-            text="A cosine to a tenth of the peak ends slightly lower than one to zero.",
-            source="Hoffmann et al. 2022, App. B",
-            measure="schedules/zero_over_tenth",
-            low=0.0,
+        finding(
+            "schedules/zero_over_tenth",
+            "A cosine to a tenth of the peak ends slightly lower than one to zero.",
+            "Hoffmann et al. 2022, App. B",
+            at_least=0.0,
             would_tell="longer runs and a search of the peak rate for both",
         ),
-        Claim(
-            text="A linear decay to zero ends lower than a cosine to a tenth.",
-            source="Bergsma et al. 2025",
-            measure="schedules/cosine_over_linear",
-            low=0.0,
+        finding(
+            "schedules/cosine_over_linear",
+            "A linear decay to zero ends lower than a cosine to a tenth.",
+            "Bergsma et al. 2025",
+            at_least=0.0,
             would_tell="a search of the peak rate for both, at 20 tokens a parameter and more",
         ),
-        Claim(
-            text="A constant rate with a cooldown over the last fifth matches a cosine, to 0.02 nats "
+        finding(
+            "schedules/cooldown_over_cosine",
+            "A constant rate with a cooldown over the last fifth matches a cosine, to 0.02 nats "
             "(our bound).",
-            source="Hägele et al. 2024",
-            measure="schedules/cooldown_over_cosine",
-            low=-0.02,
-            high=0.02,
+            "Hägele et al. 2024",
+            at_least=-0.02,
+            at_most=0.02,
             would_tell="more seeds, and a search of the peak rate for both",
         ),
     )

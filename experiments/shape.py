@@ -25,9 +25,9 @@ from lmscale.sweep import (
     GPU_RECIPE,
     KAPLAN_RECIPE,
     Bounds,
-    Claim,
     Run,
     SharedRecipe,
+    finding,
     init_by_width,
     product,
 )
@@ -50,27 +50,27 @@ class Shape(SharedRecipe):
     title = "Shape at fixed size: feed-forward width, depth against width, heads"
     analyses = ("shape", "curves")
     claims = (
-        Claim(
-            text="The aspect ratio d_model / n_layer can change 40-fold for less than 3% of the loss.",
-            source="Kaplan et al. 2020, Fig. 5",
-            measure="shape/aspect",
-            high=3.0,
+        finding(
+            "shape/aspect",
+            "The aspect ratio d_model / n_layer can change 40-fold for less than 3% of the loss.",
+            "Kaplan et al. 2020, Fig. 5",
+            at_most=3.0,
             would_tell="the scale paper, where deep and flat models alike near convergence",
         ),
-        Claim(
-            text="d_ff between one and four times d_model changes the loss by less than 1% (our bound; "
+        finding(
+            "shape/ff_ratio",
+            "d_ff between one and four times d_model changes the loss by less than 1% (our bound; "
             "the paper's points differ by 0.3%).",
-            source="Kaplan et al. 2020, Fig. 5",
-            measure="shape/ff_ratio",
-            high=1.0,
+            "Kaplan et al. 2020, Fig. 5",
+            at_most=1.0,
             would_tell="more seeds: the loss must be known to about 0.3%",
         ),
-        Claim(
-            text="Heads 16 to 64 wide differ by less than 1% of the loss (our bound; the paper's points "
+        finding(
+            "shape/head_width",
+            "Heads 16 to 64 wide differ by less than 1% of the loss (our bound; the paper's points "
             "differ by up to 0.5%).",
-            source="Kaplan et al. 2020, Fig. 5",
-            measure="shape/head_width",
-            high=1.0,
+            "Kaplan et al. 2020, Fig. 5",
+            at_most=1.0,
             would_tell="more seeds, and a width that all of 16, 32 and 64 divide: the scale gpu",
         ),
     )

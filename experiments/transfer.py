@@ -26,9 +26,9 @@ from lmscale.spec import EvalSpec
 from lmscale.sweep import (
     GPU_RECIPE,
     KAPLAN_RECIPE,
-    Claim,
     Run,
     SharedRecipe,
+    finding,
     product,
     transformer_ladder,
 )
@@ -39,23 +39,23 @@ class Transfer(SharedRecipe):
     title = "Loss on other text than the training text"
     analyses = ("transfer", "curves")
     claims = (
-        Claim(
-            text="The loss on other distributions lies a nearly constant offset above that on the "
+        # "A small and very slowly growing offset": slopes a little below 1.
+        finding(
+            "transfer/slope",
+            "The loss on other distributions lies a nearly constant offset above that on the "
             "training distribution: nat for nat it falls by as much.",
-            source="Kaplan et al. 2020, Fig. 8 left",
-            measure="transfer/slope",
-            # "A small and very slowly growing offset": slopes a little below 1.
-            low=0.8,
-            high=1.1,
+            "Kaplan et al. 2020, Fig. 8 left",
+            at_least=0.8,
+            at_most=1.1,
             would_tell="distributions as near as the paper's, and sizes over more decades",
         ),
-        Claim(
-            text="It depends on the loss on the training distribution alone: models on their way lie "
+        finding(
+            "transfer/stage_shift",
+            "It depends on the loss on the training distribution alone: models on their way lie "
             "on the line of the trained ones, to 0.05 nats (our bound).",
-            source="Kaplan et al. 2020, Fig. 8 right",
-            measure="transfer/stage_shift",
-            low=-0.05,
-            high=0.05,
+            "Kaplan et al. 2020, Fig. 8 right",
+            at_least=-0.05,
+            at_most=0.05,
             would_tell="three seeds and more sizes",
         ),
     )

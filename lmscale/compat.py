@@ -233,10 +233,10 @@ def known_compiler_options(wanted: dict[str, Any]) -> dict[str, Any]:
     from jax import jit
     from jax.errors import JaxRuntimeError
 
-    known = {}
+    known, lowered = {}, jit(lambda x: x).lower(0)
     for name, value in wanted.items():
         try:
-            jit(lambda x: x, compiler_options={name: value}).lower(0).compile()
+            lowered.compile(compiler_options={name: value})
         except JaxRuntimeError:
             continue
         known[name] = value

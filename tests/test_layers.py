@@ -71,7 +71,8 @@ def imported(tree: ast.Module) -> Iterator[str]:
             assert node.level == 0, "imports are absolute"
             # `from lmscale import flops` imports a module, `from lmscale.spec import RunSpec` a name.
             many = node.module == "lmscale"
-            yield from (f"lmscale.{alias.name}" for alias in node.names) if many else (node.module,)
+            names = [f"lmscale.{name.name}" for name in node.names] if many else [node.module]
+            yield from (name for name in names if name != "lmscale.__version__")
         unseen += ast.iter_child_nodes(node)
 
 

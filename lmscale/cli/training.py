@@ -62,7 +62,7 @@ def train_job(
     store = job.store
     if is_main_process():
         _prepare(job, bar, shard, other_stores)
-    # From here on there are states to save.
+    # From here on there is training state to save.
     with signals.deferred():
         execute(
             job.plan,
@@ -96,7 +96,7 @@ def _prepare(job: Job, bar: Any, shard: tuple[int, int], other_stores: Sequence[
 
 def _report(store: Any, bar: Any) -> bool:
     """Writes the table and the report; whether a run failed for another reason than its loss."""
-    from lmscale.report import write_report
+    from lmscale.report import read_summary, write_report
 
     for line in store.damage():
         bar.log(f"left out: {line}; the same command makes it again")
@@ -104,5 +104,21 @@ def _report(store: Any, bar: Any) -> bool:
     page = write_report(store)
     counts = table["status"].value_counts().to_dict()
     bar.log(", ".join(f"{count} {status}" for status, count in counts.items()))
+    for line in read_summary(store).lines():
+        bar.log(line)
     bar.log(f"report: {page}")
+    if next_step := _next_step(store, table):
+        bar.log(next_step)
     return bool({"failed", "out_of_memory"} & set(counts))
+
+
+def _next_step(store: Any, table: Any) -> str:
+    """What to type next, where the store has a law that can be asked; empty elsewhere."""
+    flops = table.get("flops")
+    if flops is None or "isoflop" not in store.experiment()["analyses"] or not flops.notna().any():
+        return ""
+    compute = f"{float(f'{3 * flops.max():.2g}'):g}"
+    return (
+        f"next: lmscale advise {store.path} --compute {compute}; "
+        f"lmscale verify {store.path} --compute {compute}"
+    )

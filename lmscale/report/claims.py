@@ -1,21 +1,32 @@
-"""Verdicts: a claim of a paper held against what an analysis measured."""
+"""Verdicts: a claim of a paper held against what a study measured."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lmscale.report.section import Measure, Section
 from lmscale.sweep.claims import Claim
-from lmscale.wording import with_interval
+from lmscale.wording import listed, number, plural, sentence, with_interval
 
-__all__ = ["Verdict", "judge"]
+__all__ = ["WORDS", "Verdict", "VerdictGroup", "grouped", "judge", "tally"]
+
+#: The words of a verdict, in the order in which a page shows them -> what each says.
+WORDS = {
+    "agrees": "The whole 95% interval lies where the paper's finding puts it.",
+    "disagrees": "None of the 95% interval lies where the paper's finding puts it.",
+    "consistent": "The 95% interval holds the paper's number and is narrow enough to say so.",
+    "differs": "The 95% interval does not hold the paper's number, which was measured on another text.",
+    "not decided": "The 95% interval reaches across; each line says what it excludes.",
+    "not tested here": "These runs do not meet the conditions of the paper's finding.",
+}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`word` is agrees, disagrees or "can't tell"; `reason` is a sentence with the numbers."""
+    """One of `WORDS`; `reason` is a sentence or two with the numbers."""
 
     claim: Claim
     measure: Measure | None
@@ -33,49 +44,105 @@ class Verdict:
         return {
             "claim": self.claim.text,
             "source": self.claim.source,
+            "kind": "number" if self.claim.is_number else "finding",
             "word": self.word,
             "found": self.found,
             "reason": self.reason,
         }
 
 
+@dataclass(frozen=True)
+class VerdictGroup:
+    """The verdicts of one word, with the advice that holds for them, each said once."""
+
+    word: str
+    meaning: str
+    verdicts: tuple[Verdict, ...]
+    advice: tuple[str, ...]
+
+
 def judge(claim: Claim, sections: Sequence[Section]) -> Verdict:
-    """Agrees where the measure's whole interval lies in the claim's range, disagrees where none of
-    it does, and otherwise can't tell. A number without an interval decides nothing, nor does one whose
-    measure says why it cannot."""
-    analysis, name = claim.measure.split("/", 1)
-    section = next((s for s in sections if s.name == analysis), None)
+    """Holds a claim against the sections' estimates, by their 95% intervals; see `WORDS`.
+
+    An estimate without an interval decides nothing. One that says why it is undecided lacks the
+    conditions of the claim, or the data.
+    """
+    study, name = claim.measure.split("/", 1)
+    section = next((s for s in sections if s.name == study), None)
     measure = section.measures.get(name) if section else None
     if measure is None or measure.value is None or not math.isfinite(measure.value):
-        why = (
-            measure.undecided_because
-            if measure and measure.undecided_because
-            else "these results do not hold that number"
-        )
-        return Verdict(claim, measure, "can't tell", _sentence(why, claim))
-    if measure.interval is None or not all(map(math.isfinite, measure.interval)):
-        why = measure.undecided_because or "the number has no interval, so its noise is unknown"
-        return Verdict(claim, measure, "can't tell", _sentence(why, claim))
+        why = measure.undecided_because if measure else ""
+        return _untested(claim, measure, why or "these results do not hold that number")
     if measure.undecided_because:
-        return Verdict(claim, measure, "can't tell", _sentence(measure.undecided_because, claim))
+        return _untested(claim, measure, measure.undecided_because)
+    if measure.interval is None or not all(map(math.isfinite, measure.interval)):
+        why = "The number has no interval, so its noise is unknown, and it excludes nothing."
+        return Verdict(claim, measure, "not decided", why)
+    return _judge_number(claim, measure) if claim.is_number else _judge_finding(claim, measure)
+
+
+def grouped(verdicts: Sequence[Verdict]) -> list[VerdictGroup]:
+    """The verdicts by word, in the order of `WORDS`; words that nothing got are left out."""
+    groups = []
+    for word, meaning in WORDS.items():
+        mine = tuple(verdict for verdict in verdicts if verdict.word == word)
+        open_ones = mine if word in ("not decided", "not tested here") else ()
+        advice = dict.fromkeys(v.claim.would_tell.rstrip(".") for v in open_ones)
+        if mine:
+            groups.append(VerdictGroup(word, meaning, mine, tuple(filter(None, advice))))
+    return groups
+
+
+def tally(words: Sequence[str]) -> str:
+    """How many claims got which word, in a sentence."""
+    if not words:
+        return "No claim of a paper is declared."
+    counts = Counter(words)
+    shown = listed([f"{counts[word]} {word}" for word in WORDS if counts[word]])
+    return f"{plural(len(words), 'claim')} of the papers: {shown}."
+
+
+def _untested(claim: Claim, measure: Measure | None, why: str) -> Verdict:
+    return Verdict(claim, measure, "not tested here", sentence(why))
+
+
+def _judge_finding(claim: Claim, measure: Measure) -> Verdict:
     low, high = measure.interval
     allowed = _range(claim)
     if claim.low <= low and high <= claim.high:
         return Verdict(claim, measure, "agrees", f"The interval lies within {allowed}.")
     if high < claim.low or low > claim.high:
         return Verdict(claim, measure, "disagrees", f"The interval lies outside {allowed}.")
-    why = f"the interval reaches across the bounds of {allowed}"
-    return Verdict(claim, measure, "can't tell", _sentence(why, claim))
+    why = f"The interval reaches across the bounds of {allowed}."
+    return Verdict(claim, measure, "not decided", f"{why} {_excluded(measure)}")
 
 
-def _sentence(why: str, claim: Claim) -> str:
-    text = why[0].upper() + why[1:].rstrip(".") + "."
-    return text + (f" What would tell: {claim.would_tell.rstrip('.')}." if claim.would_tell else "")
+def _judge_number(claim: Claim, measure: Measure) -> Verdict:
+    low, high = measure.interval
+    theirs = f"the paper's {number(claim.low)} to {number(claim.high)}"
+    if high < claim.low or low > claim.high:
+        return Verdict(claim, measure, "differs", f"The interval excludes {theirs}.")
+    if high - low <= claim.width:
+        return Verdict(claim, measure, "consistent", f"The interval holds some of {theirs}.")
+    why = (
+        f"The interval holds some of {theirs}, but is {number(high - low)} wide: it would have to be "
+        f"narrower than {number(claim.width)} to tell."
+    )
+    return Verdict(claim, measure, "not decided", f"{why} {_excluded(measure)}")
+
+
+def _excluded(measure: Measure) -> str:
+    low, high = measure.interval
+    return f"It excludes everything below {number(low)} and above {number(high)}."
 
 
 def _range(claim: Claim) -> str:
     if math.isinf(claim.low):
-        return f"the claimed range, at most {claim.high:g}"
+        return f"the claimed range, at most {_plain(claim.high)}"
     if math.isinf(claim.high):
-        return f"the claimed range, at least {claim.low:g}"
-    return f"the claimed range, {claim.low:g} to {claim.high:g}"
+        return f"the claimed range, at least {_plain(claim.low)}"
+    return f"the claimed range, {_plain(claim.low)} to {_plain(claim.high)}"
+
+
+def _plain(end: float) -> str:
+    return f"{end:g}".replace("-", "−")

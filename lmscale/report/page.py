@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from lmscale.report import caveats, style
 from lmscale.report.checklist import checklist
-from lmscale.report.claims import Verdict
+from lmscale.report.claims import Verdict, grouped, tally
 from lmscale.report.section import Chart, KeyNumber, Section
 from lmscale.studies.results import Results
 from lmscale.wording import (
@@ -63,7 +63,9 @@ def page(results: Results, sections: Sequence[Section], verdicts: Sequence[Verdi
         finding=lead.finding if lead else "No analysis is declared for this experiment.",
         warnings=[w for w in (_unfinished(results), caveats.repeated_text(results)) if w],
         numbers=[n for section in sections for n in section.key_numbers] + _run_numbers(results),
-        verdicts=verdicts,
+        also=[s.finding for s in sections if s.conclusive and s is not lead][:2],
+        tally=tally([verdict.word for verdict in verdicts]),
+        verdicts=grouped(verdicts),
         links=links,
         sections=sections,
         lead=lead,

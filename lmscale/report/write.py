@@ -8,11 +8,12 @@ from typing import Any
 from etils import epath
 
 from lmscale.files import digest, write_atomically, write_json
-from lmscale.report.claims import Verdict, judge
+from lmscale.report.claims import judge
 from lmscale.report.forecast import forecast_section
-from lmscale.report.page import lead_section, page
+from lmscale.report.page import page
 from lmscale.report.registry import analyse
 from lmscale.report.section import Section
+from lmscale.report.summary import summarise
 from lmscale.studies.results import Results
 from lmscale.sweep.store import Store
 
@@ -43,23 +44,10 @@ def write_report(store: Store) -> epath.Path:
     write_atomically(store.path / "fits.json", fits)
     verdicts = [judge(claim, sections) for claim in results.claims]
     # Whose keys are the fits' alone, so that its digest stands elsewhere.
-    summary = {**_summary(results, sections, verdicts), "fits": digest(fits)}
+    summary = {**summarise(results, sections, verdicts).to_json(), "fits": digest(fits)}
     write_json(store.path / "summary.json", summary, sealed=True)
     write_atomically(store.path / "report.html", page(results, sections, verdicts))
     return store.path / "report.html"
-
-
-def _summary(results: Results, sections: list[Section], verdicts: list[Verdict]) -> dict[str, Any]:
-    lead = lead_section(sections)
-    charts = [chart for section in [lead, *sections] if section for chart in section.charts]
-    return {
-        "title": results.title,
-        "finding": lead.finding if lead else "",
-        "figure": charts[0].name if charts else None,
-        "runs": len(results.table),
-        "seconds": float(results.table["seconds"].sum()) if len(results.table) else 0.0,
-        "verdicts": [verdict.to_json() for verdict in verdicts],
-    }
 
 
 def _fits(sections: list[Section]) -> str:

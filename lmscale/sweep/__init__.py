@@ -8,7 +8,7 @@ from lmscale.architectures import (
     transformer_ladder,
     transformer_shape,
 )
-from lmscale.sweep.claims import Claim
+from lmscale.sweep.claims import Claim, finding, published_number
 from lmscale.sweep.dropped import drop
 from lmscale.sweep.experiment import Experiment, ExperimentError, Run, load_scales
 from lmscale.sweep.fields import Bounds
@@ -46,6 +46,7 @@ __all__ = [
     "default_rule",
     "drop",
     "family_label",
+    "finding",
     "init_by_width",
     "isoflop_grid",
     "ladder",
@@ -55,6 +56,7 @@ __all__ = [
     "nearest_sizes",
     "off_centre",
     "product",
+    "published_number",
     "transformer_ladder",
     "transformer_shape",
     "width_rule",

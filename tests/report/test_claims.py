@@ -7,33 +7,37 @@ import math
 import pytest
 
 from lmscale.cli import main
-from lmscale.report import Measure, Section
-from lmscale.report.claims import judge
-from lmscale.sweep import Claim
+from lmscale.report import Measure, Section, read_summary
+from lmscale.report.claims import grouped, judge, tally
+from lmscale.sweep import Claim, finding, published_number
 from tests.report import planted_store as planted
 
 
 def claim(low=-math.inf, high=math.inf):
-    return Claim(
-        text="The gap is at most 3.",
-        source="Somebody 2020, Fig. 1",
-        measure="size/gap",
-        low=low,
-        high=high,
+    return finding(
+        "size/gap",
+        "The gap is at most 3.",
+        "Somebody 2020, Fig. 1",
+        at_least=low,
+        at_most=high,
         would_tell="ten times the parameters",
     )
 
 
-def verdict(measure, **ends):
+def held_against(claim, measure):
     section = Section(
         name="size", title="", finding="", measures={"gap": measure} if measure else {}
     )
-    return judge(claim(**ends), [section])
+    return judge(claim, [section])
+
+
+def verdict(measure, **ends):
+    return held_against(claim(**ends), measure)
 
 
 @pytest.mark.parametrize(
     ("interval", "word"),
-    [((1.0, 2.0), "agrees"), ((3.5, 4.0), "disagrees"), ((2.0, 3.5), "can't tell")],
+    [((1.0, 2.0), "agrees"), ((3.5, 4.0), "disagrees"), ((2.0, 3.5), "not decided")],
 )
 def test_the_interval_decides(interval, word):
     value = sum(interval) / 2
@@ -50,34 +54,77 @@ def test_a_range_has_two_ends():
 
 
 @pytest.mark.parametrize(
-    "measure",
+    ("interval", "word"),
     [
-        None,
-        Measure(what="gap", value=None, undecided_because="one size only"),
-        Measure(what="gap", value=2.0),
-        Measure(what="gap", value=2.0, interval=(math.nan, 3.0)),
-        Measure(what="gap", value=math.nan, interval=(1.0, 3.0)),
-        Measure(
-            what="gap", value=2.0, interval=(1.0, 2.5), undecided_because="the runs are too short"
-        ),
+        ((0.45, 0.52), "consistent"),
+        ((0.40, 0.50), "consistent"),
+        ((0.30, 0.60), "not decided"),
+        ((0.54, 0.56), "differs"),
+        ((0.10, 0.40), "differs"),
     ],
 )
-def test_what_has_no_interval_or_says_why_decides_nothing(measure):
+def test_a_number_is_compared_and_neither_passes_nor_fails(interval, word):
+    number = published_number("size/gap", "It is about 0.49.", "Somebody 2020", 0.46, 0.53)
+    assert number.width == pytest.approx(0.14)
+    measure = Measure(what="gap", value=sum(interval) / 2, interval=interval)
+    assert held_against(number, measure).word == word
+
+
+def test_what_is_not_decided_says_what_it_excludes():
+    found = verdict(Measure(what="gap", value=2.7, interval=(2.0, 3.5)), high=3.0)
+    assert "It excludes everything below 2.00 and above 3.50." in found.reason
+
+
+@pytest.mark.parametrize(
+    ("measure", "word"),
+    [
+        (None, "not tested here"),
+        (Measure(what="gap", value=None, undecided_because="one size only"), "not tested here"),
+        (Measure(what="gap", value=math.nan, interval=(1.0, 3.0)), "not tested here"),
+        (
+            Measure(what="gap", value=2.0, interval=(1.0, 2.5), undecided_because="too short runs"),
+            "not tested here",
+        ),
+        (Measure(what="gap", value=2.0), "not decided"),
+        (Measure(what="gap", value=2.0, interval=(math.nan, 3.0)), "not decided"),
+    ],
+)
+def test_what_has_no_interval_or_lacks_its_conditions_decides_nothing(measure, word):
     found = verdict(measure, high=3.0)
-    assert found.word == "can't tell"
-    assert "ten times the parameters" in found.reason
+    assert found.word == word
+    if measure is not None and measure.undecided_because:
+        assert measure.undecided_because in found.reason.lower()
+
+
+def test_advice_is_said_once_a_group():
+    open_ones = [verdict(Measure(what="gap", value=2.0), high=3.0) for _ in range(3)]
+    sure = verdict(Measure(what="gap", value=2.0, interval=(1.0, 2.5)), high=3.0)
+    groups = grouped([*open_ones, sure])
+    assert [(group.word, len(group.verdicts), group.advice) for group in groups] == [
+        ("agrees", 1, ()),
+        ("not decided", 3, ("ten times the parameters",)),
+    ]
+    words = [one.word for group in groups for one in group.verdicts]
+    assert tally(words) == "4 claims of the papers: 1 agrees and 3 not decided."
 
 
 def test_claims_survive_the_store():
-    for ends in ({"low": 1.0}, {"high": 2.0}, {"low": 1.0, "high": 2.0}):
-        assert Claim.from_json(json.loads(json.dumps(claim(**ends).to_json()))) == claim(**ends)
+    number = published_number("size/gap", "It is about 2.", "Somebody 2020", 1.0, 3.0)
+    for one in (claim(low=1.0), claim(high=2.0), claim(low=1.0, high=2.0), number):
+        values = json.loads(json.dumps(one.to_json()))
+        assert Claim.from_json(values) == one
+    # Stores of earlier versions know findings alone.
+    values = {k: v for k, v in claim(low=1.0).to_json().items() if k != "width"}
+    assert Claim.from_json(values) == claim(low=1.0)
 
 
 def test_a_claim_without_a_range_or_a_place_is_refused():
     with pytest.raises(ValueError, match="no range"):
         claim(low=2.0, high=1.0)
-    with pytest.raises(ValueError, match="ANALYSIS/NAME"):
-        Claim(text="", source="", measure="gap")
+    with pytest.raises(ValueError, match="STUDY/NAME"):
+        finding("gap", "", "")
+    with pytest.raises(ValueError, match="wider than the interval"):
+        published_number("size/gap", "", "", 1.0, 3.0, width=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +146,14 @@ def test_reports_of_a_folder_get_a_front_page(folder, capsys):
         assert f'href="{name}/report.html"' in front
         assert f"The {name}" in front
         assert (folder / name / "report.html").exists()
-    assert "1 can't tell" in html.unescape(front)
+    assert "1 claim of the papers: 1 not tested here." in html.unescape(front)
+    summary = read_summary(folder / "first")
+    assert [verdict["word"] for verdict in summary.verdicts] == ["not tested here"]
+    assert summary.lines()[-1].split() == [
+        *("not", "tested", "here", "The", "gap", "is", "at", "most", "3.", "(Somebody"),
+        *("2020,", "Fig.", "1)"),
+    ]
     page = (folder / "first" / "report.html").read_text()
     assert page.index("The gap is at most 3.") < page.index('id="curves"')
     assert "What would tell: ten times the parameters." in page
+    assert page.count("ten times the parameters") == 1

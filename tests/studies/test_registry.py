@@ -11,7 +11,7 @@ from lmscale import cli, report, studies
 from lmscale.report import registry as sections
 from lmscale.studies import registry
 from lmscale.sweep.claims import Claim
-from lmscale.sweep.experiment import load_file
+from lmscale.user_files import load_file
 from tests.report import planted_store as planted
 
 FILE = Path(__file__).parent / "own_study.py"
