@@ -1,9 +1,9 @@
 """How a command is asked to stop: SIGTERM or Ctrl-C once, and it saves what it has; again, and it ends.
 
 Before and after training nothing needs saving, and the command ends where it is (`Stopped` is raised
-in the main thread). While it trains, the loop asks at every dispatch (`Stop.deferred`). What is said
-on the screen, and the end at a second signal, come from a thread that waits for signals itself, so
-that they do not wait for a compiler or a disk that holds up the main thread.
+in the main thread, once nothing is being imported). While it trains, the loop asks at every dispatch
+(`Stop.deferred`). What is said on the screen, and the end at a second signal, come from a thread that
+waits for signals itself, so that they do not wait for a compiler or a disk that holds up the main thread.
 
 A handler of signals runs between any two instructions, so `Stopped` may be raised inside of a finaliser
 or of a callback of the garbage collector. Python ignores exceptions there, so it is raised once more.
@@ -14,7 +14,6 @@ This module imports nothing heavy: a command may be stopped when it has only beg
 from __future__ import annotations
 
 import contextlib
-import importlib.machinery
 import os
 import signal
 import sys
@@ -97,7 +96,7 @@ class Stop:
             self._ignored = False
             # The thread may not come to it before the process ends.
             self._tell()
-            if _loads_library(frame):
+            if _imports(frame):
                 self._raise_again()
                 return
             raise Stopped
@@ -150,12 +149,14 @@ class Stop:
         os.close(reader)
 
 
-def _loads_library(frame: types.FrameType | None) -> bool:
-    """Whether a library in C is being imported, some of which abort at an exception in Python."""
+def _imports(frame: types.FrameType | None) -> bool:
+    """Whether a module is being imported.
+
+    An exception there may leave half a module behind, be told as an `ImportError` of another's, or
+    abort the process: libraries in C++ do, and jax and numpy load many.
+    """
     while frame is not None:
-        if frame.f_code.co_name in ("create_module", "exec_module") and isinstance(
-            frame.f_locals.get("self"), importlib.machinery.ExtensionFileLoader
-        ):
+        if frame.f_code.co_filename.startswith("<frozen importlib."):
             return True
         frame = frame.f_back
     return False

@@ -132,15 +132,13 @@ def test_other_exceptions_that_python_ignores_are_still_shown():
     assert "ValueError: as before" in error
 
 
-def test_a_stop_waits_for_a_library_in_c_that_is_being_imported():
-    """Some are initialised by C++ that aborts at an exception: seen with jaxlib's."""
-    body = (
-        "import importlib.machinery, os, signal\n"
-        "    class Library(importlib.machinery.ExtensionFileLoader):\n"
-        "        def exec_module(self, module):\n"
-        "            os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.3); print('whole', flush=True)\n"
-        "    Library('name', 'path').exec_module(None); time.sleep(60)"
+def test_a_stop_waits_for_what_is_being_imported(tmp_path):
+    """C++ that initialises a library aborts at an exception: seen with jaxlib's."""
+    (tmp_path / "stopped_library.py").write_text(
+        "import os, signal, time\n"
+        "os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.3); print('whole', flush=True)\n"
     )
+    body = f"sys.path.append({str(tmp_path)!r}); import stopped_library; time.sleep(60)"
     out, error = (process := start(body)).communicate(timeout=30)
     assert (process.returncode, out) == (42, "whole\n")
     assert error == "lmscale: stopping; Ctrl-C again to end at once\n"

@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if words and words[0] in TRAINING_COMMANDS:
             # Before the imports, which take seconds: a worker may be stopped when it has only begun.
-            # From here on a signal raises `Stopped`, also during an import.
+            # From here on a signal raises `Stopped`, after an import that is under way.
             stop = Stop(deferred=together)
             if not together and not _NO_TRAINING & set(words):
                 from lmscale.parallel.processes import expect_processes
@@ -84,11 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lmscale: interrupted", file=sys.stderr)
         return 1
-    except ImportError as error:
-        # A signal while a C library is loaded shows up as a failure to load it.
-        if not isinstance(error.__cause__ or error.__context__, Stopped):
-            raise
-        return _preempted()
     except Exception as error:
         code, line = code_and_line(error)
         if line is None:

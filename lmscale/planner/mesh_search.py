@@ -136,7 +136,7 @@ def fastest_step_config(
     n_ctx = spec.model.n_ctx
     if devices.platform == "cpu":
         wanted = sizes[0] // data * n_ctx / CPU_MICRO_BATCH_TOKENS
-        pieces = next(p for p in range(1, n_ctx + 1) if n_ctx % p == 0 and p >= min(wanted, n_ctx))
+        pieces = next(p for p in divisors(n_ctx) if p >= min(wanted, n_ctx))
         return StepConfig(data, model_axis, sizes[0], logit_pieces=pieces)
     pieces = next(p for p in (LOGIT_PIECES, 4, 2, 1) if n_ctx % p == 0)
     remats = (False, True) if spec.model.REMAT else (False,)
@@ -151,11 +151,17 @@ def fastest_step_config(
     return min(fitting, key=lambda config: step_seconds(spec, devices, config), default=least)
 
 
+def divisors(number: int) -> list[int]:
+    """All divisors of a number, in ascending order. Batches may be so large that trying each is slow."""
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    return small + [number // d for d in reversed(small) if d * d != number]
+
+
 def _micro_batches(spec: RunSpec, devices: Devices, data: int) -> list[int]:
     """Sequences that a micro-batch may have, in ascending order; the only choice on a CPU."""
     if spec.noise_pieces:
         return [spec.batch_size // spec.noise_pieces]
-    sizes = [d for d in range(data, spec.batch_size + 1, data) if spec.batch_size % d == 0]
+    sizes = [size for size in divisors(spec.batch_size) if size % data == 0]
     if devices.platform != "cpu":
         return sizes
     limit = CPU_MICRO_BATCH_TOKENS if spec.model.CPU_MICRO_BATCHES else math.inf

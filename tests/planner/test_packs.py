@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import time
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ from lmscale import flops
 from lmscale.parallel.mesh import MeshError
 from lmscale.planner.devices import DeviceError, parse_devices
 from lmscale.planner.memory import device_memory
+from lmscale.planner.mesh_search import divisors
 from lmscale.planner.packs import enough_devices, fits, make_plan, replan_with_less_memory
 from lmscale.planner.roofline import step_seconds
 from lmscale.planner.step_config import StepConfig, default_attention
@@ -289,3 +291,11 @@ def test_shards_are_disjoint_complete_and_balanced():
 def test_unknown_devices_are_refused(text):
     with pytest.raises(DeviceError, match="KIND"):
         parse_devices(text)
+
+
+def test_the_divisors_of_a_batch_are_found_quickly_however_large_it_is():
+    for number in (*range(1, 200), 10_000, 10_007):
+        assert divisors(number) == [d for d in range(1, number + 1) if number % d == 0]
+    begun = time.process_time()
+    assert divisors(2**40) == [2**i for i in range(41)]
+    assert time.process_time() - begun < 5
