@@ -29,6 +29,7 @@ __all__ = [
     "plot_points",
     "size_legend",
     "size_axes",
+    "titled_legend",
 ]
 
 #: Labels of the two commonest axes.
@@ -126,19 +127,25 @@ def legend_above(figure: Any, looks: Mapping[str, Mapping[str, Any]], ncols: int
     figure.legend(handles, list(looks), loc="outside upper center", ncols=min(ncols, len(looks)))
 
 
-def size_legend(figure: Any, colours: dict[float, str]) -> None:
+def size_legend(figure: Any, colours: Mapping[float, str], title: str = N) -> None:
     """N by colour, above the panels: at most seven, whose colours can be told apart."""
     shown = _told_apart(sorted(colours), 7)
-    handles = [figure.axes[0].plot([], [], color=colours[n], lw=2)[0] for n in shown]
+    entries = [(si(n), figure.axes[0].plot([], [], color=colours[n], lw=2)[0]) for n in shown]
+    titled_legend(figure, entries, title, handlelength=1.2)
+
+
+def titled_legend(
+    figure: Any, entries: Sequence[tuple[str, Any]], title: str, **options: Any
+) -> None:
+    """Labels and what was drawn, above the panels; in one row unless `ncols` is given."""
+    labels, handles = zip(*entries, strict=True)
     figure.legend(
         handles,
-        [si(n) for n in shown],
-        title="N, parameters without embeddings",
+        labels,
+        title=title,
         title_fontsize=8,
         loc="outside upper center",
-        ncols=len(shown),
-        handlelength=1.2,
-        columnspacing=1.4,
+        **{"ncols": len(entries), "columnspacing": 1.4, **options},
     )
 
 

@@ -16,7 +16,7 @@ from scipy.stats import t as student
 from lmscale.laws import FitResult
 from lmscale.laws.result import interval as interval_of_draws
 
-__all__ = ["LEAST_SEEDS", "LEVEL", "Estimate", "few_seeds", "interval_of_mean"]
+__all__ = ["LEAST_SEEDS", "LEVEL", "Estimate", "few_seeds", "interval_of_mean", "undecided"]
 
 #: Fewest seeds whose spread makes an interval, and so a claim: two say next to nothing of noise.
 LEAST_SEEDS = 3
@@ -95,6 +95,11 @@ class Estimate:
     def may_be(self, value: float) -> bool:
         """Whether the interval holds `value`; False where there is no interval."""
         return self.interval is not None and self.interval[0] <= value <= self.interval[1]
+
+
+def undecided(names: Sequence[str], why: str) -> dict[str, Estimate]:
+    """The estimates of a study whose results hold none of them."""
+    return {name: Estimate(name=name, undecided_because=why) for name in names}
 
 
 def few_seeds(seeds: int, what: str = "a difference") -> str:

@@ -11,10 +11,19 @@ import pandas as pd
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
-from lmscale.report.analyses.isoflop import approach_2, slug
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.studies.exponents import difference, exponent, home_convention
+from lmscale.report.sections.isoflop import slug
+from lmscale.studies.exponents import (
+    difference_of_pairs as difference,
+)
+from lmscale.studies.exponents import (
+    exponent_and_interval as exponent,
+)
+from lmscale.studies.exponents import (
+    home_convention,
+)
 from lmscale.studies.fits import refused
+from lmscale.studies.isoflop import approach_2
 from lmscale.studies.results import Results
 from lmscale.sweep.curves import join_curves, learning_curve
 from lmscale.wording import (

@@ -14,11 +14,21 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
-from lmscale.report.analyses.isoflop import approach_2, slug
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
+from lmscale.report.sections.isoflop import slug
 from lmscale.studies.estimate import interval_of_mean
-from lmscale.studies.exponents import counted, difference, exponent, home_convention
+from lmscale.studies.exponents import (
+    counted,
+    home_convention,
+)
+from lmscale.studies.exponents import (
+    difference_of_pairs as difference,
+)
+from lmscale.studies.exponents import (
+    exponent_and_interval as exponent,
+)
 from lmscale.studies.fits import refused
+from lmscale.studies.isoflop import approach_2
 from lmscale.studies.results import Results
 from lmscale.wording import family_name, number, power_of_ten, with_interval
 

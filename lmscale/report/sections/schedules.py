@@ -85,12 +85,13 @@ def _details(found: Schedules, results: Results) -> list[str]:
 
 
 def _key_numbers(found: Schedules) -> list[KeyNumber]:
-    labels = {
-        "spread": "nats between the best and the worst schedule that decays",
-        "overshoot": "nats that a cosine of twice the run costs",
-    }
-    known = [(label, found.estimates[name]) for name, label in labels.items()]
-    return [KeyNumber.of_estimate(label, one) for label, one in known if one.is_known]
+    spread, overshoot = found.estimates["spread"], found.estimates["overshoot"]
+    return KeyNumber.of_known(
+        {
+            "nats between the best and the worst schedule that decays": spread,
+            "nats that a cosine of twice the run costs": overshoot,
+        }
+    )
 
 
 def _measures(found: Schedules) -> dict[str, Measure]:
@@ -112,13 +113,9 @@ def _measures(found: Schedules) -> dict[str, Measure]:
             f"warmup, final decay and at least {first.least:g} of the cosine's summed rate; the "
             f"interval covers those of every threshold up to {last.least:g}"
         )
-
-    def said(name: str) -> Measure:
-        one = found.estimates[name]
-        seeds = f", {plural(one.seeds, 'seed')}" if one.seeds else ""
-        return Measure.of(what[name] + seeds, one)
-
-    return {name: said(name) for name in what}
+    for name, one in found.estimates.items():
+        what[name] += f", {plural(one.seeds, 'seed')}" if one.seeds else ""
+    return Measure.of_each(what, found.estimates)
 
 
 def _lost(found: Schedules) -> list[str]:

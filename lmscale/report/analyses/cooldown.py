@@ -15,7 +15,17 @@ from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
 from lmscale.studies.estimate import LEAST_SEEDS, few_seeds, interval_of_mean
-from lmscale.studies.exponents import LEAST_BUDGETS, counted, difference, exponent, home_convention
+from lmscale.studies.exponents import (
+    LEAST_BUDGETS,
+    counted,
+    home_convention,
+)
+from lmscale.studies.exponents import (
+    difference_of_pairs as difference,
+)
+from lmscale.studies.exponents import (
+    exponent_and_interval as exponent,
+)
 from lmscale.studies.fits import refused
 from lmscale.studies.results import Results
 from lmscale.wording import number, plural, power_of_ten, si, with_interval

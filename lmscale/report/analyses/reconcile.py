@@ -17,7 +17,15 @@ from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import caveats, style
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
 from lmscale.studies.estimate import LEAST_SEEDS
-from lmscale.studies.exponents import LEAST_BUDGETS, difference, exponent
+from lmscale.studies.exponents import (
+    LEAST_BUDGETS,
+)
+from lmscale.studies.exponents import (
+    difference_of_pairs as difference,
+)
+from lmscale.studies.exponents import (
+    exponent_and_interval as exponent,
+)
 from lmscale.studies.fits import refused
 from lmscale.studies.results import Results
 from lmscale.wording import listed, plural, power_of_ten, si, with_interval
