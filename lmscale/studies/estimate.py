@@ -45,7 +45,7 @@ class Estimate:
       name: by which claims and figures refer to it.
       value: None where the results do not hold it.
       interval: 95%, over seeds or bootstrap draws; None where there is no noise to judge it by.
-      draws: [draw] what `interval` was made from, where it was made from draws.
+      draws: [draw] of the bootstrap, NaN where one gave no number; None without a bootstrap.
       undecided_because: why it cannot decide a claim: what is missing, or how these runs lie outside
         of what the claim is about. Empty where it can.
       of: the family or model that it is of, where a study chose one of several.
@@ -71,8 +71,7 @@ class Estimate:
         if draws is not None and interval is None:
             why = rest.get("undecided_because") or "draws of the runs often give no number"
             rest["undecided_because"] = why
-        kept = draws if interval else None
-        return cls(name=name, value=float(value), interval=interval, draws=kept, **rest)
+        return cls(name=name, value=float(value), interval=interval, draws=draws, **rest)
 
     @classmethod
     def of_mean(cls, name: str, values: Sequence[float], **rest) -> Estimate:
