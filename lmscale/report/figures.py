@@ -15,6 +15,7 @@ import numpy as np
 from lmscale.laws import FitResult
 from lmscale.report import style
 from lmscale.studies.cells import Cell
+from lmscale.studies.estimate import Estimate
 from lmscale.wording import si
 
 __all__ = [
@@ -25,8 +26,10 @@ __all__ = [
     "ordered_looks",
     "plot_band",
     "plot_cells",
+    "plot_estimates",
     "plot_law",
     "plot_points",
+    "plot_slope",
     "size_legend",
     "size_axes",
 ]
@@ -77,6 +80,34 @@ def plot_cells(
     plot_points(axes, [x(cell) for cell in cells], means, look, **options)
 
 
+def plot_estimates(
+    axes: Any,
+    estimates: Sequence[Estimate],
+    look: Mapping[str, Any],
+    *,
+    x: Callable[[Estimate], float] = lambda one: one.at[0],
+    per: float = 1.0,
+    bar: float = 1.4,
+    **options: Any,
+) -> None:
+    """Estimates over where they were read, with the bars of their intervals.
+
+    Args:
+      per: what values and intervals are divided by.
+      bar: line width of the bars.
+      options: of the points; by default they are not joined.
+    """
+    known = [one for one in estimates if one.is_known]
+    for one in known:
+        if one.interval:
+            edges = [edge / per for edge in one.interval]
+            axes.plot([x(one)] * 2, edges, color=look["color"], lw=bar)
+    options = {"lw": 0, "ms": 5, "mew": 0.5, "zorder": 3, **options}
+    plot_points(
+        axes, [x(one) for one in known], [one.value / per for one in known], look, **options
+    )
+
+
 def plot_law(
     axes: Any, fit: FitResult, color: str, *, x: str = "params", lw: float = 1.3, **options: Any
 ) -> None:
@@ -106,6 +137,16 @@ def plot_band(
     if edges is not None and np.isfinite(edges).all():
         shade = {"alpha": 0.18, "lw": 0, "zorder": options.get("zorder", 1) - 1}
         axes.fill_between(x, *edges, color=color, **shade)
+
+
+def plot_slope(
+    axes: Any, x: np.ndarray, middle: float, level: float, slope: float, label: str
+) -> None:
+    """The power law of a paper's slope through a point of these runs, dotted.
+
+    Its level is left out because it belongs to another text.
+    """
+    axes.plot(x, level * (x / middle) ** slope, ":", color=style.MUTED, lw=1.5, label=label)
 
 
 def size_axes(axes: Any, *, x: str = N, y: str = "", title: str = "", log_y: bool = True) -> None:
