@@ -28,7 +28,7 @@ from lmscale.studies.learning_curves import (
     Size,
     fit_learning_curves,
     ladder,
-    no_law,
+    law_rejected_because,
     seed_interval,
     with_batch_error,
 )
@@ -401,7 +401,7 @@ def _measures(
             what="", value=None, undecided_because="L(N, S) could not be fitted to the curves"
         )
         return measures | {"exponent_ratio": missing, "excess": missing}
-    k, unfit = curves.parameters, no_law(curves)
+    k, unfit = curves.parameters, law_rejected_because(curves)
 
     def predicted(alpha_n: Any, alpha_s: Any, alpha_b: Any) -> Any:
         return 1 / (1 / alpha_s + 1 / alpha_b + 1 / alpha_n)
