@@ -22,7 +22,9 @@ __all__ = [
     "LOSS",
     "N",
     "bars_of",
+    "colour_legend",
     "legend_above",
+    "loss_legend",
     "ordered_looks",
     "plot_band",
     "plot_cells",
@@ -167,20 +169,36 @@ def legend_above(figure: Any, looks: Mapping[str, Mapping[str, Any]], ncols: int
     figure.legend(handles, list(looks), loc="outside upper center", ncols=min(ncols, len(looks)))
 
 
-def size_legend(figure: Any, colours: dict[float, str]) -> None:
-    """N by colour, above the panels: at most seven, whose colours can be told apart."""
-    shown = _told_apart(sorted(colours), 7)
-    handles = [figure.axes[0].plot([], [], color=colours[n], lw=2)[0] for n in shown]
+def colour_legend(
+    figure: Any,
+    colours: Mapping[float, str],
+    title: str,
+    write: Callable[[float], str],
+    **line: Any,
+) -> None:
+    """Values by colour, above all panels; `line` is the look of a handle."""
+    axes = figure.axes[0]
     figure.legend(
-        handles,
-        [si(n) for n in shown],
-        title="N, parameters without embeddings",
+        [axes.plot([], [], color=colour, **line)[0] for colour in colours.values()],
+        [write(value) for value in colours],
+        title=title,
         title_fontsize=8,
         loc="outside upper center",
-        ncols=len(shown),
+        ncols=len(colours),
         handlelength=1.2,
         columnspacing=1.4,
     )
+
+
+def loss_legend(figure: Any, colours: Mapping[float, str], **line: Any) -> None:
+    """Losses that were read, by colour."""
+    colour_legend(figure, colours, LOSS, lambda loss: f"{loss:.2f}", **line)
+
+
+def size_legend(figure: Any, colours: Mapping[float, str]) -> None:
+    """N by colour: at most seven, whose colours can be told apart."""
+    shown = {n: colours[n] for n in _told_apart(sorted(colours), 7)}
+    colour_legend(figure, shown, N, si, lw=2)
 
 
 def _told_apart(values: Sequence[float], most: int) -> list[float]:

@@ -10,9 +10,9 @@ from lmscale.report import figures, style
 from lmscale.report.caveats import BATCH_NOTE
 from lmscale.report.registry import register
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.tables import shown, table
+from lmscale.report.tables import edges, shown, table
 from lmscale.studies.efficiency import Efficiency, Reached, has_one_batch
-from lmscale.studies.estimate import LEAST_SEEDS, Estimate
+from lmscale.studies.estimate import LEAST_SEEDS
 from lmscale.studies.learning_curves import NO_CURVES
 from lmscale.studies.results import Results
 from lmscale.wording import number, plural, sentence, si, with_interval
@@ -83,10 +83,6 @@ def _warnings(found: Efficiency) -> list[str]:
 
 
 def _grid(found: Efficiency) -> list[Grid]:
-    def bounds(row: tuple[Reached, Estimate]) -> str:
-        interval = row[1].interval
-        return f"{si(interval[0])} to {si(interval[1])}" if interval else "–"
-
     return table(
         "Least tokens and steps to a loss, adjusted by B_crit(L), with 95% intervals over seeds; the "
         "exponent is that of a straight line through the sizes that reached a loss.",
@@ -95,7 +91,7 @@ def _grid(found: Efficiency) -> list[Grid]:
             "loss": lambda row: f"{row[0].loss:.3f}",
             "N": lambda row: si(row[1].at[0]),
             "E_min, tokens": lambda row: si(row[1].value),
-            "95% interval": bounds,
+            "95% interval": lambda row: edges(row[1].interval, si),
             "S_min, steps": lambda row: number(row[1].value / row[0].b_crit),
             "exponent": lambda row: shown(row[0].exponent) if row[1] is row[0].tokens[0] else "",
         },
@@ -109,7 +105,7 @@ def _chart(found: Efficiency) -> Chart:
         for one in found.reached:
             look = {"color": colours[one.loss], "marker": "o"}
             _draw_law(left, right, one, found, look["color"])
-            figures.plot_estimates(left, one.tokens, look, label=f"{one.loss:.2f}")
+            figures.plot_estimates(left, one.tokens, look)
             figures.plot_estimates(right, one.tokens, look, per=one.b_crit)
         for axes, label, title in (
             (left, "$E_{min}$, tokens", "Tokens to a loss"),
@@ -118,13 +114,7 @@ def _chart(found: Efficiency) -> Chart:
             figures.size_axes(axes, y=label, title=title, log_y=False)
             axes.autoscale_view()
             style.log_axis(axes.yaxis, "count")
-        figure.legend(
-            *left.get_legend_handles_labels(),
-            title=figures.LOSS,
-            title_fontsize=8,
-            loc="outside upper center",
-            ncols=len(found.reached),
-        )
+        figures.loss_legend(figure, colours, marker="o", ms=5, lw=0)
         lines = "" if found.law.failure else " Lines: the fitted L(N, S_min)."
         return style.render(
             figure,

@@ -9,7 +9,7 @@ from lmscale.laws import FitResult
 from lmscale.report import caveats, figures, style
 from lmscale.report.registry import register
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.tables import shown, table
+from lmscale.report.tables import edges, shown, table
 from lmscale.studies.learning import Learning
 from lmscale.studies.learning_curves import (
     LARGEST_MISFIT,
@@ -77,11 +77,6 @@ def _warnings(found: Learning) -> list[str]:
 
 
 def _constants(fit: FitResult) -> list[Grid]:
-    def bounds(name: str) -> str:
-        low, high = fit.intervals.get(name, (np.nan, np.nan))
-        known = np.isfinite([low, high]).all()
-        return f"{number(low, 3)} to {number(high, 3)}" if known else "–"
-
     return table(
         "Constants of L(N, S_min) = (N_c/N)^α_N + (S_c/S_min)^α_S with 95% intervals "
         f"({fit.interval_method}); the paper's are for WebText2 and a vocabulary of 50,257. N_c and "
@@ -90,7 +85,7 @@ def _constants(fit: FitResult) -> list[Grid]:
         {
             "constant": SYMBOLS.get,
             "these runs": lambda name: number(fit.parameters[name], 3),
-            "95% interval": bounds,
+            "95% interval": lambda name: edges(fit.intervals.get(name)),
             "Kaplan et al. 2020, Table 3": lambda name: number(PAPER[name], 3),
         },
         text=("constant",),
