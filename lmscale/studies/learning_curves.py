@@ -32,7 +32,6 @@ __all__ = [
     "ladder",
     "law_rejected_because",
     "misfit",
-    "seed_interval",
     "with_batch_error",
 ]
 
@@ -284,17 +283,3 @@ def law_rejected_because(fit: FitResult) -> str:
     if min(fit.parameters["alpha_S"], fit.parameters["alpha_N"]) <= 0:
         return "L(N, S) with a negative exponent is no law of learning"
     return ""
-
-
-def seed_interval(draws: np.ndarray | None, level: float = 0.95) -> tuple[float, float] | None:
-    """The central interval of draws; None where more than a tenth of them are no numbers."""
-    if draws is None:
-        return None
-    draws = np.asarray(draws, float)
-    finite = np.isfinite(draws)
-    if finite.mean() < 0.9:
-        return None
-    draws = draws[finite]
-    tail = 50 * (1 - level)
-    low, high = np.percentile(draws, [tail, 100 - tail])
-    return float(low), float(high)
