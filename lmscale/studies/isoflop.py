@@ -154,9 +154,9 @@ def minus_approach_2(results: Results, a: Estimate, *, seeds: int) -> Estimate:
 
 def tokens_per_param(profile: Profile, **rest: Any) -> Estimate:
     """D_opt / N_opt at a usable profile's minimum."""
-    draws = profile.draws[1] - profile.draws[0] if profile.draws.size else np.empty(0)
+    draws = np.exp(profile.draws[1] - profile.draws[0]) if profile.draws.size else None
     ratio, at = profile.d_opt / profile.n_opt, (profile.flops,)
-    return Estimate.of_draws("tokens_per_param", ratio, np.exp(draws), at=at, **rest)
+    return Estimate.of_draws("tokens_per_param", ratio, draws, at=at, **rest)
 
 
 # --- fitting ------------------------------------------------------------------------------------
