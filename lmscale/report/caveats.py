@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from lmscale.laws import FitResult
 from lmscale.studies.cells import Cell, equally_long
+from lmscale.studies.rate_search import searched_cells
 from lmscale.studies.results import Results
 from lmscale.sweep.epochs import epochs_of
 from lmscale.wording import family_name, plural, sentence, si
@@ -52,13 +53,14 @@ def lost_runs(results: Results, family: str | None = None) -> list[str]:
 
 def search_edges(results: Results, family: str | None = None) -> list[str]:
     """Where the best learning rate of a searched cell is the edge of its search."""
-    edges = results.search_edges(family)
-    if not edges.low + edges.high:
+    cells, factors = searched_cells(results, family), results.tried_lr_factors()
+    edges = [cell.edge for cell in cells if cell.edge]
+    if not edges:
         return []
     return [
-        f"The best learning rate is at the edge of the search in {edges.low + edges.high} of "
-        f"{edges.searched} cells ({edges.low} at the lowest factor {edges.factors[0]:g}, "
-        f"{edges.high} at the highest {edges.factors[-1]:g}): a wider search might lower those losses."
+        f"The best learning rate is at the edge of the search in {len(edges)} of {len(cells)} cells "
+        f"({edges.count('lowest')} at the lowest factor {factors[0]:g}, {edges.count('highest')} at "
+        f"the highest {factors[-1]:g}): a wider search might lower those losses."
     ]
 
 

@@ -15,20 +15,26 @@ import numpy as np
 from lmscale.laws import FitResult
 from lmscale.report import style
 from lmscale.studies.cells import Cell
+from lmscale.studies.estimate import Estimate
 from lmscale.wording import si
 
 __all__ = [
     "LOSS",
     "N",
     "bars_of",
+    "colour_legend",
     "legend_above",
+    "loss_legend",
     "ordered_looks",
     "plot_band",
     "plot_cells",
+    "plot_estimates",
     "plot_law",
     "plot_points",
+    "plot_slope",
     "size_legend",
     "size_axes",
+    "titled_legend",
 ]
 
 #: Labels of the two commonest axes.
@@ -77,6 +83,34 @@ def plot_cells(
     plot_points(axes, [x(cell) for cell in cells], means, look, **options)
 
 
+def plot_estimates(
+    axes: Any,
+    estimates: Sequence[Estimate],
+    look: Mapping[str, Any],
+    *,
+    x: Callable[[Estimate], float] = lambda one: one.at[0],
+    per: float = 1.0,
+    bar: float = 1.4,
+    **options: Any,
+) -> None:
+    """Estimates over where they were read, with the bars of their intervals.
+
+    Args:
+      per: what values and intervals are divided by.
+      bar: line width of the bars.
+      options: of the points; by default they are not joined.
+    """
+    known = [one for one in estimates if one.is_known]
+    for one in known:
+        if one.interval:
+            edges = [edge / per for edge in one.interval]
+            axes.plot([x(one)] * 2, edges, color=look["color"], lw=bar)
+    options = {"lw": 0, "ms": 5, "mew": 0.5, "zorder": 3, **options}
+    plot_points(
+        axes, [x(one) for one in known], [one.value / per for one in known], look, **options
+    )
+
+
 def plot_law(
     axes: Any, fit: FitResult, color: str, *, x: str = "params", lw: float = 1.3, **options: Any
 ) -> None:
@@ -108,6 +142,16 @@ def plot_band(
         axes.fill_between(x, *edges, color=color, **shade)
 
 
+def plot_slope(
+    axes: Any, x: np.ndarray, middle: float, level: float, slope: float, label: str
+) -> None:
+    """The power law of a paper's slope through a point of these runs, dotted.
+
+    Its level is left out because it belongs to another text.
+    """
+    axes.plot(x, level * (x / middle) ** slope, ":", color=style.MUTED, lw=1.5, label=label)
+
+
 def size_axes(axes: Any, *, x: str = N, y: str = "", title: str = "", log_y: bool = True) -> None:
     """Labels, and logarithmic scales: call it when everything has been drawn."""
     axes.set(xlabel=x, ylabel=y)
@@ -126,20 +170,43 @@ def legend_above(figure: Any, looks: Mapping[str, Mapping[str, Any]], ncols: int
     figure.legend(handles, list(looks), loc="outside upper center", ncols=min(ncols, len(looks)))
 
 
-def size_legend(figure: Any, colours: dict[float, str]) -> None:
-    """N by colour, above the panels: at most seven, whose colours can be told apart."""
-    shown = _told_apart(sorted(colours), 7)
-    handles = [figure.axes[0].plot([], [], color=colours[n], lw=2)[0] for n in shown]
+def titled_legend(
+    figure: Any, entries: Sequence[tuple[str, Any]], title: str, **options: Any
+) -> None:
+    """Labels and what was drawn, above the panels; in one row unless `ncols` is given."""
+    labels, handles = zip(*entries, strict=True)
     figure.legend(
         handles,
-        [si(n) for n in shown],
-        title="N, parameters without embeddings",
+        labels,
+        title=title,
         title_fontsize=8,
         loc="outside upper center",
-        ncols=len(shown),
-        handlelength=1.2,
-        columnspacing=1.4,
+        **{"ncols": len(entries), "columnspacing": 1.4, **options},
     )
+
+
+def colour_legend(
+    figure: Any,
+    colours: Mapping[float, str],
+    title: str,
+    write: Callable[[float], str],
+    **line: Any,
+) -> None:
+    """Values by colour, above all panels; `line` is the look of a handle."""
+    axes = figure.axes[0]
+    entries = [(write(x), axes.plot([], [], color=c, **line)[0]) for x, c in colours.items()]
+    titled_legend(figure, entries, title, handlelength=1.2)
+
+
+def loss_legend(figure: Any, colours: Mapping[float, str], **line: Any) -> None:
+    """Losses that were read, by colour."""
+    colour_legend(figure, colours, LOSS, lambda loss: f"{loss:.2f}", **line)
+
+
+def size_legend(figure: Any, colours: Mapping[float, str], title: str = N) -> None:
+    """N by colour: at most seven, whose colours can be told apart."""
+    shown = {n: colours[n] for n in _told_apart(sorted(colours), 7)}
+    colour_legend(figure, shown, title, si, lw=2)
 
 
 def _told_apart(values: Sequence[float], most: int) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -10,7 +11,7 @@ from lmscale.studies.cells import Cell
 from lmscale.studies.estimate import Estimate
 from lmscale.wording import number, with_interval
 
-__all__ = ["MEANS", "mean_loss", "shown", "table"]
+__all__ = ["MEANS", "edges", "mean_loss", "shown", "table"]
 
 #: For the caption of a table with `mean_loss`.
 MEANS = "In brackets the 95% interval of the mean (three or more seeds) or the range (two)."
@@ -42,6 +43,13 @@ def shown(estimate: Estimate, note: str = "") -> str:
     if not estimate.is_known:
         return "–"
     return with_interval(estimate.value, estimate.interval, note)
+
+
+def edges(interval: tuple[float, float] | None, write: Callable[[float], str] = number) -> str:
+    """'1.2k to 3.4k'; a dash where there is no interval."""
+    if interval is None or not all(map(math.isfinite, interval)):
+        return "–"
+    return f"{write(interval[0])} to {write(interval[1])}"
 
 
 def mean_loss(cell: Cell) -> str:

@@ -14,16 +14,25 @@ import numpy as np
 from scipy.stats import t as student
 
 from lmscale.laws import FitResult
-from lmscale.laws.result import interval as interval_of_draws
+from lmscale.laws.result import interval as percentile_interval
 
-__all__ = ["LEAST_SEEDS", "LEVEL", "Estimate", "few_seeds", "interval_of_mean"]
+__all__ = [
+    "LEAST_SEEDS",
+    "LEVEL",
+    "Estimate",
+    "few_seeds",
+    "interval_of_draws",
+    "interval_of_mean",
+    "undecided",
+]
 
 #: Fewest seeds whose spread makes an interval, and so a claim: two say next to nothing of noise.
 LEAST_SEEDS = 3
 #: Of every interval of a study.
 LEVEL = 0.95
-#: Fewest finite draws that make an interval.
-LEAST_DRAWS = 20
+#: Fewest finite draws that make an interval, and the share of all draws that they must be: where more
+#: give no number, the interval of those that do is too narrow.
+LEAST_DRAWS, LEAST_SHARE = 20, 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +46,7 @@ class Estimate:
       name: by which claims and figures refer to it.
       value: None where the results do not hold it.
       interval: 95%, over seeds or bootstrap draws; None where there is no noise to judge it by.
-      draws: [draw] what `interval` was made from, where it was made from draws.
+      draws: [draw] of the bootstrap, NaN where one gave no number; None without a bootstrap.
       undecided_because: why it cannot decide a claim: what is missing, or how these runs lie outside
         of what the claim is about. Empty where it can.
       of: the family or model that it is of, where a study chose one of several.
@@ -58,10 +67,11 @@ class Estimate:
 
     @classmethod
     def of_draws(cls, name: str, value: float, draws: np.ndarray | None, **rest) -> Estimate:
-        """With the percentile interval of its draws; NaN draws are left out."""
-        if draws is None or np.isfinite(draws).sum() <= LEAST_DRAWS:
-            return cls(name=name, value=float(value), **rest)
-        interval = interval_of_draws(draws, LEVEL)
+        """With the interval of its draws (`interval_of_draws`); without draws it has none."""
+        interval = None if draws is None else interval_of_draws(draws)
+        if draws is not None and interval is None:
+            why = rest.get("undecided_because") or "draws of the runs often give no number"
+            rest["undecided_because"] = why
         return cls(name=name, value=float(value), interval=interval, draws=draws, **rest)
 
     @classmethod
@@ -97,9 +107,22 @@ class Estimate:
         return self.interval is not None and self.interval[0] <= value <= self.interval[1]
 
 
+def undecided(names: Sequence[str], why: str) -> dict[str, Estimate]:
+    """The estimates of a study whose results hold none of them."""
+    return {name: Estimate(name=name, undecided_because=why) for name in names}
+
+
 def few_seeds(seeds: int, what: str = "a difference") -> str:
     """Why `what` from so few seeds decides nothing; empty where they suffice."""
     return "" if seeds >= LEAST_SEEDS else f"{what} needs {LEAST_SEEDS} seeds, not {seeds}"
+
+
+def interval_of_draws(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float] | None:
+    """The percentile interval of draws; None where too few are finite (`LEAST_SHARE`)."""
+    finite = np.isfinite(draws)
+    if finite.sum() <= LEAST_DRAWS or finite.mean() < LEAST_SHARE:
+        return None
+    return percentile_interval(draws, level)
 
 
 def interval_of_mean(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:

@@ -1,4 +1,7 @@
-"""Learning curves of a study: evaluated loss against updates, and what several analyses take from it."""
+"""Learning curves: evaluated loss against updates, and the law of size and steps through them.
+
+Several studies share these: `learning`, `efficiency`, `compute` and `critical_batch`.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,14 @@ from lmscale.studies.estimate import LEAST_SEEDS
 from lmscale.studies.results import Results
 
 __all__ = [
+    "NO_CURVES",
     "Ladder",
     "Size",
     "evaluations",
     "fit_learning_curves",
     "ladder",
+    "law_rejected_because",
     "misfit",
-    "no_law",
-    "seed_interval",
     "with_batch_error",
 ]
 
@@ -36,12 +39,14 @@ __all__ = [
 KAPLAN_CRITICAL_BATCH = tuple(
     laws.published("kaplan2020-ns").parameters[name] for name in ("B_star", "alpha_B")
 )
-#: Laws of the critical batch that its declared error is drawn as.
+#: Draws of the law of the critical batch within its declared error.
 BATCH_DRAWS = 16
-#: `misfit` beyond which L(N, S_min) is said not to describe the curves.
+#: `misfit` from which on L(N, S_min) does not describe the curves.
 LARGEST_MISFIT = 0.02
-#: A batch this far from the critical one, either way, makes a correction that hardly matters.
+#: Where the batch is this many times above or below the critical one, the correction for it hardly matters.
 FAR = 10.0
+#: Why a store has no `ladder`.
+NO_CURVES = "no run has evaluations along the way yet"
 
 
 @dataclass(frozen=True)
@@ -70,17 +75,27 @@ class Size:
         """[point] the mean over seeds."""
         return self.losses.mean(axis=0)
 
+    def compute(
+        self, losses: np.ndarray, convention: str, batch_law: dict[str, float] | None = None
+    ) -> np.ndarray:
+        """[point] FLOPs C along a curve, or C_min where B_crit(L) is given (`adjusted_compute`)."""
+        flops = self.flops_per_step[convention] * self.steps
+        if batch_law is None:
+            return flops
+        return laws.adjusted_compute(flops, self.batch_tokens, losses, **batch_law)
+
 
 @dataclass(frozen=True)
 class Ladder:
-    """The sizes of one family, smallest first, and the critical batch that they are read with.
+    """The sizes of one family, smallest first, and the critical batch that corrects their steps.
 
     Attributes:
       critical_batch: (B_star, alpha_B) of B_crit(L) = B_star / L^(1/alpha_B), in tokens.
-      measured_batch: whether the experiment declares that law, or Kaplan's stands in for it.
-      batch_error: (loss, factor, alpha_low, alpha_high), where declared: at that loss B_crit is
-        known to within the factor, and alpha_B to within its two ends, each at 95%. The loss is in
-        the middle of those that B_crit was measured at, so that level and power err separately.
+      measured_batch: True where the experiment declares that law, False where Kaplan's is used instead.
+      batch_error: (loss, factor, alpha_low, alpha_high), where declared: B_crit at that loss is known
+        to within the factor, and alpha_B to between the two ends, each at 95%. The loss lies in the
+        middle of those at which B_crit was measured, so that the errors of level and power are
+        independent.
     """
 
     family: str
@@ -99,14 +114,14 @@ class Ladder:
         return dict(zip(("B_star", "alpha_B"), self.critical_batch, strict=True))
 
     def batch_laws(self) -> list[dict[str, float]]:
-        """`batch_law` as it may be: `BATCH_DRAWS` draws of its error, or itself without one."""
+        """`BATCH_DRAWS` draws of `batch_law` within its error, or the law itself where none is known."""
         if self.batch_error is None:
             return [self.batch_law]
         loss, factor, *alphas = self.batch_error
         middle = norm.ppf((np.arange(BATCH_DRAWS) + 0.5) / BATCH_DRAWS)
         middle /= middle.std()
         rng = np.random.default_rng(0)
-        # Every sixteenth of either distribution once.
+        # The sixteen quantiles of either distribution, each used once.
         level, power = rng.permutation(middle), rng.permutation(middle)
         power = 1 / self.critical_batch[1] + power * abs(1 / alphas[0] - 1 / alphas[1]) / (2 * 1.96)
         level = np.log(self.b_crit(loss)) + level * math.log(factor) / 1.96
@@ -116,22 +131,22 @@ class Ladder:
         ]
 
     def unsure_batch(self) -> str:
-        """Why numbers that hang on B_crit(L) decide nothing; empty where its error is known."""
+        """Why numbers that depend on B_crit(L) decide nothing; empty where its error is known."""
         if not self.measured_batch:
             return (
                 "B_crit(L) is that of Kaplan et al. 2020, measured on another text and vocabulary"
             )
         if self.batch_error is None:
-            return "how well B_crit(L) is known is not declared, and this number hangs on it"
+            return "the error of B_crit(L) is not declared, and this number depends on it"
         return ""
 
     @property
     def n_seeds(self) -> int:
-        """Of the size that has fewest."""
+        """Of the size with the fewest."""
         return min((len(size.losses) for size in self.sizes), default=0)
 
     def drawn_losses(self, n_draws: int, seed: int = 0) -> list[np.ndarray] | None:
-        """Each size's mean loss [draw, point] over seeds drawn again; None below `LEAST_SEEDS`."""
+        """Each size's mean loss [draw, point] over resampled seeds; None below `LEAST_SEEDS`."""
         if self.n_seeds < LEAST_SEEDS:
             return None
         cells = np.repeat(np.arange(len(self.sizes)), [len(s.losses) for s in self.sizes])
@@ -156,23 +171,22 @@ def evaluations(records: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarr
     return steps, np.array([points[step] for step in sorted(points)], float)
 
 
-def ladder(study: Results) -> Ladder | None:
+def ladder(results: Results) -> Ladder | None:
     """The learning curves of the first family that has any; None where there are none.
 
-    The experiment's field `critical_batch` holds B_star and alpha_B, and maybe `Ladder.batch_error`.
-
-    Where a size was trained for several lengths, the longest counts; seeds that were evaluated at
-    other steps than the first one are read off between their own.
+    The experiment's field `critical_batch` holds B_star and alpha_B, optionally followed by
+    `Ladder.batch_error`. Where a size was trained for several lengths, the longest counts. Seeds that
+    were evaluated at other steps than the first one are interpolated to its steps.
     """
-    declared = study.experiment.get("fields", {}).get("critical_batch")
+    declared = results.experiment.get("fields", {}).get("critical_batch")
     constants = tuple(declared[:2]) if declared else KAPLAN_CRITICAL_BATCH
     error = tuple(declared[2:]) if declared and len(declared) == 6 else None
-    for family in study.families:
-        runs = study.usable
+    for family in results.families:
+        runs = results.usable
         runs = runs[runs["family"] == family] if len(runs) else runs
         sizes = []
         for _, group in runs.groupby("params_kaplan", sort=True):
-            size = _size(study, group[group["tokens"] == group["tokens"].max()])
+            size = _size(results, group[group["tokens"] == group["tokens"].max()])
             if size is not None:
                 sizes.append(size)
         if sizes:
@@ -181,8 +195,8 @@ def ladder(study: Results) -> Ladder | None:
     return None
 
 
-def _size(study: Results, runs: pd.DataFrame) -> Size | None:
-    curves = [evaluations(study.metrics.get(run, ())) for run in runs["run"]]
+def _size(results: Results, runs: pd.DataFrame) -> Size | None:
+    curves = [evaluations(results.metrics.get(run, ())) for run in runs["run"]]
     curves = [curve for curve in curves if len(curve[0]) >= 3]
     if not curves:
         return None
@@ -204,7 +218,7 @@ def fit_learning_curves(
     """L(N, S_min) of Kaplan et al. 2020, eq. 1.6, with N without embeddings.
 
     Args:
-      batch_law: that S_min is read with; by default the ladder's.
+      batch_law: the B_crit(L) that turns S into S_min; by default the ladder's.
 
     Raises:
       TableError, FitError: when the curves do not determine it.
@@ -231,9 +245,9 @@ def fit_learning_curves(
 
 
 def with_batch_error(fit: FitResult, found: Ladder) -> FitResult:
-    """A fit of the learning curves whose intervals hold the error of B_crit(L) too.
+    """A fit of the learning curves whose intervals also contain the error of B_crit(L).
 
-    Draw i is of `found.batch_laws()[i % their number]`.
+    Draw i uses `found.batch_laws()[i % their number]`.
     """
     options = found.batch_laws()
     if len(options) == 1 or not fit.draws:
@@ -257,8 +271,10 @@ def misfit(fit: FitResult) -> float:
     return float(np.sqrt(np.mean(fit.residuals["residual"] ** 2)))
 
 
-def no_law(fit: FitResult) -> str:
-    """Why the curves do not follow the fitted L(N, S_min); empty where they do."""
+def law_rejected_because(fit: FitResult) -> str:
+    """Why the fitted L(N, S_min) does not describe the curves; empty where it does."""
+    if fit.failure:
+        return "L(N, S) could not be fitted to the curves"
     if not fit.converged:
         return "the fit of L(N, S) did not converge"
     if misfit(fit) >= LARGEST_MISFIT:
@@ -267,17 +283,3 @@ def no_law(fit: FitResult) -> str:
     if min(fit.parameters["alpha_S"], fit.parameters["alpha_N"]) <= 0:
         return "L(N, S) with a negative exponent is no law of learning"
     return ""
-
-
-def seed_interval(draws: np.ndarray | None, level: float = 0.95) -> tuple[float, float] | None:
-    """The central interval of draws; None where more than a tenth of them are no numbers."""
-    if draws is None:
-        return None
-    draws = np.asarray(draws, float)
-    finite = np.isfinite(draws)
-    if finite.mean() < 0.9:
-        return None
-    draws = draws[finite]
-    tail = 50 * (1 - level)
-    low, high = np.percentile(draws, [tail, 100 - tail])
-    return float(low), float(high)

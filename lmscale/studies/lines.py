@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student
 
-__all__ = ["Line", "fit_line"]
+__all__ = ["Line", "fit_line", "lines_through"]
 
 
 @dataclass(frozen=True)
@@ -70,3 +70,17 @@ def fit_line(x: np.ndarray, y: np.ndarray, sizes: np.ndarray | None = None) -> L
         sums = np.stack([np.bincount(size, column) for column in design.T], axis=1)
         covariance = variance * normal @ (sums.T @ sums) @ normal
     return Line(middle, float(height), float(slope), covariance, n_sizes - 2)
+
+
+def lines_through(
+    x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes and heights at x = 0 of the lines y = height + slope x by (weighted) least squares.
+
+    Args:
+      x: [point]; y: [..., point] for one line each, such as one a draw; weights: [point].
+    """
+    weights = np.ones(len(x)) if weights is None else weights
+    middle = weights @ x / weights.sum()
+    slope = y @ (weights * (x - middle)) / (weights @ (x - middle) ** 2)
+    return slope, y @ weights / weights.sum() - slope * middle

@@ -11,23 +11,13 @@ import pandas as pd
 
 from lmscale.files import DamagedError
 from lmscale.sweep.claims import Claim
-from lmscale.sweep.store import Store, cell_columns
+from lmscale.sweep.store import Store
 from lmscale.sweep.verify import verifications
 
-__all__ = ["LOST", "Results", "SearchEdges"]
+__all__ = ["LOST", "Results"]
 
 #: States of a run that ended without a result to use.
 LOST = ("diverged", "failed", "out_of_memory")
-
-
-@dataclass(frozen=True)
-class SearchEdges:
-    """In how many of the `searched` cells the best learning rate is the lowest or highest tried."""
-
-    searched: int
-    low: int
-    high: int
-    factors: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -148,18 +138,3 @@ class Results:
         if not len(self.table):
             return self.table
         return self.table[self.table["status"].isin(LOST)]
-
-    def search_edges(self, family: str | None = None) -> SearchEdges:
-        """Where the learning-rate searches of one family, or of all, have their best rate."""
-        factors = self.tried_lr_factors()
-        runs = self.table[self.table["status"] == "done"]
-        if family is not None:
-            runs = runs[runs["family"] == family]
-        searched = low = high = 0
-        for _, tried in runs.groupby(cell_columns(runs), dropna=False) if len(factors) > 1 else ():
-            losses = tried.groupby("lr_factor")["loss"].mean()
-            if len(losses) > 1:
-                searched += 1
-                low += losses.idxmin() == losses.index.min()
-                high += losses.idxmin() == losses.index.max()
-        return SearchEdges(searched, int(low), int(high), tuple(factors))

@@ -1,42 +1,23 @@
-"""L(N, S_min): a planted law comes back, and what cannot be told is said."""
-
-import dataclasses
-import math
+"""The section on the law of size and steps: what it says of a planted law, and of none."""
 
 import numpy as np
-import pytest
 
-from lmscale import laws
 from lmscale.report import analyse
-from lmscale.report.analyses import learning
 from lmscale.report.figures import _told_apart
-from lmscale.studies.learning_curves import (
-    evaluations,
-    fit_learning_curves,
-    ladder,
-    with_batch_error,
-)
 from tests.report import planted_curves as planted
-
-BATCH = (planted.LAW["B_star"], planted.LAW["alpha_B"])
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    path = tmp_path_factory.mktemp("learning")
-    return planted.plant(path, planted.ladder_runs(), analyses=["learning"], critical_batch=BATCH)
+from tests.studies.test_learning import BATCH, wrong
 
 
-def test_the_planted_constants_come_back(study):
+def test_the_law_is_said_and_drawn(tmp_path):
+    runs = planted.ladder_runs()
+    study = planted.plant(tmp_path, runs, analyses=["learning"], critical_batch=BATCH)
     section = analyse("learning", study)
-    for name in ("alpha_S", "alpha_N"):
-        measure = section.measures[name]
-        assert measure.value == pytest.approx(planted.LAW[name], rel=0.02)
-        low, high = measure.interval
-        assert low < measure.value < high
+    assert "describes the learning curves of 7 sizes within 0." in section.finding
+    assert section.measures["alpha_S"].what.endswith("L(N, S_min), 7 sizes, 3 seeds each")
     assert section.conclusive and not section.warnings
-    assert section.fits["transformer/kaplan"].n_used == 7 * 3 * 30
     assert section.charts[0].png.startswith(b"\x89PNG")
+    (grid,) = section.grids
+    assert [row[0] for row in grid.rows] == ["α_S", "S_c", "α_N", "N_c"]
 
 
 def test_the_papers_critical_batch_stands_in_with_a_warning(tmp_path):
@@ -47,10 +28,6 @@ def test_the_papers_critical_batch_stands_in_with_a_warning(tmp_path):
 
 def test_curves_that_are_no_such_law_are_called_so(tmp_path):
     """Curves that cross in the wrong order leave large residuals."""
-
-    def wrong(spec, steps):
-        return 3 + spec.model.d_model / 100 * (1 + 0.1 * (steps > 400))
-
     runs = planted.ladder_runs(planted.SIZES[:4], seeds=(0,))
     section = analyse("learning", planted.plant(tmp_path, runs, analyses=["learning"], law=wrong))
     assert not section.conclusive
@@ -63,61 +40,6 @@ def test_no_curves_no_law(tmp_path):
         tmp_path, runs, analyses=["learning"], status=lambda index, run: "pending"
     )
     assert "No run has evaluations" in analyse("learning", planted.Results.read(study)).finding
-
-
-def test_evaluations_begin_where_the_warmup_ends():
-    records = [{"step": s, "lr": min(1.0, s / 50)} for s in range(10, 110, 10)]
-    records += [{"step": s, "eval": {"valid": {"loss": 5 - s / 100}}} for s in (20, 50, 100)]
-    steps, losses = evaluations(records)
-    assert list(steps) == [50, 100] and list(losses) == [4.5, 4.0]
-
-
-def test_the_ladder_counts_compute_by_the_step(study):
-    found = ladder(study)
-    assert [round(size.n_params) for size in found.sizes] == [round(n) for n in planted.SIZES]
-    size = found.sizes[0]
-    assert size.flops_per_step["kaplan"] == pytest.approx(6 * size.n_params * size.batch_tokens)
-    assert found.n_seeds == 3 and found.measured_batch
-    draws = found.drawn_losses(200)
-    assert draws[0].shape == (200, 30)
-    assert math.isclose(draws[0].mean(), size.losses.mean(), rel_tol=1e-3)
-
-
-def test_the_error_of_the_critical_batch_widens_the_exponent_of_the_steps(study):
-    """It decides only with that error declared, and S_min hangs on it."""
-    exact = ladder(study)
-    unsure = dataclasses.replace(exact, batch_error=(4.0, 1.5, 0.17, 0.5))
-    assert "is not declared" in exact.unsure_batch() and not unsure.unsure_batch()
-    at = [float(laws.critical_batch(4.0, **law)) for law in unsure.batch_laws()]
-    assert len(at) == 16
-    assert np.std(np.log(at)) == pytest.approx(np.log(1.5) / 1.96)
-    assert np.mean(np.log(at)) == pytest.approx(np.log(exact.b_crit(4.0)))
-    powers = [1 / law["alpha_B"] for law in unsure.batch_laws()]
-    assert np.std(powers) == pytest.approx((1 / 0.17 - 1 / 0.5) / 2 / 1.96)
-    fit = fit_learning_curves(exact, bootstrap=40)
-    assert with_batch_error(fit, exact) is fit
-    wide = with_batch_error(fit, unsure)
-    for name in ("alpha_S", "alpha_N"):
-        low, high = wide.intervals[name]
-        assert low < planted.LAW[name] < high
-    low, high = fit.intervals["alpha_S"]
-    assert np.diff(wide.intervals["alpha_S"])[0] > 3 * (high - low)
-
-
-def test_a_law_that_does_not_hold_and_few_seeds_decide_nothing(study):
-    found = ladder(study)
-    fit = fit_learning_curves(found, bootstrap=0)
-    undecided = learning._undecided
-    rough = fit.residuals | {"residual": fit.residuals["residual"] + 0.03}
-    rough = dataclasses.replace(fit, residuals=rough)
-    assert "stray from L(N, S) by 3" in undecided(rough, found)
-    assert "did not converge" in undecided(dataclasses.replace(fit, converged=False), found)
-    one = dataclasses.replace(
-        found, sizes=tuple(dataclasses.replace(s, losses=s.losses[:1]) for s in found.sizes)
-    )
-    assert "needs 3 seeds, not 1" in undecided(fit, one)
-    sure = dataclasses.replace(found, batch_error=(4.0, 1.5, 0.2, 0.3))
-    assert undecided(fit, sure) == ""
 
 
 def test_a_legend_names_no_two_sizes_of_one_colour():

@@ -5,15 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from lmscale.report import analyse
-from lmscale.report.analyses import position, rate_search
+from lmscale.report import analyse, caveats
+from lmscale.report.analyses import position
 from lmscale.report.sections import families, size
-from lmscale.studies.results import Results
-from lmscale.sweep import Run, lstm_shape, make_run, transformer_ladder, width_rule
-from tests.report import planted_store as planted
-
-FACTORS = (0.5, 1.0, 2.0)
-SIZES = (1e4, 3e4, 1e5)
+from lmscale.report.sections.rate_search import search_grid
+from tests.studies.test_rate_search import searched
 
 
 @pytest.fixture(autouse=True)
@@ -21,34 +17,6 @@ def undrawn(monkeypatch):
     """Drawing takes most of an analysis' time; one test draws."""
     for analysis in (size, position, families):
         monkeypatch.setattr(analysis, "_chart", lambda *args: None)
-
-
-def searched(path, *, best, factors=FACTORS, seeds=(0, 1), status=lambda index, run: "done"):
-    """A store whose losses are lowest at the factor `best[kind]`; the planted penalty is about 1."""
-    shared = {"n_ctx": planted.N_CTX, "vocab_size": planted.VOCAB}
-    models = [("transformer", m) for m in transformer_ladder(SIZES, n_layer=2, **shared)]
-    models += [("lstm, 1 layer", lstm_shape(s, n_layer=1, d_embed=32, **shared)) for s in SIZES]
-    recipe = {"steps": 400, "data": planted.DATA, "evals": planted.EVALS, "batch_size": 4}
-    runs = [
-        Run(
-            make_run(m, seed=seed, lr_factor=f, learning_rate=width_rule(), **recipe),
-            {"family": family, "lr_factor": f},
-        )
-        for family, m in models
-        for f in factors
-        for seed in seeds
-    ]
-    rule = width_rule()
-
-    def law(spec):
-        factor = spec.optimizer.peak_lr / rule(spec.model, 0, 0)
-        away = math.log(factor / best[spec.model.kind])
-        return planted.SizeLaw()(spec) + 0.05 * (away**2 - math.log(factor) ** 2)
-
-    names = ["size", "position", "families", "rate_search"]
-    return Results.read(
-        planted.plant(path, runs, analyses=names, law=law, noise=1e-4, status=status)
-    )
 
 
 def columns(grid, *names):
@@ -123,5 +91,5 @@ def test_no_search_is_said_and_no_table_is_shown(tmp_path):
     study = searched(tmp_path, best={"transformer": 1.0, "lstm": 1.0}, factors=(1.0,))
     section = analyse("rate_search", study)
     assert "none was searched" in section.finding and not section.grids
-    assert rate_search.search_grid(study) == []
+    assert search_grid([]) == [] and caveats.search_edges(study) == []
     assert any("at the rate of a rule" in w for w in section.warnings)

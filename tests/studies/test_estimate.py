@@ -27,6 +27,16 @@ def test_draws_that_are_not_numbers_are_left_out():
     assert Estimate.of_draws("x", 0.0, draws[:10]).interval is None
 
 
+def test_draws_that_often_give_no_number_make_no_interval():
+    draws = np.random.default_rng(0).standard_normal(500)
+    draws[:60] = np.inf
+    found = Estimate.of_draws("x", 0.0, draws)
+    assert found.interval is None and "often give no number" in found.undecided_because
+    assert Estimate.of_draws("x", 0.0, draws, undecided_because="why").undecided_because == "why"
+    assert Estimate.of_draws("x", 0.0, draws[20:]).interval == interval(draws[60:], 0.95)
+    assert Estimate.of_draws("x", 0.0, None).undecided_because == ""
+
+
 def test_a_refused_fit_gives_no_number_and_says_why():
     def impossible():
         raise np.linalg.LinAlgError("singular")

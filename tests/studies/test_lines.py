@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lmscale.studies.lines import fit_line
+from lmscale.studies.lines import fit_line, lines_through
 
 X = np.linspace(0.0, 3.0, 6)
 
@@ -55,3 +55,12 @@ def test_noise_along_x_counts_with_the_size_it_belongs_to():
 
 def test_two_sizes_have_no_interval():
     assert fit_line(np.array([0.0, 0.0, 1.0]), np.array([1.0, 1.1, 2.0])).slope_interval() is None
+
+
+def test_many_lines_at_once_are_those_of_polyfit():
+    y = np.random.default_rng(3).standard_normal((4, len(X)))
+    weights = np.linspace(0.5, 2.0, len(X))
+    slope, height = lines_through(X, y, weights)
+    for row, *found in zip(y, slope, height, strict=True):
+        assert found == pytest.approx(np.polyfit(X, row, 1, w=np.sqrt(weights)))
+    assert lines_through(X, 1 - 2 * X) == (pytest.approx(-2), pytest.approx(1))

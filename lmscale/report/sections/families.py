@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from lmscale import laws
 from lmscale.report import caveats, figures, style
-from lmscale.report.analyses.rate_search import search_grid
 from lmscale.report.registry import register
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
+from lmscale.report.sections.rate_search import search_grid
 from lmscale.report.tables import MEANS, mean_loss, shown, table
 from lmscale.studies.estimate import Estimate
 from lmscale.studies.families import (
@@ -18,6 +18,7 @@ from lmscale.studies.families import (
     n_total,
     single_layer_shift,
 )
+from lmscale.studies.rate_search import searched_cells
 from lmscale.studies.results import Results
 from lmscale.wording import listed, plural, si
 
@@ -46,7 +47,7 @@ def section(found: Families, results: Results) -> Section:
         details=_details(found),
         key_numbers=[KeyNumber.of_estimate(label, ratio, "×")] if ratio.is_known else [],
         charts=[_chart(found)],
-        grids=[*_grid(found), *search_grid(results)],
+        grids=[*_grid(found), *search_grid(searched_cells(results))],
         fits=found.fits,
         measures=_measures(found.estimates),
         warnings=[

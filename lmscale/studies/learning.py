@@ -1,0 +1,80 @@
+"""Learning curves of all sizes as one law, L(N, S_min) (Kaplan et al. 2020, eq. 1.6, Fig. 4 right)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lmscale.laws import FitResult
+from lmscale.studies.estimate import Estimate, few_seeds
+from lmscale.studies.fits import attempt, refused
+from lmscale.studies.learning_curves import (
+    FAR,
+    NO_CURVES,
+    Ladder,
+    fit_learning_curves,
+    ladder,
+    law_rejected_because,
+    with_batch_error,
+)
+from lmscale.studies.registry import register
+from lmscale.studies.results import Results
+
+__all__ = ["Learning", "study", "undecided_because"]
+
+LAW = "kaplan-ns"
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What `study` finds.
+
+    Attributes:
+      ladder: None where no run was evaluated along the way.
+      fit: L(N, S_min) = (N_c/N)^alpha_N + (S_c/S_min)^alpha_S; its intervals contain the error of
+        B_crit(L).
+      fit_at_batch_law: the same with B_crit(L) taken as exact, for its band beside the curves.
+      estimates: "alpha_S" and "alpha_N".
+    """
+
+    ladder: Ladder | None
+    fit: FitResult
+    fit_at_batch_law: FitResult = field(repr=False)
+    estimates: dict[str, Estimate]
+
+    @property
+    def fits(self) -> dict[str, FitResult]:
+        return {f"{self.ladder.family}/kaplan": self.fit} if self.ladder else {}
+
+
+@register("learning")
+def study(results: Results) -> Learning:
+    """The fit of L(N, S_min) to the learning curves of all sizes (Kaplan et al. 2020, eq. 1.6).
+
+    found = learning.study(Results.read("results/compute"))
+    print(found.estimates["alpha_S"], found.fit.predict(params=1e6, steps=1e4))
+    """
+    found = ladder(results)
+    if found is None:
+        fit = exact = refused(LAW, NO_CURVES)
+        sizes = seeds = 0
+    else:
+        exact = attempt(LAW, lambda: fit_learning_curves(found))
+        fit = exact if exact.failure else with_batch_error(exact, found)
+        sizes, seeds = len(found.sizes), found.n_seeds
+    why = fit.failure or undecided_because(fit, found)
+    estimates = {
+        name: Estimate.of_parameter(fit, name, undecided_because=why, n=sizes, seeds=seeds)
+        for name in ("alpha_S", "alpha_N")
+    }
+    return Learning(found, fit, exact, estimates)
+
+
+def undecided_because(fit: FitResult, found: Ladder) -> str:
+    """Why the exponents of the law decide no claim; empty where they do."""
+    batches = [size.batch_tokens / found.b_crit(size.loss) for size in found.sizes]
+    # S_min = S / (1 + B_crit/B): far above the critical batch the correction hardly matters.
+    unsure = "" if min(map(np.min, batches)) > FAR else found.unsure_batch()
+    few = few_seeds(found.n_seeds, "an exponent of learning curves")
+    return law_rejected_because(fit) or few or unsure

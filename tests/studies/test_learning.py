@@ -1,0 +1,111 @@
+"""L(N, S_min): a planted law comes back, and what the curves do not decide has a reason."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from lmscale import laws
+from lmscale.studies import Results, learning
+from lmscale.studies.learning_curves import (
+    NO_CURVES,
+    evaluations,
+    fit_learning_curves,
+    ladder,
+    with_batch_error,
+)
+from tests.report import planted_curves as planted
+
+BATCH = (planted.LAW["B_star"], planted.LAW["alpha_B"])
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    path = tmp_path_factory.mktemp("learning")
+    return planted.plant(path, planted.ladder_runs(), analyses=["learning"], critical_batch=BATCH)
+
+
+def wrong(spec, steps):
+    """Curves that cross in the wrong order."""
+    return 3 + spec.model.d_model / 100 * (1 + 0.1 * (steps > 400))
+
+
+def test_the_planted_constants_come_back(results):
+    found = learning.study(results)
+    for name, estimate in found.estimates.items():
+        assert estimate.value == pytest.approx(planted.LAW[name], rel=0.02)
+        low, high = estimate.interval
+        assert low < estimate.value < high
+        assert (estimate.n, estimate.seeds) == (7, 3)
+        assert "is not declared" in estimate.undecided_because
+    assert found.fits["transformer/kaplan"].n_used == 7 * 3 * 30
+
+
+def test_no_curves_no_law(tmp_path):
+    runs = planted.ladder_runs(planted.SIZES[:2], seeds=(0,))
+    store = planted.planted.plant(
+        tmp_path, runs, analyses=["learning"], status=lambda index, run: "pending"
+    )
+    found = learning.study(Results.read(store))
+    assert found.ladder is None and not found.fits
+    assert {one.undecided_because for one in found.estimates.values()} == {NO_CURVES}
+
+
+def test_evaluations_begin_where_the_warmup_ends():
+    records = [{"step": s, "lr": min(1.0, s / 50)} for s in range(10, 110, 10)]
+    records += [{"step": s, "eval": {"valid": {"loss": 5 - s / 100}}} for s in (20, 50, 100)]
+    steps, losses = evaluations(records)
+    assert list(steps) == [50, 100] and list(losses) == [4.5, 4.0]
+
+
+def test_the_ladder_counts_compute_by_the_step(results):
+    found = ladder(results)
+    assert [round(size.n_params) for size in found.sizes] == [round(n) for n in planted.SIZES]
+    size = found.sizes[0]
+    assert size.flops_per_step["kaplan"] == pytest.approx(6 * size.n_params * size.batch_tokens)
+    assert found.n_seeds == 3 and found.measured_batch
+    draws = found.drawn_losses(200)
+    assert draws[0].shape == (200, 30)
+    assert math.isclose(draws[0].mean(), size.losses.mean(), rel_tol=1e-3)
+    flops = size.compute(size.loss, "kaplan")
+    assert flops == pytest.approx(size.flops_per_step["kaplan"] * size.steps)
+    adjusted = size.compute(size.loss, "kaplan", found.batch_law)
+    assert adjusted == pytest.approx(flops / (1 + size.batch_tokens / found.b_crit(size.loss)))
+
+
+def test_the_error_of_the_critical_batch_widens_the_exponent_of_the_steps(results):
+    """It decides only with that error declared, and S_min depends on it."""
+    exact = ladder(results)
+    unsure = dataclasses.replace(exact, batch_error=(4.0, 1.5, 0.17, 0.5))
+    assert "is not declared" in exact.unsure_batch() and not unsure.unsure_batch()
+    at = [float(laws.critical_batch(4.0, **law)) for law in unsure.batch_laws()]
+    assert len(at) == 16
+    assert np.std(np.log(at)) == pytest.approx(np.log(1.5) / 1.96)
+    assert np.mean(np.log(at)) == pytest.approx(np.log(exact.b_crit(4.0)))
+    powers = [1 / law["alpha_B"] for law in unsure.batch_laws()]
+    assert np.std(powers) == pytest.approx((1 / 0.17 - 1 / 0.5) / 2 / 1.96)
+    fit = fit_learning_curves(exact, bootstrap=40)
+    assert with_batch_error(fit, exact) is fit
+    wide = with_batch_error(fit, unsure)
+    for name in ("alpha_S", "alpha_N"):
+        low, high = wide.intervals[name]
+        assert low < planted.LAW[name] < high
+    low, high = fit.intervals["alpha_S"]
+    assert np.diff(wide.intervals["alpha_S"])[0] > 3 * (high - low)
+
+
+def test_a_law_that_does_not_hold_and_few_seeds_decide_nothing(results):
+    found = ladder(results)
+    fit = fit_learning_curves(found, bootstrap=0)
+    undecided = learning.undecided_because
+    rough = fit.residuals | {"residual": fit.residuals["residual"] + 0.03}
+    rough = dataclasses.replace(fit, residuals=rough)
+    assert "stray from L(N, S) by 3" in undecided(rough, found)
+    assert "did not converge" in undecided(dataclasses.replace(fit, converged=False), found)
+    one = dataclasses.replace(
+        found, sizes=tuple(dataclasses.replace(s, losses=s.losses[:1]) for s in found.sizes)
+    )
+    assert "needs 3 seeds, not 1" in undecided(fit, one)
+    sure = dataclasses.replace(found, batch_error=(4.0, 1.5, 0.2, 0.3))
+    assert undecided(fit, sure) == ""
