@@ -330,7 +330,7 @@ def _cost(found: Ladder, losses: Sequence[np.ndarray], target: float) -> Cost | 
     """None where fewer than five sizes reach the loss, or the best is not inside them."""
     n, flops = [], []
     for size, loss in zip(found.sizes, losses, strict=True):
-        steps = laws.steps_to_loss(size.steps, loss, [target])[0]
+        steps = size.steps_to(target, loss)
         if np.isfinite(steps):
             n.append(size.n_params)
             # At one loss B_crit is one number, so that C_min has the same ratios.
