@@ -34,6 +34,7 @@ __all__ = [
     "plot_slope",
     "size_legend",
     "size_axes",
+    "titled_legend",
 ]
 
 #: Labels of the two commonest axes.
@@ -169,6 +170,21 @@ def legend_above(figure: Any, looks: Mapping[str, Mapping[str, Any]], ncols: int
     figure.legend(handles, list(looks), loc="outside upper center", ncols=min(ncols, len(looks)))
 
 
+def titled_legend(
+    figure: Any, entries: Sequence[tuple[str, Any]], title: str, **options: Any
+) -> None:
+    """Labels and what was drawn, above the panels; in one row unless `ncols` is given."""
+    labels, handles = zip(*entries, strict=True)
+    figure.legend(
+        handles,
+        labels,
+        title=title,
+        title_fontsize=8,
+        loc="outside upper center",
+        **{"ncols": len(entries), "columnspacing": 1.4, **options},
+    )
+
+
 def colour_legend(
     figure: Any,
     colours: Mapping[float, str],
@@ -178,16 +194,8 @@ def colour_legend(
 ) -> None:
     """Values by colour, above all panels; `line` is the look of a handle."""
     axes = figure.axes[0]
-    figure.legend(
-        [axes.plot([], [], color=colour, **line)[0] for colour in colours.values()],
-        [write(value) for value in colours],
-        title=title,
-        title_fontsize=8,
-        loc="outside upper center",
-        ncols=len(colours),
-        handlelength=1.2,
-        columnspacing=1.4,
-    )
+    entries = [(write(x), axes.plot([], [], color=c, **line)[0]) for x, c in colours.items()]
+    titled_legend(figure, entries, title, handlelength=1.2)
 
 
 def loss_legend(figure: Any, colours: Mapping[float, str], **line: Any) -> None:
@@ -195,10 +203,10 @@ def loss_legend(figure: Any, colours: Mapping[float, str], **line: Any) -> None:
     colour_legend(figure, colours, LOSS, lambda loss: f"{loss:.2f}", **line)
 
 
-def size_legend(figure: Any, colours: Mapping[float, str]) -> None:
+def size_legend(figure: Any, colours: Mapping[float, str], title: str = N) -> None:
     """N by colour: at most seven, whose colours can be told apart."""
     shown = {n: colours[n] for n in _told_apart(sorted(colours), 7)}
-    colour_legend(figure, shown, N, si, lw=2)
+    colour_legend(figure, shown, title, si, lw=2)
 
 
 def _told_apart(values: Sequence[float], most: int) -> list[float]:

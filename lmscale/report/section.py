@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lmscale.laws import FitResult
@@ -56,6 +56,11 @@ class KeyNumber:
     def of_estimate(cls, label: str, estimate: Estimate, unit: str = "") -> KeyNumber:
         return cls.of(label, estimate.value, estimate.interval, unit)
 
+    @classmethod
+    def of_known(cls, estimates: Mapping[str, Estimate]) -> list[KeyNumber]:
+        """label -> estimate, without those that the results do not hold."""
+        return [cls.of_estimate(label, one) for label, one in estimates.items() if one.is_known]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
@@ -83,6 +88,13 @@ class Measure:
             interval=estimate.interval,
             undecided_because=estimate.undecided_because,
         )
+
+    @classmethod
+    def of_each(
+        cls, what: Mapping[str, str], estimates: Mapping[str, Estimate]
+    ) -> dict[str, Measure]:
+        """name -> the estimate of that name, said in words."""
+        return {name: cls.of(what[name], one) for name, one in estimates.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ __all__ = [
     "few_seeds",
     "interval_of_draws",
     "interval_of_mean",
+    "undecided",
 ]
 
 #: Fewest seeds whose spread makes an interval, and so a claim: two say next to nothing of noise.
@@ -104,6 +105,11 @@ class Estimate:
     def may_be(self, value: float) -> bool:
         """Whether the interval holds `value`; False where there is no interval."""
         return self.interval is not None and self.interval[0] <= value <= self.interval[1]
+
+
+def undecided(names: Sequence[str], why: str) -> dict[str, Estimate]:
+    """The estimates of a study whose results hold none of them."""
+    return {name: Estimate(name=name, undecided_because=why) for name in names}
 
 
 def few_seeds(seeds: int, what: str = "a difference") -> str:

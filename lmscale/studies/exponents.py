@@ -6,6 +6,7 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,9 @@ from lmscale import laws
 from lmscale.flops import CONVENTIONS
 from lmscale.laws import FitResult
 from lmscale.laws.isoflop import LEAST_BUDGETS
+from lmscale.laws.result import interval as interval_of_draws
 from lmscale.laws.result import intervals_of
-from lmscale.studies.estimate import Estimate, few_seeds
+from lmscale.studies.estimate import LEVEL, Estimate, few_seeds
 from lmscale.studies.lines import fit_line
 from lmscale.studies.restate import native_convention
 
@@ -25,8 +27,10 @@ __all__ = [
     "difference",
     "exponent",
     "fit_power_of_cells",
+    "frontier",
     "home_convention",
     "interval_of_difference",
+    "is_informative",
 ]
 
 #: Draws of a law through cells.
@@ -54,15 +58,39 @@ def counted(runs: pd.DataFrame, convention: str) -> pd.DataFrame:
     return rows.assign(budget=runs["budget"].astype(float)) if "budget" in runs else rows
 
 
-def exponent(
-    fit: FitResult | None, symbol: str = "N"
-) -> tuple[float, tuple[float, float] | None] | None:
-    """A fit's only exponent of N or D with its interval, or None where it has none."""
-    if fit is None or not fit.exponents:
-        return None
+def exponent(fit: FitResult, symbol: str = "N", *, missing: str = "", **rest: Any) -> Estimate:
+    """A fit's exponent of N_opt or D_opt in C, under the only count that it has one for.
+
+    Args:
+      missing: why there is none, where a fit was made and has none.
+      rest: of the `Estimate`, whose name is "a" for N and "b" for D unless given.
+    """
+    rest = {"name": "a" if symbol == "N" else "b", **rest}
+    if not fit.exponents:
+        return Estimate(**{**rest, "undecided_because": fit.failure or missing})
     convention, values = next(iter(fit.exponents.items()))
     found = fit.exponent_intervals.get(convention, {}).get(symbol)
-    return values[symbol], found if found and all(map(math.isfinite, found)) else None
+    interval = found if found and all(map(math.isfinite, found)) else None
+    return Estimate(value=values[symbol], interval=interval, **rest)
+
+
+def is_informative(exponent: Estimate) -> bool:
+    """Whether the interval of an exponent of N_opt lies between 0 and 1."""
+    interval = exponent.interval
+    return interval is not None and interval[0] > 0 and interval[1] < 1
+
+
+def frontier(
+    fit: FitResult, symbol: str, flops: np.ndarray
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
+    """N_opt (or D_opt) of a fit's power law at `flops`, and the edges of its 95% band."""
+    power, factor = ("a", "k_N") if symbol == "N" else ("b", "k_D")
+    line = fit.parameters[factor] * flops ** fit.parameters[power]
+    if not fit.draws:
+        return line, None
+    with np.errstate(over="ignore", invalid="ignore"):
+        drawn = fit.draws[factor][:, None] * flops ** fit.draws[power][:, None]
+    return line, interval_of_draws(drawn, LEVEL)
 
 
 def fit_power_of_cells(rows: pd.DataFrame, x: str) -> FitResult:
@@ -107,27 +135,26 @@ def interval_of_difference(
 
 
 def difference(
-    name: str,
-    ours: tuple[float, tuple[float, float] | None] | None,
-    other: tuple[float, tuple[float, float] | None] | None,
-    missing: str,
-    *,
-    seeds: int | None = None,
+    name: str, ours: Estimate, other: Estimate, missing: str, *, seeds: int | None = None
 ) -> Estimate:
-    """The difference of two exponents of separate fits.
+    """The difference of two exponents of separate fits, their intervals taken as independent.
 
     Args:
-      missing: what is missing where one of the two is None.
+      missing: what is missing where one of the two is unknown.
       seeds: of the runs that both rest on. Fewer than `LEAST_SEEDS` decide nothing: intervals from
         rows drawn again hold the scatter about a curve, not how far another seed would move both.
     """
-    if ours is None or other is None:
+    if not (ours.is_known and other.is_known):
         return Estimate(name=name, undecided_because=missing)
-    value, few = ours[0] - other[0], few_seeds(seeds) if seeds is not None else ""
-    if ours[1] is None or other[1] is None:
+    few, interval = few_seeds(seeds) if seeds is not None else "", None
+    if ours.interval is None or other.interval is None:
         few = few or "one of the two has no interval"
-        return Estimate(name=name, value=value, undecided_because=few, seeds=seeds or 0)
-    interval = interval_of_difference(*ours, *other)
+    else:
+        interval = interval_of_difference(ours.value, ours.interval, other.value, other.interval)
     return Estimate(
-        name=name, value=value, interval=interval, undecided_because=few, seeds=seeds or 0
+        name=name,
+        value=ours.value - other.value,
+        interval=interval,
+        undecided_because=few,
+        seeds=seeds or 0,
     )

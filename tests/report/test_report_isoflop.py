@@ -2,69 +2,14 @@
 
 import re
 
-import pandas as pd
-import pytest
-
-from lmscale import flops, laws
+from lmscale import flops
 from lmscale.report import analyse, caveats
-from lmscale.studies.restate import budget_spread, native_convention, restate
 from lmscale.studies.results import Results
 from tests.report import planted_store as planted
 
 
 def study(path, runs, **options):
     return Results.read(planted.plant(path, runs, analyses=["isoflop"], **options))
-
-
-def test_other_conventions_give_what_a_grid_made_in_them_would(tmp_path):
-    """The same losses on a grid of equal kaplan FLOPs have this exponent; the old groups have not."""
-    runs = planted.isoflop_runs(lstm=False, seeds=(0,))
-    planted_study = study(tmp_path, runs, noise=0.0)
-    fit = analyse("isoflop", planted_study).fits["transformer/kaplan"]
-    law, rows = planted.Law(), []
-    for profile in fit.details["profiles"]:
-        for model in {run.spec.model for run in runs}:
-            tokens = profile.flops / flops.training_flops_per_token(model, "kaplan")
-            n = flops.n_params(model, "standard")
-            rows.append(
-                {
-                    "params": flops.n_params(model, "kaplan"),
-                    "tokens": tokens,
-                    "flops": profile.flops,
-                    "budget": profile.flops,
-                    "loss": law.E + law.A * n**-law.alpha + law.B * tokens**-law.beta,
-                }
-            )
-    truth = laws.fit(pd.DataFrame(rows), "isoflop", bootstrap=0).parameters["a"]
-    assert truth > 0.56
-    assert fit.parameters["a"] == pytest.approx(truth, abs=0.006)
-    table = planted_study.usable
-    grouped = table.assign(
-        params=table["params_kaplan"],
-        flops=table.groupby("budget")["flops_kaplan"].transform("mean"),
-    )[["params", "tokens", "flops", "loss", "budget"]]
-    naive = laws.fit(grouped.assign(budget=grouped["flops"]), "isoflop", bootstrap=0)
-    assert abs(naive.parameters["a"] - truth) > 0.03
-
-
-def test_the_count_in_which_the_budgets_were_set_is_found_and_left_alone(tmp_path):
-    runs = study(tmp_path, planted.isoflop_runs(lstm=False, seeds=(0,))).usable
-    assert native_convention(runs, flops.CONVENTIONS) == "standard"
-    assert budget_spread(runs, "kaplan") > 1.3
-    anchors = {b: int(g["loss"].idxmin()) for b, g in runs.groupby("budget")}
-    view = restate(runs, "standard", anchors)
-    assert view.moved == 0 and list(view.rows["loss"]) == list(runs["loss"])
-    restated = restate(runs, "kaplan", anchors)
-    assert restated.moved > 0
-    assert (restated.rows.groupby("budget")["flops"].nunique() == 1).all()
-
-
-def test_too_few_runs_to_restate_are_refused_in_words(tmp_path):
-    runs = study(
-        tmp_path, planted.isoflop_runs((1e12, 3e12), lstm=False, seeds=(0,), sizes=4)
-    ).usable
-    with pytest.raises(ValueError, match="8 runs, where 9 are needed"):
-        restate(runs, "kaplan", {1e12: 0, 3e12: 4})
 
 
 def test_profiles_without_a_minimum_inside_are_shown_as_such(tmp_path):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from lmscale.report import analyse
-from lmscale.report.analyses import isoflop
 from lmscale.report.checklist import checklist
 from lmscale.studies.results import Results
 from lmscale.studies.text import pair_error, text_error, text_spread, windows_of
@@ -54,7 +53,7 @@ def test_what_is_common_to_all_models_does_not_move_an_exponent(study):
     of_contrast = text_spread(study, runs, lambda losses: float(losses[0] - losses[1]))
     assert of_level == pytest.approx(text_error(study).loss, rel=0.15)
     assert of_contrast < 0.1 * of_level
-    section = isoflop.analyse(study)
+    section = analyse("isoflop", study)
     assert "Scored on other documents of the same kind" in " ".join(section.details)
 
 

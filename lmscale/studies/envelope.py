@@ -1,0 +1,130 @@
+"""The lower envelope of all training curves: Approach 1 of Hoffmann et al. 2022 (section 3.1, Fig. 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lmscale import laws
+from lmscale.laws import FitResult
+from lmscale.laws.result import interval
+from lmscale.studies.estimate import Estimate, undecided
+from lmscale.studies.exponents import exponent, home_convention
+from lmscale.studies.fits import attempt
+from lmscale.studies.isoflop import minus_approach_2
+from lmscale.studies.registry import register
+from lmscale.studies.results import Results
+from lmscale.sweep.curves import join_curves, learning_curve
+
+__all__ = ["Envelope", "Family", "LATE", "selection_bias", "study", "unbiased_exponent"]
+
+NOISY = "the curves' noise moves the exponent by more than it scatters it, or they are too few"
+#: Hoffmann et al. found the points of their envelope in this last share of a run.
+LATE = 0.15
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family's envelope. `runs` are those whose curves were read, under `convention`."""
+
+    name: str
+    convention: str
+    runs: pd.DataFrame = field(repr=False)
+    fit: FitResult
+
+    def exponent(self, symbol: str = "N", **rest: Any) -> Estimate:
+        """Of N_opt or D_opt in C (`unbiased_exponent`)."""
+        n = 0 if self.fit.failure else self.fit.n_used
+        return unbiased_exponent(self.fit, symbol, of=self.name, n=n, **rest)
+
+    @property
+    def seeds(self) -> int:
+        return int(self.runs["seed"].nunique()) if len(self.runs) else 0
+
+    @property
+    def late_share(self) -> float:
+        """Share of the envelope's points in the last `LATE` of the run that they are read from."""
+        envelope = self.fit.details["envelope"]
+        ends = self.runs.groupby(f"params_{self.convention}")["tokens"].unique()
+        sizes, late = ends.index.to_numpy(float), []
+        for n, d in zip(envelope["n_opt"], envelope["d_opt"], strict=True):
+            tokens = ends.iloc[np.argmin(np.abs(sizes - n))]
+            later = tokens[tokens >= d * 0.999]
+            late.append(len(later) > 0 and d >= (1 - LATE) * later.min())
+        return float(np.mean(late))
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """What `study` finds.
+
+    Attributes:
+      families: the Transformer first.
+      estimates: of the first family. "a" and "b": N_opt ~ C^a, D_opt ~ C^b; "a_minus_approach_2".
+    """
+
+    families: tuple[Family, ...]
+    estimates: dict[str, Estimate]
+
+    @property
+    def fits(self) -> dict[str, FitResult]:
+        return {f"{family.name}/{family.convention}": family.fit for family in self.families}
+
+
+@register("envelope")
+def study(results: Results) -> Envelope:
+    """N_opt and D_opt of the lowest curve at each budget (Hoffmann et al. 2022, Approach 1).
+
+    found = envelope.study(Results.read("results/isoflop"))
+    print(found.estimates["a"], found.families[0].late_share)
+    """
+    families = tuple(_family(results, name) for name in results.families)
+    if not families:
+        return Envelope((), undecided(("a", "b", "a_minus_approach_2"), "no runs are declared"))
+    family = families[0]
+    change = minus_approach_2(results, family.exponent(), seeds=family.seeds)
+    estimates = (family.exponent("N"), family.exponent("D"), change)
+    return Envelope(families, {one.name: one for one in estimates})
+
+
+def unbiased_exponent(fit: FitResult, symbol: str, **rest: Any) -> Estimate:
+    """An exponent without its interval where noise moves it by more than it scatters it."""
+    found = exponent(fit, symbol, **rest)
+    if found.is_known and (found.interval is None or selection_bias(fit)):
+        kept = {"value": found.value, "undecided_because": NOISY, **rest}
+        return Estimate(**{"name": found.name, **kept})
+    return found
+
+
+def selection_bias(fit: FitResult) -> float:
+    """How far noise moves the exponent of N, where that is more than its scatter; else 0.
+
+    An envelope takes the lowest of noisy curves, which biases it. The draws repeat that choice, so the
+    bias is the distance of their median from the value that was read.
+    """
+    if not fit.draws:
+        return 0.0
+    low, high = interval(fit.draws["a"], 0.682)
+    shift = float(np.nanmedian(fit.draws["a"])) - fit.parameters["a"]
+    return shift if abs(shift) > (high - low) / 2 else 0.0
+
+
+def _family(results: Results, name: str) -> Family:
+    usable = results.usable
+    runs = usable[usable["family"] == name].reset_index(drop=True) if len(usable) else usable
+    convention = home_convention(runs)
+    curves = [
+        learning_curve(results.metrics.get(row["run"], []), row, convention)
+        for _, row in runs.iterrows()
+    ]
+    curves = [curve for curve in curves if len(curve)]
+    needs = "" if curves else "no run has a training curve"
+    needs = needs if len(runs) else "no run has ended well yet"
+
+    fit = attempt(
+        "envelope", lambda: laws.fit(join_curves(curves, convention), "envelope"), needs=needs
+    )
+    return Family(name, convention, runs, fit)

@@ -1,0 +1,286 @@
+"""IsoFLOP profiles: Approach 2 of Hoffmann et al. 2022 (section 3.2, Fig. 3), under every convention.
+
+The runs of a budget agree in FLOPs under one convention of counting. Under another they no longer
+do, so each budget is restated there (`lmscale.studies.restate`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lmscale import laws
+from lmscale.flops import CONVENTIONS
+from lmscale.laws import FitResult, Profile
+from lmscale.studies.estimate import Estimate, undecided
+from lmscale.studies.exponents import LEAST_BUDGETS, difference, exponent
+from lmscale.studies.fits import attempt, refused
+from lmscale.studies.registry import register
+from lmscale.studies.restate import Restated, native_convention, restate
+from lmscale.studies.results import Results
+from lmscale.studies.text import text_spread
+from lmscale.wording import listed, plural, statuses
+
+__all__ = ["Family", "Isoflop", "approach_2", "minus_approach_2", "study", "tokens_per_param"]
+
+NAMES = ("a", *(f"a_{convention}" for convention in CONVENTIONS))
+NAMES += ("tokens_per_param_exponent", "tokens_per_param", "kaplan_minus_native")
+NO_BUDGETS = "the runs of this experiment carry no budget of FLOPs"
+NO_EXPONENT = "the profiles give no exponent"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family's profiles.
+
+    Attributes:
+      declared: budgets that the experiment declares for it.
+      native: the convention in which its budgets were set.
+      fits: convention -> fit, the native one first. A fit may be refused (`FitResult.failure`), or
+        have profiles and no exponent.
+      restated: convention -> the rows that were fitted.
+      windows: way to read the minima -> exponents (`laws.window_spread`).
+      text: standard deviation of the exponent of N over draws of the held-out documents.
+    """
+
+    name: str
+    runs: pd.DataFrame = field(repr=False)
+    declared: int
+    native: str
+    fits: dict[str, FitResult]
+    restated: dict[str, Restated] = field(default_factory=dict, repr=False)
+    windows: dict[str, dict[str, float]] = field(default_factory=dict)
+    text: float | None = None
+
+    @property
+    def fit(self) -> FitResult:
+        """Under the native convention."""
+        return self.fits[self.native]
+
+    @property
+    def profiles(self) -> tuple[Profile, ...]:
+        return self.fit.details.get("profiles", ())
+
+    @property
+    def usable(self) -> list[Profile]:
+        """The profiles that the power law is fitted to."""
+        return [profile for profile in self.profiles if profile.ok]
+
+    @property
+    def seeds(self) -> int:
+        return int(self.runs["seed"].nunique()) if len(self.runs) else 0
+
+    def exponent(self, symbol: str = "N", convention: str = "", **rest: Any) -> Estimate:
+        """Of N_opt or D_opt in C, by default under the native convention."""
+        fit, why = self.fits.get(convention or self.native, self.fit), self.why_no_exponent
+        if fit is not self.fit:
+            why = fit.warnings[-1] if fit.warnings else NO_EXPONENT
+        return exponent(fit, symbol, missing=why, of=self.name, n=len(self.runs), **rest)
+
+    @property
+    def why_no_exponent(self) -> str:
+        """What the profiles of the native convention lack."""
+        if self.fit.failure:
+            return self.fit.failure
+        flags = pd.Series([p.flag for p in self.profiles if not p.ok]).value_counts()
+        names = {"not convex": "a parabola that opens downwards"}
+        bad = [f"{n} with {names.get(flag, flag)}" for flag, n in flags.items()]
+        waiting = self.declared - len(self.profiles)
+        bad += [f"{waiting} without results"] if waiting > 0 else []
+        of = f"{len(self.usable)} of {plural(self.declared, 'budget')} with a usable profile"
+        of += f" ({listed(bad)})" if bad else ""
+        return f"{of}, where a power law needs {LEAST_BUDGETS}"
+
+
+@dataclass(frozen=True)
+class Isoflop:
+    """What `study` finds.
+
+    Attributes:
+      families: the Transformer first; empty where no run carries a budget.
+      estimates: of the first family. "a" (native convention) and "a_CONVENTION": N_opt ~ C^a;
+        "tokens_per_param_exponent": of D_opt / N_opt in C; "tokens_per_param" at the largest budget
+        with a usable profile (`at`); "kaplan_minus_native": difference of two exponents.
+    """
+
+    families: tuple[Family, ...]
+    estimates: dict[str, Estimate]
+
+    @property
+    def fits(self) -> dict[str, FitResult]:
+        return {
+            f"{family.name}/{convention}": fit
+            for family in self.families
+            for convention, fit in family.fits.items()
+        }
+
+
+@register("isoflop")
+def study(results: Results) -> Isoflop:
+    """N_opt and D_opt over compute under each convention (Hoffmann et al. 2022, Approach 2).
+
+    found = isoflop.study(Results.read("results/isoflop"))
+    print(found.estimates["a"], found.families[0].profiles[0].n_opt)
+    """
+    if not _has_budgets(results):
+        return Isoflop((), undecided(NAMES, NO_BUDGETS))
+    families = tuple(_family(results, name) for name in results.families)
+    return Isoflop(families, {one.name: one for one in _estimates(families[0])})
+
+
+def _has_budgets(results: Results) -> bool:
+    return "budget" in results.table and bool(results.table["budget"].notna().any())
+
+
+def approach_2(results: Results, family: str) -> FitResult:
+    """The profiles of one family under the convention in which its budgets were set."""
+    if not _has_budgets(results):
+        return refused("isoflop", NO_BUDGETS)
+    runs = _runs(results, family)
+    if not len(runs):
+        return refused("isoflop", "no run has ended well yet")
+    return _fit(runs, native_convention(runs, CONVENTIONS), _lowest(runs))[1]
+
+
+def minus_approach_2(results: Results, a: Estimate, *, seeds: int) -> Estimate:
+    """The exponent of N of another approach less that of the profiles of the same family."""
+    name, missing = "a_minus_approach_2", "one of the two approaches gives no exponent"
+    return difference(name, a, exponent(approach_2(results, a.of)), missing, seeds=seeds)
+
+
+def tokens_per_param(profile: Profile, **rest: Any) -> Estimate:
+    """D_opt / N_opt at a usable profile's minimum."""
+    draws = np.exp(profile.draws[1] - profile.draws[0]) if profile.draws.size else None
+    ratio, at = profile.d_opt / profile.n_opt, (profile.flops,)
+    return Estimate.of_draws("tokens_per_param", ratio, draws, at=at, **rest)
+
+
+# --- fitting ------------------------------------------------------------------------------------
+
+
+def _runs(results: Results, family: str) -> pd.DataFrame:
+    usable = results.usable
+    return usable[usable["family"] == family].dropna(subset=["budget"]).reset_index(drop=True)
+
+
+def _lowest(runs: pd.DataFrame) -> dict[float, int]:
+    """budget -> index of the run of the lowest loss."""
+    return {budget: int(part["loss"].idxmin()) for budget, part in runs.groupby("budget")}
+
+
+def _family(results: Results, name: str) -> Family:
+    runs, table = _runs(results, name), results.table[results.table["family"] == name]
+    declared = int(table["budget"].nunique())
+    if not len(runs):
+        native = results.experiment.get("fields", {}).get("convention", "standard")
+        why = f"no run has ended well yet ({statuses(table['status'])})"
+        return Family(name, runs, declared, native, {native: refused("isoflop", why)})
+    native, anchors = native_convention(runs, CONVENTIONS), _lowest(runs)
+    view, fit = _fit(runs, native, anchors)
+    fits, restated, windows, text = {native: fit}, {native: view} if view else {}, {}, None
+    if view and not fit.failure:
+        anchors = _best_sizes(runs, fit, anchors)
+        windows = laws.window_spread(laws.Table.read(view.rows, convention=native))
+        text = _spread_over_texts(results, runs, view, native)
+    for convention in CONVENTIONS:
+        if convention == native:
+            continue
+        if not fit.exponents:
+            why = "the profiles of the grid's own count give no exponent"
+            fits[convention] = refused("isoflop", why)
+            continue
+        view, fits[convention] = _fit(runs, convention, anchors)
+        restated |= {convention: view} if view else {}
+    return Family(name, runs, declared, native, fits, restated, windows, text)
+
+
+def _fit(
+    runs: pd.DataFrame, convention: str, anchors: dict[float, int]
+) -> tuple[Restated | None, FitResult]:
+    """The rows and the fit of the profiles under one convention."""
+    try:
+        view = restate(runs, convention, anchors)
+    except ValueError as error:
+        return None, refused("isoflop", str(error))
+
+    def fit() -> FitResult:
+        return laws.fit(laws.Table.read(view.rows, convention=convention), "isoflop")
+
+    return view, _without_line_through_two(attempt("isoflop", fit))
+
+
+def _without_line_through_two(fit: FitResult) -> FitResult:
+    """The fit without its exponents, where fewer than three budgets have a usable profile."""
+    if fit.failure or len(fit.details["frontier"]["flops"]) >= LEAST_BUDGETS:
+        return fit
+    usable = plural(len(fit.details["frontier"]["flops"]), "budget")
+    needs = f"and a power law that can be wrong needs {LEAST_BUDGETS}"
+    warnings = [text for text in fit.warnings if "usable profile" not in text]
+    return dataclasses.replace(
+        fit,
+        parameters={},
+        intervals={},
+        exponents={},
+        exponent_intervals={},
+        draws={},
+        converged=False,
+        warnings=(*warnings, f"no exponent: {usable} with a usable profile, {needs}"),
+    )
+
+
+def _best_sizes(runs: pd.DataFrame, fit: FitResult, lowest: dict[float, int]) -> dict[float, int]:
+    """budget -> index of the run whose size is nearest to the profile's minimum."""
+    best = dict(lowest)
+    for profile in fit.details["profiles"]:
+        if profile.ok:
+            index = profile.row - 1
+            nearest = int(index[np.argmin(np.abs(np.log(profile.params / profile.n_opt)))])
+            best[float(runs["budget"][nearest])] = nearest
+    return best
+
+
+def _spread_over_texts(
+    results: Results, runs: pd.DataFrame, view: Restated, native: str
+) -> float | None:
+    """Standard deviation of the exponent of N over draws of the documents; None where unknown."""
+    if view.moved:
+        return None
+
+    def exponent_of(losses: np.ndarray) -> float | None:
+        rows = view.rows.assign(loss=losses)
+        table = laws.Table.read(rows, convention=native)
+        fit = attempt("isoflop", lambda: laws.fit(table, "isoflop", bootstrap=0))
+        return fit.parameters.get("a")
+
+    return text_spread(results, runs["run"].tolist(), exponent_of)
+
+
+# --- estimates ----------------------------------------------------------------------------------
+
+
+def _estimates(family: Family) -> list[Estimate]:
+    """Of the first family, the Transformer where there is one."""
+    found = [family.exponent(name="a")]
+    found += [family.exponent(convention=c, name=f"a_{c}") for c in CONVENTIONS]
+    fit, basis = family.fit, {"of": family.name, "n": len(family.runs)}
+    growth = Estimate(name="tokens_per_param_exponent", undecided_because=NO_EXPONENT, **basis)
+    if fit.exponents:
+        draws = fit.draws["b"] - fit.draws["a"] if fit.draws else None
+        value = fit.parameters["b"] - fit.parameters["a"]
+        growth = Estimate.of_draws(growth.name, value, draws, **basis)
+    why = "no profile has a minimum inside the sizes that were run"
+    ratio = Estimate(name="tokens_per_param", undecided_because=why, **basis)
+    if family.usable:
+        ratio = tokens_per_param(family.usable[-1], **basis)
+    change = difference(
+        "kaplan_minus_native",
+        family.exponent(convention="kaplan"),
+        family.exponent(),
+        "one of the two counts gives no exponent",
+        seeds=family.seeds,
+    )
+    return [*found, growth, ratio, change]

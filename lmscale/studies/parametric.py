@@ -1,0 +1,134 @@
+"""The parametric loss surface: Approach 3 of Hoffmann et al. 2022 (section 3.3, eq. 2, Fig. 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lmscale import laws
+from lmscale.laws import FitResult
+from lmscale.studies.estimate import Estimate, undecided
+from lmscale.studies.exponents import counted, exponent, home_convention
+from lmscale.studies.fits import attempt
+from lmscale.studies.isoflop import minus_approach_2
+from lmscale.studies.registry import register
+from lmscale.studies.results import Results
+
+__all__ = ["PARAMETERS", "Family", "Parametric", "study"]
+
+#: The grid of starts; see `laws.fit_parametric`.
+STARTS = "relative"
+PARAMETERS = ("E", "A", "B", "alpha", "beta")
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family's surface. `runs` holds params, tokens, flops, loss, seed under `convention`, and
+    the budget where there is one."""
+
+    name: str
+    convention: str
+    runs: pd.DataFrame = field(repr=False)
+    fit: FitResult
+
+    def exponent(self, symbol: str = "N", **rest: Any) -> Estimate:
+        """Of N_opt or D_opt in C along the efficient frontier."""
+        rest = {"of": self.name, "n": len(self.runs), **rest}
+        return exponent(self.fit, symbol, missing="the surface has no frontier", **rest)
+
+    @property
+    def is_informative(self) -> bool:
+        """Whether the exponent of N, which this form keeps between 0 and 1, is known to half of that."""
+        interval = self.exponent().interval
+        return interval is not None and interval[1] - interval[0] < 0.5
+
+    @property
+    def seeds(self) -> int:
+        return int(self.runs["seed"].nunique()) if len(self.runs) else 0
+
+    @property
+    def fitted_runs(self) -> pd.DataFrame:
+        """The rows of the residuals, in their order."""
+        return self.runs.iloc[np.asarray(self.fit.residuals["row"]) - 1]
+
+    @property
+    def has_budgets(self) -> bool:
+        return "budget" in self.runs and bool(self.runs["budget"].notna().any())
+
+    @property
+    def residual_rms(self) -> float:
+        """Of the logarithm of the loss."""
+        return float(np.sqrt(np.mean(np.square(self.fit.residuals["residual"]))))
+
+    @property
+    def budget_means(self) -> list[Estimate]:
+        """The mean residual of log loss at each budget: not noise alone where it cannot be 0.
+
+        Each is `at` the budget and at 6 N D, the median of its runs.
+        """
+        if "budget" not in self.runs:
+            return []
+        rows = self.fitted_runs.assign(residual=self.fit.residuals["residual"])
+        return [
+            Estimate.of_mean(
+                "residual",
+                part["residual"],
+                at=(float(budget), float(np.median(6 * part["params"] * part["tokens"]))),
+                n=len(part),
+            )
+            for budget, part in rows.groupby("budget")
+        ]
+
+
+@dataclass(frozen=True)
+class Parametric:
+    """What `study` finds.
+
+    Attributes:
+      families: the Transformer first.
+      estimates: of the first family. "a": N_opt ~ C^a; "E", "A", "B", "alpha", "beta" of
+        L = E + A / N^alpha + B / D^beta; "a_minus_approach_2".
+    """
+
+    families: tuple[Family, ...]
+    estimates: dict[str, Estimate]
+
+    @property
+    def fits(self) -> dict[str, FitResult]:
+        return {f"{family.name}/{family.convention}": family.fit for family in self.families}
+
+
+@register("parametric")
+def study(results: Results) -> Parametric:
+    """L = E + A / N^alpha + B / D^beta of each family (Hoffmann et al. 2022, eq. 2).
+
+    found = parametric.study(Results.read("results/isoflop"))
+    print(found.estimates["alpha"], found.families[0].fit.predict(params=1e6, tokens=1e8))
+    """
+    families = tuple(_family(results, name) for name in results.families)
+    if not families:
+        return Parametric(
+            (), undecided(("a", *PARAMETERS, "a_minus_approach_2"), "no runs are declared")
+        )
+    family = families[0]
+    change = minus_approach_2(results, family.exponent(), seeds=family.seeds)
+    basis = {"of": family.name, "n": len(family.runs)}
+    parameters = (Estimate.of_parameter(family.fit, name, **basis) for name in PARAMETERS)
+    estimates = (family.exponent(), *parameters, change)
+    return Parametric(families, {one.name: one for one in estimates})
+
+
+def _family(results: Results, name: str) -> Family:
+    usable = results.usable
+    runs = usable[usable["family"] == name].reset_index(drop=True) if len(usable) else usable
+    convention = home_convention(runs)
+    rows = counted(runs, convention) if len(runs) else runs
+
+    def fit() -> FitResult:
+        return laws.fit(laws.Table.read(rows, convention=convention), "parametric", starts=STARTS)
+
+    needs = "" if len(runs) else "no run has ended well yet"
+    return Family(name, convention, rows, attempt("parametric", fit, needs=needs))

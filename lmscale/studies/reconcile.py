@@ -1,0 +1,228 @@
+"""Five steps from Kaplan's exponent to Hoffmann's (Porian et al. 2024, Fig. 1)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+from scipy.stats import t as student
+
+from lmscale import laws
+from lmscale.laws import FitResult, Profile
+from lmscale.studies.estimate import LEAST_SEEDS, LEVEL, Estimate
+from lmscale.studies.exponents import LEAST_BUDGETS, difference, exponent
+from lmscale.studies.fits import attempt
+from lmscale.studies.registry import register
+from lmscale.studies.results import Results
+from lmscale.wording import plural
+
+__all__ = ["STEPS", "Reading", "Reconcile", "Step", "study"]
+
+#: An evaluation belongs to a budget that it misses by no more than this.
+NEAR = 0.05
+#: Draws of the seeds for the changes from step to step.
+DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: which runs, how they are counted, and the exponents of Porian et al. 2024 on two
+    texts with their 95% intervals."""
+
+    number: int
+    family: str
+    convention: str
+    refined_web: tuple[float, tuple[float, float]]
+    web_text: tuple[float, tuple[float, float] | None]
+
+
+STEPS = (
+    Step(1, "step 1 and 2", "kaplan", (0.835, (0.824, 0.846)), (0.864, (0.819, 0.897))),
+    Step(2, "step 1 and 2", "standard", (0.706, (0.691, 0.717)), (0.699, None)),
+    Step(3, "step 3", "standard", (0.602, (0.591, 0.617)), (0.603, None)),
+    Step(4, "step 4", "standard", (0.571, (0.560, 0.589)), (0.574, None)),
+    Step(5, "step 5", "standard", (0.497, (0.491, 0.505)), (0.518, (0.493, 0.541))),
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one step gives.
+
+    Attributes:
+      rows: params, tokens, flops, loss, seed, budget and size (N with the head) of each loss read.
+      fit: the profiles; it may have too few for an exponent.
+      draws: exponents with the seeds of every size drawn anew, the same in every step.
+    """
+
+    step: Step
+    rows: pd.DataFrame = field(repr=False)
+    fit: FitResult
+    draws: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
+
+    @property
+    def failure(self) -> str:
+        """Why there is no exponent; empty where there is one."""
+        if self.fit.failure:
+            return self.fit.failure
+        usable = len(self.fit.details["frontier"]["flops"])
+        if usable >= LEAST_BUDGETS:
+            return ""
+        of = f"{usable} of {plural(self.rows['budget'].nunique(), 'budget')} with a usable profile"
+        return f"{of}, where a power law needs {LEAST_BUDGETS}"
+
+    @property
+    def seeds(self) -> int:
+        return int(self.rows["seed"].nunique()) if len(self.rows) else 0
+
+    @property
+    def exponent(self) -> Estimate:
+        name = f"a_{self.step.number}"
+        if self.failure:
+            return Estimate(name=name, undecided_because=self.failure, seeds=self.seeds)
+        return exponent(self.fit, name=name, seeds=self.seeds)
+
+
+@dataclass(frozen=True)
+class Reconcile:
+    """What `study` finds.
+
+    Attributes:
+      readings: of the five steps.
+      estimates: "a_1" to "a_5" of N_opt ~ C^a; "change_2" to "change_5", each from the step before;
+        "change_all" from the first to the last. A change has draws where seeds were drawn alike in
+        both steps, else the intervals of its two ends are taken as independent.
+    """
+
+    readings: tuple[Reading, ...]
+    estimates: dict[str, Estimate]
+
+    @property
+    def fits(self) -> dict[str, FitResult]:
+        return {f"step {r.step.number}/{r.step.convention}": r.fit for r in self.readings}
+
+    @property
+    def reach(self) -> float | None:
+        """The factor that the budgets of a step span, the largest."""
+        factors = [
+            r.rows["budget"].max() / r.rows["budget"].min() for r in self.readings if r.seeds
+        ]
+        return max(factors, default=None)
+
+
+@register("reconcile")
+def study(results: Results) -> Reconcile:
+    """The exponent at every step, and the change from each to the next (Porian et al. 2024, Fig. 1).
+
+    found = reconcile.study(Results.read("results/reconcile"))
+    print(found.estimates["a_1"], found.estimates["change_all"])
+    """
+    readings = tuple(_read(results, step) for step in STEPS)
+    found = [r.exponent for r in readings]
+    for before, after in itertools.pairwise(readings):
+        found.append(_change(f"change_{after.step.number}", before, after))
+    found.append(_change("change_all", readings[0], readings[-1]))
+    return Reconcile(readings, {one.name: one for one in found})
+
+
+def _read(results: Results, step: Step) -> Reading:
+    fields = results.experiment.get("fields", {})
+    budgets = fields.get("kaplan_budgets" if step.convention == "kaplan" else "budgets", ())
+    usable = results.usable
+    runs = usable[usable["family"] == step.family] if len(usable) else usable
+    rows = [row for _, run in runs.iterrows() for row in _crossings(results, run, step, budgets)]
+    rows = pd.DataFrame(rows)
+
+    def fit() -> FitResult:
+        table = laws.Table.read(rows.drop(columns="size"), convention=step.convention)
+        return laws.fit(table, "isoflop")
+
+    needs = "" if len(rows) else "no run of it has ended well yet"
+    reading = Reading(step, rows, attempt("isoflop", fit, needs=needs))
+    return (
+        reading if reading.failure else Reading(step, rows, reading.fit, _draws(rows, reading.fit))
+    )
+
+
+def _crossings(
+    results: Results, run: pd.Series, step: Step, budgets: Iterable[float]
+) -> list[dict[str, Any]]:
+    """A run's loss at every budget that it was evaluated at, or that it was trained for."""
+    per_token = float(run[f"flops_{step.convention}"] / run["tokens"])
+    if "budget" in run and math.isfinite(run["budget"]):
+        budgets, at = [float(run["budget"])], [(float(run["tokens"]), float(run["loss"]))]
+    else:
+        name = results.eval_name
+        at = [
+            (float(record["tokens"]), float(record["eval"][name]["loss"]))
+            for record in results.ended.get(run["run"], {}).get("evaluations", [])
+            if name in record["eval"]
+        ]
+    rows = []
+    for budget in budgets:
+        wanted = budget / per_token
+        near = min(at, key=lambda item: abs(item[0] - wanted), default=None)
+        if near and abs(near[0] / wanted - 1) <= NEAR and math.isfinite(near[1]):
+            row = {"params": float(run[f"params_{step.convention}"]), "tokens": near[0]}
+            row |= {"flops": float(budget), "budget": float(budget), "loss": near[1]}
+            row |= {"seed": int(run["seed"]), "size": float(run["params_standard"])}
+            rows.append(row)
+    return rows
+
+
+def _draws(rows: pd.DataFrame, fit: FitResult) -> np.ndarray:
+    """Exponents from seeds drawn with replacement, size by size; empty with fewer than three seeds.
+
+    A size's draw depends on the size alone: the runs of one seed share the order of their data and
+    their first weights at every step, so this noise cancels in the changes. The spread is widened for
+    what drawing from so few takes off.
+    """
+    seeds = sorted(set(rows["seed"]))
+    if len(seeds) < LEAST_SEEDS:
+        return np.empty(0)
+    profiles = [profile for profile in fit.details["profiles"] if profile.ok]
+    minima = np.stack([_drawn_minima(profile, rows, seeds) for profile in profiles])
+    x = np.log([profile.flops for profile in profiles])
+    x -= x.mean()
+    slope = (minima * x[:, None]).sum(axis=0) / (x @ x)
+    freedom = (len(seeds) - 1) * rows["size"].nunique()
+    tail = 0.5 + LEVEL / 2
+    widen = student.ppf(tail, freedom) / norm.ppf(tail) * math.sqrt(len(seeds) / (len(seeds) - 1))
+    return fit.parameters["a"] + widen * (slope - fit.parameters["a"])
+
+
+def _drawn_minima(p: Profile, rows: pd.DataFrame, seeds: list[int]) -> np.ndarray:
+    """[draw]: ln N at the parabola's minimum, NaN where a draw has none."""
+    index = p.row[p.used] - 1
+    size, seed = rows["size"].to_numpy()[index], rows["seed"].to_numpy()[index]
+    weight, share = np.empty((DRAWS, len(index))), np.full(len(seeds), 1 / len(seeds))
+    for n in set(size):
+        counts = np.random.default_rng(int(n)).multinomial(len(seeds), share, size=DRAWS)
+        weight[:, size == n] = counts[:, np.searchsorted(seeds, seed[size == n])]
+    u = np.log(p.params[p.used]) - p.center
+    design = np.stack([np.ones_like(u), u, u * u], axis=1)
+    normal = np.einsum("bn,ni,nj->bij", weight, design, design) + 1e-9 * np.eye(3)
+    right = np.einsum("bn,ni,n->bi", weight, design, p.loss[p.used])
+    _, c1, c2 = np.linalg.solve(normal, right[..., None])[..., 0].T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        at = np.where(c2 > 0, -c1 / (2 * c2), np.nan)
+    # As in `laws.fit_isoflop`: a nearly flat draw has no minimum.
+    return p.center + np.where(np.abs(at) < 2 * np.ptp(u) + np.abs(u).max(), at, np.nan)
+
+
+def _change(name: str, before: Reading, after: Reading) -> Estimate:
+    for reading in (before, after):
+        if reading.failure:
+            why = f"step {reading.step.number}: {reading.failure}"
+            return Estimate(name=name, undecided_because=why)
+    if not (len(before.draws) and len(after.draws)):
+        seeds = min(before.seeds, after.seeds)
+        return difference(name, after.exponent, before.exponent, "", seeds=seeds)
+    value, draws = after.exponent.value - before.exponent.value, after.draws - before.draws
+    return Estimate.of_draws(name, value, draws, seeds=after.seeds)
