@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lmscale.report import analyse
-from lmscale.report.analyses import position, rate_search
-from lmscale.report.sections import families, size
+from lmscale.report.analyses import rate_search
+from lmscale.report.sections import families, position, size
 from lmscale.studies.results import Results
 from lmscale.sweep import Run, lstm_shape, make_run, transformer_ladder, width_rule
 from tests.report import planted_store as planted

@@ -18,7 +18,7 @@ from scipy.stats import t as student
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
 from lmscale.report import style
-from lmscale.report.analyses.position import log_means, scatter
+from lmscale.studies.position import log_means, scatter
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
 from lmscale.studies.estimate import LEAST_SEEDS, few_seeds, interval_of_mean
 from lmscale.studies.lines import fit_line
