@@ -13,7 +13,15 @@ import pandas as pd
 from lmscale.studies.estimate import interval_of_mean
 from lmscale.wording import number
 
-__all__ = ["Cell", "cell_rows", "equally_long", "measured_cells", "seed_noise", "unfinished"]
+__all__ = [
+    "Cell",
+    "cell_rows",
+    "equally_long",
+    "measured_cells",
+    "paired",
+    "seed_noise",
+    "unfinished",
+]
 
 #: Tokens a parameter: 1.3e11 tokens for the largest model of 1.5e9 parameters (Kaplan et al. 2020,
 #: section 2.2).
@@ -67,6 +75,18 @@ def measured_cells(runs: pd.DataFrame, by: Sequence[str]) -> list[Cell]:
         columns = longest.iloc[0].to_dict()
         cells.append(Cell(losses, tuple(longest["seed"]), columns, tuple(longest["run"])))
     return cells
+
+
+def paired(runs: pd.DataFrame, by: Sequence[str]) -> list[Cell]:
+    """The cells of `measured_cells`, reduced to the seeds that every cell has, in ascending order.
+
+    Runs of one seed share their first weights and the order of their data, so differences between
+    cells are taken seed by seed. Empty where no seed is common to all cells.
+    """
+    if not len(runs):
+        return []
+    common = set.intersection(*(set(group["seed"]) for _, group in runs.groupby(list(by))))
+    return measured_cells(runs[runs["seed"].isin(common)].sort_values("seed"), by)
 
 
 def cell_rows(cells: Sequence[Cell]) -> pd.DataFrame:
