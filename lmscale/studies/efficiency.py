@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lmscale.laws import FitResult
-from lmscale.studies.estimate import Estimate, few_seeds
+from lmscale.studies.estimate import Estimate, few_seeds, undecided
 from lmscale.studies.fits import attempt, refused
 from lmscale.studies.learning_curves import (
     NO_CURVES,
@@ -93,11 +93,10 @@ def study(results: Results) -> Efficiency:
         if found:
             many = plural(len(found.sizes), "size")
             why = f"{many}, and a loss must be reached by {LEAST_SIZES} of them"
-        estimates = [Estimate(name=name, undecided_because=why) for name in ("exponent", "ratio")]
-        law = refused("kaplan-ns", why)
-    else:
-        estimates = [_exponent(reached, found), _paper_ratio(reached[0])]
-        law = attempt("kaplan-ns", lambda: fit_learning_curves(found, bootstrap=0))
+        none = undecided(("exponent", "ratio"), why)
+        return Efficiency(found, reached, refused("kaplan-ns", why), none)
+    estimates = (_exponent(reached, found), _paper_ratio(reached[0]))
+    law = attempt("kaplan-ns", lambda: fit_learning_curves(found, bootstrap=0))
     return Efficiency(found, reached, law, {one.name: one for one in estimates})
 
 
