@@ -10,7 +10,7 @@ from lmscale.studies.cells import Cell, equally_long
 from lmscale.studies.rate_search import searched_cells
 from lmscale.studies.results import Results
 from lmscale.sweep.epochs import epochs_of
-from lmscale.wording import family_name, plural, sentence, si
+from lmscale.wording import family_name, listed, plural, sentence, si
 
 __all__ = [
     "BATCH_NOTE",
@@ -18,6 +18,7 @@ __all__ = [
     "damaged_files",
     "lost_runs",
     "of_fit",
+    "one_family",
     "repeated_text",
     "search_edges",
     "single_seeds",
@@ -36,6 +37,12 @@ BATCH_NOTE = (
 def about(family: str, warnings: Iterable[str]) -> list[str]:
     """The same warnings of one family."""
     return [f"{family_name(family)}: {text}" for text in warnings]
+
+
+def one_family(families: Sequence[str]) -> list[str]:
+    """Where a study reads the first of several families."""
+    others = listed([family_name(family) for family in families[1:]])
+    return [f"Only {family_name(families[0])} is analysed here, not {others}."] if others else []
 
 
 def of_fit(fit: FitResult) -> list[str]:

@@ -7,7 +7,7 @@ in its own file.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from lmscale.laws import FitResult
 from lmscale.report import style
 from lmscale.studies.cells import Cell
-from lmscale.studies.estimate import Estimate
+from lmscale.studies.estimate import Estimate, interval_of_mean
 from lmscale.wording import si
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "N",
     "bars_of",
     "colour_legend",
+    "hollow",
     "legend_above",
     "loss_legend",
     "ordered_looks",
@@ -32,6 +33,7 @@ __all__ = [
     "plot_law",
     "plot_points",
     "plot_slope",
+    "plot_seeds",
     "size_legend",
     "size_axes",
     "titled_legend",
@@ -74,13 +76,33 @@ def plot_cells(
       above: what is taken off a cell's losses, such as the loss of a law at its size.
       options: of the points; by default they are not joined.
     """
-    for cell in cells:
-        if cell.interval:
-            edges = [edge - above(cell) for edge in cell.interval]
-            axes.plot([x(cell)] * 2, edges, color=look["color"], lw=1.5)
-    means = [cell.mean - above(cell) for cell in cells]
-    options = {"lw": 0, "ms": 5.5, "mew": 0.5, "zorder": 3, **options}
-    plot_points(axes, [x(cell) for cell in cells], means, look, **options)
+    groups = [(x(cell), np.array(cell.losses) - above(cell)) for cell in cells]
+    plot_seeds(axes, groups, look, **{"lw": 0, "ms": 5.5, "mew": 0.5, **options})
+
+
+def plot_seeds(
+    axes: Any,
+    groups: Iterable[tuple[float, Sequence[float]]],
+    look: Mapping[str, Any],
+    **options: Any,
+) -> None:
+    """The mean over seeds at each x, with the bar of its interval (`interval_of_mean`).
+
+    Args:
+      groups: x, and one value a seed.
+      options: of the points; by default they are joined.
+    """
+    groups = list(groups)
+    for x, values in groups:
+        if edges := interval_of_mean(values):
+            axes.plot([x] * 2, edges, color=look["color"], lw=1.4)
+    means = [float(np.mean(values)) for _, values in groups]
+    plot_points(axes, [x for x, _ in groups], means, look, **{"zorder": 3, **options})
+
+
+def hollow(look: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+    """The look of points that stand apart from the filled ones of the same colour."""
+    return {**look, "mfc": style.PAPER, "mec": look["color"], "mew": 1.0, **options}
 
 
 def plot_estimates(

@@ -6,12 +6,15 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
+import numpy as np
+
+from lmscale.laws import FitResult
 from lmscale.report.section import Grid
 from lmscale.studies.cells import Cell
-from lmscale.studies.estimate import Estimate
+from lmscale.studies.estimate import Estimate, interval_of_mean
 from lmscale.wording import number, with_interval
 
-__all__ = ["MEANS", "edges", "mean_loss", "shown", "table"]
+__all__ = ["MEANS", "edges", "mean_loss", "mean_of", "parameter", "shown", "table"]
 
 #: For the caption of a table with `mean_loss`.
 MEANS = "In brackets the 95% interval of the mean (three or more seeds) or the range (two)."
@@ -52,8 +55,17 @@ def edges(interval: tuple[float, float] | None, write: Callable[[float], str] = 
     return f"{write(interval[0])} to {write(interval[1])}"
 
 
+def mean_of(values: Sequence[float]) -> str:
+    """The mean of one value a seed, with its interval (`interval_of_mean`)."""
+    mean, interval = float(np.mean(values)), interval_of_mean(values)
+    return with_interval(mean, interval) if interval else f"{number(mean, 4)} (one seed)"
+
+
 def mean_loss(cell: Cell) -> str:
     """A cell's mean over its seeds."""
-    if cell.interval is None:
-        return f"{number(cell.mean, 4)} (one seed)"
-    return with_interval(cell.mean, cell.interval)
+    return mean_of(cell.losses)
+
+
+def parameter(fit: FitResult, name: str) -> str:
+    """A fit's parameter with its interval; a dash where the fit was refused."""
+    return shown(Estimate.of_parameter(fit, name))

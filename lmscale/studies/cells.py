@@ -33,11 +33,13 @@ class Cell:
     """One model's final losses over seeds, in nats per token.
 
     `columns` are those of the store's table (of the cell's first run), which `cell["width"]` reads.
+    `runs` are the names under which `Results` keeps what else is known of each.
     """
 
     losses: tuple[float, ...]
     seeds: tuple[int, ...]
     columns: Mapping[str, Any] = field(repr=False)
+    runs: tuple[str, ...] = field(default=(), repr=False)
 
     def __getitem__(self, column: str) -> Any:
         return self.columns[column]
@@ -70,7 +72,8 @@ def measured_cells(runs: pd.DataFrame, by: Sequence[str]) -> list[Cell]:
     for _, group in runs.groupby(list(by), sort=True) if len(runs) else ():
         longest = group[group["tokens"] == group["tokens"].max()]
         losses = tuple(longest["loss"].astype(float))
-        cells.append(Cell(losses, tuple(longest["seed"]), longest.iloc[0].to_dict()))
+        columns = longest.iloc[0].to_dict()
+        cells.append(Cell(losses, tuple(longest["seed"]), columns, tuple(longest["run"])))
     return cells
 
 

@@ -17,7 +17,7 @@ from scipy.interpolate import CubicSpline
 
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
-from lmscale.studies.estimate import Estimate, few_seeds
+from lmscale.studies.estimate import Estimate, few_seeds, undecided
 from lmscale.studies.fits import attempt, refused
 from lmscale.studies.learning_curves import (
     FAR,
@@ -153,8 +153,7 @@ def study(results: Results) -> Compute:
         except (TableError, FitError, np.linalg.LinAlgError) as error:
             why = str(error)
     if not edges:
-        estimates = {name: Estimate(name=name, undecided_because=why) for name in NAMES}
-        return Compute(found, {}, refused("kaplan-ns", why), (), why, estimates)
+        return Compute(found, {}, refused("kaplan-ns", why), (), why, undecided(NAMES, why))
     curves = attempt("kaplan-ns", lambda: with_batch_error(fit_learning_curves(found), found))
     costs = _costs(found)
     estimates = estimates_of(found, edges, curves, costs)
@@ -330,7 +329,7 @@ def _cost(found: Ladder, losses: Sequence[np.ndarray], target: float) -> Cost | 
     """None where fewer than five sizes reach the loss, or the best is not inside them."""
     n, flops = [], []
     for size, loss in zip(found.sizes, losses, strict=True):
-        steps = laws.steps_to_loss(size.steps, loss, [target])[0]
+        steps = size.steps_to(target, loss)
         if np.isfinite(steps):
             n.append(size.n_params)
             # At one loss B_crit is one number, so that C_min has the same ratios.
@@ -429,8 +428,7 @@ def _beside_curves(found: Ladder, best: Edge, curves: FitResult) -> list[Estimat
     """ "exponent_ratio" and "excess": the edge beside what L(N, S_min) says of it."""
     names = ("exponent_ratio", "excess")
     if curves.failure:
-        why = law_rejected_because(curves)
-        return [Estimate(name=name, undecided_because=why) for name in names]
+        return list(undecided(names, law_rejected_because(curves)).values())
 
     def predicted(alpha_n: Any, alpha_s: Any, alpha_b: Any) -> Any:
         return 1 / (1 / alpha_s + 1 / alpha_b + 1 / alpha_n)

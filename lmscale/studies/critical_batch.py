@@ -23,7 +23,14 @@ from lmscale.laws import FitResult
 from lmscale.laws.batch import hyperbola_residual
 from lmscale.laws.result import interval
 from lmscale.laws.solve import seed_weights, solve
-from lmscale.studies.estimate import LEAST_SEEDS, LEVEL, Estimate, few_seeds, interval_of_draws
+from lmscale.studies.estimate import (
+    LEAST_SEEDS,
+    LEVEL,
+    Estimate,
+    few_seeds,
+    interval_of_draws,
+    undecided,
+)
 from lmscale.studies.fits import attempt, refused
 from lmscale.studies.learning_curves import evaluations
 from lmscale.studies.lines import lines_through
@@ -160,16 +167,13 @@ def study(results: Results) -> CriticalBatch:
     if not sizes:
         why = "; ".join(f"N = {si(size.n_params)}: {size.fit.failure}" for size in without)
         why = why or f"no loss was reached by {LEAST_BATCHES} batches of one size"
-        names = ("power", "size_ratio", "noise_ratio")
-        estimates = [Estimate(name=name, undecided_because=why) for name in names]
-        law = None
-    else:
-        law = _law(sizes)
-        one_loss = Estimate(
-            name="power", undecided_because="only one loss was reached by enough batches"
-        )
-        estimates = [law.power if law else one_loss, _size_ratio(sizes), _noise_ratio(sizes)]
-    return CriticalBatch(tuple(sizes), tuple(without), law, {one.name: one for one in estimates})
+        none = undecided(("power", "size_ratio", "noise_ratio"), why)
+        return CriticalBatch((), tuple(without), None, none)
+    law = _law(sizes)
+    estimates = undecided(("power",), "only one loss was reached by enough batches")
+    read = [law.power] if law else []
+    estimates |= {one.name: one for one in [*read, _size_ratio(sizes), _noise_ratio(sizes)]}
+    return CriticalBatch(tuple(sizes), tuple(without), law, estimates)
 
 
 # --- from runs to steps -------------------------------------------------------------------------

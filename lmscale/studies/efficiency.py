@@ -8,14 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lmscale import laws
 from lmscale.laws import FitResult
-from lmscale.studies.estimate import Estimate, few_seeds
+from lmscale.studies.estimate import Estimate, few_seeds, undecided
 from lmscale.studies.fits import attempt, refused
 from lmscale.studies.learning_curves import (
     NO_CURVES,
     Ladder,
-    Size,
     fit_learning_curves,
     ladder,
 )
@@ -95,11 +93,10 @@ def study(results: Results) -> Efficiency:
         if found:
             many = plural(len(found.sizes), "size")
             why = f"{many}, and a loss must be reached by {LEAST_SIZES} of them"
-        estimates = [Estimate(name=name, undecided_because=why) for name in ("exponent", "ratio")]
-        law = refused("kaplan-ns", why)
-    else:
-        estimates = [_exponent(reached, found), _paper_ratio(reached[0])]
-        law = attempt("kaplan-ns", lambda: fit_learning_curves(found, bootstrap=0))
+        none = undecided(("exponent", "ratio"), why)
+        return Efficiency(found, reached, refused("kaplan-ns", why), none)
+    estimates = (_exponent(reached, found), _paper_ratio(reached[0]))
+    law = attempt("kaplan-ns", lambda: fit_learning_curves(found, bootstrap=0))
     return Efficiency(found, reached, law, {one.name: one for one in estimates})
 
 
@@ -125,7 +122,7 @@ def _reached(found: Ladder) -> tuple[Reached, ...]:
 
 
 def _at_loss(found: Ladder, drawn: Sequence[np.ndarray] | None, target: float) -> Reached | None:
-    took = [laws.steps_to_loss(s.steps, s.loss, [target])[0] for s in found.sizes]
+    took = [size.steps_to(target) for size in found.sizes]
     index = [i for i, steps in enumerate(took) if math.isfinite(steps)]
     if len(index) < LEAST_SIZES:
         return None
@@ -135,8 +132,8 @@ def _at_loss(found: Ladder, drawn: Sequence[np.ndarray] | None, target: float) -
     per_step = np.array([size.batch_tokens / (1 + size.batch_tokens / b_crit) for size in sizes])
     tokens, draws = np.array([took[i] for i in index]) * per_step, None
     if drawn is not None:
-        steps = [_drawn_steps(size, drawn[i], target) for i, size in zip(index, sizes, strict=True)]
-        draws = np.stack(steps, axis=1) * per_step
+        again = [[found.sizes[i].steps_to(target, row) for row in drawn[i]] for i in index]
+        draws = np.stack(again, axis=1) * per_step
     few = few_seeds(found.n_seeds, "an interval")
     rest = {"undecided_because": few, "n": len(sizes), "seeds": found.n_seeds}
     log_n = np.log([size.n_params for size in sizes])
@@ -161,11 +158,6 @@ def _at_loss(found: Ladder, drawn: Sequence[np.ndarray] | None, target: float) -
         ),
         ratio=estimate("ratio", tokens[0] / tokens[-1], lambda d: d[:, 0] / d[:, -1], ends),
     )
-
-
-def _drawn_steps(size: Size, losses: np.ndarray, target: float) -> list[float]:
-    """[draw] updates to a loss."""
-    return [laws.steps_to_loss(size.steps, row, [target])[0] for row in losses]
 
 
 def _exponent(reached: Sequence[Reached], found: Ladder) -> Estimate:

@@ -7,8 +7,9 @@ fit. A study never hands out a bare number that a claim could be held against.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
@@ -97,6 +98,24 @@ class Estimate:
             draws=fit.draws.get(name),
             **rest,
         )
+
+    @classmethod
+    def of_fit(
+        cls, fit: FitResult, name: str, read: Callable[[Mapping[str, Any]], Any], **rest
+    ) -> Estimate:
+        """A number that the parameters of a fit give, with the interval of what its draws give.
+
+        Args:
+          read: parameters, each a number or [draw] -> the number, or [draw].
+        """
+        if fit.failure:
+            return cls(name=name, **{**rest, "undecided_because": fit.failure})
+        value, interval, draws = float(read(fit.parameters)), None, None
+        if fit.draws:
+            with np.errstate(all="ignore"):
+                draws = read(fit.draws)
+            interval = interval_of_draws(draws, fit.draw_level or fit.level)
+        return cls(name=name, value=value, interval=interval, draws=draws, **rest)
 
     @property
     def is_known(self) -> bool:

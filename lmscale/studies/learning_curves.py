@@ -43,7 +43,7 @@ KAPLAN_CRITICAL_BATCH = tuple(
 BATCH_DRAWS = 16
 #: `misfit` from which on L(N, S_min) does not describe the curves.
 LARGEST_MISFIT = 0.02
-#: Where the batch is this many times above or below the critical one, the correction for it hardly matters.
+#: A batch this many times above or below the critical one needs hardly any correction.
 FAR = 10.0
 #: Why a store has no `ladder`.
 NO_CURVES = "no run has evaluations along the way yet"
@@ -75,6 +75,11 @@ class Size:
         """[point] the mean over seeds."""
         return self.losses.mean(axis=0)
 
+    def steps_to(self, target: float, losses: np.ndarray | None = None) -> float:
+        """Updates to a loss on the mean curve, or on other losses [point]; NaN if never reached."""
+        losses = self.loss if losses is None else losses
+        return float(laws.steps_to_loss(self.steps, losses, [target])[0])
+
     def compute(
         self, losses: np.ndarray, convention: str, batch_law: dict[str, float] | None = None
     ) -> np.ndarray:
@@ -91,7 +96,7 @@ class Ladder:
 
     Attributes:
       critical_batch: (B_star, alpha_B) of B_crit(L) = B_star / L^(1/alpha_B), in tokens.
-      measured_batch: True where the experiment declares that law, False where Kaplan's is used instead.
+      measured_batch: False where the experiment declares no such law and Kaplan's is used instead.
       batch_error: (loss, factor, alpha_low, alpha_high), where declared: B_crit at that loss is known
         to within the factor, and alpha_B to between the two ends, each at 95%. The loss lies in the
         middle of those at which B_crit was measured, so that the errors of level and power are

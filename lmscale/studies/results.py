@@ -126,6 +126,11 @@ class Results:
                 return name
         return None
 
+    def evaluations(self, run: str) -> dict[int, dict[str, Any]]:
+        """step -> evaluation set -> its losses, during training and at its end; empty where there
+        are none."""
+        return {e["step"]: e["eval"] for e in self.ended.get(run, {}).get("evaluations", [])}
+
     def tried_lr_factors(self) -> list[float]:
         """The multiples of the learning-rate rule that the experiment tries."""
         if "lr_factor" not in self.table:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from lmscale.report import analyse, caveats
-from lmscale.report.analyses import position
-from lmscale.report.sections import families, size
+from lmscale.report.sections import families, position, size
 from lmscale.report.sections.rate_search import search_grid
 from tests.studies.test_rate_search import searched
 

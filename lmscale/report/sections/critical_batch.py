@@ -217,12 +217,10 @@ def _law_chart(found: CriticalBatch) -> Chart:
                 figures.plot_estimates(
                     axes,
                     noises,
-                    look,
+                    figures.hollow(look),
                     x=lambda one, aside=aside: one.at[0] * aside * 1.003,
                     bar=0.8,
                     ms=5.5,
-                    mfc=style.PAPER,
-                    mec=look["color"],
                     mew=1.0,
                     label=f"noise scale, {name}",
                 )

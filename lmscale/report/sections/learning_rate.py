@@ -24,6 +24,8 @@ NAME = "learning_rate"
 TITLE = "The best learning rate and batch"
 #: Exponents of the rules -> what they are of.
 VARIABLES = {"x": "N", "y": "D", "z": "B", "p": "N", "q": "D"}
+#: Columns that name a cell.
+PLACE = {"N": lambda cell: si(cell.n), "D": lambda cell: si(cell.d), "B": lambda cell: si(cell.b)}
 #: Panels of the parabolas, in either direction.
 MOST_PANELS = 3
 
@@ -171,9 +173,7 @@ def _cell_grid(found: LearningRate) -> list[Grid]:
         "Best rate of every cell with its 95% interval, and the loss there (nats per token).",
         found.cells,
         {
-            "N": lambda cell: si(cell.n),
-            "D": lambda cell: si(cell.d),
-            "B": lambda cell: si(cell.b),
+            **PLACE,
             "best rate": best,
             "loss": lambda cell: f"{cell.losses.min() if cell.edge else cell.lowest:.3f}",
         },
@@ -196,9 +196,7 @@ def _published_grid(found: LearningRate) -> list[Grid]:
         "the rate found. They were fitted to far larger models and runs.",
         cells,
         {
-            "N": lambda cell: si(cell.n),
-            "D": lambda cell: si(cell.d),
-            "B": lambda cell: si(cell.b),
+            **PLACE,
             "found": lambda cell: number(cell.best.value, 2),
             **{name: rule(name) for cell in cells[:1] for name in published_rates(cell, cell.d)},
         },

@@ -1,0 +1,211 @@
+"""Loss on other distributions against that on the training distribution (Kaplan et al. 2020, Fig. 8).
+
+Every model is evaluated on the same windows of every set. What makes a text hard is therefore common
+to all models, and their differences rest on runs alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.stats import norm
+
+from lmscale.laws import FitResult
+from lmscale.studies.cells import Cell, measured_cells
+from lmscale.studies.estimate import LEVEL, Estimate, few_seeds, interval_of_mean
+from lmscale.studies.interpolate import between
+from lmscale.studies.lines import fit_line
+from lmscale.studies.registry import register
+from lmscale.studies.results import Results
+from lmscale.wording import plural
+
+__all__ = ["LEAST_SIZES", "Other", "Size", "Transfer", "study"]
+
+#: Fewest sizes for a slope.
+LEAST_SIZES = 3
+#: The text that every machine has: prose, C, type stubs and tables lie farther from each other than
+#: the paper's web text, books and Wikipedia.
+BUILT_IN = "installed-"
+
+
+@dataclass(frozen=True)
+class Size:
+    """The runs of one size. `path` is set -> losses [seed, evaluation], to the end of training."""
+
+    n_params: float
+    path: dict[str, np.ndarray]
+
+    def final(self, name: str) -> np.ndarray:
+        """[seed]"""
+        return self.path[name][:, -1]
+
+    @property
+    def seeds(self) -> int:
+        return len(next(iter(self.path.values())))
+
+
+@dataclass(frozen=True)
+class Other:
+    """Another text.
+
+    Attributes:
+      slope: d (loss there) / d (loss on the training text) over trained models.
+      shift: nats by which the largest model lies, on its way, above trained ones of equal loss on the
+        training text.
+      offsets: loss there less that on the training text, of the smallest and of the largest size.
+    """
+
+    name: str
+    built_in: bool
+    slope: Estimate
+    shift: Estimate
+    offsets: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What `study` finds.
+
+    Attributes:
+      own: the evaluation set of the training text.
+      sizes: smallest first.
+      estimates: "slope", of the set whose slope is the farthest from 1, and "stage_shift", of that
+        whose shift is the farthest from 0. Their intervals are wide enough for having been picked
+        (Bonferroni).
+    """
+
+    own: str | None
+    sizes: tuple[Size, ...]
+    others: tuple[Other, ...]
+    estimates: dict[str, Estimate]
+    fits: dict[str, FitResult] = field(default_factory=dict)
+
+    @property
+    def candidates(self) -> tuple[Other, ...]:
+        """The sets that "slope" is picked from: a user's own text, where there is any."""
+        return tuple(other for other in self.others if not other.built_in) or self.others
+
+    @property
+    def shifted(self) -> tuple[Other, ...]:
+        """The sets whose shift is known, which "stage_shift" is picked from."""
+        return tuple(other for other in self.others if other.shift.is_known)
+
+
+@register("transfer")
+def study(results: Results) -> Transfer:
+    """Slopes against the loss on the training text, and whether the stage of training matters.
+
+    found = transfer.study(Results.read("results/transfer"))
+    print(found.estimates["slope"], [other.offsets for other in found.others])
+    """
+    own = results.eval_name
+    cells = measured_cells(results.usable, ["params_kaplan"])
+    sizes = tuple(size for cell in cells for size in _size(results, cell))
+    names = [name for name in (sizes[0].path if sizes else ()) if name != own]
+    declared = results.experiment.get("fields", {}).get("eval_corpora", ())
+    others = tuple(
+        Other(
+            name,
+            BUILT_IN + name in declared,
+            _slope(sizes, own, name),
+            _shift(sizes, own, name),
+            tuple(float(np.mean(s.final(name) - s.final(own))) for s in (sizes[0], sizes[-1])),
+        )
+        for name in names
+    )
+    found = Transfer(own, sizes, others, {})
+    level = 1 - (1 - LEVEL) / max(1, len(others))
+    estimates = (_farthest_slope(found, level), _farthest_shift(found, level))
+    return Transfer(own, sizes, others, {one.name: one for one in estimates})
+
+
+def _size(results: Results, cell: Cell) -> list[Size]:
+    """Empty where no run of it was evaluated."""
+    runs = [run for run in map(results.evaluations, cell.runs) if run]
+    if not runs:
+        return []
+    steps = sorted(set.intersection(*map(set, runs)))
+    path = {
+        name: np.array([[run[step][name]["loss"] for step in steps] for run in runs])
+        for name in runs[0][max(runs[0])]
+    }
+    return [Size(cell.n_params, path)]
+
+
+def _slope(sizes: Sequence[Size], own: str, name: str, level: float = LEVEL) -> Estimate:
+    if len(sizes) < LEAST_SIZES:
+        return Estimate(name="slope", undecided_because=plural(len(sizes), "size"), of=name)
+    seeds = min(s.seeds for s in sizes)
+    x, y = (np.concatenate([s.final(text) for s in sizes]) for text in (own, name))
+    line = fit_line(x, y, np.concatenate([np.full(s.seeds, s.n_params) for s in sizes]))
+    return Estimate(
+        name="slope",
+        value=line.slope,
+        interval=line.slope_interval(level),
+        undecided_because=few_seeds(seeds, "a slope"),
+        of=name,
+        n=len(sizes),
+        seeds=seeds,
+    )
+
+
+def _shift(sizes: Sequence[Size], own: str, name: str, level: float = LEVEL) -> Estimate:
+    """The trained models are joined by straight lines between the means of neighbouring sizes.
+
+    Unknown where a seed of the largest model passes no loss of a smaller trained one.
+    """
+    largest = sizes[-1]
+    x, y = ([float(s.final(text).mean()) for s in sizes] for text in (own, name))
+    shifts = []
+    for at, loss in zip(largest.path[own][:, :-1], largest.path[name][:, :-1], strict=True):
+        above = loss - between(at, x, y, log=False)
+        if np.isfinite(above).any():
+            shifts.append(float(np.nanmean(above)))
+    if len(shifts) < largest.seeds:
+        why = "no model on its way is seen at the losses of smaller trained ones"
+        return Estimate(name="stage_shift", undecided_because=why, of=name)
+    value, few = float(np.mean(shifts)), few_seeds(len(shifts))
+    interval = None
+    if not few:
+        # The trained models scatter about their line too, which the seeds' shifts share.
+        rests = [s.final(name) - s.final(own) for s in sizes if s.seeds > 1]
+        error = math.sqrt(np.mean([rest.var(ddof=1) / len(rest) for rest in rests]))
+        low, high = interval_of_mean(shifts, level)
+        half = math.hypot(0.5 * (high - low), float(norm.ppf(0.5 + level / 2)) * error)
+        interval = (value - half, value + half)
+    return Estimate(
+        name="stage_shift",
+        value=value,
+        interval=interval,
+        undecided_because=few,
+        of=name,
+        at=(largest.n_params,),
+        seeds=len(shifts),
+    )
+
+
+def _farthest_slope(found: Transfer, level: float) -> Estimate:
+    if len(found.sizes) < LEAST_SIZES or not found.others:
+        why = plural(len(found.sizes), "size") if found.others else "no other text"
+        return Estimate(name="slope", undecided_because=why)
+    worst = max(found.candidates, key=lambda other: abs(other.slope.value - 1))
+    slope = _slope(found.sizes, found.own, worst.name, level)
+    if not worst.built_in or slope.undecided_because:
+        return slope
+    far = (
+        "the built-in texts are of other kinds than the training text (prose, C, stubs, tables), "
+        "where the paper's were prose like its own"
+    )
+    return dataclasses.replace(slope, undecided_because=far)
+
+
+def _farthest_shift(found: Transfer, level: float) -> Estimate:
+    if not found.shifted:
+        why = "no model on its way is seen at the losses of smaller trained ones"
+        return Estimate(name="stage_shift", undecided_because=why)
+    worst = max(found.shifted, key=lambda other: abs(other.shift.value))
+    return _shift(found.sizes, found.own, worst.name, level)
