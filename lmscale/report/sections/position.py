@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -36,11 +36,10 @@ from lmscale.wording import (
     with_interval,
 )
 
-__all__ = ["POSITION", "plot_means", "plot_position_law", "position_axis", "section"]
+__all__ = ["plot_means", "plot_position_law", "position_axis", "section"]
 
 NAME = "position"
 TITLE = "Loss by position in the context"
-POSITION = "position T (tokens of context)"
 #: The law a + b T^-c is drawn where its rms error over the plotted means is below this share.
 FITS = 0.01
 
@@ -112,8 +111,8 @@ def _finding(found: Position) -> str:
     ends = [(one.value, one.interval) for one in (pair.early, pair.late)]
     early, late = (with_interval(*(flipped(*end) if leads else end)) for end in ends)
     first, last = pair.late.at
-    early, late = f"{early} nats over the first {pair.early.at[1]} tokens", f"{late} over the last "
-    late += f"{last - first + 1}"
+    early = f"{early} nats over the first {pair.early.at[1]} tokens"
+    late = f"{late} over the last {last - first + 1}"
     what = f"the {other}'s {'lead' if leads else 'extra loss'}"
     if pair.widening.may_be(0):
         gap = f"{what} does not change with position beyond the noise: {early}, {late}"
@@ -279,7 +278,7 @@ def plot_position_law(axes: Any, fit: FitResult, n_ctx: int, color: str, **optio
 
 def position_axis(axes: Any) -> None:
     """Call it when everything has been drawn."""
-    axes.set_xlabel(POSITION)
+    axes.set_xlabel("position T (tokens of context)")
     style.log_axis(axes.xaxis, "octave")
 
 
@@ -288,29 +287,18 @@ def _panels(found: Position) -> list[tuple[str, list[tuple[Curve, Mapping[str, A
     families = list(dict.fromkeys(c.family for c in found.curves))
     looks = style.family_styles(families)
     if found.pairs:
-        return [
-            (
-                _sizes(p, "N = {} and {}"),
-                [
-                    (c, looks[c.family], f"{family_name(c.family)}, N = {si(c.n_params)}")
-                    for c in (p.base, p.other)
-                ],
-            )
-            for p in found.pairs
-        ]
+
+        def named(c: Curve) -> tuple[Curve, Mapping[str, Any], str]:
+            return c, looks[c.family], f"{family_name(c.family)}, N = {si(c.n_params)}"
+
+        return [(_sizes(p, "N = {} and {}"), [named(p.base), named(p.other)]) for p in found.pairs]
     panels = []
     for family in families:
         own = [c for c in found.curves if c.family == family]
         colours = style.ordered_colours([c.n_params for c in own])
-        panels.append(
-            (
-                family_name(family),
-                [
-                    (c, looks[family] | {"color": colours[c.n_params]}, f"N = {si(c.n_params)}")
-                    for c in own
-                ],
-            )
-        )
+        sized = [looks[family] | {"color": colours[c.n_params]} for c in own]
+        labels = [f"N = {si(c.n_params)}" for c in own]
+        panels.append((family_name(family), list(zip(own, sized, labels, strict=True))))
     return panels
 
 
@@ -327,14 +315,15 @@ def _chart(found: Position, results: Results) -> Chart:
             axes.legend()
         row[0].set_ylabel(figures.LOSS)
         style.bits_axis(row[-1], results.bits_per_nat)
-        return style.render(
-            figure, name=NAME, caption=_caption(found.curves, bool(found.pairs)), alt=_alt(found)
-        )
+        names = listed(list(dict.fromkeys(family_name(c.family) for c in found.curves)))
+        alt = f"Loss against position in the context for {names}."
+        return style.render(figure, name=NAME, caption=_caption(found), alt=alt)
 
 
-def _caption(curves: Sequence[Curve], pairs: bool) -> str:
-    matched = ", architectures at matched size (Kaplan et al. 2020, Fig. 7 right)" if pairs else ""
-    several = any(len(c.losses) > 1 for c in curves)
+def _caption(found: Position) -> str:
+    matched = ", architectures at matched size (Kaplan et al. 2020, Fig. 7 right)"
+    matched = matched if found.pairs else ""
+    several = any(len(c.losses) > 1 for c in found.curves)
     bands = (
         ", with bands over seeds (95% interval of the mean; the range for two)" if several else ""
     )
@@ -343,11 +332,6 @@ def _caption(curves: Sequence[Curve], pairs: bool) -> str:
         f"doubling{bands}; dotted: a + b T^−c where it fits; triangles below: where each curve stops "
         f"improving."
     )
-
-
-def _alt(found: Position) -> str:
-    names = listed(list(dict.fromkeys(family_name(c.family) for c in found.curves)))
-    return f"Loss against position in the context for {names}."
 
 
 def _draw_curve(axes: Any, curve: Curve, look: Mapping[str, Any], label: str) -> None:
