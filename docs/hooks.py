@@ -44,9 +44,8 @@ def on_page_markdown(markdown, page, config, files):
     depth = page.file.src_uri.count("/")
     if depth or page.file.src_uri not in PAGES.values():
         # Pages of docs/ lie one folder higher here.
-        return re.sub(
-            r"\]\((?:\.\./){%d}([A-Z]+\.md)" % (depth + 1), rf"]({'../' * depth}\1", markdown
-        )
+        here = "../" * (depth + 1)
+        return re.sub(rf"\]\({re.escape(here)}([A-Z]+\.md)", rf"]({'../' * depth}\1", markdown)
     markdown = markdown.replace("](docs/", "](")
     # Files that are no pages are named without a link.
     return re.sub(

@@ -95,7 +95,7 @@ class ModelSize(SharedRecipe):
 
     def models(self, vocab_size):
         """(family, model) for every point of the figure."""
-        shapes = {n: self.widths for n in self.depths} or PAPER_SHAPES
+        shapes = dict.fromkeys(self.depths, self.widths) or PAPER_SHAPES
         for n_layer, width in ((n, width) for n, widths in shapes.items() for width in widths):
             model = TransformerSpec(
                 n_layer=n_layer,

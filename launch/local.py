@@ -241,7 +241,8 @@ def _ended(args: Namespace, gang: Gang, stopping: bool) -> None:
         gang.stuck, gang.steps = 0 if steps > gang.steps else gang.stuck + 1, steps
         if gang.stuck < args.stuck_limit:
             _say(f"{names}: stopped, starting again")
-            return _start(gang)
+            _start(gang)
+            return
         _say(f"{names}: no progress in {gang.stuck} restarts: giving up")
         code = 1
     gang.code = code

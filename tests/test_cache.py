@@ -74,7 +74,7 @@ def test_a_disk_that_fills_up_later_is_said_once(tmp_path, monkeypatch, capsys):
 def test_the_store_itself_must_be_written(tmp_path, monkeypatch):
     monkeypatch.setenv("LMSCALE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "store").write_text("")
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="store"):
         settle(tmp_path)
 
 

@@ -176,7 +176,9 @@ MODELS = {
 each_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
 
 
-@pytest.mark.parametrize("n_layer, d_model, N, context, embedding, total", KAPLAN_SHAPES)
+@pytest.mark.parametrize(
+    ("n_layer", "d_model", "N", "context", "embedding", "total"), KAPLAN_SHAPES
+)
 def test_kaplan_table_1(n_layer, d_model, N, context, embedding, total):
     model = TransformerSpec(n_layer=n_layer, d_model=d_model, n_ctx=1024, vocab_size=50_257)
     counts = operations(model)
@@ -197,7 +199,7 @@ def test_kaplan_counts_free_widths():
     assert n_params(model, "kaplan") == 2 * 10 * 3 * (2 * 6 + 14)
 
 
-@pytest.mark.parametrize("n_layer, d_hidden, N", KAPLAN_LSTMS)
+@pytest.mark.parametrize(("n_layer", "d_hidden", "N"), KAPLAN_LSTMS)
 def test_kaplan_lstm_parameters(n_layer, d_hidden, N):
     model = LSTMSpec(n_layer=n_layer, d_hidden=d_hidden, n_ctx=1024, vocab_size=50_257)
     assert n_params(model, "kaplan") == N
@@ -209,13 +211,17 @@ def test_there_are_20_lstms_and_50_chinchilla_shapes():
     assert len(set(CHINCHILLA_SHAPES)) == 50
 
 
-@pytest.mark.parametrize("millions, d_model, d_ff, d_key, n_head, n_layer", CHINCHILLA_SHAPES)
+@pytest.mark.parametrize(
+    ("millions", "d_model", "d_ff", "d_key", "n_head", "n_layer"), CHINCHILLA_SHAPES
+)
 def test_chinchilla_table_a9(millions, d_model, d_ff, d_key, n_head, n_layer):
     counted = chinchilla_table_a9_params(d_model, d_ff, d_key * n_head, n_layer)
     assert round(abs(counted / (1e6 * millions) - 1), 3) <= 0.008
 
 
-@pytest.mark.parametrize("n_layer, d_model, d_ff, n_head, d_key, ratio", CHINCHILLA_RATIOS)
+@pytest.mark.parametrize(
+    ("n_layer", "d_model", "d_ff", "n_head", "d_key", "ratio"), CHINCHILLA_RATIOS
+)
 def test_chinchilla_table_a4(n_layer, d_model, d_ff, n_head, d_key, ratio):
     """The printed ratios need the V d terms left out of the FLOPs (though not out of N)."""
     d_attn = n_head * d_key
@@ -292,7 +298,7 @@ def test_reuse_multiplies_flops_and_not_parameters():
         assert counted > training_flops_per_token(stored, convention)
 
 
-@pytest.mark.parametrize("order, n_signals", [("stack", 3), ("layer", 6)])
+@pytest.mark.parametrize(("order", "n_signals"), [("stack", 3), ("layer", 6)])
 def test_step_signal_is_added_before_each_pass_or_each_layer(order, n_signals):
     """Too little for XLA's count to tell: n_signals d for the signal, d for learned positions."""
     model = transformer(n_layer=2, reuse=3, reuse_order=order)

@@ -354,7 +354,7 @@ def test_run_id_reads_and_ends_in_the_hash():
 
 
 @pytest.mark.parametrize(
-    "d_model, n_head", [(8, 1), (64, 1), (128, 2), (768, 12), (1600, 25), (4288, 67), (100, 2)]
+    ("d_model", "n_head"), [(8, 1), (64, 1), (128, 2), (768, 12), (1600, 25), (4288, 67), (100, 2)]
 )
 def test_default_heads_are_about_64_wide_and_divide(d_model, n_head):
     model = dataclasses.replace(TRANSFORMER, d_model=d_model, d_ff=None, d_attn=None, n_head=None)
@@ -464,7 +464,7 @@ INVALID = [
 ]
 
 
-@pytest.mark.parametrize("make, field", INVALID)
+@pytest.mark.parametrize(("make", "field"), INVALID)
 def test_what_cannot_be_is_refused_in_one_line_that_names_the_field(make, field):
     with pytest.raises(SpecError) as error:
         make()

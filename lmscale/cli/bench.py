@@ -252,8 +252,20 @@ def _runs(row: Row) -> str:
 
 def _table(rows: list[Row], devices: Devices, dtype: str) -> tuple[list[list[str]], str]:
     table = [
-        ["path", "by", "model", "N", "runs", "ms a call", "range", "tokens/s", "GFLOP/s", "of peak"]
-        + ["MiB", "plan"]
+        [
+            "path",
+            "by",
+            "model",
+            "N",
+            "runs",
+            "ms a call",
+            "range",
+            "tokens/s",
+            "GFLOP/s",
+            "of peak",
+            "MiB",
+            "plan",
+        ]
     ]
     for row in rows:
         rate, share = row.flops_per_second, row.fraction_of_peak

@@ -126,7 +126,7 @@ def _train_together(args: argparse.Namespace) -> int:
     except distributed.DistributedError as error:
         say(f"lmscale run: {error}")
         code = error.code
-    except BaseException as error:  # noqa: BLE001 (the other processes must hear of it)
+    except BaseException as error:  # The other processes must hear of it.
         code, line = code_and_line(error)
         if line is None:
             traceback.print_exc()

@@ -79,7 +79,7 @@ def _is_there(folder: epath.Path) -> bool:
     """Whether a folder has a manifest, be it one that cannot be read."""
     try:
         return (folder / MANIFEST).exists()
-    except Exception:  # noqa: BLE001 (no permission, a store's own error: opening it says which)
+    except Exception:  # No permission, a store's own error: opening it says which.
         return True
 
 
@@ -115,7 +115,7 @@ def list_corpora(
     root = data_root()
     try:
         folders = sorted(root.iterdir()) if root.exists() else []
-    except Exception as error:  # noqa: BLE001 (each remote store has its own errors)
+    except Exception as error:  # Each remote store has its own errors.
         raise unreadable_corpus(root, error) from None
     corpora = []
     for folder in folders:

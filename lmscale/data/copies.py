@@ -134,7 +134,9 @@ class CopyFinder:
 def _windows_and_sample(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(hashes of a candidate's windows, hashes of its sampled shingles, the windows' starts)."""
     simple, _ = plain(np.frombuffer(text, np.uint8))
-    starts, shingles, windows = (np.concatenate(parts) for parts in zip(*samples(simple)))
+    starts, shingles, windows = (
+        np.concatenate(parts) for parts in zip(*samples(simple), strict=True)
+    )
     whole = starts <= len(simple) - WINDOW
     return (
         windows[whole],

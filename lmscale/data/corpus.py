@@ -252,7 +252,7 @@ def _read_manifest(folder: epath.Path) -> dict[str, Any]:
         manifest = read_json(path, {}, REMEDY)
     except (DataError, DamagedError):
         raise
-    except Exception as error:  # noqa: BLE001 (each remote store has its own errors)
+    except Exception as error:  # Each remote store has its own errors.
         raise unreadable_corpus(path, error) from None
     if manifest is None:
         raise DataError(f"{folder} is no corpus: it has no {MANIFEST}")
@@ -281,7 +281,7 @@ def _read_bytes(path: epath.Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise DamagedError(path, "it is missing", REMEDY) from None
-    except Exception as error:  # noqa: BLE001 (each remote store has its own errors)
+    except Exception as error:  # Each remote store has its own errors.
         raise unreadable_corpus(path, error) from None
 
 

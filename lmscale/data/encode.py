@@ -51,7 +51,7 @@ def encode_buckets(
     n_processes = min(_n_cores(), total // _BYTES_PER_PROCESS)
     if n_processes <= 1:
         counts = []
-        for path, size in zip(paths, sizes):
+        for path, size in zip(paths, sizes, strict=True):
             counts.append(_encode_bucket(path, tokenizer, cut_held_out))
             done += size
             progress("encoding", done, total)
@@ -71,7 +71,7 @@ def join_buckets(
     """Joins a split's buckets into one file; returns its entry in the manifest."""
     digest = hashlib.sha256()
     with open(folder / f"{split}.bin", "wb") as out:
-        for path, count in zip(paths, counts):
+        for path, count in zip(paths, counts, strict=True):
             if count[split]["tokens"]:
                 data = Path(f"{path}.{split}").read_bytes()
                 digest.update(data)

@@ -210,7 +210,7 @@ def _encrypted(values: np.ndarray, keys: tuple[int, ...], word_bits: int) -> np.
         return (rotated(x, 1) & rotated(x, 8)) ^ rotated(x, 2)
 
     left, right = (values >> word_bits).astype(dtype), (values & mask).astype(dtype)
-    for first, second in zip(keys[::2], keys[1::2]):
+    for first, second in zip(keys[::2], keys[1::2], strict=True):
         left = left ^ mixed(right) ^ (first & mask)
         right = right ^ mixed(left) ^ (second & mask)
     return left.astype(np.int64) << word_bits | right

@@ -32,10 +32,10 @@ __all__ = [
     "plot_estimates",
     "plot_law",
     "plot_points",
-    "plot_slope",
     "plot_seeds",
-    "size_legend",
+    "plot_slope",
     "size_axes",
+    "size_legend",
     "titled_legend",
 ]
 

@@ -116,7 +116,8 @@ def plot_forest(axes: Any, groups: Mapping[str, Sequence[Entry]]) -> None:
         offset = {"xytext": (-6, 0), "textcoords": "offset points"}
         where = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "center"}
         axes.annotate(heading, (0, y), weight="bold", **where, **offset)
-        for y, entry in enumerate(entries, start=y + 1):
+        for entry in entries:
+            y += 1
             ticks.append((y, entry.label))
             if entry.interval and all(map(math.isfinite, entry.interval)):
                 color = entry.look["color"]

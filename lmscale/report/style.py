@@ -223,10 +223,11 @@ def log_axis(axis: Any, kind: str) -> None:
     if kind == "octave":
         ticks = [2**k for k in range(21) if low <= 2**k <= high]
         ticks = ticks[:: math.ceil(len(ticks) / 8)]
-    if kind == "plain":
-        labels = _even(ticks)
-    else:
-        labels = [power_of_ten(t) if kind == "power" else si(t) for t in ticks]
+    labels = (
+        _even(ticks)
+        if kind == "plain"
+        else [power_of_ten(t) if kind == "power" else si(t) for t in ticks]
+    )
     axis.set_major_locator(ticker.FixedLocator(ticks))
     axis.set_major_formatter(ticker.FixedFormatter(labels))
     axis.set_minor_locator(ticker.NullLocator())

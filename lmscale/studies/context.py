@@ -137,7 +137,9 @@ def _model(results: Results, cell: Cell) -> list[Model]:
     fit = attempt("position", lambda: fit_position_law(losses, BOOTSTRAP), needs=needs)
     c = Estimate.of_parameter(fit, "c", at=(cell.n_params,), seeds=len(losses))
     if not fit.failure:
-        seeds = [attempt("position", lambda: fit_position_law(row[None], 0)) for row in losses]
+        seeds = [
+            attempt("position", lambda row=row: fit_position_law(row[None], 0)) for row in losses
+        ]
         refusals = [one for one in seeds if one.failure]
         if refusals:
             fit, c = refusals[0], Estimate(name="c", undecided_because=refusals[0].failure)

@@ -19,7 +19,7 @@ from lmscale.studies.registry import register
 from lmscale.studies.results import Results
 from lmscale.sweep.curves import join_curves, learning_curve
 
-__all__ = ["Envelope", "Family", "LATE", "selection_bias", "study", "unbiased_exponent"]
+__all__ = ["LATE", "Envelope", "Family", "selection_bias", "study", "unbiased_exponent"]
 
 NOISY = "the curves' noise moves the exponent by more than it scatters it, or they are too few"
 #: Hoffmann et al. found the points of their envelope in this last share of a run.

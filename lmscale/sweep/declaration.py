@@ -210,8 +210,9 @@ def extended(
 ) -> dict[str, Any]:
     """The parts of experiment.json that an accepted declaration changes.
 
-    A declaration that the store has already changes nothing of an extended one. Of a run that both declare, labels stay as they were, and those that only the new one has are added;
-    where the two give a label different numbers (a run of two budgets) it has an entry for each.
+    A declaration that the store has already changes nothing of an extended one. Of a run that both
+    declare, labels stay as they were, and those that only the new one has are added; where the two
+    give a label different numbers (a run of two budgets) it has an entry for each.
     """
     if not all(differences(one, here) for one in there):
         # A later version may have more fields, and labels.

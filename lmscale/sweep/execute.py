@@ -155,7 +155,7 @@ class ExecuteOptions:
     checkpoint_seconds: float
 
 
-def _train_packs(board: Seat, options: ExecuteOptions) -> None:
+def _train_packs(board: Seat, options: ExecuteOptions) -> None:  # noqa: C901 (its helpers share what a worker keeps)
     """What a worker does: packs from the board, until there are none."""
     plan, choices = options.plan, options.choices
     devices = jax.devices()

@@ -93,7 +93,7 @@ def isoflop_grid(
             steps = round(tokens / (batch * model.n_ctx))
             _check_steps(steps, model, f"{budget_name(budget)} is too much: it")
             (cells if steps >= min_steps else short).append((model, batch, steps))
-        for model, batch, steps in short:
+        for model, batch, _ in short:
             why = (
                 f"fewer than {min_steps} updates of {batch} x {model.n_ctx} tokens "
                 f"(at most {max(cell[2] for cell in short)})"

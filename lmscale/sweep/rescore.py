@@ -33,7 +33,8 @@ class Score:
 def evaluation_set(corpus: Corpus, split: str | None, tokens: int | None) -> EvalSpec:
     """The evaluation set of a corpus's split, all of it unless `tokens` are enough.
 
-    Without a split it is the test split, or validation where a corpus has no test documents. Its name says what it holds, so that sets of one store can be told apart: CORPUS-SPLIT, or
+    Without a split it is the test split, or validation where a corpus has no test documents. Its name
+    says what it holds, so that sets of one store can be told apart: CORPUS-SPLIT, or
     CORPUS-SPLIT-TOKENS.
 
     Raises:

@@ -174,7 +174,7 @@ def _serve(pipe: Connection, seat: Any, methods: Sequence[str], reason: list[str
                 if method not in methods:
                     raise AttributeError(method)
                 answer = True, getattr(seat, method)(*args)
-            except Exception as error:  # noqa: BLE001 (the worker must hear of it)
+            except Exception as error:  # The worker must hear of it.
                 answer = False, error
             pipe.send(answer)
 
@@ -291,7 +291,7 @@ def _team(pipe: Connection, methods, values, work, args) -> None:
         work(_Remote(pipe, methods), *args)
     except Preempted:
         sys.exit(PREEMPTED)
-    except Exception as error:  # noqa: BLE001 (the process that started this one says it)
+    except Exception as error:  # The process that started this one says it.
         traceback.print_exc()
         with contextlib.suppress(OSError):
             pipe.send((_FAILED, (f"{type(error).__name__}: {error}".splitlines()[0],)))

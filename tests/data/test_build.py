@@ -182,7 +182,7 @@ def test_one_long_document_can_be_split_into_pieces(tmp_path):
     path.write_text("".join(documents(100)))
     for cut_documents in (None, 800):
         # Its pieces stay together unless they are said to be documents.
-        with pytest.raises(DataError, match="of 1 documents none fell to .* split_pieces"):
+        with pytest.raises(DataError, match=r"of 1 documents none fell to .* split_pieces"):
             build_corpus("a", [str(path)], cut_documents=cut_documents, **SETTINGS)
     corpus = build_corpus("a", [str(path)], cut_documents=800, split_pieces=True, **SETTINGS)
     assert sum(corpus.n_bytes(split) for split in SPLITS) == path.stat().st_size
@@ -241,10 +241,10 @@ def test_empty_text_is_refused(tmp_path, root):
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path, text, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("LMSCALE_DATA", str(tmp_path / "file" / "data"))
-    with pytest.raises(DataError, match="cannot build in .* set LMSCALE_DATA"):
+    with pytest.raises(DataError, match=r"cannot build in .* set LMSCALE_DATA"):
         build_corpus("a", [text], **SETTINGS)
     monkeypatch.setenv("LMSCALE_DATA", "gs://bucket/data")
-    with pytest.raises(DataError, match="built on a local disk|pip install gcsfs"):
+    with pytest.raises(DataError, match=r"built on a local disk|pip install gcsfs"):
         build_corpus("a", [text], **SETTINGS)
 
 

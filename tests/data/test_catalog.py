@@ -89,10 +89,10 @@ def test_summary_lists_every_corpus(tmp_path, root):
     assert row["train_tokens"] == corpus.n_tokens("train")
     assert row["documents"] == 80
     json.dumps(row)
-    with pytest.raises(DamagedError, match="broken/manifest.json is damaged: it is no JSON"):
+    with pytest.raises(DamagedError, match=r"broken/manifest.json is damaged: it is no JSON"):
         open_corpus("broken")
     with pytest.raises(
-        DataError, match="old has format 1, .* remove that folder and build it again"
+        DataError, match=r"old has format 1, .* remove that folder and build it again"
     ):
         open_corpus("old")
 
@@ -200,7 +200,7 @@ def test_evaluation_text_of_another_tokeniser_is_refused(tmp_path):
     training = build(tmp_path, "a")
     build(tmp_path, "b", seed=1)
     assert evaluation_corpus("a", training).name == "a"
-    with pytest.raises(DataError, match="b has another tokeniser than a: .*--tokenizer-from a"):
+    with pytest.raises(DataError, match=r"b has another tokeniser than a: .*--tokenizer-from a"):
         evaluation_corpus("b", training)
     with pytest.raises(DataError, match="reserved for a built-in corpus"):
         build_corpus("installed-prose", [tmp_path / "a.txt"])
@@ -224,5 +224,5 @@ def test_a_root_that_is_a_file_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="Not a directory"):
         open_corpus("a")
     monkeypatch.setenv("LMSCALE_DATA", "https://a.org/corpora")
-    with pytest.raises(DataError, match="https://a.org/corpora is not read in place"):
+    with pytest.raises(DataError, match=r"https://a.org/corpora is not read in place"):
         open_corpus("a")

@@ -129,7 +129,7 @@ def test_damage_with_the_old_time_is_found(corpus):
     times = path.stat().st_atime_ns, path.stat().st_mtime_ns
     flip(path, 7)
     os.utime(path, ns=times)
-    with pytest.raises(DamagedError, match="train.bin is damaged"):
+    with pytest.raises(DamagedError, match=r"train.bin is damaged"):
         open_corpus("a").tokens("train")
 
 
@@ -137,16 +137,16 @@ def test_half_a_split_of_zeros_a_short_and_a_missing_one(corpus):
     path = Path(corpus.path / "train.bin")
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
-    with pytest.raises(DamagedError, match="train.bin is damaged: its content is not what was"):
+    with pytest.raises(DamagedError, match=r"train.bin is damaged: its content is not what was"):
         corpus.tokens("train")
     path.write_bytes(data[:-2])
-    with pytest.raises(DamagedError, match="train.bin is damaged: it has .* bytes, but manifest"):
+    with pytest.raises(DamagedError, match=r"train.bin is damaged: it has .* bytes, but manifest"):
         corpus.tokens("train")
     path.unlink()
-    with pytest.raises(DamagedError, match="train.bin is damaged: it is missing"):
+    with pytest.raises(DamagedError, match=r"train.bin is damaged: it is missing"):
         corpus.tokens("train")
     path.mkdir()
-    with pytest.raises((DamagedError, DataError), match="train.bin"):
+    with pytest.raises((DamagedError, DataError), match=r"train.bin"):
         corpus.tokens("train")
     with pytest.raises(DataError, match="train, valid, test, not 'dev'"):
         corpus.tokens("dev")

@@ -69,7 +69,10 @@ def test_repeats_inside_a_document_are_no_copies():
 def test_containment_is_the_share_of_a_document_in_one_other(changed, low, high):
     rng = random.Random(0)
     original = words(2000, 1)
-    edited = [new if rng.random() < changed else old for old, new in zip(original, words(2000, 2))]
+    edited = [
+        new if rng.random() < changed else old
+        for old, new in zip(original, words(2000, 2), strict=True)
+    ]
     # Parts of it in many other documents are not as much as one that holds it.
     parts = [" ".join(original[i : i + 200] + words(50, i)).encode() for i in range(0, 2000, 200)]
     finder = looked([" ".join(original).encode()], [*parts, " ".join(edited).encode()])

@@ -221,11 +221,8 @@ def test_bad_rows_are_skipped_up_to_a_bound(tmp_path, capsys, bound, code):
     assert build(path, "--skip-bad", bound) == code
     if code:
         line = one_line(capsys)
-        assert (
-            "more than" in line
-            and "a.jsonl, line 97" in line
-            and "not JSON" in line
-            or (bound == "0" and "1 no text" in line)
+        assert ("more than" in line and "a.jsonl, line 97" in line and "not JSON" in line) or (
+            bound == "0" and "1 no text" in line
         )
         assert not (tmp_path / "data" / "a").exists()
         return
@@ -333,7 +330,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, root, monkeypatch,
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("lmscale.data.build.join_buckets", full)
-    with pytest.raises(BuildError, match="could not be built in .*: No space left on device"):
+    with pytest.raises(BuildError, match=r"could not be built in .*: No space left on device"):
         build_corpus("a", [text], **SETTINGS)
     assert build(text) == 1
     assert "No space left on device" in one_line(capsys)

@@ -71,7 +71,7 @@ def test_an_epoch_visits_every_sequence_once(n):
 def test_batches_run_on_across_epochs():
     order = sequence_order(10, 4, seed=0)
     counts = Counter(batch_indices(order, 0, 5).ravel().tolist())
-    assert counts == {i: 2 for i in range(10)}
+    assert counts == dict.fromkeys(range(10), 2)
 
 
 @pytest.mark.parametrize("n", [50, 20_000])

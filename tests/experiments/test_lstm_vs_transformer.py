@@ -10,7 +10,7 @@ from tests.fake_corpus import fake_corpus
 SCALES = load_scales("lstm_vs_transformer")[2]
 
 
-@pytest.mark.parametrize("scale, n_runs", [("cpu", 72), ("gpu", 144), ("paper", 41)])
+@pytest.mark.parametrize(("scale", "n_runs"), [("cpu", 72), ("gpu", 144), ("paper", 41)])
 def test_runs_resolve_and_differ(scale, n_runs):
     experiment = SCALES[scale]
     runs = experiment.runs(fake_corpus(experiment.vocab_size))

@@ -101,7 +101,7 @@ def dry_run(name: str) -> str:
     options = [*first, *shlex.split(rest)]
     at = options.index("--") if "--" in options else len(options)
     out = io.StringIO()
-    cores = mock.patch("os.sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    cores = mock.patch("os.sched_getaffinity", return_value={0, 1, 2, 3})
     with contextlib.redirect_stdout(out), mock.patch.dict(os.environ, environment), cores:
         assert launcher.main([*options[:at], "--dry-run", *options[at:]]) == 0
     return out.getvalue()

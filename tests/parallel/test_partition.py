@@ -59,7 +59,7 @@ def test_every_matrix_and_its_moments_are_split(model, optimizer):
     key = ProgramKey(model, optimizer, "float32", 4)
     state = jax.eval_shape(lambda seed: initial_state(key, seed), np.int32(0))
     shardings = run_shardings(state, mesh, model.partition_rules(), packed=True)
-    for (path, leaf), sharding in zip(
+    for (path, _leaf), sharding in zip(
         jax.tree_util.tree_flatten_with_path(state)[0], jax.tree.leaves(shardings), strict=True
     ):
         name = path_name(path)

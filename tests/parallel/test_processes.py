@@ -179,7 +179,9 @@ def test_two_processes_of_two_devices_train_like_one(journey, mesh):
             for k in (mesh, "alone")
         )
         assert ours["losses"]["valid"] == pytest.approx(theirs["losses"]["valid"], rel=TOLERANCE)
-        for by_position in zip(*(r["loss_by_position"]["valid"] for r in (ours, theirs))):
+        for by_position in zip(
+            *(r["loss_by_position"]["valid"] for r in (ours, theirs)), strict=True
+        ):
             assert by_position[0] == pytest.approx(by_position[1], rel=10 * TOLERANCE)
 
 

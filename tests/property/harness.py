@@ -28,8 +28,21 @@ FACTOR = float(os.environ.get("LMSCALE_EXAMPLES", "1"))
 #: What a number on the command line may look like, and what it must not.
 NUMBERS = st.one_of(
     st.sampled_from(
-        ["0", "-1", "1", "2", "3", "7", "64", "0.5", "1e-30", "1e3", "1e6", "1e9", "1e12", "1e15"]
-        + [
+        [
+            "0",
+            "-1",
+            "1",
+            "2",
+            "3",
+            "7",
+            "64",
+            "0.5",
+            "1e-30",
+            "1e3",
+            "1e6",
+            "1e9",
+            "1e12",
+            "1e15",
             "1e30",
             "1e308",
             "1e400",
@@ -42,9 +55,21 @@ NUMBERS = st.one_of(
             " ",
             "1_000",
             "0x10",
+            "١",
+            "½",
+            "²",
+            "1e",
+            "none",
+            "true",
+            "9" * 50,
+            "9" * 5000,
+            "1,5",
+            "2x16",
+            "--",
+            "-",
+            "a\nb",
+            "☃",
         ]
-        + ["\u0661", "\u00bd", "\u00b2", "1e", "none", "true", "9" * 50, "9" * 5000, "1,5", "2x16"]
-        + ["--", "-", "a\nb", "\u2603"]
     ),
     st.integers(-5, 300).map(str),
     st.integers().map(str),
@@ -64,9 +89,14 @@ WORDS = st.sampled_from(
         "standard",
         "chinchila",
         "exact",
-    ]
-    + ["cosine", "cooldown", "constant", "inverse_sqrt", "stack", "layer", "sinusoidal", "none"]
-    + [
+        "cosine",
+        "cooldown",
+        "constant",
+        "inverse_sqrt",
+        "stack",
+        "layer",
+        "sinusoidal",
+        "none",
         "1x8",
         "2x16",
         "2x0",
@@ -79,8 +109,14 @@ WORDS = st.sampled_from(
         "../..",
         "/",
         ".",
+        "s3://bucket/x",
+        "gs://bucket/x",
+        "https://host/x",
+        "tiny",
+        "no-such-corpus",
+        "~",
+        "~nobody",
     ]
-    + ["s3://bucket/x", "gs://bucket/x", "https://host/x", "tiny", "no-such-corpus", "~", "~nobody"]
 )
 VALUES = st.one_of(NUMBERS, TEXTS, WORDS)
 

@@ -52,7 +52,7 @@ def test_the_rules_rate_of_each_architecture_is_shown(tmp_path):
         assert np.isclose(own["peak_lr"] / own["lr_factor"], float(rate), rtol=0.05).any()
 
 
-@pytest.mark.parametrize("best, where", [(0.25, "lowest"), (8.0, "highest")])
+@pytest.mark.parametrize(("best", "where"), [(0.25, "lowest"), (8.0, "highest")])
 def test_a_best_rate_at_the_edge_is_told_wherever_models_are_compared(tmp_path, best, where):
     study = searched(tmp_path, best={"transformer": 1.0, "lstm": best})
     section = analyse("rate_search", study)

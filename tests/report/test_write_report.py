@@ -87,7 +87,7 @@ def test_it_writes_the_page_every_figure_twice_and_the_fits(store):
         assert png.startswith(b"\x89PNG") and len(png) > 10_000
         root = ElementTree.fromstring((store.path / "figures" / f"{stem}.svg").read_text())
         assert root.tag.endswith("svg")
-    assert not [path for path in Path(store.path).rglob("*.tmp")]
+    assert not list(Path(store.path).rglob("*.tmp"))
 
 
 def test_the_page_needs_no_network_and_no_other_file(store):

@@ -1,6 +1,7 @@
 """A study of one's own with its figure, as a user's file brings them: the spread over seeds."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lmscale import report, studies
 from lmscale.report import figures, style
@@ -12,7 +13,7 @@ from lmscale.studies.cells import Cell, measured_cells, seed_noise
 class Spread:
     cells: tuple[Cell, ...]
     estimates: dict[str, studies.Estimate]
-    fits = {}
+    fits: ClassVar[dict] = {}
 
 
 @studies.register("spread")

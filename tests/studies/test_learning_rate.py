@@ -50,7 +50,7 @@ def found(tmp_path_factory):
     return learning_rate.study(Results.read(store))
 
 
-@pytest.mark.parametrize("name, symbol, truth", [("n", "x", X), ("d", "y", Y), ("b", "z", Z)])
+@pytest.mark.parametrize(("name", "symbol", "truth"), [("n", "x", X), ("d", "y", Y), ("b", "z", Z)])
 def test_the_rule_comes_back(found, name, symbol, truth):
     low, high = found.fits["transformer/kaplan"].intervals[symbol]
     assert low < truth < high and high - low < 0.1

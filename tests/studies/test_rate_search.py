@@ -51,7 +51,7 @@ def test_every_cell_has_its_best_factor_inside(tmp_path):
         assert cell.neighbours == pytest.approx([0.05 * math.log(2) ** 2] * 2, abs=0.002)
 
 
-@pytest.mark.parametrize("best, edge", [(0.25, "lowest"), (8.0, "highest")])
+@pytest.mark.parametrize(("best", "edge"), [(0.25, "lowest"), (8.0, "highest")])
 def test_a_best_rate_at_the_edge_is_told(tmp_path, best, edge):
     results = searched(tmp_path, best={"transformer": 1.0, "lstm": best})
     assert {cell.edge for cell in searched_cells(results, "transformer")} == {""}

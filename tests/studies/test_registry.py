@@ -49,13 +49,14 @@ def test_a_study_with_a_figure_in_a_users_own_file_is_reported(tmp_path, own, ca
 def test_the_same_file_may_be_loaded_again_but_no_name_is_taken_twice(own):
     load_file(FILE)
     load_file(FILE)
-    with pytest.raises(ValueError, match="the name 'size' is taken by lmscale.studies.size"):
-        studies.names()
-        studies.register("size")(lambda results: None)
+    studies.names()
+    register = studies.register("size")
+    with pytest.raises(ValueError, match=r"the name 'size' is taken by lmscale\.studies\.size"):
+        register(lambda results: None)
 
 
 def test_an_unknown_study_is_named_with_those_that_there_are():
-    with pytest.raises(KeyError, match="no study 'wave'; there are .*families.*size"):
+    with pytest.raises(KeyError, match=r"no study 'wave'; there are .*families.*size"):
         studies.find("wave")
 
 

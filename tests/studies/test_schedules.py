@@ -20,7 +20,7 @@ def found(results):
 
 
 @pytest.mark.parametrize(
-    "name, truth",
+    ("name", "truth"),
     [
         ("overshoot", OVERSHOOT),
         ("overshoot_quarter", OVERSHOOT * np.log2(1.25)),

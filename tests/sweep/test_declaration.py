@@ -94,11 +94,11 @@ def test_another_declaration_is_refused_with_its_differences_and_nothing_changes
     store = Store(tmp_path / "out")
     declare(store, corpus)
     before = (store.path / "experiment.json").read_bytes()
-    with pytest.raises(StoreError, match="budgets: 2e9 1e10 there, 3e9 here.*--extend"):
+    with pytest.raises(StoreError, match=r"budgets: 2e9 1e10 there, 3e9 here.*--extend"):
         declare(store, corpus, budgets=(3e9,))
-    with pytest.raises(StoreError, match="experiment: isoflop there, other here.*another --out"):
+    with pytest.raises(StoreError, match=r"experiment: isoflop there, other here.*another --out"):
         declare(store, corpus, name="other")
-    with pytest.raises(StoreError, match="n_ctx: 128 there, 64 here.*cannot be fitted"):
+    with pytest.raises(StoreError, match=r"n_ctx: 128 there, 64 here.*cannot be fitted"):
         declare(store, corpus, n_ctx=64, extend=True)
     with pytest.raises(StoreError, match="scale: cpu there, gpu here"):
         declare(store, corpus, scale="gpu", extend=True)
@@ -158,6 +158,6 @@ def test_what_is_dropped_is_said_with_the_reason(corpus):
 def test_a_grid_of_which_nothing_is_left_says_why(corpus):
     experiment = dataclasses.replace(SHIPPED, budgets=(1e6,))
     with pytest.raises(
-        ValueError, match="declares no runs.*budget 1e.06 is dropped: fewer than 50"
+        ValueError, match=r"declares no runs.*budget 1e.06 is dropped: fewer than 50"
     ):
         declared_runs("isoflop", experiment, corpus)

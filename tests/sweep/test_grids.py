@@ -108,7 +108,9 @@ def test_each_architecture_has_its_own_rule():
     assert default_rule("float32")(lstms[0], 0, 0) == 0.0095
 
 
-@pytest.mark.parametrize("d_model, best", [(22, 0.0092), (36, 0.0059), (40, 0.0061), (56, 0.0036)])
+@pytest.mark.parametrize(
+    ("d_model", "best"), [(22, 0.0092), (36, 0.0059), (40, 0.0061), (56, 0.0036)]
+)
 def test_the_transformers_rule_is_near_the_best_rates_that_were_measured(d_model, best):
     """See the docstring of `width_rule`; a factor of 1.3 costs about 0.01 nats."""
     model = TransformerSpec(n_layer=1, d_model=d_model, n_head=1, n_ctx=256, vocab_size=512)

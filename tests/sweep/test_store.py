@@ -58,7 +58,7 @@ def test_rates_that_only_some_sizes_of_a_budget_have_tried_count_for_none():
 
 
 def test_a_folder_without_an_experiment_is_refused(tmp_path):
-    with pytest.raises(StoreError, match="experiment.json"):
+    with pytest.raises(StoreError, match=r"experiment.json"):
         Store.open(tmp_path)
 
 

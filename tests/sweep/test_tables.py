@@ -88,7 +88,7 @@ def test_what_cannot_be_read_is_one_line(store, tmp_path):
     with pytest.raises(laws.TableError, match="there is no convention 'hoffmann'; choose from kap"):
         table_of_runs(store, convention="hoffmann")
     (tmp_path / "runs.csv").write_text("params,tokens,loss\n1e6,1e8,3\n")
-    with pytest.raises(laws.TableError, match="that only a store's results have .params_kaplan"):
+    with pytest.raises(laws.TableError, match=r"that only a store's results have .params_kaplan"):
         table_of_runs(tmp_path / "runs.csv", convention="kaplan")
     pending = planted_store.plant(
         tmp_path / "store",

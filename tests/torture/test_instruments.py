@@ -54,7 +54,7 @@ def test_the_clock_makes_no_difference(stores):
 
 
 @pytest.mark.parametrize(
-    "name, old, new, told",
+    ("name", "old", "new", "told"),
     [
         ("runs/a/result.json", "2.5", "2.6", "result.json differs"),
         ("runs/a/metrics.jsonl", "3.0", "3.1", "metrics.jsonl differs at step 1"),
@@ -124,7 +124,7 @@ def test_commands_at_once_have_all_kinds_of_shards():
 
 
 @pytest.mark.parametrize(
-    "shards, whole",
+    ("shards", "whole"),
     [
         ("0/1 2/3", True),
         ("1/2 0/4 0/2", True),

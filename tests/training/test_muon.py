@@ -127,7 +127,7 @@ def test_its_momentum_belongs_to_it():
 
 
 def test_an_unknown_optimizer_is_named_with_those_there_are():
-    with pytest.raises(SpecError, match="one of adafactor, adam, adamw, .*muon.*, not 'sgd'"):
+    with pytest.raises(SpecError, match=r"one of adafactor, adam, adamw, .*muon.*, not 'sgd'"):
         OptimizerSpec(name="sgd", peak_lr=1e-3)
 
 
