@@ -329,6 +329,7 @@ def _triptych(family: Family, results: Results) -> Chart:
 def _draw_minima(axes: Any, family: Family, symbol: str, colours: dict[float, str]) -> None:
     """The minima and the power law through them."""
     title = "Best size" if symbol == "N" else "Best number of tokens"
+    title = title if family.fit.exponents else f"{title}: no law"
     if family.usable:
         flops = [p.flops for p in family.usable]
         spread = max(2.0, (max(flops) / min(flops)) ** 0.15)
@@ -342,7 +343,7 @@ def _draw_minima(axes: Any, family: Family, symbol: str, colours: dict[float, st
             axes.plot([p.flops] * 2, edges, color=colours[p.flops], lw=1.6)
         look = {"color": colours[p.flops], "mec": style.INK, "mew": 0.9}
         axes.plot(p.flops, value, "D", ms=6, zorder=4, **look)
-    frontier_axes(axes, symbol, title if family.fit.exponents else f"{title}: no exponent")
+    frontier_axes(axes, symbol, title)
 
 
 def _forest(found: Isoflop) -> list[Chart]:
