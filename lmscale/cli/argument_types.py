@@ -109,11 +109,17 @@ def field_value(kind: type, optional: bool) -> Callable[[str], Any]:
 # --- Where and how to train ---------------------------------------------------------------------
 
 
+#: Shards of one experiment: as many as it may have runs, as more would train nothing.
+MOST_SHARDS = 10_000
+
+
 def shard(text: str) -> tuple[int, int]:
     """I/N: part I of N."""
     index, count = (digits(part) for part in (text.partition("/")[0], text.partition("/")[2]))
-    if index is None or count is None or index >= count:
-        raise argparse.ArgumentTypeError(f"must be I/N with I from 0 to N - 1, not {text!r}")
+    if index is None or count is None or not index < count <= MOST_SHARDS:
+        raise argparse.ArgumentTypeError(
+            f"must be I/N with I from 0 to N - 1 and N at most {MOST_SHARDS:,}, not {text!r}"
+        )
     return index, count
 
 

@@ -97,6 +97,11 @@ def declare(job):
     return job.store.declare(name, "cpu", experiment, corpus, runs, "x", extend=job.extend)
 
 
+def test_so_many_shards_that_making_them_takes_long_are_refused():
+    code, out, err = answer(small("--shard", "0/99999999"))
+    assert (code, out) == (2, "") and "N at most 10,000, not '0/99999999'" in err
+
+
 def test_another_run_goes_to_a_folder_of_its_own(trained):
     assert answer(small("--budgets", "1e10"))[0] == 0
     assert answer(small("--budgets", "1e10", "3e10"))[0] == 0
