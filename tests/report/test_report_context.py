@@ -39,7 +39,7 @@ def test_small_models_decide_nothing(tmp_path):
     runs = experiment.runs(planted.CORPUS)
     results = Results.read(planted.plant(tmp_path, runs, evaluations, experiment=experiment))
     section = analyse("context", results)
-    assert {judge(c, [section]).word for c in results.claims} == {"can't tell"}
+    assert {judge(c, [section]).word for c in results.claims} <= {"not decided", "not tested here"}
 
 
 def test_a_store_without_results_has_no_finding(tmp_path):

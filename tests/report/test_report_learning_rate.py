@@ -63,8 +63,8 @@ def test_the_rule_drives_other_experiments(store, section):
 def test_verdicts_respect_the_range_of_the_paper(study, section):
     words = [judge(claim, [section]).word for claim in study.claims]
     assert words[:2] == ["agrees", "agrees"]
-    assert words[2] == "disagrees"  # 0.4 lies below 0.5 to 1
-    assert words[3:] == ["can't tell"] * 3
+    assert words[2:4] == ["agrees", "differs"]  # 0.4 is above 0, and below 0.5 to 1
+    assert words[4:] == ["not tested here"] * 4
     assert "far below the paper's 60M" in section.measures["steplaw_n"].undecided_because
 
 

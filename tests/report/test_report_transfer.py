@@ -35,7 +35,7 @@ def test_a_stage_that_matters_disagrees(tmp_path):
 def test_one_seed_decides_nothing_about_the_stage(tmp_path):
     results = read(tmp_path, experiment=dataclasses.replace(EXPERIMENT, seeds=(0,)))
     section = analyse("transfer", results)
-    assert judge(results.claims[1], [section]).word == "can't tell"
+    assert judge(results.claims[1], [section]).word in ("not decided", "not tested here")
 
 
 def test_nothing_to_compare_is_said(tmp_path):
