@@ -37,14 +37,15 @@ OVERSHOOTS = (1.1, 1.25, 1.5, 2.0, 5.0)
 
 
 def summed_learning_rate(spec):
-    """Sum of the learning rates of all updates of a run."""
+    """Sum of the learning rates of all updates of a run; of more than a million, by so many of them."""
     # Imported here, so that the experiment can be listed without a wait for jax.
     import jax.numpy as jnp
 
     from lmscale.training.schedule import learning_rate, schedule_hyperparameters
 
     hyper = {k: jnp.asarray(v) for k, v in schedule_hyperparameters(spec).items()}
-    return float(learning_rate(jnp.arange(spec.steps), hyper).sum())
+    stride = -(-spec.steps // 1_000_000)
+    return stride * float(learning_rate(jnp.arange(0, spec.steps, stride), hyper).sum())
 
 
 @dataclass(frozen=True, kw_only=True)

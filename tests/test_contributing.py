@@ -46,7 +46,7 @@ def test_a_law_of_ones_own_is_fitted_by_the_command(example, tmp_path, capsys, m
 def test_an_optimizer_of_ones_own_is_known_by_its_name(example, corpus, monkeypatch):
     monkeypatch.setattr(optimizers, "_REGISTRY", dict(optimizers._REGISTRY))
     path = example("Add an optimizer", "lion.py")
-    argv = ["plan", "isoflop", "--data", "tiny", "--budgets", "1e11", "--json"]
+    argv = ["plan", "isoflop", "--data", "tiny", "--device", "h100", "--budgets", "1e11", "--json"]
     assert main([*argv, "--optimizer", "lion", "--load", str(path)]) == 0
     assert optimizers.optimizer("lion").moments == 1
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lmscale import studies
-from lmscale.report import analyses, sections
+from lmscale.report import sections
 from lmscale.report.section import KeyNumber, Measure, Section
 from lmscale.report.tables import shown, table
 from lmscale.studies import Findings, Results
@@ -18,6 +18,8 @@ __all__ = ["analyse", "analysis_names", "register"]
 
 Writer = Callable[[Any, Results], Section]
 _SECTIONS: dict[str, Writer] = {}
+#: The sections of this package, imported when they are asked for.
+_OURS = {module.name for module in pkgutil.iter_modules(sections.__path__)}
 
 
 def register(name: str) -> Callable[[Writer], Writer]:
@@ -36,7 +38,7 @@ def register(name: str) -> Callable[[Writer], Writer]:
 
 def analysis_names() -> list[str]:
     """What an experiment may name in its `analyses`."""
-    return sorted({*_modules(analyses), *studies.names()})
+    return sorted(studies.names())
 
 
 def analyse(name: str, results: Results) -> Section:
@@ -44,15 +46,13 @@ def analyse(name: str, results: Results) -> Section:
 
     A study without a section of its own is shown by its estimates.
     """
-    if name in _modules(analyses):
-        return importlib.import_module(f"{analyses.__name__}.{name}").analyse(results)
     try:
         study = studies.find(name)
     except KeyError:
         known = ", ".join(analysis_names())
         finding = f"This version of lmscale has no analysis {name!r}; it has {known}."
         return Section(name=name, title=name, finding=finding)
-    if name not in _SECTIONS and name in _modules(sections):
+    if name not in _SECTIONS and name in _OURS:
         importlib.import_module(f"{sections.__name__}.{name}")
     found = study(results)
     write = _SECTIONS.get(name)
@@ -83,7 +83,3 @@ def _plain(name: str, found: Findings) -> Section:
         fits=dict(found.fits),
         measures={one.name: Measure.of(one.name, one) for one in found.estimates.values()},
     )
-
-
-def _modules(package: Any) -> list[str]:
-    return [module.name for module in pkgutil.iter_modules(package.__path__)]

@@ -1,76 +1,11 @@
-"""Loss over size and dataset: a planted law, its early stopping, and what cannot be told."""
+"""The section on size and dataset: what it says of a planted law, its charts and tables."""
 
-import math
-from dataclasses import replace
-from types import SimpleNamespace
-
-import numpy as np
-import pandas as pd
 import pytest
-from lmscale_experiments.dataset_size import SCALES
-from scipy.stats import binomtest
 
-from lmscale import flops, laws
 from lmscale.report import analyse
-from lmscale.report.analyses import dataset
-from lmscale.studies.results import Results
-from lmscale.training.result import result
-from lmscale.training.slot import falls_no_more
+from lmscale.studies import Results, dataset
 from tests.report import planted_store as planted
-
-CORPUS = SimpleNamespace(
-    name="planted",
-    fingerprint="0123456789ab",
-    vocab_size=planted.VOCAB,
-    n_tokens=lambda split: 30_000_000,
-)
-ND = {"alpha_N": 0.1, "N_c": 4e8, "alpha_D": 0.13, "D_c": 1.5e8}
-S_C, ALPHA_S = 60.0, 0.8
-STEPS = 8000
-
-
-def loss_curve(spec, step):
-    """Test loss after `step` updates: the curve of unlimited data, until the set is used up."""
-    n = flops.n_params(spec.model, "kaplan")
-    tokens = spec.data.subset_tokens or math.inf
-    limit = laws.published("kaplan2020-nd").model(ND, params=n, tokens=np.inf)
-    lowest = laws.published("kaplan2020-nd").model(ND, params=n, tokens=tokens)
-    if tokens == math.inf:
-        return limit + (S_C / step) ** ALPHA_S - (S_C / STEPS) ** ALPHA_S
-    # Where the curve of unlimited data crosses the lowest loss, and half as long again.
-    stop = 1.5 * S_C / (lowest - limit) ** (1 / ALPHA_S)
-    rise = 0.05 * max(0.0, math.log(step / stop)) ** 2
-    fall = (S_C / min(step, stop)) ** ALPHA_S - (S_C / stop) ** ALPHA_S
-    return lowest + fall + rise
-
-
-def plant(path, runs, noise=0.005):
-    """A store of runs that followed `loss_curve` and were stopped as the loop stops them."""
-    store = planted.plant(path, runs, analyses=["dataset"], status=lambda index, run: "pending")
-    rng = np.random.default_rng(3)
-    for run in runs:
-        spec, folder = run.spec, store.folder(run)
-        shift = noise * rng.standard_normal()
-        warm = spec.schedule.warmup_steps
-        for step in range(spec.eval_every, spec.steps + 1, spec.eval_every):
-            loss = loss_curve(spec, step) + shift
-            place = {"step": step, "tokens": step * spec.batch_tokens, "flops": 1.0 * step}
-            values = {"loss": loss, "bits_per_byte": loss / 2.2, "by_position": []}
-            lr = min(1.0, step / warm)
-            record = {"loss": loss - 0.1 * step / spec.steps, "lr": lr, "steps_averaged": 1}
-            folder.append_metrics([place | record, place | {"eval": {"valid": values}}])
-            if falls_no_more(folder):
-                break
-        folder.write_result(result(folder, "done", None, "cpu", step))
-        folder.write_status("done", step=step, seconds=1.0, reason=None)
-    return store
-
-
-def declared(**fields):
-    small = {"sizes": (2e4, 8e4, 3.2e5, 1.3e6), "divisors": (1, 32, 64, 128, 256, 512)}
-    return replace(SCALES["cpu"], **(small | {"steps": STEPS, "evaluations": 100} | fields)).runs(
-        CORPUS
-    )
+from tests.studies.test_dataset import declared, plant
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,54 +16,13 @@ def few_draws():
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    return Results.read(plant(tmp_path_factory.mktemp("dataset"), declared()))
+def section(tmp_path_factory):
+    path = tmp_path_factory.mktemp("dataset")
+    return analyse("dataset", Results.read(plant(path, declared())))
 
 
-@pytest.fixture(scope="module")
-def section(study):
-    return analyse("dataset", study)
-
-
-def test_the_joint_law_comes_back(section):
-    fit = section.fits["L(N,D)/kaplan"]
-    for name in ("alpha_N", "alpha_D"):
-        assert fit.parameters[name] == pytest.approx(ND[name], rel=0.05)
-    measure = section.measures["overfitting_exponent"]
-    assert measure.value == pytest.approx(ND["alpha_N"] / ND["alpha_D"], rel=0.05)
-    low, high = measure.interval
-    assert low < measure.value < high
+def test_the_finding_holds_the_exponent(section):
     assert section.conclusive and "Overfitting depends on N^0.7" in section.finding
-
-
-def test_the_rule_for_enough_data_is_judged_within_the_set_only(section, study):
-    constant, power = dataset.RULE
-    assert constant * study.table["params_kaplan"].max() ** power > 3e7
-    measure = section.measures["overfitting_at_rule"]
-    assert measure.value is None and "the rule asks for" in measure.undecided_because
-    runs = dataset._runs(study, "transformer")
-    fit = section.fits["L(N,D)/kaplan"]
-    measure = dataset._at_rule("", fit, runs[runs["params"] < 1e5])
-    assert 0 < measure.interval[0] < measure.value < measure.interval[1] < 0.03
-
-
-def test_runs_stop_above_the_bound(section):
-    measure = section.measures["share_above_stopping_bound"]
-    assert measure.value > 0.9
-    assert measure.interval[0] > 0.7 and measure.interval[1] == 1.0
-    assert not measure.undecided_because
-    ns = section.fits["L(N,S)/kaplan"]
-    assert ns.parameters["alpha_S"] == pytest.approx(ALPHA_S, rel=0.1)
-
-
-def test_the_data_exponent_needs_a_size_that_does_not_limit(section, study):
-    measure = section.measures["data_exponent"]
-    # Part of the way to that of unlimited size.
-    assert measure.value == pytest.approx(0.116, abs=0.01)
-    runs = dataset._runs(study, "transformer")
-    fits = dataset._Laws(section.fits["L(N,D)/kaplan"], section.fits["L(D)/kaplan"], None)
-    measure = dataset._data_exponent("", fits, runs[runs["params"] < 2e4])
-    assert measure.value is None and "depends more on its size" in measure.undecided_because
 
 
 def test_charts_and_tables(section):
@@ -142,12 +36,9 @@ def test_charts_and_tables(section):
     assert paper[:2] == ["0.0760", "0.103"]
 
 
-def test_short_epochs_are_left_out_of_the_joint_law(study):
-    runs = dataset._runs(study, "transformer")
-    batch = runs["batch_tokens"].iloc[0]
-    smallest = runs["dataset"].min()
-    runs = runs.replace({"dataset": {smallest: 41 * batch}})
-    assert set(runs[~dataset._fitted(runs)]["dataset"]) == {41 * batch}
+def test_seeds_that_share_a_subset_are_said_to(section):
+    assert "seeds that share each subset" in section.measures["overfitting_exponent"].what
+    assert any("which sequences were drawn is in no interval" in w for w in section.warnings)
 
 
 def test_few_runs_fit_nothing(tmp_path):
@@ -160,42 +51,3 @@ def test_few_runs_fit_nothing(tmp_path):
     )
     finding = analyse("dataset", Results.read(pending)).finding
     assert finding == "No run on a dataset has ended well yet."
-
-
-def test_seeds_of_a_cell_share_what_it_strays_from_the_law(study):
-    """Three seeds without noise of their own leave the intervals as one seed has them."""
-    runs = dataset._runs(study, "transformer")
-    means = runs.groupby(["params", "dataset"])["loss"].transform("mean")
-    rng = np.random.default_rng(0)
-    cell = runs.groupby(["params", "dataset"]).ngroup().to_numpy()
-    runs = runs.assign(loss=means * np.exp(0.01 * rng.standard_normal(cell.max() + 1)[cell]))
-    width = []
-    for seeds in ((0,), (0, 1, 2)):
-        fits = dataset._fits(study, runs[runs["seed"].isin(seeds)])
-        width.append([np.diff(fits.exponent[1])[0], np.diff(fits.d.intervals["alpha_D"])[0]])
-    assert np.allclose(width[0], width[1], rtol=0.02)
-
-
-def test_the_share_above_the_bound_is_of_cells_over_the_draws_of_the_laws():
-    cells = pd.DataFrame({"step": np.full(20, 100.0)})
-    known = dataset._Stops(cells, np.full(20, 50.0), np.full((20, 400), 50.0))
-    exact = binomtest(20, 20).proportion_ci(0.95, method="exact")
-    assert known.share_interval() == pytest.approx((exact.low, exact.high), abs=0.01)
-    # A bound that may as well lie above every cell leaves nothing certain.
-    drawn = np.tile(np.repeat([50.0, 200.0], 200), (20, 1))
-    low, high = dataset._Stops(cells, np.full(20, 50.0), drawn).share_interval()
-    assert low < 0.01 and high == 1.0
-
-
-def test_a_cell_without_overfitting_is_no_violation():
-    cells = pd.DataFrame({"step": np.full(5, 100.0)})
-    bound = np.array([50.0, 50.0, 50.0, 50.0, np.nan])
-    stops = dataset._Stops(cells, bound, np.tile(bound[:, None], 50))
-    assert stops.judged == stops.kept == 4
-    assert not stops.beyond(1200) and "runs of 40 at most" in stops.beyond(40)
-    assert stops.share_interval()[1] == 1.0
-
-
-def test_seeds_that_share_a_subset_are_said_to(section):
-    assert "seeds that share each subset" in section.measures["overfitting_exponent"].what
-    assert any("which sequences were drawn is in no interval" in w for w in section.warnings)

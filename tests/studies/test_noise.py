@@ -34,11 +34,13 @@ def test_cells_are_paired_on_the_seeds_that_all_of_them_have():
             "seed": [2, 0, 1, 0, 2],
             "loss": [3.2, 3.0, 3.1, 4.0, 4.2],
             "tokens": 100,
+            "run": ["a2", "a0", "a1", "b0", "b2"],
         }
     )
     a, b = paired(runs, ["cell"])
     assert a.seeds == b.seeds == (0, 2)
     assert (a.losses, b.losses) == ((3.0, 3.2), (4.0, 4.2))
+    assert (a.runs, b.runs) == (("a0", "a2"), ("b0", "b2"))
     assert (
         paired(runs[runs["cell"].eq("a") | runs["seed"].eq(7)].assign(seed=[0, 1, 2]), ["seed"])
         == []

@@ -1,0 +1,376 @@
+"""Loss over size and dataset: L(N, D), overfitting, early stopping (Kaplan et al. 2020, sec. 4).
+
+D is the size of the training set, however many epochs a run makes of it, and the loss is the lowest on
+the test set. A run is *stopped* where early stopping ended it before its last step. Only there did the
+data limit the loss, and not the length of training.
+
+A cell is a size on a dataset. Its seeds share what it strays from a law, and the sequences that were
+drawn for its subset. Laws are therefore fitted to the means of cells, and cells are drawn again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import beta
+
+from lmscale import laws
+from lmscale.laws import FitResult
+from lmscale.laws.kaplan import overfitting
+from lmscale.laws.result import interval
+from lmscale.studies.estimate import LEVEL, Estimate
+from lmscale.studies.exponents import fit_power_of_cells
+from lmscale.studies.fits import attempt
+from lmscale.studies.learning_curves import evaluations
+from lmscale.studies.papers import points
+from lmscale.studies.registry import register
+from lmscale.studies.results import Results
+from lmscale.wording import plural, si
+
+__all__ = [
+    "LEAST_UPDATES",
+    "NOISE",
+    "PAPER",
+    "RULE",
+    "Dataset",
+    "Laws",
+    "Stops",
+    "data_exponent",
+    "data_share",
+    "enters_fit",
+    "fit_laws",
+    "overfitting_at_rule",
+    "overfitting_points",
+    "paper_points",
+    "study",
+]
+
+#: The paper's fit leaves out its smallest subset, 2.15e7 tokens: 41 updates of 2^19 an epoch.
+LEAST_UPDATES = 42
+#: Variation between the paper's seeds, relative to the loss: what overfitting must exceed to be seen.
+NOISE = 0.02
+#: D >~ 5e3 N^0.74 (eq. 4.4).
+RULE = (5e3, 0.74)
+PAPER = laws.published("kaplan2020-nd")
+#: Fewest subsets that L(D) is fitted to.
+LEAST_SUBSETS = 4
+#: Draws of every fit.
+BOOTSTRAP = 1000
+#: Stands for a bound that a draw of the laws does not have: later than any update.
+NEVER = np.finfo(float).max / 4
+
+
+@dataclass(frozen=True)
+class Laws:
+    """The fits.
+
+    Attributes:
+      nd: L(N, D), eq. 1.5.
+      d: L(D) of the largest size, over its stopped runs.
+      ns: L(N, S) of the runs on the largest set, in updates of their own batch.
+    """
+
+    nd: FitResult
+    d: FitResult
+    ns: FitResult
+
+
+@dataclass(frozen=True)
+class Stops:
+    """Cells that early stopping ended, and the bound of eq. 5.7 on when it may.
+
+    Attributes:
+      cells: params, dataset, loss (mean), and of the updates of the lowest test loss the geometric
+        mean `step`, the `first` and the `last` over seeds.
+      bound: [cell] updates; NaN where the loss is no higher than L(N, infinity).
+      drawn: [cell, draw] with the laws drawn again.
+    """
+
+    cells: pd.DataFrame
+    bound: np.ndarray
+    drawn: np.ndarray
+
+    @property
+    def judged(self) -> int:
+        return int(np.isfinite(self.bound).sum())
+
+    @property
+    def kept(self) -> int:
+        """Cells at or above their bound."""
+        return int((self.cells["step"].to_numpy() >= self.bound).sum())
+
+    def share(self, steps: float, **rest: Any) -> Estimate:
+        """The share of cells at or above their bound.
+
+        Args:
+          steps: of the longest run. Bounds that mostly lie beyond it decide nothing.
+        """
+        name, why = "share_above_stopping_bound", ""
+        if not self.judged:
+            why = "no run stopped early, or the bound's laws could not be fitted"
+            return Estimate(name=name, undecided_because=why, **rest)
+        bound = float(np.nanmedian(self.bound))
+        if bound > steps:
+            why = (
+                f"half of the bounds lie beyond {si(bound)} updates, where L(N, S) is extrapolated "
+                f"from runs of {si(steps)} at most"
+            )
+        share, edges = self.kept / self.judged, self.share_interval()
+        rest |= {"n": self.judged, "undecided_because": why}
+        return Estimate(name=name, value=share, interval=edges, **rest)
+
+    def share_interval(self) -> tuple[float, float]:
+        """95% of the share: that of Clopper and Pearson, over all draws.
+
+        Every draw of the laws has other bounds, and so another count of cells above them, for which
+        either limit is drawn. With bounds known exactly this is their interval.
+        """
+        step = self.cells["step"].to_numpy()[:, None]
+        judged = np.isfinite(self.drawn).sum(axis=0)
+        kept = (step >= self.drawn).sum(axis=0)[judged > 0]
+        judged = judged[judged > 0]
+        if not len(kept):
+            return 0.0, 1.0
+        # One uniform number for both limits; stratified, so that the ends do not depend on luck.
+        place = (np.random.default_rng(0).permutation(len(kept)) + 0.5) / len(kept)
+        low = np.where(kept > 0, beta.ppf(place, np.maximum(kept, 1), judged - kept + 1), 0.0)
+        high = np.where(kept < judged, beta.ppf(place, kept + 1, np.maximum(judged - kept, 1)), 1.0)
+        return interval(low, LEVEL)[0], interval(high, LEVEL)[1]
+
+    def bound_interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """95% of every cell's bound; the upper end is `NEVER` where too many draws have none."""
+        drawn = np.where(np.isfinite(self.drawn), self.drawn, NEVER)
+        return interval(drawn, LEVEL, axis=1)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What `study` finds, of the first family.
+
+    Attributes:
+      runs: params (without embeddings), dataset (tokens), loss, seed, run, best_step, stopped,
+        batch_tokens, steps.
+      requirement: tokens that keep overfitting of the largest size, `at`, below `NOISE`.
+      estimates: "overfitting_exponent", r of N^r / D; "overfitting_at_rule", of the largest size at
+        `RULE`; "share_above_stopping_bound" (`Stops.share`); "data_exponent", that of L(D).
+    """
+
+    families: tuple[str, ...]
+    runs: pd.DataFrame
+    laws: Laws
+    stops: Stops
+    requirement: Estimate
+    estimates: dict[str, Estimate]
+
+    @property
+    def fits(self) -> dict[str, FitResult]:
+        if not len(self.runs):
+            return {}
+        names = {"L(N,D)": self.laws.nd, "L(D)": self.laws.d, "L(N,S)": self.laws.ns}
+        return {f"{name}/kaplan": fit for name, fit in names.items()}
+
+    @property
+    def largest(self) -> float:
+        return float(self.runs["params"].max())
+
+
+@register("dataset")
+def study(results: Results) -> Dataset:
+    """The joint law, the data that a size needs, and the step at which test loss stops falling
+    (Kaplan et al. 2020, eq. 1.5, 4.4 and 5.7).
+
+    found = dataset.study(Results.read("results/dataset_size"))
+    print(found.estimates["overfitting_exponent"], found.requirement)
+    """
+    families = tuple(results.families)
+    runs = _runs(results, families[0] if families else "")
+    fits = fit_laws(results, runs)
+    stops = _stops(runs, fits)
+    params = float(runs["params"].max())
+    basis = {"n": len(_cell_means(runs[enters_fit(runs)])), "seeds": runs["seed"].nunique()}
+    found = (
+        _of_joint_law(
+            fits.nd, "overfitting_exponent", lambda p: p["alpha_N"] / p["alpha_D"], basis
+        ),
+        overfitting_at_rule(fits.nd, runs, **basis),
+        stops.share(float(runs["steps"].max()), seeds=basis["seeds"]),
+        data_exponent(fits, params, seeds=basis["seeds"]),
+    )
+    need = Estimate.of_fit(
+        fits.nd, "requirement", lambda p: laws.data_requirement(p, params, NOISE), at=(params,)
+    )
+    return Dataset(families, runs, fits, stops, need, {one.name: one for one in found})
+
+
+# --- runs and fits ------------------------------------------------------------------------------
+
+
+def _runs(results: Results, family: str) -> pd.DataFrame:
+    usable = results.usable
+    usable = usable[usable["family"] == family]
+    columns = ("params_kaplan", "unique_tokens", "evaluated_step", "tokens", "steps", "loss")
+    usable = usable.reindex(columns=[*columns, "batch_tokens", "seed", "run"])
+    full = results.experiment.get("corpus", {}).get("train_tokens", math.nan)
+    return pd.DataFrame(
+        {
+            "params": usable["params_kaplan"].astype(float),
+            "dataset": usable["unique_tokens"].astype(float).fillna(full),
+            "loss": usable["loss"].astype(float),
+            "seed": usable["seed"],
+            "run": usable["run"],
+            "best_step": usable["evaluated_step"].astype(float).fillna(usable["steps"]),
+            "stopped": usable["tokens"] < usable["steps"] * usable["batch_tokens"],
+            "batch_tokens": usable["batch_tokens"].astype(float),
+            "steps": usable["steps"],
+        }
+    ).reset_index(drop=True)
+
+
+def enters_fit(runs: pd.DataFrame) -> pd.Series:
+    """Which runs L(N, D) is fitted to: those whose epoch is long enough, as in the paper."""
+    return runs["dataset"] >= LEAST_UPDATES * runs["batch_tokens"]
+
+
+def fit_laws(results: Results, runs: pd.DataFrame) -> Laws:
+    """The three laws of some of `Dataset.runs`."""
+    cells = _cell_means(runs[enters_fit(runs)]).rename(columns={"dataset": "tokens"})
+    limited = runs[(runs["params"] == runs["params"].max()) & runs["stopped"].astype(bool)]
+    limited = limited.rename(columns={"dataset": "tokens"})[["tokens", "loss", "seed"]]
+    subsets, needs = limited["tokens"].nunique(), ""
+    if subsets < LEAST_SUBSETS:
+        needs = (
+            f"the largest size stopped early on {plural(subsets, 'dataset')}, and L(D) needs "
+            f"{LEAST_SUBSETS}"
+        )
+    return Laws(
+        nd=_fit("kaplan-nd", cells),
+        d=attempt("power", lambda: fit_power_of_cells(limited, "tokens"), needs=needs),
+        ns=_fit("kaplan-ns", _learning_curves(results, runs)),
+    )
+
+
+def _fit(law: str, rows: pd.DataFrame) -> FitResult:
+    return attempt(
+        law,
+        lambda: laws.fit(laws.Table.read(rows, convention="kaplan"), law, bootstrap=BOOTSTRAP),
+        needs="" if len(rows) else "no runs that it could be fitted to",
+    )
+
+
+def _cell_means(runs: pd.DataFrame) -> pd.DataFrame:
+    """The mean loss of every size and dataset; `weight` is how many seeds it is of."""
+    return runs.groupby(["params", "dataset"], as_index=False).agg(
+        loss=("loss", "mean"), weight=("seed", "size")
+    )
+
+
+def _learning_curves(results: Results, runs: pd.DataFrame) -> pd.DataFrame:
+    """Test loss against updates of the runs on the largest dataset, after the warmup."""
+    rows = []
+    for run in runs[runs["dataset"] == runs["dataset"].max()].itertuples():
+        steps, losses = evaluations(results.metrics.get(run.run, ()))
+        rows += [
+            {"params": run.params, "steps": step, "loss": loss, "group": run.run}
+            for step, loss in zip(steps, losses, strict=True)
+        ]
+    return pd.DataFrame(rows)
+
+
+def _stops(runs: pd.DataFrame, fits: Laws) -> Stops:
+    """The paper counts updates at a batch far above the critical one. All runs here have one batch,
+    and the learning curves are fitted at that batch too, so the updates are taken as they are."""
+    stopped = runs[runs["stopped"].astype(bool)]
+    cells = stopped.groupby(["params", "dataset"], as_index=False).agg(
+        loss=("loss", "mean"),
+        step=("best_step", lambda steps: math.exp(np.mean(np.log(steps)))),
+        first=("best_step", "min"),
+        last=("best_step", "max"),
+    )
+    if not len(cells) or fits.nd.failure or fits.ns.failure:
+        return Stops(cells[:0], np.empty(0), np.empty((0, 0)))
+
+    def bound(nd: Any, ns: Any) -> np.ndarray:
+        column = (slice(None), *[None] * np.ndim(nd["alpha_N"]))
+        params, loss = (cells[name].to_numpy()[column] for name in ("params", "loss"))
+        with np.errstate(all="ignore"):
+            gap = loss - (nd["N_c"] / params) ** nd["alpha_N"]
+            # By the law such a cell does not overfit, and eq. 5.7 says nothing of it.
+            return np.where(gap > 0, ns["S_c"] * np.abs(gap) ** (-1 / ns["alpha_S"]), np.nan)
+
+    return Stops(
+        cells, bound(fits.nd.parameters, fits.ns.parameters), bound(fits.nd.draws, fits.ns.draws)
+    )
+
+
+# --- numbers ------------------------------------------------------------------------------------
+
+
+def _of_joint_law(nd: FitResult, name: str, read: Any, rest: dict[str, Any]) -> Estimate:
+    if nd.failure:
+        why = f"L(N, D) could not be fitted: {nd.failure}"
+        return Estimate(name=name, undecided_because=why, **rest)
+    return Estimate.of_fit(nd, name, read, **rest)
+
+
+def overfitting_at_rule(nd: FitResult, runs: pd.DataFrame, **rest: Any) -> Estimate:
+    """L(N, D) / L(N, infinity) - 1 of the largest of `runs` with as much data as `RULE` asks for."""
+    name, params, most = "overfitting_at_rule", runs["params"].max(), runs["dataset"].max()
+    tokens = RULE[0] * params ** RULE[1]
+    if tokens > most and not nd.failure:
+        why = (
+            f"the rule asks for {si(tokens)} tokens at N = {si(params)}, and the set has {si(most)}"
+        )
+        return Estimate(name=name, undecided_because=why, **rest)
+    return _of_joint_law(nd, name, lambda p: overfitting(p, params, tokens), rest)
+
+
+def data_share(nd: FitResult, params: float, dataset: float) -> float:
+    """The share of the data term in the bracket of eq. 1.5: 1 where size does not limit at all."""
+    p = nd.parameters
+    size = (p["N_c"] / params) ** (p["alpha_N"] / p["alpha_D"])
+    return float(p["D_c"] / dataset / (size + p["D_c"] / dataset))
+
+
+def data_exponent(fits: Laws, params: float, **rest: Any) -> Estimate:
+    """The exponent of L(D), which must be that of a size, `params`, that hardly limits the loss."""
+    found = Estimate.of_parameter(fits.d, "alpha_D", **rest)
+    if not found.undecided_because and not fits.nd.failure:
+        share = data_share(fits.nd, params, math.sqrt(math.prod(fits.d.ranges["tokens"])))
+        if share < 0.5:
+            why = (
+                f"by the fitted L(N, D) the loss of the largest model, N = {si(params)}, depends more "
+                f"on its size than on the data ({share:.0%} of eq. 1.5's bracket are data)"
+            )
+            return Estimate(name="data_exponent", undecided_because=why, **rest)
+    return dataclasses.replace(found, name="data_exponent")
+
+
+def overfitting_points(runs: pd.DataFrame, nd: FitResult) -> pd.DataFrame:
+    """`runs` with x = N^(alpha_N/alpha_D) / D, and overfitting: their loss over L(N, infinity), less 1.
+
+    Args:
+      runs: columns params, dataset and loss.
+    """
+    ratio = nd.parameters["alpha_N"] / nd.parameters["alpha_D"]
+    limit = nd.predict(params=runs["params"], tokens=np.inf)
+    return runs.assign(
+        x=runs["params"] ** ratio / runs["dataset"], overfitting=runs["loss"] / limit - 1
+    )
+
+
+def paper_points() -> pd.DataFrame:
+    """Kaplan et al. 2020, Fig. 9 left: columns params, dataset, loss and batch_tokens."""
+    table = points("kaplan2020_fig9_L_N_D")
+    return pd.DataFrame(
+        {
+            "params": table["N_nonembed"].astype(float),
+            "dataset": table["D_tokens"].astype(float),
+            "loss": table["test_loss"],
+            "batch_tokens": 2.0**19,
+        }
+    )
