@@ -11,9 +11,9 @@ U unique tokens repeated R times are worth U + U R* (1 - exp(-R/R*)) fresh ones,
     lmscale plan repeat --scale paper --device v5p:256
 
 The unique tokens are sequences drawn from all over the text: 2048 of 64 tokens at cpu scale, which ends
-at 16 epochs, and 8192 of 512 at gpu scale. Which were drawn is common to all seeds. At paper scale three sizes are trained for as many tokens
-as is optimal for them, of which 1/44 to all are unique, as in the paper's Fig. 4; the batch is 512
-sequences throughout, theirs is 256 to 1024.
+at 16 epochs, and 8192 of 512 at gpu scale. Which were drawn is common to all seeds. At
+paper scale three sizes are trained for as many tokens as is optimal for them, of which 1/44 to all are
+unique, as in the paper's Fig. 4; the batch is 512 sequences throughout, theirs is 256 to 1024.
 """
 
 from dataclasses import dataclass, field

@@ -43,9 +43,12 @@ def summed_learning_rate(spec):
 
     from lmscale.training.schedule import learning_rate, schedule_hyperparameters
 
-    hyper = {k: jnp.asarray(v) for k, v in schedule_hyperparameters(spec).items()}
-    stride = -(-spec.steps // 1_000_000)
-    return stride * float(learning_rate(jnp.arange(0, spec.steps, stride), hyper).sum())
+    # Steps are 32-bit numbers; no run takes more of them.
+    steps = min(spec.steps, 2**31 - 1)
+    hyper = schedule_hyperparameters(spec)
+    hyper = {k: jnp.asarray(min(v, 2**31 - 1)) for k, v in hyper.items()}
+    stride = -(-steps // 1_000_000)
+    return stride * float(learning_rate(jnp.arange(0, steps, stride), hyper).sum())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,6 +45,8 @@ def test_a_law_of_ones_own_is_fitted_by_the_command(example, tmp_path, capsys, m
 
 def test_an_optimizer_of_ones_own_is_known_by_its_name(example, corpus, monkeypatch):
     monkeypatch.setattr(optimizers, "_REGISTRY", dict(optimizers._REGISTRY))
+    # Devices can be set up once a process, and another test may have done so.
+    monkeypatch.setattr("lmscale.cli.start_jax", lambda: None)
     path = example("Add an optimizer", "lion.py")
     argv = ["plan", "isoflop", "--data", "tiny", "--device", "h100", "--budgets", "1e11", "--json"]
     assert main([*argv, "--optimizer", "lion", "--load", str(path)]) == 0
