@@ -8,6 +8,8 @@ import pytest
 
 from lmscale import laws, optimizers
 from lmscale.cli import main
+from tests.report import planted_store as planted
+from tests.studies import test_families as families
 
 PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
 
@@ -51,6 +53,17 @@ def test_an_optimizer_of_ones_own_is_known_by_its_name(example, corpus, monkeypa
     argv = ["plan", "isoflop", "--data", "tiny", "--device", "h100", "--budgets", "1e11", "--json"]
     assert main([*argv, "--optimizer", "lion", "--load", str(path)]) == 0
     assert optimizers.optimizer("lion").moments == 1
+
+
+def test_a_study_is_read_in_a_notebook(example, tmp_path):
+    store = tmp_path / "store"
+    planted.plant(store, families.runs(), analyses=["families"], law=families.law, noise=0.005)
+    path = example("Add a study", "notebook.py")
+    code = path.read_text().replace("results/model_size-cpu", str(store))
+    values = {}
+    exec(code, values)
+    estimate = values["found"].estimates["collapse"]
+    assert estimate.interval[0] < estimate.value < estimate.interval[1]
 
 
 def test_the_files_that_the_page_names_exist():
