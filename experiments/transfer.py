@@ -98,7 +98,9 @@ class Transfer(SharedRecipe):
             init_std=self.init_std,
         )
         evals = self.evals(corpus)
-        on_the_way = {round(self.steps / 2 ** (k / 2)) for k in range(1, self.evaluations + 1)}
+        # Halved 64 times, any number of steps is none.
+        halvings = range(1, min(self.evaluations, 128) + 1)
+        on_the_way = {round(self.steps / 2 ** (k / 2)) for k in halvings}
         at = tuple(sorted(on_the_way - {0}))
         return [
             Run(

@@ -302,6 +302,9 @@ def matrix_dimensions(d_in: Sequence[int], d_out: Sequence[int]) -> Any:
 CHECKPOINT_METADATA, CHECKPOINT_MARK = "_CHECKPOINT_METADATA", "commit_success.txt"
 #: The key in that metadata which holds the time.
 COMMIT_TIME = "commit_timestamp_nsecs"
+#: The last key but the time that a thread of Orbax fills in; null in what it writes first. When the key
+#: is gone, `lmscale.training.checkpoint` waits some seconds for it at every save.
+ITEM_HANDLERS = "item_handlers"
 
 
 def unfinished_checkpoints(step: int) -> str:

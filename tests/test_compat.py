@@ -294,6 +294,7 @@ def test_orbax_writes_what_the_digests_expect(tmp_path):
     assert written[1][0] != "3"
     metadata = json.loads((tmp_path / "3" / compat.CHECKPOINT_METADATA).read_text())
     assert compat.COMMIT_TIME in metadata
+    assert metadata[compat.ITEM_HANDLERS]
     assert compat.checkpoint_steps(tmp_path) == [3]
     assert list(compat.checkpoint_steps(tmp_path / "none")) == []
     manager.close()

@@ -216,15 +216,19 @@ def _files_of(folder: epath.Path) -> list[str]:
 def _settled(path: epath.Path) -> list[int | str | None]:
     """`_size_and_digest` of a file that Orbax has written, or is about to have.
 
-    A thread of Orbax's may be writing its metadata at this moment, so that they are empty for some
-    milliseconds.
+    A thread of Orbax's may be writing its metadata at this moment: they are empty for some
+    milliseconds, and written once without the handlers before they are written with them.
     """
+    if path.name != compat.CHECKPOINT_METADATA:
+        return _size_and_digest(path)
     deadline = time.monotonic() + _SETTLING
     while True:
+        late = time.monotonic() > deadline
         try:
-            return _size_and_digest(path)
+            if parse_json(path.read_bytes(), path).get(compat.ITEM_HANDLERS) or late:
+                return _size_and_digest(path)
         except (DamagedError, FileNotFoundError):
-            if path.name != compat.CHECKPOINT_METADATA or time.monotonic() > deadline:
+            if late:
                 raise
         time.sleep(0.01)
 

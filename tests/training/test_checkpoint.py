@@ -52,10 +52,14 @@ def test_metadata_that_are_being_written_are_waited_for(tmp_path):
     """Orbax writes them in a thread of its own, so that they are empty for a moment."""
     path = epath.Path(tmp_path / "_CHECKPOINT_METADATA")
     path.write_text("")
-    writer = threading.Timer(0.1, path.write_text, ['{"commit_timestamp_nsecs": 5, "a": 1}'])
-    writer.start()
+    # As Orbax writes it: empty, without handlers, with them.
+    first = threading.Timer(0.1, path.write_text, ['{"item_handlers": null, "a": 1}'])
+    whole = '{"commit_timestamp_nsecs": 5, "item_handlers": {"state": "x"}, "a": 1}'
+    last = threading.Timer(0.3, path.write_text, [whole])
+    first.start()
+    last.start()
     found = checkpoint._settled(path)
-    writer.join()
+    last.join()
     assert found == checkpoint._size_and_digest(path) and found[0] is None
 
 
