@@ -113,11 +113,13 @@ def _report(store: Any, bar: Any) -> bool:
 
 
 def _next_step(store: Any, table: Any) -> str:
-    """What to type next, where the store has a law that can be asked; empty elsewhere."""
-    flops = table.get("flops")
-    if flops is None or "isoflop" not in store.experiment()["analyses"] or not flops.notna().any():
+    """What to type next, where the store has a law that can be asked; empty elsewhere.
+
+    At three times the largest budget a forecast is soon tested, and is one.
+    """
+    if "isoflop" not in store.experiment()["analyses"] or "budget" not in table:
         return ""
-    compute = f"{float(f'{3 * flops.max():.2g}'):g}"
+    compute = f"{3 * table['budget'].max():.3g}"
     return (
         f"next: lmscale advise {store.path} --compute {compute}; "
         f"lmscale verify {store.path} --compute {compute}"
