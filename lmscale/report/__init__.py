@@ -5,7 +5,7 @@ A file of your own brings its figure with `register`: a section beside the study
 """
 
 from lmscale.report.front import write_front
-from lmscale.report.registry import analyse, analysis_names, register
+from lmscale.report.registry import analyse, register
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
 from lmscale.report.summary import Summary, read_summary
 from lmscale.report.write import write_report
@@ -18,7 +18,6 @@ __all__ = [
     "Section",
     "Summary",
     "analyse",
-    "analysis_names",
     "read_summary",
     "register",
     "write_front",

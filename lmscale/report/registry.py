@@ -14,7 +14,7 @@ from lmscale.report.tables import shown, table
 from lmscale.studies import Findings, Results
 from lmscale.wording import listed, sentence
 
-__all__ = ["analyse", "analysis_names", "register"]
+__all__ = ["analyse", "register"]
 
 Writer = Callable[[Any, Results], Section]
 _SECTIONS: dict[str, Writer] = {}
@@ -36,11 +36,6 @@ def register(name: str) -> Callable[[Writer], Writer]:
     return add
 
 
-def analysis_names() -> list[str]:
-    """What an experiment may name in its `analyses`."""
-    return sorted(studies.names())
-
-
 def analyse(name: str, results: Results) -> Section:
     """What a study finds in a store's results, as a section of the page.
 
@@ -49,7 +44,7 @@ def analyse(name: str, results: Results) -> Section:
     try:
         study = studies.find(name)
     except KeyError:
-        known = ", ".join(analysis_names())
+        known = ", ".join(studies.names())
         finding = f"This version of lmscale has no analysis {name!r}; it has {known}."
         return Section(name=name, title=name, finding=finding)
     if name not in _SECTIONS and name in _OURS:

@@ -60,7 +60,7 @@ def register(name: str) -> Callable[[_Study], _Study]:
 
 
 def names() -> list[str]:
-    """Of all studies."""
+    """What an experiment may list in its `analyses`: every study, in alphabetical order."""
     package = importlib.import_module("lmscale.studies")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")

@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
+from lmscale import studies
 from lmscale.flops import n_params
-from lmscale.report import analysis_names
 from lmscale.sweep import ExperimentError, load_scales, width_rule
 from tests.fake_corpus import fake_corpus
 
@@ -20,7 +20,7 @@ def test_runs_resolve_and_differ(scale, n_runs):
 def test_every_claim_names_an_analysis_that_runs():
     experiment = SCALES["cpu"]
     names = {claim.measure.split("/")[0] for claim in experiment.claims}
-    assert names == {"size", "position"} <= set(analysis_names())
+    assert names == {"size", "position"} <= set(studies.names())
     assert names < set(experiment.analyses)
 
 

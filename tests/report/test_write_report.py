@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 import matplotlib
 import pytest
 
-from lmscale.report import analysis_names, write_report
+from lmscale import studies
+from lmscale.report import write_report
 from lmscale.report.caveats import repeated_text
 from lmscale.report.style import inline
 from lmscale.studies.results import Results
@@ -242,7 +243,7 @@ def test_a_store_in_which_everything_failed_still_has_its_page(tmp_path):
     store = planted.plant(
         tmp_path,
         planted.isoflop_runs(planted.BUDGETS[:2], seeds=(0,), sizes=3),
-        analyses=analysis_names(),
+        analyses=studies.names(),
         status=lambda index, run: "failed",
     )
     write_report(store)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmscale import cli, report, studies
+from lmscale import cli, studies
 from lmscale.report import registry as sections
 from lmscale.studies import registry
 from lmscale.sweep.claims import Claim
@@ -43,7 +43,7 @@ def test_a_study_with_a_figure_in_a_users_own_file_is_reported(tmp_path, own, ca
     assert verdict["word"] == "agrees" and verdict["found"].startswith("largest: ")
     # Without a section of its own a study is shown by its estimates.
     assert 'id="plain_spread"' in page and "Noise is " in page
-    assert {"spread", "plain_spread", "size"} <= set(report.analysis_names())
+    assert {"spread", "plain_spread", "size"} <= set(studies.names())
 
 
 def test_the_same_file_may_be_loaded_again_but_no_name_is_taken_twice(own):
