@@ -18,7 +18,7 @@ from scipy.stats import t as student
 
 from lmscale.laws import FitResult
 from lmscale.studies.cells import Cell, measured_cells
-from lmscale.studies.estimate import Estimate, few_seeds, interval_of_mean
+from lmscale.studies.estimate import Estimate, few_seeds, interval_of_mean, undecided
 from lmscale.studies.fits import attempt
 from lmscale.studies.lines import fit_line
 from lmscale.studies.position import fit_position_law, scatter
@@ -107,8 +107,7 @@ def study(results: Results) -> Context:
     contexts = sorted({m.n_ctx for m in models})
     if not models or contexts[-1] < 2 * MIDDLE[1]:
         missing = "the context is short" if models else "no run with a long context has ended well"
-        none = {name: Estimate(name=name, undecided_because=missing) for name in ESTIMATES}
-        return Context((), (), {}, (), missing, none)
+        return Context((), (), {}, (), missing, undecided(ESTIMATES, missing))
     long = tuple(m for m in models if m.n_ctx == contexts[-1])
     short = tuple(m for m in models if m.n_ctx == contexts[0]) if len(contexts) > 1 else ()
     gains, gain = _short_gain(long, short)

@@ -21,7 +21,7 @@ from lmscale import laws
 from lmscale.laws import FitResult
 from lmscale.laws.result import interval as interval_of_draws
 from lmscale.studies.cells import Cell, measured_cells
-from lmscale.studies.estimate import LEVEL, Estimate, few_seeds, interval_of_mean
+from lmscale.studies.estimate import LEVEL, Estimate, few_seeds, interval_of_mean, undecided
 from lmscale.studies.fits import attempt
 from lmscale.studies.registry import register
 from lmscale.studies.results import Results
@@ -394,7 +394,7 @@ def _estimates(pairs: Sequence[Pair]) -> list[Estimate]:
     pair = _lstm_pair(pairs)
     if pair is None:
         why = "no LSTM and Transformer of matched size have ended well"
-        return [Estimate(name=name, undecided_because=why) for name in ESTIMATES]
+        return list(undecided(ESTIMATES, why).values())
     base, other, n_ctx = pair.base.losses, pair.other.losses, pair.base.n_ctx
     found = [contrast("early", [((1, min(FIRST, n_ctx)), 1)], other, base)]
     if n_ctx >= 2 * BEYOND:
@@ -412,5 +412,4 @@ def _estimates(pairs: Sequence[Pair]) -> list[Estimate]:
     known |= {"interval": None} if few else {}
     found = [dataclasses.replace(one, **known) for one in found]
     why = f"the context of {n_ctx} leaves no doubling beyond {BEYOND} tokens"
-    missing = ESTIMATES[len(found) :]
-    return found + [Estimate(name=name, undecided_because=why) for name in missing]
+    return [*found, *undecided(ESTIMATES[len(found) :], why).values()]

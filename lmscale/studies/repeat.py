@@ -17,7 +17,7 @@ import pandas as pd
 from lmscale import laws
 from lmscale.laws import FitResult
 from lmscale.laws.data_constrained import effective
-from lmscale.studies.estimate import Estimate, few_seeds
+from lmscale.studies.estimate import Estimate, few_seeds, undecided
 from lmscale.studies.fits import attempt, refused
 from lmscale.studies.interpolate import between
 from lmscale.studies.registry import register
@@ -97,11 +97,10 @@ def study(results: Results) -> Repeat:
     pairs = _pairs(runs) if len(runs) else runs
     if not len(pairs):
         why = "no repeated run has ended well" if len(runs) else "no run has ended well"
-        none = {name: Estimate(name=name, undecided_because=why) for name in ESTIMATES}
         fit = refused("data-constrained", why)
         if len(runs):
             fit = _fit(runs, int(results.table["vocab_size"].iloc[0]))
-        return Repeat(families, runs, pairs, fit, (), none)
+        return Repeat(families, runs, pairs, fit, (), undecided(ESTIMATES, why))
     fit = _fit(runs, int(results.table["vocab_size"].iloc[0]))
     found = (
         _at("excess_at_4", "excess", pairs, nearest(pairs, 4), "of 4 epochs"),
