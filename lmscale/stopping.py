@@ -130,9 +130,11 @@ class Stop:
         while numbers := os.read(reader, 64):
             for number in numbers:
                 if number == _AGAIN:
-                    own += 1
                     time.sleep(_PAUSE)
-                    signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+                    # The command may have ended meanwhile, and the signal is another's again.
+                    if signal.getsignal(signal.SIGTERM) == self._handle:
+                        own += 1
+                        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
                     continue
                 if number not in (signal.SIGTERM, signal.SIGINT):
                     continue

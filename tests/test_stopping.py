@@ -142,3 +142,15 @@ def test_a_stop_waits_for_what_is_being_imported(tmp_path):
     out, error = (process := start(body)).communicate(timeout=30)
     assert (process.returncode, out) == (42, "whole\n")
     assert error == "lmscale: stopping; Ctrl-C again to end at once\n"
+
+
+def test_a_command_that_ends_before_a_stop_is_raised_again_ends_as_it_would():
+    """The signal is then no longer heard, and would kill the process."""
+    process = start(
+        "import os, signal\n"
+        "    class Held:\n"
+        "        def __del__(self): os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.01)\n"
+        "    Held(); stop.close(); time.sleep(0.3)"
+    )
+    process.communicate(timeout=30)
+    assert process.returncode == 3
