@@ -18,7 +18,7 @@ from lmscale.laws import FitResult
 from lmscale.studies.estimate import Estimate
 from lmscale.studies.registry import register
 from lmscale.studies.results import Results
-from lmscale.sweep.store import cell_columns
+from lmscale.sweep.result_table import cell_columns
 
 __all__ = ["RateSearch", "SearchedCell", "searched_cells", "study"]
 

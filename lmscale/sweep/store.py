@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import platform
 import subprocess
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
-from lmscale import flops, optimizers
+from lmscale import optimizers
 from lmscale.architectures import kinds
 from lmscale.data import Corpus
 from lmscale.files import DamagedError, read_json, write_atomically, write_json
@@ -31,6 +30,7 @@ from lmscale.sweep.declaration import (
 )
 from lmscale.sweep.experiment import Experiment, Run
 from lmscale.sweep.ownership import find_claim
+from lmscale.sweep.result_table import mark_best_lr, result_row
 from lmscale.terminal import say
 from lmscale.training.run_folder import RunFolder
 from lmscale.user_files import loaded_files
@@ -272,9 +272,7 @@ class Store:
             else:
                 faults = [fault for fault in [folder.damage()] if fault is not None]
                 faults += folder.damaged_evals()
-            lines += [
-                f"{_inside(self.path, fault.path)} is damaged: {fault.fault}" for fault in faults
-            ]
+            lines += [self._damaged(fault) for fault in faults]
         return lines
 
     def damaged_checkpoints(self) -> list[str]:
@@ -293,8 +291,12 @@ class Store:
             for kept in (folder.checkpoints, folder.branches):
                 for step in saved_steps(kept):
                     if (fault := checkpoint_fault(kept, folder.run_id, step)) is not None:
-                        lines.append(f"{_inside(self.path, fault.path)} is damaged: {fault.fault}")
+                        lines.append(self._damaged(fault))
         return lines
+
+    def _damaged(self, fault: DamagedError) -> str:
+        """A damaged file in a line, by its path inside of the store."""
+        return f"{fault.path.removeprefix(f'{self.path}/')} is damaged: {fault.fault}"
 
     def mended(self) -> list[str]:
         """A line for all damage that was found while training, and what was done about it."""
@@ -336,7 +338,7 @@ class Store:
         # Not with the module: it loads slowly, and processes that train do without.
         import pandas as pd
 
-        rows = [_row(folder, labels) for folder, labels in self.declared()]
+        rows = [result_row(folder, labels) for folder, labels in self.declared()]
         if not rows:
             # As where no spec can be read.
             return pd.DataFrame(columns=["run", "status", "reason", "loss", "best_lr"])
@@ -353,59 +355,6 @@ class Store:
         return table
 
 
-#: What the runs of one cell have in common: they differ in learning rate and seed only.
-_CELL = (
-    "family",
-    "budget",
-    "cell",
-    "architecture",
-    "n_layer",
-    "width",
-    "steps",
-    "batch_size",
-)
-
-
-def cell_columns(table: pd.DataFrame) -> list[str]:
-    """The columns of a store's table that name a cell of its learning-rate search."""
-    return [name for name in _CELL if name in table]
-
-
-def mark_best_lr(table: pd.DataFrame) -> pd.DataFrame:
-    """Adds the column `best_lr`; see `Store.table`.
-
-    Of a budget only factors that all its cells have tried count: a size whose rate was searched would
-    look better than its neighbours, whose rates were not.
-    """
-    cell = cell_columns(table)
-    losses = table["loss"].where(table["status"] == "done")
-    if "lr_factor" not in table:
-        return table.assign(best_lr=losses.notna())
-    cells = [table[name] for name in cell]
-    of_factor = losses.groupby([*cells, table["lr_factor"]], dropna=False)
-    # A rate at which seeds diverge must not win by the seeds that are left.
-    seeds = of_factor.transform("count")
-    most = seeds.groupby(cells, dropna=False).transform("max")
-    shared = _tried_by_all(table, cell)
-    mean = of_factor.transform("mean").where((seeds == most) & shared)
-    lowest = mean.groupby(cells, dropna=False).transform("min")
-    return table.assign(best_lr=losses.notna() & (mean == lowest))
-
-
-def _tried_by_all(table: pd.DataFrame, cell: list[str]) -> pd.Series:
-    """Whether each run's factor was tried at every cell of its family and budget."""
-    if "budget" not in table:
-        return table["status"].notna()
-    factor = table["lr_factor"].fillna(1.0)
-    profiles = [name for name in ("family", "budget") if name in table]
-    place = table.groupby(cell, dropna=False).ngroup()
-    profile = table.groupby(profiles, dropna=False).ngroup()
-    cells = place.groupby(profile).transform("nunique")
-    tried = place.groupby([profile, factor]).transform("nunique")
-    alone = (tried == cells).groupby(profile).transform("any")
-    return (tried == cells) | ~alone
-
-
 def note_worker(store: Store, shard: tuple[int, int]) -> None:
     """Leaves word in shards/I-of-N.json of who trains a shard, for `lmscale status`.
 
@@ -416,54 +365,6 @@ def note_worker(store: Store, shard: tuple[int, int]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     worker = {"host": platform.node(), "process": os.getpid(), "started": time.time()}
     write_json(folder / f"{index}-of-{count}.json", worker)
-
-
-def _inside(folder: epath.Path, path: str) -> str:
-    """A path as seen from a folder that holds it."""
-    return path.removeprefix(f"{folder}/")
-
-
-def _row(folder: RunFolder, labels: dict[str, Any]) -> dict[str, Any]:
-    spec = folder.spec
-    status, result = folder.state()
-    result = result or {}
-    model = spec.model
-    losses = result.get("losses", {})
-    bits = result.get("bits_per_byte", {})
-    first = next(iter(losses), None)
-    return {
-        "run": folder.path.name,
-        "status": result.get("status", status["status"]),
-        "reason": status["reason"],
-        **labels,
-        "architecture": model.kind,
-        "n_layer": model.n_layer,
-        "width": model.width,
-        "n_ctx": model.n_ctx,
-        "vocab_size": model.vocab_size,
-        "batch_size": spec.batch_size,
-        "steps": spec.steps,
-        "seed": spec.seed,
-        "peak_lr": spec.optimizer.peak_lr,
-        "batch_tokens": spec.batch_tokens,
-        "unique_tokens": spec.data.subset_tokens or math.nan,
-        "evaluated_step": result.get("evaluated_step") or math.nan,
-        "tokens": result.get("tokens", spec.n_tokens),
-        "n_params": flops.n_params(model, "kaplan"),
-        **{f"params_{c}": flops.n_params(model, c) for c in flops.CONVENTIONS},
-        **{
-            f"flops_{c}": result.get("flops", {}).get(c, flops.training_flops(spec, c))
-            for c in flops.CONVENTIONS
-        },
-        "loss": losses.get(first, math.nan),
-        "bits_per_byte": bits.get(first, math.nan),
-        "train_loss": result.get("train_loss") or math.nan,
-        "loss_spikes": result.get("loss_spikes", math.nan),
-        **{f"loss_{name}": loss for name, loss in losses.items()},
-        **{f"loss_{name}": found["scores"]["loss"] for name, found in folder.evals().items()},
-        "seconds": status["seconds"],
-        "device": result.get("device"),
-    }
 
 
 def _needs(runs: Sequence[Run]) -> dict[str, list[str]]:

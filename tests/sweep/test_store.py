@@ -2,7 +2,8 @@ import pandas as pd
 import pytest
 
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.store import Store, StoreError, mark_best_lr
+from lmscale.sweep.result_table import mark_best_lr
+from lmscale.sweep.store import Store, StoreError
 from tests.training.specs import run_spec
 
 
