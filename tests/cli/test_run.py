@@ -7,9 +7,10 @@ import shutil
 import pytest
 import yaml
 
+from lmscale.cli import training
 from lmscale.sweep.experiment import experiment_names, load_scales
 from tests.cli.answers import answer, refused
-from tests.report.planted_store import Law, plant
+from tests.report import planted_store as planted
 
 SMALL = ("run", "isoflop", "--data", "tiny", "--budgets", "1e10", "3e10", "--sizes", "1536", "3456")
 
@@ -61,8 +62,10 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(capsys, own_fol
 def test_a_dry_run_counts_the_runs_that_are_done(capsys, own_folder, corpus):
     sizes = {"budgets": (1e10, 3e10), "sizes": (1536.0, 3456.0)}
     experiment = dataclasses.replace(load_scales("isoflop")[2]["cpu"], **sizes)
-    planted = plant(own_folder / "planted", experiment.runs(corpus), analyses=(), law=Law())
-    first = next(planted.declared())[0].path
+    store = planted.plant(
+        own_folder / "planted", experiment.runs(corpus), analyses=(), law=planted.Law()
+    )
+    first = next(store.declared())[0].path
     shutil.copytree(first, own_folder / "mine" / "runs" / first.name)
     code, out, _ = answer(capsys, *SMALL, "--out", "mine", "--dry-run")
     assert code == 0 and out.splitlines()[-1] == "isoflop: 1 of 4 runs done already"
@@ -71,3 +74,13 @@ def test_a_dry_run_counts_the_runs_that_are_done(capsys, own_folder, corpus):
 def test_a_dry_run_is_of_one_process(capsys):
     line = refused(capsys, *SMALL, "--dry-run", "--distributed", "auto")
     assert "--dry-run is of this machine alone" in line
+
+
+def test_what_to_type_next_is_three_times_the_largest_budget(tmp_path):
+    runs = planted.isoflop_runs(lstm=False, seeds=(0,), sizes=4)
+    store = planted.plant(tmp_path / "budgets", runs, analyses=["isoflop"])
+    largest = max(run.labels["budget"] for run in runs)
+    line = training._next_step(store, store.table())
+    assert line.startswith(f"next: lmscale advise {store.path} --compute {3 * largest:.3g}; ")
+    other = planted.plant(tmp_path / "sizes", planted.size_runs(layers=()), analyses=["size"])
+    assert training._next_step(other, other.table()) == ""

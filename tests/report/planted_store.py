@@ -204,6 +204,18 @@ def plant(
     return store
 
 
+def plant_sizes(path: Any, study: str) -> Store:
+    """Transformers and LSTMs of one layer on a law of their size, with noise; one run has diverged."""
+    return plant(
+        path,
+        size_runs(layers=(1,)),
+        analyses=[study],
+        law=SizeLaw(),
+        noise=0.01,
+        status=lambda index, run: "diverged" if index == 4 else "done",
+    )
+
+
 def _write_run(folder: RunFolder, loss: float, status: str) -> None:
     spec = folder.spec
     folder.create()

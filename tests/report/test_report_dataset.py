@@ -5,14 +5,10 @@ import pytest
 from lmscale.report import analyse
 from lmscale.studies import Results, dataset
 from tests.report import planted_store as planted
+from tests.report.fixtures import throughout
 from tests.studies.test_dataset import declared, plant
 
-
-@pytest.fixture(scope="module", autouse=True)
-def few_draws():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset, "BOOTSTRAP", 100)
-        yield
+few_draws = throughout(dataset, "BOOTSTRAP", 100)
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,10 @@ from lmscale.report import analyse
 from lmscale.report.sections import families
 from lmscale.studies import Results
 from tests.report import planted_store as planted
+from tests.report.fixtures import undrawn_section
 from tests.studies.test_families import law, runs
 
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Drawing takes most of a section's time, and one test of it will do."""
-    monkeypatch.setattr(families, "_chart", lambda *args: None)
+undrawn = undrawn_section(families)
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,10 @@ from lmscale.report import analyse
 from lmscale.studies import parametric
 from lmscale.studies.results import Results
 from tests.report import planted_store as planted
+from tests.report.fixtures import throughout
 
-
-@pytest.fixture(scope="module", autouse=True)
-def few_starts():
-    """The full grid of 4500 starts takes seconds and finds the same minimum here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parametric, "STARTS", "coarse")
-        yield
+# The full grid of 4500 starts takes seconds and finds the same minimum here.
+few_starts = throughout(parametric, "STARTS", "coarse")
 
 
 @pytest.fixture(scope="module")

@@ -10,24 +10,14 @@ from lmscale.studies import Results
 from lmscale.studies.position import spans
 from lmscale.wording import si
 from tests.report import planted_store as planted
+from tests.report.fixtures import undrawn_section
 
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Drawing takes most of a section's time, and one test of it will do."""
-    monkeypatch.setattr(position_section, "_chart", lambda *args: None)
+undrawn = undrawn_section(position_section)
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    store = planted.plant(
-        tmp_path_factory.mktemp("size"),
-        planted.size_runs(layers=(1,)),
-        analyses=["position"],
-        law=planted.SizeLaw(),
-        noise=0.01,
-        status=lambda index, run: "diverged" if index == 4 else "done",
-    )
+    store = planted.plant_sizes(tmp_path_factory.mktemp("size"), "position")
     return Results.read(store)
 
 

@@ -1,16 +1,11 @@
 """The section on reused layers: what it says of planted gains, and where there is no comparison."""
 
-import pytest
-
 from lmscale.report import analyse
 from lmscale.report.sections import recurrent as recurrent_section
+from tests.report.fixtures import undrawn_section
 from tests.studies.test_recurrent import read
 
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Drawing takes most of a section's time, and one test of it will do."""
-    monkeypatch.setattr(recurrent_section, "_chart", lambda *args: None)
+undrawn = undrawn_section(recurrent_section)
 
 
 def test_the_gain_at_equal_size_is_said(tmp_path):

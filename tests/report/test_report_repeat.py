@@ -5,14 +5,10 @@ import pytest
 from lmscale.report import analyse
 from lmscale.studies import repeat
 from lmscale.studies.fits import refused
+from tests.report.fixtures import throughout
 from tests.studies.test_repeat import declared, mixed, read
 
-
-@pytest.fixture(scope="module", autouse=True)
-def few_draws():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(repeat, "BOOTSTRAP", 100)
-        yield
+few_draws = throughout(repeat, "BOOTSTRAP", 100)
 
 
 @pytest.fixture

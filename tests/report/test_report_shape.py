@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from lmscale.report import analyse
+from lmscale.report.sections import shape as shape_section
 from lmscale.studies.results import Results
 from lmscale.sweep import load_scales
 from tests.fake_corpus import fake_corpus
 from tests.report import planted_store as planted
+from tests.report.fixtures import undrawn_section
 
 COST = 0.02
 
@@ -25,10 +27,7 @@ def study(path, *, noise=0.003, scale="cpu", status=lambda index, run: "done"):
     )
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Drawing takes most of an analysis' time, and one test of it will do."""
-    monkeypatch.setattr("lmscale.report.sections.shape._chart", lambda *args: None)
+undrawn = undrawn_section(shape_section)
 
 
 @pytest.fixture(scope="module")

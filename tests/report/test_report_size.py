@@ -8,26 +8,15 @@ from lmscale.report import analyse
 from lmscale.report.sections import size as size_section
 from lmscale.studies import Results
 from tests.report import planted_store as planted
+from tests.report.fixtures import undrawn_section
 
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Drawing takes most of a section's time, and one test of it will do."""
-    monkeypatch.setattr(size_section, "_chart", lambda *args: None)
+undrawn = undrawn_section(size_section)
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    path = tmp_path_factory.mktemp("size")
-    planted.plant(
-        path,
-        planted.size_runs(layers=(1,)),
-        analyses=["size"],
-        law=planted.SizeLaw(),
-        noise=0.01,
-        status=lambda index, run: "diverged" if index == 4 else "done",
-    )
-    return Results.read(path)
+    store = planted.plant_sizes(tmp_path_factory.mktemp("size"), "size")
+    return Results.read(store)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from lmscale.studies.estimate import Estimate
 from lmscale.training.result import result
 from lmscale.training.slot import falls_no_more
 from tests.report import planted_store as planted
+from tests.report.fixtures import throughout
 
 CORPUS = SimpleNamespace(
     name="planted",
@@ -72,11 +73,7 @@ def declared(**fields):
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_draws():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset, "BOOTSTRAP", 100)
-        yield
+few_draws = throughout(dataset, "BOOTSTRAP", 100)
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,8 @@ from tests.report import planted_store as planted
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    path = tmp_path_factory.mktemp("size")
-    planted.plant(
-        path,
-        planted.size_runs(layers=(1,)),
-        analyses=["position"],
-        law=planted.SizeLaw(),
-        noise=0.01,
-        status=lambda index, run: "diverged" if index == 4 else "done",
-    )
-    return position.study(Results.read(path))
+    store = planted.plant_sizes(tmp_path_factory.mktemp("size"), "position")
+    return position.study(Results.read(store))
 
 
 def test_each_architecture_stops_where_it_was_planted(found):

@@ -12,6 +12,7 @@ from lmscale.laws.data_constrained import data_constrained_loss, effective
 from lmscale.studies import Results, repeat
 from lmscale.studies.fits import refused
 from tests.report import planted_store as planted
+from tests.report.fixtures import throughout
 
 CORPUS = SimpleNamespace(
     name="planted",
@@ -61,11 +62,7 @@ def study_of(path, runs, **options):
     return repeat.study(read(path, runs, **options))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_draws():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(repeat, "BOOTSTRAP", 100)
-        yield
+few_draws = throughout(repeat, "BOOTSTRAP", 100)
 
 
 @pytest.fixture

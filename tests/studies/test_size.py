@@ -20,16 +20,8 @@ def study(path, runs, **options):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    path = tmp_path_factory.mktemp("size")
-    planted.plant(
-        path,
-        planted.size_runs(layers=(1,)),
-        analyses=["size"],
-        law=planted.SizeLaw(),
-        noise=0.01,
-        status=lambda index, run: "diverged" if index == 4 else "done",
-    )
-    return Results.read(path)
+    store = planted.plant_sizes(tmp_path_factory.mktemp("size"), "size")
+    return Results.read(store)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,30 @@
+"""Fixtures that the tests of many studies and sections make for their own module."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+
+def undrawn_section(section: ModuleType) -> Any:
+    """A fixture without the section's main chart: drawing takes most of its time, and one test will do."""
+
+    @pytest.fixture
+    def undrawn(monkeypatch):
+        monkeypatch.setattr(section, "_chart", lambda *args: None)
+
+    return undrawn
+
+
+def throughout(module: ModuleType, name: str, value: Any) -> Any:
+    """A fixture for every test of a file, in which a constant of a module has another value."""
+
+    @pytest.fixture(scope="module", autouse=True)
+    def changed():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, name, value)
+            yield
+
+    return changed
