@@ -16,7 +16,7 @@ converged loss. Hoffmann et al. 2022 give each length a cosine of its own and fi
 `--critical-batch B_STAR ALPHA_B` gives the constants of B_crit(L) = B_STAR / L^(1/ALPHA_B), in tokens
 of your text; `lmscale run batch_size` measures them. Four more numbers, LOSS FACTOR ALPHA_LOW
 ALPHA_HIGH, say how well: at LOSS, in the middle of those measured, B_crit is known to within FACTOR,
-and ALPHA_B to within the two ends, each at 95%. Without them what hangs on B_crit(L) decides no claim;
+and ALPHA_B to within the two ends, each at 95%. Without them what depends on B_crit(L) decides no claim;
 without any the constants are the paper's. At paper scale
 the shapes, batch, context, schedule and learning rates are the paper's, with one seed as there;
 intervals need three (`--seeds 0 1 2`).
