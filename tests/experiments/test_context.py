@@ -3,7 +3,7 @@
 import pytest
 from lmscale_experiments.context import PAPER_SHAPES, SCALES
 
-from lmscale.report import analysis_names
+from lmscale import studies
 from tests.experiments.fake_corpus import CORPUS
 
 
@@ -20,7 +20,7 @@ def test_the_contexts_differ_in_nothing_else(scale):
     # Differences decide two of the claims.
     assert len(experiment.seeds) >= 3
     assert all(len(spec.eval_steps) == experiment.evaluations for spec in long)
-    assert set(experiment.analyses) <= set(analysis_names())
+    assert set(experiment.analyses) <= set(studies.names())
 
 
 def test_the_paper_scale_is_the_papers():
