@@ -37,12 +37,15 @@ class Watch:
         said = self.log.read_text()
         if " -> " not in said:
             return "start-up"
-        if set(self._partial()) - self._old_partial:
-            return "checkpointing"
         # What this process has changed, as what an earlier one left behind may look alike.
         active = [path for path in self._metrics() if _signature(path) != self._old.get(path)]
         states = {_state(path) for path in active}
-        for phase in ("ending", "evaluating", "training"):
+        # The last checkpoint and the result are written while a run ends.
+        if "ending" in states:
+            return "ending"
+        if set(self._partial()) - self._old_partial:
+            return "checkpointing"
+        for phase in ("evaluating", "training"):
             if phase in states:
                 return phase
         folders = [path for path in self.store.glob("runs/*") if path.is_dir()]

@@ -110,6 +110,9 @@ def test_the_phase_is_that_of_this_process_alone(stores, tmp_path):
         metrics.write_text("".join(lines[:count]))
         assert watch.phase() == phase
     (run / "checkpoints" / "2.tmp").mkdir()
+    # The last checkpoint belongs to the end of a run.
+    assert watch.phase() == "ending"
+    metrics.write_text(lines[0])
     assert watch.phase() == "checkpointing"
     (run / "checkpoints" / "2.tmp").rmdir()
     result.write_text("{}")

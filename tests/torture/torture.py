@@ -262,7 +262,8 @@ class _Round:
             if target != "time":
                 phase = watch.phase()
                 if phase == target:
-                    time.sleep(self.rng.uniform(0.0, 0.1))
+                    # A run ends within few hundredths of a second.
+                    time.sleep(self.rng.uniform(0.0, 0.01 if phase == "ending" else 0.1))
                     return process.code() is None
                 if phase not in ("start-up", "compiling"):
                     training = training or now
@@ -270,7 +271,7 @@ class _Round:
                     late = target in ("start-up", "compiling") or now - training > PATIENT_SECONDS
                     if late and target != "report":
                         return True
-            time.sleep(0.01)
+            time.sleep(0.002 if target == "ending" else 0.01)
         return False
 
     def _count(self, kind: str, phase: str) -> None:
