@@ -51,7 +51,12 @@ def test_exact_parabolas_give_the_planted_power_law():
 
 
 @pytest.mark.parametrize(
-    ("resample", "repeats", "points"), [("residuals", 1, 6), ("runs", 1, 14), ("seeds", 3, 6)]
+    ("resample", "repeats", "points"),
+    [
+        ("residuals", 1, 6),
+        pytest.param("runs", 1, 14, marks=pytest.mark.slow),
+        pytest.param("seeds", 3, 6, marks=pytest.mark.slow),
+    ],
 )
 def test_intervals_cover_the_truth(resample, repeats, points):
     inside = []

@@ -157,6 +157,7 @@ def test_planted_hyperbolas_give_the_critical_batch():
     np.testing.assert_allclose((s - 1) * (e - 1), 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_critical_batch_intervals_cover_the_truth():
     inside = []
     for seed in range(200):

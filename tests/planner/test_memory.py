@@ -13,15 +13,19 @@ from lmscale.training.program import device_bytes, train_arguments
 from tests.training.specs import run_spec
 
 
+def slow(model):
+    return pytest.param(model, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     "model",
     [
         TransformerSpec(n_layer=2, d_model=64, n_ctx=128, vocab_size=1024),
-        TransformerSpec(n_layer=4, d_model=128, n_ctx=128, vocab_size=256),
-        LlamaSpec(n_layer=2, d_model=64, n_ctx=128, vocab_size=1024),
+        slow(TransformerSpec(n_layer=4, d_model=128, n_ctx=128, vocab_size=256)),
+        slow(LlamaSpec(n_layer=2, d_model=64, n_ctx=128, vocab_size=1024)),
         LlamaSpec(n_layer=4, d_model=128, n_head=4, n_kv_head=1, n_ctx=128, vocab_size=256),
         LSTMSpec(n_layer=1, d_hidden=128, d_embed=32, n_ctx=128, vocab_size=256),
-        LSTMSpec(n_layer=3, d_hidden=64, d_embed=64, n_ctx=128, vocab_size=1024),
+        slow(LSTMSpec(n_layer=3, d_hidden=64, d_embed=64, n_ctx=128, vocab_size=1024)),
     ],
     ids=lambda model: model.label,
 )
