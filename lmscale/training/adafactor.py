@@ -39,7 +39,8 @@ class Factors(NamedTuple):
 class AdafactorState(NamedTuple):
     """Updates made, and for each parameter its `Factors`, or its whole second moment if a vector."""
 
-    count: jax.Array
+    # Named as in optax's states, and so in checkpoints; it hides a method of tuples that nobody needs.
+    count: jax.Array  # type: ignore[assignment]
     moments: Any
 
 
