@@ -246,7 +246,7 @@ def _json(row: Row) -> dict[str, Any]:
 
 def _runs(row: Row) -> str:
     """How many runs train at once: in one program, or programs x runs of each."""
-    runs = str(row.pack) if row.teams == 1 else f"{row.teams} x {row.pack // row.teams}"
+    runs = str(row.pack) if row.workers == 1 else f"{row.workers} x {row.pack // row.workers}"
     return f"{runs} (plan)" if row.planned else runs
 
 

@@ -35,10 +35,10 @@ def test_every_path_is_measured(capsys):
 
 
 def test_the_table_tells_what_was_planned_from_what_was_asked_for():
-    def row(pack, teams, planned):
+    def row(pack, workers, planned):
         timing = Timing(0.5, 0.4, 0.6, 5)
         return Row(
-            "train", "lmscale", "m", {"kaplan": 9}, pack, teams, planned, 8, 1.0, timing, 4.0, {}
+            "train", "lmscale", "m", {"kaplan": 9}, pack, workers, planned, 8, 1.0, timing, 4.0, {}
         )
 
     rows = [row(2, 2, True), row(2, 1, False), row(8, 1, True)]

@@ -1,6 +1,6 @@
 """What the workers of a plan share: which pack and which run each takes next, and who holds what.
 
-A worker speaks to the board from its own `Seat`, which knows its pack and its runs. When its process
+A worker speaks to the scheduler from its own `Seat`, which knows its pack and its runs. When its process
 dies its seat is closed: its runs go back to the queue once, nothing that was still under way for it
 takes effect, and another process gets a seat of its own.
 """
@@ -29,7 +29,7 @@ TRUST_SECONDS = 5.0
 WATCH_SECONDS = 2.0
 
 
-class Board:
+class Scheduler:
     """What the workers of a plan share: the runs that wait, by pack, the bar, and the word to stop.
 
     A program is slow to compile, so a pack is begun by one worker; once its program is compiled it is
@@ -50,7 +50,7 @@ class Board:
     ):
         self.queues = queues
         self.workers = [0] * len(queues)
-        self.several = plan.teams > 1
+        self.several = plan.workers > 1
         self.changed = threading.Condition()
         self.bar, self.stopped, self.claims = bar, stop, claims
         #: Packs whose program is in the compilation cache.
@@ -262,20 +262,20 @@ class Board:
 
 
 class Seat:
-    """One worker's place at the board. Its `METHODS` are called from the worker's process."""
+    """One worker's place at the scheduler. Its `METHODS` are called from the worker's process."""
 
     METHODS = ("take", "following", "leave", "take_run", "put_back", "drain", "release", "holds")
     METHODS += ("n_waiting", "update", "skip", "log", "stopped", "abandon")
 
-    def __init__(self, board: Board):
-        self._board = board
+    def __init__(self, scheduler: Scheduler):
+        self._scheduler = scheduler
         self._closed = False
         self._index: int | None = None
         self._runs: dict[str, RunFolder] = {}
         #: FLOPs trained since each run was taken.
         self._done: dict[str, float] = {}
-        self.skip, self.log, self.stopped = board.bar.skip, board.bar.log, board.stopped
-        self.abandon = board.abandon
+        self.skip, self.log, self.stopped = scheduler.bar.skip, scheduler.bar.log, scheduler.stopped
+        self.abandon = scheduler.abandon
 
     def take(self) -> int | None:
         """The next pack; waits while others may yet free runs; None when all is done.
@@ -283,43 +283,43 @@ class Seat:
         Raises:
           Preempted: when everything is to stop, and runs wait.
         """
-        board = self._board
-        with board.changed:
-            index = None if self._closed else broadcast_from_main(board.choose)
-            if board.several and board.stopped() and any(board.queues):
+        scheduler = self._scheduler
+        with scheduler.changed:
+            index = None if self._closed else broadcast_from_main(scheduler.choose)
+            if scheduler.several and scheduler.stopped() and any(scheduler.queues):
                 raise Preempted
             if index is not None and not self._closed:
-                board.workers[index] += 1
+                scheduler.workers[index] += 1
                 self._index = index
                 return index
             return None
 
     def following(self) -> int | None:
         """The pack that would be handed out now."""
-        with self._board.changed:
-            return self._board.untouched()
+        with self._scheduler.changed:
+            return self._scheduler.untouched()
 
     def leave(self, index: int) -> None:
         """The worker does nothing more in a pack, for now at least."""
-        with self._board.changed:
+        with self._scheduler.changed:
             if not self._closed:
                 self._leave()
 
     def _leave(self) -> None:
         if self._index is not None:
-            self._board.workers[self._index] -= 1
+            self._scheduler.workers[self._index] -= 1
             self._index = None
-            self._board.changed.notify_all()
+            self._scheduler.changed.notify_all()
 
     def take_run(self, index: int) -> RunFolder | None:
         """The next run of a pack, claimed; None when a longer one waits elsewhere."""
-        board = self._board
-        with board.changed:
-            while not (self._closed or board.abandoned or board.longer_elsewhere(index)):
-                folder = board.queues[index].take()
+        scheduler = self._scheduler
+        with scheduler.changed:
+            while not (self._closed or scheduler.abandoned or scheduler.longer_elsewhere(index)):
+                folder = scheduler.queues[index].take()
                 if folder is None:
                     return None
-                if board.claim(folder):
+                if scheduler.claim(folder):
                     self._runs[folder.path.name] = folder
                     self._done[folder.path.name] = 0.0
                     return folder
@@ -327,46 +327,46 @@ class Seat:
 
     def put_back(self, index: int, folders: Sequence[RunFolder]) -> None:
         """Returns runs to the head of their queue."""
-        with self._board.changed:
+        with self._scheduler.changed:
             if self._closed:
                 return
             for folder in folders:
                 self._forget(folder)
-            self._board.queues[index].put_back(folders)
+            self._scheduler.queues[index].put_back(folders)
 
     def drain(self, index: int) -> list[RunFolder]:
         """Takes and claims all runs of a pack, whether they can start or not."""
-        with self._board.changed:
+        with self._scheduler.changed:
             if self._closed:
                 return []
-            folders = [f for f in self._board.queues[index].drain() if self._board.claim(f)]
+            folders = [f for f in self._scheduler.queues[index].drain() if self._scheduler.claim(f)]
             self._runs |= {folder.path.name: folder for folder in folders}
             return folders
 
     def release(self, folder: RunFolder) -> None:
         """A run has ended, or is left to another process."""
-        with self._board.changed:
+        with self._scheduler.changed:
             if not self._closed:
                 self._forget(folder)
 
     def _forget(self, folder: RunFolder) -> None:
         self._runs.pop(folder.path.name, None)
         self._done.pop(folder.path.name, None)
-        self._board.release(folder)
+        self._scheduler.release(folder)
 
     def holds(self, folder: RunFolder) -> bool:
         """Whether a run is still ours, and not taken over by a process that found this one silent."""
-        return self._board.claims.holds(folder.path)
+        return self._scheduler.claims.holds(folder.path)
 
     def n_waiting(self, index: int) -> int:
-        return len(self._board.queues[index])
+        return len(self._scheduler.queues[index])
 
     def update(self, advance: float, run: str) -> None:
         """Training has gone on in a run."""
         if run in self._done:
             self._done[run] += advance
-        self._board.compiled(run)
-        self._board.bar.update(advance, run)
+        self._scheduler.compiled(run)
+        self._scheduler.bar.update(advance, run)
 
     def to_save(self) -> int:
         """How many runs have trained since they were taken, and are to be saved before a stop."""
@@ -379,27 +379,27 @@ class Seat:
         """The worker is gone, by itself or (`how`) by dying: what it held is given up.
 
         Args:
-          how, status: see `Board.died`.
+          how, status: see `Scheduler.died`.
         """
-        board = self._board
-        with board.changed:
+        scheduler = self._scheduler
+        with scheduler.changed:
             self._closed = True
             self._leave()
             folders = list(self._runs.values())
             if how is None:
                 self._runs = {}
                 for folder in folders:
-                    board.stopped_at(folder)
+                    scheduler.stopped_at(folder)
                 return
             # What it trained after its last checkpoint is trained again.
-            board.bar.update(-sum(self._done.values()))
+            scheduler.bar.update(-sum(self._done.values()))
             self._runs, self._done = {}, {}
-            board.died(folders, how, status)
-            board.changed.notify_all()
+            scheduler.died(folders, how, status)
+            scheduler.changed.notify_all()
 
 
 class PackQueue:
-    """The runs of one pack, as its worker takes them from the board."""
+    """The runs of one pack, as its worker takes them from the scheduler."""
 
     def __init__(self, seat: Seat, index: int):
         self._seat, self._index = seat, index

@@ -48,7 +48,7 @@ _LOOK = 0.5
 _SAVING = 300.0
 
 
-class TeamError(RuntimeError):
+class WorkerError(RuntimeError):
     """The workers cannot go on; the message is one line."""
 
 
@@ -59,7 +59,7 @@ class Shared(Protocol):
         """What one worker calls; a new one for each process.
 
         It has the methods that the workers call, and for the end of its process `to_save()`,
-        `has_runs()` and `close(how, status)`; see `lmscale.sweep.board.Seat`.
+        `has_runs()` and `close(how, status)`; see `lmscale.sweep.scheduler.Seat`.
         """
 
     def stopped(self) -> bool:
@@ -67,7 +67,7 @@ class Shared(Protocol):
 
 
 @dataclass
-class _Team:
+class _Worker:
     """One worker: its process, its seat, and the thread that serves its calls."""
 
     process: BaseProcess
@@ -79,10 +79,10 @@ class _Team:
     ended: bool = False
 
 
-def run_teams(
-    n_teams: int, work: Callable[..., None], shared: Shared, methods: Sequence[str], *args
+def run_workers(
+    n_workers: int, work: Callable[..., None], shared: Shared, methods: Sequence[str], *args
 ):
-    """Calls `work(seat, *args)` in `n_teams` processes and waits for all of them.
+    """Calls `work(seat, *args)` in `n_workers` processes and waits for all of them.
 
     A process that dies is replaced. When everything is to stop, a worker with nothing to save (one
     that compiles, say) is ended at once.
@@ -95,53 +95,53 @@ def run_teams(
 
     Raises:
       Preempted: when a worker did, or was ended as everything is to stop.
-      TeamError: when no process can be kept alive, or one failed otherwise than by dying.
+      WorkerError: when no process can be kept alive, or one failed otherwise than by dying.
     """
-    teams: list[_Team] = []
+    workers: list[_Worker] = []
     preempted, fruitless, asked = False, 0, None
     try:
-        for _ in range(n_teams):
-            teams.append(_start(work, shared, methods, args))
-        while teams:
-            wait([team.process.sentinel for team in teams], timeout=_LOOK)
+        for _ in range(n_workers):
+            workers.append(_start(work, shared, methods, args))
+        while workers:
+            wait([worker.process.sentinel for worker in workers], timeout=_LOOK)
             if asked is None and shared.stopped():
                 asked = time.monotonic()
             if asked is not None:
-                _end_idle(teams, late=time.monotonic() - asked > _SAVING)
-            for team in [team for team in teams if not team.process.is_alive()]:
-                teams.remove(team)
-                code, had_runs = _reap(team), team.seat.has_runs()
-                preempted |= code == PREEMPTED or team.ended
-                if code in (0, PREEMPTED) or team.ended:
-                    team.seat.close()
+                _end_idle(workers, late=time.monotonic() - asked > _SAVING)
+            for worker in [worker for worker in workers if not worker.process.is_alive()]:
+                workers.remove(worker)
+                code, had_runs = _reap(worker), worker.seat.has_runs()
+                preempted |= code == PREEMPTED or worker.ended
+                if code in (0, PREEMPTED) or worker.ended:
+                    worker.seat.close()
                     continue
-                team.seat.close(*_how(code, team.reason))
+                worker.seat.close(*_how(code, worker.reason))
                 if asked is not None or shared.stopped():
                     preempted = True
                     continue
                 fruitless = 0 if had_runs else fruitless + 1
                 if fruitless < _FRUITLESS:
-                    teams.append(_start(work, shared, methods, args))
-                elif not teams:
-                    raise TeamError(
+                    workers.append(_start(work, shared, methods, args))
+                elif not workers:
+                    raise WorkerError(
                         f"{fruitless} processes in a row died before they trained anything; the last "
-                        f"{_how(code, team.reason)[0]}"
+                        f"{_how(code, worker.reason)[0]}"
                     )
     except BaseException:
-        for team in teams:
-            _kill(team.process)
+        for worker in workers:
+            _kill(worker.process)
         raise
     if preempted:
         raise Preempted
 
 
-def _start(work: Callable, shared: Shared, methods: Sequence[str], args: tuple) -> _Team:
+def _start(work: Callable, shared: Shared, methods: Sequence[str], args: tuple) -> _Worker:
     """A new worker."""
     for attempt in range(_FRUITLESS):
         ours, theirs = multiprocessing.Pipe()
         # Anew each time: what processes are forked from may have been killed.
         process = process_context().Process(
-            target=_team,
+            target=_run_worker,
             # A class in a user's own file can be read once the other process has loaded that file.
             args=(theirs, methods, settings(), work, pickle.dumps(args)),
             daemon=True,
@@ -151,14 +151,14 @@ def _start(work: Callable, shared: Shared, methods: Sequence[str], args: tuple) 
         except (OSError, EOFError) as error:
             ours.close()
             if attempt == _FRUITLESS - 1:
-                raise TeamError(f"no process could be started: {error}") from error
+                raise WorkerError(f"no process could be started: {error}") from error
             continue
         finally:
             theirs.close()
         seat, reason = shared.seat(), []
         server = threading.Thread(target=_serve, args=(ours, seat, methods, reason), daemon=True)
         server.start()
-        return _Team(process, seat, server, reason)
+        return _Worker(process, seat, server, reason)
     raise AssertionError("unreachable")
 
 
@@ -179,14 +179,14 @@ def _serve(pipe: Connection, seat: Any, methods: Sequence[str], reason: list[str
             pipe.send(answer)
 
 
-def _end_idle(teams: Sequence[_Team], *, late: bool) -> None:
+def _end_idle(workers: Sequence[_Worker], *, late: bool) -> None:
     """Ends the workers that have nothing to save, or are `late`; wakes those that were halted."""
-    for team in teams:
+    for worker in workers:
         with contextlib.suppress(ProcessLookupError, TypeError):
-            os.kill(team.process.pid, signal.SIGCONT)
-        if late or not team.seat.to_save():
-            team.ended = True
-            _kill(team.process)
+            os.kill(worker.process.pid, signal.SIGCONT)
+        if late or not worker.seat.to_save():
+            worker.ended = True
+            _kill(worker.process)
 
 
 def _kill(process: BaseProcess) -> None:
@@ -194,16 +194,16 @@ def _kill(process: BaseProcess) -> None:
         process.kill()
 
 
-def _reap(team: _Team) -> int:
+def _reap(worker: _Worker) -> int:
     """The exit code of a process that has ended, and makes sure that it has."""
-    code = team.process.exitcode
+    code = worker.process.exitcode
     if code == _UNKNOWN:
         # What it was forked from was killed, and may have left it alive.
         with contextlib.suppress(ProcessLookupError):
-            os.kill(team.process.pid, signal.SIGKILL)
+            os.kill(worker.process.pid, signal.SIGKILL)
     # Until its end of the pipe is closed, or a call waits at the seat, which is closed next.
-    team.server.join(timeout=1.0)
-    team.process.close()
+    worker.server.join(timeout=1.0)
+    worker.process.close()
     return code
 
 
@@ -231,12 +231,12 @@ _FAILED = ""
 
 
 def settings() -> dict[str, Any]:
-    """Of this process: what `become_team` wants."""
+    """Of this process: what `become_worker` wants."""
     config = {name: getattr(jax.config, name) for name in _SETTINGS}
     return {"environment": dict(os.environ), "jax": config, "files": loaded_files()}
 
 
-def become_team(values: dict[str, Any]) -> None:
+def become_worker(values: dict[str, Any]) -> None:
     """Makes this process one that trains on one core; before jax looks for devices."""
     # What it was forked from may be older than the environment.
     os.environ.clear()
@@ -284,8 +284,8 @@ class _Remote:
         return call
 
 
-def _team(pipe: Connection, methods, values, work, args) -> None:
-    become_team(values)
+def _run_worker(pipe: Connection, methods, values, work, args) -> None:
+    become_worker(values)
     args = pickle.loads(args)
     try:
         work(_Remote(pipe, methods), *args)
