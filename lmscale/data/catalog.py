@@ -8,7 +8,8 @@ from typing import Any
 
 from etils import epath
 
-from lmscale.data.build import INSTALLED, Progress, build_installed, build_installed_kind
+from lmscale.data.assemble import Progress
+from lmscale.data.build import INSTALLED, build_installed, build_installed_kind
 from lmscale.data.corpus import MANIFEST, SPLITS, Corpus, corpus_path, data_root, unreadable_corpus
 from lmscale.data.errors import DataError
 from lmscale.data.installed import OTHER_KINDS

@@ -329,7 +329,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, root, monkeypatch,
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lmscale.data.build.join_buckets", full)
+    monkeypatch.setattr("lmscale.data.assemble.join_buckets", full)
     with pytest.raises(BuildError, match=r"could not be built in .*: No space left on device"):
         build_corpus("a", [text], **SETTINGS)
     assert build(text) == 1
