@@ -1,5 +1,6 @@
 """`lmscale bench` on models of a few hundred parameters: what it reports, not how fast they are."""
 
+import dataclasses
 import json
 
 import pytest
@@ -61,6 +62,20 @@ def test_bad_arguments_are_told_in_one_line(arguments, message, capsys):
     assert end.value.code == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
+
+
+def test_every_architecture_is_timed_and_others_are_refused(capsys):
+    assert main(["bench", "--model", "llama", *TINY, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["model"] == "llama-1x8" and row["tokens_per_second"] > 0
+    assert main(["bench", "--model", "lama", *TINY]) == 2
+    assert "no architecture 'lama'; there are" in capsys.readouterr().err
+
+
+def test_a_sweep_of_any_architecture_spans_the_same_sizes():
+    runs = dataclasses.replace(SCALES["cpu"], model="llama").runs(fake_corpus(vocab_size=1024))
+    sizes = sorted({flops.n_params(run.spec.model, "kaplan") for run in runs})
+    assert len(runs) == 16 and len(sizes) == 4 and sizes[0] < 2e4 and sizes[-1] > 2.5e5
 
 
 def test_torch_is_missed_in_one_line(monkeypatch, capsys):
