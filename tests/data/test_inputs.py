@@ -245,15 +245,15 @@ def test_a_bound_that_is_none_is_bad_usage(tmp_path, capsys, bound):
 STOPPED = """
 import sys, time
 from lmscale.cli import main
-from lmscale.data import build
+from lmscale.data import assemble
 
-real = build.encode_buckets
+real = assemble.encode_buckets
 
 def encode_buckets(*args):
     print("encoding", flush=True)
     time.sleep(60)
 
-build.encode_buckets = encode_buckets
+assemble.encode_buckets = encode_buckets
 sys.exit(main(["data", "build", "a", "--input", sys.argv[1], "--vocab-size", "320"]))
 """
 
