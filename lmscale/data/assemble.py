@@ -32,10 +32,10 @@ from lmscale.data.token_copies import copies_of_training
 from lmscale.data.tokenizer import Tokenizer, train_tokenizer
 from lmscale.files import write_json
 
-#: Called with (stage, done, total): what is being done, and how much of it, in any unit.
+#: Called with (stage, done, total): the name of the stage, and the work done and in all, in any unit.
 Progress = Callable[[str, int, int], None]
 
-#: Training text of another corpus is decoded in such parts.
+#: Tokens of another corpus that are decoded at once.
 _TOKENS_AT_ONCE = 1 << 18
 
 
@@ -122,7 +122,7 @@ def write_corpus(name: str, folder: Path, source: Source, progress: Progress) ->
 
 
 def _described(name: str, source: Source, tokenizer: Tokenizer) -> dict[str, Any]:
-    """The part of the manifest that is known before the text is."""
+    """The part of the manifest that does not depend on the text."""
     return {
         "format": FORMAT,
         "name": name,
@@ -143,7 +143,7 @@ def _described(name: str, source: Source, tokenizer: Tokenizer) -> dict[str, Any
 
 
 def _how_held_out(held_out: HeldOut) -> dict[str, Any]:
-    """By which rule, and how many documents had to be left in the training text."""
+    """The rule of the held-out splits, and how many candidates had to stay in the training text."""
     return {
         "valid_fraction": held_out.rule.valid,
         "test_fraction": held_out.rule.test,
@@ -174,8 +174,8 @@ def _divide(
 ) -> dict[str, Any]:
     """Writes the text of all splits to the buckets of a folder, and removes the buckets it came from.
 
-    A held-out document is there with its contribution, a training document in pieces when they are
-    cut, each with the key of its own text.
+    Of a held-out document only its contribution is written. A training document is written whole, or in
+    pieces where `cut_documents` asks for them; each piece has the key of its own text.
 
     Returns:
       {"documents": of each split, "unique": different documents, "dropped_bytes": not kept}
@@ -208,8 +208,8 @@ def _divide(
 def _sample(paths: Sequence[Path], n_bytes: int) -> list[str]:
     """About `n_bytes` of random training documents.
 
-    They come from the far end of the order: the near end is what small subsets train on, and a
-    tokeniser fits the text it was learnt from a little better than the rest.
+    They are taken from the end of the order. Small subsets train on its beginning, and a tokeniser
+    fits the text that it was learnt from a little better than other text.
     """
     sample: list[str] = []
     for path in reversed(paths):
@@ -229,7 +229,7 @@ def _training_text(corpus: Corpus | None) -> Iterator[np.ndarray]:
     tokens = corpus.tokens("train")
     start = 0
     while start < len(tokens):
-        # Whole documents: up to the last end in a chunk, or the first one after it.
+        # Decode whole documents: up to the last end-of-document in a chunk, or the first one after it.
         chunk = tokens[start : start + _TOKENS_AT_ONCE]
         ends = np.flatnonzero(chunk == corpus.eod_id)
         if not len(ends):
@@ -242,7 +242,7 @@ def _training_text(corpus: Corpus | None) -> Iterator[np.ndarray]:
 def _measure_copies(
     folder: Path, manifest: dict[str, Any], apart_from: Corpus | None
 ) -> dict[str, Any]:
-    """What is left of training text in the held-out splits; see `copies_of_training`."""
+    """How much of the held-out splits is still a copy of training text; see `copies_of_training`."""
     dtype = np.dtype(manifest["dtype"])
     tokens = {
         split: np.memmap(folder / f"{split}.bin", dtype, mode="r")

@@ -16,7 +16,7 @@ class BadDocuments:
 
     Attributes:
       allowed: as `skip_bad` of `build_corpus`.
-      n_documents: read besides.
+      n_documents: how many good ones were read.
       count: how many were left out.
       reasons: how many for each reason.
       first: one line that says what is wrong with the first of them.
@@ -43,7 +43,7 @@ class BadDocuments:
             raise self._too_many(f"more than {self.allowed:,}")
 
     def check_share(self) -> None:
-        """Raises `DataError` when, of all that was read, a larger share is bad than is allowed."""
+        """Raises `DataError` when the share of bad documents is larger than allowed."""
         if isinstance(self.allowed, float):
             total = self.n_documents + self.count
             if self.count > self.allowed * total:

@@ -34,7 +34,7 @@ from lmscale.data.tokenizer import check_vocab_size
 from lmscale.progress import progress as show_progress
 
 INSTALLED = "installed-python"
-#: Names that begin so are those of built-in corpora.
+#: Prefix of the names of built-in corpora.
 _RESERVED = "installed-"
 DEFAULT_VOCAB = 4096
 
@@ -206,7 +206,7 @@ def _documents(
 ) -> Iterator[tuple[bytes, int]]:
     """The documents of the files, each with how many bytes were read until it."""
     pieces, size = settings["split_pieces"], settings["cut_documents"]
-    # A text that is cut into documents may be long.
+    # A text that will be cut into documents may be longer than one document.
     max_bytes = 4 * MAX_DOCUMENT_BYTES if pieces else MAX_DOCUMENT_BYTES
     field, separator, before = settings["text_field"], settings["separator"], 0
     for file in files:
@@ -283,7 +283,7 @@ def _build_once(
             write_corpus(name, folder, source, progress)
             folder.rename(final)
         except (OSError, MemoryError) as error:
-            # Another machine may have been first, on a file system that does not share locks.
+            # On a file system without shared locks another machine may have built it first.
             if not final.exists():
                 said = getattr(error, "strerror", None) or str(error) or type(error).__name__
                 raise BuildError(f"corpus {name} could not be built in {root}: {said}") from error

@@ -1,4 +1,4 @@
-"""Execution of a plan: every run to its end, every failure written down."""
+"""Executes a plan: trains every run to its end and records every failure."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ from lmscale.training.resume import retrain_damaged_trunk
 from lmscale.training.run_folder import ENDED
 from lmscale.training.run_queue import RunQueue, give_up
 
-#: Programs that a worker keeps for when it comes back to a pack.
+#: Compiled programs that a worker keeps, because it may come back to a pack.
 KEPT_PROGRAMS = 4
-#: A pack that did not fit is planned again with this share of its predicted memory.
+#: A pack that did not fit is planned again for this share of its predicted memory.
 REPLAN_SHARE = 0.7
 
 
@@ -119,7 +119,7 @@ def execute(
 
 
 def _mend_trunks(plan: Plan, store: Store) -> list[str]:
-    """Has trunks trained again whose state a run is about to start from, and that is damaged."""
+    """Queues trunks again whose kept state is damaged and is needed by a run that is about to start."""
     runs = {run.spec.run_id: run for pack in plan.packs for run in pack.runs}
     lines, sound = [], set()
     while True:
@@ -133,12 +133,12 @@ def _mend_trunks(plan: Plan, store: Store) -> list[str]:
         found = [
             retrain_damaged_trunk(store.folder(runs[trunk]), step)
             for trunk, step in sorted(starts - sound)
-            # One that another process trains is that process's.
+            # A trunk that another process trains is left to it.
             if is_free(store.folder(runs[trunk]).path)
         ]
         sound |= starts
         lines += filter(None, found)
-        # A trunk that is trained again may start from a state itself.
+        # A trunk that is trained again may itself start from the state of another run.
         if not any(found):
             return lines
 
@@ -229,7 +229,7 @@ def _train_packs(seat: Seat, options: ExecuteOptions) -> None:  # noqa: C901 (it
             fault = _disk_fault(error, options)
             if fault is None:
                 raise
-            # The disk can fail again while a failure is written down, so it is dealt with only here.
+            # Recording a failure may fail on the same disk, so disk faults are handled only here.
             _record_disk_fault(queue, fault)
             seat.abandon(fault)
         finally:
@@ -253,7 +253,7 @@ def _train_or_record(
             return
         except (Preempted, KeyboardInterrupt, DistributedError):
             raise
-        except Exception as error:  # Whatever broke a pack must not end the sweep.
+        except Exception as error:  # One failed pack must not end the sweep.
             if _disk_fault(error, options) is not None:
                 raise
             reasons, sound = share_failure(error)
@@ -293,14 +293,15 @@ def _train_or_record(
 
 
 def _disk_fault(error: Exception, options: ExecuteOptions) -> str | None:
-    """What is wrong with the store's disk; processes that train together fail in the usual way."""
+    """What is wrong with the store's disk, if that caused the error; None among processes that train together,
+    where a disk fault is an error like any other."""
     return disk_fault(error, options.store) if jax.process_count() == 1 else None
 
 
 def _record_disk_fault(queue: PackQueue, fault: str) -> None:
-    """Marks the runs that were being trained as failed, as far as that can still be written.
+    """Marks the runs under way as failed, if that can still be written.
 
-    Claiming a run writes to the disk too.
+    Claiming a run also writes to the disk.
     """
     with contextlib.suppress(OSError):
         for folder in queue.drain():
