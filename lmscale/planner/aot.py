@@ -236,10 +236,10 @@ def cache_key(request: Mapping[str, Any]) -> str:
 def _sources() -> str:
     """A hash of the code that makes the programs and reads them."""
     root = Path(__file__).parents[1]
-    names = ("spec.py", "serialize.py", "optimizers.py", "compat.py")
+    names = ("spec.py", "serialize.py", "compat.py")
     ours = ("aot.py", "compiled.py", "hlo.py", "topology.py")
     files = [*(root / name for name in names), *(root / "planner" / name for name in ours)]
-    for folder in ("architectures", "models", "parallel", "training"):
+    for folder in ("architectures", "models", "optimizers", "parallel", "training"):
         files += sorted((root / folder).glob("*.py"))
     files += map(Path, loaded_files())
     digest = hashlib.sha256()

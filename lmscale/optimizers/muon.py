@@ -16,8 +16,8 @@ from jax.tree_util import KeyPath
 
 from lmscale.architectures import ModelSpec
 from lmscale.compat import matrix_dimensions, orthogonalized_momentum
+from lmscale.optimizers.matrices import matrix_axes
 from lmscale.parallel.partition import path_name
-from lmscale.training.matrices import matrix_axes
 
 #: Root mean square of a matrix's update, that of AdamW's (Liu et al. 2025), so that learning rates
 #: carry over from AdamW.
