@@ -1,8 +1,8 @@
 """Runs an experiment on a GKE cluster: JobSets for TPU slices or for nodes with GPUs.
 
 Prints a manifest, one JobSet a shard; with --apply it goes to kubectl, and so to the cluster and the
-namespace that kubectl is set to. A JobSet is a gang: its pods train the shard's runs as one job. When
-a pod ends with code 42 (stopped and saved), is killed, or loses its node, the gang starts again and
+namespace that kubectl is set to. A JobSet is a process group: its pods train the shard's runs as one job. When
+a pod ends with code 42 (stopped and saved), is killed, or loses its node, the group starts again and
 goes on; with code 1 or 2 (a run failed; bad usage) its JobSet fails at once. Needs JobSet 0.6 or later
 in the cluster, and an image that holds lmscale.
 """
@@ -29,7 +29,7 @@ examples:
     python -m launch.gke isoflop --scale gpu --out gs://BUCKET/isoflop --image IMAGE --tpu v5e:4x4 --spot --apply
   many small runs: 16 shards, one GPU each
     python -m launch.gke isoflop --out gs://BUCKET/x --image IMAGE --gpu nvidia-l4:1 --tasks 16 --apply
-  large runs: gangs of 4 nodes with 8 GPUs
+  large runs: groups of 4 nodes with 8 GPUs
     python -m launch.gke isoflop --out gs://BUCKET/x --image IMAGE --gpu nvidia-h100-80gb:8 --nodes 4 --apply
 
 an image, built from a clone:
@@ -62,7 +62,7 @@ _TPUS = {
     "tpu7x": _Tpu("tpu7x", 3, 4, 4),
 }
 
-#: Where the processes of a gang meet; each pod has ports of its own.
+#: Where the processes of a group meet; each pod has ports of its own.
 _PORT = 8476
 
 
@@ -98,7 +98,7 @@ def _jobset(args: Namespace, number: int) -> dict[str, Any]:
         "parallelism": args.pods,
         "completions": args.pods,
         "completionMode": "Indexed",
-        # Any other end of any pod ends the gang, which the JobSet starts again.
+        # Any other end of any pod ends the group, which the JobSet starts again.
         "backoffLimit": 0,
         "podFailurePolicy": {"rules": rules},
         "template": {"spec": _pod(args, name, number)},
@@ -109,7 +109,7 @@ def _jobset(args: Namespace, number: int) -> dict[str, Any]:
     if args.queue:
         metadata["labels"] = {"kueue.x-k8s.io/queue-name": args.queue}
     if args.tpu and args.pods > 1:
-        # A slice of several hosts is a node pool of its own: no two gangs may share one.
+        # A slice of several hosts is a node pool of its own: no two groups may share one.
         metadata["annotations"] = {
             "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"
         }
@@ -125,7 +125,7 @@ def _jobset(args: Namespace, number: int) -> dict[str, Any]:
         "spec": {
             "failurePolicy": {"maxRestarts": args.max_restarts, "rules": [failed]},
             "network": {"enableDNSHostnames": True},
-            "replicatedJobs": [{"name": "gang", "replicas": 1, "template": {"spec": job}}],
+            "replicatedJobs": [{"name": "group", "replicas": 1, "template": {"spec": job}}],
         },
     }
 
@@ -136,8 +136,8 @@ def _pod(args: Namespace, name: str, number: int) -> dict[str, Any]:
     if args.tpu and args.pods > 1:
         command += ["--distributed", "auto"]
     elif args.pods > 1:
-        # JobSet names a pod JOBSET-GANG-JOB-POD in a domain of the JobSet's name.
-        first = f"{name}-gang-0-0.{name}:{_PORT}"
+        # JobSet names a pod JOBSET-GROUP-JOB-POD in a domain of the JobSet's name.
+        first = f"{name}-group-0-0.{name}:{_PORT}"
         command += ["--distributed", f"{first},{args.pods},$(JOB_COMPLETION_INDEX)"]
     selector, tolerations = {}, []
     if args.tpu:
@@ -218,7 +218,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
         "--tpu", type=_tpu, metavar="KIND:TOPOLOGY", help="a slice: v5e:4x4, v5p:2x2x4"
     )
     kind.add_argument("--gpu", type=_gpu, metavar="KIND:COUNT", help="a node: nvidia-h100-80gb:8")
-    group.add_argument("--nodes", type=positive, default=1, help="nodes with GPUs in a gang [1]")
+    group.add_argument("--nodes", type=positive, default=1, help="nodes with GPUs in a group [1]")
     group.add_argument("--tasks", type=positive, default=1, help="shards, each a JobSet [1]")
     group.add_argument("--spot", action="store_true", help="on spot nodes")
     group = parser.add_argument_group("where (default: what your kubectl is set to)")
@@ -244,7 +244,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
         "--max-restarts",
         type=positive,
         default=100,
-        help="restarts of a gang before it fails [100]",
+        help="restarts of a group before it fails [100]",
     )
     args = parser.parse(argv)
     if args.apply and args.dry_run:
@@ -254,7 +254,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     if args.tpu and args.nodes > 1:
         parser.error("--nodes is for GPUs: a TPU's topology says how many hosts it has")
     args.name = args.name or job_name(args)
-    # Pods are named NAME-SHARD-gang-0-INDEX, hashed suffix included, in at most 63 characters.
+    # Pods are named NAME-SHARD-group-0-INDEX, hashed suffix included, in at most 63 characters.
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", args.name):
         parser.error(f"--name must be 1 to 40 of a-z, 0-9 and -, not {args.name!r}")
     args.lmscale = args.lmscale or "lmscale"

@@ -64,7 +64,7 @@ class Worker:
 
 
 @dataclass
-class Gang:
+class Group:
     """Workers that begin and end together: one alone, or the processes of one distributed job."""
 
     workers: list[Worker]
@@ -76,16 +76,16 @@ class Gang:
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains; returns the worst exit code."""
     args = _parse(argv)
-    gangs = _gangs(args)
+    groups = _groups(args)
     if args.dry_run:
-        workers = [worker for gang in gangs for worker in gang.workers]
+        workers = [worker for group in groups for worker in group.workers]
         print(shell(["mkdir", "-p", str(workers[0].log.parent)]))
         print("\n".join(_shown(worker) for worker in workers))
         return 0
     if shutil.which(args.lmscale.split()[0]) is None:
         print(f"launch.local: there is no command {args.lmscale.split()[0]!r}", file=sys.stderr)
         return 2
-    return _supervise(args, gangs)
+    return _supervise(args, groups)
 
 
 def _parse(argv: Sequence[str] | None) -> Namespace:
@@ -147,7 +147,7 @@ def _cores() -> list[str]:
     return [str(core) for core in sorted(os.sched_getaffinity(0))]
 
 
-def _gangs(args: Namespace) -> list[Gang]:
+def _groups(args: Namespace) -> list[Group]:
     count, kind = args.workers, args.device
     folder = Path(job_name(args) if "://" in args.out else args.out) / "logs"
     workers, total = [], len(args.devices)
@@ -170,7 +170,7 @@ def _gangs(args: Namespace) -> list[Gang]:
             }
         log = folder / f"local-{number}.log"
         workers.append(Worker(f"{kind} {','.join(devices)}", command, environment, log))
-    return [Gang(workers)] if args.together else [Gang([worker]) for worker in workers]
+    return [Group(workers)] if args.together else [Group([worker]) for worker in workers]
 
 
 def _shown(worker: Worker) -> str:
@@ -182,37 +182,37 @@ def _shown(worker: Worker) -> str:
 # --- supervision --------------------------------------------------------------------------------
 
 
-def _supervise(args: Namespace, gangs: list[Gang]) -> int:
+def _supervise(args: Namespace, groups: list[Group]) -> int:
     stops: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: stops.append(number))
     handled, shown = 0, time.monotonic()
-    workers = [worker for gang in gangs for worker in gang.workers]
+    workers = [worker for group in groups for worker in group.workers]
     _say(f"{len(workers)} worker{'s' * (len(workers) > 1)}; logs in {workers[0].log.parent}")
-    for gang in gangs:
-        _start(gang)
-    while any(gang.code is None for gang in gangs):
+    for group in groups:
+        _start(group)
+    while any(group.code is None for group in groups):
         time.sleep(_LOOK)
         if len(stops) > handled:
             handled = len(stops)
             _say("stopping: the workers save what they have; once more to kill them")
             _signal(workers, signal.SIGTERM if handled == 1 else signal.SIGKILL)
-        for gang in gangs:
-            if gang.code is None and all(w.process.poll() is not None for w in gang.workers):
-                _ended(args, gang, stopping=bool(stops))
+        for group in groups:
+            if group.code is None and all(w.process.poll() is not None for w in group.workers):
+                _ended(args, group, stopping=bool(stops))
         if time.monotonic() - shown >= _SHOW:
             shown = time.monotonic()
             _show(workers)
-    codes = [gang.code for gang in gangs]
+    codes = [group.code for group in groups]
     words = {0: "done", PREEMPTED: "stopped, saved", 1: "failed", 2: "refused"}
     counts = [f"{codes.count(code)} {word}" for code, word in words.items() if code in codes]
     _say(f"{'job' if args.together else 'workers'}: " + ", ".join(counts))
     return _worst(codes)
 
 
-def _start(gang: Gang) -> None:
+def _start(group: Group) -> None:
     port = str(_free_port())
-    for worker in gang.workers:
+    for worker in group.workers:
         worker.log.parent.mkdir(parents=True, exist_ok=True)
         command = [word.replace("127.0.0.1:PORT,", f"127.0.0.1:{port},") for word in worker.command]
         with open(worker.log, "ab") as log:
@@ -228,26 +228,26 @@ def _start(gang: Gang) -> None:
             )
 
 
-def _ended(args: Namespace, gang: Gang, stopping: bool) -> None:
-    """Gives the gang its code, or starts it again."""
-    codes = [worker.process.returncode for worker in gang.workers]
+def _ended(args: Namespace, group: Group, stopping: bool) -> None:
+    """Gives the group its code, or starts it again."""
+    codes = [worker.process.returncode for worker in group.workers]
     # A signal's death is like a preemption without a last save: the next start goes on from before.
     codes = [
         code if code in (0, *FINAL) else PREEMPTED if _retriable(code) else 1 for code in codes
     ]
-    code, names = _worst(codes), " + ".join(worker.name for worker in gang.workers)
+    code, names = _worst(codes), " + ".join(worker.name for worker in group.workers)
     if code == PREEMPTED and not stopping:
         steps = steps_done(args.lmscale, args.out)
-        gang.stuck, gang.steps = 0 if steps > gang.steps else gang.stuck + 1, steps
-        if gang.stuck < args.stuck_limit:
+        group.stuck, group.steps = 0 if steps > group.steps else group.stuck + 1, steps
+        if group.stuck < args.stuck_limit:
             _say(f"{names}: stopped, starting again")
-            _start(gang)
+            _start(group)
             return
-        _say(f"{names}: no progress in {gang.stuck} restarts: giving up")
+        _say(f"{names}: no progress in {group.stuck} restarts: giving up")
         code = 1
-    gang.code = code
+    group.code = code
     if code in FINAL:
-        worker = next(w for w, c in zip(gang.workers, codes, strict=True) if c == max(codes))
+        worker = next(w for w, c in zip(group.workers, codes, strict=True) if c == max(codes))
         _say(f"{worker.name}: {_last_line(worker.log)} (see {worker.log})")
 
 

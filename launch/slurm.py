@@ -1,4 +1,4 @@
-"""Runs an experiment on a Slurm cluster: an array of small tasks, or gangs that share large runs.
+"""Runs an experiment on a Slurm cluster: an array of small tasks, or process groups that share large runs.
 
 Writes a batch script into the logs' folder and submits it with sbatch. Each array task trains its
 share of the experiment. A task that is stopped (time limit, preemption) saves, is requeued and goes
@@ -135,15 +135,15 @@ def _step(args: Namespace, processes: int) -> str:
     command = run_command(args, args.lmscale, Raw(f'"$SLURM_ARRAY_TASK_ID/{args.tasks}"'))
     if processes == 1:
         return _STEP.format(command=shell([*srun, *command]))
-    gang = ["bash", "-c", 'exec "$@" --distributed "$coordinator,$SLURM_PROCID"', "gang"]
+    group = ["bash", "-c", 'exec "$@" --distributed "$coordinator,$SLURM_PROCID"', "group"]
     disable = "# shellcheck disable=SC2016 # expanded by each process, which has a rank\n"
-    return _STEP.format(command=disable + shell([*srun, *gang, *command]))
+    return _STEP.format(command=disable + shell([*srun, *group, *command]))
 
 
-# The port depends on the job and is held by a lock for as long as this shell lives, so that gangs that
+# The port depends on the job and is held by a lock for as long as this shell lives, so that groups that
 # begin on one node at once cannot take the same one: JAX would join two jobs on one port silently.
 _COORDINATOR = """\
-# Where the processes of this gang meet: a port of the first node that no other gang holds.
+# Where the processes of this group meet: a port of the first node that no other group holds.
 host=$(scontrol show node "$SLURMD_NODENAME" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')
 for try in $(seq 0 199); do
   port=$((20000 + (SLURM_JOB_ID * 7 + try) % 10000))
@@ -201,7 +201,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
         "--nodes", type=positive, default=1, help="nodes that share a task's runs [1]"
     )
     group.add_argument(
-        "--tasks-per-node", type=positive, default=1, help="processes on each node of a gang [1]"
+        "--tasks-per-node", type=positive, default=1, help="processes on each node of a group [1]"
     )
     group.add_argument("--gpus", type=positive, help="GPUs a process")
     group.add_argument("--cpus", type=positive, help="CPUs a process")

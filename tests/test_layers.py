@@ -41,10 +41,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 #: Rooms of one layer that form one subject and import each other.
 TOGETHER = ({"architectures", "models"},)
-#: Upward imports that are left: (room, room) -> why it is there.
-NOT_YET = {
-    ("optimizers", "training"): "entries load the arithmetic of Adafactor and Muon when it is used",
-}
 
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 
@@ -102,8 +98,7 @@ def test_every_room_has_a_layer():
 
 def test_imports_run_one_way():
     upward = {edge: found for edge, found in edges().items() if not is_downward(edge)}
-    assert {edge: sorted(found) for edge, found in upward.items() if edge not in NOT_YET} == {}
-    assert upward.keys() == NOT_YET.keys(), "what is mended is an exception no more"
+    assert {edge: sorted(found) for edge, found in upward.items()} == {}
 
 
 def test_the_library_never_imports_experiments():

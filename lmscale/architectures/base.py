@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Required, Self, TypedDict, Unpack
 
 from lmscale.serialize import Spec, SpecError, require, require_fraction, require_positive, short
+from lmscale.terminal import plural
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -193,6 +194,11 @@ class ModelSpec(Spec, abc.ABC):
     def label(self) -> str:
         """A short name; run names start with it."""
         return f"{self.kind}-{self.n_layer}x{self.width}"
+
+    @property
+    def shape(self) -> str:
+        """Depth and width in words, by the names of the architecture's own fields."""
+        return f"{plural(self.n_layer, 'layer')}, width {self.width}"
 
     # --- Model -----------------------------------------------------------------------------------
 

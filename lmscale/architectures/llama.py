@@ -27,6 +27,7 @@ from lmscale.architectures.base import (
 )
 from lmscale.architectures.transformer import transformer_shape
 from lmscale.serialize import DERIVED, Derived, require, require_positive
+from lmscale.terminal import plural
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -108,6 +109,13 @@ class LlamaSpec(ModelSpec):
     @property
     def width(self) -> int:
         return self.d_model
+
+    @property
+    def shape(self) -> str:
+        heads = plural(self.n_head, "head")
+        if self.n_kv_head != self.n_head:
+            heads += f" ({self.n_kv_head} of keys and values)"
+        return f"{plural(self.n_layer, 'layer')}, d_model {self.d_model}, {heads}"
 
     def module(self, rngs: nnx.Rngs, **options: Any) -> nnx.Module:
         from lmscale.models.llama import Llama

@@ -29,6 +29,7 @@ from lmscale.architectures.base import (
     shared_fields,
 )
 from lmscale.serialize import require, require_positive
+from lmscale.terminal import plural
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -115,6 +116,10 @@ class LSTMSpec(ModelSpec):
     @property
     def width(self) -> int:
         return self.d_hidden
+
+    @property
+    def shape(self) -> str:
+        return f"{plural(self.n_layer, 'layer')}, d_hidden {self.d_hidden}"
 
     @property
     def head_width(self) -> int:

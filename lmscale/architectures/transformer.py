@@ -33,6 +33,7 @@ from lmscale.architectures.base import (
     shared_fields,
 )
 from lmscale.serialize import DERIVED, Derived, require, require_positive
+from lmscale.terminal import plural
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -123,6 +124,11 @@ class TransformerSpec(ModelSpec):
     def label(self) -> str:
         reuse = f"x{self.reuse}" if self.reuse > 1 else ""
         return f"transformer-{self.n_layer}{reuse}x{self.d_model}"
+
+    @property
+    def shape(self) -> str:
+        layers = plural(self.n_layer, "layer") + (f" x {self.reuse}" if self.reuse > 1 else "")
+        return f"{layers}, d_model {self.d_model}, {plural(self.n_head, 'head')}"
 
     def module(self, rngs: nnx.Rngs, **options: Any) -> nnx.Module:
         from lmscale.models.transformer import Transformer

@@ -26,7 +26,7 @@ from lmscale.planner.packs import Pack, make_plan
 from lmscale.planner.programs import mesh_of, program_of
 from lmscale.spec import DataSpec, OptimizerSpec, RunSpec, ScheduleSpec
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.teams import become_team, settings
+from lmscale.sweep.workers import become_worker, settings
 from lmscale.training.checkpoint import Checkpoints
 from lmscale.training.program import Program, device_bytes
 from lmscale.training.state import packed_hyperparameters
@@ -36,7 +36,7 @@ PATHS = ("train", "evaluate", "data", "checkpoint")
 #: Tokens of the corpus that the programs read from: more than fits a cache.
 CORPUS_TOKENS = 2**24
 #: Of a `Row` whose path knows no packs.
-_ONE_RUN = {"pack": 1, "teams": 1, "planned": False, "memory": {}}
+_ONE_RUN = {"pack": 1, "workers": 1, "planned": False, "memory": {}}
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Row:
       model: the spec's label.
       params: of one run, by convention.
       pack: runs trained at once, all together.
-      teams: programs that hold them, each on a core of its own.
+      workers: programs that hold them, each on a core of its own.
       planned: whether the planner chose both.
       n_tokens: that one call handles, all runs together.
       n_flops: that one call needs by the exact convention; None where the path has none.
@@ -63,7 +63,7 @@ class Row:
     model: str
     params: dict[str, int]
     pack: int
-    teams: int
+    workers: int
     planned: bool
     n_tokens: int
     n_flops: float | None
@@ -161,7 +161,7 @@ def measure(
 
 
 class _Ours:
-    """Our programs for one model and pack size: one a team."""
+    """Our programs for one model and pack size: one a worker."""
 
     def __init__(
         self, spec: RunSpec, devices: Devices, runs: int | Literal["plan"], attention: str | None
@@ -170,14 +170,14 @@ class _Ours:
         seeds = [Run(dataclasses.replace(spec, seed=seed), {}) for seed in range(n_runs)]
         plan = make_plan(seeds, devices, n_slots=None if runs == "plan" else runs)
         self.spec, self.pack = spec, plan.packs[0]
-        self.teams, self._planned = plan.teams, runs == "plan"
-        self.n_runs = self.pack.n_slots * self.teams
+        self.workers, self._planned = plan.workers, runs == "plan"
+        self.n_runs = self.pack.n_slots * self.workers
         self._platform, self._attention = devices.platform, attention
         self._processes: list[ProcessPoolExecutor] = []
 
     @functools.cached_property
     def program(self) -> Program:
-        """Of this process; teams build their own."""
+        """Of this process; workers build their own."""
         mesh = mesh_of(self.pack, jax.devices())
         return program_of(self.pack, mesh, self._platform, self._attention)
 
@@ -190,7 +190,7 @@ class _Ours:
             "path": path,
             "framework": "lmscale",
             "pack": self.n_runs,
-            "teams": self.teams,
+            "workers": self.workers,
             "planned": self._planned,
         }
         return {
@@ -202,20 +202,20 @@ class _Ours:
 
     def _train(self, known: dict[str, Any]) -> _Case:
         steps = self.pack.chunk_steps
-        if self.teams == 1:
+        if self.workers == 1:
             call = _TrainLoop(self.program, self.spec, steps)
             compiled = call.memory
         else:
-            # As a sweep's teams train.
+            # As a sweep's workers train.
             arguments = (settings(), self.pack, self.spec, steps, self._attention)
             self._processes = [
-                ProcessPoolExecutor(1, process_context(), _begin_team, arguments)
-                for _ in range(self.teams)
+                ProcessPoolExecutor(1, process_context(), _begin_worker, arguments)
+                for _ in range(self.workers)
             ]
-            compiled = self._processes[0].submit(_team_memory).result()
+            compiled = self._processes[0].submit(_worker_memory).result()
 
             def call() -> None:
-                for future in [process.submit(_train_in_team) for process in self._processes]:
+                for future in [process.submit(_train_in_worker) for process in self._processes]:
                     future.result()
 
         memory = {"plan": self.pack.memory, "compiled": compiled}
@@ -243,7 +243,7 @@ class _Ours:
 
         n_tokens = program.n_slots * shape[0] * shape[1] * self.spec.model.n_ctx
         forward = flops.training_flops_per_token(self.spec.model, "exact") / 3
-        known |= {"pack": program.n_slots, "teams": 1, "memory": {}}
+        known |= {"pack": program.n_slots, "workers": 1, "memory": {}}
         return _Case(call, known | {"n_tokens": n_tokens, "n_flops": n_tokens * forward})
 
     def _data(self, known: dict[str, Any]) -> _Case:
@@ -304,24 +304,24 @@ class _TrainLoop:
         jax.block_until_ready(metrics)
 
 
-#: Of a team's process.
+#: Of a worker's process.
 _loop: _TrainLoop
 
 
-def _begin_team(
+def _begin_worker(
     values: dict[str, Any], pack: Pack, spec: RunSpec, steps: int, attention: str | None
 ) -> None:
     global _loop
-    become_team(values)
+    become_worker(values)
     program = program_of(pack, mesh_of(pack, jax.devices()), "cpu", attention)
     _loop = _TrainLoop(program, spec, steps)
 
 
-def _train_in_team() -> None:
+def _train_in_worker() -> None:
     _loop()
 
 
-def _team_memory() -> float:
+def _worker_memory() -> float:
     return _loop.memory
 
 

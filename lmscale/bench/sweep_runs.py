@@ -5,13 +5,15 @@ from dataclasses import dataclass, field, replace
 from lmscale.architectures import architecture
 from lmscale.sweep import Experiment, Run, make_run, product, width_rule
 
-#: (n_layer, width) of each architecture: 14 thousand to 300 thousand non-embedding parameters.
+#: (n_layer, width) of the models, where earlier timings used these; fields in which they differ from the
+#: plain ones. 14 thousand to 300 thousand non-embedding parameters.
 SHAPES = {
     "transformer": ((2, 24), (2, 48), (3, 64), (4, 80)),
     "lstm": ((1, 64), (2, 112)),
 }
-#: Fields in which they differ from the plain models.
-INIT = {"transformer": {"init_std": 0.08}, "lstm": {}}
+INIT = {"transformer": {"init_std": 0.08}}
+#: Non-embedding parameters of the models of any other architecture.
+SIZES = (14e3, 55e3, 150e3, 300e3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,17 +21,19 @@ class SpeedSweep(Experiment):
     title = "A sweep to time"
     vocab_size: int = 1024
     seeds: tuple[int, ...] = (0, 1, 2, 3)
-    model: str = field(default="transformer", metadata={"help": "transformer or lstm"})
+    model: str = field(default="transformer", metadata={"help": "a registered architecture"})
     steps: int = field(default=400, metadata={"help": "updates of every run"})
     batch_size: int = field(default=8, metadata={"help": "sequences a batch"})
     n_ctx: int = 128
 
     def runs(self, corpus):
         shared = {"n_ctx": self.n_ctx, "vocab_size": corpus.vocab_size}
-        models = [
-            replace(architecture(self.model).of_shape(n_layer, width, **shared), **INIT[self.model])
-            for n_layer, width in SHAPES[self.model]
-        ]
+        kind = architecture(self.model)
+        if shapes := SHAPES.get(self.model):
+            models = [kind.of_shape(*shape, **shared) for shape in shapes]
+            models = [replace(model, **INIT.get(self.model, {})) for model in models]
+        else:
+            models = [kind.of_size(n_params, **shared) for n_params in SIZES]
         return [
             Run(
                 make_run(

@@ -143,6 +143,8 @@ def _header(advice: Any, args: argparse.Namespace) -> str:
 
 
 def _print(advice: Any, args: argparse.Namespace) -> None:
+    from lmscale.architectures import ModelSpec
+
     def line(name: str, key: str, text: str) -> None:
         low_high = advice.intervals.get(key)
         interval = f"  [{low_high[0]:.3g}, {low_high[1]:.3g}]" if low_high else ""
@@ -155,7 +157,7 @@ def _print(advice: Any, args: argparse.Namespace) -> None:
     if advice.loss is not None:
         line("loss (nats per token)", "loss", f"{advice.loss:.4g}")
     if advice.model is not None:
-        line("model", "", _shape(advice.model))
+        line("model", "", ModelSpec.from_dict(advice.model).shape)
     if advice.batch_tokens is not None:
         line("batch", "", f"{advice.batch_tokens:,} tokens")
         line("peak learning rate", "", f"{advice.learning_rate:.2g}")
@@ -172,9 +174,3 @@ def _print(advice: Any, args: argparse.Namespace) -> None:
         print(f"intervals: {advice.interval_method}")
     if advice.recipe:
         print(f"recipe: {advice.recipe}")
-
-
-def _shape(model: dict[str, Any]) -> str:
-    if "d_model" in model:
-        return f"{model['n_layer']} layers, d_model {model['d_model']}, {model['n_head']} heads"
-    return f"{model['n_layer']} layers, d_hidden {model['d_hidden']}"

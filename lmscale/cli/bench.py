@@ -29,7 +29,7 @@ _ACCELERATOR_DEFAULTS = (((12, 768),), 32, 1024, 50_304, "bfloat16")
 _EPILOG = """\
 Where two defaults are given, the first is for a CPU and the second for an accelerator.
 
-  lmscale bench                                      both architectures, what the planner chooses
+  lmscale bench                                      Transformers and LSTMs, what the planner chooses
   lmscale bench --pack 1 2 4 8 16 --model lstm       packed against one by one
   lmscale bench --shape 12x768 --against torch       GPT-2 small beside torch and torch.compile
   lmscale bench --path train evaluate data checkpoint
@@ -43,9 +43,9 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
     parser.add_argument(
         "--model",
         nargs="+",
-        choices=("transformer", "lstm"),
+        metavar="NAME",
         default=["transformer", "lstm"],
-        help="architectures (both)",
+        help="architectures, such as llama or one of your own (transformer lstm)",
     )
     parser.add_argument(
         "--shape",
@@ -94,8 +94,19 @@ def _pack(text: str) -> int | str:
 def run(args: argparse.Namespace) -> int:
     if args.against and importlib.util.find_spec("torch") is None:
         raise CommandError("--against torch needs torch: pip install 'lmscale[parity]'")
+    from lmscale.architectures import architecture
     from lmscale.cli import start_jax
 
+    for kind in args.model:
+        architecture(kind)
+    if args.against:
+        from lmscale.bench.torch_models import MODELS
+
+        if strange := [kind for kind in args.model if kind not in MODELS]:
+            raise CommandError(
+                f"--against torch has no {' or '.join(strange)} to compare with: it has "
+                f"{' and '.join(MODELS)} (--model)"
+            )
     start_jax()
     found, table, note = _time_sweeps(args) if args.sweep else _time_paths(args)
     if args.json:
@@ -246,7 +257,7 @@ def _json(row: Row) -> dict[str, Any]:
 
 def _runs(row: Row) -> str:
     """How many runs train at once: in one program, or programs x runs of each."""
-    runs = str(row.pack) if row.teams == 1 else f"{row.teams} x {row.pack // row.teams}"
+    runs = str(row.pack) if row.workers == 1 else f"{row.workers} x {row.pack // row.workers}"
     return f"{runs} (plan)" if row.planned else runs
 
 

@@ -29,7 +29,7 @@ EXIT_CODES = {
     "lmscale.data.errors.BuildError": 1,
     "lmscale.files.DamagedError": 1,
     "lmscale.files.DiskError": 1,
-    "lmscale.sweep.teams.TeamError": 1,
+    "lmscale.sweep.workers.WorkerError": 1,
 }
 
 

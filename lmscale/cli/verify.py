@@ -175,17 +175,17 @@ def _warnings(forecast: dict[str, Any], corpus: Any) -> list[str]:
 
 
 def _print_forecast(forecast: dict[str, Any]) -> None:
-    rows = [("size", "N", "D", "layers x width", "forecast loss", "95% interval")]
+    from lmscale.architectures import ModelSpec
+
+    rows = [("size", "N", "D", "model", "forecast loss", "95% interval")]
     for planned in forecast["runs"]:
-        model = planned["spec"]["model"]
-        width = model.get("d_model", model.get("d_hidden"))
         reach = planned["interval"]
         rows.append(
             (
                 planned["role"],
                 f"{planned['n_params']:.3g}",
                 f"{planned['n_tokens']:.3g}",
-                f"{model['n_layer']} x {width}",
+                ModelSpec.from_dict(planned["spec"]["model"]).label,
                 f"{planned['loss']:.3f}",
                 f"[{reach[0]:.3f}, {reach[1]:.3f}]" if reach else "none",
             )

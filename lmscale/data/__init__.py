@@ -11,7 +11,6 @@ from lmscale.data.loader import (
     evaluation_windows,
     gather,
     gather_on_device,
-    host_batches,
     n_sequences,
     sequence_order,
 )
@@ -32,7 +31,6 @@ __all__ = [
     "gather",
     "gather_on_device",
     "has_many_copies",
-    "host_batches",
     "list_corpora",
     "n_sequences",
     "open_corpus",

@@ -13,10 +13,10 @@ from typing import NamedTuple, Self
 
 from lmscale.data.corpus import SPLITS
 
-#: Text held in memory before it is written to the buckets.
+#: Bytes of text that are kept in memory before they are written to the buckets.
 _BUFFER_BYTES = 64 << 20
 _REPORT_BYTES = 1 << 20
-#: Bytes before a text: its hash, the number of its split, its length.
+#: The header before each text: its hash, the number of its split, its length.
 _HEAD = 32 + 1 + 8
 
 
@@ -96,7 +96,7 @@ def read_bucket(path: Path) -> list[Record]:
 
 
 def count_unique(paths: Sequence[Path]) -> int:
-    """Different documents in some buckets, without reading their text."""
+    """Counts the different documents in some buckets without reading their text."""
     return sum(len(set(_keys(path))) for path in paths)
 
 

@@ -1,9 +1,7 @@
-"""Builds a corpus: deduplicate, hold out, learn the tokeniser, encode, write.
+"""Builds corpora from files of the user and from text that is installed with Python.
 
-Everything follows from the text of the documents: their SHA-256 decides the order in which they
-are stored and which are held out (see `held_out`). Documents lie in buckets on disk by their hash,
-so memory stays bounded whatever the size of the text, and the order of the input, the number of
-files and the number of processes change nothing.
+A corpus is built once, beside its final place, by the first process that asks for it; what it then
+consists of is written by `lmscale.data.assemble`.
 """
 
 from __future__ import annotations
@@ -12,50 +10,33 @@ import contextlib
 import functools
 import hashlib
 import os
-import platform
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from etils import epath
 
-from lmscale.data.buckets import BucketWriter, Record, read_bucket, scatter
+from lmscale.data.assemble import Progress, Source, write_corpus
+from lmscale.data.bad_documents import BadDocuments
 from lmscale.data.building import building_folder, lock_of, remove_leftovers
 from lmscale.data.corpus import (
-    FORMAT,
     MANIFEST,
-    SPLITS,
-    TOKENIZER,
     Corpus,
     check_name,
     data_root,
-    fingerprint,
 )
-from lmscale.data.encode import encode_buckets, join_buckets
-from lmscale.data.errors import BadDocument, BuildError, DataError
-from lmscale.data.held_out import LEFT, HeldOut, choose_held_out
-from lmscale.data.inputs import checksum, find_inputs, kinds_in_words
+from lmscale.data.errors import BuildError, DataError
+from lmscale.data.inputs import checksum, find_inputs
 from lmscale.data.installed import MAX_BYTES, OTHER_KINDS, find_installed, read_installed
-from lmscale.data.shingles import END
 from lmscale.data.sources import MAX_DOCUMENT_BYTES, cut, read_documents
-from lmscale.data.token_copies import copies_of_training
-from lmscale.data.tokenizer import Tokenizer, check_vocab_size, train_tokenizer
-from lmscale.files import write_json
+from lmscale.data.tokenizer import check_vocab_size
 from lmscale.progress import progress as show_progress
 
-#: Called with (stage, done, total): what is being done, and how much of it, in any unit.
-Progress = Callable[[str, int, int], None]
-
 INSTALLED = "installed-python"
-#: Names that begin so are those of built-in corpora.
+#: Prefix of the names of built-in corpora.
 _RESERVED = "installed-"
 DEFAULT_VOCAB = 4096
-#: Training text of another corpus is decoded in such parts.
-_TOKENS_AT_ONCE = 1 << 18
 
 
 def build_corpus(
@@ -126,40 +107,11 @@ def build_corpus(
         "tokenizer_from": tokenizer.hash if tokenizer else None,
         "apart_from": parent.fingerprint if parent else None,
     }
-    skipped: Counter[str] = Counter()
-    files = find_inputs(inputs, lambda kind: skipped.update([kind]))
-    sources = sorted((checksum(file) for file in files), key=lambda source: source["sha256"])
-    record = {**_summarize(sources), "skipped": dict(sorted(skipped.items()))}
+    files, record = _inputs(inputs)
     bad = BadDocuments(skip_bad)
-    # A text that is cut into documents may be long.
-    max_bytes = 4 * MAX_DOCUMENT_BYTES if split_pieces else MAX_DOCUMENT_BYTES
-
-    def documents() -> Iterator[tuple[bytes, int]]:
-        before = 0
-        for file in files:
-            for text, position in read_documents(file, text_field, separator, bad.note, max_bytes):
-                bad.n_documents += 1
-                for piece in cut(text, cut_documents) if split_pieces else (text,):
-                    yield piece, before + position
-            before += file.stat().length
-        bad.check_share()
-
-    def check_same(corpus: Corpus) -> None:
-        there = corpus.manifest
-        changes = [
-            f"{key} {there['settings'].get(key)} instead of {value}"
-            for key, value in settings.items()
-            if there["settings"].get(key) != value
-        ]
-        if there["sources"].get("sha256") != record["sha256"]:
-            changes.insert(0, "other inputs")
-        if changes:
-            raise DataError(
-                f"corpus {name} exists with {', '.join(changes)}: choose another name, or remove "
-                f"{corpus.path} first"
-            )
-
-    source = _Source(documents(), record["bytes"], record, settings, tokenizer, parent, bad)
+    documents = _documents(files, settings, bad)
+    check_same = functools.partial(_check_same, name, settings, record)
+    source = Source(documents, record["bytes"], record, settings, tokenizer, parent, bad)
     return _build_once(name, source, check_same, progress)
 
 
@@ -177,7 +129,7 @@ def build_installed(vocab_size: int, progress: Progress | None = None) -> Corpus
         "max_bytes": MAX_BYTES,
     }
     files, record = find_installed()
-    source = _Source(read_installed(files), len(files), record, settings)
+    source = Source(read_installed(files), len(files), record, settings)
     return _build_once(f"{INSTALLED}-v{vocab_size}", source, lambda corpus: None, progress)
 
 
@@ -201,70 +153,8 @@ def build_installed_kind(kind: str, training: Corpus, progress: Progress | None 
         "apart_from": training.fingerprint,
     }
     documents = read_installed(files)
-    source = _Source(documents, len(files), record, settings, tokenizer, training)
+    source = Source(documents, len(files), record, settings, tokenizer, training)
     return _build_once(name, source, lambda corpus: None, progress)
-
-
-@dataclass
-class BadDocuments:
-    """Rows and documents that were left out because they are no text.
-
-    Attributes:
-      allowed: as `skip_bad` of `build_corpus`.
-      n_documents: read besides.
-      count: how many were left out.
-      reasons: how many for each reason.
-      first: one line that says what is wrong with the first of them.
-    """
-
-    allowed: bool | int | float = True
-    n_documents: int = 0
-    count: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    first: str | None = None
-
-    def note(self, bad: BadDocument) -> None:
-        """Counts one more.
-
-        Raises:
-          DataError: when that is more than are allowed.
-        """
-        if self.allowed is False:
-            raise DataError(f"{bad} (--skip-bad, or skip_bad, leaves such documents out)")
-        self.count += 1
-        self.reasons[bad.reason] += 1
-        self.first = self.first or str(bad)
-        if self.allowed is not True and isinstance(self.allowed, int) and self.count > self.allowed:
-            raise self._too_many(f"more than {self.allowed:,}")
-
-    def check_share(self) -> None:
-        """Raises `DataError` when, of all that was read, a larger share is bad than is allowed."""
-        if isinstance(self.allowed, float):
-            total = self.n_documents + self.count
-            if self.count > self.allowed * total:
-                raise self._too_many(f"{self.count:,} of {total:,}, more than {self.allowed:.4g},")
-
-    def _too_many(self, how_many: str) -> DataError:
-        return DataError(
-            f"{how_many} rows and documents are no text ({kinds_in_words(self.reasons)}; the first: "
-            f"{self.first}): mend them, or allow more (--skip-bad, or skip_bad)"
-        )
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Documents with their position, the last position, and what the manifest says of them.
-
-    Held-out documents are no copies of the training text of `apart_from` either.
-    """
-
-    documents: Iterator[tuple[bytes, int]]
-    total: int
-    record: dict[str, Any]
-    settings: dict[str, Any]
-    tokenizer: Tokenizer | None = None
-    apart_from: Corpus | None = None
-    bad: BadDocuments = field(default_factory=BadDocuments)
 
 
 def _check_settings(
@@ -303,6 +193,50 @@ def _corpus_of_tokenizer(name: str, vocab_size: int | None) -> Corpus:
     return corpus
 
 
+def _inputs(inputs: Sequence[str]) -> tuple[list[epath.Path], dict[str, Any]]:
+    """The files that will be read, and what the manifest says of them."""
+    skipped: Counter[str] = Counter()
+    files = find_inputs(inputs, lambda kind: skipped.update([kind]))
+    sources = sorted((checksum(file) for file in files), key=lambda source: source["sha256"])
+    return files, {**_summarize(sources), "skipped": dict(sorted(skipped.items()))}
+
+
+def _documents(
+    files: Sequence[epath.Path], settings: dict[str, Any], bad: BadDocuments
+) -> Iterator[tuple[bytes, int]]:
+    """The documents of the files, each with how many bytes were read until it."""
+    pieces, size = settings["split_pieces"], settings["cut_documents"]
+    # A text that will be cut into documents may be longer than one document.
+    max_bytes = 4 * MAX_DOCUMENT_BYTES if pieces else MAX_DOCUMENT_BYTES
+    field, separator, before = settings["text_field"], settings["separator"], 0
+    for file in files:
+        for text, position in read_documents(file, field, separator, bad.note, max_bytes):
+            bad.n_documents += 1
+            for piece in cut(text, size) if pieces else (text,):
+                yield piece, before + position
+        before += file.stat().length
+    bad.check_share()
+
+
+def _check_same(
+    name: str, settings: dict[str, Any], record: dict[str, Any], corpus: Corpus
+) -> None:
+    """Raises a `DataError` where a corpus was built from other inputs or in another way."""
+    there = corpus.manifest
+    changes = [
+        f"{key} {there['settings'].get(key)} instead of {value}"
+        for key, value in settings.items()
+        if there["settings"].get(key) != value
+    ]
+    if there["sources"].get("sha256") != record["sha256"]:
+        changes.insert(0, "other inputs")
+    if changes:
+        raise DataError(
+            f"corpus {name} exists with {', '.join(changes)}: choose another name, or remove "
+            f"{corpus.path} first"
+        )
+
+
 def _summarize(sources: list[dict[str, Any]]) -> dict[str, Any]:
     digest = hashlib.sha256("".join(source["sha256"] for source in sources).encode())
     # A list of a million files would make the manifest slow to open.
@@ -317,7 +251,9 @@ def _summarize(sources: list[dict[str, Any]]) -> dict[str, Any]:
 # Building in place ------------------------------------------------------------------------------
 
 
-def _build_once(name: str, source: _Source, check_same, progress: Progress | None) -> Corpus:
+def _build_once(
+    name: str, source: Source, check_same: Callable[[Corpus], None], progress: Progress | None
+) -> Corpus:
     root = data_root()
     if "://" in str(root):
         raise DataError(
@@ -344,198 +280,12 @@ def _build_once(name: str, source: _Source, check_same, progress: Progress | Non
             progress = stack.enter_context(show_progress(f"corpus {name}", 1.0)).stage
         folder = stack.enter_context(building_folder(final))
         try:
-            _build(name, folder, source, progress)
+            write_corpus(name, folder, source, progress)
             folder.rename(final)
         except (OSError, MemoryError) as error:
-            # Another machine may have been first, on a file system that does not share locks.
+            # On a file system without shared locks another machine may have built it first.
             if not final.exists():
                 said = getattr(error, "strerror", None) or str(error) or type(error).__name__
                 raise BuildError(f"corpus {name} could not be built in {root}: {said}") from error
             check_same(Corpus(final))
     return Corpus(final)
-
-
-def _build(name: str, folder: Path, source: _Source, progress: Progress) -> None:
-    settings = source.settings
-    documents = folder / "documents"
-    n_documents, n_empty = scatter(
-        source.documents, documents, lambda position: progress("reading", position, source.total)
-    )
-    if not n_documents:
-        bad = f": {source.bad.first}" if source.bad.first else ""
-        raise DataError(f"the input of corpus {name} has no text{bad}")
-    progress("reading", source.total, source.total)
-    paths = sorted(documents.iterdir())
-    size = sum(path.stat().st_size for path in paths)
-    held_out = choose_held_out(
-        paths,
-        settings["valid_fraction"],
-        settings["test_fraction"],
-        other_text=functools.partial(_training_text, source.apart_from),
-        progress=lambda done: progress("looking for copies", done, size),
-    )
-    divided = _divide(paths, held_out, settings.get("cut_documents"), folder / "texts")
-    _check_splits(name, divided["documents"], held_out)
-    paths = sorted((folder / "texts").iterdir())
-
-    tokenizer = source.tokenizer
-    if tokenizer is None:
-        progress("learning the tokeniser", 0, 1)
-        sample = _sample(paths, settings["sample_bytes"])
-        tokenizer = train_tokenizer(sample, settings["vocab_size"])
-        progress("learning the tokeniser", 1, 1)
-    (folder / TOKENIZER).write_bytes(tokenizer.model)
-
-    counts = encode_buckets(
-        paths, folder / TOKENIZER, tokenizer, settings.get("cut_documents"), progress
-    )
-    splits = {split: join_buckets(folder, paths, counts, split) for split in SPLITS}
-    for split in SPLITS:
-        splits[split] = {**splits[split], "documents": divided["documents"][split]}
-    shutil.rmtree(documents)
-    shutil.rmtree(folder / "texts")
-    manifest = {
-        "format": FORMAT,
-        "name": name,
-        "settings": settings,
-        "sources": source.record,
-        "tokenizer": {
-            "sha256": tokenizer.hash,
-            "vocab_size": tokenizer.vocab_size,
-            "eod_id": tokenizer.eod_id,
-        },
-        "dtype": tokenizer.dtype.str,
-        "splits": splits,
-        "held_out": {
-            "valid_fraction": held_out.rule.valid,
-            "test_fraction": held_out.rule.test,
-            "max_bytes": held_out.max_bytes,
-            **{why: sum(w == why for w in held_out.left.values()) for why in LEFT},
-            "dropped_bytes": divided["dropped_bytes"],
-        },
-        "dropped": {
-            "duplicates": n_documents - divided["unique"],
-            "empty": n_empty,
-            "bad": source.bad.count,
-            "bad_by_reason": dict(sorted(source.bad.reasons.items())),
-            "first_bad": source.bad.first,
-        },
-        "versions": {
-            "python": platform.python_version(),
-            "sentencepiece": metadata.version("sentencepiece"),
-            "numpy": np.__version__,
-        },
-    }
-    progress("measuring copies", 0, 1)
-    manifest["copies"] = _measure_copies(folder, manifest, source.apart_from)
-    progress("measuring copies", 1, 1)
-    manifest["fingerprint"] = fingerprint(manifest)
-    write_json(folder / MANIFEST, manifest, sealed=True)
-
-
-def _check_splits(name: str, n_documents: dict[str, int], held_out: HeldOut) -> None:
-    total = sum(n_documents.values())
-    for split, fraction in held_out.rule.fractions.items():
-        if fraction and not n_documents[split]:
-            copies = (
-                f" ({len(held_out.left)} that are copied in others cannot be held out)"
-                if held_out.left
-                else ""
-            )
-            raise DataError(
-                f"too little text: of {total} documents none fell to {split}, a share of "
-                f"{fraction:.3g}{copies}; name the line that separates the documents of a text file "
-                "(separator), take pieces of them for documents (cut_documents with split_pieces), "
-                "or change valid_fraction and test_fraction (0 for none)"
-            )
-
-
-def _divide(
-    paths: Sequence[Path], held_out: HeldOut, cut_documents: int | None, folder: Path
-) -> dict[str, Any]:
-    """Writes the text of all splits to the buckets of a folder, and removes the buckets it came from.
-
-    A held-out document is there with its contribution, a training document in pieces when they are
-    cut, each with the key of its own text.
-
-    Returns:
-      {"documents": of each split, "unique": different documents, "dropped_bytes": not kept}
-    """
-    n_documents = dict.fromkeys(SPLITS, 0)
-    dropped = unique = 0
-    keeps_rest = held_out.rule.fractions["train"] > 0
-    with BucketWriter(folder) as writer:
-        for path in paths:
-            for key, _, text in read_bucket(path):
-                unique += 1
-                if key in held_out.texts:
-                    split, kept = held_out.texts[key]
-                    writer.write(Record(key, split, kept))
-                    dropped += len(text) - len(kept)
-                    n_documents[split] += 1
-                elif not keeps_rest:
-                    dropped += len(text)
-                elif cut_documents and len(text) > cut_documents:
-                    for piece in cut(text, cut_documents):
-                        writer.write(Record(hashlib.sha256(piece).digest(), "train", piece))
-                    n_documents["train"] += 1
-                else:
-                    writer.write(Record(key, "train", text))
-                    n_documents["train"] += 1
-            path.unlink()
-    return {"documents": n_documents, "unique": unique, "dropped_bytes": dropped}
-
-
-def _sample(paths: Sequence[Path], n_bytes: int) -> list[str]:
-    """About `n_bytes` of random training documents.
-
-    They come from the far end of the order: the near end is what small subsets train on, and a
-    tokeniser fits the text it was learnt from a little better than the rest.
-    """
-    sample = []
-    for path in reversed(paths):
-        for _, split, text in reversed(read_bucket(path)):
-            if n_bytes <= 0:
-                return sample
-            if split == "train":
-                sample.append(text[:n_bytes].decode(errors="ignore"))
-                n_bytes -= len(text)
-    return sample
-
-
-def _training_text(corpus: Corpus | None) -> Iterator[np.ndarray]:
-    """The training documents of a corpus, as `choose_held_out` takes other text."""
-    if corpus is None:
-        return
-    tokens = corpus.tokens("train")
-    start = 0
-    while start < len(tokens):
-        # Whole documents: up to the last end in a chunk, or the first one after it.
-        chunk = tokens[start : start + _TOKENS_AT_ONCE]
-        ends = np.flatnonzero(chunk == corpus.eod_id)
-        if not len(ends):
-            ends = np.flatnonzero(tokens[start:] == corpus.eod_id)[:1]
-        end = start + int(ends[-1])
-        yield corpus.tokenizer.decode_documents(tokens[start:end], END)
-        start = end + 1
-
-
-def _measure_copies(
-    folder: Path, manifest: dict[str, Any], apart_from: Corpus | None
-) -> dict[str, Any]:
-    """What is left of training text in the held-out splits; see `copies_of_training`."""
-    dtype = np.dtype(manifest["dtype"])
-    tokens = {
-        split: np.memmap(folder / f"{split}.bin", dtype, mode="r")
-        for split in SPLITS
-        if manifest["splits"][split]["tokens"]
-    }
-    training = [tokens["train"]] if "train" in tokens else []
-    if apart_from is not None:
-        training.append(apart_from.tokens("train"))
-    eod_id = manifest["tokenizer"]["eod_id"]
-    return {
-        split: copies_of_training(np.array(tokens[split]), training, eod_id)
-        for split in ("valid", "test")
-        if split in tokens
-    }

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-#: A build that has not touched its folder for so long is dead, on whatever machine it was.
+#: After so long without a touch a build counts as dead, also one of another machine.
 SILENT_SECONDS = 86_400.0
 _HEARTBEAT_SECONDS = 60.0
 
@@ -25,7 +25,7 @@ _HEARTBEAT_SECONDS = 60.0
 def building_folder(final: Path) -> Iterator[Path]:
     """An empty folder to build in, removed at the end unless it was moved to its final place."""
     folder = final.parent / f".{final.name}.{_host()}.{os.getpid()}.building"
-    # This process holds the lock, so that a folder of that name is a dead one's.
+    # This process holds the lock, so a folder of that name was left by a dead process.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     over = threading.Event()
@@ -52,17 +52,17 @@ def lock_of(final: Path) -> Iterator[None]:
             file = stack.enter_context(open(path, "w"))
             if not _flock(file) or _is_same(file, path):
                 break
-            # Its holder removed it; another process may hold a new one by now.
+            # The holder has removed the file meanwhile, and another process may hold a new one.
             stack.close()
         stack.callback(path.unlink, missing_ok=True)
         yield
 
 
 def remove_leftovers(root: Path) -> list[str]:
-    """Removes what killed builds have left; the names of the corpora that they built.
+    """Removes what killed builds have left, and returns the names of their corpora.
 
-    Of this machine those whose process is gone and whose lock is free; of others those that have been
-    silent for a day.
+    A build of this machine counts as killed when its process is gone and its lock is free; one of another
+    machine when its folder has not been touched for a day.
     """
     removed = []
     for folder in sorted(root.glob(".*.building")):
@@ -80,7 +80,7 @@ def remove_leftovers(root: Path) -> list[str]:
 
 
 def _is_free(root: Path, name: str) -> bool:
-    """Whether no process of this machine holds the lock of a corpus; a lock that is free is removed."""
+    """Whether no process of this machine holds the lock of a corpus. A free lock is removed."""
     path = _lock_path(root, name)
     try:
         with open(path, "r+") as file:
@@ -96,7 +96,7 @@ def _is_free(root: Path, name: str) -> bool:
 def _flock(file, wait: bool = True) -> bool:
     """Locks an open file; False where another holds it, or the file system has no locks."""
     try:
-        import fcntl  # not on Windows, where renaming alone keeps corpora whole
+        import fcntl  # Windows has no fcntl; there the final rename alone keeps corpora whole
 
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except (ImportError, OSError):

@@ -8,14 +8,15 @@ from typing import Any
 
 from etils import epath
 
-from lmscale.data.build import INSTALLED, Progress, build_installed, build_installed_kind
+from lmscale.data.assemble import Progress
+from lmscale.data.build import INSTALLED, build_installed, build_installed_kind
 from lmscale.data.corpus import MANIFEST, SPLITS, Corpus, corpus_path, data_root, unreadable_corpus
 from lmscale.data.errors import DataError
 from lmscale.data.installed import OTHER_KINDS
 from lmscale.data.remote import check_scheme
 from lmscale.files import DamagedError
 
-#: Vocabulary of the built-in corpus unless one is asked for: right for models of a laptop.
+#: Default vocabulary of the built-in corpus: it suits models that a laptop can train.
 INSTALLED_VOCAB = 1024
 
 
@@ -31,7 +32,7 @@ def open_corpus(
     built on first use, in seconds.
 
     Args:
-      vocab_size, fingerprint: that it must have.
+      vocab_size, fingerprint: what the corpus must have; anything when None.
 
     Raises:
       DataError: one line, when there is no such corpus or it is another one.
@@ -76,10 +77,10 @@ def check_fingerprint(corpus: Corpus, fingerprint: str) -> None:
 
 
 def _is_there(folder: epath.Path) -> bool:
-    """Whether a folder has a manifest, be it one that cannot be read."""
+    """Whether a folder has a manifest, readable or not."""
     try:
         return (folder / MANIFEST).exists()
-    except Exception:  # No permission, a store's own error: opening it says which.
+    except Exception:  # No permission, or an error of a remote store: opening it will say which.
         return True
 
 
@@ -110,7 +111,7 @@ def list_corpora(
     """Every corpus under the data root that can be read, by name.
 
     Args:
-      on_unreadable: called with what is wrong with each other one.
+      on_unreadable: called with what is wrong with each corpus that cannot be read.
     """
     root = data_root()
     try:

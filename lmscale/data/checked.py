@@ -1,8 +1,8 @@
-"""Checks the files of a corpus against the digests in its manifest, and remembers what was right.
+"""Checks the files of a corpus against the digests in its manifest, and remembers which were right.
 
-A file is read whole once. Then its size, times and inode are remembered in the cache folder: while they
-are the same, the file is. Nothing is written into the corpus, which may be read-only, and where the
-cache folder cannot be written the file is checked once a process.
+A file is read whole once. Then its size, times and inode are written to the cache folder; while these are
+unchanged, the file counts as unchanged. Nothing is written into the corpus, which may be read-only. Where
+the cache folder cannot be written, every process checks the file once.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from lmscale.files import DamagedError, cache_folder, digest
 
 #: What is done about a damaged corpus.
 REMEDY = "restore the file from a copy, or remove the corpus's folder and build it again"
-#: A file that was written less than this before it was read may be written once more without another
-#: time, so it is not remembered.
+#: A file that was written less than this before it was read is not remembered: a second write so soon
+#: after the first may leave its times unchanged.
 _SETTLED_SECONDS = 2.0
-#: Other processes wait so long for the one that checks; then they check by themselves.
+#: How long other processes wait for the one that checks. After that they check by themselves.
 _PATIENCE_SECONDS = 900.0
 _CHUNK = 1 << 22
-#: Files that this process has checked, as they were.
+#: Files that this process has checked, with their size and times at that moment.
 _known: set[str] = set()
 
 
 def check_file(path: Path, sha256: str, *, again: bool = False) -> None:
     """Returns when a file has the SHA-256 that it should have.
 
-    Of processes of one machine that ask at once, one reads the file.
+    When several processes of a machine ask at the same time, only one reads the file.
 
     Args:
-      again: read it even if it was right before.
+      again: read the file even if an earlier check is remembered.
 
     Raises:
       DamagedError: when it has not, or is missing.
@@ -62,7 +62,7 @@ def check_file(path: Path, sha256: str, *, again: bool = False) -> None:
 
 
 def _key(path: Path, sha256: str) -> str:
-    """A digest of where a file is, of what it should hold, and of all that changes when it is written."""
+    """A digest of a file's path, its expected content, and its size, times and inode."""
     try:
         found = os.stat(path)
     except FileNotFoundError:
@@ -82,7 +82,7 @@ def _is_known(key: str) -> bool:
 
 
 def _mark(key: str) -> Path:
-    """An empty file that says that a file was right."""
+    """The empty file whose existence records a successful check."""
     return cache_folder() / "checked" / key
 
 
@@ -96,7 +96,7 @@ def _sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def _alone(key: str) -> Iterator[None]:
-    """Held by one process of this machine, where its file system has locks and nobody sticks."""
+    """Holds a lock among the processes of this machine; goes on without it after `_PATIENCE_SECONDS`."""
     lock = cache_folder() / "checked" / f"{key}.lock"
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, ImportError):

@@ -1,6 +1,6 @@
-"""Finds which of some documents, the candidates, lie wholly or in part in other documents.
+"""Finds which candidate documents are, wholly or in part, copies of other documents.
 
-Two ways of being a copy are looked for, both by hashes of windows (see `shingles`):
+Two kinds of copies are found, both by hashes of windows (see `shingles`):
 
 - *Long copies*: windows of 48 bytes that lie in two documents. One byte in eight begins such a window,
   chosen by what follows it, so that the same bytes are chosen in both: a copy of 80 bytes has one with a
@@ -8,7 +8,8 @@ Two ways of being a copy are looked for, both by hashes of windows (see `shingle
 - *Near-duplicates*: the share of a candidate's sampled shingles that are in one other document
   (Broder 1997, "On the resemblance and containment of documents": sampling modulo m).
 
-Only the candidates are kept in memory, some 12 bytes for each of theirs; the text streams past.
+Only the candidates are kept in memory, at about 12 bytes for each of their bytes. All other text is
+read as a stream.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from lmscale.data.shingles import END, SHINGLE, WINDOW, HashLookup, plain, sampl
 
 #: Bytes between chosen windows, on average.
 _BETWEEN = 8
-#: A shingle of more candidates than this is a phrase, not a sign of two documents being one.
+#: A shingle that occurs in more candidates than this is a common phrase, not a sign of a copy.
 _MANY = 64
 _NOBODY, _SEVERAL = -1, -2
 
@@ -31,7 +32,7 @@ class CopyFinder:
 
     Args:
       candidates: texts in UTF-8.
-      keep_first: what only candidates share is no copy in the first of them.
+      keep_first: text that only candidates share counts as original in the first of them.
     """
 
     def __init__(self, candidates: Sequence[bytes], keep_first: bool = False):
@@ -47,7 +48,7 @@ class CopyFinder:
         n_windows = np.array([len(starts) for starts in self._starts], np.int64)
         self._first_window = np.cumsum(n_windows) - n_windows
         self._windows = HashLookup(np.concatenate([np.zeros(0, np.uint64), *windows]))
-        #: By window: the only document that it was seen in, nobody's, or several's.
+        #: By window: the document that it was seen in, or that it was seen in none or in several.
         self._seen_in = np.full(len(self._windows.keys), _NOBODY, np.int32)
         size = np.array([len(sampled) for sampled in shingles], np.int64)
         #: By window: the first candidate that it was seen in, -1 for other documents.
@@ -73,7 +74,7 @@ class CopyFinder:
           own: int [n_documents], the candidate that the document is, -1 where it is none.
         """
         text, _ = plain(text)
-        # An `END` belongs to the document before it.
+        # An `END` counts to the document before it.
         ends = np.flatnonzero(text == END)
         found_windows, found_shingles = [], []
         for places, shingles, windows in samples(text):
@@ -106,13 +107,13 @@ class CopyFinder:
     def contained(self) -> np.ndarray:
         """float [n_candidates]: the largest share of a candidate that is in one other document.
 
-        1 for a candidate that is mostly made of phrases of very many candidates.
+        It is 1 for a candidate that consists mostly of phrases that very many candidates have.
         """
         share = self._most_shared / np.maximum(1, self._n_own)
         return np.where(self._is_phrases, 1.0, share)
 
     def copied(self, candidate: int) -> np.ndarray:
-        """bool [bytes of the candidate]: those in long copies of other documents' text."""
+        """bool [byte of the candidate]: whether it lies in a long copy of another document's text."""
         text = np.frombuffer(self._candidates[candidate], np.uint8)
         positions = np.flatnonzero(plain(text)[1])
         starts = self._starts[candidate]
@@ -122,12 +123,12 @@ class CopyFinder:
             starts = starts[self._first_with[window] < candidate]
         else:
             starts = starts[self._seen_in[window] == _SEVERAL]
-        # A copy goes on before its first chosen window, and behind its last one.
+        # A copy extends to both sides of its chosen windows.
         change = np.zeros(len(positions) + 1, np.int64)
         np.add.at(change, np.maximum(starts - _BETWEEN, 0), 1)
         np.add.at(change, np.minimum(starts + WINDOW + _BETWEEN, len(positions)), -1)
         inside = np.cumsum(change[:-1]) > 0
-        # What was left out of the comparison goes with the byte before it.
+        # A byte that was left out of the comparison is treated like the byte before it.
         return np.repeat(inside, np.diff(positions, append=len(text)))
 
 
@@ -146,6 +147,6 @@ def _windows_and_sample(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def _distinct(found: list[tuple[np.ndarray, np.ndarray]], n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The different pairs (key, document below n) of some arrays of them, sorted by key."""
+    """The distinct pairs (key, document number below n) in some arrays of pairs, sorted by key."""
     key, document = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return np.divmod(np.unique(key.astype(np.int64) * n + document), n)

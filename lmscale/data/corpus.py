@@ -1,4 +1,4 @@
-"""A corpus: tokens of a text in three splits, its tokeniser, and what is known of both.
+"""A corpus: the tokens of a text in three splits, their tokeniser, and a manifest that describes both.
 
 A corpus is a folder:
 
@@ -39,7 +39,7 @@ SPLITS = ("train", "valid", "test")
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.model"
 FORMAT = 2
-#: What a manifest must hold, and what each part of it must.
+#: Required fields of a manifest, and of its parts.
 _FIELDS = {
     **dict.fromkeys(("tokenizer", "splits", "held_out", "settings", "sources"), dict),
     **dict.fromkeys(("dropped", "versions"), dict),
@@ -78,7 +78,7 @@ class Corpus:
       fingerprint: 16 hexadecimal digits of the tokeniser, the tokens and the split rule.
       vocab_size, eod_id: of the tokeniser.
       copies: by held-out split, {"share": of its tokens that lie in exact 32-token copies of training
-        text, "documents": of which more than half do}.
+        text, "documents": how many lie in copies by more than half}.
 
     Raises:
       DataError: when the folder holds no corpus, one of another format, or cannot be read.
@@ -104,7 +104,7 @@ class Corpus:
     def tokenizer(self) -> Tokenizer:
         path = self.path / TOKENIZER
         model = _read_bytes(path)
-        # Its digest first: what reads it trusts it.
+        # The digest comes first, because later code trusts the content.
         if hashlib.sha256(model).hexdigest() != self.manifest["tokenizer"]["sha256"]:
             raise DamagedError(path, "it is not the tokeniser of this corpus any more", REMEDY)
         return Tokenizer(model)
@@ -162,7 +162,7 @@ class Corpus:
     def check(self) -> None:
         """Checks the files that were not checked since they were last written.
 
-        Remote ones are checked when they are read, since that is what costs.
+        Remote files are checked when they are read, because reading them is what takes time.
 
         Raises:
           DamagedError: when one is not what was written.
@@ -178,8 +178,8 @@ class Corpus:
                 raise error
 
     def check_files(self) -> Iterator[tuple[str, DamagedError | DataError | None]]:
-        """Reads every file anew: its name, and what is wrong with it or None."""
-        yield MANIFEST, None  # it was checked when it was opened
+        """Reads every file anew. Yields its name, and what is wrong with it or None."""
+        yield MANIFEST, None  # the manifest was checked when the corpus was opened
         for name, look in (
             (TOKENIZER, lambda: Corpus(self.path).tokenizer),
             *((f"{split}.bin", lambda split=split: self._look(split)) for split in SPLITS),
@@ -204,7 +204,7 @@ class Corpus:
             raise unreadable_corpus(self.path / f"{split}.bin", error) from None
 
     def _check(self, split: str, again: bool = False) -> None:
-        """Checks the file of a split, its size first: that costs nothing."""
+        """Checks the file of a split. Its size comes first, because that takes no reading."""
         entry = self._split(split)
         path = Path(os.fspath(self.path / f"{split}.bin"))
         expected = entry["tokens"] * np.dtype(self.manifest["dtype"]).itemsize
@@ -221,7 +221,7 @@ class Corpus:
 
 
 def fingerprint(manifest: dict[str, Any]) -> str:
-    """16 hexadecimal digits of what determines the tokens: the same wherever and when it is built."""
+    """16 hexadecimal digits of what determines the tokens. They do not depend on place and time of the build."""
     content = {
         "tokenizer": manifest["tokenizer"]["sha256"],
         "tokens": {split: manifest["splits"][split]["sha256"] for split in SPLITS},
@@ -235,7 +235,7 @@ def fingerprint(manifest: dict[str, Any]) -> str:
 
 
 def corpus_path(path: epath.PathLike) -> epath.Path:
-    """The path of a corpus's folder as a user writes it.
+    """The path of a corpus's folder from the text that a user gave.
 
     Raises:
       DataError: when it is in a store that is not read in place.
@@ -270,7 +270,7 @@ def _read_manifest(folder: epath.Path) -> dict[str, Any]:
         check_fields(manifest["splits"][split], path, _SPLIT_FIELDS, REMEDY)
     if manifest["dtype"] not in ("<u2", "<u4"):
         raise DamagedError(path, f"its dtype is {manifest['dtype']!r}", REMEDY)
-    # Manifests of earlier versions have no seal, but the fingerprint of what counts.
+    # Manifests of earlier versions have no seal, but their fingerprint covers what determines the tokens.
     if manifest.get("fingerprint", fingerprint(manifest)) != fingerprint(manifest):
         raise DamagedError(path, "its content is not what was written", REMEDY)
     return manifest
@@ -286,7 +286,7 @@ def _read_bytes(path: epath.Path) -> bytes:
 
 
 def unreadable_corpus(path: epath.Path, error: Exception) -> Exception:
-    """The error to raise for a path of a corpus that gave this error."""
+    """The error to raise when a corpus at a path could not be read for this reason."""
     if not _is_local(path):
         return remote_error(path, error)
     if isinstance(error, OSError | ValueError):

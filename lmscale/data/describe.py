@@ -8,9 +8,9 @@ from lmscale.data.corpus import SPLITS, Corpus
 from lmscale.data.inputs import kinds_in_words
 from lmscale.data.token_copies import COPY_TOKENS
 
-#: Fewer held-out documents than this make losses that depend on which documents they are.
+#: With fewer held-out documents than this, losses depend noticeably on which documents were held out.
 FEW_DOCUMENTS = 100
-#: A larger share of copies is worth a line in a plan.
+#: A plan mentions a share of copies above this.
 MANY_COPIES = 0.02
 
 
@@ -41,7 +41,7 @@ def describe(corpus: Corpus) -> dict[str, Any]:
 
 
 def summary_lines(corpus: Corpus) -> list[str]:
-    """What `lmscale data build` says of a corpus: its splits, what was held out, copies, warnings."""
+    """What `lmscale data build` prints about a corpus: its splits, what was held out, copies, warnings."""
     found = describe(corpus)
     header = ("", "documents", "bytes", "tokens", "bytes/token", "longest", "copied")
     rows = [
@@ -93,7 +93,7 @@ def copies_sentence(copies: dict[str, dict[str, Any]]) -> str:
 
 
 def has_many_copies(copies: dict[str, dict[str, Any]]) -> bool:
-    """Whether copies are enough to reward memory."""
+    """Whether there are so many copies that a model gains by memorising training text."""
     return any(found["share"] > MANY_COPIES for found in copies.values())
 
 

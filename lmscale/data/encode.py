@@ -22,7 +22,7 @@ from lmscale.data.errors import BuildError
 from lmscale.data.sources import cut
 from lmscale.data.tokenizer import Tokenizer
 
-#: A process is worth its start for this much text.
+#: Bytes of text from which another encoding process is worth its start.
 _BYTES_PER_PROCESS = 8 << 20
 _COUNTS = ("documents", "pieces", "bytes", "tokens")
 
@@ -40,7 +40,7 @@ def encode_buckets(
 
     Args:
       model: the file of the tokeniser.
-      cut_held_out: cut the held-out texts into pieces of so many bytes, as the training text is.
+      cut_held_out: bytes of the pieces into which held-out texts are cut, as the training text is; or None.
 
     Returns:
       For each bucket the counts of each split: "documents", "pieces", "bytes", "tokens" and
@@ -119,7 +119,7 @@ class _EncodingProcesses:
 
     def __init__(self, n: int, model: Path, cut_held_out: int | None):
         self._command = [
-            # -P: what lies in the current folder must not stand in for a module.
+            # -P: a file in the current folder must not be imported instead of a module.
             *(sys.executable, "-P", "-c", "from lmscale.data.encode import _serve; _serve()"),
             *(str(model), str(cut_held_out or 0)),
         ]
@@ -175,9 +175,9 @@ class _EncodingProcesses:
 
 
 def _serve() -> None:
-    """The main program of an encoding process: a bucket's path a line in, its counts a line out."""
+    """The main program of an encoding process. It reads one bucket path a line and writes its counts as a line."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the parent's to handle, which ends this process
+        signal.signal(number, signal.SIG_IGN)  # the parent handles Ctrl-C, and ends this process
     model, cut_held_out = sys.argv[1:]
     tokenizer = Tokenizer(Path(model).read_bytes())
     for line in sys.stdin:

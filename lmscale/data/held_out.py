@@ -2,10 +2,11 @@
 
 A document's place in the choice is a number in [0, 1) from the SHA-256 of its text: validation
 takes documents from the low end, test from the high end. A document is held out only if it is no
-copy: no other document of the corpus holds half of it (near-duplicates), and a stretch of it is
-left in which less than a twentieth lies in long copies of other documents. That stretch, of a bounded
-length, is its contribution; the rest of a held-out document is dropped. All other documents are
-training text. So a document is on one side alone, and what is held out is not in the training text.
+copy. That means two things: no other document of the corpus holds half of it (near-duplicates), and
+some stretch of it has less than a twentieth of its bytes in long copies of other documents. That
+stretch, of a bounded length, is its contribution; the rest of a held-out document is dropped. All
+other documents are training text. So a document lies in one split only, and held-out text does not
+occur in the training text.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from lmscale.data.buckets import count_unique, read_bucket
 from lmscale.data.copies import CopyFinder
 from lmscale.data.shingles import END
 
-#: Where no fraction is given, each held-out split has this many documents, or a tenth of all where
-#: that is less; and of a large text at most about MOST_DOCUMENTS.
+#: Documents of each held-out split where no fraction is given: this many, or a tenth of all where that
+#: is less. Of a large text at most about MOST_DOCUMENTS are held out.
 ENOUGH_DOCUMENTS = 200
 MOST_DOCUMENTS = 2000
 MAX_SHARE = 0.1
 USUAL_SHARE = 0.01
-#: Where many documents are copies, more of them are looked at to find enough that are not.
+#: Where many documents are copies, more documents are examined until enough originals are found.
 _MAX_LOOKED_AT = 0.2
 #: Bytes that one document contributes at most, unless the documents are so few that this would make
 #: less than _ENOUGH_BYTES.
@@ -34,15 +35,15 @@ MAX_BYTES = 1 << 14
 _ENOUGH_BYTES = 1 << 20
 #: A document of which one other holds this share is its near-duplicate.
 NEAR_DUPLICATE = 0.5
-#: Of a contribution at most this share lies in long copies.
+#: Largest share of a contribution that may lie in long copies.
 MAX_COPIED = 0.05
-#: A contribution is half of its document, or at least this much.
+#: Least length of a contribution: half of its document, or this many bytes.
 _MIN_BYTES = 1 << 11
-#: Why a document that was looked at is training text all the same.
+#: Reasons why an examined document stays in the training text.
 LEFT = ("near_duplicates", "copied")
-#: Documents are looked at in batches of about this size.
+#: Bytes of documents that are examined at a time.
 _BATCH_BYTES = 1 << 20
-#: Shares that are tried, so that a little more text changes nobody's split.
+#: Shares that are tried. They are coarse, so that a little more text leaves every split as it is.
 _STEPS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
 
 
@@ -73,7 +74,7 @@ class HeldOut:
       rule: the shares of the documents that were looked at.
       max_bytes: what one document contributes at most.
       texts: SHA-256 of each held-out document -> (its split, its contribution).
-      left: SHA-256 of each document in these shares that is training text all the same -> why, one
+      left: SHA-256 of each examined document that stays in the training text -> why, one
         of `LEFT`: another document holds it, or too little of it is no copy.
     """
 
@@ -89,7 +90,8 @@ class HeldOut:
 def place_of(digest: bytes) -> float:
     """A document's place in [0, 1).
 
-    From bytes that the order of the store does not use, or held-out text would lie at one end of it.
+    It uses other bytes of the hash than the order of the store; otherwise all held-out text would lie at
+    one end of that order.
     """
     return (int.from_bytes(digest[8:16]) >> 11) / 2.0**53
 
@@ -124,7 +126,7 @@ def choose_held_out(
     limit = min(_MAX_LOOKED_AT, (1.0 - (valid or 0.0) - (test or 0.0)) / 2)
     shares = [*(share for share in _shares(n) if share < limit), limit]
     needed = max(1, min(ENOUGH_DOCUMENTS, int(MAX_SHARE * n)))
-    # Some of the documents that are looked at will be copies.
+    # Some of the examined documents will be copies.
     share = next((s for s in shares if s * n >= 1.5 * needed), shares[-1])
     while True:
         found = look(dict.fromkeys(asked, share))
@@ -152,20 +154,20 @@ def _shares(n: int) -> list[float]:
 
 
 def _count(found: HeldOut, split: str, share: float) -> int:
-    """Documents that a split would hold out of a smaller share."""
+    """How many documents a split would hold if its share were smaller."""
     rule = SplitRule(share, share)
     return sum(rule.split(d) == split == there for d, (there, _) in found.texts.items())
 
 
 def _narrowed(found: HeldOut, rule: SplitRule) -> HeldOut:
-    """The same choice with smaller shares: what is no longer held out is training text."""
+    """The same choice with smaller shares. Documents that are no longer held out become training text."""
     texts = {d: value for d, value in found.texts.items() if rule.split(d) == value[0]}
     left = {d: why for d, why in found.left.items() if rule.split(d) != "train"}
     return HeldOut(rule, found.max_bytes, texts, left)
 
 
 def _one_each(found: HeldOut, given: dict[str, float | None]) -> HeldOut:
-    """Of a handful of documents, the first and the last that are no copies."""
+    """For a handful of documents: the first and the last one that are no copies."""
     places = sorted(map(place_of, found.texts))
     if len(places) < 2:
         return found
@@ -187,17 +189,17 @@ def _look(
     other_text: Callable[[], Iterator[np.ndarray]] | None,
     progress: Callable[[int], None],
 ) -> HeldOut:
-    """Every document in the shares of a rule, held out unless it is a copy."""
+    """Examines every document in the shares of a rule, and holds it out unless it is a copy."""
     least = min((share for share in (rule.valid, rule.test) if share), default=1.0)
     max_bytes = max(MAX_BYTES, _ENOUGH_BYTES // max(1, round(least * n)))
     candidates: dict[bytes, tuple[bytes, int]] = {}
     for path in paths:
         for digest, _, text in read_bucket(path):
             if rule.split(digest) != "train":
-                # Enough to choose from; all of a long document would need too much memory.
+                # An excerpt is enough to choose a stretch from; a long document would need too much memory.
                 candidates[digest] = _excerpt(text, digest, 2 * max_bytes), len(text)
     excerpts = [excerpt for excerpt, _ in candidates.values()]
-    # Where nothing is trained on, one of several copies may be held out.
+    # Without training text, one of several copies may be held out.
     finder = CopyFinder(excerpts, keep_first=rule.fractions["train"] == 0)
     if candidates:
         n_seen = _stream(paths, finder, {d: i for i, d in enumerate(candidates)}, progress)
@@ -226,7 +228,7 @@ def _stream(
     numbers: dict[bytes, int],
     progress: Callable[[int], None],
 ) -> int:
-    """Looks for the candidates in every document of the corpus; returns how many there are."""
+    """Compares the candidates with every document of the corpus. Returns the number of documents."""
     batch: list[bytes] = []
     own: list[int] = []
     size = first = done = 0
@@ -263,9 +265,9 @@ def _excerpt(text: bytes, digest: bytes, length: int) -> bytes:
 
 
 def _stretch(copied: np.ndarray, length: int, number: int) -> tuple[int, int]:
-    """(start, end) of the stretch that has most bytes of its own, at most `length` long.
+    """(start, end) of the stretch of at most `length` bytes with the most original bytes.
 
-    A copied byte weighs so much against it that less than MAX_COPIED of the stretch is copied.
+    Copied bytes have a negative weight, chosen so that less than MAX_COPIED of the stretch is copied.
 
     Args:
       copied: bool [bytes].

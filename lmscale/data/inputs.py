@@ -1,7 +1,7 @@
 """Finds the files of text that a user names: files, folders and patterns.
 
-Only regular files are read, directly or through links: a pipe or a device has no end. What a folder
-holds beside them is counted, so that nothing is left out without a word.
+Only regular files are read, directly or through links, because a pipe or a device has no end. Other
+entries of a folder are counted by kind, so that nothing is left out silently.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from lmscale.data.remote import check_scheme, remote_error
 
 #: Formats that a folder is searched for.
 _FORMATS = {".txt": "text", ".jsonl": "jsonl", ".parquet": "parquet"}
-#: Read as JSON lines when compressed, as large sets of text have it; a plain one, when it is named.
+#: Read as JSON lines: compressed files always, because large sets of text use that name; plain files only
+#: when they are named.
 _JSON = ".json"
-#: Read as text when a file or a pattern names them; a folder's may be anything but prose.
+#: Read as text only when a file or a pattern names them: in a folder they may be anything.
 _NAMED_TEXT = frozenset(
     (
         *(".bib", ".cfg", ".css", ".html", ".ini", ".md", ".org", ".rst", ".tex", ".toml", ".xml"),
@@ -34,7 +35,7 @@ _NAMED_TEXT = frozenset(
     )
 )
 _COMPRESSIONS = (".gz", ".xz", ".zst")
-#: Kinds of files that have no end or no content.
+#: File kinds without an end or without content.
 _SPECIAL = {
     stat.S_IFIFO: "pipe",
     stat.S_IFSOCK: "socket",
@@ -66,7 +67,7 @@ def find_inputs(
     for name in inputs:
         for file in _find(str(name), on_skipped):
             file_format(file)
-            # One file may lie under several links, and under many names in a loop of links.
+            # Several links, or a loop of links, may lead to the same file.
             found.setdefault(str(file) if "://" in str(file) else os.path.realpath(file), file)
     return list(found.values())
 
@@ -85,7 +86,7 @@ def checksum(path: epath.Path) -> dict[str, Any]:
 
 
 def unreadable(path: epath.PathLike, error: OSError) -> DataError:
-    """The error for a file that the system does not give."""
+    """The error for a file that the system refuses to read."""
     return DataError(f"{path} cannot be read: {error.strerror or error}")
 
 
@@ -153,7 +154,7 @@ def _find(name: str, on_skipped: OnSkipped) -> list[epath.Path]:
             raise remote_error(name, error) from None
         if isinstance(error, OSError):
             raise unreadable(error.filename or name, error) from None
-        if isinstance(error, ValueError | re.error):  # a zero byte, a pattern that is none
+        if isinstance(error, ValueError | re.error):  # a zero byte, or an invalid pattern
             raise DataError(f"{name!r} is no path: {error}") from None
         raise
     if not files:
@@ -162,7 +163,7 @@ def _find(name: str, on_skipped: OnSkipped) -> list[epath.Path]:
 
 
 def _kind(path: epath.Path) -> str:
-    """ "file", "folder", "nothing", or what else lies there, links followed."""
+    """What lies at a path, after links: "file", "folder", "nothing" or another kind."""
     if "://" in str(path):
         return "folder" if path.is_dir() else "file" if path.exists() else "nothing"
     try:
@@ -188,7 +189,7 @@ def _is_file(path: epath.Path, skip: OnSkipped) -> bool:
 
 
 def _is_read(path: epath.Path, skip: OnSkipped) -> bool:
-    """Whether a file of a folder is one that a folder is searched for."""
+    """Whether a search of a folder takes this file."""
     suffix, compression = suffixes(path)
     read = suffix in _FORMATS or (suffix == _JSON and bool(compression))
     if suffix == ".parquet" and compression:

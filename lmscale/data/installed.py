@@ -1,8 +1,8 @@
-"""The text that every machine has: what is installed with lmscale.
+"""Text that every machine has: the files that are installed with lmscale.
 
-Python sources, to train on, and other kinds of text, to see how what was learnt carries over:
-from the standard library with its tests, and the distributions that lmscale depends on. Files that
-are not UTF-8 are left out, and so is lmscale, whose text changes while one works on it.
+Python sources are training text. Other kinds of text show how well a model transfers. All come from
+the standard library with its tests, and from the distributions that lmscale depends on. Files that
+are not UTF-8 are left out. So is lmscale itself, whose text changes during its development.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-#: What lmscale is installed with; their own dependencies follow from their metadata.
+#: Dependencies of lmscale. Their own dependencies are read from their metadata.
 _ROOTS = [
     *("etils", "flax", "grain", "jax", "matplotlib", "numpy", "optax", "orbax-checkpoint"),
     *("pandas", "rich", "scipy", "sentencepiece"),
 ]
-#: More text than this is sampled down, file by file: enough for any laptop, seconds to build.
+#: Where there is more text than this, whole files are sampled. It is enough for a laptop and built in seconds.
 MAX_BYTES = 100_000_000
 PYTHON = ("*.py",)
-#: Kind of text -> the names of its files. None of them holds text of another, nor of `PYTHON`.
+#: Kind of text -> patterns of its file names. No file belongs to two kinds, or to `PYTHON`.
 OTHER_KINDS = {
     "prose": ("METADATA", "LICENSE*", "README*", "*.md", "*.rst"),
     "c": ("*.c", "*.cc", "*.cpp", "*.h", "*.hpp"),
@@ -36,7 +36,7 @@ OTHER_KINDS = {
 
 
 def find_installed(patterns: Sequence[str] = PYTHON) -> tuple[list[Path], dict[str, Any]]:
-    """(files, where they come from): all candidates, and versions for the record."""
+    """(files, origin): all candidates, and the versions that the manifest records."""
     folders = (sysconfig.get_path("stdlib"), sysconfig.get_path("include"))
     files = {file for folder in folders for file in _walk(Path(folder), patterns)}
     versions = {}
@@ -50,7 +50,7 @@ def find_installed(patterns: Sequence[str] = PYTHON) -> tuple[list[Path], dict[s
 
 
 def read_installed(files: list[Path]) -> Iterator[tuple[bytes, int]]:
-    """Every file's text, with the number of files read by then; a fixed sample if they are many.
+    """Each file's text with the number of files read so far. Of too much text it reads a fixed sample.
 
     The sample is drawn by a hash of the content, so it does not depend on where files lie.
     """
@@ -62,7 +62,7 @@ def read_installed(files: list[Path]) -> Iterator[tuple[bytes, int]]:
             text.decode()
         except (OSError, UnicodeDecodeError):
             continue
-        # The store's order is by SHA-256: another hash keeps the sample independent of it.
+        # The store is ordered by SHA-256. Another hash keeps the sample independent of that order.
         if int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) < keep:
             yield text, number
 

@@ -9,42 +9,45 @@ The order is that of Grain's `range(n).shuffle(seed).repeat().batch(b)`, whose p
 block cipher (Simon, Beaulieu et al. 2013, four rounds, with cycle walking) and can be asked for
 any position. It is written out here for whole arrays: a hundred times faster than one position
 at a time, and fixed, so that a later Grain cannot reorder the runs of today.
+
+Training does not run Grain's pipeline either. The tokens lie packed in one array, so a batch is one
+gather of 0.03 to 1 ms, and the host prepares it while the device works on the steps before. Grain's
+threads take 1.5 to 10 times as long for the same batch (PERFORMANCE.md, "Data").
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from lmscale.data.corpus import Corpus
 
-#: Of the permutation whose first sequences are a sample; far from the small seeds of epochs.
+#: Seed of the permutation whose first sequences are a sample. It is far from the small seeds of epochs.
 _SAMPLE_SEED = 2**31 + 2**30
 
 
 def n_sequences(n_tokens: int, n_ctx: int) -> int:
-    """Sequences of n_ctx inputs and as many targets in n_tokens."""
+    """How many sequences of n_ctx inputs and targets n_tokens hold."""
     return max(0, n_tokens - 1) // n_ctx
 
 
 @dataclass(frozen=True)
 class SequenceOrder:
-    """The endless batches of a run; a random-access source in the sense of Grain.
+    """The endless batches of a run: `order[step]` is int32 [batch_size], the global batch.
 
-    `order[step]` is int32 [batch_size]: the global batch, whatever the number of processes.
+    It is a random-access source, which `grain.MapDataset.source` takes as it is.
     """
 
     n_sequences: int
     batch_size: int
     seed: int
-    #: Sequences of the text, where the order is of a sample drawn from all over it.
+    #: Sequences of the whole text, where the order is that of a sample of it.
     population: int | None = None
 
     def __len__(self) -> int:
-        # In batches, as far as any run could go: positions stay well inside 64 bits.
+        # More batches than any run takes, with positions well inside 64 bits.
         return 2**62 // self.batch_size
 
     def __getitem__(self, step: int) -> np.ndarray:
@@ -54,7 +57,7 @@ class SequenceOrder:
     def shuffle_seed(self) -> int:
         """The seed of epoch 0; the following epochs count on from it.
 
-        Hashed, or seed 1 would begin with the second epoch of seed 0.
+        It is hashed: otherwise seed 1 would begin with the second epoch of seed 0.
         """
         return int(np.random.SeedSequence(self.seed).generate_state(1)[0])
 
@@ -102,7 +105,7 @@ def gather_on_device(tokens, indices, n_ctx: int):
 
     Offsets are int32, so at most 2^31 tokens.
     """
-    import jax  # here, because processes that only prepare text do without it
+    import jax  # imported here, because processes that only prepare text do not need it
 
     def one(index):
         return jax.lax.dynamic_slice(tokens, (index * n_ctx,), (n_ctx + 1,))
@@ -110,28 +113,6 @@ def gather_on_device(tokens, indices, n_ctx: int):
     for _ in range(indices.ndim):
         one = jax.vmap(one)
     return one(indices).astype("int32")
-
-
-def host_batches(
-    tokens: np.ndarray,
-    order: SequenceOrder,
-    n_ctx: int,
-    start_step: int,
-    rows: slice = slice(None),
-    prefetch: int = 16,
-) -> Iterator[np.ndarray]:
-    """The batches from a step on, read ahead by Grain's threads: int32 [rows, n_ctx + 1] each.
-
-    For corpora that do not fit on the device. `rows` is this process's part of the global batch.
-    """
-    import grain  # here, because it takes a second and most programs do without it
-
-    batches = (
-        grain.MapDataset.source(order)[start_step:]
-        .map(lambda indices: gather(tokens, indices[rows], n_ctx))
-        .to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=prefetch))
-    )
-    return iter(batches)
 
 
 def evaluation_sequences(n_tokens: int, n_ctx: int, tokens: int, sampling: str) -> np.ndarray:
@@ -173,12 +154,12 @@ def evaluation_windows(
 def _permuted(indices: np.ndarray, n: int, seed: int) -> np.ndarray:
     """Where a pseudorandom permutation of range(n) takes some indices."""
     if n <= 2**14:
-        # Walking would take 2^16 / n rounds: cheaper to have all of a small permutation.
+        # Cycle walking would take 2^16 / n rounds. Computing a small permutation whole is cheaper.
         return _small_permutation(n, seed)[indices]
     keys = _round_keys(seed)
     word_bits = (max(16, (n - 1).bit_length()) + 1) // 2
     result = _encrypted(indices, keys, word_bits)
-    # Cycle walking: what falls outside is sent on until it falls inside.
+    # Cycle walking: values outside of range(n) are encrypted again until they are inside.
     outside = np.flatnonzero(result >= n)
     while outside.size:
         result[outside] = _encrypted(result[outside], keys, word_bits)
@@ -190,7 +171,7 @@ def _permuted(indices: np.ndarray, n: int, seed: int) -> np.ndarray:
 def _small_permutation(n: int, seed: int) -> np.ndarray:
     domain = np.arange(2**16)
     step = _encrypted(domain, _round_keys(seed), 8)
-    # Cycle walking by 1, 2, 4, ... steps, none of which leaves range(n) again.
+    # Cycle walking by 1, 2, 4, ... steps at a time.
     walk = np.where(domain < n, domain, step)
     result = step[:n]
     while (result >= n).any():
@@ -199,7 +180,7 @@ def _small_permutation(n: int, seed: int) -> np.ndarray:
 
 
 def _encrypted(values: np.ndarray, keys: tuple[int, ...], word_bits: int) -> np.ndarray:
-    # Bytes where they do: a permutation of 2^16 is then cheap to have whole.
+    # Bytes where they are wide enough, which makes a permutation of 2^16 cheap.
     dtype = np.uint8 if word_bits == 8 else np.int64
     mask = (1 << word_bits) - 1
 

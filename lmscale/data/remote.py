@@ -13,7 +13,7 @@ def check_scheme(name: str) -> None:
 
 
 def remote_error(name: object, error: Exception) -> DataError:
-    """The error for a remote path that gave an error of any kind: each store's package has its own."""
+    """Our error for any error of a remote path. Every store's package raises errors of its own types."""
     scheme = str(name).partition("://")[0]
     if isinstance(error, ImportError):
         package = PACKAGES.get(scheme, ("for it",))[0]

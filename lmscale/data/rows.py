@@ -9,7 +9,7 @@ from etils import epath
 
 from lmscale.data.errors import BadDocument, DataError
 
-#: Rows that are decoded at once: a few, since each may be large.
+#: Rows that are decoded at once. They are few, because each may be large.
 _ROWS_AT_ONCE = 64
 
 
@@ -24,7 +24,7 @@ def utf8(value: Any, where: str) -> bytes:
     """The text of a field as bytes.
 
     Raises:
-      BadDocument: when it is no text; `where` is named.
+      BadDocument: when it is no text; the message names `where`.
     """
     if value is None:
         raise BadDocument(f"{where} is null, not text", "no text")
@@ -112,7 +112,7 @@ def _column(file: Any, name: str, pyarrow: Any) -> Iterator[Any]:
     for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[name]):
         column = batch.column(0)
         if pyarrow.types.is_string(column.type):
-            # As bytes, or one row that is not UTF-8 would make all of the batch unreadable.
+            # Read as bytes: as text, one row that is not UTF-8 would make the whole batch unreadable.
             column = column.cast(pyarrow.binary())
         elif pyarrow.types.is_large_string(column.type):
             column = column.cast(pyarrow.large_binary())

@@ -1,7 +1,7 @@
 """Hashes of every window of a text, for finding text that occurs twice.
 
-Text is compared as bytes, with ASCII letters in lower case and every run of white space as one
-space, so that other indentation or line breaks hide nothing.
+Text is compared as bytes. ASCII letters are made lower case and every run of white space becomes one
+space, so that a copy with other indentation or line breaks is still found.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import numpy as np
 SHINGLE = 16
 #: Bytes of the window that is looked up to find copies: about eight words of prose.
 WINDOW = 48
-#: Ends a document. UTF-8 has no such byte, so no window of a document holds it.
+#: Marks the end of a document. UTF-8 never uses this byte, so no window spans two documents unnoticed.
 END = 0xFF
 
-#: Arrays of 64-bit hashes of this many windows stay in a core's cache.
+#: Windows that are hashed at once: their arrays of 64-bit hashes fit a core's cache.
 _SLICE = 1 << 15
 _SAMPLED_BELOW = np.uint64(2**61)
 
 
 def random_words(numbers: np.ndarray, seed: int) -> np.ndarray:
-    """Fixed pseudorandom uint64s, one a number: SplitMix64 (Steele, Lea and Flood 2014)."""
+    """A fixed pseudorandom uint64 for each number: SplitMix64 (Steele, Lea and Flood 2014)."""
     x = (numbers.astype(np.uint64) + np.uint64(seed)) * np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
@@ -37,7 +37,7 @@ _PLAIN[[ord(char) for char in "\t\n\v\f\r"]] = ord(" ")
 
 
 def plain(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A text as it is compared.
+    """A text in the form in which it is compared.
 
     Args:
       text: uint8 [n], documents with `END` between them.
@@ -60,11 +60,11 @@ def samples(text: np.ndarray):
 
     Yields:
       (places int [k], uint64 [k], uint64 [k]): some sampled bytes in their order, and the hashes of the
-      shingles and of the windows that begin there. Behind the text there are `END`s.
+      shingles and of the windows that begin there. The text is padded with `END`s.
     """
     text = np.concatenate([text, np.full(WINDOW - 1, END, np.uint8)])
     for start in range(0, max(1, len(text) - WINDOW + 1), _SLICE):
-        # Twice the length a step: h_2n[i] = K_n h_n[i] + h_n[i + n], modulo 2^64.
+        # Each step doubles the window: h_2n[i] = K_n h_n[i] + h_n[i + n], modulo 2^64.
         hashes, n = _OF_BYTE[text[start : start + _SLICE + WINDOW - 1]], 1
         for factor in _FACTORS[:4]:
             hashes = hashes[:-n] * factor + hashes[n:]
@@ -87,11 +87,11 @@ class HashLookup:
         self.keys, key_of = np.unique(hashes, return_inverse=True)
         self.key_of = key_of.astype(np.int32)
         bits = min(24, max(10, len(self.keys).bit_length()))
-        # Most hashes are no key: a table of their first bits says so without a search.
+        # Most hashes are not among the keys. A table of first bits tells so without a search.
         self._is_prefix_shift = np.uint64(64 - bits - 3)
         self._is_prefix = np.zeros(1 << bits + 3, bool)
         self._is_prefix[self.keys >> self._is_prefix_shift] = True
-        # Where the keys with some first bits begin: a search of all keys would miss the cache.
+        # Start of the keys with the same first bits, because a search over all keys would miss the cache.
         prefixes = self.keys >> np.uint64(64 - bits)
         self._shift = np.uint64(64 - bits)
         first = np.searchsorted(prefixes, np.arange(1 << bits, dtype=np.uint64))

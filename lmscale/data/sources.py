@@ -28,19 +28,19 @@ except ImportError:
 _DECOMPRESSION_ERRORS = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) + (
     (zstandard.ZstdError,) if zstandard else ()
 )
-#: Lines that end a document, where no other is asked for.
+#: Lines that separate documents by default.
 _SEPARATORS = ("\f", "<|endoftext|>")
 _CHUNK = 1 << 20
 
-#: Largest document of a text file, and largest row: a text without line ends must not take all memory.
+#: Largest document of a text file, and largest row. A text without line ends must not fill the memory.
 MAX_DOCUMENT_BYTES = 1 << 28
 MAX_ROW_BYTES = 1 << 26
-#: A file that becomes more than this many times as large is no text: prose and code compress 3 to 10
-#: times, logs 100 times, zeros 1,000 times. Small files may.
+#: Largest ratio of decompressed to compressed bytes that still counts as text: prose and code compress
+#: 3 to 10 times, logs 100 times, zeros 1,000 times. Small files may exceed it.
 MAX_RATIO = 200
 _SMALL_BYTES = 1 << 24
 
-#: Called with what is wrong with a document; by default it is an error.
+#: Called with what is wrong with a document. By default that is an error.
 OnBad = Callable[[BadDocument], None]
 
 
@@ -88,7 +88,7 @@ def read_documents(
 
 
 def cut(text: bytes, length: int) -> Iterator[bytes]:
-    """Cuts a text into pieces of at most `length` bytes: at line ends, else between characters."""
+    """Cuts a text into pieces of at most `length` bytes, at line ends or else between characters."""
     start = 0
     while len(text) - start > length:
         end = text.rfind(b"\n", start, start + length) + 1
@@ -132,12 +132,12 @@ def _read_text(
 class _Separating(NamedTuple):
     """How documents are separated in a stream that begins with a line end.
 
-    The line end behind a separating line is left to the next document: it may begin one more.
+    The line end after a separating line stays with the next document, because it may begin the next separator.
     """
 
     between: re.Pattern
     at_end: re.Pattern
-    #: Bytes at the end of a chunk that may be the beginning of a separator.
+    #: Bytes at the end of a chunk that may be the start of a separator.
     longest: int
 
 
@@ -155,7 +155,7 @@ def _separating(separator: str | None) -> _Separating:
 
 def _split(file: BinaryIO, separating: _Separating, most: int) -> Iterator[bytes | None]:
     """The documents of a stream; None for one of more than `most` bytes, which is not kept."""
-    # With a line end put in front, every document begins with the end of the line before it.
+    # A line end is put in front of the stream, so that every document begins with one.
     pieces, size, tail = [], 0, b"\n"
     is_long = False
 
@@ -170,14 +170,14 @@ def _split(file: BinaryIO, separating: _Separating, most: int) -> Iterator[bytes
         for text in following:
             yield from ended(head)
             pieces, size, is_long, head = [], 0, False, text
-        # What a separator may have begun in is looked at again with the next chunk.
+        # Keep the bytes in which a separator may have begun for the next chunk.
         piece = head[: -separating.longest]
         tail = head[-separating.longest :]
         size += len(piece)
         if not is_long:
             pieces.append(piece)
         if size > most and not is_long:
-            # Said at once: that ends the reading, unless bad documents are left out.
+            # Reported at once: this ends the reading, unless bad documents are left out.
             yield None
             is_long = True
             pieces.clear()
@@ -230,7 +230,7 @@ def _text_of_row(line: bytes, text_field: str, where: str) -> bytes:
     except RecursionError:
         raise BadDocument(f"{where} is JSON that is nested too deeply", "not JSON") from None
     except ValueError:
-        # Python reads no whole number of more than some thousand digits.
+        # Python refuses to read integers of more than a few thousand digits.
         raise BadDocument(f"{where} holds a number that is too long", "not JSON") from None
     if not isinstance(row, dict):
         raise BadDocument(f"{where} is not a JSON object with a field {text_field!r}", "no field")
@@ -252,14 +252,14 @@ def _decompressed(path: epath.Path, raw: BinaryIO) -> BinaryIO:
         case _:
             if zstandard is None:
                 raise DataError(f"{path} needs zstandard to be read: pip install 'lmscale[data]'")
-            # A frame may ask for a window of gigabytes.
+            # A zstd frame may ask for a window of gigabytes.
             decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
             stream = decompressor.stream_reader(raw, read_across_frames=True)
     return io.BufferedReader(_Bounded(path, raw, stream), _CHUNK)
 
 
 class _Bounded(io.RawIOBase):
-    """What a file decompresses to, refused once it is too much to be text."""
+    """The decompressed content of a file. It raises an error once that is too much to be text."""
 
     def __init__(self, path: epath.Path, raw: BinaryIO, stream: BinaryIO):
         self._path, self._raw, self._stream = path, raw, stream
@@ -272,7 +272,7 @@ class _Bounded(io.RawIOBase):
         data = self._stream.read(len(buffer))
         buffer[: len(data)] = data
         self._size += len(data)
-        # A decompressor reads ahead, so that this is at least what has been decompressed.
+        # The decompressor reads ahead, so this is an upper bound on the compressed bytes behind what was read.
         if self._size > max(_SMALL_BYTES, MAX_RATIO * self._raw.tell()):
             raise DataError(
                 f"{self._path} decompresses to more than {MAX_RATIO} times its size, which no text "

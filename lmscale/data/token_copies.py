@@ -9,10 +9,10 @@ import numpy as np
 
 from lmscale.data.shingles import HashLookup, random_words
 
-#: Tokens of a copy that counts.
+#: Least length in tokens of a copy that counts.
 COPY_TOKENS = 32
-_STEPS = 5  # doublings to it
-#: Arrays of 64-bit hashes of this many windows stay in a core's cache.
+_STEPS = 5  # log2 of COPY_TOKENS
+#: Windows that are hashed at once: their arrays of 64-bit hashes fit a core's cache.
 _CHUNK = 1 << 15
 
 
@@ -65,7 +65,7 @@ def _hashes(tokens: np.ndarray) -> Iterator[np.ndarray]:
     of_token = random_words(np.arange(int(tokens.max(initial=0)) + 1), 0)
     factors = random_words(np.arange(_STEPS), 1 << 40) | np.uint64(1)
     for start in range(0, len(tokens) - COPY_TOKENS + 1, _CHUNK):
-        # Twice the length a step: h_2n[i] = K_n h_n[i] + h_n[i + n], modulo 2^64.
+        # Each step doubles the window: h_2n[i] = K_n h_n[i] + h_n[i + n], modulo 2^64.
         hashes, n = of_token[tokens[start : start + _CHUNK + COPY_TOKENS - 1]], 1
         for factor in factors:
             hashes = hashes[:-n] * factor + hashes[n:]

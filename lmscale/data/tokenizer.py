@@ -1,4 +1,4 @@
-"""A SentencePiece BPE tokeniser that gives back every Unicode string exactly, encoded fast.
+"""A fast SentencePiece BPE tokeniser that reproduces every Unicode string exactly.
 
 Lossless: no normalisation, no added or removed spaces, and bytes for what the vocabulary lacks
 (Kudo and Richardson 2018, byte fallback). One character needs care: SentencePiece writes a space
@@ -26,24 +26,24 @@ from lmscale.data.errors import DataError
 
 #: Ids before the learnt pieces: unknown (never produced), end of document, 256 bytes.
 N_RESERVED = 258
-#: Below this there is no room for characters and merges beside the bytes.
+#: A smaller vocabulary has no room for characters and merges beside the bytes.
 MIN_VOCAB = 300
-#: Four times the largest vocabulary in use; more would be a slip, and takes the trainer's memory.
+#: Four times the largest vocabulary in use. More is a mistake, and would exhaust the trainer's memory.
 MAX_VOCAB = 1_000_000
 #: The piece name of the end-of-document token; as text it is encoded like any other text.
 EOD_PIECE = "<|endoftext|>"
 
 _SPACE_MARK = "\u2581"
-#: The trainer's own marks for a space, for unknown text and for borders, and its end of string.
+#: Marks that the trainer uses itself: for spaces, unknown text, borders and the end of a string.
 _NEVER_IN_PIECES = f"{_SPACE_MARK}\u2585\t\x00"
 _EOD_ID = 1
 _FIRST_BYTE_ID = 2
-#: Words remembered: some 200 MB.
+#: Words in the cache, about 200 MB.
 _MAX_WORDS = 1_000_000
 
-# Possessive, since words never need backtracking; the end of a text gives one empty word more.
+# Possessive, because words never need backtracking. The end of a text yields an extra empty word.
 _ASCII_WORD = re.compile(" *+(?:[A-Za-z]++|[^A-Za-z ]*+)")
-# Any other character may share a piece with a letter or with a sign.
+# Any other character may share a piece with letters and with signs.
 _LETTERS_OR_SIGNS = r"(?:[A-Za-z]++|[\x00-\x1f!-@\[-`{-\x7f]++)"
 _WORD = re.compile(
     f" *+(?:{_LETTERS_OR_SIGNS}(?:[^\\x00-\\x7f]++{_LETTERS_OR_SIGNS}?)*+"
@@ -71,7 +71,7 @@ class Tokenizer:
         self.vocab_size = self._processor.get_piece_size()
         self.eod_id = _EOD_ID
         self.dtype = token_dtype(self.vocab_size)
-        # A text with hardly a space (Chinese, a table) may teach a vocabulary that has none.
+        # A text with hardly any space (Chinese, a table) may give a vocabulary without a space.
         processor = self._processor
         self._has_space = processor.piece_to_id(_SPACE_MARK) != processor.unk_id()
         self._words = _WordCache(self._encode_word)
@@ -138,7 +138,7 @@ class Tokenizer:
             if self._has_space:
                 ids += self._processor.encode(part)
                 continue
-            # SentencePiece would give the bytes of its own mark for a space.
+            # SentencePiece would return the bytes of its own mark for a space.
             for j, unspaced in enumerate(part.split(" ")):
                 ids += [_FIRST_BYTE_ID + ord(" ")] * (j > 0)
                 ids += self._processor.encode(unspaced)
@@ -146,7 +146,7 @@ class Tokenizer:
 
 
 class _WordCache(dict):
-    """Word to the bytes of its ids, filled on demand; starts afresh when it has grown large."""
+    """Maps a word to the bytes of its ids, on demand. It is emptied when it has grown too large."""
 
     def __init__(self, encode):
         super().__init__()
@@ -166,7 +166,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 def check_vocab_size(vocab_size: int) -> None:
-    """Raises `DataError` when a vocabulary is too small or too large to be one."""
+    """Raises `DataError` when a vocabulary is too small or too large."""
     if vocab_size > MAX_VOCAB:
         raise DataError(f"vocab_size must be at most {MAX_VOCAB:,}, not {vocab_size:,}")
     if vocab_size < MIN_VOCAB:
@@ -234,10 +234,10 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
 
 
 def _rare_characters(texts: Sequence[str], n_most: int) -> re.Pattern:
-    """Runs of characters that are left to bytes: a pattern to cut text for the trainer with.
+    """A pattern of the rare characters that are encoded as bytes; the text for the trainer is cut there.
 
-    At most `n_most` characters become pieces (in a small vocabulary merges are worth more than
-    a piece for every letter of every script), and no more than cover 99.99% of the text.
+    Pieces of one character are at most `n_most`, and no more than cover 99.99% of the text: in a small
+    vocabulary merges are worth more than a piece for every letter of every script.
     """
     counts = Counter()
     for text in texts:
@@ -255,7 +255,7 @@ def _rare_characters(texts: Sequence[str], n_most: int) -> re.Pattern:
 
 
 def _sentences(text: str, length: int = 2000) -> Iterable[str]:
-    """Pieces of about `length` characters, cut where a word begins: the trainer likes them short."""
+    """Pieces of about `length` characters, cut where a word begins: the trainer expects short sentences."""
     start = 0
     while len(text) - start > 2 * length:
         cut = re.compile(r"(?<! ) ").search(text, start + length, start + 2 * length)

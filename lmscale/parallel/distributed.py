@@ -23,6 +23,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lmscale import compat
@@ -162,8 +163,9 @@ def check_same(what: str, text: str) -> None:
     texts = dict(_group.client.key_value_dir_get(folder))
     others = sorted(int(key.rsplit("/", 1)[1]) for key, other in texts.items() if other != text)
     if others or len(texts) != _group.count:
+        other = str(others[0]) if others else "?"
         raise DistributedError(
-            f"process {_group.index} and process {(others or ['?'])[0]} of this group do not have the "
+            f"process {_group.index} and process {other} of this group do not have the "
             f"same {what}: another job uses the same port, or one was started with other arguments"
         )
 
@@ -321,7 +323,7 @@ def _say(message: str) -> None:
     print(f"lmscale: {message}", file=sys.stderr, flush=True)
 
 
-def _interrupt(number, frame) -> None:
+def _interrupt(number: int, frame: FrameType | None) -> None:
     """The first Ctrl-C acts like SIGTERM; the second ends the process."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -17,6 +17,7 @@ import selectors
 import socket
 import time
 from dataclasses import dataclass, field
+from typing import Any, BinaryIO
 
 #: Seconds in which all processes must have come.
 PATIENCE = 300.0
@@ -96,9 +97,9 @@ def _receive(port: int, count: int, job: str, patience: float) -> None:
                     guest, _ = door.accept()
                     guest.setblocking(False)
                     guests[guest] = _Guest()
-                    ready.register(guest, selectors.EVENT_READ)
+                    ready.register(guest, selectors.EVENT_READ, guest)
                     continue
-                guest = key.fileobj
+                guest = key.data
                 try:
                     data = guest.recv(_LINE)
                 except OSError:
@@ -124,7 +125,13 @@ def _listen(port: int) -> socket.socket:
         raise MeetingError(f"{_refusal(port)} ({error.strerror or error})") from error
 
 
-def _welcome(guest, guests, data: bytes, count: int, job: str) -> bool:
+def _welcome(
+    guest: socket.socket,
+    guests: dict[socket.socket, _Guest],
+    data: bytes,
+    count: int,
+    job: str,
+) -> bool:
     """Takes in what a guest says; False when it is to leave."""
     told = guests[guest]
     told.data += data
@@ -184,7 +191,7 @@ def _greet(address: tuple[str, int], index: int, job: str, patience: float) -> N
             raise MeetingError("the first process has left before all had come")
 
 
-def _answer(lines) -> dict:
+def _answer(lines: BinaryIO) -> dict[str, Any]:
     """What the listener says; empty where it is no meeting of ours."""
     try:
         answer = json.loads(lines.readline(_LINE))

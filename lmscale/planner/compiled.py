@@ -87,7 +87,13 @@ class Roofline:
 
 
 def roofline(pack: Pack, devices: Devices, compiled: Compiled) -> Roofline:
-    """The roofline of a step of all slots of a pack."""
+    """The roofline of a step of all slots of a pack.
+
+    Raises:
+      ValueError: for devices whose memory's bandwidth is not known, such as a CPU's.
+    """
+    if devices.bandwidth is None:
+        raise ValueError(f"no roofline for {devices.kind}: its memory's bandwidth is not known")
     spec = pack.runs[0].spec
     n_devices = math.prod(pack.mesh)
     inside = sum(compiled.sent.values()) - compiled.network

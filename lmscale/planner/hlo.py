@@ -74,9 +74,16 @@ class _Instruction:
     operands: tuple[str, ...]
     rest: str
 
-    def called(self, attribute: str) -> str | None:
-        found = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.rest)
-        return found[1] if found else None
+    def called(self, *attributes: str) -> str:
+        """The computation that the first of these attributes names that the instruction has.
+
+        Raises:
+          ValueError: when it has none of them.
+        """
+        for attribute in attributes:
+            if found := re.search(rf"\b{attribute}=%?([\w.\-]+)", self.rest):
+                return found[1]
+        raise ValueError(f"{self.opcode} {self.name} has no {' or '.join(attributes)}")
 
 
 class Program:
@@ -121,8 +128,7 @@ class Program:
                 first = branches[1] if branches else instruction.called("true_computation")
                 self._visit(first, times)
             elif instruction.opcode in ("call", "async-start"):
-                called = instruction.called("to_apply") or instruction.called("calls")
-                self._visit(called, times)
+                self._visit(instruction.called("to_apply", "calls"), times)
 
     def executed(self) -> Iterator[tuple[_Instruction, str, int]]:
         """Every instruction that runs by itself, its computation, and how often it runs."""
@@ -164,7 +170,8 @@ class Program:
         instruction = self._look(computation, name)
         if instruction is None or instruction.opcode != "get-tuple-element":
             return None
-        return int(re.search(r"index=(\d+)", instruction.rest)[1])
+        index = re.search(r"index=(\d+)", instruction.rest)
+        return int(index[1]) if index else None
 
     def _look(self, computation: str, name: str) -> _Instruction | None:
         instruction = self._computations[computation].get(name)
@@ -217,20 +224,21 @@ class Program:
         ]
         if len(constants) != 1:
             return None
-        before = self._step(computation, others[0], index)
-        return None if before is None else before + _number(constants[0])
+        before, added = self._step(computation, others[0], index), _number(constants[0])
+        return None if before is None or added is None else before + added
 
     def _fused_step(self, computation: str, fusion: _Instruction, index: int) -> int | None:
         """`_step` where the addition is fused."""
         called = fusion.called("calls")
         total = 0
-        instruction = self._roots[called]
+        instruction: _Instruction | None = self._roots[called]
         while instruction is not None and instruction.opcode == "add":
             parts = [self._look(called, operand) for operand in instruction.operands]
             constant = next((p for p in parts if p is not None and p.opcode == "constant"), None)
-            if constant is None:
+            added = None if constant is None else _number(constant)
+            if added is None:
                 return None
-            total += _number(constant)
+            total += added
             instruction = next((p for p in parts if p is not constant), None)
         if instruction is None or instruction.opcode != "parameter":
             return None
@@ -255,7 +263,7 @@ class Program:
 
     def _hbm_bytes(self, computation: str, instruction: _Instruction) -> float:
         local = self._computations[computation]
-        size = _bytes(instruction.shape, main=True)
+        size: float = _bytes(instruction.shape, main=True)
         if instruction.opcode in _SLICES:
             return 2 * size
         if instruction.opcode == "dynamic-update-slice":
@@ -399,16 +407,20 @@ def _number(constant: _Instruction) -> int | None:
 
 
 def _parameter(instruction: _Instruction) -> int:
-    return int(re.match(r"\((\d+)\)", instruction.rest)[1])
+    """Which of its computation's parameters it is."""
+    number = _number(instruction)
+    if number is None:
+        raise ValueError(f"a parameter without a number: {instruction.name} {instruction.rest}")
+    return number
 
 
 def _bytes(shape: str, main: bool = False) -> int:
     """Bytes of an array or of all arrays of a tuple; with `main` only of those in main memory."""
-    total = 0
+    total = 0.0
     for kind, sizes, layout in re.findall(r"([a-z]+\d*\w*)\[([\d,]*)\](\{[^}]*\})?", shape):
         if main and re.search(r"S\([1-9]", layout):
             continue
-        width = _WIDTHS.get(kind)
+        width: float | None = _WIDTHS.get(kind)
         if width is None:
             bits = re.search(r"\d+", kind)
             width = int(bits[0]) / 8 if bits else 0
@@ -439,8 +451,8 @@ def _groups(instruction: _Instruction) -> np.ndarray:
         return np.array([[int(a), int(b)] for a, b in found if a != b] or [[0]])
     iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest)
     if iota:
-        shape, sizes = (tuple(map(int, iota[i].split(","))) for i in (1, 2))
-        order = tuple(map(int, iota[3].split(","))) if iota[3] else range(len(sizes))
+        shape, sizes = ([int(size) for size in iota[i].split(",")] for i in (1, 2))
+        order = [int(axis) for axis in iota[3].split(",")] if iota[3] else list(range(len(sizes)))
         return np.arange(math.prod(sizes)).reshape(sizes).transpose(order).reshape(shape)
     mesh = re.search(r"replica_groups=mesh\[([^\]]*)\](.*?) \{([^}]*)\}", rest)
     if mesh:

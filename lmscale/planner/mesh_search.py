@@ -54,7 +54,7 @@ def search_mesh(
       MeshError: when no mesh meets the constraints.
     """
     if asked.mesh is not None:
-        return _checked(asked, spec, devices)
+        return _checked(asked.mesh, asked, spec, devices)
     options = _options(spec, n_runs, asked, devices)
     if not options:
         raise MeshError(
@@ -100,9 +100,9 @@ def _options(spec: RunSpec, n_runs: int, asked: Constraints, devices: Devices) -
     ]
 
 
-def _checked(asked: Constraints, spec: RunSpec, devices: Devices) -> Mesh:
+def _checked(mesh: Mesh, asked: Constraints, spec: RunSpec, devices: Devices) -> Mesh:
     """The user's mesh, or an error that says why it cannot be."""
-    run_axis, data, _ = mesh = asked.mesh
+    run_axis, data, _ = mesh
     shown, size = "x".join(map(str, mesh)), math.prod(mesh)
     if size > devices.count or (asked.whole and size < devices.count):
         verb = "needs" if size > devices.count else "uses"
@@ -141,7 +141,7 @@ def fastest_step_config(
     pieces = next(p for p in (LOGIT_PIECES, 4, 2, 1) if n_ctx % p == 0)
     remats = (False, True) if spec.model.REMAT else (False,)
     forms = [(remat, logits) for remat in remats for logits in (1, pieces)]
-    fitting = []
+    fitting: list[StepConfig] = []
     for form in forms:
         # The largest micro-batch that fits is the fastest of its form.
         configs = (StepConfig(data, model_axis, size, *form) for size in reversed(sizes))

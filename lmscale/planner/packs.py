@@ -27,7 +27,7 @@ CPU_UNROLLED_LAYERS = 4
 DISPATCH_SECONDS = 0.5
 #: Predicted seconds of one core from which every core gets a worker process. In a shorter sweep
 #: starting the workers would take longer than training.
-TEAM_SECONDS = 20.0
+WORKER_SECONDS = 20.0
 #: Seconds that a CPU's core compiles for a pack.
 CPU_COMPILE_SECONDS = 9.0
 #: Share of a device's memory that a plan fills.
@@ -83,13 +83,13 @@ class Plan:
     Attributes:
       devices: all of them.
       packs: the first is begun first.
-      teams: packs that train at a time. On a CPU each core has a worker process that trains one run,
+      workers: packs that train at a time. On a CPU each core has a worker process that trains one run,
         which is faster than packing several runs; elsewhere one pack takes the devices it needs.
     """
 
     devices: Devices
     packs: tuple[Pack, ...]
-    teams: int = 1
+    workers: int = 1
 
     @property
     def flops(self) -> float:
@@ -99,7 +99,7 @@ class Plan:
     def seconds(self) -> float:
         """Predicted time: an even share of all packs for each worker; on a CPU with compilation."""
         compiling = CPU_COMPILE_SECONDS if self.devices.platform == "cpu" else 0.0
-        return math.fsum(pack.seconds + compiling for pack in self.packs) / self.teams
+        return math.fsum(pack.seconds + compiling for pack in self.packs) / self.workers
 
     @property
     def n_runs(self) -> int:
@@ -129,10 +129,10 @@ def make_plan(
       MeshError: when `mesh` asks for other devices than there are, or does not divide a batch.
     """
     unique = {run.spec.hash: run for run in runs}.values()
-    teams = 1
+    workers = 1
     if devices.platform == "cpu" and n_slots is None and mesh is None and not whole:
         total = math.fsum(flops.flops_without_start(run.spec) for run in unique)
-        teams = devices.count if total > TEAM_SECONDS * devices.peak_flops else 1
+        workers = devices.count if total > WORKER_SECONDS * devices.peak_flops else 1
         devices = replace(devices, count=1)
     asked = Constraints(n_slots, mesh, whole, memory_share)
 
@@ -154,7 +154,7 @@ def make_plan(
         return generation, -pack.flops, repr(pack.key)
 
     return Plan(
-        replace(devices, count=devices.count * teams), tuple(sorted(packs, key=order)), teams
+        replace(devices, count=devices.count * workers), tuple(sorted(packs, key=order)), workers
     )
 
 

@@ -41,8 +41,8 @@ def step_seconds(spec: RunSpec, devices: Devices, config: StepConfig) -> float:
         hbm_bytes = n_params * (3 * width + 12 / config.data)
         compute = max(compute, n_micro_batches * hbm_bytes / devices.bandwidth)
         if config.logit_pieces > 1:
-            head = activation_sizes(model, spec.compute_dtype, devices.platform).vocabulary
-            head /= config.head_split(model)
+            sizes = activation_sizes(model, spec.compute_dtype, devices.platform)
+            head = sizes.vocabulary / config.head_split(model)
             compute += 12 * n_micro_batches * config.logit_pieces * head / devices.bandwidth
     gather = reduce = 0.0
     if config.data > 1:

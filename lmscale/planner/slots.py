@@ -7,6 +7,7 @@ same number and measure once.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import statistics
 import time
@@ -74,7 +75,7 @@ class SlotChoices:
             store.mkdir(parents=True, exist_ok=True)
             write_json(store / name, known, sealed=True)
         for folder in machine:
-            if broadcast_from_main(lambda folder=folder: cached(folder / name) is None):
+            if broadcast_from_main(functools.partial(_is_missing, folder / name)):
                 keep(folder / name, known)
         return with_slots(pack, known["n_slots"], self.devices)
 
@@ -180,3 +181,7 @@ def _or_nothing(rate: Callable[[Pack], float], pack: Pack) -> float:
         if is_out_of_memory(str(error)):
             return 0.0
         raise
+
+
+def _is_missing(path: epath.Path) -> bool:
+    return cached(path) is None

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lmscale.studies.estimate import interval_of_mean
+from lmscale.studies.groups import first_row
 from lmscale.wording import number
 
 __all__ = [
@@ -72,7 +73,7 @@ def measured_cells(runs: pd.DataFrame, by: Sequence[str]) -> list[Cell]:
     for _, group in runs.groupby(list(by), sort=True) if len(runs) else ():
         longest = group[group["tokens"] == group["tokens"].max()]
         losses = tuple(longest["loss"].astype(float))
-        columns = longest.iloc[0].to_dict()
+        columns = first_row(longest)
         cells.append(Cell(losses, tuple(longest["seed"]), columns, tuple(longest["run"])))
     return cells
 
@@ -122,8 +123,9 @@ def unfinished(runs: pd.DataFrame) -> str:
     """
     if not len(runs):
         return ""
-    largest = runs.loc[runs["params_kaplan"].astype(float).idxmax()]
-    ratio = largest["tokens"] / largest["params_kaplan"]
+    sizes, tokens = (runs[name].to_numpy(float) for name in ("params_kaplan", "tokens"))
+    largest = int(np.argmax(sizes))
+    ratio = float(tokens[largest] / sizes[largest])
     if ratio >= KAPLAN_TOKENS_PER_PARAMETER:
         return ""
     longer = math.ceil(KAPLAN_TOKENS_PER_PARAMETER / ratio)

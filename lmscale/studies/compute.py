@@ -17,7 +17,7 @@ from scipy.interpolate import CubicSpline
 
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
-from lmscale.studies.estimate import Estimate, few_seeds, undecided
+from lmscale.studies.estimate import Basis, Estimate, few_seeds, undecided
 from lmscale.studies.fits import attempt, refused
 from lmscale.studies.learning_curves import (
     FAR,
@@ -130,7 +130,7 @@ class Compute:
     @property
     def constants(self) -> dict[str, float] | None:
         """Of L(N, S_min) and B_crit(L), as App. B takes them; None without a fit."""
-        if self.curves.failure:
+        if self.curves.failure or self.ladder is None:
             return None
         return self.curves.parameters | self.ladder.batch_law
 
@@ -142,22 +142,25 @@ def study(results: Results) -> Compute:
     found = compute.study(Results.read("results/compute"))
     print(found.estimates["size_exponent_min"], found.edges["kaplan", "C_min"].n_opt)
     """
-    found, edges, why = ladder(results), {}, NO_CURVES
-    if found is not None:
-        try:
-            edges = {
-                (convention, kind): lower_edge(found, convention, kind == "C_min")
-                for convention in ("kaplan", "standard")
-                for kind in ("C", "C_min")
-            }
-        except (TableError, FitError, np.linalg.LinAlgError) as error:
-            why = str(error)
-    if not edges:
-        return Compute(found, {}, refused("kaplan-ns", why), (), why, undecided(NAMES, why))
+    found = ladder(results)
+    if found is None:
+        return _without_edge(None, NO_CURVES)
+    try:
+        edges = {
+            (convention, kind): lower_edge(found, convention, kind == "C_min")
+            for convention in ("kaplan", "standard")
+            for kind in ("C", "C_min")
+        }
+    except (TableError, FitError, np.linalg.LinAlgError) as error:
+        return _without_edge(found, str(error))
     curves = attempt("kaplan-ns", lambda: with_batch_error(fit_learning_curves(found), found))
     costs = _costs(found)
     estimates = estimates_of(found, edges, curves, costs)
     return Compute(found, edges, curves, costs, "", {one.name: one for one in estimates})
+
+
+def _without_edge(found: Ladder | None, why: str) -> Compute:
+    return Compute(found, {}, refused("kaplan-ns", why), (), why, undecided(NAMES, why))
 
 
 # --- the lower edge -----------------------------------------------------------------------------
@@ -211,16 +214,17 @@ def lower_edge(found: Ladder, convention: str, adjusted: bool) -> Edge:
     slope, start = (float(value) for value in lines_through(grid, x))
     flops, n_opt, loss = np.exp([grid, x, y])
     loss_law = laws.fit({"flops": flops, "loss": loss}, "power", x="flops", bootstrap=0)
-    losses, draws, drawn = found.drawn_losses(DRAWS), None, []
+    losses, draws = found.drawn_losses(DRAWS), None
+    drawn: list[tuple[np.ndarray, np.ndarray]] = []
     if losses is not None:
         draws = np.full((2, DRAWS), np.nan)
         places = _places(found, convention) if adjusted else [place]
         for i in range(DRAWS):
             of_draw = [of_size[i] for of_size in losses]
-            budgets, *read = _drawn_edge(found, convention, places[i % len(places)], of_draw)
-            drawn.append(tuple(np.exp(read)))
+            budgets, sizes, low = _drawn_edge(found, convention, places[i % len(places)], of_draw)
+            drawn.append((np.exp(sizes), np.exp(low)))
             if len(budgets):
-                draws[:, i] = lines_through(budgets, np.stack(read))[0]
+                draws[:, i] = lines_through(budgets, np.stack([sizes, low]))[0]
     size_law = FitResult(
         law="envelope",
         parameters={"a": slope, "k_N": float(np.exp(start))},
@@ -231,8 +235,8 @@ def lower_edge(found: Ladder, convention: str, adjusted: bool) -> Edge:
         ranges={"flops": (float(flops[0]), float(flops[-1]))},
         details={"envelope": {"flops": flops, "n_opt": n_opt, "loss": loss}},
     )
-    rest = {"n": len(found.sizes), "seeds": found.n_seeds}
-    rest["undecided_because"] = few_seeds(found.n_seeds, "an interval")
+    few = few_seeds(found.n_seeds, "an interval")
+    rest: Basis = {"n": len(found.sizes), "seeds": found.n_seeds, "undecided_because": few}
     alpha = loss_law.parameters["alpha_C"]
     of_size, of_loss = (None, None) if draws is None else (draws[0], -draws[1])
     size_exponent = Estimate.of_draws("size_exponent", slope, of_size, **rest)
@@ -251,7 +255,7 @@ def lower_edge(found: Ladder, convention: str, adjusted: bool) -> Edge:
 
 def _places(found: Ladder, convention: str) -> list[_Place | None]:
     """Of C_min by every law that B_crit(L) may follow; None where that one has no edge."""
-    places = []
+    places: list[_Place | None] = []
     for law in found.batch_laws():
         try:
             places.append(_place(found, convention, law))
@@ -414,14 +418,19 @@ def fixed_batch_undecided(above: float) -> str:
 
 def _off_optimum(found: Ladder, costs: Sequence[Cost]) -> Estimate:
     use = [cost for cost in costs if np.isfinite(cost.at)]
-    rest = {"n": len(found.sizes), "seeds": found.n_seeds}
+    n, seeds = len(found.sizes), found.n_seeds
     if not use:
         why = "no loss is reached by sizes from {} to {} times its best one".format(*OFF_OPTIMUM)
-        return Estimate(name="off_optimum", undecided_because=why, **rest)
-    few = few_seeds(found.n_seeds, "an interval")
-    draws = None if few else np.nanmean([cost.draws for cost in use], axis=0)
-    value = np.mean([cost.at for cost in use])
-    return Estimate.of_draws("off_optimum", value, draws, undecided_because=few, **rest)
+        return Estimate(name="off_optimum", undecided_because=why, n=n, seeds=seeds)
+    drawn = [cost.draws for cost in use if cost.draws is not None]
+    return Estimate.of_draws(
+        "off_optimum",
+        float(np.mean([cost.at for cost in use])),
+        np.nanmean(drawn, axis=0) if drawn else None,
+        undecided_because=few_seeds(seeds, "an interval"),
+        n=n,
+        seeds=seeds,
+    )
 
 
 def _beside_curves(found: Ladder, best: Edge, curves: FitResult) -> list[Estimate]:
@@ -434,9 +443,9 @@ def _beside_curves(found: Ladder, best: Edge, curves: FitResult) -> list[Estimat
         return 1 / (1 / alpha_s + 1 / alpha_b + 1 / alpha_n)
 
     k, alpha = curves.parameters, best.loss_exponent
-    ratio = alpha.value / predicted(k["alpha_N"], k["alpha_S"], found.critical_batch[1])
+    ratio = alpha.known / predicted(k["alpha_N"], k["alpha_S"], found.critical_batch[1])
     converged = (k["N_c"] / best.n_opt) ** k["alpha_N"]
-    excess = np.mean(best.loss / converged) - 1
+    excess = float(np.mean(best.loss / converged)) - 1
     ratios = excesses = None
     if alpha.draws is not None and curves.draws:
         # Draw i of either has the same B_crit(L); seeds and curves may be paired in any way.
@@ -454,7 +463,8 @@ def _beside_curves(found: Ladder, best: Edge, curves: FitResult) -> list[Estimat
                 ]
             )
     why = few_seeds(found.n_seeds, "an interval") or law_rejected_because(curves)
-    rest = {"undecided_because": why or found.unsure_batch(), "n": alpha.n, "seeds": alpha.seeds}
+    rest: Basis = {"n": alpha.n, "seeds": alpha.seeds}
+    rest["undecided_because"] = why or found.unsure_batch()
     return [
         Estimate.of_draws(name, value, draws, **rest)
         for name, value, draws in zip(names, (ratio, excess), (ratios, excesses), strict=True)

@@ -9,6 +9,7 @@ the positions, and where two contexts are compared, whose windows differ.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from scipy.stats import t as student
 
 from lmscale.laws import FitResult
 from lmscale.studies.cells import Cell, measured_cells
-from lmscale.studies.estimate import Estimate, few_seeds, interval_of_mean, undecided
+from lmscale.studies.estimate import Basis, Estimate, few_seeds, interval_of_mean, undecided
 from lmscale.studies.fits import attempt
 from lmscale.studies.lines import fit_line
 from lmscale.studies.position import fit_position_law, scatter
@@ -137,7 +138,7 @@ def _model(results: Results, cell: Cell) -> list[Model]:
     c = Estimate.of_parameter(fit, "c", at=(cell.n_params,), seeds=len(losses))
     if not fit.failure:
         seeds = [
-            attempt("position", lambda row=row: fit_position_law(row[None], 0)) for row in losses
+            attempt("position", functools.partial(fit_position_law, row[None], 0)) for row in losses
         ]
         refusals = [one for one in seeds if one.failure]
         if refusals:
@@ -154,8 +155,8 @@ def _with_seeds(c: Estimate, seeds: Sequence[float]) -> Estimate:
         return c
     # Text and seeds are independent: their half-widths add as squares.
     half = 0.5 * (spread[1] - spread[0])
-    low, high = (math.hypot(c.value - edge, half) for edge in c.interval)
-    return dataclasses.replace(c, interval=(c.value - low, c.value + high), draws=None)
+    low, high = (math.hypot(c.known - edge, half) for edge in c.interval)
+    return dataclasses.replace(c, interval=(c.known - low, c.known + high), draws=None)
 
 
 def _exponent(model: Model) -> Estimate:
@@ -166,7 +167,7 @@ def _exponent(model: Model) -> Estimate:
     if model.n_params < PAPER_LEAST_N or model.n_ctx < PAPER_LEAST_CONTEXT:
         why = (
             f"the largest model here, N = {si(model.n_params)} with a context of {model.n_ctx}, is "
-            f"below the paper's range; its c is {number(model.c.value)}"
+            f"below the paper's range; its c is {number(model.c.known)}"
         )
         return Estimate(name="exponent", undecided_because=why)
     return c
@@ -212,11 +213,11 @@ def _first_token(models: Sequence[Model]) -> Estimate:
         return Estimate(name=name, undecided_because=why)
     ratio = fit_line(x, first).slope / below
     # What the two slopes miss of that ratio, run by run: the noise that both share cancels.
-    low, high = fit_line(x, first - ratio * last).slope_interval()
+    missed = fit_line(x, first - ratio * last).slope_interval()
     return Estimate(
         name=name,
         value=ratio,
-        interval=(ratio + high / below, ratio + low / below),
+        interval=missed and (ratio + missed[1] / below, ratio + missed[0] / below),
         undecided_because=few_seeds(min(m.seeds for m in models)),
         n=len(models),
     )
@@ -240,14 +241,15 @@ def _delay(model: Model) -> Estimate:
     far = np.array([_over(at, *MIDDLE) - _over(at, n // 2 + 1, n) for at in losses])
     ratios = []
     for of_near, of_far in zip(near.T, far.T, strict=True):
-        reached = [_half(steps, gain) for gain in (of_near, of_far)]
-        if None in reached:
+        short_range, long_range = _half(steps, of_near), _half(steps, of_far)
+        if short_range is None or long_range is None:
             why = "a gain is not positive at the end, or half of it came before the first look"
             return Estimate(name=name, undecided_because=why)
-        ratios.append(math.log(reached[1] / reached[0]))
+        ratios.append(math.log(long_range / short_range))
     found = Estimate.of_mean(name, ratios, undecided_because=few_seeds(len(ratios)))
-    edges = found.interval and tuple(map(math.exp, found.interval))
-    return dataclasses.replace(found, value=math.exp(found.value), interval=edges)
+    log = found.interval
+    edges = log and (math.exp(log[0]), math.exp(log[1]))
+    return dataclasses.replace(found, value=math.exp(found.known), interval=edges)
 
 
 def _half(steps: Sequence[int], gain: np.ndarray) -> float | None:
@@ -285,12 +287,12 @@ def _short_gain(
     ]
 
     def estimate(value: float, variance: float, sizes: int, at: tuple[float, ...]) -> Estimate:
-        known = {"value": value, "undecided_because": few, "at": at, "n": sizes, "seeds": seeds}
+        basis: Basis = {"undecided_because": few, "at": at, "n": sizes, "seeds": seeds}
         if few:
-            return Estimate(name=name, **known)
+            return Estimate(name=name, value=value, **basis)
         freedom = sizes * (2 * seeds - 2)
         half = float(student.ppf(0.975, freedom)) * math.sqrt(text + variance)
-        return Estimate(name=name, interval=(value - half, value + half), **known)
+        return Estimate(name=name, value=value, interval=(value - half, value + half), **basis)
 
     gains = [
         estimate(value, error, 1, (a.n_params,))

@@ -21,6 +21,7 @@ from lmscale.studies.estimate import (
 )
 from lmscale.studies.exponents import LEAST_BUDGETS, counted, difference, exponent, home_convention
 from lmscale.studies.fits import attempt
+from lmscale.studies.groups import by_number
 from lmscale.studies.registry import register
 from lmscale.studies.results import Results
 from lmscale.wording import plural
@@ -102,7 +103,8 @@ class Cooldown:
                 float(cell[COOLDOWN].mean()),
                 Estimate.of_mean("gap", cell[COOLDOWN] - cell[COSINE]),
             )
-            for (budget, n_params), cell in self.losses.groupby(["budget", "params"])
+            for budget, of_budget in by_number(self.losses, "budget")
+            for n_params, cell in by_number(of_budget, "params")
         ]
 
 
@@ -146,8 +148,8 @@ def study(results: Results) -> Cooldown:
     )
     rates = {
         name: {
-            float(lr): Estimate.of_mean("loss", values)
-            for lr, values in swept[swept["schedule"] == name].groupby("lr")["loss"]
+            lr: Estimate.of_mean("loss", runs["loss"])
+            for lr, runs in by_number(swept[swept["schedule"] == name], "lr")
         }
         for name in SCHEDULES
         if len(swept)
@@ -259,8 +261,9 @@ def _best_rates(swept: pd.DataFrame) -> Estimate:
             f"edge of the learning rates that were tried"
         )
         return Estimate(name=name, undecided_because=why, seeds=len(ratios))
-    few = few_seeds(len(known))
-    interval = None if few else tuple(math.exp(edge) for edge in interval_of_mean(known))
+    few, interval = few_seeds(len(known)), None
+    if not few and (edges := interval_of_mean(known)) is not None:
+        interval = (math.exp(edges[0]), math.exp(edges[1]))
     return Estimate(
         name=name,
         value=math.exp(float(np.mean(known))),

@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -26,12 +26,14 @@ from lmscale.laws.solve import seed_weights, solve
 from lmscale.studies.estimate import (
     LEAST_SEEDS,
     LEVEL,
+    Basis,
     Estimate,
     few_seeds,
     interval_of_draws,
     undecided,
 )
 from lmscale.studies.fits import attempt, refused
+from lmscale.studies.groups import by_number
 from lmscale.studies.learning_curves import evaluations
 from lmscale.studies.lines import lines_through
 from lmscale.studies.registry import register
@@ -119,7 +121,7 @@ class BatchLaw:
 
     def band(self, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Edges of the 95% interval."""
-        if self.level_draws is None:
+        if self.level_draws is None or self.power.draws is None:
             return None
         drawn = self.level_draws[:, None] - self.power.draws[:, None] * np.log(loss)
         return interval(np.exp(drawn), LEVEL)
@@ -159,8 +161,8 @@ def study(results: Results) -> CriticalBatch:
     runs = _runs(results)
     targets = _targets(runs)
     every = [
-        _size(float(n_params), own, targets)
-        for n_params, own in (runs.groupby("n_params", sort=True) if len(targets) else ())
+        _size(n_params, own, targets)
+        for n_params, own in (by_number(runs, "n_params") if len(targets) else ())
     ]
     sizes = [size for size in every if not size.fit.failure]
     without = [size for size in every if size.fit.failure]
@@ -240,9 +242,12 @@ def _size(n_params: float, runs: pd.DataFrame, targets: np.ndarray) -> ModelSize
     hyperbolas = []
     for i, loss in enumerate(enough):
         s, b = by_loss[loss]["S_min"], by_loss[loss]["B_crit"]
-        s_draws, b_draws = (None, None) if drawn is None else (drawn[0][:, i], drawn[1][:, i])
-        e_draws = None if drawn is None else s_draws * b_draws
-        n_draws = None if drawn_noise is None else drawn_noise[:, i]
+        s_draws = e_draws = b_draws = n_draws = None
+        if drawn is not None:
+            s_draws, b_draws = drawn[0][:, i], drawn[1][:, i]
+            e_draws = s_draws * b_draws
+        if drawn_noise is not None:
+            n_draws = drawn_noise[:, i]
         read = (("S_min", s, s_draws), ("E_min", s * b, e_draws), ("B_crit", b, b_draws))
         estimates = [
             Estimate.of_draws(name, value, draws, at=(float(loss),))
@@ -352,8 +357,8 @@ def _drawn_batches(rows: pd.DataFrame, targets: np.ndarray) -> np.ndarray:
     batches = np.unique(rows["batch_tokens"])
     kept = (rows["batch_tokens"].to_numpy() != batches[:, None]).astype(float)
     without = np.log(_drawn_hyperbolas(rows, targets, kept))
-    reached = rows.groupby(["batch_tokens", "loss"]).size().unstack().reindex(columns=targets)
-    reached = reached.notna().to_numpy()
+    counts = rows.groupby(["batch_tokens", "loss"]).size().unstack().reindex(columns=targets)
+    reached = counts.notna().to_numpy()
     k = reached.sum(axis=0)
     moved = np.where(reached, without - (without * reached).sum(axis=1, keepdims=True) / k, 0.0)
     normal = [np.random.default_rng(int(b)).standard_normal(DRAWS) for b in batches]
@@ -381,8 +386,9 @@ def _with_interval(fit: FitResult, hyperbolas: Sequence[Hyperbola]) -> FitResult
 
 def _log_draws(hyperbolas: Sequence[Hyperbola], name: str = "b_crit") -> np.ndarray | None:
     """ln of an estimate [draw, hyperbola]; None without draws."""
-    draws = [getattr(one, name).draws for one in hyperbolas]
-    if any(one is None for one in draws):
+    every = (getattr(one, name).draws for one in hyperbolas)
+    draws = [one for one in every if one is not None]
+    if len(draws) < len(hyperbolas):
         return None
     with np.errstate(invalid="ignore"):
         return np.log(np.stack(draws, axis=1))
@@ -399,7 +405,7 @@ def _weights(drawn: np.ndarray | None, n: int) -> np.ndarray:
 def _law(sizes: Sequence[ModelSize]) -> BatchLaw | None:
     """ln B_crit against ln L over all sizes together, as in the paper; None for one loss."""
     points = [one for size in sizes for one in size.hyperbolas]
-    x, y = np.log([one.loss for one in points]), np.log([one.b_crit.value for one in points])
+    x, y = np.log([one.loss for one in points]), np.log([one.b_crit.known for one in points])
     if np.ptp(x) == 0:
         return None
     drawn = _log_draws(points)
@@ -409,7 +415,7 @@ def _law(sizes: Sequence[ModelSize]) -> BatchLaw | None:
     seeds = min(size.n_seeds for size in sizes)
     power = Estimate.of_draws(
         "power",
-        -slope,
+        -float(slope),
         None if slopes is None else -slopes,
         undecided_because=few_seeds(seeds, "an interval"),
         n=len(sizes),
@@ -425,10 +431,10 @@ def _size_ratio(sizes: Sequence[ModelSize]) -> Estimate:
         why = "no loss was reached by enough batches of 2 sizes"
         return Estimate(name="size_ratio", undecided_because=why)
     pairs = [(large[loss], small[loss]) for loss in shared]
-    logs = np.log([a.b_crit.value / b.b_crit.value for a, b in pairs])
-    drawn = [_log_draws(side) for side in zip(*pairs, strict=True)]
+    logs = np.log([a.b_crit.known / b.b_crit.known for a, b in pairs])
+    above, below = (_log_draws(side) for side in zip(*pairs, strict=True))
     at = (sizes[0].n_params, sizes[-1].n_params)
-    drawn = None if drawn[0] is None or drawn[1] is None else drawn[0] - drawn[1]
+    drawn = None if above is None or below is None else above - below
     return _mean_of_logs("size_ratio", logs, drawn, sizes, at=at, n=len(shared))
 
 
@@ -437,14 +443,18 @@ def _noise_ratio(sizes: Sequence[ModelSize]) -> Estimate:
     if not points:
         why = "the runs did not measure their gradients' noise"
         return Estimate(name="noise_ratio", undecided_because=why)
-    logs = np.log([one.noise.value / one.b_crit.value for one in points])
-    drawn, batch = _log_draws(points, "noise"), _log_draws(points)
-    drawn = None if drawn is None or batch is None else drawn - batch
+    logs = np.log([one.noise.known / one.b_crit.known for one in points])
+    noise, batch = _log_draws(points, "noise"), _log_draws(points)
+    drawn = None if noise is None or batch is None else noise - batch
     return _mean_of_logs("noise_ratio", logs, drawn, sizes, n=len(sizes))
 
 
 def _mean_of_logs(
-    name: str, logs: np.ndarray, drawn: np.ndarray | None, sizes: Sequence[ModelSize], **rest: Any
+    name: str,
+    logs: np.ndarray,
+    drawn: np.ndarray | None,
+    sizes: Sequence[ModelSize],
+    **rest: Unpack[Basis],
 ) -> Estimate:
     """The weighted geometric mean of ratios."""
     w = _weights(drawn, len(logs))
@@ -452,5 +462,5 @@ def _mean_of_logs(
     seeds = min(size.n_seeds for size in sizes)
     few = few_seeds(seeds, "an interval")
     draws = None if drawn is None else np.exp(drawn @ w)
-    rest |= {"undecided_because": few, "seeds": seeds}
-    return Estimate.of_draws(name, np.exp(w @ logs), draws, **rest)
+    basis: Basis = {**rest, "undecided_because": few, "seeds": seeds}
+    return Estimate.of_draws(name, float(np.exp(w @ logs)), draws, **basis)

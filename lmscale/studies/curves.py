@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from lmscale.laws import FitResult
 from lmscale.studies.estimate import Estimate
+from lmscale.studies.groups import by_name, rows_of
 from lmscale.studies.registry import register
 from lmscale.studies.results import LOST, Results
 
@@ -81,17 +83,22 @@ def study(results: Results) -> Curves:
     """
     table = results.table
     reasons = {
-        status: runs["reason"].fillna("no reason given").value_counts().to_dict()
-        for status, runs in (results.lost.groupby("status") if len(table) else ())
+        status: _counts(runs["reason"].fillna("no reason given"))
+        for status, runs in by_name(results.lost, "status")
     }
     families: dict[str, list[TrainingCurve]] = {}
     for family in results.families:
-        rows = table[table["family"] == family].to_dict("records")
+        rows = rows_of(table[table["family"] == family])
         found = [curve for row in rows if (curve := _curve(results, row)) is not None]
         if found:
             order = sorted(found, key=lambda c: (c.is_best_rate, -c.columns["n_params"]))
             families[family] = order
-    return Curves(table["status"].value_counts().to_dict(), reasons, families)
+    return Curves(_counts(table["status"]), reasons, families)
+
+
+def _counts(texts: Iterable[str]) -> dict[str, int]:
+    """text -> how often it occurs, the commonest first."""
+    return dict(Counter(texts).most_common())
 
 
 def _curve(results: Results, row: Mapping[str, Any]) -> TrainingCurve | None:

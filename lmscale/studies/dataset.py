@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from lmscale import laws
 from lmscale.laws import FitResult
 from lmscale.laws.kaplan import overfitting
 from lmscale.laws.result import interval
-from lmscale.studies.estimate import LEVEL, Estimate
+from lmscale.studies.estimate import LEVEL, Basis, Estimate
 from lmscale.studies.exponents import fit_power_of_cells
 from lmscale.studies.fits import attempt
 from lmscale.studies.learning_curves import evaluations
@@ -104,7 +105,7 @@ class Stops:
         """Cells at or above their bound."""
         return int((self.cells["step"].to_numpy() >= self.bound).sum())
 
-    def share(self, steps: float, **rest: Any) -> Estimate:
+    def share(self, steps: float, seeds: int = 0) -> Estimate:
         """The share of cells at or above their bound.
 
         Args:
@@ -113,16 +114,21 @@ class Stops:
         name, why = "share_above_stopping_bound", ""
         if not self.judged:
             why = "no run stopped early, or the bound's laws could not be fitted"
-            return Estimate(name=name, undecided_because=why, **rest)
+            return Estimate(name=name, undecided_because=why, seeds=seeds)
         bound = float(np.nanmedian(self.bound))
         if bound > steps:
             why = (
                 f"half of the bounds lie beyond {si(bound)} updates, where L(N, S) is extrapolated "
                 f"from runs of {si(steps)} at most"
             )
-        share, edges = self.kept / self.judged, self.share_interval()
-        rest |= {"n": self.judged, "undecided_because": why}
-        return Estimate(name=name, value=share, interval=edges, **rest)
+        return Estimate(
+            name=name,
+            value=self.kept / self.judged,
+            interval=self.share_interval(),
+            undecided_because=why,
+            n=self.judged,
+            seeds=seeds,
+        )
 
     def share_interval(self) -> tuple[float, float]:
         """95% of the share: that of Clopper and Pearson, over all draws.
@@ -192,14 +198,15 @@ def study(results: Results) -> Dataset:
     fits = fit_laws(results, runs)
     stops = _stops(runs, fits)
     params = float(runs["params"].max())
-    basis = {"n": len(_cell_means(runs[enters_fit(runs)])), "seeds": runs["seed"].nunique()}
+    seeds = int(runs["seed"].nunique())
+    basis: Basis = {"n": len(_cell_means(runs[enters_fit(runs)])), "seeds": seeds}
     found = (
         _of_joint_law(
             fits.nd, "overfitting_exponent", lambda p: p["alpha_N"] / p["alpha_D"], basis
         ),
         overfitting_at_rule(fits.nd, runs, **basis),
-        stops.share(float(runs["steps"].max()), seeds=basis["seeds"]),
-        data_exponent(fits, params, seeds=basis["seeds"]),
+        stops.share(float(runs["steps"].max()), seeds),
+        data_exponent(fits, params, seeds),
     )
     need = Estimate.of_fit(
         fits.nd, "requirement", lambda p: laws.data_requirement(p, params, NOISE), at=(params,)
@@ -310,14 +317,20 @@ def _stops(runs: pd.DataFrame, fits: Laws) -> Stops:
 # --- numbers ------------------------------------------------------------------------------------
 
 
-def _of_joint_law(nd: FitResult, name: str, read: Any, rest: dict[str, Any]) -> Estimate:
+def _of_joint_law(
+    nd: FitResult, name: str, read: Callable[[Mapping[str, Any]], Any], basis: Basis
+) -> Estimate:
     if nd.failure:
-        why = f"L(N, D) could not be fitted: {nd.failure}"
-        return Estimate(name=name, undecided_because=why, **rest)
-    return Estimate.of_fit(nd, name, read, **rest)
+        return _unknown(name, f"L(N, D) could not be fitted: {nd.failure}", basis)
+    return Estimate.of_fit(nd, name, read, **basis)
 
 
-def overfitting_at_rule(nd: FitResult, runs: pd.DataFrame, **rest: Any) -> Estimate:
+def _unknown(name: str, why: str, basis: Basis) -> Estimate:
+    undecided: Basis = {**basis, "undecided_because": why}
+    return Estimate(name=name, **undecided)
+
+
+def overfitting_at_rule(nd: FitResult, runs: pd.DataFrame, **basis: Unpack[Basis]) -> Estimate:
     """L(N, D) / L(N, infinity) - 1 of the largest of `runs` with as much data as `RULE` asks for."""
     name, params, most = "overfitting_at_rule", runs["params"].max(), runs["dataset"].max()
     tokens = RULE[0] * params ** RULE[1]
@@ -325,8 +338,8 @@ def overfitting_at_rule(nd: FitResult, runs: pd.DataFrame, **rest: Any) -> Estim
         why = (
             f"the rule asks for {si(tokens)} tokens at N = {si(params)}, and the set has {si(most)}"
         )
-        return Estimate(name=name, undecided_because=why, **rest)
-    return _of_joint_law(nd, name, lambda p: overfitting(p, params, tokens), rest)
+        return _unknown(name, why, basis)
+    return _of_joint_law(nd, name, lambda p: overfitting(p, params, tokens), basis)
 
 
 def data_share(nd: FitResult, params: float, dataset: float) -> float:
@@ -336,9 +349,9 @@ def data_share(nd: FitResult, params: float, dataset: float) -> float:
     return float(p["D_c"] / dataset / (size + p["D_c"] / dataset))
 
 
-def data_exponent(fits: Laws, params: float, **rest: Any) -> Estimate:
+def data_exponent(fits: Laws, params: float, seeds: int = 0) -> Estimate:
     """The exponent of L(D), which must be that of a size, `params`, that hardly limits the loss."""
-    found = Estimate.of_parameter(fits.d, "alpha_D", **rest)
+    found = Estimate.of_parameter(fits.d, "alpha_D", seeds=seeds)
     if not found.undecided_because and not fits.nd.failure:
         share = data_share(fits.nd, params, math.sqrt(math.prod(fits.d.ranges["tokens"])))
         if share < 0.5:
@@ -346,7 +359,7 @@ def data_exponent(fits: Laws, params: float, **rest: Any) -> Estimate:
                 f"by the fitted L(N, D) the loss of the largest model, N = {si(params)}, depends more "
                 f"on its size than on the data ({share:.0%} of eq. 1.5's bracket are data)"
             )
-            return Estimate(name="data_exponent", undecided_because=why, **rest)
+            return Estimate(name="data_exponent", undecided_because=why, seeds=seeds)
     return dataclasses.replace(found, name="data_exponent")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -87,14 +88,15 @@ def study(results: Results) -> Efficiency:
     print(found.estimates["exponent"], found.reached[0].tokens)
     """
     found = ladder(results)
-    reached = _reached(found) if found else ()
+    if found is None:
+        none = undecided(("exponent", "ratio"), NO_CURVES)
+        return Efficiency(None, (), refused("kaplan-ns", NO_CURVES), none)
+    reached = _reached(found)
     if not reached:
-        why = NO_CURVES
-        if found:
-            many = plural(len(found.sizes), "size")
-            why = f"{many}, and a loss must be reached by {LEAST_SIZES} of them"
+        many = plural(len(found.sizes), "size")
+        why = f"{many}, and a loss must be reached by {LEAST_SIZES} of them"
         none = undecided(("exponent", "ratio"), why)
-        return Efficiency(found, reached, refused("kaplan-ns", why), none)
+        return Efficiency(found, (), refused("kaplan-ns", why), none)
     estimates = (_exponent(reached, found), _paper_ratio(reached[0]))
     law = attempt("kaplan-ns", lambda: fit_learning_curves(found, bootstrap=0))
     return Efficiency(found, reached, law, {one.name: one for one in estimates})
@@ -112,11 +114,11 @@ def _reached(found: Ladder) -> tuple[Reached, ...]:
     lowest = sorted((size.loss.min() for size in found.sizes), reverse=True)
     highest = max(size.loss[0] for size in found.sizes)
     # A little above the lowest, so that most draws over seeds reach it too.
-    ends = [1.005 * lowest[0], 1.005 * lowest[-LEAST_SIZES]]
-    if ends[0] >= highest:
+    first, last = 1.005 * lowest[0], 1.005 * lowest[-LEAST_SIZES]
+    if first >= highest:
         return ()
     drawn = found.drawn_losses(DRAWS)
-    targets = np.unique(np.geomspace(*ends, TARGETS))[::-1]
+    targets = np.unique(np.geomspace(first, last, TARGETS))[::-1]
     read = [_at_loss(found, drawn, float(target)) for target in targets]
     return tuple(one for one in read if one is not None)
 
@@ -135,24 +137,29 @@ def _at_loss(found: Ladder, drawn: Sequence[np.ndarray] | None, target: float) -
         again = [[found.sizes[i].steps_to(target, row) for row in drawn[i]] for i in index]
         draws = np.stack(again, axis=1) * per_step
     few = few_seeds(found.n_seeds, "an interval")
-    rest = {"undecided_because": few, "n": len(sizes), "seeds": found.n_seeds}
     log_n = np.log([size.n_params for size in sizes])
+    n, seeds = len(sizes), found.n_seeds
 
-    def estimate(name, value, of_draws, at):
+    def estimate(
+        name: str,
+        value: float,
+        of_draws: Callable[[np.ndarray], np.ndarray],
+        at: tuple[float, ...],
+    ) -> Estimate:
         read = None if draws is None else of_draws(draws)
-        return Estimate.of_draws(name, value, read, at=at, **rest)
+        return Estimate.of_draws(name, value, read, undecided_because=few, at=at, n=n, seeds=seeds)
 
     ends = (sizes[0].n_params, sizes[-1].n_params)
     return Reached(
         loss=target,
         tokens=tuple(
-            estimate("E_min", tokens[i], lambda d, i=i: d[:, i], (size.n_params,))
-            for i, size in enumerate(sizes)
+            estimate("E_min", tokens[i], functools.partial(np.take, indices=i, axis=1), at)
+            for i, at in enumerate((size.n_params,) for size in sizes)
         ),
         b_crit=b_crit,
         exponent=estimate(
             "exponent",
-            lines_through(log_n, np.log(tokens))[0],
+            float(lines_through(log_n, np.log(tokens))[0]),
             lambda d: lines_through(log_n, np.log(d))[0],
             ends,
         ),
@@ -166,7 +173,7 @@ def _exponent(reached: Sequence[Reached], found: Ladder) -> Estimate:
     draws = [one.draws for one in exponents if one.draws is not None]
     return Estimate.of_draws(
         "exponent",
-        np.mean([one.value for one in exponents]),
+        float(np.mean([one.known for one in exponents])),
         np.mean(draws, axis=0) if len(draws) == len(exponents) else None,
         # At one loss B_crit is one number, so with one batch the exponent does not depend on it.
         undecided_because=next(filter(None, (one.undecided_because for one in exponents)), "")

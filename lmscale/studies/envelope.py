@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,10 @@ import pandas as pd
 from lmscale import laws
 from lmscale.laws import FitResult
 from lmscale.laws.result import interval
-from lmscale.studies.estimate import Estimate, undecided
+from lmscale.studies.estimate import Basis, Estimate, undecided
 from lmscale.studies.exponents import exponent, home_convention
 from lmscale.studies.fits import attempt
+from lmscale.studies.groups import rows_of
 from lmscale.studies.isoflop import minus_approach_2
 from lmscale.studies.registry import register
 from lmscale.studies.results import Results
@@ -35,10 +37,10 @@ class Family:
     runs: pd.DataFrame = field(repr=False)
     fit: FitResult
 
-    def exponent(self, symbol: str = "N", **rest: Any) -> Estimate:
+    def exponent(self, symbol: str = "N") -> Estimate:
         """Of N_opt or D_opt in C (`unbiased_exponent`)."""
         n = 0 if self.fit.failure else self.fit.n_used
-        return unbiased_exponent(self.fit, symbol, of=self.name, n=n, **rest)
+        return unbiased_exponent(self.fit, symbol, of=self.name, n=n)
 
     @property
     def seeds(self) -> int:
@@ -90,12 +92,12 @@ def study(results: Results) -> Envelope:
     return Envelope(families, {one.name: one for one in estimates})
 
 
-def unbiased_exponent(fit: FitResult, symbol: str, **rest: Any) -> Estimate:
+def unbiased_exponent(fit: FitResult, symbol: str, **rest: Unpack[Basis]) -> Estimate:
     """An exponent without its interval where noise moves it by more than it scatters it."""
     found = exponent(fit, symbol, **rest)
     if found.is_known and (found.interval is None or selection_bias(fit)):
-        kept = {"value": found.value, "undecided_because": NOISY, **rest}
-        return Estimate(**{"name": found.name, **kept})
+        why = found.undecided_because or NOISY
+        return dataclasses.replace(found, interval=None, undecided_because=why)
     return found
 
 
@@ -118,7 +120,7 @@ def _family(results: Results, name: str) -> Family:
     convention = home_convention(runs)
     curves = [
         learning_curve(results.metrics.get(row["run"], []), row, convention)
-        for _, row in runs.iterrows()
+        for row in rows_of(runs)
     ]
     curves = [curve for curve in curves if len(curve)]
     needs = "" if curves else "no run has a training curve"

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import t as student
 
 from lmscale.laws import FitResult
@@ -20,6 +21,7 @@ from lmscale.laws.result import interval as percentile_interval
 __all__ = [
     "LEAST_SEEDS",
     "LEVEL",
+    "Basis",
     "Estimate",
     "few_seeds",
     "interval_of_draws",
@@ -34,6 +36,16 @@ LEVEL = 0.95
 #: Fewest finite draws that make an interval, and the share of all draws that they must be: where more
 #: give no number, the interval of those that do is too narrow.
 LEAST_DRAWS, LEAST_SHARE = 20, 0.9
+
+
+class Basis(TypedDict, total=False):
+    """What an `Estimate` says beside its number, under the same names."""
+
+    undecided_because: str
+    of: str
+    at: tuple[float, ...]
+    n: int
+    seeds: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +79,9 @@ class Estimate:
     seeds: int = 0
 
     @classmethod
-    def of_draws(cls, name: str, value: float, draws: np.ndarray | None, **rest) -> Estimate:
+    def of_draws(
+        cls, name: str, value: float, draws: np.ndarray | None, **rest: Unpack[Basis]
+    ) -> Estimate:
         """With the interval of its draws (`interval_of_draws`); without draws it has none."""
         interval = None if draws is None else interval_of_draws(draws)
         if draws is not None and interval is None:
@@ -76,21 +90,20 @@ class Estimate:
         return cls(name=name, value=float(value), interval=interval, draws=draws, **rest)
 
     @classmethod
-    def of_mean(cls, name: str, values: Sequence[float], **rest) -> Estimate:
-        """The mean of one value a seed (`interval_of_mean`)."""
+    def of_mean(cls, name: str, values: ArrayLike, **rest: Unpack[Basis]) -> Estimate:
+        """The mean of one value a seed [seed] (`interval_of_mean`)."""
+        values = np.asarray(values, float)
         few = few_seeds(len(values), "an interval")
-        return cls(
-            name=name,
-            value=float(np.mean(values)),
-            interval=None if few else interval_of_mean(values),
-            **{"undecided_because": few, "seeds": len(values), **rest},
-        )
+        basis: Basis = {"undecided_because": few, "seeds": len(values), **rest}
+        interval = None if few else interval_of_mean(values)
+        return cls(name=name, value=float(np.mean(values)), interval=interval, **basis)
 
     @classmethod
-    def of_parameter(cls, fit: FitResult, name: str, **rest) -> Estimate:
+    def of_parameter(cls, fit: FitResult, name: str, **rest: Unpack[Basis]) -> Estimate:
         """One parameter of a fit; why there is none, where the fit was refused."""
         if fit.failure:
-            return cls(name=name, **{**rest, "undecided_because": fit.failure})
+            rest["undecided_because"] = fit.failure
+            return cls(name=name, **rest)
         return cls(
             name=name,
             value=fit.parameters[name],
@@ -101,7 +114,11 @@ class Estimate:
 
     @classmethod
     def of_fit(
-        cls, fit: FitResult, name: str, read: Callable[[Mapping[str, Any]], Any], **rest
+        cls,
+        fit: FitResult,
+        name: str,
+        read: Callable[[Mapping[str, Any]], Any],
+        **rest: Unpack[Basis],
     ) -> Estimate:
         """A number that the parameters of a fit give, with the interval of what its draws give.
 
@@ -109,7 +126,8 @@ class Estimate:
           read: parameters, each a number or [draw] -> the number, or [draw].
         """
         if fit.failure:
-            return cls(name=name, **{**rest, "undecided_because": fit.failure})
+            rest["undecided_because"] = fit.failure
+            return cls(name=name, **rest)
         value, interval, draws = float(read(fit.parameters)), None, None
         if fit.draws:
             with np.errstate(all="ignore"):
@@ -120,6 +138,17 @@ class Estimate:
     @property
     def is_known(self) -> bool:
         return self.value is not None and math.isfinite(self.value)
+
+    @property
+    def known(self) -> float:
+        """The value, of an estimate that has one.
+
+        Raises:
+          ValueError: where there is none.
+        """
+        if self.value is None:
+            raise ValueError(f"{self.name} is not known: {self.undecided_because}")
+        return self.value
 
     def may_be(self, value: float) -> bool:
         """Whether the interval holds `value`; False where there is no interval."""
@@ -144,7 +173,7 @@ def interval_of_draws(draws: np.ndarray, level: float = LEVEL) -> tuple[float, f
     return percentile_interval(draws, level)
 
 
-def interval_of_mean(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:
+def interval_of_mean(values: ArrayLike, level: float = LEVEL) -> tuple[float, float] | None:
     """Student's interval of a mean for three or more seeds, the range for two, None for one."""
     values = np.asarray(values, float)
     if len(values) < 2:

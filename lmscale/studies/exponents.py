@@ -6,7 +6,7 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from lmscale.laws import FitResult
 from lmscale.laws.isoflop import LEAST_BUDGETS
 from lmscale.laws.result import interval as interval_of_draws
 from lmscale.laws.result import intervals_of
-from lmscale.studies.estimate import LEVEL, Estimate, few_seeds
+from lmscale.studies.estimate import LEVEL, Basis, Estimate, few_seeds
 from lmscale.studies.lines import fit_line
 from lmscale.studies.restate import native_convention
 
@@ -58,20 +58,28 @@ def counted(runs: pd.DataFrame, convention: str) -> pd.DataFrame:
     return rows.assign(budget=runs["budget"].astype(float)) if "budget" in runs else rows
 
 
-def exponent(fit: FitResult, symbol: str = "N", *, missing: str = "", **rest: Any) -> Estimate:
+def exponent(
+    fit: FitResult,
+    symbol: str = "N",
+    *,
+    name: str = "",
+    missing: str = "",
+    **rest: Unpack[Basis],
+) -> Estimate:
     """A fit's exponent of N_opt or D_opt in C, under the only count that it has one for.
 
     Args:
+      name: of the estimate, by default "a" for N and "b" for D.
       missing: why there is none, where a fit was made and has none.
-      rest: of the `Estimate`, whose name is "a" for N and "b" for D unless given.
     """
-    rest = {"name": "a" if symbol == "N" else "b", **rest}
+    name = name or ("a" if symbol == "N" else "b")
     if not fit.exponents:
-        return Estimate(**{**rest, "undecided_because": fit.failure or missing})
+        rest["undecided_because"] = fit.failure or missing
+        return Estimate(name=name, **rest)
     convention, values = next(iter(fit.exponents.items()))
     found = fit.exponent_intervals.get(convention, {}).get(symbol)
     interval = found if found and all(map(math.isfinite, found)) else None
-    return Estimate(value=values[symbol], interval=interval, **rest)
+    return Estimate(name=name, value=values[symbol], interval=interval, **rest)
 
 
 def is_informative(exponent: Estimate) -> bool:
@@ -150,10 +158,10 @@ def difference(
     if ours.interval is None or other.interval is None:
         few = few or "one of the two has no interval"
     else:
-        interval = interval_of_difference(ours.value, ours.interval, other.value, other.interval)
+        interval = interval_of_difference(ours.known, ours.interval, other.known, other.interval)
     return Estimate(
         name=name,
-        value=ours.value - other.value,
+        value=ours.known - other.known,
         interval=interval,
         undecided_because=few,
         seeds=seeds or 0,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from scipy.stats import t as student
 from lmscale import laws
 from lmscale.laws import FitResult
 from lmscale.studies.cells import Cell, cell_rows, measured_cells, seed_noise, unfinished
-from lmscale.studies.estimate import Estimate
+from lmscale.studies.estimate import Basis, Estimate
 from lmscale.studies.fits import attempt
 from lmscale.studies.papers import points
 from lmscale.studies.registry import register
@@ -96,18 +96,18 @@ def study(results: Results) -> Families:
     models = measured_cells(runs, ["n_layer", "width"])
     models = sorted(models, key=lambda model: (model["n_layer"], model.n_params))
     deep = [model for model in models if model["n_layer"] >= LEAST_DEPTH]
-    basis = {"n": len(deep), "seeds": min((len(model.losses) for model in deep), default=0)}
+    n, seeds = len(deep), min((len(model.losses) for model in deep), default=0)
     young, needs = unfinished(usable), ""
     if len(deep) < LEAST_MODELS:
         many = plural(len(deep), "model")
         needs = f"{many} of two or more layers, and {LEAST_MODELS} are needed"
     fit = attempt("power", lambda: _law(deep), needs=needs)
-    found = collapse(columns(deep), undecided_because=young, **basis)
-    shift = single_layer_shift(columns(models), undecided_because=young, seeds=basis["seeds"])
+    found = collapse(columns(deep), undecided_because=young, n=n, seeds=seeds)
+    none = Estimate(name="collapse", undecided_because=needs, n=n, seeds=seeds)
     estimates = (
-        found.ratio if found else Estimate(name="collapse", undecided_because=needs, **basis),
-        shift,
-        Estimate.of_parameter(fit, "alpha_N", undecided_because=young, **basis),
+        found.ratio if found else none,
+        single_layer_shift(columns(models), undecided_because=young, seeds=seeds),
+        Estimate.of_parameter(fit, "alpha_N", undecided_because=young, n=n, seeds=seeds),
     )
     return Families(
         tuple(models), fit, found, seed_noise(models), {one.name: one for one in estimates}
@@ -133,7 +133,7 @@ def kaplan_models() -> pd.DataFrame:
     return table.assign(n_total=table["n_params"] + KAPLAN_ROWS * table["d_model"])
 
 
-def collapse(models: pd.DataFrame, *, seed: int = 0, **rest: Any) -> Collapse | None:
+def collapse(models: pd.DataFrame, *, seed: int = 0, **rest: Unpack[Basis]) -> Collapse | None:
     """Scatter about one power law, with an interval of the ratio over bootstrap draws of models.
 
     Args:
@@ -154,11 +154,14 @@ def collapse(models: pd.DataFrame, *, seed: int = 0, **rest: Any) -> Collapse | 
     weights = np.concatenate([np.ones((1, n)), counts])
     without, including = (_residual_rms(row, y, weights) for row in x)
     ratio = including / without
-    estimate = Estimate.of_draws("collapse", ratio[0], ratio[1:], **{"n": n, **rest})
+    basis: Basis = {"n": n, **rest}
+    estimate = Estimate.of_draws("collapse", ratio[0], ratio[1:], **basis)
     return Collapse(float(without[0]), float(including[0]), estimate)
 
 
-def single_layer_shift(models: pd.DataFrame, **rest: Any) -> Estimate:
+def single_layer_shift(
+    models: pd.DataFrame, *, undecided_because: str = "", seeds: int = 0
+) -> Estimate:
     """How far models of one layer lie above the line of the deeper ones, as a share of the loss.
 
     Only those whose N lies among the deeper models' count, so that nothing is extrapolated. The
@@ -166,7 +169,7 @@ def single_layer_shift(models: pd.DataFrame, **rest: Any) -> Estimate:
 
     Args:
       models: `columns`, of all depths.
-      rest: of the `Estimate`, whose `n` counts the models of one layer.
+      undecided_because, seeds: of the `Estimate`, whose `n` counts the models of one layer.
     """
     x, y = (np.log(models[name].to_numpy(float)) for name in ("n_params", "loss"))
     deep = (models["n_layer"] >= LEAST_DEPTH).to_numpy()
@@ -181,7 +184,14 @@ def single_layer_shift(models: pd.DataFrame, **rest: Any) -> Estimate:
     half = student.ppf(0.975, n - 2) * scatter * math.sqrt(1 / n + 1 / m)
     value = float(rest_of_line[single].mean())
     interval = (math.expm1(value - half), math.expm1(value + half))
-    return Estimate(name="single_layer", value=math.expm1(value), interval=interval, n=m, **rest)
+    return Estimate(
+        name="single_layer",
+        value=math.expm1(value),
+        interval=interval,
+        undecided_because=undecided_because,
+        n=m,
+        seeds=seeds,
+    )
 
 
 def _residual_rms(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:

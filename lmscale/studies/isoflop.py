@@ -7,8 +7,9 @@ do, so each budget is restated there (`lmscale.studies.restate`).
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
@@ -16,9 +17,10 @@ import pandas as pd
 from lmscale import laws
 from lmscale.flops import CONVENTIONS
 from lmscale.laws import FitResult, Profile
-from lmscale.studies.estimate import Estimate, undecided
+from lmscale.studies.estimate import Basis, Estimate, undecided
 from lmscale.studies.exponents import LEAST_BUDGETS, difference, exponent
 from lmscale.studies.fits import attempt, refused
+from lmscale.studies.groups import by_number
 from lmscale.studies.registry import register
 from lmscale.studies.restate import Restated, native_convention, restate
 from lmscale.studies.results import Results
@@ -74,21 +76,21 @@ class Family:
     def seeds(self) -> int:
         return int(self.runs["seed"].nunique()) if len(self.runs) else 0
 
-    def exponent(self, symbol: str = "N", convention: str = "", **rest: Any) -> Estimate:
+    def exponent(self, symbol: str = "N", convention: str = "", name: str = "") -> Estimate:
         """Of N_opt or D_opt in C, by default under the native convention."""
         fit, why = self.fits.get(convention or self.native, self.fit), self.why_no_exponent
         if fit is not self.fit:
             why = fit.warnings[-1] if fit.warnings else NO_EXPONENT
-        return exponent(fit, symbol, missing=why, of=self.name, n=len(self.runs), **rest)
+        return exponent(fit, symbol, name=name, missing=why, of=self.name, n=len(self.runs))
 
     @property
     def why_no_exponent(self) -> str:
         """What the profiles of the native convention lack."""
         if self.fit.failure:
             return self.fit.failure
-        flags = pd.Series([p.flag for p in self.profiles if not p.ok]).value_counts()
+        flags = Counter(p.flag for p in self.profiles if not p.ok)
         names = {"not convex": "a parabola that opens downwards"}
-        bad = [f"{n} with {names.get(flag, flag)}" for flag, n in flags.items()]
+        bad = [f"{n} with {names.get(flag, flag)}" for flag, n in flags.most_common()]
         waiting = self.declared - len(self.profiles)
         bad += [f"{waiting} without results"] if waiting > 0 else []
         of = f"{len(self.usable)} of {plural(self.declared, 'budget')} with a usable profile"
@@ -152,11 +154,11 @@ def minus_approach_2(results: Results, a: Estimate, *, seeds: int) -> Estimate:
     return difference(name, a, exponent(approach_2(results, a.of)), missing, seeds=seeds)
 
 
-def tokens_per_param(profile: Profile, **rest: Any) -> Estimate:
+def tokens_per_param(profile: Profile, **rest: Unpack[Basis]) -> Estimate:
     """D_opt / N_opt at a usable profile's minimum."""
     draws = np.exp(profile.draws[1] - profile.draws[0]) if profile.draws.size else None
-    ratio, at = profile.d_opt / profile.n_opt, (profile.flops,)
-    return Estimate.of_draws("tokens_per_param", ratio, draws, at=at, **rest)
+    basis: Basis = {**rest, "at": (profile.flops,)}
+    return Estimate.of_draws("tokens_per_param", profile.d_opt / profile.n_opt, draws, **basis)
 
 
 # --- fitting ------------------------------------------------------------------------------------
@@ -169,7 +171,10 @@ def _runs(results: Results, family: str) -> pd.DataFrame:
 
 def _lowest(runs: pd.DataFrame) -> dict[float, int]:
     """budget -> index of the run of the lowest loss."""
-    return {budget: int(part["loss"].idxmin()) for budget, part in runs.groupby("budget")}
+    return {
+        budget: int(part.index.to_numpy()[part["loss"].argmin()])
+        for budget, part in by_number(runs, "budget")
+    }
 
 
 def _family(results: Results, name: str) -> Family:
@@ -266,14 +271,15 @@ def _estimates(family: Family) -> list[Estimate]:
     """Of the first family, the Transformer where there is one."""
     found = [family.exponent(name="a")]
     found += [family.exponent(convention=c, name=f"a_{c}") for c in CONVENTIONS]
-    fit, basis = family.fit, {"of": family.name, "n": len(family.runs)}
-    growth = Estimate(name="tokens_per_param_exponent", undecided_because=NO_EXPONENT, **basis)
+    fit = family.fit
+    basis: Basis = {"of": family.name, "n": len(family.runs)}
+    growth = _unknown("tokens_per_param_exponent", NO_EXPONENT, basis)
     if fit.exponents:
         draws = fit.draws["b"] - fit.draws["a"] if fit.draws else None
         value = fit.parameters["b"] - fit.parameters["a"]
         growth = Estimate.of_draws(growth.name, value, draws, **basis)
     why = "no profile has a minimum inside the sizes that were run"
-    ratio = Estimate(name="tokens_per_param", undecided_because=why, **basis)
+    ratio = _unknown("tokens_per_param", why, basis)
     if family.usable:
         ratio = tokens_per_param(family.usable[-1], **basis)
     change = difference(
@@ -284,3 +290,8 @@ def _estimates(family: Family) -> list[Estimate]:
         seeds=family.seeds,
     )
     return [*found, growth, ratio, change]
+
+
+def _unknown(name: str, why: str, basis: Basis) -> Estimate:
+    known: Basis = {**basis, "undecided_because": why}
+    return Estimate(name=name, **known)

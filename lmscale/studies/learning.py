@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lmscale.laws import FitResult
-from lmscale.studies.estimate import Estimate, few_seeds
+from lmscale.studies.estimate import Estimate, few_seeds, undecided
 from lmscale.studies.fits import attempt, refused
 from lmscale.studies.learning_curves import (
     FAR,
@@ -24,6 +24,7 @@ from lmscale.studies.results import Results
 __all__ = ["Learning", "study", "undecided_because"]
 
 LAW = "kaplan-ns"
+NAMES = ("alpha_S", "alpha_N")
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,15 @@ def study(results: Results) -> Learning:
     """
     found = ladder(results)
     if found is None:
-        fit = exact = refused(LAW, NO_CURVES)
-        sizes = seeds = 0
-    else:
-        exact = attempt(LAW, lambda: fit_learning_curves(found))
-        fit = exact if exact.failure else with_batch_error(exact, found)
-        sizes, seeds = len(found.sizes), found.n_seeds
+        none = refused(LAW, NO_CURVES)
+        return Learning(None, none, none, undecided(NAMES, NO_CURVES))
+    exact = attempt(LAW, lambda: fit_learning_curves(found))
+    fit = exact if exact.failure else with_batch_error(exact, found)
     why = fit.failure or undecided_because(fit, found)
+    n, seeds = len(found.sizes), found.n_seeds
     estimates = {
-        name: Estimate.of_parameter(fit, name, undecided_because=why, n=sizes, seeds=seeds)
-        for name in ("alpha_S", "alpha_N")
+        name: Estimate.of_parameter(fit, name, undecided_because=why, n=n, seeds=seeds)
+        for name in NAMES
     }
     return Learning(found, fit, exact, estimates)
 

@@ -36,8 +36,9 @@ __all__ = [
 ]
 
 #: Constants of B_crit(L) = B_star / L^(1/alpha_B) in tokens, Kaplan et al. 2020, Table 5.
-KAPLAN_CRITICAL_BATCH = tuple(
-    laws.published("kaplan2020-ns").parameters[name] for name in ("B_star", "alpha_B")
+KAPLAN_CRITICAL_BATCH = (
+    laws.published("kaplan2020-ns").parameters["B_star"],
+    laws.published("kaplan2020-ns").parameters["alpha_B"],
 )
 #: Draws of the law of the critical batch within its declared error.
 BATCH_DRAWS = 16
@@ -184,8 +185,12 @@ def ladder(results: Results) -> Ladder | None:
     were evaluated at other steps than the first one are interpolated to its steps.
     """
     declared = results.experiment.get("fields", {}).get("critical_batch")
-    constants = tuple(declared[:2]) if declared else KAPLAN_CRITICAL_BATCH
-    error = tuple(declared[2:]) if declared and len(declared) == 6 else None
+    constants, error = KAPLAN_CRITICAL_BATCH, None
+    if declared:
+        b_star, alpha_b, *errors = map(float, declared)
+        constants = (b_star, alpha_b)
+        if len(errors) == 4:
+            error = (errors[0], errors[1], errors[2], errors[3])
     for family in results.families:
         runs = results.usable
         runs = runs[runs["family"] == family] if len(runs) else runs

@@ -22,6 +22,7 @@ from lmscale.laws import FitResult
 from lmscale.laws.result import expanded, interval
 from lmscale.studies.estimate import LEVEL, Estimate
 from lmscale.studies.fits import refused
+from lmscale.studies.groups import first_row
 from lmscale.studies.registry import register
 from lmscale.studies.results import Results
 from lmscale.wording import si, with_interval
@@ -221,7 +222,7 @@ def _cells(results: Results) -> tuple[list[RateCell], float]:
 def _cell(group: pd.DataFrame, done: pd.DataFrame) -> RateCell:
     """A cell with its parabola in ln LR, or why it has none."""
     mean = done.groupby("peak_lr")["loss"].mean()
-    tried = float(mean.idxmin())
+    tried = float(mean.index.to_numpy(float)[mean.argmin()])
     edge = ""
     if tried == mean.index.min():
         edge = "lowest tried"
@@ -243,7 +244,7 @@ def _cell(group: pd.DataFrame, done: pd.DataFrame) -> RateCell:
         n=float(first["params_kaplan"]),
         d=float(first["horizon"]),
         b=float(first["batch_tokens"]),
-        columns=first.to_dict(),
+        columns=first_row(group),
         rates=done["peak_lr"].to_numpy(float),
         losses=done["loss"].to_numpy(float),
         tried=tried,
@@ -377,7 +378,7 @@ def _estimates(
     for name, (fit, symbol) in published.items():
         one = _exponent(fit, symbol, why or NO_BATCH)
         if one.is_known and smallest < STEPLAW_LEAST_N:
-            found = with_interval(one.value, one.interval)
+            found = with_interval(one.known, one.interval)
             far = f"sizes from {si(smallest)} are far below the paper's 60M; here it is {found}"
             one = replace(one, value=None, interval=None, undecided_because=far)
         estimates[name] = one

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ from lmscale.laws import FitResult
 from lmscale.studies.estimate import Estimate, undecided
 from lmscale.studies.exponents import counted, exponent, home_convention
 from lmscale.studies.fits import attempt
+from lmscale.studies.groups import by_number
 from lmscale.studies.isoflop import minus_approach_2
 from lmscale.studies.registry import register
 from lmscale.studies.results import Results
@@ -34,10 +34,10 @@ class Family:
     runs: pd.DataFrame = field(repr=False)
     fit: FitResult
 
-    def exponent(self, symbol: str = "N", **rest: Any) -> Estimate:
+    def exponent(self, symbol: str = "N") -> Estimate:
         """Of N_opt or D_opt in C along the efficient frontier."""
-        rest = {"of": self.name, "n": len(self.runs), **rest}
-        return exponent(self.fit, symbol, missing="the surface has no frontier", **rest)
+        why = "the surface has no frontier"
+        return exponent(self.fit, symbol, missing=why, of=self.name, n=len(self.runs))
 
     @property
     def is_informative(self) -> bool:
@@ -76,10 +76,10 @@ class Family:
             Estimate.of_mean(
                 "residual",
                 part["residual"],
-                at=(float(budget), float(np.median(6 * part["params"] * part["tokens"]))),
+                at=(budget, float(np.median(6 * part["params"] * part["tokens"]))),
                 n=len(part),
             )
-            for budget, part in rows.groupby("budget")
+            for budget, part in by_number(rows, "budget")
         ]
 
 
@@ -115,8 +115,10 @@ def study(results: Results) -> Parametric:
         )
     family = families[0]
     change = minus_approach_2(results, family.exponent(), seeds=family.seeds)
-    basis = {"of": family.name, "n": len(family.runs)}
-    parameters = (Estimate.of_parameter(family.fit, name, **basis) for name in PARAMETERS)
+    parameters = (
+        Estimate.of_parameter(family.fit, name, of=family.name, n=len(family.runs))
+        for name in PARAMETERS
+    )
     estimates = (family.exponent(), *parameters, change)
     return Parametric(families, {one.name: one for one in estimates})
 

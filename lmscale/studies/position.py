@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 from scipy.stats import t as student
@@ -21,7 +21,7 @@ from lmscale import laws
 from lmscale.laws import FitResult
 from lmscale.laws.result import interval as interval_of_draws
 from lmscale.studies.cells import Cell, measured_cells
-from lmscale.studies.estimate import LEVEL, Estimate, few_seeds, interval_of_mean, undecided
+from lmscale.studies.estimate import LEVEL, Basis, Estimate, few_seeds, interval_of_mean, undecided
 from lmscale.studies.fits import attempt
 from lmscale.studies.registry import register
 from lmscale.studies.results import Results
@@ -324,7 +324,7 @@ def contrast(
     parts: Sequence[Span],
     losses: np.ndarray,
     base: np.ndarray | None = None,
-    **rest: Any,
+    **rest: Unpack[Basis],
 ) -> Estimate:
     """Signed sum of mean losses over spans of positions, of one model or of one above another.
 
@@ -334,7 +334,7 @@ def contrast(
     Args:
       parts: ((first position, last position), sign), ...
       losses, base: [seed, position].
-      rest: of the `Estimate`, whose `at` holds the ends of the spans.
+      rest: of the `Estimate`, whose `at` is by default the ends of the spans.
     """
     members = [losses] if base is None else [losses, base]
     mean = losses.mean(axis=0) - (0 if base is None else base.mean(axis=0))
@@ -349,8 +349,8 @@ def contrast(
             variance += float(sums.var(ddof=1)) / len(member)
             freedom += len(member) - 1
     half = float(student.ppf(0.5 + LEVEL / 2, freedom) if freedom else 1.96) * math.sqrt(variance)
-    at = tuple(sorted(end for ends, _ in parts for end in ends))
-    return Estimate(name=name, value=value, interval=(value - half, value + half), at=at, **rest)
+    basis: Basis = {"at": tuple(sorted(end for ends, _ in parts for end in ends)), **rest}
+    return Estimate(name=name, value=value, interval=(value - half, value + half), **basis)
 
 
 def _pairs(curves: Sequence[Curve]) -> tuple[Pair, ...]:
@@ -408,8 +408,14 @@ def _estimates(pairs: Sequence[Pair]) -> list[Estimate]:
             contrast("behind_beyond", [(after, 1), (before, -1)], other, base),
         ]
     few = few_seeds(pair.seeds)
-    known = {"seeds": pair.seeds, "undecided_because": few}
-    known |= {"interval": None} if few else {}
-    found = [dataclasses.replace(one, **known) for one in found]
+    found = [
+        dataclasses.replace(
+            one,
+            seeds=pair.seeds,
+            undecided_because=few,
+            interval=None if few else one.interval,
+        )
+        for one in found
+    ]
     why = f"the context of {n_ctx} leaves no doubling beyond {BEYOND} tokens"
     return [*found, *undecided(ESTIMATES[len(found) :], why).values()]

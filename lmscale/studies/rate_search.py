@@ -16,6 +16,7 @@ import pandas as pd
 
 from lmscale.laws import FitResult
 from lmscale.studies.estimate import Estimate
+from lmscale.studies.groups import by_number, first_row
 from lmscale.studies.registry import register
 from lmscale.studies.results import Results
 from lmscale.sweep.result_table import cell_columns
@@ -60,7 +61,7 @@ class SearchedCell:
     @property
     def best(self) -> float:
         """The factor of lowest mean loss."""
-        return min(self.curve, key=self.curve.get)
+        return min(self.curve, key=self.curve.__getitem__)
 
     @property
     def extra(self) -> dict[float, float]:
@@ -126,9 +127,9 @@ def searched_cells(results: Results, family: str | None = None) -> list[Searched
 
 def _cell(runs: pd.DataFrame, lost_runs: set[str]) -> SearchedCell:
     losses, done, lost = {}, {}, {}
-    for factor, part in runs.groupby("lr_factor", sort=True):
+    for factor, part in by_number(runs, "lr_factor"):
         ended = part[(part["status"] == "done") & np.isfinite(part["loss"].astype(float))]
-        losses[float(factor)] = float(ended["loss"].mean()) if len(ended) else math.nan
-        done[float(factor)] = len(ended)
-        lost[float(factor)] = int(part["run"].isin(lost_runs).sum())
-    return SearchedCell(runs.iloc[0].to_dict(), losses, done, lost)
+        losses[factor] = float(ended["loss"].mean()) if len(ended) else math.nan
+        done[factor] = len(ended)
+        lost[factor] = int(part["run"].isin(lost_runs).sum())
+    return SearchedCell(first_row(runs), losses, done, lost)

@@ -136,8 +136,9 @@ def _read(results: Results, step: Step) -> Reading:
     budgets = fields.get("kaplan_budgets" if step.convention == "kaplan" else "budgets", ())
     usable = results.usable
     runs = usable[usable["family"] == step.family] if len(usable) else usable
-    rows = [row for _, run in runs.iterrows() for row in _crossings(results, run, step, budgets)]
-    rows = pd.DataFrame(rows)
+    rows = pd.DataFrame(
+        [row for _, run in runs.iterrows() for row in _crossings(results, run, step, budgets)]
+    )
 
     def fit() -> FitResult:
         table = laws.Table.read(rows.drop(columns="size"), convention=step.convention)
@@ -224,5 +225,5 @@ def _change(name: str, before: Reading, after: Reading) -> Estimate:
     if not (len(before.draws) and len(after.draws)):
         seeds = min(before.seeds, after.seeds)
         return difference(name, after.exponent, before.exponent, "", seeds=seeds)
-    value, draws = after.exponent.value - before.exponent.value, after.draws - before.draws
+    value, draws = after.exponent.known - before.exponent.known, after.draws - before.draws
     return Estimate.of_draws(name, value, draws, seeds=after.seeds)

@@ -18,6 +18,7 @@ import pandas as pd
 from lmscale.laws import FitResult
 from lmscale.studies.cells import Cell, paired, unfinished
 from lmscale.studies.estimate import Estimate, few_seeds
+from lmscale.studies.groups import by_name
 from lmscale.studies.interpolate import between
 from lmscale.studies.papers import points
 from lmscale.studies.registry import register
@@ -96,7 +97,9 @@ class Recurrent:
         return [family for family in self.families if family.reuse > 1 and not family.plain]
 
     def above_plain(self, family: Family, count: str) -> np.ndarray:
-        """[model] nats of the means above the plain ones' at equal size."""
+        """[model] nats of the means above the plain ones' at equal size; NaN without plain ones."""
+        if self.plain is None:
+            return np.full(len(family.cells), np.nan)
         plain = (self.plain.sizes(count), self.plain.losses())
         return behind(family.sizes(count), family.losses(), *plain)
 
@@ -169,4 +172,5 @@ def paper_gaps(count: str) -> dict[str, float]:
     paper = paper_models()
     plain, reused = paper[paper["family"] == "transformer"], paper[paper["series"].notna()]
     gaps = behind(reused[count], reused["loss"], plain["params"], plain["loss"])
-    return pd.Series(gaps).groupby(reused["series"].to_numpy()).mean().to_dict()
+    rows = reused.assign(gap=gaps)
+    return {series: float(part["gap"].mean()) for series, part in by_name(rows, "series")}

@@ -48,7 +48,7 @@ def native_convention(runs: pd.DataFrame, conventions: tuple[str, ...]) -> str:
     return min(conventions, key=lambda convention: budget_spread(runs, convention))
 
 
-def restate(runs: pd.DataFrame, convention: str, anchors: dict[float, float]) -> Restated:
+def restate(runs: pd.DataFrame, convention: str, anchors: dict[float, int]) -> Restated:
     """The runs under `convention`.
 
     Args:
@@ -104,12 +104,11 @@ def restate(runs: pd.DataFrame, convention: str, anchors: dict[float, float]) ->
                 moves.append(move)
     if not read:
         raise ValueError("no size has runs on both sides of a budget")
-    moves = np.array(moves)
     return Restated(
         pd.DataFrame(read),
         "restated",
-        moved=float(np.mean(moves > SAME)),
-        reach=float(moves.max()),
+        moved=float(np.mean(np.array(moves) > SAME)),
+        reach=float(max(moves)),
     )
 
 

@@ -166,8 +166,10 @@ def _over_thresholds(spreads: Sequence[Spread], steps: float) -> Estimate:
     if not spreads:
         return Estimate(name="spread", undecided_because="these were not run")
     first = spreads[0].difference
-    edges = [spread.difference.interval for spread in spreads]
-    whole = None if None in edges else (min(e[0] for e in edges), max(e[1] for e in edges))
+    edges = [edge for spread in spreads if (edge := spread.difference.interval) is not None]
+    whole = (min(e[0] for e in edges), max(e[1] for e in edges)) if edges else None
+    if len(edges) < len(spreads):
+        whole = None
     short = ""
     if steps < LEAST_SHARE * PAPER_STEPS:
         short = (

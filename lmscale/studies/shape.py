@@ -211,14 +211,14 @@ def _scans(
     runs: pd.DataFrame, alpha: float, error: float
 ) -> tuple[list[Scan], list[tuple[str, int, int]]]:
     members: dict[tuple[str, str], list[int]] = {}
-    for index, text in runs["scans"].items() if len(runs) else ():
+    for row, text in enumerate(runs["scans"] if len(runs) else ()):
         for item in str(text).split("; "):
             panel, series = item.split(":", 1)
             if panel in PANELS:
-                members.setdefault((panel, series), []).append(index)
+                members.setdefault((panel, series), []).append(row)
     scans, lost = [], []
     for (panel, series), rows in sorted(members.items(), key=lambda item: PANELS.index(item[0][0])):
-        own = _with_shapes(runs.loc[rows], panel)
+        own = _with_shapes(runs.iloc[rows], panel)
         shapes = paired(own, ["ratio", "params_kaplan", "shape"])
         seeds = len(shapes[0].seeds) if shapes else 0
         if seeds < own["seed"].nunique():
@@ -246,17 +246,18 @@ def _with_shapes(runs: pd.DataFrame, panel: str) -> pd.DataFrame:
         ratio = (runs["d_ff"] / runs["width"]).round(3)
     else:
         ratio = runs["width"] / runs["n_head"]
+    columns = (runs[name].tolist() for name in ("n_layer", "width", "d_ff", "n_head"))
     names = [
-        f"{r.n_layer} × {r.width}, d_ff {r.d_ff}, {plural(r.n_head, 'head')}"
-        for r in runs.itertuples()
+        f"{n_layer} × {width}, d_ff {d_ff}, {plural(n_head, 'head')}"
+        for n_layer, width, d_ff, n_head in zip(*columns, strict=True)
     ]
     return runs.assign(ratio=ratio, shape=names)
 
 
 def _estimate(panel: str, scans: Sequence[Scan], young: str) -> Estimate:
     """The cost of the panel's worst scan."""
-    own = [(scan, scan.chosen) for scan in scans if scan.panel == panel]
-    own = [(scan, chosen) for scan, chosen in own if chosen is not None]
+    all_of_panel = ((scan, scan.chosen) for scan in scans if scan.panel == panel)
+    own = [(scan, chosen) for scan, chosen in all_of_panel if chosen is not None]
     if not own:
         why = "the runs that ended well do not span that range"
         return Estimate(name=panel, undecided_because=why)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lmscale.laws import FitResult
 from lmscale.laws.result import interval
@@ -68,6 +69,8 @@ class Family:
 
     def drawn(self, n_params: np.ndarray) -> np.ndarray:
         """[draw, size]: the law's loss."""
+        if self.fit.model is None:
+            raise ValueError(f"the law {self.fit.law} predicts no loss")
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             loss = self.fit.model(
                 {k: v[:, None] for k, v in self.fit.draws.items()}, params=n_params
@@ -102,7 +105,7 @@ class Gap:
     def seeds(self) -> int:
         return min(self.base.seeds, self.family.seeds)
 
-    def read(self, n_params: Sequence[float]) -> tuple[np.ndarray, np.ndarray | None]:
+    def read(self, n_params: ArrayLike) -> tuple[np.ndarray, np.ndarray | None]:
         """The gap [size] in nats and its draws [draw, size].
 
         No draws below three seeds: what single seeds scatter about two laws says nothing of how
@@ -256,14 +259,14 @@ def _size_ratio(base: Family, family: Family, low: float, high: float) -> Estima
 
 
 def _closest(gaps: Sequence[Gap]) -> Gap | None:
-    return min(gaps, key=lambda gap: gap.at(gap.middle).value, default=None)
+    return min(gaps, key=lambda gap: gap.at(gap.middle).known, default=None)
 
 
 def _at_400k(gaps: Sequence[Gap]) -> Estimate:
     """The least gap at `KAPLAN_N`."""
     near = [gap for gap in gaps if gap.low / 1.2 <= KAPLAN_N <= gap.high * 1.2]
     found = [gap.at(KAPLAN_N, "gap_at_400k") for gap in near]
-    return min(found, key=lambda one: one.value, default=_not_read("gap_at_400k", gaps))
+    return min(found, key=lambda one: one.known, default=_not_read("gap_at_400k", gaps))
 
 
 def _widening(gaps: Sequence[Gap]) -> Estimate:

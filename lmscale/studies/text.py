@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lmscale.laws.windows import paired_difference, resample_documents, text_mean
+from lmscale.studies.groups import by_number
 from lmscale.studies.results import Results
 
 __all__ = ["TextError", "pair_error", "text_error", "text_spread", "windows_of"]
@@ -77,14 +79,17 @@ def pair_error(results: Results, family: str, base: str) -> float | None:
     """
     usable = results.usable
     groups = {
-        name: list(usable[usable["family"] == name].groupby("params_kaplan")["run"])
+        name: [
+            (n_params, runs["run"].tolist())
+            for n_params, runs in by_number(usable[usable["family"] == name], "params_kaplan")
+        ]
         for name in (family, base)
     }
     errors = []
     for n_params, runs in groups[family]:
         if not groups[base]:
             break
-        _, others = min(groups[base], key=lambda pair: abs(np.log(pair[0] / n_params)))
+        _, others = min(groups[base], key=lambda pair: abs(math.log(pair[0] / n_params)))
         found = windows_of(results, [*runs, *others])
         if found is None or len(set(found[1].tolist())) < LEAST_DOCUMENTS:
             return None
@@ -106,6 +111,6 @@ def text_spread(
     found = windows_of(results, runs)
     if found is None or len(set(found[1].tolist())) < LEAST_DOCUMENTS:
         return None
-    values = [read(losses) for losses in resample_documents(*found, DRAWS)]
-    values = [value for value in values if value is not None]
+    read_values = (read(losses) for losses in resample_documents(*found, DRAWS))
+    values = [value for value in read_values if value is not None]
     return float(np.std(values, ddof=1)) if len(values) > DRAWS / 2 else None

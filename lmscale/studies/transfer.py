@@ -71,14 +71,14 @@ class Transfer:
     """What `study` finds.
 
     Attributes:
-      own: the evaluation set of the training text.
+      own: the evaluation set of the training text; empty without results.
       sizes: smallest first.
       estimates: "slope", of the set whose slope is the farthest from 1, and "stage_shift", of that
         whose shift is the farthest from 0. Their intervals are wide enough for having been picked
         (Bonferroni).
     """
 
-    own: str | None
+    own: str
     sizes: tuple[Size, ...]
     others: tuple[Other, ...]
     estimates: dict[str, Estimate]
@@ -102,25 +102,23 @@ def study(results: Results) -> Transfer:
     found = transfer.study(Results.read("results/transfer"))
     print(found.estimates["slope"], [other.offsets for other in found.others])
     """
-    own = results.eval_name
+    # Without a result there is no set, no size and nothing that is asked by the name.
+    own = results.eval_name or ""
     cells = measured_cells(results.usable, ["params_kaplan"])
     sizes = tuple(size for cell in cells for size in _size(results, cell))
     names = [name for name in (sizes[0].path if sizes else ()) if name != own]
     declared = results.experiment.get("fields", {}).get("eval_corpora", ())
-    others = tuple(
-        Other(
-            name,
-            BUILT_IN + name in declared,
-            _slope(sizes, own, name),
-            _shift(sizes, own, name),
-            tuple(float(np.mean(s.final(name) - s.final(own))) for s in (sizes[0], sizes[-1])),
-        )
-        for name in names
-    )
+    others = tuple(_other(sizes, own, name, BUILT_IN + name in declared) for name in names)
     found = Transfer(own, sizes, others, {})
     level = 1 - (1 - LEVEL) / max(1, len(others))
     estimates = (_farthest_slope(found, level), _farthest_shift(found, level))
     return Transfer(own, sizes, others, {one.name: one for one in estimates})
+
+
+def _other(sizes: Sequence[Size], own: str, name: str, built_in: bool) -> Other:
+    first, last = (float(np.mean(s.final(name) - s.final(own))) for s in (sizes[0], sizes[-1]))
+    slope, shift = _slope(sizes, own, name), _shift(sizes, own, name)
+    return Other(name, built_in, slope, shift, (first, last))
 
 
 def _size(results: Results, cell: Cell) -> list[Size]:
@@ -169,12 +167,12 @@ def _shift(sizes: Sequence[Size], own: str, name: str, level: float = LEVEL) -> 
         why = "no model on its way is seen at the losses of smaller trained ones"
         return Estimate(name="stage_shift", undecided_because=why, of=name)
     value, few = float(np.mean(shifts)), few_seeds(len(shifts))
-    interval = None
-    if not few:
+    interval, of_mean = None, interval_of_mean(shifts, level)
+    if not few and of_mean is not None:
         # The trained models scatter about their line too, which the seeds' shifts share.
         rests = [s.final(name) - s.final(own) for s in sizes if s.seeds > 1]
         error = math.sqrt(np.mean([rest.var(ddof=1) / len(rest) for rest in rests]))
-        low, high = interval_of_mean(shifts, level)
+        low, high = of_mean
         half = math.hypot(0.5 * (high - low), float(norm.ppf(0.5 + level / 2)) * error)
         interval = (value - half, value + half)
     return Estimate(
@@ -192,7 +190,7 @@ def _farthest_slope(found: Transfer, level: float) -> Estimate:
     if len(found.sizes) < LEAST_SIZES or not found.others:
         why = plural(len(found.sizes), "size") if found.others else "no other text"
         return Estimate(name="slope", undecided_because=why)
-    worst = max(found.candidates, key=lambda other: abs(other.slope.value - 1))
+    worst = max(found.candidates, key=lambda other: abs(other.slope.known - 1))
     slope = _slope(found.sizes, found.own, worst.name, level)
     if not worst.built_in or slope.undecided_because:
         return slope
@@ -207,5 +205,5 @@ def _farthest_shift(found: Transfer, level: float) -> Estimate:
     if not found.shifted:
         why = "no model on its way is seen at the losses of smaller trained ones"
         return Estimate(name="stage_shift", undecided_because=why)
-    worst = max(found.shifted, key=lambda other: abs(other.shift.value))
+    worst = max(found.shifted, key=lambda other: abs(other.shift.known))
     return _shift(found.sizes, found.own, worst.name, level)

@@ -1,4 +1,4 @@
-"""How a planned IsoFLOP grid lies about the minima that a prior law foresees."""
+"""How the sizes of a planned IsoFLOP grid lie about the minima that an earlier law predicts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def plan_centering(runs: Sequence[Run], prior: Store | str) -> dict[str, list[Ce
             law, convention = prior, PUBLISHED_CONVENTION
         else:
             continue
-        # The budgets may have been set in another count than the law's.
+        # The budgets may be counted by another convention than the law.
         grid = [
             (
                 float(np.median([flops.training_flops(run.spec, convention) for run in members])),
@@ -54,7 +54,7 @@ def plan_centering(runs: Sequence[Run], prior: Store | str) -> dict[str, list[Ce
 
 
 def badly_centered(runs: Sequence[Run], prior: Store | str | None, own: Store) -> list[str]:
-    """One line for each badly centred budget; none where nothing tells.
+    """One line for each badly centred budget; empty where no law is known.
 
     Args:
       prior: what the user named. Without it the store's own earlier results are asked about the
@@ -78,7 +78,7 @@ def badly_centered(runs: Sequence[Run], prior: Store | str | None, own: Store) -
         try:
             found = plan_centering(waiting, own)
         except (FitError, TableError):
-            # A store that has not got far enough for a law is no prior; nobody asked for it.
+            # A store without enough results for a law is no prior. The user did not ask for it, so it is no error.
             return []
     else:
         found = plan_centering(runs, prior)

@@ -25,8 +25,8 @@ class Claim:
       measure: "STUDY/NAME", an estimate that a study of the experiment takes from the results.
       low, high: of a finding, the range that it allows the estimate; of a number, the published value
         with its uncertainty.
-      width: of a number, the widest 95% interval that tells anything about it; None for a finding.
-      would_tell: what would decide it, for readers of results that do not.
+      width: of a number, the widest 95% interval that is still informative; None for a finding.
+      would_tell: what would decide the claim, shown where the results do not.
     """
 
     text: str

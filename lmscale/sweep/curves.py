@@ -1,4 +1,4 @@
-"""Learning curves of a store's runs, as tables that the envelope is fitted to."""
+"""Learning curves of a store's runs, as tables for the fit of the envelope."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _FEWEST_POINTS = 10
 def learning_curve(
     records: Sequence[Mapping[str, Any]], row: Mapping[str, Any], convention: str
 ) -> pd.DataFrame:
-    """Training loss of one run over its tokens from the end of warmup on, as it was recorded.
+    """Recorded training loss of one run against its tokens, from the end of warmup on.
 
-    The law smooths it.
+    The curve is not smoothed here; the law does that.
 
     Args:
       records: of metrics.jsonl.

@@ -1,4 +1,4 @@
-"""What a store was declared as: told apart, named as a folder, extended.
+"""The declaration of a store: comparing two, naming a folder after one, extending one.
 
 A store has one declaration: an experiment at a scale with its fields, on one corpus. Other fields are
 another folder, or an extension that a user asks for (`--extend`), which adds runs and takes none away.
@@ -27,14 +27,14 @@ __all__ = [
     "refusal",
 ]
 
-#: The corpus that is taken where the user names none.
+#: The default corpus.
 DEFAULT_CORPUS = "installed-python"
-#: Characters of the part of a folder's name that says what was overridden, and of its hash.
+#: Most characters of the part of a folder's name that lists overrides, and of its hash.
 _LONGEST, _DIGITS = 80, 8
-#: Differences and values of a list that a line names.
+#: How many differences, and how many values of a list, a message shows.
 _NAMED, _VALUES = 6, 8
-#: Lists that are no axes of a grid, and numbers that only say which of its cells are trained. Runs that
-#: differ in anything else (a batch size, a context) would be fitted as if they were alike.
+#: Lists that are no axes of a grid, and numbers that only select which cells are trained. Runs that
+#: differ in any other field (batch size, context) may not be joined: a fit would treat them as alike.
 _NO_AXES = ("critical_batch", "eval_corpora", "d_embed")
 _GRID = ("sizes_per_budget", "tokens_per_param", "spread", "swept_budget")
 
@@ -69,7 +69,7 @@ class Declaration:
         return {entry["run"] for entry in self.runs}
 
     def record(self, command: str) -> dict[str, Any]:
-        """What experiment.json keeps of it beside the union of its runs."""
+        """The declaration as experiment.json keeps it, beside the union of all runs."""
         return {
             "scale": self.scale,
             "command": command,
@@ -83,7 +83,7 @@ def _as_json(values: Any) -> Any:
 
 
 def recorded_declarations(recorded: dict[str, Any]) -> list[Declaration]:
-    """Those of an experiment.json: one, or after extensions several, the first one first."""
+    """The declarations in an experiment.json, oldest first: one, or several after extensions."""
     entries = recorded["runs"]
     parts = recorded.get("declarations") or [
         {**recorded, "runs": [entry["run"] for entry in entries]}
@@ -105,7 +105,7 @@ def recorded_declarations(recorded: dict[str, Any]) -> list[Declaration]:
 
 
 def is_declaration(recorded: dict[str, Any]) -> bool:
-    """Whether an experiment.json holds what a declaration is compared with."""
+    """Whether an experiment.json holds the fields that declarations are compared by."""
 
     def lists_runs(entries: Any) -> bool:
         return all(
@@ -135,7 +135,7 @@ def is_declaration(recorded: dict[str, Any]) -> bool:
 
 
 def differences(there: Declaration, here: Declaration) -> list[str]:
-    """What tells two declarations apart, a phrase each: "budgets: 2e9 1e10 there, 3e9 here".
+    """The differences of two declarations, a phrase each: "budgets: 2e9 1e10 there, 3e9 here".
 
     A field that only one of them has is one that this version of an experiment added or dropped: it
     counts where the runs differ.
@@ -173,7 +173,7 @@ def differences(there: Declaration, here: Declaration) -> list[str]:
 
 
 def refusal(path: Any, there: Sequence[Declaration], here: Declaration, extend: bool) -> str | None:
-    """Why a store of these declarations does not take another one, in a line; None if it does."""
+    """Why a store with these declarations refuses another one, in a line; None if it accepts it."""
     each = [differences(one, here) for one in there]
     if not all(each):
         return None
@@ -201,7 +201,7 @@ def refusal(path: Any, there: Sequence[Declaration], here: Declaration, extend: 
 
 
 def _joins(field: str, value: Any) -> bool:
-    """Whether runs of different values of a field belong into one grid."""
+    """Whether runs with different values of a field belong to one grid."""
     return (isinstance(value, list) and field not in _NO_AXES) or field in _GRID
 
 
@@ -210,12 +210,12 @@ def extended(
 ) -> dict[str, Any]:
     """The parts of experiment.json that an accepted declaration changes.
 
-    A declaration that the store has already changes nothing of an extended one. Of a run that both
+    A declaration that the store has already changes nothing. Of a run that both
     declare, labels stay as they were, and those that only the new one has are added; where the two
     give a label different numbers (a run of two budgets) it has an entry for each.
     """
     if not all(differences(one, here) for one in there):
-        # A later version may have more fields, and labels.
+        # A later version may have more fields and labels.
         own = {"fields": {**recorded.get("fields", {}), **here.fields}, "runs": list(here.runs)}
         joined = ("fields", "runs", "declarations")
         return {k: recorded[k] for k in joined} if "declarations" in recorded else own
@@ -230,7 +230,7 @@ def extended(
 
 
 def _joined(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """Fields of both: lists joined, of other fields those that were there first."""
+    """The fields of both: lists are joined, other fields keep their first value."""
     joined = {**theirs, **ours}
     for name, value in theirs.items():
         if isinstance(joined[name], list) and isinstance(value, list) and _joins(name, value):
@@ -260,7 +260,7 @@ def _differ(ours: Any, theirs: Any) -> bool:
 
 
 def _add_labels(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """Adds what is new; of a list in a text ("a; b") its members."""
+    """Adds new labels. Of a text that holds a list ("a; b") it adds the new members."""
     for name, value in theirs.items():
         if isinstance(ours.get(name), str) and isinstance(value, str):
             members = dict.fromkeys([*ours[name].split("; "), *value.split("; ")])
@@ -279,7 +279,7 @@ def _shown(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    """The shortest text that reads as the number, without the plus and the zeros of an exponent."""
+    """The shortest text of a number, without the plus sign and leading zeros of an exponent."""
     for text in (f"{value:g}", repr(value)):
         if float(text) == value:
             return re.sub(r"e([+-])0*", lambda m: "e" + m[1].strip("+"), text)
@@ -294,8 +294,8 @@ def default_folder(
 ) -> str:
     """NAME-SCALE, and what the user overrode: "isoflop-cpu-budgets-3e9-1e10".
 
-    Safe in a shell, bounded in length, the same however the options were ordered, and another for
-    every other declaration: where the words are too many, or leave a doubt, a hash follows.
+    The name is safe in a shell, bounded in length, independent of the order of the options, and different
+    for different declarations. Where the words would be too long or ambiguous, a hash is added.
 
     Args:
       experiment: with the user's overrides.
@@ -322,10 +322,10 @@ def default_folder(
 
 
 def _words(field: str, value: Any, names: set[str]) -> tuple[str, bool]:
-    """A field and its values as a part of a folder's name, and whether it can be read in one way only.
+    """A field and its values as a part of a folder's name, and whether that part is unambiguous.
 
-    Numbers can; so can plain words, unless they are the names of fields. A dash in a word of its own
-    (the name of a corpus) is no end, as long as no field begins after it.
+    Numbers are unambiguous, and so are plain words that are not names of fields. A word (the name of a
+    corpus) may hold dashes, as long as no name of a field follows one.
     """
     values = value if isinstance(value, tuple) else (value,)
     said, sure = [field], bool(values)

@@ -1,4 +1,4 @@
-"""What of a declared grid is not trained, and why: said before anything is.
+"""Which cells of a declared grid are not trained, and why. It is reported before training begins.
 
 `Experiment.runs` calls `drop` for each cell that it leaves out; `declared_runs` collects them.
 """
@@ -20,7 +20,7 @@ __all__ = ["declared_runs", "drop"]
 _recorded: contextvars.ContextVar[list[_Dropped] | None] = contextvars.ContextVar(
     "dropped", default=None
 )
-#: Cells that a line names.
+#: How many cells a message names.
 _NAMED = 4
 
 
@@ -33,11 +33,11 @@ class _Dropped:
 
 
 def drop(group: str, cell: str, why: str, kept: int = 0) -> None:
-    """Says that a cell of the grid is left out.
+    """Records that a cell of the grid is left out.
 
     Args:
-      group: what the cell belongs to and a user declared, as "budget 1e9".
-      cell: its name, as "transformer-2x8".
+      group: the part of the declaration that the cell belongs to, such as "budget 1e9".
+      cell: its name, such as "transformer-2x8".
       why: the reason, a noun: "fewer than 50 updates".
       kept: how many cells of the group are trained, if the caller knows.
     """
@@ -47,7 +47,7 @@ def drop(group: str, cell: str, why: str, kept: int = 0) -> None:
 
 
 def declared_runs(name: str, experiment: Experiment, corpus: Corpus) -> tuple[list[Run], list[str]]:
-    """An experiment's runs, and a line for each part of its grid that is not among them.
+    """An experiment's runs, and a line for each part of its grid that was dropped.
 
     Raises:
       ExperimentError: when nothing is left to train, or there are too many runs.
@@ -87,7 +87,7 @@ def _lines(dropped: list[_Dropped]) -> list[str]:
 
 
 def _lost_budgets(experiment: Experiment, runs: list[Run], dropped: list[_Dropped]) -> list[str]:
-    """Budgets of which no run is left, for reasons that nobody gave."""
+    """Declared budgets without a run for which `drop` was not called."""
     known = {one.group for one in dropped}
     trained = {run.labels.get("budget") for run in runs}
     return [
@@ -98,5 +98,5 @@ def _lost_budgets(experiment: Experiment, runs: list[Run], dropped: list[_Droppe
 
 
 def budget_name(budget: float) -> str:
-    """A budget as a group of cells."""
+    """The name of a budget, as `group` of `drop`."""
     return f"budget {budget:.6g}"

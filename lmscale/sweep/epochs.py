@@ -1,4 +1,4 @@
-"""How often runs pass over their training text, and how much text they would need."""
+"""How many epochs runs take over their training text, and how much text they would need."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from lmscale.spec import RunSpec
 
-#: Passes over a text up to which it is worth nearly as much as fresh text (Muennighoff et al. 2023,
+#: Epochs up to which repeated text is nearly as good as new text (Muennighoff et al. 2023,
 #: 2305.16264, abstract).
 MOST_EPOCHS = 4.0
 
 
 @dataclass(frozen=True)
 class Epochs:
-    """Passes of an experiment's runs over their text.
+    """Epochs of an experiment's runs over their text.
 
     Attributes:
       most: of the run that repeats its text most.
@@ -32,11 +32,11 @@ class Epochs:
     needed: int
 
     def line(self, corpus: str, repeats: bool = False) -> str | None:
-        """What is to be said of runs that repeat their text too often or want more than there is.
+        """A warning about runs that repeat their text too often or need more text than there is.
 
         Args:
           corpus: its name.
-          repeats: the study is about repeated or little text.
+          repeats: whether the study is about repeated or little text.
         """
         said = []
         if self.over:
@@ -54,10 +54,10 @@ class Epochs:
 
 
 def epochs_of(runs: Iterable[tuple[int, int | None]], tokens: int) -> Epochs:
-    """The passes of runs over their text.
+    """The epochs of runs over their text.
 
     Args:
-      runs: tokens that each is trained on, and how many of the text it is given, None for all.
+      runs: of each, the tokens that it trains on and the tokens of its subset (None for the whole text).
       tokens: training tokens of the corpus.
     """
     runs = list(runs)
@@ -73,5 +73,5 @@ def epochs_of(runs: Iterable[tuple[int, int | None]], tokens: int) -> Epochs:
 
 
 def epochs_of_specs(specs: Iterable[RunSpec], tokens: int) -> Epochs:
-    """`epochs_of` runs that are declared."""
+    """`epochs_of` for declared runs."""
     return epochs_of(((spec.n_tokens, spec.data.subset_tokens) for spec in specs), tokens)

@@ -1,4 +1,4 @@
-"""Execution of a plan: every run to its end, every failure written down."""
+"""Executes a plan: trains every run to its end and records every failure."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from lmscale.planner.packs import Pack, Plan, replan_with_less_memory, with_slot
 from lmscale.planner.programs import CompileAhead, mesh_of, program_of
 from lmscale.planner.slots import SlotChoices, training_rate
 from lmscale.progress import Tracker
-from lmscale.sweep.board import Board, PackQueue, Seat
 from lmscale.sweep.ownership import Claims, is_free
+from lmscale.sweep.scheduler import PackQueue, Scheduler, Seat
 from lmscale.sweep.store import Store
-from lmscale.sweep.teams import run_teams
+from lmscale.sweep.workers import run_workers
 from lmscale.training.batch_source import BatchSource
 from lmscale.training.checkpoint import saved_steps
 from lmscale.training.evaluation import Evaluator
@@ -41,9 +41,9 @@ from lmscale.training.resume import retrain_damaged_trunk
 from lmscale.training.run_folder import ENDED
 from lmscale.training.run_queue import RunQueue, give_up
 
-#: Programs that a worker keeps for when it comes back to a pack.
+#: Compiled programs that a worker keeps, because it may come back to a pack.
 KEPT_PROGRAMS = 4
-#: A pack that did not fit is planned again with this share of its predicted memory.
+#: A pack that did not fit is planned again for this share of its predicted memory.
 REPLAN_SHARE = 0.7
 
 
@@ -61,7 +61,7 @@ def execute(
     """Trains every run of the plan that has not ended and that no other process trains.
 
     The plan's workers train side by side, each in a process of its own: while one compiles, another
-    trains, and the longest runs go first (see `lmscale.sweep.board`). A failure of one pack is
+    trains, and the longest runs go first (see `lmscale.sweep.scheduler`). A failure of one pack is
     written to its runs' status.json (and error.txt) and the next pack goes on. A pack that does not
     fit in memory is tried again with half the slots, then planned again with less memory.
 
@@ -81,7 +81,7 @@ def execute(
     Raises:
       Preempted: when `stop` said so; every state is saved.
       DistributedError: when one of the processes that train together has failed alone.
-      TeamError: when no worker process can be kept alive.
+      WorkerError: when no worker process can be kept alive.
       DiskError: when the store could not be written; what is there is sound.
     """
     if is_main_process():
@@ -99,27 +99,27 @@ def execute(
         queues.append(RunQueue(left))
     options = ExecuteOptions(plan, store.path, open_corpus, choices, attention, checkpoint_seconds)
     with Claims() as claims:
-        board = Board(plan, queues, bar, stop, claims)
+        scheduler = Scheduler(plan, queues, bar, stop, claims)
         wanted = any(queues)
         while wanted:
-            if plan.teams == 1:
-                _train_packs(board.seat(), options)
+            if plan.workers == 1:
+                _train_packs(scheduler.seat(), options)
             else:
-                run_teams(plan.teams, _train_packs, board, Seat.METHODS, options)
-            if board.abandoned is not None:
-                raise DiskError(board.abandoned)
-            wanted = board.regain()
-        for folder in board.unstartable():
+                run_workers(plan.workers, _train_packs, scheduler, Seat.METHODS, options)
+            if scheduler.abandoned is not None:
+                raise DiskError(scheduler.abandoned)
+            wanted = scheduler.regain()
+        for folder in scheduler.unstartable():
             bar.skip(flops.flops_without_start(folder.spec))
             if is_main_process():
                 give_up(folder, jax.devices()[0].device_kind)
-            board.release(folder)
-    if (line := board.others_line()) is not None:
+            scheduler.release(folder)
+    if (line := scheduler.others_line()) is not None:
         bar.log(line)
 
 
 def _mend_trunks(plan: Plan, store: Store) -> list[str]:
-    """Has trunks trained again whose state a run is about to start from, and that is damaged."""
+    """Queues trunks again whose kept state is damaged and is needed by a run that is about to start."""
     runs = {run.spec.run_id: run for pack in plan.packs for run in pack.runs}
     lines, sound = [], set()
     while True:
@@ -133,12 +133,12 @@ def _mend_trunks(plan: Plan, store: Store) -> list[str]:
         found = [
             retrain_damaged_trunk(store.folder(runs[trunk]), step)
             for trunk, step in sorted(starts - sound)
-            # One that another process trains is that process's.
+            # A trunk that another process trains is left to it.
             if is_free(store.folder(runs[trunk]).path)
         ]
         sound |= starts
         lines += filter(None, found)
-        # A trunk that is trained again may start from a state itself.
+        # A trunk that is trained again may itself start from the state of another run.
         if not any(found):
             return lines
 
@@ -155,8 +155,8 @@ class ExecuteOptions:
     checkpoint_seconds: float
 
 
-def _train_packs(board: Seat, options: ExecuteOptions) -> None:  # noqa: C901 (its helpers share what a worker keeps)
-    """What a worker does: packs from the board, until there are none."""
+def _train_packs(seat: Seat, options: ExecuteOptions) -> None:  # noqa: C901 (its helpers share what a worker keeps)
+    """What a worker does: packs from the scheduler, until there are none."""
     plan, choices = options.plan, options.choices
     devices = jax.devices()
     corpora = functools.cache(options.open_corpus)
@@ -186,11 +186,11 @@ def _train_packs(board: Seat, options: ExecuteOptions) -> None:  # noqa: C901 (i
         if choices is None:
             return pack
         return choices.settle(
-            pack, lambda pack: training_rate(program_for(pack), pack, source_for(pack)), board.log
+            pack, lambda pack: training_rate(program_for(pack), pack, source_for(pack)), seat.log
         )
 
     def compile_next() -> None:
-        index = board.following()
+        index = seat.following()
         if index is None:
             return
         following = plan.packs[index]
@@ -205,35 +205,35 @@ def _train_packs(board: Seat, options: ExecuteOptions) -> None:  # noqa: C901 (i
         # A worker may come back to a pack.
         if (kind := (pack.key, pack.fingerprint, pack.n_slots)) not in told:
             told.add(kind)
-            board.log(f"{pack.key.model.label}: {len(queue)} runs, {pack.n_slots} at a time")
+            seat.log(f"{pack.key.model.label}: {len(queue)} runs, {pack.n_slots} at a time")
         source, program = source_for(pack), program_for(pack)
         # Workers compile while others train.
-        if plan.teams == 1 and jax.process_count() == 1:
+        if plan.workers == 1 and jax.process_count() == 1:
             compile_next()
         train_pack(
             program,
             queue,
             source,
             Evaluator(program, lambda evaluation: corpora(evaluation.corpus)),
-            board,
+            seat,
             kept_steps=kept_steps,
             checkpoint_seconds=options.checkpoint_seconds,
-            stop=board.stopped,
+            stop=seat.stopped,
         )
 
-    while (index := board.take()) is not None:
-        queue = PackQueue(board, index)
+    while (index := seat.take()) is not None:
+        queue = PackQueue(seat, index)
         try:
-            _train_or_record(settle, train, plan.packs[index], queue, options, board.log)
+            _train_or_record(settle, train, plan.packs[index], queue, options, seat.log)
         except Exception as error:
             fault = _disk_fault(error, options)
             if fault is None:
                 raise
-            # The disk can fail again while a failure is written down, so it is dealt with only here.
+            # Recording a failure may fail on the same disk, so disk faults are handled only here.
             _record_disk_fault(queue, fault)
-            board.abandon(fault)
+            seat.abandon(fault)
         finally:
-            board.leave(index)
+            seat.leave(index)
 
 
 def _train_or_record(
@@ -253,7 +253,7 @@ def _train_or_record(
             return
         except (Preempted, KeyboardInterrupt, DistributedError):
             raise
-        except Exception as error:  # Whatever broke a pack must not end the sweep.
+        except Exception as error:  # One failed pack must not end the sweep.
             if _disk_fault(error, options) is not None:
                 raise
             reasons, sound = share_failure(error)
@@ -293,14 +293,15 @@ def _train_or_record(
 
 
 def _disk_fault(error: Exception, options: ExecuteOptions) -> str | None:
-    """What is wrong with the store's disk; processes that train together fail in the usual way."""
+    """What is wrong with the store's disk, if that caused the error; None among processes that train together,
+    where a disk fault is an error like any other."""
     return disk_fault(error, options.store) if jax.process_count() == 1 else None
 
 
 def _record_disk_fault(queue: PackQueue, fault: str) -> None:
-    """Marks the runs that were being trained as failed, as far as that can still be written.
+    """Marks the runs under way as failed, if that can still be written.
 
-    Claiming a run writes to the disk too.
+    Claiming a run also writes to the disk.
     """
     with contextlib.suppress(OSError):
         for folder in queue.drain():

@@ -25,7 +25,7 @@ from lmscale.sweep.claims import Claim
 from lmscale.sweep.fields import BOUNDS, Bounds, ExperimentError, FieldError, check_value
 from lmscale.user_files import load_file
 
-#: Package that the folder experiments/ is installed as.
+#: The package as which the folder experiments/ is installed.
 PACKAGE = "lmscale_experiments"
 
 
@@ -45,21 +45,21 @@ class Run:
 class Experiment:
     """Base of all experiments.
 
-    A field's metadata may hold its "help", and "bounds" where those of `lmscale.sweep.fields` for its
-    name do not do.
+    A field's metadata may hold its "help", and its "bounds" where those of `lmscale.sweep.fields` for a
+    field of this name do not fit.
 
     Raises:
       FieldError: when a field is of another type, or outside its bounds.
     """
 
-    #: One line, shown on the report.
+    #: One line, shown in the report.
     title: ClassVar[str] = ""
     #: Names of the analyses of `lmscale.report` that read the results, in the order of the page.
     analyses: ClassVar[tuple[str, ...]] = ()
     #: What the paper found; the report opens with a verdict on each.
     claims: ClassVar[tuple[Claim, ...]] = ()
 
-    #: Whether it is about repeated or little text, so that many epochs are no fault of its corpus.
+    #: Whether it studies repeated or little text, so that many epochs need no warning.
     repeats_text: ClassVar[bool] = False
 
     vocab_size: int = dataclasses.field(
@@ -85,7 +85,7 @@ class Experiment:
         """Raises `self.wrong(field, fault)` where the fields do not go together."""
 
     def wrong(self, field: str, fault: str) -> FieldError:
-        """The error that says that a field "must be ...": the fault without its subject."""
+        """The error for a field. `fault` completes the sentence that begins with the field's name: "must be ..."."""
         return FieldError(type(self).__name__, field, fault)
 
     def runs(self, corpus: Corpus) -> list[Run]:
@@ -146,7 +146,7 @@ def field_types(experiment: Experiment) -> dict[str, tuple[type, bool]]:
 
 
 def bounds_of(experiment: Experiment, name: str) -> Bounds:
-    """What a field may hold: by its own metadata, or what a field of its name may."""
+    """The bounds of a field: those in its metadata, else those of its name."""
     (found,) = [field for field in dataclasses.fields(experiment) if field.name == name]
     return found.metadata.get("bounds") or BOUNDS.get(name, Bounds())
 

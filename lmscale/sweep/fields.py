@@ -1,12 +1,12 @@
-"""What the fields of experiments may hold: one table of bounds by name, for users' experiments too.
+"""Allowed values of the fields of experiments: one table of bounds by name, also for users' experiments.
 
 A name means the same in every experiment (`steps`, `n_ctx`, `budgets`), so that its bounds are said
 once. A field of another name, or with other bounds, brings them along:
 
     depth_of_tree: int = field(metadata={"help": "...", "bounds": Bounds(1, 12)})
 
-Bounds catch slips of the keyboard and values that would take for ever; whether the values go together
-is for `lmscale.spec` to say, and for `Experiment.check`.
+Bounds catch typing errors and values that would take for ever. Whether values fit together is checked by
+`lmscale.spec` and `Experiment.check`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Any
 
 from lmscale import architectures, flops, optimizers, serialize, spec
 
-#: Values of one field, and runs of one experiment: larger ones are slips, and take minutes to plan.
+#: Most values of one field and most runs of one experiment. More are mistakes, and take minutes to plan.
 MOST_VALUES, MOST_RUNS = 1000, 10_000
-#: Largest number that a field without bounds of its own takes.
+#: Largest number for fields without bounds.
 MOST_NUMBER = 1e30
 
 
@@ -33,7 +33,7 @@ class ExperimentError(ValueError):
 
 
 class FieldError(ExperimentError):
-    """A value that a field cannot have. `fault` follows the field's name in a sentence."""
+    """A value that a field cannot have. `fault` completes a sentence that begins with the field's name."""
 
     def __init__(self, experiment: str, field: str, fault: str):
         super().__init__(f"{experiment}.{field} {fault}")
@@ -42,14 +42,14 @@ class FieldError(ExperimentError):
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a field, or each value of a list, may be.
+    """The allowed values of a field, or of each member of a list.
 
     Attributes:
       low, high: of a number, both included.
       choices: of a text; a function where users' files may add some.
-      form: a regular expression that the whole of a text must match, and what it asks for.
-      distinct: whether a list must not hold a value twice, as its runs would count twice.
-      counts: how many values a list may have, where not any number.
+      form: a regular expression for the whole text, and its meaning in words.
+      distinct: whether a list must not repeat a value, because its runs would count twice.
+      counts: the allowed numbers of values in a list; any number when None.
     """
 
     low: float = -MOST_NUMBER
@@ -66,7 +66,7 @@ def _choices(owner: type, field: str) -> Bounds:
 
 
 def _spec(field: str, low: float = 1, **more: Any) -> Bounds:
-    """As large as a spec takes it."""
+    """From `low` to the largest value that a spec takes for the field."""
     return Bounds(low, serialize.MOST[field], **more)
 
 
@@ -74,7 +74,7 @@ _TOKENS = Bounds(1, 1e18)
 _SIZES = Bounds(1, 1e15, distinct=True)
 _BUDGETS = Bounds(1, 1e30, distinct=True)
 _RATE = Bounds(1e-12, 1e3)
-# A rate that makes every run diverge is a test of what follows.
+# Large factors are allowed: a study may ask what happens when every run diverges.
 _FACTOR = Bounds(1e-6, MOST_NUMBER)
 _FACTORS = Bounds(1e-6, MOST_NUMBER, distinct=True)
 _SHARE = Bounds(0, 1)
@@ -96,7 +96,7 @@ BOUNDS: dict[str, Bounds] = {
     "least_steps": _spec("steps"),
     "warmup_steps": _spec("steps", 0),
     "tokens": Bounds(1, 1e18, distinct=True),
-    # 0 where the paper's shapes bring their own.
+    # 0 where the shapes of the paper set it.
     "unique_tokens": Bounds(0, 1e18),
     "fixed_cosine": _TOKENS,
     "fixed_warmup": _TOKENS,
@@ -160,13 +160,13 @@ BOUNDS: dict[str, Bounds] = {
     "optimizer": Bounds(choices=optimizers.names),
     "large_optimizer": Bounds(choices=optimizers.names),
     "compute_dtype": _choices(spec.RunSpec, "compute_dtype"),
-    # B_STAR and ALPHA_B, and maybe LOSS FACTOR ALPHA_LOW ALPHA_HIGH.
+    # B_STAR and ALPHA_B, optionally followed by LOSS FACTOR ALPHA_LOW ALPHA_HIGH.
     "critical_batch": Bounds(1e-6, 1e18, counts=(2, 6)),
 }
 
 
 def check_value(value: Any, kind: type, many: bool, bounds: Bounds) -> str | None:
-    """What is wrong with a field's value, as a sentence without its subject; None for nothing."""
+    """What is wrong with a field's value, as a sentence without its subject; None if it is right."""
     if not many:
         return _fault(value, kind, bounds)
     if not isinstance(value, tuple):
@@ -211,12 +211,12 @@ def _range(bounds: Bounds) -> str:
 
 
 def short(value: Any) -> str:
-    """A value for a message: of one line and bounded length."""
+    """A value as one short line, for messages."""
     return f"{value:.12g}" if isinstance(value, float) else serialize.short(value)
 
 
 def most_runs(count: float) -> None:
-    """Raises an `ExperimentError` for a grid of more runs than one experiment may have."""
+    """Raises an `ExperimentError` when a grid has too many runs."""
     if count > MOST_RUNS:
         raise ExperimentError(
             f"these fields declare {count:,.0f} runs, and an experiment has at most {MOST_RUNS:,}: "
@@ -225,7 +225,7 @@ def most_runs(count: float) -> None:
 
 
 def count_product(choices: Iterable[Iterable[Any]]) -> list[list[Any]]:
-    """The choices as lists, of which there are not too many combinations."""
+    """The choices as lists; raises an `ExperimentError` when they have too many combinations."""
     lists = [list(values) for values in choices]
     most_runs(math.prod(map(len, lists)))
     return lists

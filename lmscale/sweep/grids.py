@@ -41,7 +41,7 @@ KAPLAN_RECIPE: dict[str, Any] = {
 #: Non-embedding parameters above which `SharedRecipe.large_optimizer` is used.
 LARGE = 1e9
 
-#: Of the field `base_lr` of experiments.
+#: Help of the field `base_lr` of experiments.
 BASE_LR_HELP = (
     "peak learning rate at width 32, from which other widths follow; none: a rule by scale"
 )
@@ -143,7 +143,7 @@ def make_run(
     weight_decay: float = 0.0,
     **fields: Any,
 ) -> RunSpec:
-    """A run whose warmup is a share of its steps and whose peak learning rate follows a rule."""
+    """A run with a warmup of a share of its steps and a peak learning rate from a rule."""
     _check_steps(steps, model, "this")
     rate = lr_factor * learning_rate(
         model, steps * batch_size * model.n_ctx, batch_size * model.n_ctx
@@ -156,7 +156,7 @@ def make_run(
         batch_size=batch_size,
         steps=steps,
         seed=seed,
-        # Six digits: a rule's rounding in another library version must not rename a run.
+        # Rounded to six digits, so that another library version's rounding does not rename the run.
         optimizer=OptimizerSpec(
             name=optimizer,
             peak_lr=float(f"{rate:.6g}"),
@@ -194,8 +194,8 @@ def width_rule(base: float | None = None) -> LearningRateRule:
     """Peak rates for runs of a few thousand small updates on a CPU, one rule an architecture.
 
     Each architecture has its own (`ModelSpec.short_run_lr`). Transformer: base * sqrt(32 / d_model),
-    with a base of 0.006. LSTM: 0.0095 up to a d_hidden of 256, as far as its best rate was seen not to
-    depend on the width; beyond, 0.0095 * sqrt(256 / d_hidden), which is assumed.
+    with a base of 0.006. LSTM: 0.0095 up to a d_hidden of 256, over which its best rate was measured not
+    to depend on the width; for larger ones 0.0095 * sqrt(256 / d_hidden), which is assumed.
 
     Measured on Python text (vocabulary 512) with AdamW, a cosine to a tenth, contexts of 256, on the
     whole validation split, one seed; the best rate is the minimum of a parabola through three rates
@@ -209,9 +209,9 @@ def width_rule(base: float | None = None) -> LearningRateRule:
       4,000 steps of 4 sequences
         Transformer, d_model 36: 0.0067; LSTM, d_hidden 32: 0.0075
 
-    A factor of two off the best costs 0.02 to 0.25 nats, more above than below, so comparisons search
-    around the rule. The published rules are fitted to far longer runs and larger batches and give
-    useless rates here.
+    A rate that is off by a factor of two costs 0.02 to 0.25 nats, more if it is too high, so comparisons
+    search around the rule. The published rules are fitted to far longer runs and larger batches; their
+    rates are useless here.
     """
 
     def rule(model: ModelSpec, n_tokens: int, batch_tokens: int) -> float:

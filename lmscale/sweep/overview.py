@@ -1,4 +1,4 @@
-"""How far a store is, at a glance: read from the files of its runs, while others write them."""
+"""The progress of a store, read from the files of its runs while others write them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from lmscale.sweep.shards import shard_runs
 from lmscale.sweep.store import Store
 from lmscale.training.run_folder import ENDED
 
-#: A run whose status has not been written for so long, in seconds, is told as silent: workers write
-#: it at every checkpoint, a minute apart unless told otherwise.
+#: Seconds without a new status after which a run is reported as silent. Workers write the status at every
+#: checkpoint, by default once a minute.
 SILENT_SECONDS = 600.0
 
 
@@ -30,13 +30,12 @@ class RunState:
     """One run.
 
     Attributes:
-      labels: its place in the experiment.
+      labels: the columns that place it in the experiment.
       done, total: training FLOPs (exact convention) of its own.
       seconds: trained so far.
       left: predicted seconds, for a run under way.
-      silent: seconds since it was last heard of, for one under way whose process is dead or should
-        have been heard of.
-      worker: the process that trains it ("process 123 on HOST"); None where nobody does.
+      silent: seconds since its last sign of life, for a run under way whose process is dead or overdue.
+      worker: the process that trains it ("process 123 on HOST"); None where none does.
     """
 
     run: str
@@ -87,7 +86,7 @@ class Overview:
 
 
 def overview(store: Store, *, now: float | None = None) -> Overview:
-    """Reads how far a store is.
+    """Reads the progress of a store.
 
     Args:
       now: seconds since the epoch; the clock's when None.
@@ -110,7 +109,7 @@ def overview(store: Store, *, now: float | None = None) -> Overview:
     left = [shard.left for shard in shards if shard.left is not None]
     whole = _part("", "", states)
     if left:
-        # Shards end on their own: the store is done when the last one is.
+        # Shards end independently: the store is done when the last shard is.
         whole = dataclasses.replace(whole, left=max(left))
     return Overview(whole, tuple(shards) if len(shards) > 1 else (), states)
 
@@ -140,7 +139,7 @@ def _state(store: Store, run: Run, now: float) -> RunState:
     per_step, begin = flops.step_flops(spec), spec.start.step if spec.start else 0
     total, done = (spec.steps - begin) * per_step, max(0, status["step"] - begin) * per_step
     if status["status"] in ENDED:
-        # Runs that diverge or stop early leave nothing to do.
+        # Runs that diverged or stopped early have no work left.
         total = done
     under_way = status["status"] == "running"
     seconds = status["seconds"]
@@ -173,10 +172,10 @@ def _seconds(text: Any) -> float | None:
 
 
 def _is_gone(claim: Claim | None, age: float, now: float) -> bool:
-    """Whether the process that trained a run is dead, or must be thought so.
+    """Whether the process that trained a run is dead or presumed dead.
 
     Args:
-      claim: on the run; None for none, as stores of earlier versions have.
+      claim: the claim on the run; None where there is none, as in stores of earlier versions.
       age: seconds since its status was written.
       now: seconds since the epoch.
     """
@@ -195,20 +194,20 @@ def _part(name: str, host: str, states: Sequence[RunState]) -> Part:
         left = (total - done) * seconds / done / under_way
     counts = dict(Counter(state.status for state in states).most_common())
     unknown = sum(not s.steps for s in states)
-    # Of runs that nothing is known of, nothing is known to be done.
+    # No FLOPs are known: then nothing is left to do, unless the specs of runs are damaged.
     share = done / total if total else float(unknown == 0)
     return Part(name, host, counts, share, total, unknown, left)
 
 
 def _workers(store: Store) -> list[tuple[int, int, dict[str, Any]]]:
-    """(index, count, what its worker wrote) of every shard of the division that began last."""
+    """(index, count, its worker's note) of every shard of the latest division."""
     found: dict[tuple[int, int], dict[str, Any]] = {}
     for path in (store.path / "shards").glob("*-of-*.json"):
         try:
             index, count = map(int, path.name.removesuffix(".json").split("-of-"))
             worker = read_json(path, {"host": str, "started": float})
         except ValueError:
-            # Damaged, or no note of ours: it tells who trains and nothing else.
+            # The note is damaged or not ours. It only tells who trains, so it is skipped.
             continue
         if worker is not None and 0 <= index < count:
             found[index, count] = worker

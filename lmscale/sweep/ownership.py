@@ -1,25 +1,24 @@
 """Ownership of a run: which process trains it, so that no two ever do.
 
-A claim lies in the run's folder: host, process, since when, and a token of its own. The process that
-holds it renews its time every `BEAT_SECONDS`. A claim is taken over when its holder is dead (its
-process is gone, where that can be seen from here) or silent (not renewed for `SILENT_SECONDS`, by the
-file system's own clock, so that the clocks of machines need not agree).
+A claim is a file in the run's folder. It holds host, process, time and a token of its own. The process that
+holds the claim renews it every `BEAT_SECONDS`. A claim is taken over when its holder is dead (its
+process is gone, as far as this machine can see) or silent (not renewed for `SILENT_SECONDS` by the
+file system's clock, so that the clocks of machines need not agree).
 
 On a mounted file system (local, NFS, Lustre) a claim is made by linking a finished file to its name,
-which fails where the name exists; without flock. Where links are refused the file is created
-exclusively. A dead claim is never replaced, as two takers could replace each other's: its successor
-is `claim-after-TOKEN.json`, a name that again only one process can make. The last claim of that
-chain holds. Release removes the chain from its beginning, so that a taker who has judged a claim
-dead, and makes its successor late, finds that the chain it judged is gone, and withdraws.
+which fails where the name exists; no flock is needed. Where links are refused the file is created
+exclusively. A dead claim is never replaced, because two processes could replace each other's claims.
+Instead its successor is `claim-after-TOKEN.json`, a name that again only one process can create. The last
+claim of that chain holds. Release removes the chain from its beginning. A process that judged a claim
+dead and creates a successor too late then finds that the chain is gone, and withdraws.
 
 On an object store (gs://, s3://) every process writes an object of its own, `claims/TOKEN.json`, and then
-lists: it holds the run when it is alone, otherwise it withdraws and tries again after a random
-pause. Each writes before it lists, so two can never both hold. This needs listings that show what
-was written before them, as Google's, Amazon's and Azure's stores have them.
+lists the folder. It holds the run when its object is the only one; otherwise it withdraws and tries again
+after a random pause. Every process writes before it lists, so two can never both hold. This needs listings
+that show every earlier write, as those of Google, Amazon and Azure do.
 
-What remains: a holder that is stopped for `SILENT_SECONDS` between its last look at its claim and the
-write that follows will make that one write. It looks again before every write, so that window is
-the length of one write.
+One gap remains: a holder that is suspended for `SILENT_SECONDS` between its last check of the claim and the
+write that follows will still make that one write. It checks again before every write.
 """
 
 from __future__ import annotations
@@ -42,13 +41,13 @@ from etils import epath
 
 from lmscale.files import DamagedError, parse_json, read_bytes
 
-#: Seconds between two signs of life of a holder.
+#: Seconds between two renewals of a claim.
 BEAT_SECONDS = 20.0
-#: Seconds without one after which a claim may be taken over.
+#: Seconds without a renewal after which a claim may be taken over.
 SILENT_SECONDS = 300.0
 #: Tries for a claim of an object store that others want at the same moment, and the longest pause.
 _TRIES, _PAUSE = 8, 1.5
-#: What a file system says that has no links.
+#: Errors of file systems without links.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -58,11 +57,12 @@ class Holder:
 
     Attributes:
       host: its machine's name.
-      boot: the machine's start and the process's namespace; processes of equal `boot` see each other.
+      boot: identifies the boot of the machine and the process namespace; processes of equal `boot` can see
+        each other.
       process: its number.
       started: when it started, in the units of its system; "" where that is not known.
       since: when it claimed the run, in seconds since the epoch by its own clock.
-      token: of this claim alone.
+      token: unique to this claim.
       held: whether it holds; false for a while on an object store.
       beat: renewals so far, on an object store.
     """
@@ -103,13 +103,13 @@ class Holder:
         except PermissionError:
             pass
         state, started = _state_and_start(self.process)
-        # Some systems hide the processes of other users.
+        # Some systems hide processes of other users.
         return bool(state) and (state in ("Z", "X") or started != self.started)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim as it was found: its holder, and when it was last renewed by the store's clock (or 0)."""
+    """A claim that was found: its holder, and the time of its last renewal by the store's clock (or 0)."""
 
     holder: Holder
     renewed: float
@@ -128,7 +128,7 @@ class Claims:
         self._beat, self._silent = beat, silent
         self._lock = threading.RLock()
         self._held: dict[str, _Mounted | _Objects] = {}
-        #: Signs of life of others: token -> (the last one, when it was first seen by our clock).
+        #: Renewals of others: token -> (the last one, when we first saw it by our clock).
         self._seen: dict[str, tuple[tuple[float, int], float]] = {}
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -165,7 +165,7 @@ class Claims:
             return None
 
     def holds(self, folder: epath.PathLike) -> bool:
-        """Whether a run is still ours: read anew, as another may have taken over what fell silent."""
+        """Whether a run is still ours. The claim is read again, because another process may have taken it over."""
         with self._lock:
             claim = self._held.get(str(folder))
             if claim is None:
@@ -176,14 +176,14 @@ class Claims:
             return False
 
     def release(self, folder: epath.PathLike) -> None:
-        """Gives a run up; one that is not ours is left alone."""
+        """Gives up a run; does nothing if it is not ours."""
         with self._lock:
             claim = self._held.pop(str(folder), None)
             if claim is not None and claim.stands():
                 claim.remove()
 
     def other(self, folder: epath.PathLike) -> Claim | None:
-        """Another's claim on a run that must be left to it; None when the run can be claimed."""
+        """The claim of another process that holds a run; None when the run can be claimed."""
         with self._lock:
             found = find_claim(folder)
             if found is None or str(folder) in self._held or self._is_over(found, _now(folder)):
@@ -191,7 +191,7 @@ class Claims:
             return found
 
     def close(self) -> None:
-        """Releases all, as far as the store can be reached."""
+        """Releases all runs, as far as the store can be reached."""
         self._over.set()
         with self._lock:
             for folder in list(self._held):
@@ -203,7 +203,7 @@ class Claims:
             with self._lock:
                 claims = list(self._held.values())
             for claim in claims:
-                # A store that cannot be reached now may be at the next beat.
+                # The store may be reachable again at the next beat.
                 with contextlib.suppress(OSError):
                     claim.renew()
 
@@ -213,7 +213,7 @@ class Claims:
             return True
         if claim.renewed and now and now - claim.renewed > self._silent:
             return True
-        # Stores that tell no time are watched by our own clock.
+        # For stores without a clock, renewals are timed by our own.
         sign, here = (claim.renewed, claim.holder.beat), clock()
         last, since = self._seen.get(claim.holder.token, (None, here))
         if last != sign:
@@ -232,7 +232,7 @@ def find_claim(folder: epath.PathLike) -> Claim | None:
 
 
 def is_free(folder: epath.Path) -> bool:
-    """Whether nobody holds a run, as far as is known at once: a holder that is dead does not."""
+    """Whether no living process holds a run, as far as is known at once."""
     claim = find_claim(folder)
     return claim is None or claim.holder.dead() is True
 
@@ -278,12 +278,12 @@ class _Mounted:
                     return chain[-1][1].holder
                 path = self._after(chain[-1][1]) if chain else self._folder / "claim.json"
                 if not _create(path, temporary, content):
-                    # Another was quicker: look at its claim.
+                    # Another process was faster: look at its claim.
                     continue
                 self._path = path
                 if self.stands():
                     return None
-                # The chain that was judged has been released meanwhile.
+                # The chain that was found dead has been released meanwhile.
                 path.unlink(missing_ok=True)
         finally:
             temporary.unlink(missing_ok=True)
@@ -293,14 +293,14 @@ class _Mounted:
         return bool(chain) and chain[-1][1].holder.token == self._own.token
 
     def renew(self) -> None:
-        # The store's clock, not ours. Where another has taken over, nobody looks at this file.
+        # This sets the time of the store's clock, not ours. After a takeover nobody reads this file.
         os.utime(self._path)
 
     def remove(self) -> None:
         now = self._path.stat().st_mtime if self._path.exists() else 0.0
         for path, _ in self.chain():
             path.unlink(missing_ok=True)
-        # What processes left that were killed while they claimed.
+        # Files of processes that were killed while they claimed.
         for path in self._folder.glob("claim-*.tmp"):
             with contextlib.suppress(FileNotFoundError):
                 if now - path.stat().st_mtime > SILENT_SECONDS:
@@ -365,7 +365,7 @@ class _Objects:
             self.remove()
             if held := [claim.holder for claim in others if claim.holder.held]:
                 return held[0]
-            # Others try at this moment too, and have withdrawn as this one has.
+            # Others try at the same moment, and have withdrawn too.
             time.sleep(random.uniform(0, _PAUSE))
         return others[0].holder
 
@@ -374,7 +374,7 @@ class _Objects:
 
     def renew(self) -> None:
         with self._lock:
-            # What another has removed must not come back.
+            # An object that another process removed must not be written again.
             if self.stands():
                 self._write(held=True)
 
@@ -400,8 +400,8 @@ def _content(holder: Holder) -> bytes:
 def _read(path: epath.PathLike) -> Claim | None:
     """The claim in a file, or None if there is no file.
 
-    A file that holds no claim (its maker was killed, or the disk was full) counts as one of a
-    process that is nowhere: it falls silent with time.
+    A file without a valid claim (its writer was killed, or the disk was full) counts as the claim of an
+    unknown process: it becomes silent after a while.
     """
     path = epath.Path(path)
     data = read_bytes(path)
@@ -443,7 +443,7 @@ def _modified(path: epath.PathLike) -> float:
 
 
 def _boot() -> str:
-    """What the processes have in common that see each other's numbers; "" where it is not known."""
+    """An identifier shared by all processes that can see each other's numbers; "" where it is unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -454,7 +454,7 @@ def _boot() -> str:
 def _state_and_start(process: int) -> tuple[str, str]:
     """A process's state ("Z" when it is dead but not yet waited for) and start; "" when unknown."""
     try:
-        # Its name, in brackets, may hold anything.
+        # The name of the process, in brackets, may hold any character.
         fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
         return fields[0], fields[19]
     except (OSError, IndexError):

@@ -1,9 +1,9 @@
-"""How a sweep trains its runs, read off the runs: a rule for the next, larger one.
+"""The rule by which a sweep trains its runs, recovered from the runs, to apply it to a larger one.
 
 A law holds for the recipe that its runs were trained by. So a run that a law advises takes everything
 from them: depth, initialisation and heads by the ladder's rule, batch, optimizer, schedule, data and
 evaluation, and a peak learning rate by the sweep's own rule, whatever that was, as a power law in N (and
-D). Rules that the sweep followed exactly are recovered exactly.
+D). A rule that the sweep followed exactly is recovered exactly.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ __all__ = ["Recipe", "read_recipe"]
 
 #: Relative error up to which a rule counts as followed exactly: rates are kept to six digits.
 _EXACT = 1e-4
-#: A second variable enters a rule where it takes the residuals to less than this share.
+#: A second variable enters a rule when it reduces the residuals to less than this share.
 _WORTH = 0.5
 
 
-#: Of which a rule may be a power law: size, or width in its place, and length. The simplest first.
+#: Variables of a power law, the simplest choice first: size, or width instead, and length.
 _CHOICES = ((), ("N",), ("width",), ("D",), ("N", "D"), ("width", "D"))
 
 
 def _case(model: ModelSpec, n_tokens: float) -> dict[str, float]:
-    """What a rule may depend on: N without embeddings, width, and tokens D."""
+    """The variables of a rule for one run: N without embeddings, width, and tokens D."""
     return {"N": float(flops.n_params(model, "kaplan")), "width": float(model.width), "D": n_tokens}
 
 
@@ -53,7 +53,7 @@ class PowerRule:
 
     @classmethod
     def fitted(cls, values: Sequence[float], cases: Sequence[dict[str, float]]) -> PowerRule:
-        """Through the values: a constant, unless a variable explains much of what is left."""
+        """The rule through some values: a constant, unless a variable explains much of their scatter."""
         y = np.log(np.asarray(values, float))
         logs = {name: np.log([case[name] for case in cases]) for name in cases[0]}
         best = None
@@ -100,7 +100,7 @@ class Recipe:
       ladder: the rule of `shape` in words.
       rate, batch: peak learning rate and sequences a batch.
       warmup: (steps, runs of any length alike) -> warmup steps.
-      study: a learning-rate study's rule, and where it lies, to be used where it covers a case.
+      study: the rule of a learning-rate study and the path of its store; used where it covers a case.
       n_runs, n_exact: runs that were read, and how many of them the rules give exactly.
     """
 
@@ -116,7 +116,7 @@ class Recipe:
 
     def model(self, n_params: float, convention: str) -> ModelSpec:
         """The ladder's model whose count under a convention is closest to `n_params`."""
-        # Non-embedding targets from a thousandth of the count up to all of it.
+        # Try non-embedding sizes from a thousandth of the count up to all of it.
         models = {self.shape(n_params * 10 ** (-3 * i / 240)) for i in range(241)}
         return min(
             models, key=lambda model: abs(math.log(flops.n_params(model, convention) / n_params))
@@ -160,7 +160,7 @@ class Recipe:
         return self.rate(_case(model, n_tokens))
 
     def describe(self, run: RunSpec) -> str:
-        """Where a run's shape, rate and batch come from, and how far beyond the sweep's that is."""
+        """The origin of a run's shape, rate and batch, and how far they lie beyond those of the sweep."""
         if self.study is not None and self.study[0].covers(
             run.model, run.n_tokens, run.batch_tokens
         ):
@@ -218,7 +218,7 @@ def read_recipe(store: Store, family: str = "transformer") -> Recipe:
 
 
 def _same(recipe: Recipe, run: RunSpec) -> bool:
-    """Whether the recipe gives this run, but for the last digits of its learning rate."""
+    """Whether the recipe gives this run, up to the last digits of its learning rate."""
     model = recipe.shape(flops.n_params(run.model, "kaplan"))
     again = recipe.for_tokens(model, run.n_tokens, seed=run.seed)
     rate = run.optimizer.peak_lr
@@ -232,13 +232,13 @@ def _same(recipe: Recipe, run: RunSpec) -> bool:
 
 
 def _ladder(models: Sequence[ModelSpec]) -> tuple[Callable[[float], ModelSpec], str]:
-    """The rule that gives every one of these models at its size, else one scaled from the nearest."""
+    """The ladder that gives each of these models at its size; if there is none, one that scales the nearest model."""
     distinct = list(dict.fromkeys(models))
     place = {model: math.log(flops.n_params(model, "kaplan")) for model in distinct}
     fields = _fields_by_width(distinct)
 
     def like(shape: ModelSpec) -> ModelSpec:
-        """A shape with all that the ladder's nearest model has beside its shape."""
+        """A shape with all other fields of the nearest model of the ladder."""
         target = math.log(flops.n_params(shape, "kaplan"))
         nearest = min(distinct, key=lambda model: abs(place[model] - target))
         changes = {name: rule(_case(shape, 1.0)) for name, rule in fields.items()}
@@ -263,7 +263,7 @@ def _ladder(models: Sequence[ModelSpec]) -> tuple[Callable[[float], ModelSpec], 
 
 
 def _fields_by_width(models: Sequence[ModelSpec]) -> dict[str, PowerRule]:
-    """Numbers of a model that follow its width, such as an initial standard deviation."""
+    """Numeric fields of a model that depend on its width, such as an initial standard deviation."""
     widths = [{"width": float(model.width)} for model in models]
     found = {}
     for field in dataclasses.fields(models[0]):
@@ -279,7 +279,7 @@ def _fields_by_width(models: Sequence[ModelSpec]) -> dict[str, PowerRule]:
 
 
 def _warmup(runs: Sequence[RunSpec]) -> Callable[[int], int]:
-    """Warmup steps by the length of a run: as many for all, or a share."""
+    """Warmup steps by the length of a run: the same for all runs, or a share of the steps."""
     pairs = {(run.steps, run.schedule.warmup_steps) for run in runs}
     counts = {warmup for _, warmup in pairs}
     if len(counts) == 1 and (len({steps for steps, _ in pairs}) > 1 or counts == {0}):
@@ -290,7 +290,7 @@ def _warmup(runs: Sequence[RunSpec]) -> Callable[[int], int]:
         return lambda steps: min(steps, max(1, math.ceil(share * steps)))
 
     least = min(warmup / steps for steps, warmup in pairs)
-    # A declared share is a round number; whole steps are above it.
+    # A declared share is a round number; rounding to whole steps makes the observed share larger.
     for share in (*(math.floor(least * 10**k) / 10**k for k in (2, 3, 4)), least):
         if share > 0 and all(share_of(share)(steps) == warmup for steps, warmup in pairs):
             break
@@ -298,7 +298,7 @@ def _warmup(runs: Sequence[RunSpec]) -> Callable[[int], int]:
 
 
 def _study(store: Store, family: str) -> tuple[hparams.FittedRule, str] | None:
-    """The rule of a learning-rate study on the same text and context: the store's, or one beside it."""
+    """The rule of a learning-rate study on the same text and context: of this store or of one beside it."""
     own = store.experiment()["corpus"]["fingerprint"]
     key = f"learning_rate/{family}/kaplan"
     folders = [store.path]
@@ -312,6 +312,6 @@ def _study(store: Store, family: str) -> tuple[hparams.FittedRule, str] | None:
                 continue
             return hparams.fitted_rule(folder / "fits.json", family), folder.name
         except (DamagedError, KeyError, TypeError, SpecError) as error:
-            # Another store may have a rule.
+            # Try the next store.
             say(f"no learning rates from {folder}: {error}")
     return None

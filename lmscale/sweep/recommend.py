@@ -1,4 +1,4 @@
-"""From a law and a budget to a run: model shape, batch and learning rate beside N and D."""
+"""From a law and a budget to a run: N and D, model shape, batch and learning rate."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lmscale.laws.result import FitError, FitResult
 from lmscale.sweep.recipe import Recipe, read_recipe
 from lmscale.sweep.store import Store
 
-#: Factor between the advised N and that of the nearest model of a ladder, from which advice warns.
+#: Advice warns when the nearest model of a ladder differs from the advised N by more than this factor.
 OFF_LADDER = 1.5
-#: What a store's law counts, and what the published laws count (Hoffmann et al. count embeddings).
+#: The convention of a store's law, and that of the published laws (Hoffmann et al. count embeddings).
 STORE_CONVENTION, PUBLISHED_CONVENTION = "standard", "chinchilla"
 #: Of the published laws' models.
 PUBLISHED_VOCABULARY, PUBLISHED_CONTEXT = 32_000, 2048
@@ -33,14 +33,14 @@ def recommend(
 ) -> Advice:
     """The best run for a budget (or the smallest budget for a loss).
 
-    Of a store everything but the size and the tokens is by the recipe of its own runs. Elsewhere batch
-    and learning rate are by a published rule, where the range that it was fitted on holds the case.
+    For a store, everything but N and D follows the recipe of its own runs. Otherwise batch and learning
+    rate follow a published rule, if the case lies within the range that the rule was fitted on.
 
     Args:
       source: a store, a law fitted to any table, or the name of a published law.
       law: which law of a store.
       family: whose runs of a store.
-      extrapolate: give a point however far the budget lies beyond the runs.
+      extrapolate: answer however far the budget lies beyond the runs.
       reading: how a store's results are read: columns, where, convention and cells of
         `lmscale.sweep.tables.table_of_runs`.
       question: flops, loss, unique_tokens, inference_tokens; see `lmscale.laws.advise`.
@@ -96,7 +96,7 @@ def advised_run(recipe: Recipe, advice: Advice, convention: str, factor: float =
 
 
 def _off_ladder(model: ModelSpec, advice: Advice, convention: str) -> list[str]:
-    """A warning where the nearest model that can be built is not of the advised size."""
+    """A warning when the nearest model that can be built is not of the advised size."""
     size = flops.n_params(model, convention)
     ratio = size / advice.n_params
     if 1 / OFF_LADDER <= ratio <= OFF_LADDER:
@@ -135,7 +135,7 @@ def _by_published_rule(advice: Advice) -> Advice:
 
 
 def store_convention(store: Store) -> str:
-    """What N and C count in a store's budgets."""
+    """The convention by which a store's budgets count N and C."""
     declared = store.experiment().get("fields", {}).get("convention")
     return declared if declared in flops.CONVENTIONS else STORE_CONVENTION
 
@@ -171,7 +171,7 @@ def store_law(
         result = fitted(convention)
     except laws.TableError:
         result = None
-    # Whether it is the convention that leaves no profiles, or the runs under any: then that is the error.
+    # Tell apart whether only this convention has no usable profiles, or the runs have none at all.
     if (result is None or not result.parameters) and fitted(native, bootstrap=0).parameters:
         raise FitError(
             f"counted as {convention}, the runs of one budget of {store.path.name} do not cost the "
@@ -194,7 +194,7 @@ def shape_of_count(
     def miss(model: ModelSpec) -> float:
         return abs(math.log(flops.n_params(model, convention) / n_params))
 
-    # Non-embedding targets from a thousandth of the count up to all of it.
+    # Try non-embedding sizes from a thousandth of the count up to all of it.
     targets = (n_params * 10 ** (-3 * i / 120) for i in range(121))
     shapes = (architecture(kind).of_size(t, n_ctx=n_ctx, vocab_size=vocab_size) for t in targets)
     return min(shapes, key=miss)

@@ -1,4 +1,4 @@
-"""Finished runs scored again, on any text and without any training."""
+"""Scores finished runs again on any text, without training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Score:
 
 
 def evaluation_set(corpus: Corpus, split: str | None, tokens: int | None) -> EvalSpec:
-    """The evaluation set of a corpus's split, all of it unless `tokens` are enough.
+    """The evaluation set of a corpus's split: all of it, or about `tokens` tokens.
 
     Without a split it is the test split, or validation where a corpus has no test documents. Its name
     says what it holds, so that sets of one store can be told apart: CORPUS-SPLIT, or
@@ -73,8 +73,8 @@ def rescore(
       bar: is told of every run.
 
     Raises:
-      StoreError: when no run has finished, one has lost its checkpoint, or the set holds fewer than
-        two windows, whose spread would say nothing of other text.
+      StoreError: when no run has finished, a run has lost its checkpoint, or the set holds fewer than two
+        windows, which would give no spread.
     """
     runs, scores = [], []
     for line in store.damage():
@@ -123,7 +123,7 @@ def _score_pack(
     open_corpus: Callable[[str], Corpus],
     bar: Tracker,
 ) -> list[Score]:
-    """The scores of runs of one shape, as many at a time as the pack trains."""
+    """The scores of runs of one shape, in groups of the pack's size."""
     import jax
 
     program = program_of(pack, mesh_of(pack, jax.devices()), devices.platform)

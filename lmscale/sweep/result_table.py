@@ -1,4 +1,4 @@
-"""results.csv: one row a run, and which runs of a learning-rate search are the best of their cell."""
+"""results.csv: one row a run, and a mark for the runs at the best learning rate of their cell."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cell_columns", "mark_best_lr", "result_row"]
 
-#: What the runs of one cell have in common: they differ in learning rate and seed only.
+#: Columns that are equal within a cell: its runs differ only in learning rate and seed.
 _CELL = (
     "family",
     "budget",
@@ -34,8 +34,8 @@ def cell_columns(table: pd.DataFrame) -> list[str]:
 def mark_best_lr(table: pd.DataFrame) -> pd.DataFrame:
     """Adds the column `best_lr`; see `Store.table`.
 
-    Of a budget only factors that all its cells have tried count: a size whose rate was searched would
-    look better than its neighbours, whose rates were not.
+    Within a budget only factors that all its cells have tried count. Otherwise a size whose rate was
+    searched would look better than neighbours whose rates were not.
     """
     cell = cell_columns(table)
     losses = table["loss"].where(table["status"] == "done")
@@ -43,7 +43,7 @@ def mark_best_lr(table: pd.DataFrame) -> pd.DataFrame:
         return table.assign(best_lr=losses.notna())
     cells = [table[name] for name in cell]
     of_factor = losses.groupby([*cells, table["lr_factor"]], dropna=False)
-    # A rate at which seeds diverge must not win by the seeds that are left.
+    # A rate at which some seeds diverge must not win by its remaining seeds.
     seeds = of_factor.transform("count")
     most = seeds.groupby(cells, dropna=False).transform("max")
     shared = _tried_by_all(table, cell)
@@ -67,7 +67,7 @@ def _tried_by_all(table: pd.DataFrame, cell: list[str]) -> pd.Series:
 
 
 def result_row(folder: RunFolder, labels: dict[str, Any]) -> dict[str, Any]:
-    """A run in columns: what it is, what it cost, what it reached."""
+    """The columns of a run: its configuration, its cost and its results."""
     spec = folder.spec
     status, result = folder.state()
     result = result or {}

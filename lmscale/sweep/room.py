@@ -1,4 +1,4 @@
-"""Whether the disk has room for what a plan will write, asked before anything is trained."""
+"""Checks before training whether the disk has room for what a plan will write."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from lmscale.training.state import ProgramKey, initial_state
 
 #: Bytes of a run's small files: specification, metrics, result.
 _SMALL_FILES = 400_000
-#: Bytes that a state takes on disk beside its arrays.
+#: Bytes of a saved state besides its arrays.
 _STATE_OVERHEAD = 20_000
-#: More than was counted, for what others write meanwhile, the report among them.
+#: Safety factor for other writes, such as the report.
 _MARGIN = 1.02
 
 
 def check_room(plan: Plan, store: Store) -> None:
-    """Compares what a plan will write with what the disk has left; of local stores only.
+    """Compares what a plan will write with the free space of the disk, for local stores only.
 
     Raises:
       DiskError: when that is too little.
-      StoreError: when the store would lie where no files are kept, as in /proc.
+      StoreError: when the path is on a file system that keeps no files, such as /proc.
     """
     if "://" in str(store.path):
         return
@@ -57,7 +57,7 @@ def bytes_to_write(plan: Plan, store: Store) -> int:
             branches = kept.get(run.spec.run_id, set()) - set(saved_steps(folder.branches))
             states = max(0, GENERATIONS - len(saved_steps(folder.checkpoints))) + len(branches)
             need += states * state + _SMALL_FILES
-            # A new checkpoint is whole before the oldest goes.
+            # A new checkpoint is complete before the oldest is deleted.
             largest = max(largest, pack.n_slots * state)
     return math.ceil(_MARGIN * (need + largest)) if need else 0
 
@@ -71,7 +71,7 @@ def state_bytes(key: ProgramKey) -> int:
 
 
 def _disk(path: Path) -> tuple[int, int]:
-    """Bytes of the disk where a folder is or will be, and how many of them are left."""
+    """Total and free bytes of the disk of a folder, which need not exist yet."""
     while not path.exists() and path != path.parent:
         path = path.parent
     disk = shutil.disk_usage(path)

@@ -15,9 +15,10 @@ from lmscale.sweep.dropped import drop
 def off_centre(
     model: ModelSpec, budget: float, tokens_per_param: float, convention: str = "standard"
 ) -> float:
-    """ln of the model's size over that of one which `budget` trains for `tokens_per_param`.
+    """ln of the ratio of the model's size to the size that `budget` trains for `tokens_per_param`.
 
-    A budget C = 6 N D buys D/N = C / (6 N^2) tokens a parameter (N with the head), hence the half.
+    At a budget C = 6 N D a model gets D/N = C / (6 N^2) tokens per parameter (N with the head), hence the
+    factor 1/2.
     """
     tokens = budget / flops.training_flops_per_token(model, convention)
     return -0.5 * math.log(tokens / flops.n_params(model, "standard") / tokens_per_param)
@@ -34,9 +35,10 @@ def nearest_sizes(
 ) -> list[ModelSpec]:
     """The `count` models around the one that `budget` trains for `tokens_per_param`.
 
-    These are the nearest, or with `spread` those nearest to sizes evenly spaced in the logarithm from
-    that factor below the centre to that factor above, as far as the models reach: of a ladder with
-    steps of a few percent the nearest span too little for a minimum to show.
+    By default these are the nearest models. With `spread` they are nearest to sizes that are evenly spaced
+    in the logarithm between the centre over that factor and the centre times that factor, as far as the
+    models reach. On a ladder with steps of a few percent the nearest models span too little to show a
+    minimum.
     """
     place = {m: off_centre(m, budget, tokens_per_param, convention) for m in models}
     if spread is None:
@@ -52,7 +54,7 @@ def nearest_sizes(
 
 
 def ladder(kind: str, sizes: Sequence[float], **fields: Any) -> list[ModelSpec]:
-    """One standard shape of an architecture for each size; sizes that give the same shape are said.
+    """One standard shape of an architecture for each size; sizes that give the same shape are reported.
 
     Args:
       kind: the architecture.

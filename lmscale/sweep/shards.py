@@ -12,7 +12,7 @@ from lmscale.sweep.experiment import Run
 def shard_runs(runs: Sequence[Run], index: int, count: int) -> list[Run]:
     """Shard number `index` of `count`: equal shares of the cost, each run in exactly one shard.
 
-    A run goes where the run is that it starts from.
+    A run is in the same shard as the run from which it starts.
     """
     loads = [0.0] * count
     shards: list[list[Run]] = [[] for _ in range(count)]

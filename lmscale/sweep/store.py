@@ -38,7 +38,7 @@ from lmscale.user_files import loaded_files
 if TYPE_CHECKING:
     import pandas as pd
 
-#: What experiment.json holds, for its readers.
+#: Required fields of experiment.json.
 _FIELDS = {"name": str, "runs": list}
 _MAY_HAVE = {
     "scale": str,
@@ -74,7 +74,7 @@ class Store:
             raise StoreError(why)
         self.path = epath.Path(path).expanduser()
         if "://" not in str(path):
-            # Orbax wants absolute paths.
+            # Orbax needs absolute paths.
             self.path = self.path.absolute()
 
     @classmethod
@@ -90,7 +90,7 @@ class Store:
         return store
 
     def holds_experiment(self) -> bool:
-        """Whether anything was declared here.
+        """Whether the folder holds a declared experiment.
 
         Raises:
           StoreError: when the path cannot be a folder, or cannot be read.
@@ -108,7 +108,7 @@ class Store:
         return [Store(path) for path in found]
 
     def refusal(self, declaration: Declaration, extend: bool = False) -> str | None:
-        """Why this folder does not take a declaration, in a line, or None if it does."""
+        """Why this folder refuses a declaration, in a line; None if it accepts it."""
         return self._refusal(self._recorded(declaration), declaration, extend)
 
     def _refusal(
@@ -179,7 +179,7 @@ class Store:
                 values["needs"][what] = sorted({*values["needs"].get(what, ()), *names})
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "experiment.json", values, sealed=True)
-        # Side by side, as each waits for its file to be on disk.
+        # In parallel, because each waits until its file is on disk.
         with ThreadPoolExecutor(16) as pool:
             faults = list(pool.map(lambda run: self.folder(run).create(), runs))
         for fault in filter(None, faults):
@@ -188,7 +188,7 @@ class Store:
     def _recorded(self, here: Declaration) -> dict[str, Any] | None:
         """experiment.json, to compare a declaration with; None where there is none.
 
-        A damaged one counts as none where the folder holds runs of this declaration only.
+        A damaged one counts as missing if the folder holds only runs of this declaration.
         """
         path = self.path / "experiment.json"
         if not self.holds_experiment():
@@ -260,7 +260,7 @@ class Store:
                 yield folder, labels
 
     def damage(self) -> list[str]:
-        """A line for every damaged file that says what a run is or reached.
+        """A line for each damaged file that holds the specification or results of a run.
 
         Such runs count as failed, or are left out where it isn't known what they are. `lmscale run`
         makes them again.
@@ -278,7 +278,7 @@ class Store:
     def damaged_checkpoints(self) -> list[str]:
         """A line for every checkpoint or kept state of an ended run that is not what was written.
 
-        Reads all of them. Nothing is known of those without digests, of earlier versions.
+        It reads all of them. Those of earlier versions have no digests and cannot be checked.
         """
         # Orbax takes a second to import, and most readers of a store do not need it.
         from lmscale.training.checkpoint import checkpoint_fault, saved_steps
@@ -286,7 +286,7 @@ class Store:
         lines = []
         for folder, _ in self.declared():
             if folder.result() is None:
-                # Its own are looked at when it goes on.
+                # A run that has not ended checks its checkpoints when it continues.
                 continue
             for kept in (folder.checkpoints, folder.branches):
                 for step in saved_steps(kept):
@@ -295,11 +295,11 @@ class Store:
         return lines
 
     def _damaged(self, fault: DamagedError) -> str:
-        """A damaged file in a line, by its path inside of the store."""
+        """A line about a damaged file, with its path inside the store."""
         return f"{fault.path.removeprefix(f'{self.path}/')} is damaged: {fault.fault}"
 
     def mended(self) -> list[str]:
-        """A line for all damage that was found while training, and what was done about it."""
+        """Lines about damage that was found while training, and what was done about it."""
         return [
             f"{folder.path.name}: {line.replace(f'{self.path}/', '')}"
             for folder, _ in self.declared()
@@ -307,7 +307,7 @@ class Store:
         ]
 
     def adopt(self, other: Store, runs: Sequence[Run]) -> int:
-        """Copies results of runs that `other` has trained and this store has not.
+        """Copies the results of runs that `other` has and this store lacks.
 
         A run is a value, so what another experiment trained need not be trained again. Checkpoints
         stay where they are.
@@ -321,7 +321,7 @@ class Store:
             if ours.result() is not None or theirs.result() is None:
                 continue
             if find_claim(ours.path) is not None:
-                # It is being trained, to the same result.
+                # It is being trained here, with the same result.
                 continue
             for name in ("metrics.jsonl", "status.json", "result.json"):
                 write_atomically(ours.path / name, (theirs.path / name).read_bytes())
@@ -329,18 +329,18 @@ class Store:
         return count
 
     def table(self) -> pd.DataFrame:
-        """One row a run: what it is, what it cost, what it reached.
+        """One row a run: its configuration, its cost and its results.
 
         Where a learning-rate search was made, `best_lr` marks the runs of the factor with the
         lowest mean loss over seeds in their cell, of the factors at which most seeds ended well;
         without a search it marks every run that ended well. See `mark_best_lr`.
         """
-        # Not with the module: it loads slowly, and processes that train do without.
+        # Imported here, because pandas loads slowly and processes that train do not need it.
         import pandas as pd
 
         rows = [result_row(folder, labels) for folder, labels in self.declared()]
         if not rows:
-            # As where no spec can be read.
+            # No spec could be read.
             return pd.DataFrame(columns=["run", "status", "reason", "loss", "best_lr"])
         return mark_best_lr(pd.DataFrame(rows))
 
@@ -356,9 +356,9 @@ class Store:
 
 
 def note_worker(store: Store, shard: tuple[int, int]) -> None:
-    """Leaves word in shards/I-of-N.json of who trains a shard, for `lmscale status`.
+    """Notes in shards/I-of-N.json who trains a shard, for `lmscale status`.
 
-    It keeps nobody from training the same runs: their claims do (`lmscale.sweep.ownership`).
+    The note does not reserve runs; claims do (`lmscale.sweep.ownership`).
     """
     index, count = shard
     folder = store.path / "shards"
@@ -368,7 +368,7 @@ def note_worker(store: Store, shard: tuple[int, int]) -> None:
 
 
 def _needs(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """What a reader of these runs must know, and the files of a user's own that say it."""
+    """Architectures and optimizers that a reader of these runs needs, and the users' files that define them."""
     return {
         "architectures": sorted({run.spec.model.kind for run in runs}),
         "optimizers": sorted({run.spec.optimizer.name for run in runs}),
@@ -377,7 +377,7 @@ def _needs(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 
 def _unknown(needs: dict[str, Any]) -> str | None:
-    """What of `_needs` is not known here, in words."""
+    """The entries of `_needs` that are not registered here, in words."""
     known = {"architectures": kinds(), "optimizers": optimizers.names()}
     missing = [
         f"the {what[:-1]} {name!r}"

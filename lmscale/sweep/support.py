@@ -1,4 +1,4 @@
-"""Which fits a grid can support: said before it is trained, by what the analyses themselves need."""
+"""Which fits a grid can support, by what the analyses need. It is reported before training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["unsupported"]
 
-#: Analyses that read a minimum off the sizes of each budget, and an exponent off the minima.
+#: Analyses that need a minimum over the sizes of each budget, and an exponent through the minima.
 _PROFILES = ("isoflop", "cooldown", "reconcile")
 
 

@@ -26,8 +26,8 @@ def table_of_runs(
 ) -> laws.Table:
     """The runs to fit a law to.
 
-    A store and its results.csv are read alike: the runs that `best_lr` marks, with params and
-    flops of one convention, under which the fit's exponents stand.
+    A store and its results.csv are read in the same way: the runs that `best_lr` marks, with params and
+    flops by one convention, which is also that of the fit's exponents.
 
     Args:
       source: a store, its folder, or a file that `laws.Table.read` takes.

@@ -5,7 +5,7 @@
       experiment.json  runs/  ...    a store of its own with the advised model, its half and its double
       outcome.json          what became of the forecast
 
-The name of a forecast holds the hash of its content, so that a later edit is noticed.
+The name of a forecast contains the hash of its content, so that a later edit is noticed.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ __all__ = [
     "write_forecast",
 ]
 
-#: What is trained, in sizes over the advised one, all on the same compute.
+#: Sizes of the trained models relative to the advised one. All take the same compute.
 ROLES = (("advised", 1.0), ("half", 0.5), ("double", 2.0))
 #: Digits of the hash in a forecast's name.
 _DIGITS = 16
-#: Fewest degrees of freedom from which seeds tell the noise of a run.
+#: Fewest degrees of freedom for an estimate of a run's noise from seeds.
 _LEAST_FREEDOM = 3
 #: Standard errors that a difference must exceed to be more than noise.
 _REACH = 1.96
@@ -83,7 +83,7 @@ def forecast_of(
     family: str = "transformer",
     extrapolate: bool = False,
 ) -> dict[str, Any]:
-    """What a store says of a budget: the content of a forecast, JSON-ready.
+    """A store's forecast for a budget, JSON-ready.
 
     Raises:
       FitError: when its law cannot answer, the budget lies too far beyond its runs, or they have no
@@ -96,7 +96,7 @@ def forecast_of(
         raise FitError(f"there is no loss to foretell: {'; '.join(advice.warnings)}")
     runs = {role: advised_run(recipe, advice, convention, factor) for role, factor in ROLES}
     sizes = {role: flops.n_params(run.model, convention) for role, run in runs.items()}
-    # A coarse ladder may have one model for two of the sizes.
+    # A coarse ladder may give the same model for two of the sizes.
     roles = [role for i, role in enumerate(sizes) if sizes[role] not in list(sizes.values())[:i]]
     answers = advise(
         fitted, flops=budget, factors=[sizes[role] / advice.n_params for role in roles]
@@ -134,7 +134,7 @@ def forecast_of(
 
 
 def results_hash(store: Store) -> str:
-    """Of every result that a store holds."""
+    """The hash of all results in a store."""
     digest = hashlib.sha256()
     for folder, _ in sorted(store.declared(), key=lambda pair: pair[0].path.name):
         path = folder.path / "result.json"
@@ -144,7 +144,7 @@ def results_hash(store: Store) -> str:
 
 
 def _noise_of_a_run(store: Store, family: str, fitted: FitResult) -> tuple[float | None, str]:
-    """Standard deviation of one run's loss in nats, and what it is read from."""
+    """Standard deviation of one run's loss in nats, and where it was estimated."""
     table = store.table()
     best = table[table["best_lr"] & (table.get("family", family) == family)]
     cells = [name for name in ("budget", "n_layer", "width", "steps") if name in best]
@@ -229,7 +229,7 @@ def outcome_runs(forecast: dict[str, Any], seeds: Sequence[int]) -> list[Run]:
 
 
 def compare(forecast: dict[str, Any], folder: Store) -> dict[str, Any]:
-    """What became of a forecast, JSON-ready; `finding` says it in a sentence."""
+    """The outcome of a forecast, JSON-ready; `finding` states it in a sentence."""
     results: dict[str, list[dict[str, Any]]] = {planned["role"]: [] for planned in forecast["runs"]}
     for run, labels in folder.declared():
         result = run.result()
@@ -278,7 +278,7 @@ def _error_of_difference(
     best: dict[str, Any],
     results: dict[str, list[dict[str, Any]]],
 ) -> tuple[float | None, str]:
-    """Standard error of the advised loss less the best one, and what it is made of."""
+    """Standard error of the advised loss minus the best one, and its parts."""
     advised = runs[0]
     if advised is best:
         return 0.0, ""
@@ -346,7 +346,7 @@ def _finding(forecast: dict[str, Any], outcome: dict[str, Any]) -> str:
 def verifications(store: Store) -> list[dict[str, Any]]:
     """Every forecast of a store with its outcome: {"forecast", "outcome" or None, "problem"}.
 
-    A forecast that was changed after it was written has no content here, but a problem.
+    For a forecast that was changed after it was written there is only the problem, not its content.
     """
     folder = store.path / "verify"
     found = []

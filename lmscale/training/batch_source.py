@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lmscale.compat import memory_limit
 from lmscale.data import Corpus
-from lmscale.data.loader import batch_indices, gather, n_sequences, sequence_order
+from lmscale.data.loader import SequenceOrder, batch_indices, gather, n_sequences, sequence_order
 from lmscale.parallel.distributed import broadcast_from_main, place
 from lmscale.spec import RunSpec, SpecError
 
@@ -49,7 +49,7 @@ class BatchSource:
         tokens = self._on_device
         return None if tokens is None else jax.ShapeDtypeStruct(tokens.shape, tokens.dtype)
 
-    def order(self, spec: RunSpec):
+    def order(self, spec: RunSpec) -> SequenceOrder:
         """The endless order of a run's batches: a pure function of its seed and the step.
 
         Raises:
@@ -89,13 +89,14 @@ class BatchSource:
         @functools.cache
         def batches(slot: int) -> np.ndarray:
             whole = np.zeros((chunk_steps, spec.batch_size), np.int32)
-            if runs[slot] is not None:
-                _, order, step = runs[slot]
+            if (run := runs[slot]) is not None:
+                _, order, step = run
                 whole[:n_steps] = batch_indices(order, step, n_steps)
             return whole
 
-        def indices(part: tuple[slice, ...]) -> np.ndarray:
+        def indices(part: tuple[slice, ...] | None) -> np.ndarray:
             """The indices of one device: all steps of its slots and rows."""
+            assert part is not None, "jax names the part of an array that has axes"
             slots = range(*part[1].indices(len(runs)))
             return np.stack([batches(slot)[:, part[2]] for slot in slots], axis=1)
 

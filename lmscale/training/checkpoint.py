@@ -148,6 +148,8 @@ class Checkpoints:
 
     def _write_digests(self) -> None:
         step = self._saving
+        if step is None:
+            raise RuntimeError("Orbax has written a checkpoint that was not asked for")
         found = [self._folder / str(step), *self._folder.glob(compat.unfinished_checkpoints(step))]
         for folder in (path for path in found if path.exists()):
             values = {"run": self._run, "kind": self._folder.name, "step": step}

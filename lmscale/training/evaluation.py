@@ -118,7 +118,8 @@ class Evaluator:
         if spec not in known:
             data = self._set(spec)
             found = jax.device_get(self._program.evaluate(state, data.windows, data.weights))
-            known[spec] = tuple(np.asarray(values) for values in found)
+            by_position, by_window = (np.asarray(values) for values in found)
+            known[spec] = (by_position, by_window)
         return known[spec]
 
     def _set(self, spec: EvalSpec) -> EvalSet:

@@ -82,7 +82,8 @@ def to_train_layout(
       initial_moments: parameters -> moments that are vectors; only their structure is used.
       stacks: names of the entries whose layers are unstacked.
     """
-    params, moments = unstack_layers(state["params"], stacks), jax.tree.structure(state["params"])
+    params = unstack_layers(state["params"], stacks)
+    moments: Any = jax.tree.structure(state["params"])
 
     def one(x):
         return vectors(unstack_layers(x, stacks)) if isinstance(x, dict) else [x]

@@ -129,7 +129,7 @@ class _Pack:
         self._kept_steps = kept_steps
         self._state: State = program.empty()
         self._slots: list[Slot | None] = [None] * program.n_slots
-        self._hyper = None
+        self._hyper: dict[str, np.ndarray] | None = None
         self._told_unchecked = False
         #: The last dispatch: its metrics, still on the device, [(slot, step before)] and its steps.
         self._unread: tuple[dict[str, Any], list[tuple[Slot, int]], int] | None = None
@@ -219,7 +219,9 @@ class _Pack:
     def dispatch(self, n_steps: int) -> None:
         """Queues `n_steps` steps of every slot, then reads the numbers of the dispatch before."""
         active = np.array([slot is not None for slot in self._slots])
-        runs = [slot and (slot.spec, slot.order, slot.step) for slot in self._slots]
+        runs = [
+            None if slot is None else (slot.spec, slot.order, slot.step) for slot in self._slots
+        ]
         data = self._source.chunk(runs, n_steps, self._program.chunk_steps)
         self._state, metrics = self._program.train(
             self._state, self._hyperparameters(), data, np.int32(n_steps), active
@@ -277,7 +279,8 @@ class _Pack:
 
     def _record(self, slot: Slot, before: int, rows: list[tuple[float, ...]]) -> None:
         """Adds the numbers of consecutive steps. A run with a loss that isn't finite ends here."""
-        spec, records = slot.spec, []
+        spec = slot.spec
+        records: list[dict[str, Any]] = []
         every = log_interval(spec.steps)
         now = time.monotonic()
         # The steps of a dispatch arrive together, so each is given an even share of its time.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import optax
@@ -52,14 +53,12 @@ def make_optimizer(
       hyper: see `optimizer_hyperparameters`.
       flat: the moments are a few vectors, see `lmscale.training.layout`; of elementwise optimizers.
     """
-    scaled = (
+    direction = optax.chain(
         optax.clip_by_global_norm(hyper["grad_clip"]),
         optimizers.optimizer(name).direction(model, hyper),
     )
-    if flat:
-        scaled = (on_vectors(optax.chain(*scaled)),)
     return optax.chain(
-        *scaled,
+        on_vectors(direction) if flat else direction,
         optax.add_decayed_weights(
             hyper["weight_decay"], mask=lambda params: _decay_mask(params, model)
         ),
@@ -67,5 +66,5 @@ def make_optimizer(
     )
 
 
-def _decay_mask(params, model: type[ModelSpec]):
+def _decay_mask(params: Any, model: type[ModelSpec]) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: model.decays(path_name(path)), params)

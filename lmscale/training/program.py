@@ -263,8 +263,14 @@ def train_arguments(program: Program, spec: RunSpec, corpus: jax.ShapeDtypeStruc
 
 
 def device_bytes(compiled: jax.stages.Compiled) -> float:
-    """Bytes of a program on each device with its arguments, as the compiler lays them out."""
+    """Bytes of a program on each device with its arguments, as the compiler lays them out.
+
+    Raises:
+      ValueError: where the backend does not say.
+    """
     sizes = compiled.memory_analysis()
+    if sizes is None:
+        raise ValueError("this backend does not say how much memory a program takes")
     return (
         sizes.argument_size_in_bytes
         + sizes.output_size_in_bytes

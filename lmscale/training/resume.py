@@ -25,20 +25,20 @@ class Resumed:
     Attributes:
       step: updates made.
       state: the arrays; None where the run begins from its seed.
+      log: its metrics, cut back to that step.
+      seconds: trained so far.
       extra: what the loop had saved beside them; empty at the beginning.
       from_checkpoint: whether it is a checkpoint of the run's own.
       checked: whether it had digests; those of earlier versions had none.
-      log: its metrics, cut back to that step.
-      seconds: trained so far.
     """
 
     step: int
     state: Any
+    log: MetricsLog
+    seconds: float
     extra: dict[str, Any] = field(default_factory=dict)
     from_checkpoint: bool = False
     checked: bool = True
-    log: MetricsLog | None = None
-    seconds: float = 0.0
 
 
 def take_up(
@@ -59,7 +59,7 @@ def take_up(
     seconds = broadcast_from_main(lambda: folder.status()["seconds"])
     if faults:
         folder.forget_end()
-    found, kept = None, b""
+    found = None
     for step in broadcast_from_main(lambda: checkpoints.steps()[::-1]):
         try:
             state, extra, checked = checkpoints.restore(step, like)
@@ -68,19 +68,19 @@ def take_up(
             faults.append(str(error))
             checkpoints.discard(step)
             continue
-        found = Resumed(step, state, extra, from_checkpoint=True, checked=checked)
+        metrics = MetricsLog(folder.log_path, kept)
+        found = Resumed(step, state, metrics, seconds, extra, from_checkpoint=True, checked=checked)
+        place = f"goes on from step {step}"
         break
-    place = f"goes on from step {found.step}" if found else "is trained again from the beginning"
     if found is None:
-        kept, start = b"", folder.spec.start
-        found = Resumed(0, None)
-        if start is not None:
-            found = Resumed(start.step, restore_branch(folder, like))
-            place = f"is trained again from step {start.step} of {start.run}"
+        begin, state, place = 0, None, "is trained again from the beginning"
+        if folder.spec.start is not None:
+            begin, state = folder.start.step, restore_branch(folder, like)
+            place = f"is trained again from step {begin} of {folder.start.run}"
+        found = Resumed(begin, state, MetricsLog(folder.log_path), seconds)
     for fault in faults:
         log(f"{folder.path.name}: {fault}; it {place}")
         folder.note_damage(f"{fault}; it {place}")
-    found.log, found.seconds = MetricsLog(folder.log_path, kept), seconds
     return found
 
 
@@ -106,7 +106,7 @@ def restore_branch(folder: RunFolder, like: Any) -> Any:
     Raises:
       DamagedError: when it is not what was written.
     """
-    trunk, step = folder.trunk(), folder.spec.start.step
+    trunk, step = folder.trunk(), folder.start.step
     branches = Checkpoints(trunk.branches, trunk.run_id, read_only=True)
     try:
         return branches.restore(step, like)[0]

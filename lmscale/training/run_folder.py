@@ -28,7 +28,7 @@ from lmscale.files import (
 )
 from lmscale.foreign_text import is_plain_name
 from lmscale.parallel.distributed import is_main_process
-from lmscale.spec import RunSpec, SpecError
+from lmscale.spec import RunSpec, SpecError, StartSpec
 from lmscale.training.metrics_log import Mark, MetricsLog, kept_content, read_records
 
 STATUSES = ("pending", "running", "done", "diverged", "out_of_memory", "failed", "preempted")
@@ -38,7 +38,7 @@ ENDED = ("done", "diverged")
 _REMEDY = "`lmscale run` makes this run again"
 _STATUS_FIELDS = {"status": str, "step": int, "steps": int, "seconds": float}
 #: Types of what a result may hold, where its readers lean on them.
-_RESULT_FIELDS = {
+_RESULT_FIELDS: dict[str, type | tuple[type, ...]] = {
     "params": dict,
     "tokens": (int, float),
     "steps": int,
@@ -113,9 +113,20 @@ class RunFolder:
     def run_id(self) -> str:
         return self.spec.run_id
 
+    @property
+    def start(self) -> StartSpec:
+        """Which run this one starts from, and where.
+
+        Raises:
+          ValueError: when it starts from its seed.
+        """
+        if self.spec.start is None:
+            raise ValueError(f"{self.path.name} starts from no other run")
+        return self.spec.start
+
     def trunk(self) -> RunFolder:
         """The folder of the run that this one starts from."""
-        return RunFolder.open(self.path.parent / self.spec.start.run)
+        return RunFolder.open(self.path.parent / self.start.run)
 
     # --- Status and result ------------------------------------------------------------------
 
@@ -285,6 +296,9 @@ class RunFolder:
             remedy = "`lmscale eval` makes it again"
             try:
                 values = read_json(path, {"evaluation": dict, "scores": dict}, remedy)
+                if values is None:
+                    # Deleted since the folder was listed.
+                    continue
                 if not isinstance(values["scores"].get("loss"), (int, float)):
                     raise DamagedError(path, "its scores have no loss", remedy)
                 if values.get("run", self.path.name) != self.path.name:

@@ -97,15 +97,15 @@ def give_up(folder: RunFolder, device: str) -> None:
       folder: of the run that cannot start.
       device: kind, for its result.
     """
-    spec, trunk = folder.spec, folder.trunk()
+    start, trunk = folder.start, folder.trunk()
     ended = (trunk.result() or {}).get("status")
     if ended == "diverged":
-        reason = f"the run that it starts from, {spec.start.run}, diverged"
+        reason = f"the run that it starts from, {start.run}, diverged"
         log = MetricsLog(folder.log_path)
         values = result(folder, "diverged", reason, device, 0)
         folder.end({**values, "loss_spikes": 0}, log.mark(), step=0, seconds=0.0)
         return
-    reason = f"{spec.start.run}, which it starts from, kept no state at step {spec.start.step}"
+    reason = f"{start.run}, which it starts from, kept no state at step {start.step}"
     if ended == "done":
         reason += ": delete that run's folder to train it again"
     folder.write_status("failed", step=0, seconds=0.0, reason=reason)

@@ -80,7 +80,8 @@ def initial_moments(key: ProgramKey, params: Any, *, flat: bool = False) -> Any:
       params: its parameters.
       flat: see `make_optimizer`.
     """
-    hyper = placeholder_hyperparameters(key.optimizer)
+    placeholders = placeholder_hyperparameters(key.optimizer)
+    hyper = {name: jnp.float32(value) for name, value in placeholders.items()}
     return make_optimizer(key.optimizer, type(key.model), jnp.float32(0), hyper, flat=flat).init(
         params
     )

@@ -123,7 +123,9 @@ class RunStep:
         stream = jax.random.fold_in(jax.random.key(hyper["seed"]), 1)
         return jax.random.fold_in(stream, state["step"])
 
-    def _gradient(self, params: Any, windows: jax.Array, dropout_key: jax.Array | None):
+    def _gradient(
+        self, params: Any, windows: jax.Array, dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, Any, jax.Array | None]:
         """Mean loss, its gradient, and the mean over micro-batches of their squared gradient norms."""
         n, noise = self.n_micro_batches, self.key.noise_pieces
         loss_and_gradient = jax.value_and_grad(self._mean_loss)
@@ -144,7 +146,9 @@ class RunStep:
         # `_mean_loss` is divided by n; the norms are those of the micro-batches' own means.
         return loss, grads, squared.mean() * n**2 if noise else None
 
-    def _mean_loss(self, params: Any, windows: jax.Array, dropout_key: jax.Array | None):
+    def _mean_loss(
+        self, params: Any, windows: jax.Array, dropout_key: jax.Array | None
+    ) -> jax.Array:
         """A micro-batch's share of the mean loss of the batch, so that the shares add up to it."""
         loss = self._loss(
             mean_loss_in_pieces, self._graph(self.unroll), params, windows, dropout_key

@@ -50,6 +50,7 @@ def test_a_spec_survives_json_and_names_its_architecture(kind):
     assert again == spec
     assert again.hash == spec.hash
     assert spec.model.label.startswith(kind)
+    assert "2 layers, " in spec.model.shape and " 32" in spec.model.shape
 
 
 @each_kind

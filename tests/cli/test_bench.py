@@ -1,5 +1,6 @@
 """`lmscale bench` on models of a few hundred parameters: what it reports, not how fast they are."""
 
+import dataclasses
 import json
 
 import pytest
@@ -35,10 +36,10 @@ def test_every_path_is_measured(capsys):
 
 
 def test_the_table_tells_what_was_planned_from_what_was_asked_for():
-    def row(pack, teams, planned):
+    def row(pack, workers, planned):
         timing = Timing(0.5, 0.4, 0.6, 5)
         return Row(
-            "train", "lmscale", "m", {"kaplan": 9}, pack, teams, planned, 8, 1.0, timing, 4.0, {}
+            "train", "lmscale", "m", {"kaplan": 9}, pack, workers, planned, 8, 1.0, timing, 4.0, {}
         )
 
     rows = [row(2, 2, True), row(2, 1, False), row(8, 1, True)]
@@ -61,6 +62,20 @@ def test_bad_arguments_are_told_in_one_line(arguments, message, capsys):
     assert end.value.code == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
+
+
+def test_every_architecture_is_timed_and_others_are_refused(capsys):
+    assert main(["bench", "--model", "llama", *TINY, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["model"] == "llama-1x8" and row["tokens_per_second"] > 0
+    assert main(["bench", "--model", "lama", *TINY]) == 2
+    assert "no architecture 'lama'; there are" in capsys.readouterr().err
+
+
+def test_a_sweep_of_any_architecture_spans_the_same_sizes():
+    runs = dataclasses.replace(SCALES["cpu"], model="llama").runs(fake_corpus(vocab_size=1024))
+    sizes = sorted({flops.n_params(run.spec.model, "kaplan") for run in runs})
+    assert len(runs) == 16 and len(sizes) == 4 and sizes[0] < 2e4 and sizes[-1] > 2.5e5
 
 
 def test_torch_is_missed_in_one_line(monkeypatch, capsys):

@@ -137,7 +137,7 @@ def test_small_memory_gives_the_same_corpus(text, monkeypatch):
 def test_rebuilding_returns_what_is_there(text, monkeypatch):
     first = build_corpus("a", [text], **SETTINGS)
     written = (first.path / "manifest.json").stat().mtime
-    monkeypatch.setattr(build, "_build", None)
+    monkeypatch.setattr(build, "write_corpus", None)
     again = build_corpus("a", [text], **SETTINGS)
     assert again.fingerprint == first.fingerprint
     assert (first.path / "manifest.json").stat().mtime == written
@@ -312,13 +312,13 @@ def test_two_processes_that_build_at_once_get_one_corpus(text, root):
 
 def test_losing_a_race_without_locks_returns_the_winner(text, root, monkeypatch):
     winner = build_corpus("winner", [text], **SETTINGS)
-    real = build._build
+    real = build.write_corpus
 
     def slower(name, folder, source, progress):
         real(name, folder, source, progress)
         winner.path.rename(root / "a")
 
-    monkeypatch.setattr(build, "_build", slower)
+    monkeypatch.setattr(build, "write_corpus", slower)
     corpus = build_corpus("a", [text], **SETTINGS)
     assert corpus.fingerprint == winner.fingerprint
     assert visible(root) == ["a"]

@@ -245,15 +245,15 @@ def test_a_bound_that_is_none_is_bad_usage(tmp_path, capsys, bound):
 STOPPED = """
 import sys, time
 from lmscale.cli import main
-from lmscale.data import build
+from lmscale.data import assemble
 
-real = build.encode_buckets
+real = assemble.encode_buckets
 
 def encode_buckets(*args):
     print("encoding", flush=True)
     time.sleep(60)
 
-build.encode_buckets = encode_buckets
+assemble.encode_buckets = encode_buckets
 sys.exit(main(["data", "build", "a", "--input", sys.argv[1], "--vocab-size", "320"]))
 """
 
@@ -329,7 +329,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, root, monkeypatch,
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lmscale.data.build.join_buckets", full)
+    monkeypatch.setattr("lmscale.data.assemble.join_buckets", full)
     with pytest.raises(BuildError, match=r"could not be built in .*: No space left on device"):
         build_corpus("a", [text], **SETTINGS)
     assert build(text) == 1

@@ -12,7 +12,6 @@ from lmscale.data import (
     evaluation_windows,
     gather,
     gather_on_device,
-    host_batches,
     n_sequences,
     sequence_order,
 )
@@ -148,18 +147,12 @@ def test_the_device_gathers_what_the_host_gathers(shape, dtype):
     np.testing.assert_array_equal(host, device)
 
 
-@pytest.mark.parametrize("n_processes", [1, 2, 4])
-def test_host_batches_are_the_same_batches(n_processes):
-    n_ctx, batch_size, start = 16, 8, 35
-    order = sequence_order(n_sequences(len(TOKENS), n_ctx), batch_size, seed=9)
-    expected = gather(TOKENS, batch_indices(order, start, 12), n_ctx)
-    share = batch_size // n_processes
-    parts = []
-    for process in range(n_processes):
-        rows = slice(process * share, (process + 1) * share)
-        batches = host_batches(TOKENS, order, n_ctx, start, rows)
-        parts.append(np.stack(list(islice(batches, 12))))
-    np.testing.assert_array_equal(np.concatenate(parts, axis=1), expected)
+def test_a_pipeline_of_grain_gives_the_same_batches():
+    n_ctx, start = 16, 35
+    order = sequence_order(n_sequences(len(TOKENS), n_ctx), 8, seed=9)
+    pipeline = grain.MapDataset.source(order)[start:].map(lambda rows: gather(TOKENS, rows, n_ctx))
+    theirs = list(islice(pipeline.to_iter_dataset(grain.ReadOptions(num_threads=2)), 12))
+    np.testing.assert_array_equal(theirs, gather(TOKENS, batch_indices(order, start, 12), n_ctx))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ STEPS = 400
 ARGUMENTS = ("run", EXPERIMENT, "--data", "tiny", "--steps", STEPS, "--checkpoint-seconds", "0.1")
 #: `lmscale`, with worker processes however short the sweep is.
 WITH_WORKERS = (
-    "import lmscale.planner.packs as plan; plan.TEAM_SECONDS = 0.0; "
+    "import lmscale.planner.packs as plan; plan.WORKER_SECONDS = 0.0; "
     "from lmscale.cli import entry_point; entry_point()"
 )
 SHARDS = ("0/1", "0/2", "1/2", "0/3", "1/3", "2/3")

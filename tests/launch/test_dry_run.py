@@ -36,7 +36,7 @@ SETTINGS = {
         "--tasks 8 --max 4 --gpus 1 --cpus 8 --time 4:00:00 -- --budgets 1e17 1e18",
         {},
     ),
-    "slurm-gang": (
+    "slurm-group": (
         slurm,
         SHARED,
         (
@@ -45,7 +45,7 @@ SETTINGS = {
         ),
         {},
     ),
-    "slurm-gangs-in-container": (
+    "slurm-groups-in-container": (
         slurm,
         ("my_experiment", "--out", "gs://bucket/x", "--logs", "/shared/x logs"),
         (
@@ -83,7 +83,7 @@ SETTINGS = {
         ),
         {},
     ),
-    "gke-gpu-gang": (
+    "gke-gpu-group": (
         gke,
         BUCKET,
         (
@@ -131,7 +131,7 @@ def test_its_shell_passes_shellcheck(name):
 
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if suffix(name) == "yaml"])
-def test_its_yaml_holds_a_gang_a_shard(name):
+def test_its_yaml_holds_a_group_a_shard(name):
     jobsets = list(yaml.safe_load_all((GOLDEN / f"{name}.yaml").read_text()))
     assert len(jobsets) == (2 if name == "gke-single-gpus" else 1)
     names = set()

@@ -115,7 +115,7 @@ def test_its_code_is_the_worst_and_final_codes_are_not_retried(
 
 
 @two_cores
-def test_a_gang_shares_a_port_and_starts_again_together(launch, tmp_path):
+def test_a_group_shares_a_port_and_starts_again_together(launch, tmp_path):
     script = (
         STATUS + 'case $* in *,1) [ $(grep -c ,1$ "$here/lmscale.calls") -ge 2 ] || exit 42 ;; esac'
     )

@@ -68,7 +68,7 @@ def test_a_pack_holds_what_compiles_to_one_program():
 
 def test_a_core_holds_one_run_in_pieces_that_fit_its_cache():
     plan = make_plan(runs(), parse_devices("cpu:2"))
-    assert plan.teams == plan.devices.count == 2
+    assert plan.workers == plan.devices.count == 2
     for pack in plan.packs:
         assert pack.mesh == (1, 1, 1)
         assert pack.n_slots == 1
@@ -267,7 +267,7 @@ def test_a_mesh_that_cannot_be_is_refused(mesh, whole, says):
 def test_processes_that_train_together_use_every_device_one_pack_at_a_time(devices, n_seeds):
     devices = parse_devices(devices)
     plan = make_plan(runs(seeds=range(n_seeds)), devices, whole=True)
-    assert plan.teams == 1
+    assert plan.workers == 1
     assert {math.prod(pack.mesh) for pack in plan.packs} == {devices.count}
 
 

@@ -1,4 +1,4 @@
-"""Experiments on a real Slurm: arrays, time limits, cancellation, gangs."""
+"""Experiments on a real Slurm: arrays, time limits, cancellation, groups."""
 
 import contextlib
 import json
@@ -107,20 +107,20 @@ def test_a_cancelled_and_resubmitted_array_redoes_nothing(cluster, tmp_path):
     assert all(metrics(tmp_path)[run].startswith(text) for run, text in logged.items())
 
 
-def test_two_gangs_of_two_processes_train_their_runs_over_four_devices_each(cluster, tmp_path):
-    gangs, alone = tmp_path / "gangs", tmp_path / "alone"
+def test_two_groups_of_two_processes_train_their_runs_over_four_devices_each(cluster, tmp_path):
+    groups, alone = tmp_path / "groups", tmp_path / "alone"
     runs = ("--", "--seeds", 0, "--steps", 400)
     # On a CPU the cores that a process may use are its devices.
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:2]))
     two = ("--lmscale", f"taskset --cpu-list {cores} {sys.executable} -m lmscale")
-    # All processes are on this machine, so the two gangs must not take the same port.
-    job = cluster.submit(gangs, "--tasks", 2, "--nodes", 2, *two, *runs, "--mesh", "1,2,2")
-    wait_for(lambda: metrics(gangs) or "FAILED" in cluster.states(job))
+    # All processes are on this machine, so the two groups must not take the same port.
+    job = cluster.submit(groups, "--tasks", 2, "--nodes", 2, *two, *runs, "--mesh", "1,2,2")
+    wait_for(lambda: metrics(groups) or "FAILED" in cluster.states(job))
     cluster.call("scontrol", "requeue", f"{job}_0")
     other = cluster.submit(alone, *two, *runs)
-    assert cluster.finish(job) == ["COMPLETED"] * 2, logs(gangs)
+    assert cluster.finish(job) == ["COMPLETED"] * 2, logs(groups)
     assert cluster.finish(other) == ["COMPLETED"], logs(alone)
-    ours, theirs = results(gangs), results(alone)
+    ours, theirs = results(groups), results(alone)
     assert len(ours) == 2
     assert ours.keys() == theirs.keys()
     for run, text in ours.items():
@@ -128,5 +128,5 @@ def test_two_gangs_of_two_processes_train_their_runs_over_four_devices_each(clus
         a, b = json.loads(text), json.loads(theirs[run])
         assert a["losses"]["valid"] == pytest.approx(b["losses"]["valid"], rel=1e-3)
     for task in range(2):
-        assert "on 4 x cpu" in (gangs / f"logs/{job}_{task}-0.log").read_text()
-        assert (gangs / f"logs/{job}_{task}-1.log").exists()
+        assert "on 4 x cpu" in (groups / f"logs/{job}_{task}-0.log").read_text()
+        assert (groups / f"logs/{job}_{task}-1.log").exists()

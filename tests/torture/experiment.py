@@ -73,11 +73,11 @@ class TortureWorkers(Torture):
     """The same sweep in a worker process a core, which it is too short for by itself."""
 
     def runs(self, corpus):
-        if not hasattr(packs, "TEAM_SECONDS"):
+        if not hasattr(packs, "WORKER_SECONDS"):
             raise RuntimeError(
-                "lmscale.planner.packs has no TEAM_SECONDS: how do workers start now?"
+                "lmscale.planner.packs has no WORKER_SECONDS: how do workers start now?"
             )
-        packs.TEAM_SECONDS = 0.0
+        packs.WORKER_SECONDS = 0.0
         return super().runs(corpus)
 
 

@@ -17,19 +17,19 @@ from tests.training.specs import run_spec
 
 
 def test_threads_save_side_by_side(tmp_path):
-    """As the teams of a CPU's sweep do. Orbax by itself mixes up their folders."""
+    """As the workers of a CPU's sweep do. Orbax by itself mixes up their folders."""
 
-    def work(team: int) -> None:
-        state = {name: jnp.full(100, team) for name in "abcdef"}
+    def work(worker: int) -> None:
+        state = {name: jnp.full(100, worker) for name in "abcdef"}
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
         for run in range(6):
-            checkpoints = Checkpoints(tmp_path / f"{team}-{run}", "run")
-            checkpoints.save(run, state, {"team": team})
+            checkpoints = Checkpoints(tmp_path / f"{worker}-{run}", "run")
+            checkpoints.save(run, state, {"worker": worker})
             restored, extra, checked = checkpoints.restore(run, like)
             checkpoints.close()
-            assert extra == {"team": team} and checked
+            assert extra == {"worker": worker} and checked
             jax.tree.map(np.testing.assert_array_equal, restored, state)
 
     with ThreadPoolExecutor(3) as pool:

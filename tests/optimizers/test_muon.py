@@ -9,9 +9,9 @@ import pytest
 
 from lmscale.architectures import TransformerSpec
 from lmscale.optimizers import Optimizer, names, optimizer, register
+from lmscale.optimizers.muon import UPDATE_RMS, scale_by_muon
 from lmscale.serialize import SpecError
 from lmscale.spec import OptimizerSpec
-from lmscale.training.muon import UPDATE_RMS, scale_by_muon
 from tests.training.specs import run_spec
 
 CONSTANTS = {"momentum": 0.9, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lmscale.optimizers.adafactor import Factors, scale_by_adafactor
 from lmscale.spec import LSTMSpec, TransformerSpec
-from lmscale.training.adafactor import Factors, scale_by_adafactor
 from tests.training.specs import LSTM, TRANSFORMER
 
 #: (path, axes of the matrix's input) of each kind of parameter that is a matrix.

@@ -1,6 +1,6 @@
 """Adafactor (Shazeer & Stern 2018) with every weight matrix of every layer factored by itself.
 
-Adafactor is defined on matrices; `lmscale.training.matrices` says which axes of our arrays these have.
+Adafactor is defined on matrices; `lmscale.optimizers.matrices` says which axes of our arrays these have.
 optax goes by the lengths of axes: it factors the two longest if both have 128 entries. That leaves
 kernels with heads unfactored, factors deep narrow models across their layers, and is another
 algorithm for narrow models than for wide ones.
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lmscale.training.matrices import matrix_axes
+from lmscale.optimizers.matrices import matrix_axes
 
 #: Added to squared gradients (the paper's epsilon_1).
 EPSILON = 1e-30
@@ -39,7 +39,8 @@ class Factors(NamedTuple):
 class AdafactorState(NamedTuple):
     """Updates made, and for each parameter its `Factors`, or its whole second moment if a vector."""
 
-    count: jax.Array
+    # Named as in optax's states, and so in checkpoints; it hides a method of tuples that nobody needs.
+    count: jax.Array  # type: ignore[assignment]
     moments: Any
 
 

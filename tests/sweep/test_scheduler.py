@@ -1,13 +1,13 @@
-"""Which run each team takes next."""
+"""Which run each worker takes next."""
 
 import pytest
 
 from lmscale.planner.devices import parse_devices
 from lmscale.planner.packs import make_plan
 from lmscale.progress import progress
-from lmscale.sweep.board import Board, PackQueue
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.ownership import Claims
+from lmscale.sweep.scheduler import PackQueue, Scheduler
 from lmscale.sweep.store import Store
 from lmscale.training.run_queue import RunQueue
 from tests.training.specs import LSTM, run_spec
@@ -16,8 +16,8 @@ STEPS = 1_000_000
 
 
 @pytest.fixture
-def board_of(tmp_path, corpus, request):
-    """n_cores -> a board with two packs of three runs; those of the first take longer."""
+def scheduler_of(tmp_path, corpus, request):
+    """n_cores -> a scheduler with two packs of three runs; those of the first take longer."""
 
     def make(n_cores):
         specs = [
@@ -26,7 +26,7 @@ def board_of(tmp_path, corpus, request):
             for fields in ({"steps": 2 * STEPS}, {"steps": STEPS, "model": LSTM})
         ]
         plan = make_plan([Run(spec, {}) for spec in specs], parse_devices(f"cpu:{n_cores}"))
-        assert plan.teams == n_cores
+        assert plan.workers == n_cores
         long, short = plan.packs
         assert long.flops > short.flops
         store = Store(tmp_path)
@@ -34,7 +34,7 @@ def board_of(tmp_path, corpus, request):
         with progress("", plan.flops, silent=True) as bar:
             claims = Claims()
             request.addfinalizer(claims.close)
-            return Board(plan, queues, bar, lambda: False, claims)
+            return Scheduler(plan, queues, bar, lambda: False, claims)
 
     return make
 
@@ -46,9 +46,9 @@ def begin(seat, index):
     return folder.spec
 
 
-def test_long_runs_go_first_once_their_program_is_compiled(board_of):
-    board = board_of(2)
-    one, two = board.seat(), board.seat()
+def test_long_runs_go_first_once_their_program_is_compiled(scheduler_of):
+    scheduler = scheduler_of(2)
+    one, two = scheduler.seat(), scheduler.seat()
     assert one.take() == 0
     first = one.take_run(0)
     # The other worker does not wait for the first to compile.
@@ -72,8 +72,8 @@ def test_long_runs_go_first_once_their_program_is_compiled(board_of):
         assert seat.take() is None
 
 
-def test_one_worker_ends_a_pack_before_it_begins_another(board_of):
-    seat = board_of(1).seat()
+def test_one_worker_ends_a_pack_before_it_begins_another(scheduler_of):
+    seat = scheduler_of(1).seat()
     for pack in range(2):
         assert seat.take() == pack
         assert seat.following() == (1 if pack == 0 else None)
@@ -84,63 +84,63 @@ def test_one_worker_ends_a_pack_before_it_begins_another(board_of):
     assert seat.take() is None
 
 
-def test_the_run_of_a_dead_worker_goes_back_once_and_a_second_death_marks_it(board_of):
-    board = board_of(2)
-    first = board.seat()
+def test_the_run_of_a_dead_worker_goes_back_once_and_a_second_death_marks_it(scheduler_of):
+    scheduler = scheduler_of(2)
+    first = scheduler.seat()
     assert first.take() == 0
     folder = first.take_run(0)
     first.update(5.0, folder.path.name)
-    assert first.to_save() == 1 and board.bar.done == 5.0
+    assert first.to_save() == 1 and scheduler.bar.done == 5.0
     first.close("was killed by SIGKILL", "out_of_memory")
-    assert folder.status()["status"] == "preempted" and board.bar.done == 0.0
+    assert folder.status()["status"] == "preempted" and scheduler.bar.done == 0.0
     # What the dead one had still asked for has no effect.
     assert first.take() is None and first.take_run(0) is None
     first.put_back(0, [folder])
-    assert [len(queue) for queue in board.queues] == [3, 3] and board.workers == [0, 0]
-    second = board.seat()
+    assert [len(queue) for queue in scheduler.queues] == [3, 3] and scheduler.workers == [0, 0]
+    second = scheduler.seat()
     assert second.take() == 0
     assert second.take_run(0).path == folder.path
     # It had got further, so it may go back again; then it dies twice at one place.
     folder.write_status("running", step=7, seconds=1.0)
     second.close("was killed by SIGKILL", "out_of_memory")
-    third = board.seat()
+    third = scheduler.seat()
     assert third.take() == 0 and third.take_run(0).path == folder.path
     third.close("was killed by SIGKILL", "out_of_memory")
     status = folder.status()
     assert (status["status"], status["step"]) == ("out_of_memory", 7)
     assert "SIGKILL" in status["reason"] and "enough" in status["reason"]
-    assert [len(queue) for queue in board.queues] == [2, 3] and board.workers == [0, 0]
+    assert [len(queue) for queue in scheduler.queues] == [2, 3] and scheduler.workers == [0, 0]
 
 
-def test_runs_of_others_are_left_to_them_and_taken_when_they_are_free(board_of):
-    board = board_of(1)
-    mine, theirs = board.seat(), Claims()
-    folder = board.queues[0].take()
-    board.queues[0].put_back([folder])
+def test_runs_of_others_are_left_to_them_and_taken_when_they_are_free(scheduler_of):
+    scheduler = scheduler_of(1)
+    mine, theirs = scheduler.seat(), Claims()
+    folder = scheduler.queues[0].take()
+    scheduler.queues[0].put_back([folder])
     folder.create()
     theirs.take(folder.path)
     assert mine.take() == 0
     taken = [mine.take_run(0), mine.take_run(0)]
     assert folder not in taken and mine.take_run(0) is None
-    assert "1 run left to others" in board.others_line()
+    assert "1 run left to others" in scheduler.others_line()
     assert not PackQueue(mine, 0).holds(folder)
     mine.leave(0)
-    for pack in board.queues:
+    for pack in scheduler.queues:
         pack.drain()
-    assert not board.regain()
+    assert not scheduler.regain()
     theirs.close()
-    assert board.regain() and board.others_line() is None
+    assert scheduler.regain() and scheduler.others_line() is None
     assert mine.take() == 0 and mine.take_run(0) is folder
 
 
-def test_what_another_has_ended_is_not_trained_again(board_of):
-    board = board_of(1)
-    seat = board.seat()
-    folder = board.queues[0].take()
-    board.queues[0].put_back([folder])
+def test_what_another_has_ended_is_not_trained_again(scheduler_of):
+    scheduler = scheduler_of(1)
+    seat = scheduler.seat()
+    folder = scheduler.queues[0].take()
+    scheduler.queues[0].put_back([folder])
     folder.create()
     folder.write_result({"status": "done"})
     folder.write_status("done", step=1, seconds=0.0)
     assert seat.take() == 0
     assert folder not in [seat.take_run(0), seat.take_run(0), seat.take_run(0)]
-    assert board.others_line() is None
+    assert scheduler.others_line() is None

@@ -12,11 +12,12 @@ from typing import Any
 
 import jax
 import optax
+from jax.tree_util import KeyPath
 
 from lmscale.architectures import ModelSpec
 from lmscale.compat import matrix_dimensions, orthogonalized_momentum
+from lmscale.optimizers.matrices import matrix_axes
 from lmscale.parallel.partition import path_name
-from lmscale.training.matrices import matrix_axes
 
 #: Root mean square of a matrix's update, that of AdamW's (Liu et al. 2025), so that learning rates
 #: carry over from AdamW.
@@ -36,7 +37,7 @@ def scale_by_muon(
       constants: momentum (b); beta1, beta2, eps (of Adam).
     """
 
-    def is_matrix(path, x) -> bool:
+    def is_matrix(path: KeyPath, x: jax.Array) -> bool:
         name = path_name(path)
         if name.split("/", 1)[0] in ("embed", "head") or not model.decays(name):
             return False

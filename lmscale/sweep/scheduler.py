@@ -1,8 +1,8 @@
-"""What the workers of a plan share: which pack and which run each takes next, and who holds what.
+"""The scheduler of a plan: which pack and which run each worker takes next, and who holds which run.
 
-A worker speaks to the board from its own `Seat`, which knows its pack and its runs. When its process
-dies its seat is closed: its runs go back to the queue once, nothing that was still under way for it
-takes effect, and another process gets a seat of its own.
+A worker speaks to the scheduler from its own `Seat`, which knows its pack and its runs. When its process
+dies its seat is closed: its runs go back to the queue once, calls of it that are still being served have
+no effect, and another process gets a new seat.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from lmscale.training.loop import Preempted
 from lmscale.training.run_folder import RunFolder
 from lmscale.training.run_queue import RunQueue
 
-#: Predicted seconds of training that must wait in a pack for another worker to load its program too.
+#: Another worker loads the program of a pack only if at least so many predicted seconds of training wait in it.
 HELP_SECONDS = 4.0
-#: Seconds for which a worker trusts that a run is still its own; far less than a takeover takes.
+#: Seconds for which a worker trusts its last check that a run is its own; far less than a takeover takes.
 TRUST_SECONDS = 5.0
-#: Seconds between two looks at the claims of processes on other machines.
+#: Seconds between two checks of the claims of processes on other machines.
 WATCH_SECONDS = 2.0
 
 
-class Board:
-    """What the workers of a plan share: the runs that wait, by pack, the bar, and the word to stop.
+class Scheduler:
+    """Shared state of the workers of a plan: waiting runs by pack, the progress bar, and whether to stop.
 
     A program is slow to compile, so a pack is begun by one worker; once its program is compiled it is
-    quick to load, and others may help. The longest run of all goes next, so that the short ones
-    fill the end evenly: after each run a worker that finds a longer one waiting in another pack goes
-    there, and comes back later.
+    quick to load, and others may help. The longest waiting run always goes next, so that short runs fill
+    the end evenly: after each run, a worker that finds a longer run in another pack goes there and comes
+    back later.
 
     A run is claimed when it is taken. One that another process holds is set aside (`elsewhere`).
     """
@@ -50,29 +50,29 @@ class Board:
     ):
         self.queues = queues
         self.workers = [0] * len(queues)
-        self.several = plan.teams > 1
+        self.several = plan.workers > 1
         self.changed = threading.Condition()
         self.bar, self.stopped, self.claims = bar, stop, claims
         #: Packs whose program is in the compilation cache.
         self._compiled: set[int] = set()
         self._pack_of = {run.spec.run_id: i for i, p in enumerate(plan.packs) for run in p.runs}
-        #: FLOPs that must wait in a pack for another worker to take it up.
+        #: Waiting FLOPs of a pack from which another worker takes part.
         self._worth_helping = HELP_SECONDS * plan.devices.peak_flops * plan.devices.utilisation
         #: Run -> its folder and the process that trains it.
         self.elsewhere: dict[str, tuple[RunFolder, Holder]] = {}
         #: Run -> the step of its last checkpoint when the process that trained it died.
         self._deaths: dict[str, int] = {}
-        #: Runs that cost two processes their life without getting any further.
+        #: Runs during which two processes in a row died without progress.
         self.marked: list[RunFolder] = []
-        #: Why no worker takes another pack or run: what is wrong with the disk.
+        #: What is wrong with the disk, so that no worker takes another pack or run; None while nothing is.
         self.abandoned: str | None = None
 
     def seat(self) -> Seat:
-        """A place for one worker."""
+        """A new seat, for one worker."""
         return Seat(self)
 
     def choose(self) -> int | None:
-        """The pack to go to; waits while others may yet free runs. `changed` is held."""
+        """The next pack. Waits while other workers may still return runs. The caller holds `changed`."""
         while self.abandoned is None:
             untouched = self.untouched()
             options = self._to_help() + ([] if untouched is None else [untouched])
@@ -81,38 +81,38 @@ class Board:
             busy = zip(self.workers, self.queues, strict=True)
             if not any(workers and queue for workers, queue in busy):
                 return None
-            # A program may get compiled, and the state be saved that other runs start from.
+            # Meanwhile a program may be compiled, or a state be saved that other runs start from.
             self.changed.wait(timeout=1.0)
             if self.several and self.stopped():
                 return None
         return None
 
     def abandon(self, reason: str) -> None:
-        """Nothing more is handed out: what a run wrote would be lost like that of the last."""
+        """Hands out nothing more: the disk would fail for the next run too."""
         with self.changed:
             self.abandoned = self.abandoned or reason
             self.changed.notify_all()
 
     def untouched(self) -> int | None:
-        """The first pack that no worker is at and that has runs which can start."""
+        """The first pack without a worker that has runs which can start."""
         both = enumerate(zip(self.workers, self.queues, strict=True))
         return next((i for i, (workers, queue) in both if not workers and queue.cost()), None)
 
     def longer_elsewhere(self, index: int) -> bool:
-        """Whether a worker should leave a pack for another, whose next run takes longer."""
+        """Whether a worker should leave a pack for another whose next run takes longer."""
         own = self.queues[index].next_cost()
         others = [self.queues[i].next_cost() for i in self._to_help() if i != index]
         return bool(others) and max(others) > own + self._worth_helping
 
     def _to_help(self) -> list[int]:
-        """Packs whose program a worker can load, and with enough waiting to be worth it."""
+        """Packs whose program is compiled and that have enough waiting work for another worker."""
         if not self.several:
             return []
         queues = enumerate(self.queues)
         return [i for i, q in queues if i in self._compiled and q.cost() > self._worth_helping]
 
     def compiled(self, run: str) -> None:
-        """Training has gone on in a run, so its program is compiled."""
+        """Notes that the program of a run is compiled, because the run has trained."""
         index = self._pack_of[run]
         if index not in self._compiled:
             with self.changed:
@@ -120,10 +120,10 @@ class Board:
                 self.changed.notify_all()
 
     def claim(self, folder: RunFolder) -> bool:
-        """Claims a run; False where another trains it or has ended it. `changed` is held."""
+        """Claims a run; False where another process trains it or has ended it. The caller holds `changed`."""
 
         def attempt() -> str | dict:
-            # Others may make the folder at the same time.
+            # Other processes may create the folder at the same time.
             folder.create()
             holder = self.claims.take(folder.path)
             if holder is not None:
@@ -146,7 +146,7 @@ class Board:
             self.claims.release(folder.path)
 
     def stopped_at(self, folder: RunFolder) -> None:
-        """Gives a run up that is to go on at the next start."""
+        """Gives up a run that the next start will continue."""
         old = folder.status()
         if old["status"] == "running":
             # Its process had nothing to save, and was ended. Where the disk has failed, which is
@@ -156,7 +156,7 @@ class Board:
         self.release(folder)
 
     def died(self, folders: Sequence[RunFolder], how: str, status: str) -> None:
-        """Puts the runs of a process that died back, or marks those that kill one again.
+        """Requeues the runs of a process that died, or marks runs during which a process died twice.
 
         Args:
           how: what became of the process, such as "was killed by SIGKILL".
@@ -187,10 +187,10 @@ class Board:
             self.bar.log(f"{name}: {status}: {reason}")
 
     def regain(self) -> bool:
-        """Whether there are runs to train again: such as others have left, or made way for.
+        """Whether there are runs to train again, because other processes left them or finished what they wait for.
 
-        Claims of other machines are watched until they are renewed: then their holders live, and
-        their runs are left to them. Otherwise they fall silent, and are taken over.
+        Claims of other machines are watched. When a claim is renewed its holder lives, and keeps the run;
+        otherwise the claim becomes silent and the run is taken over.
         """
         if broadcast_from_main(self._watch):
             names = broadcast_from_main(self._left_by_others)
@@ -201,14 +201,14 @@ class Board:
         return any(broadcast_from_main(lambda: [queue.cost() > 0 for queue in self.queues]))
 
     def _watch(self) -> bool:
-        """Returns once it is known which of the other holders live; False when asked to stop."""
+        """Waits until it is known which other holders live; returns False when asked to stop."""
         begin: dict[str, float] = {}
         told = False
         while True:
             unsure = []
             for folder, _ in self.elsewhere.values():
                 claim = self.claims.other(folder.path)
-                # A process that can be seen from here is known to live.
+                # A process that this machine can see is known to live.
                 if claim is None or claim.holder.dead() is False:
                     continue
                 sign = claim.renewed + claim.holder.beat
@@ -220,17 +220,17 @@ class Board:
                 told = True
                 self.bar.log(f"waiting for a sign of life from {_names(unsure)}")
             for _ in range(int(WATCH_SECONDS / 0.2)):
-                # Processes that train as one ask for this together.
+                # Processes that train together must agree on the answer.
                 if is_alone() and self.stopped():
                     return False
                 time.sleep(0.2)
 
     def _left_by_others(self) -> list[str]:
-        """Runs that were others' and that nobody holds now."""
+        """Runs that other processes held and that are free now."""
         return [n for n, (f, _) in self.elsewhere.items() if self.claims.other(f.path) is None]
 
     def unstartable(self) -> list[RunFolder]:
-        """Takes the runs that wait for a state that will not come; ours, to be written down.
+        """Claims the runs that wait for a state that will never be saved, so that they can be recorded as failed.
 
         Those that wait for a run that another process trains are left to it.
         """
@@ -245,7 +245,7 @@ class Board:
         return found
 
     def _trunk_holder(self, folder: RunFolder) -> Holder | None:
-        """The process that trains the run that a run starts from, or the one that that starts from."""
+        """The process that trains the run from which this one starts, directly or through other runs."""
         while folder.spec.start:
             folder = folder.trunk()
             if folder.path.name in self.elsewhere:
@@ -253,7 +253,7 @@ class Board:
         return None
 
     def others_line(self) -> str | None:
-        """How many runs are left to other processes, in words."""
+        """A line that says how many runs are left to other processes."""
         if not self.elsewhere:
             return None
         holders = [holder for _, holder in self.elsewhere.values()]
@@ -262,64 +262,64 @@ class Board:
 
 
 class Seat:
-    """One worker's place at the board. Its `METHODS` are called from the worker's process."""
+    """One worker's connection to the scheduler. Its `METHODS` are called from the worker's process."""
 
     METHODS = ("take", "following", "leave", "take_run", "put_back", "drain", "release", "holds")
     METHODS += ("n_waiting", "update", "skip", "log", "stopped", "abandon")
 
-    def __init__(self, board: Board):
-        self._board = board
+    def __init__(self, scheduler: Scheduler):
+        self._scheduler = scheduler
         self._closed = False
         self._index: int | None = None
         self._runs: dict[str, RunFolder] = {}
         #: FLOPs trained since each run was taken.
         self._done: dict[str, float] = {}
-        self.skip, self.log, self.stopped = board.bar.skip, board.bar.log, board.stopped
-        self.abandon = board.abandon
+        self.skip, self.log, self.stopped = scheduler.bar.skip, scheduler.bar.log, scheduler.stopped
+        self.abandon = scheduler.abandon
 
     def take(self) -> int | None:
-        """The next pack; waits while others may yet free runs; None when all is done.
+        """The next pack; None when all is done. Waits while other workers may still return runs.
 
         Raises:
           Preempted: when everything is to stop, and runs wait.
         """
-        board = self._board
-        with board.changed:
-            index = None if self._closed else broadcast_from_main(board.choose)
-            if board.several and board.stopped() and any(board.queues):
+        scheduler = self._scheduler
+        with scheduler.changed:
+            index = None if self._closed else broadcast_from_main(scheduler.choose)
+            if scheduler.several and scheduler.stopped() and any(scheduler.queues):
                 raise Preempted
             if index is not None and not self._closed:
-                board.workers[index] += 1
+                scheduler.workers[index] += 1
                 self._index = index
                 return index
             return None
 
     def following(self) -> int | None:
         """The pack that would be handed out now."""
-        with self._board.changed:
-            return self._board.untouched()
+        with self._scheduler.changed:
+            return self._scheduler.untouched()
 
     def leave(self, index: int) -> None:
-        """The worker does nothing more in a pack, for now at least."""
-        with self._board.changed:
+        """The worker leaves a pack; it may come back."""
+        with self._scheduler.changed:
             if not self._closed:
                 self._leave()
 
     def _leave(self) -> None:
         if self._index is not None:
-            self._board.workers[self._index] -= 1
+            self._scheduler.workers[self._index] -= 1
             self._index = None
-            self._board.changed.notify_all()
+            self._scheduler.changed.notify_all()
 
     def take_run(self, index: int) -> RunFolder | None:
         """The next run of a pack, claimed; None when a longer one waits elsewhere."""
-        board = self._board
-        with board.changed:
-            while not (self._closed or board.abandoned or board.longer_elsewhere(index)):
-                folder = board.queues[index].take()
+        scheduler = self._scheduler
+        with scheduler.changed:
+            while not (self._closed or scheduler.abandoned or scheduler.longer_elsewhere(index)):
+                folder = scheduler.queues[index].take()
                 if folder is None:
                     return None
-                if board.claim(folder):
+                if scheduler.claim(folder):
                     self._runs[folder.path.name] = folder
                     self._done[folder.path.name] = 0.0
                     return folder
@@ -327,83 +327,83 @@ class Seat:
 
     def put_back(self, index: int, folders: Sequence[RunFolder]) -> None:
         """Returns runs to the head of their queue."""
-        with self._board.changed:
+        with self._scheduler.changed:
             if self._closed:
                 return
             for folder in folders:
                 self._forget(folder)
-            self._board.queues[index].put_back(folders)
+            self._scheduler.queues[index].put_back(folders)
 
     def drain(self, index: int) -> list[RunFolder]:
-        """Takes and claims all runs of a pack, whether they can start or not."""
-        with self._board.changed:
+        """Takes and claims all runs of a pack, including those that cannot start yet."""
+        with self._scheduler.changed:
             if self._closed:
                 return []
-            folders = [f for f in self._board.queues[index].drain() if self._board.claim(f)]
+            folders = [f for f in self._scheduler.queues[index].drain() if self._scheduler.claim(f)]
             self._runs |= {folder.path.name: folder for folder in folders}
             return folders
 
     def release(self, folder: RunFolder) -> None:
-        """A run has ended, or is left to another process."""
-        with self._board.changed:
+        """Releases a run that has ended or is left to another process."""
+        with self._scheduler.changed:
             if not self._closed:
                 self._forget(folder)
 
     def _forget(self, folder: RunFolder) -> None:
         self._runs.pop(folder.path.name, None)
         self._done.pop(folder.path.name, None)
-        self._board.release(folder)
+        self._scheduler.release(folder)
 
     def holds(self, folder: RunFolder) -> bool:
-        """Whether a run is still ours, and not taken over by a process that found this one silent."""
-        return self._board.claims.holds(folder.path)
+        """Whether a run is still ours: a process that found this one silent may have taken it over."""
+        return self._scheduler.claims.holds(folder.path)
 
     def n_waiting(self, index: int) -> int:
-        return len(self._board.queues[index])
+        return len(self._scheduler.queues[index])
 
     def update(self, advance: float, run: str) -> None:
-        """Training has gone on in a run."""
+        """Reports progress of a run."""
         if run in self._done:
             self._done[run] += advance
-        self._board.compiled(run)
-        self._board.bar.update(advance, run)
+        self._scheduler.compiled(run)
+        self._scheduler.bar.update(advance, run)
 
     def to_save(self) -> int:
-        """How many runs have trained since they were taken, and are to be saved before a stop."""
+        """How many runs have trained since they were taken, and so must be saved before a stop."""
         return sum(1 for done in list(self._done.values()) if done)
 
     def has_runs(self) -> bool:
         return bool(self._runs)
 
     def close(self, how: str | None = None, status: str = "failed") -> None:
-        """The worker is gone, by itself or (`how`) by dying: what it held is given up.
+        """Gives up what the worker held, when it has ended by itself or (`how`) died.
 
         Args:
-          how, status: see `Board.died`.
+          how, status: see `Scheduler.died`.
         """
-        board = self._board
-        with board.changed:
+        scheduler = self._scheduler
+        with scheduler.changed:
             self._closed = True
             self._leave()
             folders = list(self._runs.values())
             if how is None:
                 self._runs = {}
                 for folder in folders:
-                    board.stopped_at(folder)
+                    scheduler.stopped_at(folder)
                 return
-            # What it trained after its last checkpoint is trained again.
-            board.bar.update(-sum(self._done.values()))
+            # Its work after the last checkpoint will be done again.
+            scheduler.bar.update(-sum(self._done.values()))
             self._runs, self._done = {}, {}
-            board.died(folders, how, status)
-            board.changed.notify_all()
+            scheduler.died(folders, how, status)
+            scheduler.changed.notify_all()
 
 
 class PackQueue:
-    """The runs of one pack, as its worker takes them from the board."""
+    """The runs of one pack, as its worker takes them from the scheduler."""
 
     def __init__(self, seat: Seat, index: int):
         self._seat, self._index = seat, index
-        #: Run -> when it was last known to be ours.
+        #: Run -> time of the last check that it is ours.
         self._known: dict[str, float] = {}
 
     def __len__(self) -> int:
@@ -436,7 +436,7 @@ class PackQueue:
 
 
 def _names(holders: Sequence[Holder]) -> str:
-    """Three of them, and how many more."""
+    """The first three names, and how many more there are."""
     names = sorted({str(holder) for holder in holders})
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

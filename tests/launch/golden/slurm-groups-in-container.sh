@@ -15,7 +15,7 @@ set -uo pipefail
 out=gs://bucket/x
 logs='/shared/x logs'
 
-# Where the processes of this gang meet: a port of the first node that no other gang holds.
+# Where the processes of this group meet: a port of the first node that no other group holds.
 host=$(scontrol show node "$SLURMD_NODENAME" | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p')
 for try in $(seq 0 199); do
   port=$((20000 + (SLURM_JOB_ID * 7 + try) % 10000))
@@ -33,7 +33,7 @@ export coordinator="${host:-$(hostname)}:$port,8"
 # TERM (preemption, requeue, scancel) is for the training processes; this shell stays to see them end.
 trap : TERM
 # shellcheck disable=SC2016 # expanded by each process, which has a rank
-srun --kill-on-bad-exit=0 --open-mode=append '--output=/shared/x logs/%A_%a-%t.log' --mpi=none bash -c 'exec "$@" --distributed "$coordinator,$SLURM_PROCID"' gang apptainer exec --nv image.sif lmscale run my_experiment --out gs://bucket/x --shard "$SLURM_ARRAY_TASK_ID/2" &
+srun --kill-on-bad-exit=0 --open-mode=append '--output=/shared/x logs/%A_%a-%t.log' --mpi=none bash -c 'exec "$@" --distributed "$coordinator,$SLURM_PROCID"' group apptainer exec --nv image.sif lmscale run my_experiment --out gs://bucket/x --shard "$SLURM_ARRAY_TASK_ID/2" &
 step=$!
 while kill -0 "$step" 2>/dev/null; do wait "$step"; done
 wait "$step"

@@ -84,16 +84,16 @@ def _adam(model: type[ModelSpec], constants: Mapping[str, Any]) -> optax.Gradien
 def _adafactor(
     model: type[ModelSpec], constants: Mapping[str, Any]
 ) -> optax.GradientTransformation:
-    """Shazeer & Stern 2018; see `lmscale.training.adafactor`."""
-    from lmscale.training.adafactor import scale_by_adafactor
+    """Shazeer & Stern 2018; see `lmscale.optimizers.adafactor`."""
+    from lmscale.optimizers.adafactor import scale_by_adafactor
 
     del constants
     return scale_by_adafactor(model.STACKS)
 
 
 def _muon(model: type[ModelSpec], constants: Mapping[str, Any]) -> optax.GradientTransformation:
-    """Jordan et al. 2024; see `lmscale.training.muon`."""
-    from lmscale.training.muon import scale_by_muon
+    """Jordan et al. 2024; see `lmscale.optimizers.muon`."""
+    from lmscale.optimizers.muon import scale_by_muon
 
     return scale_by_muon(model, constants)
 

@@ -2,10 +2,9 @@
 
 In one process the programs of two cores would share XLA's threads, and train a fifth slower.
 
-Each worker speaks to the process that started it through a pipe of its own, served by a thread of
-its own: nothing that one worker leaves half done when it is killed can hold up another. That a
-process has ended is heard of at once (its sentinel); its seat is closed and another process takes its
-place.
+Each worker speaks to the process that started it through its own pipe, which its own thread serves. So a
+worker that is killed in the middle of a call cannot block another. The parent notices the end of a
+process at once (by its sentinel), closes its seat and starts another process in its place.
 """
 
 from __future__ import annotations
@@ -34,32 +33,32 @@ from lmscale.parallel.processes import process_context
 from lmscale.training.loop import Preempted
 from lmscale.user_files import load_file, loaded_files
 
-#: What a worker takes over from the process that starts it.
+#: Settings of jax that a worker takes over from its parent.
 _SETTINGS = (
     "jax_compilation_cache_dir",
     "jax_persistent_cache_min_compile_time_secs",
     "jax_persistent_cache_min_entry_size_bytes",
 )
-#: Processes in a row that may die before they have taken a run.
+#: How many processes in a row may die before they have taken a run.
 _FRUITLESS = 6
-#: Seconds between two looks at whether to stop.
+#: Seconds between two checks whether to stop.
 _LOOK = 0.5
-#: Seconds that a worker may take to save its runs when it is to stop: it may write to a slow disk.
+#: Seconds that a worker may take to save its runs before a stop, which is enough for a slow disk.
 _SAVING = 300.0
 
 
-class TeamError(RuntimeError):
-    """The workers cannot go on; the message is one line."""
+class WorkerError(RuntimeError):
+    """The workers cannot continue; the message is one line."""
 
 
 class Shared(Protocol):
     """What the workers share; it stays in the process that starts them."""
 
     def seat(self) -> Any:
-        """What one worker calls; a new one for each process.
+        """The object that one worker calls; a new one for each process.
 
-        It has the methods that the workers call, and for the end of its process `to_save()`,
-        `has_runs()` and `close(how, status)`; see `lmscale.sweep.board.Seat`.
+        It has the methods that the worker calls, and for the end of its process `to_save()`,
+        `has_runs()` and `close(how, status)`; see `lmscale.sweep.scheduler.Seat`.
         """
 
     def stopped(self) -> bool:
@@ -67,82 +66,83 @@ class Shared(Protocol):
 
 
 @dataclass
-class _Team:
+class _Worker:
     """One worker: its process, its seat, and the thread that serves its calls."""
 
     process: BaseProcess
     seat: Any
     server: threading.Thread
-    #: Why it ended, where it could tell.
+    #: Why it ended, if it could still say so.
     reason: list[str]
     #: Whether it was ended because it had nothing to save.
     ended: bool = False
 
 
-def run_teams(
-    n_teams: int, work: Callable[..., None], shared: Shared, methods: Sequence[str], *args
+def run_workers(
+    n_workers: int, work: Callable[..., None], shared: Shared, methods: Sequence[str], *args
 ):
-    """Calls `work(seat, *args)` in `n_teams` processes and waits for all of them.
+    """Calls `work(seat, *args)` in `n_workers` processes and waits for all of them.
 
     A process that dies is replaced. When everything is to stop, a worker with nothing to save (one
     that compiles, say) is ended at once.
 
     Args:
       work: a function of a module; it may raise `Preempted`.
-      shared: gives each process a seat; what the process is given passes calls of the seat's `methods`
-        on to it.
-      args: are pickled.
+      shared: gives each process a seat. The process gets an object that passes calls of `methods` on to
+        the seat.
+      args: passed to `work`, pickled.
 
     Raises:
       Preempted: when a worker did, or was ended as everything is to stop.
-      TeamError: when no process can be kept alive, or one failed otherwise than by dying.
+      WorkerError: when no process can be kept alive, or one failed otherwise than by dying.
     """
-    teams: list[_Team] = []
+    workers: list[_Worker] = []
     preempted, fruitless, asked = False, 0, None
     try:
-        for _ in range(n_teams):
-            teams.append(_start(work, shared, methods, args))
-        while teams:
-            wait([team.process.sentinel for team in teams], timeout=_LOOK)
+        for _ in range(n_workers):
+            workers.append(_start(work, shared, methods, args))
+        while workers:
+            wait([worker.process.sentinel for worker in workers], timeout=_LOOK)
             if asked is None and shared.stopped():
                 asked = time.monotonic()
             if asked is not None:
-                _end_idle(teams, late=time.monotonic() - asked > _SAVING)
-            for team in [team for team in teams if not team.process.is_alive()]:
-                teams.remove(team)
-                code, had_runs = _reap(team), team.seat.has_runs()
-                preempted |= code == PREEMPTED or team.ended
-                if code in (0, PREEMPTED) or team.ended:
-                    team.seat.close()
+                _end_idle(workers, late=time.monotonic() - asked > _SAVING)
+            for worker in [worker for worker in workers if not worker.process.is_alive()]:
+                workers.remove(worker)
+                code, had_runs = _reap(worker), worker.seat.has_runs()
+                preempted |= code == PREEMPTED or worker.ended
+                if code in (0, PREEMPTED) or worker.ended:
+                    worker.seat.close()
                     continue
-                team.seat.close(*_how(code, team.reason))
+                worker.seat.close(*_how(code, worker.reason))
                 if asked is not None or shared.stopped():
                     preempted = True
                     continue
                 fruitless = 0 if had_runs else fruitless + 1
                 if fruitless < _FRUITLESS:
-                    teams.append(_start(work, shared, methods, args))
-                elif not teams:
-                    raise TeamError(
+                    workers.append(_start(work, shared, methods, args))
+                elif not workers:
+                    raise WorkerError(
                         f"{fruitless} processes in a row died before they trained anything; the last "
-                        f"{_how(code, team.reason)[0]}"
+                        f"{_how(code, worker.reason)[0]}"
                     )
     except BaseException:
-        for team in teams:
-            _kill(team.process)
+        for worker in workers:
+            _kill(worker.process)
         raise
     if preempted:
         raise Preempted
 
 
-def _start(work: Callable, shared: Shared, methods: Sequence[str], args: tuple) -> _Team:
+def _start(work: Callable, shared: Shared, methods: Sequence[str], args: tuple) -> _Worker:
     """A new worker."""
     for attempt in range(_FRUITLESS):
         ours, theirs = multiprocessing.Pipe()
-        # Anew each time: what processes are forked from may have been killed.
+        # A new context each time, because the fork server may have been killed.
         process = process_context().Process(
-            target=_team,
-            # A class in a user's own file can be read once the other process has loaded that file.
+            target=_run_worker,
+            # The arguments are pickled here, because classes of a user's file can be unpickled only after that
+            # process has loaded the file.
             args=(theirs, methods, settings(), work, pickle.dumps(args)),
             daemon=True,
         )
@@ -151,19 +151,19 @@ def _start(work: Callable, shared: Shared, methods: Sequence[str], args: tuple) 
         except (OSError, EOFError) as error:
             ours.close()
             if attempt == _FRUITLESS - 1:
-                raise TeamError(f"no process could be started: {error}") from error
+                raise WorkerError(f"no process could be started: {error}") from error
             continue
         finally:
             theirs.close()
         seat, reason = shared.seat(), []
         server = threading.Thread(target=_serve, args=(ours, seat, methods, reason), daemon=True)
         server.start()
-        return _Team(process, seat, server, reason)
+        return _Worker(process, seat, server, reason)
     raise AssertionError("unreachable")
 
 
 def _serve(pipe: Connection, seat: Any, methods: Sequence[str], reason: list[str]) -> None:
-    """Answers a worker's calls until it is gone."""
+    """Answers a worker's calls until it has ended."""
     with contextlib.suppress(EOFError, OSError), pipe:
         while True:
             method, args = pipe.recv()
@@ -174,19 +174,19 @@ def _serve(pipe: Connection, seat: Any, methods: Sequence[str], reason: list[str
                 if method not in methods:
                     raise AttributeError(method)
                 answer = True, getattr(seat, method)(*args)
-            except Exception as error:  # The worker must hear of it.
+            except Exception as error:  # The worker raises it again.
                 answer = False, error
             pipe.send(answer)
 
 
-def _end_idle(teams: Sequence[_Team], *, late: bool) -> None:
-    """Ends the workers that have nothing to save, or are `late`; wakes those that were halted."""
-    for team in teams:
+def _end_idle(workers: Sequence[_Worker], *, late: bool) -> None:
+    """Ends the workers that have nothing to save, or all when `late`. Wakes those that were halted."""
+    for worker in workers:
         with contextlib.suppress(ProcessLookupError, TypeError):
-            os.kill(team.process.pid, signal.SIGCONT)
-        if late or not team.seat.to_save():
-            team.ended = True
-            _kill(team.process)
+            os.kill(worker.process.pid, signal.SIGCONT)
+        if late or not worker.seat.to_save():
+            worker.ended = True
+            _kill(worker.process)
 
 
 def _kill(process: BaseProcess) -> None:
@@ -194,25 +194,25 @@ def _kill(process: BaseProcess) -> None:
         process.kill()
 
 
-def _reap(team: _Team) -> int:
-    """The exit code of a process that has ended, and makes sure that it has."""
-    code = team.process.exitcode
+def _reap(worker: _Worker) -> int:
+    """The exit code of a process that has ended. Makes sure that it is gone."""
+    code = worker.process.exitcode
     if code == _UNKNOWN:
-        # What it was forked from was killed, and may have left it alive.
+        # The fork server was killed and may have left this process alive.
         with contextlib.suppress(ProcessLookupError):
-            os.kill(team.process.pid, signal.SIGKILL)
-    # Until its end of the pipe is closed, or a call waits at the seat, which is closed next.
-    team.server.join(timeout=1.0)
-    team.process.close()
+            os.kill(worker.process.pid, signal.SIGKILL)
+    # Waits until its end of the pipe is closed. A call may still wait at the seat, which is closed next.
+    worker.server.join(timeout=1.0)
+    worker.process.close()
     return code
 
 
-#: Exit code of a process whose parent died first, so that nobody knows its own.
+#: Exit code of a process whose fork server died first, so that its own code is unknown.
 _UNKNOWN = 255
 
 
 def _how(code: int, reason: Sequence[str]) -> tuple[str, str]:
-    """What became of a process, and the status of a run that does this to it again."""
+    """What became of a process, and the status for a run during which that happens again."""
     if code == _UNKNOWN:
         return "was killed with the process that had started it", "failed"
     if code >= 0:
@@ -226,22 +226,22 @@ def _how(code: int, reason: Sequence[str]) -> tuple[str, str]:
 
 # --- in a worker --------------------------------------------------------------------------------
 
-#: What a worker says, instead of a method, before it ends with a failure.
+#: Sent instead of the name of a method by a worker that ends with a failure.
 _FAILED = ""
 
 
 def settings() -> dict[str, Any]:
-    """Of this process: what `become_team` wants."""
+    """The settings of this process, as `become_worker` takes them."""
     config = {name: getattr(jax.config, name) for name in _SETTINGS}
     return {"environment": dict(os.environ), "jax": config, "files": loaded_files()}
 
 
-def become_team(values: dict[str, Any]) -> None:
-    """Makes this process one that trains on one core; before jax looks for devices."""
-    # What it was forked from may be older than the environment.
+def become_worker(values: dict[str, Any]) -> None:
+    """Makes this process a worker that trains on one core. Call it before jax looks for devices."""
+    # The fork server may be older than the environment.
     os.environ.clear()
     os.environ.update(values["environment"])
-    # Read by XLA: the threads that share the work of one operation.
+    # XLA reads it: the number of threads that share one operation.
     os.environ["NPROC"] = "1"
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 1)
@@ -250,11 +250,11 @@ def become_team(values: dict[str, Any]) -> None:
     quiet_compilation_cache()
     for path in values["files"]:
         load_file(Path(path))
-    # The process that started it is asked to stop, and tells.
+    # The parent receives the request to stop, and passes it on.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # Killed with the process that it was forked from, which ends with the one that started both. Also
-    # while it is halted, or deep in a computation: another process may train its run next.
+    # The worker is killed together with the fork server, which ends with the parent. This also works while the
+    # worker is halted or deep in a computation, and must: another process may train its run next.
     if multiprocessing.get_start_method(allow_none=True) != "spawn":
         die_with_parent()
     parent = multiprocessing.parent_process()
@@ -262,7 +262,7 @@ def become_team(values: dict[str, Any]) -> None:
 
 
 class _Remote:
-    """Passes calls on to the process that started this one, and ends with it."""
+    """Passes calls on to the parent, and ends this process when the parent is gone."""
 
     def __init__(self, pipe: Connection, methods: Sequence[str]):
         self._pipe, self._lock = pipe, threading.Lock()
@@ -284,14 +284,14 @@ class _Remote:
         return call
 
 
-def _team(pipe: Connection, methods, values, work, args) -> None:
-    become_team(values)
+def _run_worker(pipe: Connection, methods, values, work, args) -> None:
+    become_worker(values)
     args = pickle.loads(args)
     try:
         work(_Remote(pipe, methods), *args)
     except Preempted:
         sys.exit(PREEMPTED)
-    except Exception as error:  # The process that started this one says it.
+    except Exception as error:  # The parent reports it.
         traceback.print_exc()
         with contextlib.suppress(OSError):
             pipe.send((_FAILED, (f"{type(error).__name__}: {error}".splitlines()[0],)))

@@ -20,7 +20,7 @@ set -uo pipefail
 out=/shared/isoflop
 logs=/shared/isoflop/logs
 
-# Where the processes of this gang meet: a port of the first node that no other gang holds.
+# Where the processes of this group meet: a port of the first node that no other group holds.
 host=$(scontrol show node "$SLURMD_NODENAME" | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p')
 for try in $(seq 0 199); do
   port=$((20000 + (SLURM_JOB_ID * 7 + try) % 10000))
@@ -38,7 +38,7 @@ export coordinator="${host:-$(hostname)}:$port,4"
 # TERM (preemption, requeue, scancel) is for the training processes; this shell stays to see them end.
 trap : TERM
 # shellcheck disable=SC2016 # expanded by each process, which has a rank
-srun --kill-on-bad-exit=0 --open-mode=append --output=/shared/isoflop/logs/%A_%a-%t.log bash -c 'exec "$@" --distributed "$coordinator,$SLURM_PROCID"' gang lmscale run isoflop --scale gpu --out /shared/isoflop --shard "$SLURM_ARRAY_TASK_ID/1" &
+srun --kill-on-bad-exit=0 --open-mode=append --output=/shared/isoflop/logs/%A_%a-%t.log bash -c 'exec "$@" --distributed "$coordinator,$SLURM_PROCID"' group lmscale run isoflop --scale gpu --out /shared/isoflop --shard "$SLURM_ARRAY_TASK_ID/1" &
 step=$!
 while kill -0 "$step" 2>/dev/null; do wait "$step"; done
 wait "$step"

@@ -1,4 +1,4 @@
-"""Teams: processes that train side by side, what they share, and how they end."""
+"""Workers: processes that train side by side, what they share, and how they end."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from lmscale.progress import progress
 from lmscale.sweep.execute import execute
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.store import Store
-from lmscale.sweep.teams import TeamError, run_teams
+from lmscale.sweep.workers import WorkerError, run_workers
 from lmscale.training.loop import Preempted
 from tests.training.specs import LSTM, run_spec
 
@@ -107,11 +107,11 @@ def stop_the_server(shared):
     shared.say("done")
 
 
-def test_teams_share_the_work():
+def test_workers_share_the_work():
     shared = Shared(range(20))
-    run_teams(2, square, shared, Shared.METHODS, 2)
+    run_workers(2, square, shared, Shared.METHODS, 2)
     assert sorted(square for _, _, square in shared.said) == [n * n for n in range(20)]
-    assert len({team for team, _, _ in shared.said} - {os.getpid()}) == 2
+    assert len({worker for worker, _, _ in shared.said} - {os.getpid()}) == 2
     assert {devices for _, devices, _ in shared.said} == {1}
 
 
@@ -120,7 +120,7 @@ def test_teams_share_the_work():
 )
 def test_a_dead_worker_is_replaced_and_its_work_goes_back(tmp_path, number, status):
     shared = Shared(range(6))
-    run_teams(2, be_killed_once, shared, Shared.METHODS, str(tmp_path), number)
+    run_workers(2, be_killed_once, shared, Shared.METHODS, str(tmp_path), number)
     assert sorted(shared.said) == [(n,) for n in range(6)]
     assert shared.closed == [(f"was killed by {number.name}", status)]
 
@@ -130,16 +130,16 @@ def test_a_dead_worker_is_replaced_and_its_work_goes_back(tmp_path, number, stat
     [
         (
             die_at_once,
-            TeamError,
+            WorkerError,
             "died before they trained anything; the last was killed by SIGKILL",
         ),
-        (fail, TeamError, "ended with exit code 1 .OSError: this disk is full"),
+        (fail, WorkerError, "ended with exit code 1 .OSError: this disk is full"),
         (be_preempted, Preempted, None),
     ],
 )
 def test_how_workers_end_is_heard_of(work, error, words):
     with pytest.raises(error, match=words):
-        run_teams(2, work, Shared([0, 1]), Shared.METHODS)
+        run_workers(2, work, Shared([0, 1]), Shared.METHODS)
 
 
 def test_workers_with_nothing_to_save_are_ended_when_all_is_to_stop():
@@ -147,14 +147,14 @@ def test_workers_with_nothing_to_save_are_ended_when_all_is_to_stop():
     shared.stopped = lambda: len(shared.said) == 2
     begin = time.monotonic()
     with pytest.raises(Preempted):
-        run_teams(2, sleep, shared, Shared.METHODS)
+        run_workers(2, sleep, shared, Shared.METHODS)
     assert time.monotonic() - begin < 60 and shared.closed == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker is its parent's own child")
 def test_workers_whose_server_was_killed_are_replaced(tmp_path):
     shared = Shared(range(4))
-    run_teams(2, kill_the_server_once, shared, Shared.METHODS, str(tmp_path / "mark"))
+    run_workers(2, kill_the_server_once, shared, Shared.METHODS, str(tmp_path / "mark"))
     assert sorted(shared.said) == [(n,) for n in range(4)]
     assert shared.closed[0] == ("was killed with the process that had started it", "failed")
 
@@ -169,20 +169,20 @@ def kill_the_server_once(shared, mark):
         shared.say(drawn)
 
 
-def test_teams_have_the_environment_of_now(monkeypatch):
+def test_workers_have_the_environment_of_now(monkeypatch):
     """What they are forked from is older."""
     shared = Shared(())
-    run_teams(1, tell_environment, shared, Shared.METHODS)
+    run_workers(1, tell_environment, shared, Shared.METHODS)
     monkeypatch.setenv("LMSCALE_TEST", "new")
-    run_teams(1, tell_environment, shared, Shared.METHODS)
+    run_workers(1, tell_environment, shared, Shared.METHODS)
     assert shared.said == [(None, "1"), ("new", "1")]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a team is its parent's own child")
-def test_a_signal_to_all_processes_does_not_end_what_teams_are_forked_from():
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker is its parent's own child")
+def test_a_signal_to_all_processes_does_not_end_what_workers_are_forked_from():
     shared = Shared(())
-    run_teams(1, stop_the_server, shared, Shared.METHODS)
-    run_teams(1, stop_the_server, shared, Shared.METHODS)
+    run_workers(1, stop_the_server, shared, Shared.METHODS)
+    run_workers(1, stop_the_server, shared, Shared.METHODS)
     assert shared.said == [("done",), ("done",)]
 
 
@@ -190,12 +190,12 @@ def same(corpus, name):
     return corpus
 
 
-def train(path, corpus, specs, n_teams, stop=lambda: False):
+def train(path, corpus, specs, n_workers, stop=lambda: False):
     store = Store(path)
     runs = [Run(spec, {}) for spec in specs]
     for run in runs:
         store.folder(run).create()
-    plan = dataclasses.replace(make_plan(runs, parse_devices("cpu:2")), teams=n_teams)
+    plan = dataclasses.replace(make_plan(runs, parse_devices("cpu:2")), workers=n_workers)
     with progress("training", plan.flops) as bar:
         execute(plan, store, functools.partial(same, corpus), bar, stop=stop)
     assert bar.done == pytest.approx(bar.total)
@@ -203,7 +203,7 @@ def train(path, corpus, specs, n_teams, stop=lambda: False):
 
 
 @pytest.mark.slow
-def test_teams_train_as_one_does(tmp_path, corpus):
+def test_workers_train_as_one_does(tmp_path, corpus):
     specs = [
         run_spec(corpus, seed=seed, **fields)
         for seed in range(2)
@@ -218,7 +218,7 @@ def test_teams_train_as_one_does(tmp_path, corpus):
 
 
 @pytest.mark.slow
-def test_teams_stop_when_they_are_asked_to(tmp_path, corpus):
+def test_workers_stop_when_they_are_asked_to(tmp_path, corpus):
     """And go on later to the same result."""
     specs = [run_spec(corpus, seed=seed, eval_every=4) for seed in range(4)]
     whole = train(tmp_path / "whole", corpus, specs, 2)

@@ -1,0 +1,260 @@
+"""From documents to the files of a corpus: hold out, learn the tokeniser, encode, write the manifest.
+
+Everything follows from the text of the documents: their SHA-256 decides the order in which they
+are stored and which are held out (see `held_out`). Documents lie in buckets on disk by their hash,
+so memory stays bounded whatever the size of the text, and the order of the input, the number of
+files and the number of processes change nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmscale.data.bad_documents import BadDocuments
+from lmscale.data.buckets import BucketWriter, Record, read_bucket, scatter
+from lmscale.data.corpus import FORMAT, MANIFEST, SPLITS, TOKENIZER, Corpus, fingerprint
+from lmscale.data.encode import encode_buckets, join_buckets
+from lmscale.data.errors import DataError
+from lmscale.data.held_out import LEFT, HeldOut, choose_held_out
+from lmscale.data.shingles import END
+from lmscale.data.sources import cut
+from lmscale.data.token_copies import copies_of_training
+from lmscale.data.tokenizer import Tokenizer, train_tokenizer
+from lmscale.files import write_json
+
+#: Called with (stage, done, total): the name of the stage, and the work done and in all, in any unit.
+Progress = Callable[[str, int, int], None]
+
+#: Tokens of another corpus that are decoded at once.
+_TOKENS_AT_ONCE = 1 << 18
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a corpus is made of.
+
+    Attributes:
+      documents: (text, position) of each; positions count up to `total`, in any unit.
+      record, settings: what the manifest says of the inputs and of the build.
+      tokenizer: learnt from the training text when None.
+      apart_from: a corpus whose training text no held-out document may copy either.
+      bad: what was left out of the input.
+    """
+
+    documents: Iterator[tuple[bytes, int]]
+    total: int
+    record: dict[str, Any]
+    settings: dict[str, Any]
+    tokenizer: Tokenizer | None = None
+    apart_from: Corpus | None = None
+    bad: BadDocuments = field(default_factory=BadDocuments)
+
+
+def write_corpus(name: str, folder: Path, source: Source, progress: Progress) -> None:
+    """Writes the files of a corpus to a folder: tokeniser, tokens of every split, manifest.
+
+    Raises:
+      DataError: when the input has no text, or too little for its splits.
+    """
+    settings = source.settings
+    documents = folder / "documents"
+    n_documents, n_empty = scatter(
+        source.documents, documents, lambda position: progress("reading", position, source.total)
+    )
+    if not n_documents:
+        bad = f": {source.bad.first}" if source.bad.first else ""
+        raise DataError(f"the input of corpus {name} has no text{bad}")
+    progress("reading", source.total, source.total)
+    paths = sorted(documents.iterdir())
+    size = sum(path.stat().st_size for path in paths)
+    held_out = choose_held_out(
+        paths,
+        settings["valid_fraction"],
+        settings["test_fraction"],
+        other_text=functools.partial(_training_text, source.apart_from),
+        progress=lambda done: progress("looking for copies", done, size),
+    )
+    divided = _divide(paths, held_out, settings.get("cut_documents"), folder / "texts")
+    _check_splits(name, divided["documents"], held_out)
+    paths = sorted((folder / "texts").iterdir())
+
+    tokenizer = source.tokenizer
+    if tokenizer is None:
+        progress("learning the tokeniser", 0, 1)
+        sample = _sample(paths, settings["sample_bytes"])
+        tokenizer = train_tokenizer(sample, settings["vocab_size"])
+        progress("learning the tokeniser", 1, 1)
+    (folder / TOKENIZER).write_bytes(tokenizer.model)
+
+    counts = encode_buckets(
+        paths, folder / TOKENIZER, tokenizer, settings.get("cut_documents"), progress
+    )
+    splits = {split: join_buckets(folder, paths, counts, split) for split in SPLITS}
+    for split in SPLITS:
+        splits[split] = {**splits[split], "documents": divided["documents"][split]}
+    shutil.rmtree(documents)
+    shutil.rmtree(folder / "texts")
+    manifest = {
+        **_described(name, source, tokenizer),
+        "splits": splits,
+        "held_out": {**_how_held_out(held_out), "dropped_bytes": divided["dropped_bytes"]},
+        "dropped": {
+            "duplicates": n_documents - divided["unique"],
+            "empty": n_empty,
+            **source.bad.summary(),
+        },
+    }
+    progress("measuring copies", 0, 1)
+    manifest["copies"] = _measure_copies(folder, manifest, source.apart_from)
+    progress("measuring copies", 1, 1)
+    manifest["fingerprint"] = fingerprint(manifest)
+    write_json(folder / MANIFEST, manifest, sealed=True)
+
+
+def _described(name: str, source: Source, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The part of the manifest that does not depend on the text."""
+    return {
+        "format": FORMAT,
+        "name": name,
+        "settings": source.settings,
+        "sources": source.record,
+        "tokenizer": {
+            "sha256": tokenizer.hash,
+            "vocab_size": tokenizer.vocab_size,
+            "eod_id": tokenizer.eod_id,
+        },
+        "dtype": tokenizer.dtype.str,
+        "versions": {
+            "python": platform.python_version(),
+            "sentencepiece": metadata.version("sentencepiece"),
+            "numpy": np.__version__,
+        },
+    }
+
+
+def _how_held_out(held_out: HeldOut) -> dict[str, Any]:
+    """The rule of the held-out splits, and how many candidates had to stay in the training text."""
+    return {
+        "valid_fraction": held_out.rule.valid,
+        "test_fraction": held_out.rule.test,
+        "max_bytes": held_out.max_bytes,
+        **{why: sum(w == why for w in held_out.left.values()) for why in LEFT},
+    }
+
+
+def _check_splits(name: str, n_documents: dict[str, int], held_out: HeldOut) -> None:
+    total = sum(n_documents.values())
+    for split, fraction in held_out.rule.fractions.items():
+        if fraction and not n_documents[split]:
+            copies = (
+                f" ({len(held_out.left)} that are copied in others cannot be held out)"
+                if held_out.left
+                else ""
+            )
+            raise DataError(
+                f"too little text: of {total} documents none fell to {split}, a share of "
+                f"{fraction:.3g}{copies}; name the line that separates the documents of a text file "
+                "(separator), take pieces of them for documents (cut_documents with split_pieces), "
+                "or change valid_fraction and test_fraction (0 for none)"
+            )
+
+
+def _divide(
+    paths: Sequence[Path], held_out: HeldOut, cut_documents: int | None, folder: Path
+) -> dict[str, Any]:
+    """Writes the text of all splits to the buckets of a folder, and removes the buckets it came from.
+
+    Of a held-out document only its contribution is written. A training document is written whole, or in
+    pieces where `cut_documents` asks for them; each piece has the key of its own text.
+
+    Returns:
+      {"documents": of each split, "unique": different documents, "dropped_bytes": not kept}
+    """
+    n_documents = dict.fromkeys(SPLITS, 0)
+    dropped = unique = 0
+    keeps_rest = held_out.rule.fractions["train"] > 0
+    with BucketWriter(folder) as writer:
+        for path in paths:
+            for key, _, text in read_bucket(path):
+                unique += 1
+                if key in held_out.texts:
+                    split, kept = held_out.texts[key]
+                    writer.write(Record(key, split, kept))
+                    dropped += len(text) - len(kept)
+                    n_documents[split] += 1
+                elif not keeps_rest:
+                    dropped += len(text)
+                elif cut_documents and len(text) > cut_documents:
+                    for piece in cut(text, cut_documents):
+                        writer.write(Record(hashlib.sha256(piece).digest(), "train", piece))
+                    n_documents["train"] += 1
+                else:
+                    writer.write(Record(key, "train", text))
+                    n_documents["train"] += 1
+            path.unlink()
+    return {"documents": n_documents, "unique": unique, "dropped_bytes": dropped}
+
+
+def _sample(paths: Sequence[Path], n_bytes: int) -> list[str]:
+    """About `n_bytes` of random training documents.
+
+    They are taken from the end of the order. Small subsets train on its beginning, and a tokeniser
+    fits the text that it was learnt from a little better than other text.
+    """
+    sample: list[str] = []
+    for path in reversed(paths):
+        for _, split, text in reversed(read_bucket(path)):
+            if n_bytes <= 0:
+                return sample
+            if split == "train":
+                sample.append(text[:n_bytes].decode(errors="ignore"))
+                n_bytes -= len(text)
+    return sample
+
+
+def _training_text(corpus: Corpus | None) -> Iterator[np.ndarray]:
+    """The training documents of a corpus, as `choose_held_out` takes other text."""
+    if corpus is None:
+        return
+    tokens = corpus.tokens("train")
+    start = 0
+    while start < len(tokens):
+        # Decode whole documents: up to the last end-of-document in a chunk, or the first one after it.
+        chunk = tokens[start : start + _TOKENS_AT_ONCE]
+        ends = np.flatnonzero(chunk == corpus.eod_id)
+        if not len(ends):
+            ends = np.flatnonzero(tokens[start:] == corpus.eod_id)[:1]
+        end = start + int(ends[-1])
+        yield corpus.tokenizer.decode_documents(tokens[start:end], END)
+        start = end + 1
+
+
+def _measure_copies(
+    folder: Path, manifest: dict[str, Any], apart_from: Corpus | None
+) -> dict[str, Any]:
+    """How much of the held-out splits is still a copy of training text; see `copies_of_training`."""
+    dtype = np.dtype(manifest["dtype"])
+    tokens = {
+        split: np.memmap(folder / f"{split}.bin", dtype, mode="r")
+        for split in SPLITS
+        if manifest["splits"][split]["tokens"]
+    }
+    training: list[np.ndarray] = [tokens["train"]] if "train" in tokens else []
+    if apart_from is not None:
+        training.append(apart_from.tokens("train"))
+    eod_id = manifest["tokenizer"]["eod_id"]
+    return {
+        split: copies_of_training(np.array(tokens[split]), training, eod_id)
+        for split in ("valid", "test")
+        if split in tokens
+    }
