@@ -33,7 +33,7 @@ from lmscale.laws.centering import Centering, grid_centering
 from lmscale.laws.data_constrained import fit_data_constrained
 from lmscale.laws.envelope import fit_envelope
 from lmscale.laws.holdout import Comparison, HoldOut, compare, hold_out
-from lmscale.laws.isoflop import fit_isoflop, unusable_profiles, window_spread
+from lmscale.laws.isoflop import fit_isoflop, redraw_losses, unusable_profiles, window_spread
 from lmscale.laws.kaplan import (
     Contradiction,
     Frontier,
@@ -51,6 +51,7 @@ from lmscale.laws.kaplan import (
     stopping_ratio,
 )
 from lmscale.laws.over_training import fit_over_training
+from lmscale.laws.paired import Redrawn, paired_slopes, seeds_redrawn, widened
 from lmscale.laws.parametric import fit_parametric, iso_loss, optimal_allocation
 from lmscale.laws.position import fit_position
 from lmscale.laws.power import fit_power
@@ -78,6 +79,7 @@ __all__ = [
     "OffOptimum",
     "Profile",
     "PublishedLaw",
+    "Redrawn",
     "Runs",
     "Table",
     "TableError",
@@ -101,12 +103,16 @@ __all__ = [
     "off_optimum_cost",
     "optimal_allocation",
     "overfitting",
+    "paired_slopes",
     "published",
+    "redraw_losses",
     "register",
+    "seeds_redrawn",
     "steps_to_loss",
     "stopping_ratio",
     "unusable_profiles",
     "vertex_bias",
+    "widened",
     "window_spread",
 ]
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from lmscale.laws.envelope_laws import READINGS, Envelopes, between_sizes, read_laws
 from lmscale.laws.learning_curves import Curve, curves_of, within
+from lmscale.laws.paired import Redrawn
 from lmscale.laws.parametric import chinchilla_loss
 from lmscale.laws.projection import fit_by_projection
 from lmscale.laws.resample import Noise, noise_scale_of, student_level
@@ -50,6 +51,7 @@ def fit_envelope(
     points: int = 1500,
     smooth: float | None = None,
     bootstrap: int = 200,
+    redrawn: tuple[Redrawn, Sequence[str]] | None = None,
     level: float = 0.95,
     seed: int = 0,
     columns: Any = None,
@@ -67,6 +69,8 @@ def fit_envelope(
         lie about what the envelope gave, and the others about the Pareto front and the convex hull:
         so the interval covers the noise of the runs and the way of reading, on the sizes that were
         run.
+      redrawn: which run's noise every run has in a draw, and the names of these runs, where another
+        fit of the same runs has the same; then there are as many draws.
 
     Returns:
       parameters a, b, k_N, k_D; `details["envelope"]` the budgets with the best size, tokens and
@@ -95,7 +99,9 @@ def fit_envelope(
     share = level
     if bootstrap and len(curves) >= _FEWEST_CURVES:
         rng = np.random.default_rng(seed)
-        draws = _draws(grid, curves, tokens, size, readings, bootstrap, rng)
+        n_draws = bootstrap if redrawn is None else len(redrawn[0])
+        given, sign = _who_gets_whose(curves, redrawn, n_draws, rng)
+        draws = _draws(grid, curves, tokens, size, readings, given, sign)
         # Student's tails: the size of the noise is known from the number of curves only.
         share = student_level(level, len(curves) - _FREE)
     parameters = {name: float(values[0]) for name, values in found.laws.items()}
@@ -199,8 +205,8 @@ def _draws(
     tokens: np.ndarray,
     size: np.ndarray,
     readings: Mapping[str, Envelopes],
-    n_draws: int,
-    rng: np.random.Generator,
+    given: np.ndarray,
+    sign: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """Draws of a, b, k_N and k_D, about each of the readings in turn (`_TURNS`).
 
@@ -208,14 +214,18 @@ def _draws(
     envelope and that of the surface without noise is subtracted from the value, and not added to it
     (the basic bootstrap). The other readings count as far as they differ from the envelope by more
     than noise (`_beyond_noise`).
+
+    Args:
+      given, sign: [draw, curve] whose residuals each curve gets, and their sign.
     """
+    n_draws = len(given)
     every = max(1, len(grid) // 300)
     grid, tokens = grid[::every], tokens[:, ::every]
     noise, surface = _noise_about_surface(curves, size)
     smooth = np.stack(
         [within(c, grid, surface(n, d)) for c, n, d in zip(curves, size, tokens, strict=True)]
     )
-    drawn = noise.draw(n_draws, rng).reshape(n_draws, len(curves), _SHARES)
+    drawn = noise.drawn(given, sign).reshape(n_draws, len(curves), _SHARES)
     # The last envelope is that of the surface without noise.
     drawn = np.concatenate([drawn, np.zeros((1, *drawn.shape[1:]))])
     first, last = np.array([[c.log_c[0], c.log_c[-1]] for c in curves]).T[:, :, None]
@@ -250,6 +260,32 @@ def _draws(
             shift = np.array([read[other] for other in turn])
             draws[name] = back(shift - (drawn_values[:-1] - drawn_values[-1]))
     return draws
+
+
+def _who_gets_whose(
+    curves: Sequence[Curve],
+    redrawn: tuple[Redrawn, Sequence[str]] | None,
+    n_draws: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whose residuals each curve gets [draw, curve], and their sign.
+
+    A curve that the other fit lacks draws for itself. Draws here subtract the effect of their noise
+    (the basic bootstrap), so that shared noise enters with the opposite sign.
+    """
+    count = len(curves)
+    given = rng.integers(count, size=(n_draws, count))
+    sign = rng.choice([-1.0, 1.0], (n_draws, count))
+    if redrawn is None:
+        return given, sign
+    shared, names = redrawn
+    place = {name: k for k, name in enumerate(names)}
+    row = np.array([place.get(curve.name, -1) for curve in curves])
+    curve_of = np.full(len(names), -1)
+    curve_of[row[row >= 0]] = np.flatnonzero(row >= 0)
+    source = curve_of[shared.source[:, row]]
+    known = (row >= 0) & (source >= 0)
+    return np.where(known, source, given), np.where(known, -shared.sign[:, row], sign)
 
 
 def _beyond_noise(

@@ -169,13 +169,14 @@ def _prior(scale: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def between_posterior(
-    x: np.ndarray, y: np.ndarray, covariance: np.ndarray, scale: float
+    x: np.ndarray, y: np.ndarray, covariance: np.ndarray, scale: float, degree: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """The posterior of tau, the standard deviation between points about a line, on a grid.
 
     y = line(x) + errors with `covariance` + normal scatter of tau. The line is integrated out, so only
     the n - 2 contrasts that do not depend on it count (restricted likelihood). Two points have no such
-    contrast, and the posterior is the prior.
+    contrast, and the posterior is the prior. With `degree` 2 the same holds of a parabola in place of
+    the line.
 
     Args:
       x, y: [point].
@@ -186,9 +187,9 @@ def between_posterior(
       tau [grid] and its weights, which sum to 1.
     """
     tau, log_weight = _prior(scale)
-    if len(x) > 2:
-        design = np.stack([np.ones_like(x), x - x.mean()], axis=1)
-        free = np.linalg.qr(design, mode="complete")[0][:, 2:]
+    if len(x) > degree + 1:
+        design = np.vander((x - x.mean()) / np.ptp(x), degree + 1)
+        free = np.linalg.qr(design, mode="complete")[0][:, degree + 1 :]
         own, axes = np.linalg.eigh(free.T @ covariance @ free)
         contrast = axes.T @ free.T @ y
         variance = np.maximum(own, 0.0) + tau[:, None] ** 2 + 1e-18

@@ -14,6 +14,7 @@ the embedding counted: then a drifts with C.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -22,6 +23,7 @@ import numpy as np
 
 from lmscale.laws import frontier
 from lmscale.laws import profile_draws as draws_of
+from lmscale.laws.paired import Redrawn
 from lmscale.laws.profile_bias import without_bias
 from lmscale.laws.profile_draws import Noise, Reading, Resample
 from lmscale.laws.profiles import (
@@ -42,6 +44,7 @@ __all__ = [
     "LEAST_BUDGETS",
     "MIN_POINTS",
     "fit_isoflop",
+    "redraw_losses",
     "unusable_profiles",
     "window_spread",
 ]
@@ -73,6 +76,7 @@ def fit_isoflop(
     noise: float | Callable[[np.ndarray], np.ndarray] | None = None,
     correct_bias: bool = False,
     budget_tolerance: float = 0.1,
+    redrawn: Redrawn | None = None,
     level: float = 0.95,
     seed: int = 0,
     columns: Any = None,
@@ -99,6 +103,8 @@ def fit_isoflop(
       correct_bias: subtract from each minimum the shift that the parabola has on the surface of
         Approach 3 fitted to the same table (`vertex_bias`).
       budget_tolerance: runs whose FLOPs differ by less than this fraction share a budget.
+      redrawn: the noise of every draw, given for each row of the table, in place of `bootstrap`
+        draws of noise found here. Fits that are given the same have paired draws.
 
     Returns:
       `parameters` and `draws` a, b, k_N, k_D. In `details`:
@@ -125,7 +131,12 @@ def fit_isoflop(
     read = _reader(runs, points, np.log(flops), method, min_points, noise, resample, correct_bias)
     asked = read(window)
     notes = []
-    if bootstrap and noise is None and not asked.noise.measured:
+    if redrawn is not None:
+        bootstrap = len(redrawn)
+        asked = dataclasses.replace(
+            asked, noise=dataclasses.replace(asked.noise, given=redrawn.deviation)
+        )
+    elif bootstrap and noise is None and not asked.noise.measured:
         bootstrap = 0
         notes.append(_NOISE_UNKNOWN)
     if method == "akima":
@@ -141,6 +152,42 @@ def fit_isoflop(
     weighted = method == "akima" if weighted is None else weighted
     how = _method_name(asked.noise, method) if bootstrap else "none"
     return _result(runs, profiles, asked.fits, method, how, weighted, level, rng, warnings)
+
+
+def redraw_losses(
+    table: Any, *, draws: int = 1000, seed: int = 0, window: float | None = 4.0, columns: Any = None
+) -> Redrawn | None:
+    """The losses of a table of IsoFLOP profiles, drawn again for several fits of the same runs.
+
+    The noise is that of `fit_isoflop`: of repeated seeds where sizes were repeated, else of the residuals
+    of the parabolas. None where nothing tells it.
+
+    Raises:
+      TableError: the table has no profiles.
+    """
+    table = Table.read(table, columns)
+    runs = table.runs("params", "flops", "loss", "tokens", least=3, vary=("params",))
+    budgets = _group_by_budget(runs, 0.1)
+    _require_sizes(runs, budgets)
+    seeds = seeds_of(table, runs)
+    points = [points_of(runs, index, seeds) for _, index in budgets]
+    log_flops = np.log([c for c, _ in budgets])
+
+    def noise_of(resample: Resample) -> Noise:
+        read = _reader(runs, points, log_flops, "parabola", MIN_POINTS, None, resample, False)
+        return read(window).noise
+
+    noise = noise_of("auto")
+    if noise.kind == "runs":
+        # Whole runs have no deviations that a run of another budget could take.
+        noise = noise_of("residuals")
+    if not noise.measured or noise.pool is None or noise.pool_rows is None:
+        return None
+    scale = np.zeros(table.n_rows)
+    for p, own in zip(points, noise.scales, strict=True):
+        scale[p.row - 1] = own
+    rng = np.random.default_rng(seed)
+    return Redrawn.of_pool(noise.pool, noise.pool_rows - 1, scale, draws, rng)
 
 
 def _reader(

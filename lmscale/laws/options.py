@@ -71,7 +71,7 @@ def options_of(law: Any) -> dict[str, Option]:
         if name in _COMMON or parameter.kind is not parameter.KEYWORD_ONLY:
             continue
         option = Option(law.name, name, hints[name], parameter.default, meanings.get(name, ""))
-        if option.choices:
+        if option.choices not in ("", "none"):
             found[name] = option
     return found
 

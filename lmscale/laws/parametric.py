@@ -25,9 +25,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from lmscale.laws.finish import ranges_of
+from lmscale.laws.paired import Redrawn
 from lmscale.laws.projection import fit_by_projection
 from lmscale.laws.resample import (
     Draws,
+    draw_shared,
     draw_with,
     fit_noise,
     jacobian,
@@ -118,6 +120,7 @@ def fit_parametric(
     delta: float = HUBER_DELTA,
     bootstrap: int = 1000,
     resample: Literal["auto", "runs", "groups", "seeds"] = "auto",
+    redrawn: Redrawn | None = None,
     level: float = 0.95,
     seed: int = 0,
     columns: Any = None,
@@ -138,6 +141,7 @@ def fit_parametric(
         share noise (`lmscale.laws.resample`), and takes seeds where every (params, tokens) was run
         more than once; "runs" takes rows, "groups" the groups of a label. Seeds tell of noise
         alone; runs and groups also of misfit.
+      redrawn: noise that another fit of the same rows has as well; then there are as many draws.
 
     Returns:
       parameters E, A, B, alpha, beta; exponents; `details` with the frontier, its band, contours
@@ -163,9 +167,16 @@ def fit_parametric(
     elif moved.warning:
         warnings.append(moved.warning)
     drawn = None
-    if bootstrap:
+    if bootstrap or redrawn is not None:
         drawn = _draw(
-            runs, fitted, data, n_draws=bootstrap, level=level, seed=seed, resample=resample
+            runs,
+            fitted,
+            data,
+            n_draws=bootstrap,
+            level=level,
+            seed=seed,
+            resample=resample,
+            redrawn=redrawn,
         )
         warnings.extend(drawn.notes)
     details = {"method": method, **fitted.details, "influence": moved}
@@ -298,6 +309,7 @@ def _draw(
     level: float,
     seed: int,
     resample: str,
+    redrawn: Redrawn | None,
 ) -> Draws:
     cells = np.array(
         [f"{n:.9g} {d:.9g}" for n, d in zip(runs["params"], runs["tokens"], strict=True)]
@@ -316,6 +328,9 @@ def _draw(
         units = choose_units(runs, left, slopes, resample=resample, weights=runs.get("weight"))
         noise = fit_noise(left, slopes, units, inputs, weights=runs.get("weight"))
         centre = data["log_y"] + left
+    if redrawn is not None:
+        shared = redrawn.deviation[:, runs.row - 1] / runs["loss"]
+        return draw_shared(fitted.refits, centre, noise, shared, level=level, seed=seed)
     return draw_with(fitted.refits, centre, noise, n_draws=n_draws, level=level, seed=seed)
 
 

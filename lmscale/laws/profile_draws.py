@@ -81,6 +81,10 @@ class Noise:
     pool: np.ndarray | None = None
     #: False where neither residuals nor repeats show how large the noise is.
     measured: bool = True
+    #: Rows of the table that the entries of `pool` are of.
+    pool_rows: np.ndarray | None = None
+    #: [draw, row of the table] what draws add to the losses, in place of noise of their own.
+    given: np.ndarray | None = None
 
     def typical(self) -> list[float]:
         """One standard deviation per budget."""
@@ -119,7 +123,7 @@ def noise_of(
     if resample not in ("auto", "runs", "residuals", "seeds"):
         raise FitError(f"resample must be auto, runs, residuals or seeds, not {resample!r}")
     deviations = [_seed_deviations(p, u) for p, u in zip(points, used, strict=True)]
-    repeats = sum(dof for _, dof in deviations)
+    repeats = sum(dof for _, _, dof in deviations)
     if resample == "auto":
         fitted = [u.sum() for u, fit in zip(used, fits, strict=True) if fit.ok]
         if repeats >= 5:
@@ -134,8 +138,7 @@ def noise_of(
                 "resample seeds needs sizes that were run with several seeds at a budget: the same "
                 "size, budget and settings, told apart by a column seed"
             )
-        parts = [deviation for deviation, _ in deviations]
-        dofs = [dof for _, dof in deviations]
+        parts, rows, dofs = (list(values) for values in zip(*deviations, strict=True))
         name = "bootstrap over seeds"
     else:
         parts = [
@@ -144,19 +147,21 @@ def noise_of(
             else f.residual / np.sqrt(np.maximum(1 - f.leverage, 0.05))
             for f in fits
         ]
+        rows = [p.row[u][: len(part)] for p, u, part in zip(points, used, parts, strict=True)]
         dofs = [0 if f.residual is None else max(0, len(f.residual) - 3) for f in fits]
         name = "bootstrap over residuals, pooled over budgets"
     if resample == "runs":
         name = "bootstrap over runs within each budget"
-    scales, deviation_pool = _scales(points, parts, dofs)
-    pool = None if resample == "runs" else deviation_pool
-    return Noise(resample, name, scales, pool, measured=sum(dofs) > 0)
+    scales, pool, pool_rows = _scales(points, parts, rows, dofs)
+    if resample == "runs":
+        return Noise(resample, name, scales, measured=sum(dofs) > 0)
+    return Noise(resample, name, scales, pool, sum(dofs) > 0, pool_rows)
 
 
 def _scales(
-    points: Sequence[Points], parts: list[np.ndarray], dofs: list[int]
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """The standard deviation of each budget, shrunk towards that of all, and the pooled deviations."""
+    points: Sequence[Points], parts: list[np.ndarray], rows: list[np.ndarray], dofs: list[int]
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """The standard deviation of each budget, shrunk towards that of all; pooled deviations; their rows."""
     pooled = _typical_variance(
         [(np.mean(x**2), dof) for x, dof in zip(parts, dofs, strict=True) if dof]
     )
@@ -167,17 +172,14 @@ def _scales(
         own = dof * np.mean(part**2) if dof else 0.0
         variance = (own + _PRIOR_DOF * pooled) / (dof + _PRIOR_DOF)
         scales.append(np.full(len(p.x), widen * math.sqrt(variance)))
-    pool = np.concatenate(
-        [
-            part / math.sqrt(np.mean(part**2))
-            for part, dof in zip(parts, dofs, strict=True)
-            if dof and np.mean(part**2) > 0
-        ]
-        or [np.zeros(1)]
-    )
+    told = [k for k, part in enumerate(parts) if dofs[k] and np.mean(part**2) > 0]
+    pool, pool_rows = np.zeros(1), np.zeros(1, int)
+    if told:
+        pool = np.concatenate([parts[k] / math.sqrt(np.mean(parts[k] ** 2)) for k in told])
+        pool_rows = np.concatenate([rows[k] for k in told])
     pool = pool - pool.mean()
     spread = pool.std()
-    return scales, pool / spread if spread > 0 else pool
+    return scales, pool / spread if spread > 0 else pool, pool_rows
 
 
 def _typical_variance(variances: list[tuple[float, int]]) -> float:
@@ -195,25 +197,26 @@ def _typical_variance(variances: list[tuple[float, int]]) -> float:
     return math.exp(np.average(logs, weights=dofs)) if logs else 0.0
 
 
-def _seed_deviations(p: Points, used: np.ndarray) -> tuple[np.ndarray, int]:
-    """Deviations of repeated runs from their mean, scaled to the variance of a run, and their dof.
+def _seed_deviations(p: Points, used: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Deviations of repeated runs from their mean, scaled to the variance of a run; rows; and dof.
 
     Repeats differ in their seed only. If a size has two runs of one seed, something else was varied
     (a learning rate, a batch), and that is no noise.
     """
     if p.seed is None:
-        return np.empty(0), 0
+        return np.empty(0), np.empty(0, int), 0
     x, loss, seed = p.x[used].round(9), p.loss[used], p.seed[used]
     setting = np.zeros(len(p.x)) if p.setting is None else p.setting
-    parts, dof = [], 0
+    parts, rows, dof = [np.empty(0)], [np.empty(0, int)], 0
     for size in np.unique(x):
         same = x == size
         alike = len(np.unique(setting[used][same])) == 1
         if same.sum() > 1 and alike and len(np.unique(seed[same])) == same.sum():
             deviation = loss[same] - loss[same].mean()
             parts.append(deviation * math.sqrt(same.sum() / (same.sum() - 1)))
+            rows.append(p.row[used][same])
             dof += int(same.sum()) - 1
-    return (np.concatenate(parts) if parts else np.empty(0)), dof
+    return np.concatenate(parts), np.concatenate(rows), dof
 
 
 def window_shift(
@@ -290,7 +293,7 @@ def draw_splines(
     at, loss = (np.full((len(fits), n_draws), np.nan) for _ in range(2))
     for k, (p, fit, scale) in enumerate(zip(points, fits, noise.scales, strict=True)):
         if fit.ok and n_draws:
-            sizes, drawn = mean_by_size(p.x, _losses(p.loss, noise, scale, n_draws, rng))
+            sizes, drawn = mean_by_size(p.x, _losses(p.loss, p.row, noise, scale, n_draws, rng))
             at[k], loss[k] = akima_minima(sizes, drawn)
     return at, loss
 
@@ -388,12 +391,15 @@ def _higher_orders(
 
 def _losses(
     base: np.ndarray,
+    row: np.ndarray,
     noise: Noise,
     scale: np.ndarray,
     n_draws: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """[draw, run]: `base` with deviations added."""
+    """[draw, run]: `base` of the table's rows `row`, with deviations added."""
+    if noise.given is not None:
+        return base + noise.given[:, row - 1]
     size = (n_draws, len(base))
     pool = noise.pool
     deviation = rng.standard_normal(size) if pool is None else rng.choice(pool, size=size)
@@ -411,12 +417,12 @@ def _coefficients(
 ) -> np.ndarray:
     """Coefficients [3, draw] of parabolas through losses that were drawn again."""
     u, y = p.x[used] - fit.center, p.loss[used]
-    if noise.kind == "runs":
+    if noise.kind == "runs" and noise.given is None:
         return _resampled_parabolas(u, y, p.weight[used], n_draws, rng)
     base = y
     if noise.kind == "residuals":
         base = y - fit.residual
-    return fit.solve @ _losses(base, noise, noise.scales[k][used], n_draws, rng).T
+    return fit.solve @ _losses(base, p.row[used], noise, noise.scales[k][used], n_draws, rng).T
 
 
 def _resampled_parabolas(

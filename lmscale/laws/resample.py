@@ -40,6 +40,7 @@ __all__ = [
     "Noise",
     "Refits",
     "draw",
+    "draw_shared",
     "draw_with",
     "fit_noise",
     "jacobian",
@@ -80,9 +81,13 @@ class Noise:
 
     def draw(self, n_draws: int, rng: np.random.Generator) -> np.ndarray:
         """[draw, n] the noise of each draw."""
-        units, count = self.units, self.units.count
+        count = self.units.count
         given = rng.integers(count, size=(n_draws, count))
-        sign = rng.choice([-1.0, 1.0], (n_draws, count))
+        return self.drawn(given, rng.choice([-1.0, 1.0], (n_draws, count)))
+
+    def drawn(self, given: np.ndarray, sign: np.ndarray) -> np.ndarray:
+        """[draw, n] the noise where each unit has that of unit `given` [draw, unit], times `sign`."""
+        units, count, n_draws = self.units, self.units.count, len(given)
         z = self.value / self.scale
         if not units.whole:
             return sign * z[given] * self.scale
@@ -195,6 +200,28 @@ def draw_with(
         notes.append(f"{unconverged} of {n_draws} draws did not converge")
     share = student_level(level, noise.freedom)
     return Draws(theta, share, noise.units.how, tuple(notes), noise, observed)
+
+
+def draw_shared(
+    refits: Callable[[np.ndarray], tuple[np.ndarray, int]],
+    centre: np.ndarray,
+    noise: Noise,
+    shared: np.ndarray,
+    *,
+    level: float,
+    seed: int,
+) -> Draws:
+    """The fits of tables whose noise `shared` [B, n] another fit of the same rows has as well.
+
+    What the law does not fit is noise of its own: the rows' noise in excess of what is shared. A row
+    without shared noise has all of its noise to itself.
+    """
+    total, common = np.mean(noise.value**2), np.mean(shared**2)
+    excess = math.sqrt(max(0.0, 1 - common / total)) if total > 0 else 0.0
+    own = noise.draw(len(shared), np.random.default_rng(seed))
+    observed = centre + shared + np.where(shared.any(axis=0), excess, 1.0) * own
+    theta, _ = refits(observed)
+    return Draws(theta, level, f"{noise.units.how}, with noise shared", (), noise, observed)
 
 
 def seed_noise(

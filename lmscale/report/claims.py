@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lmscale.report.section import Measure, Section
+from lmscale.studies.estimate import LEAST_SEEDS, lacking_seeds
+from lmscale.studies.results import Results
 from lmscale.sweep.claims import Claim
-from lmscale.wording import listed, number, plural, sentence, with_interval
+from lmscale.wording import duration, listed, number, plural, sentence, with_interval
 
 __all__ = ["WORDS", "Verdict", "VerdictGroup", "grouped", "judge", "tally"]
 
@@ -61,11 +64,14 @@ class VerdictGroup:
     advice: tuple[str, ...]
 
 
-def judge(claim: Claim, sections: Sequence[Section]) -> Verdict:
+def judge(claim: Claim, sections: Sequence[Section], results: Results | None = None) -> Verdict:
     """Holds a claim against the sections' estimates, by their 95% intervals; see `WORDS`.
 
     An estimate without an interval decides nothing. One that says why it is undecided lacks the
     conditions of the claim, or the data.
+
+    Args:
+      results: what the sections are of, for the cost of seeds where these are missing.
     """
     study, name = claim.measure.split("/", 1)
     section = next((s for s in sections if s.name == study), None)
@@ -74,7 +80,9 @@ def judge(claim: Claim, sections: Sequence[Section]) -> Verdict:
         why = measure.undecided_because if measure else ""
         return _untested(claim, measure, why or "these results do not hold that number")
     if measure.undecided_because:
-        return _untested(claim, measure, measure.undecided_because)
+        verdict = _untested(claim, measure, measure.undecided_because)
+        more = _more_seeds(results) if results and lacking_seeds(measure.undecided_because) else ""
+        return dataclasses.replace(verdict, reason=f"{verdict.reason} {more}".strip())
     if measure.interval is None or not all(map(math.isfinite, measure.interval)):
         why = "The number has no interval, so its noise is unknown, and it excludes nothing."
         return Verdict(claim, measure, "not decided", why)
@@ -100,6 +108,23 @@ def tally(words: Sequence[str]) -> str:
     counts = Counter(words)
     shown = listed([f"{counts[word]} {word}" for word in WORDS if counts[word]])
     return f"{plural(len(words), 'claim')} of the papers: {shown}."
+
+
+def _more_seeds(results: Results) -> str:
+    """The seeds that would meet the condition, and what they cost at the speed of the ended runs."""
+    table = results.table
+    spent = table[table["status"] == "done"].groupby("seed")["seconds"].sum()
+    if not len(spent):
+        return ""
+    seeds = list(spent.index[:LEAST_SEEDS])
+    seeds += [k for k in range(LEAST_SEEDS) if k not in seeds][: LEAST_SEEDS - len(seeds)]
+    missing = sum(float(spent.max() - spent.get(seed, 0.0)) for seed in seeds)
+    listed_seeds = " ".join(str(seed) for seed in sorted(seeds))
+    name, scale = (results.experiment.get(key, "") for key in ("name", "scale"))
+    return (
+        f"Cheapest remedy: lmscale run {name} --scale {scale} --seeds {listed_seeds} --extend --out "
+        f"STORE adds the missing seeds in about {duration(missing)} of training, summed over runs."
+    )
 
 
 def _untested(claim: Claim, measure: Measure | None, why: str) -> Verdict:

@@ -14,12 +14,19 @@ from lmscale.studies.cells import Cell
 from lmscale.studies.estimate import Estimate, interval_of_mean
 from lmscale.wording import number, with_interval
 
-__all__ = ["MEANS", "edges", "mean_loss", "mean_of", "parameter", "shown", "table"]
+__all__ = ["MEANS", "edges", "mean_loss", "mean_of", "paired_words", "parameter", "shown", "table"]
 
 #: For the caption of a table with `mean_loss`.
 MEANS = "In brackets the 95% interval of the mean (three or more seeds) or the range (two)."
 
 Row = TypeVar("Row")
+
+
+def paired_words(
+    difference: Estimate, alike: str = "both fitted to the same draws of the runs"
+) -> str:
+    """How the interval of a difference of two fits was made: `alike` where its draws are paired."""
+    return alike if difference.draws is not None else "their intervals taken as independent"
 
 
 def table(

@@ -42,7 +42,7 @@ def write_report(store: Store) -> epath.Path:
             write_atomically(store.path / "figures" / f"{chart.name}.png", chart.png)
     fits = _fits(sections)
     write_atomically(store.path / "fits.json", fits)
-    verdicts = [judge(claim, sections) for claim in results.claims]
+    verdicts = [judge(claim, sections, results) for claim in results.claims]
     # Whose keys are the fits' alone, so that its digest stands elsewhere.
     summary = {**summarise(results, sections, verdicts).to_json(), "fits": digest(fits)}
     write_json(store.path / "summary.json", summary, sealed=True)

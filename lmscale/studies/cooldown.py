@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from lmscale import laws
-from lmscale.laws import FitResult
+from lmscale.laws import FitResult, paired_slopes
 from lmscale.studies.estimate import (
     LEAST_SEEDS,
     LEVEL,
@@ -19,7 +19,14 @@ from lmscale.studies.estimate import (
     interval_of_mean,
     undecided,
 )
-from lmscale.studies.exponents import LEAST_BUDGETS, counted, difference, exponent, home_convention
+from lmscale.studies.exponents import (
+    LEAST_BUDGETS,
+    counted,
+    difference,
+    exponent,
+    home_convention,
+    seed_draws,
+)
 from lmscale.studies.fits import attempt
 from lmscale.studies.groups import by_number
 from lmscale.studies.registry import register
@@ -137,13 +144,18 @@ def study(results: Results) -> Cooldown:
     spent, missing = _spent(grid), len(grid) - len(done)
     gap = _mean_gap(losses, float(cells["steps"].median()))
     a = {name: _exponent(name, profiles[name]) for name in SCHEDULES}
+    drawn = None
+    if all(one.is_known for one in a.values()):
+        drawn = _paired_draws(rows, profiles, convention)
     no_exponent = (one.undecided_because for one in a.values() if not one.is_known)
     missing_text = next(no_exponent, "one of the grids gives no exponent")
     estimates = (
         _flops_ratio(spent, missing),
         gap,
         *a.values(),
-        difference("a_difference", a[COOLDOWN], a[COSINE], missing_text, seeds=gap.seeds),
+        difference(
+            "a_difference", a[COOLDOWN], a[COSINE], missing_text, seeds=gap.seeds, draws=drawn
+        ),
         _best_rates(swept := _swept(table)),
     )
     rates = {
@@ -174,6 +186,22 @@ def _profiles(rows: pd.DataFrame, convention: str) -> FitResult:
         return laws.fit(table, "isoflop")
 
     return attempt("isoflop", fit, needs="" if len(rows) else "no runs")
+
+
+def _paired_draws(
+    rows: pd.DataFrame, profiles: dict[str, FitResult], convention: str
+) -> np.ndarray | None:
+    """Of the exponent of the cooldowns less that of the cosines, on the same seeds of every size."""
+    cosine, cooldown = (
+        seed_draws(
+            rows[rows["family"] == name].drop(columns="family"),
+            "params",
+            profiles[name],
+            convention,
+        )
+        for name in SCHEDULES
+    )
+    return None if cosine is None or cooldown is None else paired_slopes(cooldown, cosine)
 
 
 def _exponent(schedule: str, fit: FitResult) -> Estimate:

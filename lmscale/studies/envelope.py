@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lmscale import laws
-from lmscale.laws import FitResult
+from lmscale.laws import FitResult, Redrawn
 from lmscale.laws.result import interval
 from lmscale.studies.estimate import Basis, Estimate, undecided
 from lmscale.studies.exponents import exponent, home_convention
@@ -30,17 +30,22 @@ LATE = 0.15
 
 @dataclass(frozen=True)
 class Family:
-    """One family's envelope. `runs` are those whose curves were read, under `convention`."""
+    """One family's envelope. `runs` are those whose `curves` were read, under `convention`."""
 
     name: str
     convention: str
     runs: pd.DataFrame = field(repr=False)
     fit: FitResult
+    curves: laws.Table | None = field(default=None, repr=False)
 
     def exponent(self, symbol: str = "N") -> Estimate:
         """Of N_opt or D_opt in C (`unbiased_exponent`)."""
         n = 0 if self.fit.failure else self.fit.n_used
         return unbiased_exponent(self.fit, symbol, of=self.name, n=n)
+
+    def refit(self, redrawn: Redrawn, names: list[str]) -> FitResult:
+        """The same envelope, on the noise of the named runs that was redrawn for another fit as well."""
+        return laws.fit(self.curves, "envelope", redrawn=(redrawn, names))
 
     @property
     def seeds(self) -> int:
@@ -87,7 +92,7 @@ def study(results: Results) -> Envelope:
     if not families:
         return Envelope((), undecided(("a", "b", "a_minus_approach_2"), "no runs are declared"))
     family = families[0]
-    change = minus_approach_2(results, family.exponent(), seeds=family.seeds)
+    change = minus_approach_2(results, family.exponent(), family.refit, seeds=family.seeds)
     estimates = (family.exponent("N"), family.exponent("D"), change)
     return Envelope(families, {one.name: one for one in estimates})
 
@@ -126,7 +131,6 @@ def _family(results: Results, name: str) -> Family:
     needs = "" if curves else "no run has a training curve"
     needs = needs if len(runs) else "no run has ended well yet"
 
-    fit = attempt(
-        "envelope", lambda: laws.fit(join_curves(curves, convention), "envelope"), needs=needs
-    )
-    return Family(name, convention, runs, fit)
+    joined = join_curves(curves, convention) if not needs else None
+    fit = attempt("envelope", lambda: laws.fit(joined, "envelope"), needs=needs)
+    return Family(name, convention, runs, fit, joined)

@@ -7,6 +7,7 @@ fit. A study never hands out a bare number that a claim could be held against.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict, Unpack
@@ -26,6 +27,7 @@ __all__ = [
     "few_seeds",
     "interval_of_draws",
     "interval_of_mean",
+    "lacking_seeds",
     "undecided",
 ]
 
@@ -163,6 +165,11 @@ def undecided(names: Sequence[str], why: str) -> dict[str, Estimate]:
 def few_seeds(seeds: int, what: str = "a difference") -> str:
     """Why `what` from so few seeds decides nothing; empty where they suffice."""
     return "" if seeds >= LEAST_SEEDS else f"{what} needs {LEAST_SEEDS} seeds, not {seeds}"
+
+
+def lacking_seeds(why: str) -> bool:
+    """Whether `why` says, in the words of `few_seeds`, that there are too few seeds."""
+    return re.search(rf"needs {LEAST_SEEDS} seeds, not \d", why) is not None
 
 
 def interval_of_draws(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float] | None:

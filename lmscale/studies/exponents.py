@@ -17,7 +17,7 @@ from lmscale.laws import FitResult
 from lmscale.laws.isoflop import LEAST_BUDGETS
 from lmscale.laws.result import interval as interval_of_draws
 from lmscale.laws.result import intervals_of
-from lmscale.studies.estimate import LEVEL, Basis, Estimate, few_seeds
+from lmscale.studies.estimate import LEAST_SEEDS, LEVEL, Basis, Estimate, few_seeds
 from lmscale.studies.lines import fit_line
 from lmscale.studies.restate import native_convention
 
@@ -31,6 +31,7 @@ __all__ = [
     "home_convention",
     "interval_of_difference",
     "is_informative",
+    "seed_draws",
 ]
 
 #: Draws of a law through cells.
@@ -142,19 +143,54 @@ def interval_of_difference(
     return a - b - below, a - b + above
 
 
+def seed_draws(rows: pd.DataFrame, size: str, fit: FitResult, convention: str) -> FitResult | None:
+    """The profiles of `fit` on seeds drawn size by size; None with fewer than three seeds, or no fit.
+
+    A draw depends on the size alone (`laws.seeds_redrawn`), so two grids of the same sizes and seeds
+    have paired draws: runs of one size and seed share their first weights and the order of their data.
+
+    Args:
+      rows: those that were fitted, with columns loss, seed, budget and `size`.
+      size: the column with the size in a count that both grids share.
+    """
+    if fit.failure or rows["seed"].nunique() < LEAST_SEEDS:
+        return None
+    cell = rows["budget"].astype(str) + " " + rows[size].astype(str)
+    redrawn = laws.seeds_redrawn(
+        rows[size].tolist(),
+        cell.tolist(),
+        rows["seed"].tolist(),
+        rows["loss"].tolist(),
+        DRAWS,
+        LEVEL,
+    )
+    fitted = rows if size == "params" else rows.drop(columns=size)
+    return laws.fit(laws.Table.read(fitted, convention=convention), "isoflop", redrawn=redrawn)
+
+
 def difference(
-    name: str, ours: Estimate, other: Estimate, missing: str, *, seeds: int | None = None
+    name: str,
+    ours: Estimate,
+    other: Estimate,
+    missing: str,
+    *,
+    seeds: int | None = None,
+    draws: np.ndarray | None = None,
 ) -> Estimate:
-    """The difference of two exponents of separate fits, their intervals taken as independent.
+    """The difference of two exponents: paired by its draws, or else of intervals taken as independent.
 
     Args:
       missing: what is missing where one of the two is unknown.
+      draws: of the difference, where both fits read the same draws of their runs.
       seeds: of the runs that both rest on. Fewer than `LEAST_SEEDS` decide nothing: intervals from
         rows drawn again hold the scatter about a curve, not how far another seed would move both.
     """
     if not (ours.is_known and other.is_known):
         return Estimate(name=name, undecided_because=missing)
     few, interval = few_seeds(seeds) if seeds is not None else "", None
+    if draws is not None:
+        value = ours.known - other.known
+        return Estimate.of_draws(name, value, draws, undecided_because=few, seeds=seeds or 0)
     if ours.interval is None or other.interval is None:
         few = few or "one of the two has no interval"
     else:

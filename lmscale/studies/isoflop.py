@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Unpack
 
@@ -16,7 +17,7 @@ import pandas as pd
 
 from lmscale import laws
 from lmscale.flops import CONVENTIONS
-from lmscale.laws import FitResult, Profile
+from lmscale.laws import FitResult, Profile, Redrawn, paired_slopes
 from lmscale.studies.estimate import Basis, Estimate, undecided
 from lmscale.studies.exponents import LEAST_BUDGETS, difference, exponent
 from lmscale.studies.fits import attempt, refused
@@ -47,6 +48,7 @@ class Family:
       restated: convention -> the rows that were fitted.
       windows: way to read the minima -> exponents (`laws.window_spread`).
       text: standard deviation of the exponent of N over draws of the held-out documents.
+      paired: whether all fits read the same redrawn losses.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Family:
     restated: dict[str, Restated] = field(default_factory=dict, repr=False)
     windows: dict[str, dict[str, float]] = field(default_factory=dict)
     text: float | None = None
+    paired: bool = False
 
     @property
     def fit(self) -> FitResult:
@@ -140,18 +143,47 @@ def _has_budgets(results: Results) -> bool:
 
 def approach_2(results: Results, family: str) -> FitResult:
     """The profiles of one family under the convention in which its budgets were set."""
+    return _approach_2(results, family)[0]
+
+
+def _approach_2(results: Results, family: str) -> tuple[FitResult, Redrawn | None, list[str]]:
+    """The profiles, the losses redrawn that they were fitted to, and the names of these runs."""
     if not _has_budgets(results):
-        return refused("isoflop", NO_BUDGETS)
+        return refused("isoflop", NO_BUDGETS), None, []
     runs = _runs(results, family)
     if not len(runs):
-        return refused("isoflop", "no run has ended well yet")
-    return _fit(runs, native_convention(runs, CONVENTIONS), _lowest(runs))[1]
+        return refused("isoflop", "no run has ended well yet"), None, []
+    native, anchors = native_convention(runs, CONVENTIONS), _lowest(runs)
+    redrawn = _redraw(runs, native, anchors)
+    return _fit(runs, native, anchors, redrawn)[1], redrawn, runs["run"].tolist()
 
 
-def minus_approach_2(results: Results, a: Estimate, *, seeds: int) -> Estimate:
-    """The exponent of N of another approach less that of the profiles of the same family."""
+def minus_approach_2(
+    results: Results,
+    a: Estimate,
+    again: Callable[[Redrawn, list[str]], FitResult],
+    *,
+    seeds: int,
+) -> Estimate:
+    """The exponent of N of another approach less that of the profiles of the same family.
+
+    Args:
+      again: the other fit, on losses of the named runs that were redrawn for both.
+    """
     name, missing = "a_minus_approach_2", "one of the two approaches gives no exponent"
-    return difference(name, a, exponent(approach_2(results, a.of)), missing, seeds=seeds)
+    fit, redrawn, runs = _approach_2(results, a.of)
+    other, draws = exponent(fit), None
+    if a.is_known and a.interval is not None and other.is_known and redrawn is not None:
+        draws = _drawn_exponent(again(redrawn, runs)) - _drawn_exponent(fit)
+    return difference(name, a, other, missing, seeds=seeds, draws=draws)
+
+
+def _drawn_exponent(fit: FitResult) -> np.ndarray:
+    """[draw] of the exponent of N, spread so that they make intervals of the level of the fit."""
+    alpha, beta = fit.draws.get("alpha"), fit.draws.get("beta")
+    draws = fit.draws["a"] if alpha is None else beta / (alpha + beta)
+    value = next(iter(fit.exponents.values()))["N"]
+    return laws.widened(draws, value, fit.draw_level or fit.level, fit.level)
 
 
 def tokens_per_param(profile: Profile, **rest: Unpack[Basis]) -> Estimate:
@@ -185,7 +217,8 @@ def _family(results: Results, name: str) -> Family:
         why = f"no run has ended well yet ({statuses(table['status'])})"
         return Family(name, runs, declared, native, {native: refused("isoflop", why)})
     native, anchors = native_convention(runs, CONVENTIONS), _lowest(runs)
-    view, fit = _fit(runs, native, anchors)
+    redrawn = _redraw(runs, native, anchors)
+    view, fit = _fit(runs, native, anchors, redrawn)
     fits, restated, windows, text = {native: fit}, {native: view} if view else {}, {}, None
     if view and not fit.failure:
         anchors = _best_sizes(runs, fit, anchors)
@@ -198,22 +231,36 @@ def _family(results: Results, name: str) -> Family:
             why = "the profiles of the grid's own count give no exponent"
             fits[convention] = refused("isoflop", why)
             continue
-        view, fits[convention] = _fit(runs, convention, anchors)
+        view, fits[convention] = _fit(runs, convention, anchors, redrawn)
         restated |= {convention: view} if view else {}
-    return Family(name, runs, declared, native, fits, restated, windows, text)
+    paired = redrawn is not None
+    return Family(name, runs, declared, native, fits, restated, windows, text, paired)
+
+
+def _redraw(runs: pd.DataFrame, native: str, anchors: dict[float, int]) -> Redrawn | None:
+    """The losses of the runs, drawn once for the fits under every convention; None without noise."""
+    try:
+        return laws.redraw_losses(
+            laws.Table.read(restate(runs, native, anchors).rows, convention=native)
+        )
+    except (ValueError, np.linalg.LinAlgError):
+        # The fit of the same rows says why.
+        return None
 
 
 def _fit(
-    runs: pd.DataFrame, convention: str, anchors: dict[float, int]
+    runs: pd.DataFrame, convention: str, anchors: dict[float, int], redrawn: Redrawn | None
 ) -> tuple[Restated | None, FitResult]:
-    """The rows and the fit of the profiles under one convention."""
+    """The rows and the fit of the profiles under one convention, on the redrawn losses of the runs."""
     try:
         view = restate(runs, convention, anchors)
     except ValueError as error:
         return None, refused("isoflop", str(error))
 
     def fit() -> FitResult:
-        return laws.fit(laws.Table.read(view.rows, convention=convention), "isoflop")
+        given = view.redrawn(runs["loss"].to_numpy(float), redrawn) if redrawn else None
+        table = laws.Table.read(view.rows, convention=convention)
+        return laws.fit(table, "isoflop", redrawn=given)
 
     return view, _without_line_through_two(attempt("isoflop", fit))
 
@@ -282,12 +329,15 @@ def _estimates(family: Family) -> list[Estimate]:
     ratio = _unknown("tokens_per_param", why, basis)
     if family.usable:
         ratio = tokens_per_param(family.usable[-1], **basis)
+    kaplan = family.fits.get("kaplan", fit)
+    paired = bool(kaplan.draws and fit.draws) and family.paired
     change = difference(
         "kaplan_minus_native",
         family.exponent(convention="kaplan"),
         family.exponent(),
         "one of the two counts gives no exponent",
         seeds=family.seeds,
+        draws=paired_slopes(kaplan, fit) if paired else None,
     )
     return [*found, growth, ratio, change]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from lmscale import laws
-from lmscale.laws import FitResult
+from lmscale.laws import FitResult, Redrawn
 from lmscale.studies.estimate import Estimate, undecided
 from lmscale.studies.exponents import counted, exponent, home_convention
 from lmscale.studies.fits import attempt
@@ -27,17 +28,31 @@ PARAMETERS = ("E", "A", "B", "alpha", "beta")
 @dataclass(frozen=True)
 class Family:
     """One family's surface. `runs` holds params, tokens, flops, loss, seed under `convention`, and
-    the budget where there is one."""
+    the budget where there is one; `names` are those of the runs."""
 
     name: str
     convention: str
     runs: pd.DataFrame = field(repr=False)
     fit: FitResult
+    names: tuple[str, ...] = field(default=(), repr=False)
 
     def exponent(self, symbol: str = "N") -> Estimate:
         """Of N_opt or D_opt in C along the efficient frontier."""
         why = "the surface has no frontier"
         return exponent(self.fit, symbol, missing=why, of=self.name, n=len(self.runs))
+
+    def refit(self, redrawn: Redrawn, names: list[str]) -> FitResult:
+        """The same surface, on losses of the named runs that were redrawn for another fit as well."""
+        place = {name: k for k, name in enumerate(names)}
+        rows = [place.get(name, -1) for name in self.names]
+        found = self.fit.parameters
+        start = [math.log(found[name]) for name in ("A", "B", "E")]
+        return laws.fit(
+            laws.Table.read(self.runs, convention=self.convention),
+            "parametric",
+            starts=np.array([[*start, found["alpha"], found["beta"]]]),
+            redrawn=redrawn.of_rows(rows),
+        )
 
     @property
     def is_informative(self) -> bool:
@@ -114,7 +129,7 @@ def study(results: Results) -> Parametric:
             (), undecided(("a", *PARAMETERS, "a_minus_approach_2"), "no runs are declared")
         )
     family = families[0]
-    change = minus_approach_2(results, family.exponent(), seeds=family.seeds)
+    change = minus_approach_2(results, family.exponent(), family.refit, seeds=family.seeds)
     parameters = (
         Estimate.of_parameter(family.fit, name, of=family.name, n=len(family.runs))
         for name in PARAMETERS
@@ -133,4 +148,5 @@ def _family(results: Results, name: str) -> Family:
         return laws.fit(laws.Table.read(rows, convention=convention), "parametric", starts=STARTS)
 
     needs = "" if len(runs) else "no run has ended well yet"
-    return Family(name, convention, rows, attempt("parametric", fit, needs=needs))
+    names = tuple(runs["run"]) if len(runs) else ()
+    return Family(name, convention, rows, attempt("parametric", fit, needs=needs), names)

@@ -6,17 +6,15 @@ import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy.stats import norm
-from scipy.stats import t as student
 
 from lmscale import laws
-from lmscale.laws import FitResult, Profile
-from lmscale.studies.estimate import LEAST_SEEDS, LEVEL, Estimate
-from lmscale.studies.exponents import LEAST_BUDGETS, difference, exponent
+from lmscale.laws import FitResult, paired_slopes
+from lmscale.studies.estimate import Estimate
+from lmscale.studies.exponents import LEAST_BUDGETS, difference, exponent, seed_draws
 from lmscale.studies.fits import attempt
 from lmscale.studies.registry import register
 from lmscale.studies.results import Results
@@ -26,8 +24,6 @@ __all__ = ["STEPS", "Reading", "Reconcile", "Step", "study"]
 
 #: An evaluation belongs to a budget that it misses by no more than this.
 NEAR = 0.05
-#: Draws of the seeds for the changes from step to step.
-DRAWS = 2000
 
 
 @dataclass(frozen=True)
@@ -58,13 +54,16 @@ class Reading:
     Attributes:
       rows: params, tokens, flops, loss, seed, budget and size (N with the head) of each loss read.
       fit: the profiles; it may have too few for an exponent.
-      draws: exponents with the seeds of every size drawn anew, the same in every step.
     """
 
     step: Step
     rows: pd.DataFrame = field(repr=False)
     fit: FitResult
-    draws: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
+
+    @cached_property
+    def drawn(self) -> FitResult | None:
+        """The profiles with the seeds of every size drawn anew, the same in every step."""
+        return seed_draws(self.rows, "size", self.fit, self.step.convention)
 
     @property
     def failure(self) -> str:
@@ -145,10 +144,7 @@ def _read(results: Results, step: Step) -> Reading:
         return laws.fit(table, "isoflop")
 
     needs = "" if len(rows) else "no run of it has ended well yet"
-    reading = Reading(step, rows, attempt("isoflop", fit, needs=needs))
-    return (
-        reading if reading.failure else Reading(step, rows, reading.fit, _draws(rows, reading.fit))
-    )
+    return Reading(step, rows, attempt("isoflop", fit, needs=needs))
 
 
 def _crossings(
@@ -177,53 +173,19 @@ def _crossings(
     return rows
 
 
-def _draws(rows: pd.DataFrame, fit: FitResult) -> np.ndarray:
-    """Exponents from seeds drawn with replacement, size by size; empty with fewer than three seeds.
-
-    A size's draw depends on the size alone: the runs of one seed share the order of their data and
-    their first weights at every step, so this noise cancels in the changes. The spread is widened for
-    what drawing from so few takes off.
-    """
-    seeds = sorted(set(rows["seed"]))
-    if len(seeds) < LEAST_SEEDS:
-        return np.empty(0)
-    profiles = [profile for profile in fit.details["profiles"] if profile.ok]
-    minima = np.stack([_drawn_minima(profile, rows, seeds) for profile in profiles])
-    x = np.log([profile.flops for profile in profiles])
-    x -= x.mean()
-    slope = (minima * x[:, None]).sum(axis=0) / (x @ x)
-    freedom = (len(seeds) - 1) * rows["size"].nunique()
-    tail = 0.5 + LEVEL / 2
-    widen = student.ppf(tail, freedom) / norm.ppf(tail) * math.sqrt(len(seeds) / (len(seeds) - 1))
-    return fit.parameters["a"] + widen * (slope - fit.parameters["a"])
-
-
-def _drawn_minima(p: Profile, rows: pd.DataFrame, seeds: list[int]) -> np.ndarray:
-    """[draw]: ln N at the parabola's minimum, NaN where a draw has none."""
-    index = p.row[p.used] - 1
-    size, seed = rows["size"].to_numpy()[index], rows["seed"].to_numpy()[index]
-    weight, share = np.empty((DRAWS, len(index))), np.full(len(seeds), 1 / len(seeds))
-    for n in set(size):
-        counts = np.random.default_rng(int(n)).multinomial(len(seeds), share, size=DRAWS)
-        weight[:, size == n] = counts[:, np.searchsorted(seeds, seed[size == n])]
-    u = np.log(p.params[p.used]) - p.center
-    design = np.stack([np.ones_like(u), u, u * u], axis=1)
-    normal = np.einsum("bn,ni,nj->bij", weight, design, design) + 1e-9 * np.eye(3)
-    right = np.einsum("bn,ni,n->bi", weight, design, p.loss[p.used])
-    _, c1, c2 = np.linalg.solve(normal, right[..., None])[..., 0].T
-    with np.errstate(divide="ignore", invalid="ignore"):
-        at = np.where(c2 > 0, -c1 / (2 * c2), np.nan)
-    # As in `laws.fit_isoflop`: a nearly flat draw has no minimum.
-    return p.center + np.where(np.abs(at) < 2 * np.ptp(u) + np.abs(u).max(), at, np.nan)
-
-
 def _change(name: str, before: Reading, after: Reading) -> Estimate:
     for reading in (before, after):
         if reading.failure:
             why = f"step {reading.step.number}: {reading.failure}"
             return Estimate(name=name, undecided_because=why)
-    if not (len(before.draws) and len(after.draws)):
-        seeds = min(before.seeds, after.seeds)
-        return difference(name, after.exponent, before.exponent, "", seeds=seeds)
-    value, draws = after.exponent.known - before.exponent.known, after.draws - before.draws
-    return Estimate.of_draws(name, value, draws, seeds=after.seeds)
+    draws = None
+    if after.drawn is not None and before.drawn is not None:
+        draws = paired_slopes(after.drawn, before.drawn)
+    return difference(
+        name,
+        after.exponent,
+        before.exponent,
+        "",
+        seeds=min(before.seeds, after.seeds),
+        draws=draws,
+    )

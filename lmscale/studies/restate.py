@@ -10,10 +10,12 @@ runs: interpolated between the neighbours below and above, about a smooth surfac
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+
+from lmscale.laws import Redrawn
 
 __all__ = ["Restated", "budget_spread", "native_convention", "restate"]
 
@@ -28,13 +30,28 @@ class Restated:
     """Rows params, tokens, flops, loss, budget (and seed) for a fit of profiles.
 
     `how` says in a word what was done; `moved` is the share of losses that were read away from a run,
-    and `reach` the largest factor in FLOPs from a reading to its nearest run.
+    and `reach` the largest factor in FLOPs from a reading to its nearest run. `weights` [row, run] make
+    the log losses of the rows from those of the runs; None where every row is a run.
     """
 
     rows: pd.DataFrame
     how: str
     moved: float = 0.0
     reach: float = 1.0
+    weights: np.ndarray | None = field(default=None, repr=False)
+
+    def redrawn(self, losses: np.ndarray, runs: Redrawn) -> Redrawn:
+        """The rows' losses in the draws of the runs, whose losses are `losses` [run].
+
+        A row is made from several runs, so it has no single source and sign: those of its largest
+        weight stand for it.
+        """
+        if self.weights is None:
+            return runs
+        of_runs = np.log(np.maximum(losses + runs.deviation, 1e-3 * losses))
+        deviation = np.exp(of_runs @ self.weights.T) - self.rows["loss"].to_numpy(float)
+        main = np.argmax(self.weights, axis=1)
+        return Redrawn(deviation, runs.source[:, main], runs.sign[:, main])
 
 
 def budget_spread(runs: pd.DataFrame, convention: str) -> float:
@@ -83,25 +100,26 @@ def restate(runs: pd.DataFrame, convention: str, anchors: dict[float, int]) -> R
     limit = math.sqrt(spacing)
     surface = _Surface(rows)
     shape = list(zip(runs["n_layer"], runs["width"], runs["seed"], strict=True))
-    read, moves = [], []
+    read, moves, weights = [], [], []
     for target in targets:
         for key in sorted(set(shape)):
             own = rows[[item == key for item in shape]].sort_values("flops")
-            found = surface.read(own, target, limit)
+            found = surface.weights(own, target, limit)
             if found is not None:
-                loss, move = found
+                weight, move = found
                 per_token = float(own["flops"].iloc[0] / own["tokens"].iloc[0])
                 read.append(
                     {
                         "params": float(own["params"].iloc[0]),
                         "tokens": target / per_token,
                         "flops": target,
-                        "loss": loss,
+                        "loss": math.exp(weight @ surface.log_loss),
                         "seed": key[2],
                         "budget": target,
                     }
                 )
                 moves.append(move)
+                weights.append(weight)
     if not read:
         raise ValueError("no size has runs on both sides of a budget")
     return Restated(
@@ -109,6 +127,7 @@ def restate(runs: pd.DataFrame, convention: str, anchors: dict[float, int]) -> R
         "restated",
         moved=float(np.mean(np.array(moves) > SAME)),
         reach=float(max(moves)),
+        weights=np.array(weights),
     )
 
 
@@ -118,20 +137,30 @@ class _Surface:
     def __init__(self, rows: pd.DataFrame):
         n, c = np.log(rows["params"].to_numpy()), np.log(rows["flops"].to_numpy())
         self._centre = n.mean(), c.mean()
-        log_loss = np.log(rows["loss"].to_numpy())
-        self._coefficients = np.linalg.lstsq(self._design(n, c), log_loss, rcond=None)[0]
+        self.log_loss = np.log(rows["loss"].to_numpy())
+        design = self._design(n, c)
+        #: [6, run] from log losses to coefficients, and [run, run] to what the surface leaves.
+        self._solve = np.linalg.pinv(design)
+        self._leave = np.eye(len(rows)) - design @ self._solve
 
     def _design(self, n: np.ndarray, c: np.ndarray) -> np.ndarray:
         u, v = n - self._centre[0], c - self._centre[1]
         return np.stack([np.ones_like(u), u, v, u * u, u * v, v * v], axis=-1)
 
-    def read(self, own: pd.DataFrame, target: float, limit: float) -> tuple[float, float] | None:
-        """Loss of one size (and seed) at `target` FLOPs, and the factor to its nearest run."""
+    def weights(
+        self, own: pd.DataFrame, target: float, limit: float
+    ) -> tuple[np.ndarray, float] | None:
+        """[run] of which the log loss of one size (and seed) at `target` FLOPs is made, and the factor
+        to its nearest run.
+
+        Args:
+          own: the rows of that size, by FLOPs; their index is their place among all.
+        """
         c, n = np.log(own["flops"].to_numpy()), np.log(own["params"].to_numpy())
-        rest = np.log(own["loss"].to_numpy()) - self._design(n, c) @ self._coefficients
         at = math.log(target)
         move = math.exp(float(np.min(np.abs(c - at))))
         if not c[0] <= at <= c[-1] and move > limit:
             return None
-        trend = float((self._design(n[:1], np.array([at])) @ self._coefficients)[0])
-        return math.exp(trend + float(np.interp(at, c, rest))), move
+        trend = self._design(n[:1], np.array([at]))[0] @ self._solve
+        between = np.array([np.interp(at, c, one) for one in np.eye(len(c))])
+        return trend + between @ self._leave[own.index], move

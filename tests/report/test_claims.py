@@ -9,6 +9,8 @@ import pytest
 from lmscale.cli import main
 from lmscale.report import Measure, Section, read_summary
 from lmscale.report.claims import grouped, judge, tally
+from lmscale.studies.estimate import few_seeds, lacking_seeds
+from lmscale.studies.results import Results
 from lmscale.sweep import Claim, finding, published_number
 from tests.report import planted_store as planted
 
@@ -94,6 +96,27 @@ def test_what_has_no_interval_or_lacks_its_conditions_decides_nothing(measure, w
     assert found.word == word
     if measure is not None and measure.undecided_because:
         assert measure.undecided_because in found.reason.lower()
+
+
+def test_too_few_seeds_say_which_seeds_and_what_they_cost(tmp_path):
+    runs = planted.size_runs(layers=(1,), seeds=(0,))
+    results = Results.read(planted.plant(tmp_path, runs, analyses=["size"], name="model_size"))
+    few = Measure(what="gap", value=2.0, undecided_because=few_seeds(1))
+    other = Measure(what="gap", value=2.0, undecided_because="the runs are too short")
+    section = {
+        name: Section(name="size", title="", finding="", measures={"gap": one})
+        for name, one in (("few", few), ("other", other))
+    }
+    found = judge(claim(high=3.0), [section["few"]], results)
+    assert found.word == "not tested here"
+    # Ten runs of 12.5 s each, twice.
+    assert found.reason == (
+        "A difference needs 3 seeds, not 1. Cheapest remedy: lmscale run model_size --scale cpu "
+        "--seeds 0 1 2 --extend --out STORE adds the missing seeds in about 4 min of training, summed "
+        "over runs."
+    )
+    assert judge(claim(high=3.0), [section["other"]], results).reason == "The runs are too short."
+    assert lacking_seeds(few_seeds(2, "a slope")) and not lacking_seeds(few_seeds(3))
 
 
 def test_advice_is_said_once_a_group():

@@ -24,8 +24,8 @@ def declared(seeds):
     experiment = dataclasses.replace(
         load_scales("reconcile")[2]["cpu"],
         sizes=tuple(1.2e4 * 1.9**i for i in range(7)),
-        budgets=(1e11, 3e11, 9e11),
-        kaplan_budgets=(4e10, 1.5e11, 5e11),
+        budgets=(1e11, 1.7e11, 3e11, 5.2e11, 9e11),
+        kaplan_budgets=(4e10, 7.5e10, 1.5e11, 2.7e11, 5e11),
         spread=3.5,
         tokens_per_param=1.0,
         n_layer=None,

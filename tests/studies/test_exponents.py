@@ -25,6 +25,15 @@ def test_three_seeds_may_decide():
     assert estimate.interval == pytest.approx((0.2 - 0.02**0.5, 0.2 + 0.02**0.5))
 
 
+def test_draws_of_the_difference_replace_independent_intervals():
+    draws = 0.2 + 0.01 * np.random.default_rng(0).standard_normal(400)
+    paired = difference("a_minus_b", OURS, OTHER, "", seeds=3, draws=draws)
+    assert paired.interval == pytest.approx((0.18, 0.22), abs=0.005)
+    assert paired.draws is draws and difference("d", OURS, OTHER, "").draws is None
+    few = difference("a_minus_b", OURS, OTHER, "", seeds=2, draws=draws)
+    assert few.interval == paired.interval and "needs 3 seeds" in few.undecided_because
+
+
 def test_what_is_missing_is_said():
     none, bare = Estimate(name="a"), Estimate(name="a", value=0.5)
     assert difference("a_minus_b", none, OTHER, "no fit", seeds=3).undecided_because == "no fit"

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from lmscale import flops, laws
-from lmscale.studies.exponents import is_informative
+from lmscale.studies.exponents import interval_of_difference, is_informative
 from lmscale.studies.isoflop import approach_2, study
 from lmscale.studies.restate import budget_spread, native_convention, restate
 from tests.report import planted_store as planted
@@ -80,6 +80,19 @@ def test_the_planted_exponent_and_its_tokens_per_parameter_come_back(tmp_path):
     assert approach_2(read(tmp_path / "again", runs, noise=0.002), "transformer").parameters == (
         found.fits["transformer/standard"].parameters
     )
+
+
+def test_counts_of_the_same_runs_are_compared_on_the_same_draws(tmp_path):
+    budgets = [1e12 * 2**i for i in range(6)]
+    runs = planted.isoflop_runs(budgets, lstm=False, sizes=5)
+    found = study(read(tmp_path, runs, noise=0.002)).estimates
+    change = found["kaplan_minus_native"]
+    low, high = interval_of_difference(
+        *(x for name in ("a_kaplan", "a") for x in (found[name].value, found[name].interval))
+    )
+    assert change.interval[1] - change.interval[0] < 0.7 * (high - low)
+    assert change.interval[0] < change.value < change.interval[1]
+    assert not change.undecided_because and change.draws is not None
 
 
 def test_profiles_without_a_minimum_inside_have_no_exponent(tmp_path):

@@ -10,7 +10,7 @@ from lmscale.report import caveats, figures, style
 from lmscale.report.isoflop_figures import plot_profile
 from lmscale.report.registry import register
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.tables import shown, table
+from lmscale.report.tables import paired_words, shown, table
 from lmscale.studies.cooldown import COOLDOWN, COSINE, SCHEDULES, TRUNK, Cooldown, Pair
 from lmscale.studies.estimate import LEAST_SEEDS
 from lmscale.studies.results import Results
@@ -94,8 +94,8 @@ def _measures(found: Cooldown) -> dict[str, Measure]:
         "(exact convention)",
         "loss_difference": f"loss of the cooldown less that of the cosine, in nats, mean of {gap.n} "
         f"cells, {plural(gap.seeds, 'seed')}",
-        "a_difference": f"exponent on the grid of the cooldowns less that of the cosines, {count}, the "
-        f"two intervals taken as independent",
+        "a_difference": f"exponent on the grid of the cooldowns less that of the cosines, {count}, "
+        f"{paired_words(found.estimates['a_difference'], 'seeds drawn alike on both grids')}",
         "best_lr_ratio": of_rates + (f", {plural(rate.seeds, 'seed')}" if rate.seeds else ""),
     }
     for schedule in SCHEDULES:

@@ -13,7 +13,7 @@ from lmscale.report.isoflop_figures import frontier_axes, plot_frontier
 from lmscale.report.registry import register
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
 from lmscale.report.sections.isoflop import slug
-from lmscale.report.tables import shown, table
+from lmscale.report.tables import paired_words, shown, table
 from lmscale.studies.envelope import LATE, Envelope, Family, selection_bias
 from lmscale.studies.exponents import frontier, is_informative
 from lmscale.studies.results import Results
@@ -98,8 +98,8 @@ def _measures(found: Envelope) -> dict[str, Measure]:
     what = {
         "a": "exponent of N_opt ∝ C^a by Approach 1",
         "b": "exponent of D_opt ∝ C^b by Approach 1",
-        "a_minus_approach_2": "exponent of Approach 1 less that of Approach 2 on the same runs, the "
-        "two intervals taken as independent",
+        "a_minus_approach_2": "exponent of Approach 1 less that of Approach 2 on the same runs, "
+        + paired_words(found.estimates["a_minus_approach_2"]),
     }
     return {name: Measure.of(text + who, found.estimates[name]) for name, text in what.items()}
 

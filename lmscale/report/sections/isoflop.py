@@ -21,7 +21,7 @@ from lmscale.report.isoflop_figures import (
 )
 from lmscale.report.registry import register
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.tables import shown, table
+from lmscale.report.tables import paired_words, shown, table
 from lmscale.studies.exponents import is_informative
 from lmscale.studies.isoflop import Family, Isoflop, tokens_per_param
 from lmscale.studies.published_exponents import EXPONENTS
@@ -109,8 +109,8 @@ def _details(found: Isoflop) -> list[str]:
             "restated as what its best size costs there, and every size's loss is read at that cost "
             "from its own runs: interpolated between those below and above, or extrapolated by at most "
             "half the distance between budgets, about a surface quadratic in ln N and ln C. Sizes that "
-            "would need a larger step are left out. Neighbouring profiles then share runs, so those "
-            "intervals are somewhat too narrow."
+            "would need a larger step are left out. Neighbouring profiles then share runs, and so "
+            "they do in every draw behind the intervals."
         )
     return paragraphs
 
@@ -167,7 +167,7 @@ def _measures(found: Isoflop) -> dict[str, Measure]:
         "tokens_per_param": f"D_opt/N_opt at the largest budget with a usable profile{at}, {native} "
         f"convention{who}",
         "kaplan_minus_native": f"exponent counted without the vocabulary (kaplan) less that of the "
-        f"{native} convention, the intervals taken as independent{who}",
+        f"{native} convention, {paired_words(found.estimates['kaplan_minus_native'])}{who}",
     }
     return Measure.of_each(what, found.estimates)
 

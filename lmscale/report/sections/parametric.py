@@ -15,7 +15,7 @@ from lmscale.report import caveats, figures, style
 from lmscale.report.registry import register
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
 from lmscale.report.sections.isoflop import slug
-from lmscale.report.tables import shown, table
+from lmscale.report.tables import paired_words, shown, table
 from lmscale.studies.exponents import exponent
 from lmscale.studies.parametric import PARAMETERS, Family, Parametric
 from lmscale.studies.results import Results
@@ -106,8 +106,8 @@ def _measures(found: Parametric) -> dict[str, Measure]:
         who = f" ({family_name(first.name)}, {first.convention} convention, {runs})"
     what = {name: f"{name} of L = E + A/N^α + B/D^β" for name in PARAMETERS} | {
         "a": "exponent of N_opt ∝ C^a by Approach 3",
-        "a_minus_approach_2": "exponent of Approach 3 less that of Approach 2 on the same runs, the "
-        "two intervals taken as independent",
+        "a_minus_approach_2": "exponent of Approach 3 less that of Approach 2 on the same runs, "
+        + paired_words(found.estimates["a_minus_approach_2"]),
     }
     return {name: Measure.of(what[name] + who, one) for name, one in found.estimates.items()}
 

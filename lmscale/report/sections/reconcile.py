@@ -10,7 +10,7 @@ from lmscale.report import caveats, figures, style
 from lmscale.report.isoflop_figures import EXPONENT, plot_profile
 from lmscale.report.registry import register
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.tables import shown, table
+from lmscale.report.tables import paired_words, shown, table
 from lmscale.studies.reconcile import STEPS, Reading, Reconcile, Step
 from lmscale.studies.results import Results
 from lmscale.wording import listed, plural, power_of_ten, si, with_interval
@@ -63,8 +63,7 @@ def _measures(found: Reconcile) -> dict[str, Measure]:
     what["change_all"] = "exponent of step 5 less that of step 1"
     for name, one in found.estimates.items():
         if one.is_known and name.startswith("change"):
-            alike = "seeds drawn alike in both"
-            alike = alike if one.draws is not None else "their intervals taken as independent"
+            alike = paired_words(one, "seeds drawn alike in both")
             what[name] += f", {alike} ({_seeds(one.seeds)})"
     return Measure.of_each(what, found.estimates)
 
