@@ -25,7 +25,15 @@ from lmscale.studies.results import Results
 from lmscale.studies.text import text_spread
 from lmscale.wording import listed, plural, statuses
 
-__all__ = ["Family", "Isoflop", "approach_2", "minus_approach_2", "study", "tokens_per_param"]
+__all__ = [
+    "Family",
+    "Isoflop",
+    "approach_2",
+    "minus_approach_2",
+    "study",
+    "tokens_per_param",
+    "usable_runs",
+]
 
 NAMES = ("a", *(f"a_{convention}" for convention in CONVENTIONS))
 NAMES += ("tokens_per_param_exponent", "tokens_per_param", "kaplan_minus_native")
@@ -140,7 +148,7 @@ def approach_2(results: Results, family: str) -> FitResult:
     """The profiles of one family under the convention in which its budgets were set."""
     if not _has_budgets(results):
         return refused("isoflop", NO_BUDGETS)
-    runs = _runs(results, family)
+    runs = usable_runs(results, family)
     if not len(runs):
         return refused("isoflop", "no run has ended well yet")
     return _fit(runs, native_convention(runs, CONVENTIONS), _lowest(runs))[1]
@@ -162,7 +170,8 @@ def tokens_per_param(profile: Profile, **rest: Any) -> Estimate:
 # --- fitting ------------------------------------------------------------------------------------
 
 
-def _runs(results: Results, family: str) -> pd.DataFrame:
+def usable_runs(results: Results, family: str) -> pd.DataFrame:
+    """One family's rows that its profiles are fitted to, in the order of the fit's rows."""
     usable = results.usable
     return usable[usable["family"] == family].dropna(subset=["budget"]).reset_index(drop=True)
 
@@ -173,7 +182,7 @@ def _lowest(runs: pd.DataFrame) -> dict[float, int]:
 
 
 def _family(results: Results, name: str) -> Family:
-    runs, table = _runs(results, name), results.table[results.table["family"] == name]
+    runs, table = usable_runs(results, name), results.table[results.table["family"] == name]
     declared = int(table["budget"].nunique())
     if not len(runs):
         native = results.experiment.get("fields", {}).get("convention", "standard")
