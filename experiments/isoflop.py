@@ -9,6 +9,7 @@ reads the best size off the lower envelope of all training curves (a = 0.50), Ap
 L(N, D) = E + A/N^alpha + B/D^beta (a = 0.46).
 
     lmscale run isoflop                       # cpu: 6 budgets x 5 sizes, minutes on two cores
+    lmscale run isoflop --scale cpu-hour      # 10 budgets over a factor of 512, three seeds, an hour
     lmscale run isoflop --scale gpu           # 5 budgets x 7 sizes, under an hour on one H100
     lmscale run isoflop --architectures transformer llama lstm    # one grid each, rates searched
     lmscale plan isoflop --scale paper --device v5p:256
@@ -18,6 +19,10 @@ must be tuned: where there are several, every cell tries half and twice the rule
 at three times the cost, unless `--lr-factors` says otherwise. With `--centre-lr-factors 0.5 1 2` the search is
 made at the middle size of each budget only; then the runs take the rule's rate, and the report says what
 that costs.
+
+The scale cpu-hour spends an hour of two cores on a narrow interval: sizes around the best known (N_opt near
+1.6e5 at 1.9e12 FLOPs), three seeds up to 2.6e12 FLOPs, two and one above. The rule for the learning rate is
+tested at the middle size of two budgets.
 
 The scale gpu has the recipe of `lmscale.sweep.gpu_recipe`: half and twice the rule's learning rate are
 tried at the middle size of each budget. Its longest run takes 450M tokens, so that a corpus of 113M
@@ -30,7 +35,7 @@ size to six times it or the largest.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lmscale.flops import n_params
 from lmscale.sweep import (
@@ -269,6 +274,43 @@ class IsoFLOP(Experiment):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class RepeatedIsoFLOP(IsoFLOP):
+    """More seeds where they are cheap, and the rule's rate tested at some of the budgets."""
+
+    seeds_per_budget: tuple[int, ...] = field(
+        metadata={"help": "how many of --seeds each budget trains, from the smallest budget"}
+    )
+    centre_budgets: tuple[float, ...] = field(
+        metadata={
+            "help": "budgets at whose middle size --centre-lr-factors are tried, for one seed"
+        }
+    )
+
+    def check(self):
+        if len(self.seeds_per_budget) != len(self.budgets):
+            raise self.wrong(
+                "seeds_per_budget",
+                f"must give a count for each of the {len(self.budgets)} budgets, not "
+                f"{len(self.seeds_per_budget)}",
+            )
+        if not 1 <= max(self.seeds_per_budget) <= len(self.seeds):
+            raise self.wrong("seeds_per_budget", f"must be at most the {len(self.seeds)} --seeds")
+
+    def runs(self, corpus):
+        runs = []
+        for budget, count in zip(sorted(self.budgets), self.seeds_per_budget, strict=True):
+            one = {"budgets": (budget,), "seeds": self.seeds[:count], "seeds_per_budget": (count,)}
+            runs += replace(self, **one, centre_lr_factors=())._grid(corpus)
+            if budget in self.centre_budgets:
+                one |= {"seeds": self.seeds[:1], "seeds_per_budget": (1,)}
+                runs += replace(self, **one)._grid(corpus)
+        return list({run.spec.hash: run for run in runs}.values())
+
+    def _grid(self, corpus):
+        return super().runs(corpus)
+
+
 SCALES = {
     "cpu": IsoFLOP(
         vocab_size=512,
@@ -282,6 +324,21 @@ SCALES = {
         init_std=0.08,
         batch_size=2,
         eval_tokens=2**17,
+    ),
+    "cpu-hour": RepeatedIsoFLOP(
+        vocab_size=512,
+        budgets=tuple(2e10 * 2**i for i in range(10)),
+        n_layer=2,
+        sizes=tuple(24.0 * width**2 for width in (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)),
+        sizes_per_budget=5,
+        tokens_per_param=18.0,
+        init_std=0.08,
+        batch_size=2,
+        centre_lr_factors=(0.5, 1.0, 2.0),
+        centre_budgets=(1.6e11, 5.12e12),
+        eval_tokens=2**18,
+        seeds=(0, 1, 2),
+        seeds_per_budget=(3,) * 8 + (2, 1),
     ),
     "gpu": IsoFLOP(
         **GPU_RECIPE,
