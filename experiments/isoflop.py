@@ -9,9 +9,20 @@ reads the best size off the lower envelope of all training curves (a = 0.50), Ap
 L(N, D) = E + A/N^alpha + B/D^beta (a = 0.46).
 
     lmscale run isoflop                       # cpu: 6 budgets x 5 sizes, minutes on two cores
+    lmscale run isoflop --scale cpu-hour      # 10 budgets over a factor of 512, three seeds, an hour
     lmscale run isoflop --scale gpu           # 5 budgets x 7 sizes, under an hour on one H100
-    lmscale run isoflop --architectures transformer llama lstm
+    lmscale run isoflop --architectures transformer llama lstm    # one grid each, rates searched
     lmscale plan isoflop --scale paper --device v5p:256
+
+Architectures are compared by the compute that each needs for one loss (the analysis `multiplier`). Rivals
+must be tuned: where there are several, every cell tries half and twice the rule's learning rate as well,
+at three times the cost, unless `--lr-factors` says otherwise. With `--centre-lr-factors 0.5 1 2` the search is
+made at the middle size of each budget only; then the runs take the rule's rate, and the report says what
+that costs.
+
+The scale cpu-hour spends an hour of two cores on a narrow interval: sizes around the best known (N_opt near
+1.6e5 at 1.9e12 FLOPs), three seeds up to 2.6e12 FLOPs, two and one above. The rule for the learning rate is
+tested at the middle size of two budgets.
 
 The scale gpu has the recipe of `lmscale.sweep.gpu_recipe`: half and twice the rule's learning rate are
 tried at the middle size of each budget. Its longest run takes 450M tokens, so that a corpus of 113M
@@ -24,7 +35,7 @@ size to six times it or the largest.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lmscale.flops import n_params
 from lmscale.sweep import (
@@ -39,18 +50,21 @@ from lmscale.sweep import (
     isoflop_grid,
     ladder,
     nearest_sizes,
+    one_depth,
     published_number,
 )
 
 #: What narrows an exponent's interval.
 MORE = "budgets over a wider range (--scale gpu) or more seeds (--seeds 0 1 2)"
+#: Multiples of each architecture's learning-rate rule that are tried where several are compared.
+RIVAL_LR_FACTORS = (0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class IsoFLOP(Experiment):
     title = "IsoFLOP profiles: the best model size for a budget"
-    analyses = ("isoflop", "envelope", "parametric", "curves")
-    claims = (
+    _analyses = ("isoflop", "envelope", "parametric", "curves")
+    _claims = (
         finding(
             "isoflop/a",
             "The best size grows more slowly than the C^0.73 of Kaplan et al. 2020.",
@@ -131,6 +145,24 @@ class IsoFLOP(Experiment):
         ),
     )
 
+    #: "multiplier/ARCHITECTURE", against the Transformer.
+    _claims_of_rivals = (
+        finding(
+            "multiplier/lstm",
+            "An LSTM needs more compute than a Transformer to reach the same loss.",
+            "Kaplan et al. 2020, Fig. 7 left (at equal size and tokens the LSTM ends above)",
+            at_least=1.0,
+            would_tell=MORE,
+        ),
+        finding(
+            "multiplier/llama",
+            "Llama's changes (RMSNorm, rotary positions, SwiGLU) reach a loss with less compute.",
+            "Gu and Dao 2023, Fig. 4 left (Transformer++ against the recipe of GPT-3)",
+            at_most=1.0,
+            would_tell=MORE,
+        ),
+    )
+
     budgets: tuple[float, ...] = field(metadata={"help": "training FLOPs of each profile"})
     sizes: tuple[float, ...] = field(
         metadata={"help": "non-embedding parameters of the ladder; () takes the paper's shapes"}
@@ -151,7 +183,10 @@ class IsoFLOP(Experiment):
     )
     architectures: tuple[str, ...] = field(
         default=("transformer",),
-        metadata={"help": "each gets profiles of its own: transformer, llama, lstm, or your own"},
+        metadata={
+            "help": "each gets profiles of its own: transformer, llama, lstm, or your own; several are "
+            "compared, with rates searched for each"
+        },
     )
     n_ctx: int = 128
     batch_size: int | None = field(
@@ -171,14 +206,35 @@ class IsoFLOP(Experiment):
         default="standard", metadata={"help": "what counts as FLOPs: kaplan, chinchilla, standard"}
     )
 
+    @property
+    def analyses(self):
+        several = ("multiplier", "rate_search") if len(self.architectures) > 1 else ()
+        return (*self._analyses[:1], *several, *self._analyses[1:])
+
+    @property
+    def claims(self):
+        rivals = self._claims_of_rivals if "transformer" in self.architectures else ()
+        return (
+            *self._claims,
+            *(c for c in rivals if c.measure.split("/")[1] in self.architectures),
+        )
+
+    @property
+    def searched_lr_factors(self):
+        """The multiples that every cell tries: three where architectures are compared."""
+        alone = len(self.architectures) == 1 or len({*self.centre_lr_factors, 1.0}) > 2
+        return self.lr_factors if alone or self.lr_factors != (1.0,) else RIVAL_LR_FACTORS
+
     def models(self, budget, vocab_size):
         """The shapes of each architecture's ladder around the budget's centre."""
         shared = {"n_ctx": self.n_ctx, "vocab_size": vocab_size}
         if not self.sizes and self.architectures != ("transformer",):
             raise ExperimentError("the paper's shapes are of Transformers: give --sizes too")
-        fields = {"n_layer": self.n_layer, "init_std": self.init_std, **shared}
+        fields = {"init_std": self.init_std, **shared}
         ladders = [
-            ladder(kind, self.sizes, **fields) if self.sizes else chinchilla_shapes(**shared)
+            ladder(kind, self.sizes, **fields, **one_depth(kind, self.n_layer))
+            if self.sizes
+            else chinchilla_shapes(**shared)
             for kind in self.architectures
         ]
         return [
@@ -209,13 +265,50 @@ class IsoFLOP(Experiment):
             evals=self.evals(corpus),
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
-            lr_factors=self.lr_factors,
+            lr_factors=self.searched_lr_factors,
             centre_lr_factors=self.centre_lr_factors,
             convention=self.convention,
             seeds=self.seeds,
             optimizer=self.optimizer,
             compute_dtype=self.compute_dtype,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepeatedIsoFLOP(IsoFLOP):
+    """More seeds where they are cheap, and the rule's rate tested at some of the budgets."""
+
+    seeds_per_budget: tuple[int, ...] = field(
+        metadata={"help": "how many of --seeds each budget trains, from the smallest budget"}
+    )
+    centre_budgets: tuple[float, ...] = field(
+        metadata={
+            "help": "budgets at whose middle size --centre-lr-factors are tried, for one seed"
+        }
+    )
+
+    def check(self):
+        if len(self.seeds_per_budget) != len(self.budgets):
+            raise self.wrong(
+                "seeds_per_budget",
+                f"must give a count for each of the {len(self.budgets)} budgets, not "
+                f"{len(self.seeds_per_budget)}",
+            )
+        if not 1 <= max(self.seeds_per_budget) <= len(self.seeds):
+            raise self.wrong("seeds_per_budget", f"must be at most the {len(self.seeds)} --seeds")
+
+    def runs(self, corpus):
+        runs = []
+        for budget, count in zip(sorted(self.budgets), self.seeds_per_budget, strict=True):
+            one = {"budgets": (budget,), "seeds": self.seeds[:count], "seeds_per_budget": (count,)}
+            runs += replace(self, **one, centre_lr_factors=())._grid(corpus)
+            if budget in self.centre_budgets:
+                one |= {"seeds": self.seeds[:1], "seeds_per_budget": (1,)}
+                runs += replace(self, **one)._grid(corpus)
+        return list({run.spec.hash: run for run in runs}.values())
+
+    def _grid(self, corpus):
+        return super().runs(corpus)
 
 
 SCALES = {
@@ -231,6 +324,21 @@ SCALES = {
         init_std=0.08,
         batch_size=2,
         eval_tokens=2**17,
+    ),
+    "cpu-hour": RepeatedIsoFLOP(
+        vocab_size=512,
+        budgets=tuple(2e10 * 2**i for i in range(10)),
+        n_layer=2,
+        sizes=tuple(24.0 * width**2 for width in (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)),
+        sizes_per_budget=5,
+        tokens_per_param=18.0,
+        init_std=0.08,
+        batch_size=2,
+        centre_lr_factors=(0.5, 1.0, 2.0),
+        centre_budgets=(1.6e11, 5.12e12),
+        eval_tokens=2**18,
+        seeds=(0, 1, 2),
+        seeds_per_budget=(3,) * 8 + (2, 1),
     ),
     "gpu": IsoFLOP(
         **GPU_RECIPE,

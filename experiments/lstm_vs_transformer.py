@@ -6,6 +6,7 @@ improving after fewer than 100, so that at 400 thousand parameters they are abou
 at 200 million about 0.5.
 
     lmscale run lstm_vs_transformer            # cpu: 4 sizes x 2 architectures x 3 rates x 3 seeds
+    lmscale run lstm_vs_transformer --scale cpu-hour    # up to 4e5 parameters, 2.9M tokens
     lmscale run lstm_vs_transformer --scale gpu
     lmscale plan lstm_vs_transformer --scale paper --device v5e:256
 
@@ -175,6 +176,21 @@ SCALES = {
         n_layer=1,
         init_std=0.08,
         steps=1200,
+        n_ctx=256,
+        batch_size=2,
+        lr_factors=(0.5, 1.0, 2.0),
+        eval_tokens=2**18,
+        seeds=(0, 1, 2),
+    ),
+    "cpu-hour": LSTMvsTransformer(
+        vocab_size=512,
+        # To the size at which the paper's gap is published.
+        sizes=(1.5e4, 4e4, 1e5, 4e5),
+        lstm_layers=(1,),
+        d_embed=(64,),
+        n_layer=1,
+        init_std=0.08,
+        steps=5600,
         n_ctx=256,
         batch_size=2,
         lr_factors=(0.5, 1.0, 2.0),

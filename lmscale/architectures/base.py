@@ -149,6 +149,8 @@ class ModelSpec(Spec, abc.ABC):
     REDUCTIONS: ClassVar[int] = 4
     #: Whether these happen at every time step, as in a recurrent layer, and not once per layer.
     REDUCED_EVERY_TOKEN: ClassVar[bool] = False
+    #: Whether `of_size` makes larger models deeper, so that a ladder of one depth has to ask for it.
+    DEPTH_BY_SIZE: ClassVar[bool] = True
     #: Fields that a rule for shapes sets; the others are the same in all models of a grid.
     SHAPE_FIELDS: ClassVar[tuple[str, ...]]
 

@@ -26,7 +26,7 @@ def add_experiment(parser: Parser, words: Sequence[str]) -> None:
         "experiment", metavar="EXPERIMENT", help="a name, a .py file, a folder of them, or all"
     )
     parser.set_defaults(many=[])
-    parser.add_argument("--scale", default="cpu", help="cpu, gpu, paper")
+    parser.add_argument("--scale", default="cpu", help="cpu, gpu, paper; some have cpu-hour")
     parser.add_argument("--data", metavar="CORPUS", default="installed-python")
     named, scale = _named(parser.prog, words)
     if named is None:

@@ -38,7 +38,7 @@ LOSS_SCALE = 0.003
 #: Steps of the grids over tau and over the irreducible loss.
 _TAU_STEPS, _LOSS_STEPS = 40, 60
 #: Least exponent of the loss; below it C_c would overflow.
-_LEAST_ALPHA = 0.005
+LEAST_ALPHA = 0.005
 
 
 def line(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -158,7 +158,7 @@ def _warn_of_scatter(
         )
 
 
-def _prior(scale: float) -> tuple[np.ndarray, np.ndarray]:
+def tau_prior(scale: float) -> tuple[np.ndarray, np.ndarray]:
     """A grid of tau, and the logarithm of its prior weights."""
     tau = scale * np.concatenate([[0.0], np.geomspace(0.02, 50.0, _TAU_STEPS - 1)])
     weight = cauchy.pdf(tau / scale) * np.gradient(tau)
@@ -186,7 +186,7 @@ def between_posterior(
     Returns:
       tau [grid] and its weights, which sum to 1.
     """
-    tau, log_weight = _prior(scale)
+    tau, log_weight = tau_prior(scale)
     if len(x) > degree + 1:
         design = np.vander((x - x.mean()) / np.ptp(x), degree + 1)
         free = np.linalg.qr(design, mode="complete")[0][:, degree + 1 :]
@@ -251,7 +251,7 @@ def fit_loss(
     middle = int(np.searchsorted(share, 0.5))
     tau = int(np.searchsorted(np.cumsum(weight[middle]) / weight[middle].sum(), 0.5))
     level, alpha, _ = (value[middle, tau] for value in grid.normal(floors))
-    parameters = _named(floors[middle], level, np.maximum(alpha, _LEAST_ALPHA), grid.center)
+    parameters = _named(floors[middle], level, np.maximum(alpha, LEAST_ALPHA), grid.center)
     predicted = parameters["L_inf"] + (
         np.exp(np.log(parameters["C_c"]) - log_flops) ** parameters["alpha_C"]
     )
@@ -274,7 +274,7 @@ class _LossGrid:
     def __init__(self, log_flops: np.ndarray, loss: np.ndarray, covariance: np.ndarray):
         self.center = float(log_flops.mean())
         self.x, self.loss = log_flops - self.center, loss
-        self.tau, self.log_prior = _prior(LOSS_SCALE * float(np.mean(loss)))
+        self.tau, self.log_prior = tau_prior(LOSS_SCALE * float(np.mean(loss)))
         floor = (1e-7 * float(np.mean(loss))) ** 2
         identity = np.eye(len(loss))
         self.covariance = covariance + (self.tau[:, None, None] ** 2 + floor) * identity
@@ -306,22 +306,22 @@ class _LossGrid:
         # The loss at the center is L_inf + excess and its slope -alpha excess.
         flat = 2 * np.log(excess) - 0.5 * np.linalg.slogdet(normal)[1]
         error = np.sqrt(np.linalg.inv(normal)[..., 1, 1])
-        falls = np.log(np.maximum(ndtr((theta[..., 1] - _LEAST_ALPHA) / error), 1e-300))
+        falls = np.log(np.maximum(ndtr((theta[..., 1] - LEAST_ALPHA) / error), 1e-300))
         log_weight = self.log_prior - 0.5 * (self.log_det + chi) + flat + falls
         return np.exp(log_weight - log_weight.max())
 
     def draw(
         self, floors: np.ndarray, weight: np.ndarray, n_draws: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """L_inf, level and alpha [draw]; alpha is at least `_LEAST_ALPHA`."""
+        """L_inf, level and alpha [draw]; alpha is at least `LEAST_ALPHA`."""
         level, alpha, covariance = self.normal(floors)
         cell = rng.choice(weight.size, size=n_draws, p=weight.ravel() / weight.sum())
         i, j = np.unravel_index(cell, weight.shape)
         error = np.sqrt(covariance[i, j, 1, 1])
         # A normal distribution truncated below, sampled by its inverse.
-        below = ndtr((_LEAST_ALPHA - alpha[i, j]) / error)
+        below = ndtr((LEAST_ALPHA - alpha[i, j]) / error)
         z = ndtri(np.clip(below + (1 - below) * rng.random(n_draws), 1e-12, 1 - 1e-12))
-        drawn = np.maximum(alpha[i, j] + error * z, _LEAST_ALPHA)
+        drawn = np.maximum(alpha[i, j] + error * z, LEAST_ALPHA)
         slope = covariance[i, j, 0, 1] / covariance[i, j, 1, 1]
         rest = np.sqrt(np.maximum(covariance[i, j, 0, 0] - slope * covariance[i, j, 0, 1], 0.0))
         drawn_level = (

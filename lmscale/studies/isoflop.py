@@ -28,7 +28,15 @@ from lmscale.studies.results import Results
 from lmscale.studies.text import text_spread
 from lmscale.wording import listed, plural, statuses
 
-__all__ = ["Family", "Isoflop", "approach_2", "minus_approach_2", "study", "tokens_per_param"]
+__all__ = [
+    "Family",
+    "Isoflop",
+    "approach_2",
+    "minus_approach_2",
+    "study",
+    "tokens_per_param",
+    "usable_runs",
+]
 
 NAMES = ("a", *(f"a_{convention}" for convention in CONVENTIONS))
 NAMES += ("tokens_per_param_exponent", "tokens_per_param", "kaplan_minus_native")
@@ -150,7 +158,7 @@ def _approach_2(results: Results, family: str) -> tuple[FitResult, Redrawn | Non
     """The profiles, the losses redrawn that they were fitted to, and the names of these runs."""
     if not _has_budgets(results):
         return refused("isoflop", NO_BUDGETS), None, []
-    runs = _runs(results, family)
+    runs = usable_runs(results, family)
     if not len(runs):
         return refused("isoflop", "no run has ended well yet"), None, []
     native, anchors = native_convention(runs, CONVENTIONS), _lowest(runs)
@@ -196,7 +204,8 @@ def tokens_per_param(profile: Profile, **rest: Unpack[Basis]) -> Estimate:
 # --- fitting ------------------------------------------------------------------------------------
 
 
-def _runs(results: Results, family: str) -> pd.DataFrame:
+def usable_runs(results: Results, family: str) -> pd.DataFrame:
+    """One family's rows that its profiles are fitted to, in the order of the fit's rows."""
     usable = results.usable
     return usable[usable["family"] == family].dropna(subset=["budget"]).reset_index(drop=True)
 
@@ -210,7 +219,7 @@ def _lowest(runs: pd.DataFrame) -> dict[float, int]:
 
 
 def _family(results: Results, name: str) -> Family:
-    runs, table = _runs(results, name), results.table[results.table["family"] == name]
+    runs, table = usable_runs(results, name), results.table[results.table["family"] == name]
     declared = int(table["budget"].nunique())
     if not len(runs):
         native = results.experiment.get("fields", {}).get("convention", "standard")

@@ -23,7 +23,7 @@ from lmscale.sweep.grids import (
     product,
     width_rule,
 )
-from lmscale.sweep.shapes import family_label, ladder, nearest_sizes, off_centre
+from lmscale.sweep.shapes import family_label, ladder, nearest_sizes, off_centre, one_depth
 from lmscale.sweep.store import Store, StoreError
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "make_run",
     "nearest_sizes",
     "off_centre",
+    "one_depth",
     "product",
     "published_number",
     "transformer_ladder",

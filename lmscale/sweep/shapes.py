@@ -74,6 +74,11 @@ def ladder(kind: str, sizes: Sequence[float], **fields: Any) -> list[ModelSpec]:
     return list(found)
 
 
+def one_depth(kind: str, n_layer: int | None) -> dict[str, int | None]:
+    """A ladder's common depth as a field of `ladder`; none for a kind that has one depth by itself."""
+    return {"n_layer": n_layer} if architecture(kind).DEPTH_BY_SIZE else {}
+
+
 def family_label(model: ModelSpec) -> str:
     """Architecture and depth, as the table's `family`: "transformer, 1 layer"."""
     return f"{model.kind}, {'1 layer' if model.n_layer == 1 else f'{model.n_layer} layers'}"

@@ -88,8 +88,10 @@ class ConvolutionSpec(ModelSpec):
         return cls(n_layer=n_layer, channels=width, **shared)
 
     @classmethod
-    def of_size(cls, n_params, **shared):
-        return cls(n_layer=2, channels=max(2, 2 * round((n_params / 4) ** 0.5 / 2)), **shared)
+    def of_size(cls, n_params, *, n_layer=None, init_std=None, **shared):
+        n = n_layer or 2
+        width = max(2, 2 * round((n_params / (2 * n)) ** 0.5 / 2))
+        return cls(n_layer=n, channels=width, **shared)
 
     def scaled(self, factor):
         return replace(self, channels=round(self.channels * factor**0.5))

@@ -17,7 +17,7 @@ from tests.cli.answers import answer, refused
         (["run"], "EXPERIMENT"),
         (["run", "isoflops"], "did you mean isoflop?"),
         (["run", "missing.py"], "there is no experiment file missing.py"),
-        (["run", "isoflop", "--scale", "huge"], "choose from cpu, gpu, paper"),
+        (["run", "isoflop", "--scale", "huge"], "choose from cpu, cpu-hour, gpu, paper"),
         (["run", "isoflop", "--shard", "2/2"], "I/N with I from 0"),
         (["run", "isoflop", "--budgets", "many"], "--budgets"),
         (["run", "isoflop", "--batch-size", "2.5"], "whole number"),

@@ -1,5 +1,7 @@
 """The declaration of isoflop: its grid stays what the README shows, its claims name what exists."""
 
+import dataclasses
+
 import pytest
 from lmscale_experiments.isoflop import SCALES
 
@@ -53,3 +55,35 @@ def test_the_papers_profiles_are_wide_enough_for_a_minimum():
         ]
         smallest, largest = losses[sizes.index(min(sizes))], losses[sizes.index(max(sizes))]
         assert min(smallest, largest) > min(losses) + 0.025
+
+
+def test_several_architectures_are_tuned_rivals_with_a_multiplier():
+    one = SCALES["cpu"]
+    three = dataclasses.replace(one, architectures=("transformer", "lstm", "llama"))
+    runs = three.runs(CORPUS)
+    cells = {}
+    for run in runs:
+        key = (run.labels["family"], run.labels["budget"], run.spec.model)
+        cells.setdefault(key, set()).add(run.labels["lr_factor"])
+    assert len(cells) == 90 and all(tried == {0.5, 1.0, 2.0} for tried in cells.values())
+    # The Transformers at the rule's rate are those of the grid alone.
+    assert {run.spec.run_id for run in one.runs(CORPUS)} <= {run.spec.run_id for run in runs}
+    # One layer is the strongest LSTM here, and no step in depth bends its profiles.
+    assert {model.n_layer for kind, _, model in cells if kind == "lstm"} == {1}
+    assert {"multiplier", "rate_search"} == set(three.analyses) - set(one.analyses)
+    new = {c.measure for c in three.claims} - {c.measure for c in one.claims}
+    assert new == {"multiplier/lstm", "multiplier/llama"}
+
+
+def test_a_search_that_the_user_asks_for_takes_the_place_of_that_of_every_cell():
+    centre = dataclasses.replace(
+        SCALES["cpu"], architectures=("transformer", "lstm"), centre_lr_factors=(0.5, 1.0, 2.0)
+    )
+    assert len(centre.runs(CORPUS)) == 2 * (30 + 6 * 2)
+    wide = dataclasses.replace(centre, centre_lr_factors=(), lr_factors=(0.25, 0.5, 1.0, 2.0))
+    assert len(wide.runs(CORPUS)) == 2 * 30 * 4
+
+
+def test_claims_of_rivals_are_against_a_transformer_that_is_there():
+    two = dataclasses.replace(SCALES["cpu"], architectures=("lstm", "llama"))
+    assert two.claims == SCALES["cpu"].claims and "multiplier" in two.analyses

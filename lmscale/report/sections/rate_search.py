@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lmscale.report import caveats, style
+from lmscale.report import caveats, figures, style
 from lmscale.report.registry import register
 from lmscale.report.section import Chart, Grid, Section
 from lmscale.report.tables import table
@@ -16,6 +16,8 @@ __all__ = ["search_grid", "section"]
 
 NAME = "rate_search"
 TITLE = "Search for the learning rate"
+#: Most sizes that a panel names by itself.
+_NAMED = 8
 #: Columns of the store that tell a family's cells apart, shown where they differ: what a reader calls
 #: them, the column, and how its values are written.
 _PLACES = {
@@ -100,6 +102,8 @@ def _chart(cells: Sequence[SearchedCell]) -> Chart:
     families = list(dict.fromkeys(cell.family for cell in cells))
     looks = style.family_styles(families)
     colours = style.ordered_colours([cell.n_params for cell in cells])
+    # More sizes than a panel has room to name get one legend above both.
+    many = any(len({c.n_params for c in cells if c.family == f}) > _NAMED for f in families)
     with style.canvas(max(4.2, 2.9 * len(families)), 3.2) as figure:
         row = figure.subplots(1, len(families), squeeze=False, sharey=True)[0]
         for axes, family in zip(row, families, strict=True):
@@ -116,8 +120,11 @@ def _chart(cells: Sequence[SearchedCell]) -> Chart:
             axes.set_title(family_name(family))
             axes.set_xlabel("multiple of the rule's learning rate")
             style.log_axis(axes.xaxis, "plain")
-            axes.legend(title="N", fontsize=7)
+            if not many:
+                axes.legend(title="N", fontsize=7)
         row[0].set_ylabel("loss above the cell's lowest (nats)")
+        if many:
+            figures.size_legend(figure, colours, "N")
         return style.render(
             figure,
             name=NAME,
