@@ -36,6 +36,7 @@ from lmscale.sweep import (
     chinchilla_shapes,
     default_rule,
     finding,
+    head_multiple,
     isoflop_grid,
     ladder,
     nearest_sizes,
@@ -176,7 +177,12 @@ class IsoFLOP(Experiment):
         shared = {"n_ctx": self.n_ctx, "vocab_size": vocab_size}
         if not self.sizes and self.architectures != ("transformer",):
             raise ExperimentError("the paper's shapes are of Transformers: give --sizes too")
-        fields = {"n_layer": self.n_layer, "init_std": self.init_std, **shared}
+        fields = {
+            "n_layer": self.n_layer,
+            "init_std": self.init_std,
+            "head_multiple": head_multiple(self.compute_dtype),
+            **shared,
+        }
         ladders = [
             ladder(kind, self.sizes, **fields) if self.sizes else chinchilla_shapes(**shared)
             for kind in self.architectures

@@ -216,6 +216,25 @@ def topology_devices(platform: str, **description: Any) -> list[Any]:
     return list(topologies.get_topology_desc(platform=platform, **description).devices)
 
 
+def compile_for_capability(capability: tuple[int, int]) -> None:
+    """Has jax's cuDNN attention check shapes for a GPU that is not here, in this process.
+
+    It asks the first GPU of the process for its compute capability, and takes a machine without one
+    for an old GPU. From `jax._src.cudnn.fused_attention_stablehlo`. Without it heads wider than 128
+    cannot be compiled ahead.
+
+    Args:
+      capability: major, minor.
+    """
+    from jax._src.cudnn import fused_attention_stablehlo as attention
+
+    def numbers(text: str) -> tuple[int, ...]:
+        return tuple(map(int, text.split(".")))
+
+    attention.check_compute_capability = lambda least: capability >= numbers(least)
+    attention.is_cuda_compute_capability_equal = lambda other: capability == numbers(other)
+
+
 def memory_limit(device: jax.Device) -> float | None:
     """Bytes of a device that programs can use; None where it does not say, as a CPU.
 

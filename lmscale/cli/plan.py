@@ -146,6 +146,8 @@ def _to_json(planned: _Planned, scale: str) -> dict[str, Any]:
 
 def _pack_to_json(pack: Any, devices: Any) -> dict[str, Any]:
     from lmscale.planner.packs import fits
+    from lmscale.planner.programs import slow_attention
+    from lmscale.planner.step_config import default_attention
 
     return {
         "model": pack.key.model.label,
@@ -156,6 +158,12 @@ def _pack_to_json(pack: Any, devices: Any) -> dict[str, Any]:
         "remat": pack.remat,
         "logit_pieces": pack.logit_pieces,
         "chunk_steps": pack.chunk_steps,
+        "attention": default_attention(
+            devices.platform, pack.key.model, pack.key.compute_dtype, devices.kind
+        )
+        if pack.key.model.attention_width is not None
+        else None,
+        "slow_attention": slow_attention(pack.key, devices),
         "memory_bytes": pack.memory,
         "fits": fits(pack, devices),
         "flops": pack.flops,
@@ -226,8 +234,21 @@ def _print_packs(planned: _Planned) -> None:
     for pack in plan.packs:
         if not fits(pack, plan.devices):
             print(f"{pack.key.model.label} does not fit: {remedy(pack, plan.devices)}")
+    for reason, labels in _slow_attention(plan).items():
+        print(f"{', '.join(labels)}: attention computes all scores, as {reason}")
     if planned.repeated:
         print(planned.repeated)
+
+
+def _slow_attention(plan: Any) -> dict[str, list[str]]:
+    """Why packs do not use the flash attention kernel of their devices, and which packs these are."""
+    from lmscale.planner.programs import slow_attention
+
+    found: dict[str, list[str]] = {}
+    for pack in plan.packs:
+        if (reason := slow_attention(pack.key, plan.devices)) is not None:
+            found.setdefault(reason, []).append(pack.key.model.label)
+    return found
 
 
 def _print_plans(planned: Sequence[_Planned]) -> None:
