@@ -235,6 +235,22 @@ def compile_for_capability(capability: tuple[int, int]) -> None:
     attention.is_cuda_compute_capability_equal = lambda other: capability == numbers(other)
 
 
+def skip_cuda_check_without_gpu() -> None:
+    """Keeps jax's CUDA plugin from looking for CUDA's libraries on a machine without an NVIDIA GPU.
+
+    It is installed there to compile for GPUs elsewhere, and would log a traceback in every process. By an
+    environment variable of the plugin; should it go, the traceback comes back. `lmscale doctor` says
+    where there is a GPU without these libraries.
+    """
+    if not nvidia_gpu_present():
+        os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+
+
+def nvidia_gpu_present() -> bool:
+    """Whether the operating system shows an NVIDIA GPU, whatever jax makes of it."""
+    return any(map(os.path.exists, ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")))
+
+
 def memory_limit(device: jax.Device) -> float | None:
     """Bytes of a device that programs can use; None where it does not say, as a CPU.
 

@@ -334,3 +334,12 @@ def test_an_axis_takes_a_log_scale():
     axes = Figure().subplots()
     compat.set_log_scale(axes.yaxis)
     assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")
+
+
+def test_cuda_is_not_looked_for_where_there_is_no_gpu(monkeypatch):
+    name = "JAX_SKIP_CUDA_CONSTRAINTS_CHECK"
+    for present, expected in ((True, None), (False, "1")):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(compat, "nvidia_gpu_present", lambda present=present: present)
+        compat.skip_cuda_check_without_gpu()
+        assert compat.os.environ.get(name) == expected
