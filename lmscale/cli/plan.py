@@ -132,6 +132,7 @@ def _to_json(planned: _Planned, scale: str) -> dict[str, Any]:
         "runs": plan.n_runs,
         "flops": plan.flops,
         "seconds": plan.seconds,
+        "float32_is_tf32": _rounds_float32(plan),
         "max_epochs": epochs.most,
         "runs_of_too_many_epochs": epochs.over,
         "train_tokens": epochs.tokens,
@@ -197,6 +198,11 @@ def _print(args: argparse.Namespace, planned: Sequence[_Planned]) -> None:
         f"time assumes {some.utilisation:.0%} of {some.peak_flops:.3g} FLOP/s a device; "
         "GB a device is an estimate from shapes"
     )
+    if any(_rounds_float32(one.plan) for one in planned):
+        print(
+            "float32 means TF32 in matmuls on GPUs (10 bits of each factor's fraction, not 23); "
+            "JAX_DEFAULT_MATMUL_PRECISION=highest is full float32, several times slower"
+        )
     for one in planned:
         for line in one.off_center:
             print(f"{of(one)}{line}")
@@ -205,6 +211,12 @@ def _print(args: argparse.Namespace, planned: Sequence[_Planned]) -> None:
     for one in planned:
         if one.answers is not None:
             print_compiled(of(one), one.plan.devices, one.answers, args.effort)
+
+
+def _rounds_float32(plan: Any) -> bool:
+    """Whether packs of a plan compute in float32 on devices that round the factors of its matmuls."""
+    float32 = any(pack.key.compute_dtype == "float32" for pack in plan.packs)
+    return plan.devices.platform == "gpu" and float32
 
 
 def _print_packs(planned: _Planned) -> None:

@@ -44,7 +44,7 @@ VARIABLES = re.compile(
     r"OMPI_COMM_WORLD_(SIZE|RANK)$|KUBERNETES_SERVICE_HOST$|MEGASCALE_|LMSCALE_"
 )
 #: Variables that lmscale sets itself.
-_OURS = ("JAX_SKIP_CUDA_CONSTRAINTS_CHECK",)
+_OURS = ("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "XLA_CLIENT_MEM_FRACTION")
 #: Names that may hold a secret, whose values are not shown.
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD", re.IGNORECASE)
 #: Bytes that a small study writes; less room is a warning.
@@ -141,7 +141,7 @@ def memory(place: Place) -> Finding:
     if jax.devices()[0].platform == "gpu" and known is not None and here.memory < 0.8 * known[2]:
         remedy = (
             f"jax allocates {here.memory / known[2]:.0%} of this GPU: set "
-            "XLA_PYTHON_CLIENT_MEM_FRACTION=0.9, and end what else runs on it"
+            "XLA_CLIENT_MEM_FRACTION=0.9, and end what else runs on it"
         )
         return Finding("warning", text, remedy, facts)
     return Finding("ok", text, None, facts)
