@@ -38,6 +38,7 @@ from lmscale.sweep import (
     SharedRecipe,
     default_rule,
     finding,
+    head_multiple,
     product,
     published_number,
     transformer_ladder,
@@ -84,7 +85,10 @@ class LearningCurves(SharedRecipe):
         shared = {"n_ctx": self.n_ctx, "vocab_size": vocab_size, "init_std": self.init_std}
         if not self.sizes:
             return [TransformerSpec(n_layer=n, d_model=d, **shared) for n, d in PAPER_TRANSFORMERS]
-        return transformer_ladder(self.sizes, n_layer=self.n_layer, **shared)
+        multiple = head_multiple(self.compute_dtype)
+        return transformer_ladder(
+            self.sizes, n_layer=self.n_layer, head_multiple=multiple, **shared
+        )
 
     def learning_rate(self, model, n_tokens, batch_tokens):
         rule = default_rule(self.compute_dtype, self.base_lr)

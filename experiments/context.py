@@ -23,6 +23,7 @@ from lmscale.sweep import (
     Run,
     SharedRecipe,
     finding,
+    head_multiple,
     product,
     published_number,
     transformer_ladder,
@@ -94,7 +95,10 @@ class Context(SharedRecipe):
     def models(self, n_ctx, vocab_size):
         shared = {"n_ctx": n_ctx, "vocab_size": vocab_size, "init_std": self.init_std}
         if self.sizes:
-            return transformer_ladder(self.sizes, n_layer=self.n_layer, **shared)
+            multiple = head_multiple(self.compute_dtype)
+            return transformer_ladder(
+                self.sizes, n_layer=self.n_layer, head_multiple=multiple, **shared
+            )
         return [TransformerSpec(n_layer=n, d_model=d, **shared) for n, d in PAPER_SHAPES]
 
     def runs(self, corpus):

@@ -31,6 +31,7 @@ from lmscale.sweep import (
     batch_for,
     default_rule,
     finding,
+    head_multiple,
     nearest_sizes,
     product,
     published_number,
@@ -130,6 +131,7 @@ class Cooldown(Experiment):
             vocab_size=vocab_size,
             n_layer=self.n_layer,
             init_std=self.init_std,
+            head_multiple=head_multiple(self.compute_dtype),
         )
 
         return nearest_sizes(

@@ -26,6 +26,7 @@ from lmscale.sweep import (
     Run,
     SharedRecipe,
     finding,
+    head_multiple,
     product,
     published_number,
     transformer_ladder,
@@ -109,7 +110,11 @@ class DatasetSize(SharedRecipe):
     def models(self, vocab_size):
         shared = {"n_ctx": self.n_ctx, "vocab_size": vocab_size, "dropout": self.dropout}
         if self.sizes:
-            shape = {"n_layer": self.n_layer, "init_std": self.init_std}
+            shape = {
+                "n_layer": self.n_layer,
+                "init_std": self.init_std,
+                "head_multiple": head_multiple(self.compute_dtype),
+            }
             return transformer_ladder(self.sizes, **shape, **shared)
         return [TransformerSpec(n_layer=n, d_model=d, **shared) for n, d in PAPER_SHAPES]
 

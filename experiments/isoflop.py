@@ -47,6 +47,7 @@ from lmscale.sweep import (
     chinchilla_shapes,
     default_rule,
     finding,
+    head_multiple,
     isoflop_grid,
     ladder,
     nearest_sizes,
@@ -230,7 +231,8 @@ class IsoFLOP(Experiment):
         shared = {"n_ctx": self.n_ctx, "vocab_size": vocab_size}
         if not self.sizes and self.architectures != ("transformer",):
             raise ExperimentError("the paper's shapes are of Transformers: give --sizes too")
-        fields = {"init_std": self.init_std, **shared}
+        heads = head_multiple(self.compute_dtype)
+        fields = {"init_std": self.init_std, "head_multiple": heads, **shared}
         ladders = [
             ladder(kind, self.sizes, **fields, **one_depth(kind, self.n_layer))
             if self.sizes

@@ -30,6 +30,7 @@ from lmscale.sweep import (
     Run,
     drop,
     finding,
+    head_multiple,
     make_run,
     product,
     published_number,
@@ -157,6 +158,7 @@ class LearningRate(Experiment):
             vocab_size=corpus.vocab_size,
             n_layer=self.n_layer,
             init_std=self.init_std,
+            head_multiple=head_multiple(self.compute_dtype),
         )
         runs = []
         for cell in product(tokens=self.tokens, batch_size=self.batch_sizes):

@@ -36,6 +36,7 @@ from lmscale.sweep import (
     SharedRecipe,
     family_label,
     finding,
+    head_multiple,
     lstm_shape,
     product,
     published_number,
@@ -141,7 +142,11 @@ class LSTMvsTransformer(SharedRecipe):
                     lstm = LSTMSpec(n_layer=n_layer, d_hidden=width, **LSTM_INIT, **shared)
                     yield family_label(lstm), lstm
             return
-        depth = {"n_layer": self.n_layer, "init_std": self.init_std}
+        depth = {
+            "n_layer": self.n_layer,
+            "init_std": self.init_std,
+            "head_multiple": head_multiple(self.compute_dtype),
+        }
         for model in transformer_ladder(self.sizes, **depth, **shared):
             yield "transformer", model
         widths = self.d_embed * len(self.sizes) if len(self.d_embed) == 1 else self.d_embed

@@ -38,6 +38,7 @@ from lmscale.sweep import (
     Run,
     batch_for,
     finding,
+    head_multiple,
     off_centre,
     published_number,
     transformer_ladder,
@@ -140,6 +141,7 @@ class Reconcile(Experiment):
                 vocab_size=vocab_size,
                 n_layer=self.n_layer,
                 init_std=self.init_std,
+                head_multiple=head_multiple(self.compute_dtype),
             )
         common = {"n_head": 4, "n_ctx": self.n_ctx, "vocab_size": vocab_size}
         return [TransformerSpec(n_layer=n, d_model=d, d_ff=f, **common) for n, d, f in PAPER_SHAPES]

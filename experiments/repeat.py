@@ -26,6 +26,7 @@ from lmscale.sweep import (
     Run,
     default_rule,
     finding,
+    head_multiple,
     make_run,
     product,
     published_number,
@@ -119,7 +120,11 @@ class Repeat(Experiment):
                 model = TransformerSpec(n_layer=n_layer, d_model=d_model, **shared)
                 yield from ((model, tokens, tokens / epochs) for epochs in self.epochs)
             return
-        shape = {"n_layer": self.n_layer, "init_std": self.init_std}
+        shape = {
+            "n_layer": self.n_layer,
+            "init_std": self.init_std,
+            "head_multiple": head_multiple(self.compute_dtype),
+        }
         for model in transformer_ladder(self.sizes, **shape, **shared):
             for epochs in self.epochs:
                 yield model, epochs * self.unique_tokens, self.unique_tokens

@@ -29,6 +29,7 @@ from lmscale.sweep import (
     Run,
     SharedRecipe,
     finding,
+    head_multiple,
     product,
     transformer_ladder,
 )
@@ -96,6 +97,7 @@ class Transfer(SharedRecipe):
             vocab_size=corpus.vocab_size,
             n_layer=self.n_layer,
             init_std=self.init_std,
+            head_multiple=head_multiple(self.compute_dtype),
         )
         evals = self.evals(corpus)
         # Halved 64 times, any number of steps is none.

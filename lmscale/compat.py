@@ -216,6 +216,56 @@ def topology_devices(platform: str, **description: Any) -> list[Any]:
     return list(topologies.get_topology_desc(platform=platform, **description).devices)
 
 
+def compile_for_capability(capability: tuple[int, int]) -> None:
+    """Has jax's cuDNN attention check shapes for a GPU that is not here, in this process.
+
+    It asks the first GPU of the process for its compute capability, and takes a machine without one
+    for an old GPU. From `jax._src.cudnn.fused_attention_stablehlo`. Without it heads wider than 128
+    cannot be compiled ahead.
+
+    Args:
+      capability: major, minor.
+    """
+    from jax._src.cudnn import fused_attention_stablehlo as attention
+
+    def numbers(text: str) -> tuple[int, ...]:
+        return tuple(map(int, text.split(".")))
+
+    attention.check_compute_capability = lambda least: capability >= numbers(least)
+    attention.is_cuda_compute_capability_equal = lambda other: capability == numbers(other)
+
+
+def skip_cuda_check_without_gpu() -> None:
+    """Keeps jax's CUDA plugin from looking for CUDA's libraries on a machine without an NVIDIA GPU.
+
+    It is installed there to compile for GPUs elsewhere, and would log a traceback in every process. By an
+    environment variable of the plugin; should it go, the traceback comes back. `lmscale doctor` says
+    where there is a GPU without these libraries.
+    """
+    if not nvidia_gpu_present():
+        os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+
+
+def nvidia_gpu_present() -> bool:
+    """Whether the operating system shows an NVIDIA GPU, whatever jax makes of it."""
+    return any(map(os.path.exists, ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")))
+
+
+#: Share of a GPU's memory that jax allocates at its start, unless the user says another.
+GPU_MEMORY_SHARE = 0.9
+
+
+def allocate_most_of_a_gpu() -> None:
+    """Has jax allocate `GPU_MEMORY_SHARE` of a GPU, in place of its 75%. It must not have started yet.
+
+    By the variable that jaxlib reads; it refuses to start where its older name is set as well. Should the
+    name change, plans get less memory (`lmscale doctor` says so).
+    """
+    names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+    if not any(name in os.environ for name in names):
+        os.environ[names[0]] = str(GPU_MEMORY_SHARE)
+
+
 def memory_limit(device: jax.Device) -> float | None:
     """Bytes of a device that programs can use; None where it does not say, as a CPU.
 

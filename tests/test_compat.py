@@ -18,6 +18,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import jaxlib.xla_client
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
@@ -249,6 +250,32 @@ def test_compiler_options_are_tried():
     # One that is gone costs speed: look for its successor.
     assert len(compiler.cpu_options()) == 1
     assert len(compiler.quick_options()) == 2
+    assert compiler.gpu_options() == {"xla_gpu_exclude_nondeterministic_ops": True}
+
+
+def test_each_platform_has_its_compiler_options():
+    assert compiler.compiler_options("cpu") == (compiler.cpu_options(), compiler.quick_options())
+    # Results must be the same bits each time, also of the programs that make and move a state.
+    assert compiler.compiler_options("gpu") == (compiler.gpu_options(), compiler.gpu_options())
+    assert compiler.compiler_options("tpu") == (None, None)
+
+
+@pytest.mark.parametrize(
+    "chosen", [None, "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"]
+)
+def test_a_gpus_memory_is_allocated_unless_the_user_says_how_much(monkeypatch, chosen):
+    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        # Set first, so that what the function sets is taken back as well.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    if chosen:
+        monkeypatch.setenv(chosen, "0.5")
+    compat.allocate_most_of_a_gpu()
+    found = {n: v for n, v in os.environ.items() if n.endswith("CLIENT_MEM_FRACTION")}
+    assert found == ({chosen: "0.5"} if chosen else {"XLA_CLIENT_MEM_FRACTION": "0.9"})
+    # The names are those that jaxlib reads.
+    source = inspect.getsource(jaxlib.xla_client.generate_pjrt_gpu_plugin_options)
+    assert all(name in source for name in found)
 
 
 def test_the_splash_kernel_is_made_for_heads_and_context():
@@ -334,3 +361,12 @@ def test_an_axis_takes_a_log_scale():
     axes = Figure().subplots()
     compat.set_log_scale(axes.yaxis)
     assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")
+
+
+def test_cuda_is_not_looked_for_where_there_is_no_gpu(monkeypatch):
+    name = "JAX_SKIP_CUDA_CONSTRAINTS_CHECK"
+    for present, expected in ((True, None), (False, "1")):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(compat, "nvidia_gpu_present", lambda present=present: present)
+        compat.skip_cuda_check_without_gpu()
+        assert compat.os.environ.get(name) == expected

@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sweep",),
     # What is made of results.
     ("studies", "bench"),
-    ("report",),
+    ("report", "doctor"),
     ("cli",),
     ("__main__",),
 )

@@ -7,13 +7,14 @@ everything else about the architecture:
 | what | member | used by |
 |---|---|---|
 | name of the architecture | `kind` | JSON, tables, `--model` |
-| widths and depth | `width`, `head_width`, `depth`, `label` | tables, planner, run names |
+| widths and depth | `width`, `head_width`, `attention_width`, `depth`, `label` | tables, planner, run names |
 | the model itself | `module` | training, evaluation, sampling |
 | parameters and FLOPs | `operations`, `NON_EMBEDDING`, `MATMULS`, `softmax_flops` | `lmscale.flops` |
 | sharding and weight decay | `ARRAYS`, `STACKS` | partition rules, optimizers, layouts |
 | memory | `activations`, `REMAT`, `CPU_MICRO_BATCHES` | planner |
 | tensor parallelism | `splits_over`, `REDUCTIONS`, `REDUCED_EVERY_TOKEN` | planner |
 | models of other sizes | `of_shape`, `of_size`, `ladders`, `scaled`, `SHAPE_FIELDS` | grids, advice |
+| heads that kernels take | `with_head_multiple` | ladders |
 | learning rate of short runs | `short_run_lr` | experiments at cpu scale |
 
 To add one, write such a class in a file and decorate it with `register`. No other code in lmscale asks
@@ -188,6 +189,11 @@ class ModelSpec(Spec, abc.ABC):
         return self.width
 
     @property
+    def attention_width(self) -> int | None:
+        """Width of an attention head, which decides about the kernel; None without attention."""
+        return None
+
+    @property
     def depth(self) -> int:
         """Layers that a token passes through."""
         return self.n_layer
@@ -299,6 +305,14 @@ class ModelSpec(Spec, abc.ABC):
         shared = shared_fields(models)
         return [Ladder(lambda n: cls.of_size(n, **shared), "depth and width by size")]
 
+    def with_head_multiple(self, multiple: int) -> ModelSpec:
+        """The nearest standard shape whose attention heads have a width that is a multiple of this.
+
+        Kernels want such widths. The model itself, where there is no attention.
+        """
+        del multiple
+        return self
+
     @abc.abstractmethod
     def scaled(self, factor: float) -> ModelSpec:
         """The model of the same depth whose width gives `factor` times the parameters."""
@@ -395,6 +409,36 @@ def elementwise(*work: tuple[tuple[int, int], int], params: int = 0) -> Operatio
     forward = sum(cost[0] * elements for cost, elements in work)
     backward = sum(cost[1] * elements for cost, elements in work)
     return Operation(params, float(forward), float(backward))
+
+
+def usual_head_width(d_model: int) -> int:
+    """Width of the attention heads of a standard shape: 16 in the smallest models, 64 from 256 on."""
+    return 64 if d_model >= 256 else 32 if d_model >= 64 else 16
+
+
+def nearest_heads(d_model: int, multiple: int) -> tuple[int, int]:
+    """The model width nearest to `d_model` whose heads are a multiple of `multiple` wide.
+
+    Heads may be from three quarters to twice as wide as usual (`usual_head_width`). Between equal
+    widths, and where ten times as much is gained, the head that is nearer to the usual one wins.
+
+    Returns:
+      The width, and how many heads it has.
+    """
+    usual = usual_head_width(d_model)
+    widths = range(multiple, max(2 * usual, multiple) + 1, multiple)
+    options = [
+        (heads * d_head, heads)
+        for d_head in widths
+        if 4 * d_head >= 3 * usual
+        for heads in range(1, 2 * d_model // d_head + 2)
+    ]
+
+    def distance(option: tuple[int, int]) -> float:
+        width, heads = option
+        return abs(math.log(width / d_model)) + 0.1 * abs(math.log(width / heads / usual))
+
+    return min(options, key=distance)
 
 
 def output_head(model: ModelSpec) -> Operation:

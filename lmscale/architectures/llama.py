@@ -6,6 +6,7 @@ The model itself is in `lmscale.models.llama`, so that commands that do not trai
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -22,10 +23,11 @@ from lmscale.architectures.base import (
     SizeOptions,
     elementwise,
     matmul,
+    nearest_heads,
     output_head,
     register,
 )
-from lmscale.architectures.transformer import transformer_shape
+from lmscale.architectures.transformer import init_by_width, transformer_shape
 from lmscale.serialize import DERIVED, Derived, require, require_positive
 from lmscale.terminal import plural
 
@@ -117,6 +119,10 @@ class LlamaSpec(ModelSpec):
             heads += f" ({self.n_kv_head} of keys and values)"
         return f"{plural(self.n_layer, 'layer')}, d_model {self.d_model}, {heads}"
 
+    @property
+    def attention_width(self) -> int:
+        return self.d_head
+
     def module(self, rngs: nnx.Rngs, **options: Any) -> nnx.Module:
         from lmscale.models.llama import Llama
 
@@ -156,6 +162,9 @@ class LlamaSpec(ModelSpec):
         scores = (4 + width) * self.n_head * self.n_ctx if attention == "xla" else 0
         # Queries and the attention output; keys and values, and their copies for every query head.
         heads = 2 * a + 2 * b + (2 * a if b < a else 0)
+        if attention == "cudnn":
+            # That kernel pads heads.
+            heads = heads * 8 * math.ceil(self.d_head / 8) // self.d_head
         return Activations(
             input=width * d,
             # Inputs and outputs of the two norms, and their inputs in float32.
@@ -186,6 +195,21 @@ class LlamaSpec(ModelSpec):
             n_ctx=like.n_ctx,
             vocab_size=like.vocab_size,
             init_std=like.init_std,
+        )
+
+    def with_head_multiple(self, multiple: int) -> LlamaSpec:
+        if self.d_head % multiple == 0:
+            return self
+        d_model, n_head = nearest_heads(self.d_model, multiple)
+        by_width = self.init_std == init_by_width(self.d_model)
+        return dataclasses.replace(
+            self,
+            d_model=d_model,
+            n_head=n_head,
+            n_kv_head=DERIVED,
+            d_head=d_model // n_head,
+            d_ff=DERIVED,
+            init_std=init_by_width(d_model) if by_width else self.init_std,
         )
 
     def scaled(self, factor: float) -> LlamaSpec:

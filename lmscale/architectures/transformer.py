@@ -28,9 +28,11 @@ from lmscale.architectures.base import (
     SizeOptions,
     elementwise,
     matmul,
+    nearest_heads,
     output_head,
     register,
     shared_fields,
+    usual_head_width,
 )
 from lmscale.serialize import DERIVED, Derived, require, require_positive
 from lmscale.terminal import plural
@@ -116,6 +118,10 @@ class TransformerSpec(ModelSpec):
         return self.d_model
 
     @property
+    def attention_width(self) -> int:
+        return self.d_attn // self.n_head
+
+    @property
     def depth(self) -> int:
         """Blocks that a token passes through: n_layer * reuse."""
         return self.n_layer * self.reuse
@@ -177,10 +183,9 @@ class TransformerSpec(ModelSpec):
     def activations(self, number_bytes: int, platform: str, attention: str) -> Activations:
         width, d, a, f = number_bytes, self.d_model, self.d_attn, self.d_ff
         gpu = platform == "gpu"
-        # Queries, keys, values and the attention output. The TPU kernel pads heads to multiples of 128.
-        heads = 4 * a
-        if attention == "splash":
-            heads = 4 * self.n_head * 128 * math.ceil(a / self.n_head / 128)
+        # Queries, keys, values and the attention output. The flash kernels pad heads.
+        multiple = {"splash": 128, "cudnn": 8}.get(attention, 1)
+        heads = 4 * self.n_head * multiple * math.ceil(self.attention_width / multiple)
         # The scores in float32, and the softmax weights.
         scores = (4 + width) * self.n_head * self.n_ctx if attention == "xla" else 0
         return Activations(
@@ -219,6 +224,20 @@ class TransformerSpec(ModelSpec):
             return min(table, key=lambda m: abs(math.log(m.n_non_embedding() / n_params)))
 
         return [*found, Ladder(from_table, "shapes of Hoffmann et al. 2022, Table A9")]
+
+    def with_head_multiple(self, multiple: int) -> TransformerSpec:
+        if self.attention_width % multiple == 0:
+            return self
+        d_model, n_head = nearest_heads(self.d_model, multiple)
+        by_width = self.init_std == init_by_width(self.d_model)
+        return dataclasses.replace(
+            self,
+            d_model=d_model,
+            n_head=n_head,
+            d_ff=DERIVED,
+            d_attn=DERIVED,
+            init_std=init_by_width(d_model) if by_width else self.init_std,
+        )
 
     def scaled(self, factor: float) -> TransformerSpec:
         d_head = self.d_attn // self.n_head
@@ -285,8 +304,7 @@ def transformer_shape(
 
     depth = min(range(1, 129) if n_layer is None else (n_layer,), key=cost)
     d_model = d_model_of(depth)
-    d_head = 64 if d_model >= 256 else 32 if d_model >= 64 else 16
-    n_head = max(1, d_model // d_head)
+    n_head = max(1, d_model // usual_head_width(d_model))
     while d_model % n_head:
         n_head -= 1
     return TransformerSpec(
@@ -301,13 +319,19 @@ def transformer_shape(
 
 
 def transformer_ladder(
-    sizes: Sequence[float], *, n_ctx: int, vocab_size: int, **fields: Any
+    sizes: Sequence[float], *, n_ctx: int, vocab_size: int, head_multiple: int = 1, **fields: Any
 ) -> list[TransformerSpec]:
-    """One shape for each size, without duplicates."""
+    """One shape for each size, without duplicates.
+
+    Args:
+      sizes: non-embedding parameters.
+      head_multiple: see `ModelSpec.with_head_multiple`.
+      fields: see `transformer_shape`.
+    """
     shapes = [
         transformer_shape(size, n_ctx=n_ctx, vocab_size=vocab_size, **fields) for size in sizes
     ]
-    return list(dict.fromkeys(shapes))
+    return list(dict.fromkeys(shape.with_head_multiple(head_multiple) for shape in shapes))
 
 
 #: (d_model, d_ff, d_head, n_head, n_layer) of Hoffmann et al. 2022, Table A9: 44M to 16B parameters.

@@ -172,14 +172,15 @@ class _Ours:
         self.spec, self.pack = spec, plan.packs[0]
         self.workers, self._planned = plan.workers, runs == "plan"
         self.n_runs = self.pack.n_slots * self.workers
-        self._platform, self._attention = devices.platform, attention
+        self._devices, self._attention = devices, attention
         self._processes: list[ProcessPoolExecutor] = []
 
     @functools.cached_property
     def program(self) -> Program:
         """Of this process; workers build their own."""
         mesh = mesh_of(self.pack, jax.devices())
-        return program_of(self.pack, mesh, self._platform, self._attention)
+        platform, kind = self._devices.platform, self._devices.kind
+        return program_of(self.pack, mesh, platform, self._attention, kind)
 
     def close(self) -> None:
         for process in self._processes:

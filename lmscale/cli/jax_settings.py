@@ -10,14 +10,15 @@ __all__ = ["start_jax"]
 def start_jax() -> None:
     """Settings that must come before jax looks for devices.
 
-    On a CPU every core becomes a device, so that the run axis can span the cores. Compiled programs
-    are kept between processes, the small ones too.
+    On a CPU every core becomes a device, so that the run axis can span the cores. On a GPU jax allocates
+    most of the memory, of which a plan fills a share. Compiled programs are kept between processes, the small ones too.
     """
     import jax
 
     from lmscale.cache import usable_cache
-    from lmscale.compat import quiet_compilation_cache
+    from lmscale.compat import allocate_most_of_a_gpu, quiet_compilation_cache
 
+    allocate_most_of_a_gpu()
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     if (cache := usable_cache()) is not None:

@@ -132,6 +132,7 @@ def _to_json(planned: _Planned, scale: str) -> dict[str, Any]:
         "runs": plan.n_runs,
         "flops": plan.flops,
         "seconds": plan.seconds,
+        "float32_is_tf32": _rounds_float32(plan),
         "max_epochs": epochs.most,
         "runs_of_too_many_epochs": epochs.over,
         "train_tokens": epochs.tokens,
@@ -146,6 +147,8 @@ def _to_json(planned: _Planned, scale: str) -> dict[str, Any]:
 
 def _pack_to_json(pack: Any, devices: Any) -> dict[str, Any]:
     from lmscale.planner.packs import fits
+    from lmscale.planner.programs import slow_attention
+    from lmscale.planner.step_config import default_attention
 
     return {
         "model": pack.key.model.label,
@@ -156,6 +159,12 @@ def _pack_to_json(pack: Any, devices: Any) -> dict[str, Any]:
         "remat": pack.remat,
         "logit_pieces": pack.logit_pieces,
         "chunk_steps": pack.chunk_steps,
+        "attention": default_attention(
+            devices.platform, pack.key.model, pack.key.compute_dtype, devices.kind
+        )
+        if pack.key.model.attention_width is not None
+        else None,
+        "slow_attention": slow_attention(pack.key, devices),
         "memory_bytes": pack.memory,
         "fits": fits(pack, devices),
         "flops": pack.flops,
@@ -189,6 +198,11 @@ def _print(args: argparse.Namespace, planned: Sequence[_Planned]) -> None:
         f"time assumes {some.utilisation:.0%} of {some.peak_flops:.3g} FLOP/s a device; "
         "GB a device is an estimate from shapes"
     )
+    if any(_rounds_float32(one.plan) for one in planned):
+        print(
+            "float32 means TF32 in matmuls on GPUs (10 bits of each factor's fraction, not 23); "
+            "JAX_DEFAULT_MATMUL_PRECISION=highest is full float32, several times slower"
+        )
     for one in planned:
         for line in one.off_center:
             print(f"{of(one)}{line}")
@@ -197,6 +211,12 @@ def _print(args: argparse.Namespace, planned: Sequence[_Planned]) -> None:
     for one in planned:
         if one.answers is not None:
             print_compiled(of(one), one.plan.devices, one.answers, args.effort)
+
+
+def _rounds_float32(plan: Any) -> bool:
+    """Whether packs of a plan compute in float32 on devices that round the factors of its matmuls."""
+    float32 = any(pack.key.compute_dtype == "float32" for pack in plan.packs)
+    return plan.devices.platform == "gpu" and float32
 
 
 def _print_packs(planned: _Planned) -> None:
@@ -226,8 +246,21 @@ def _print_packs(planned: _Planned) -> None:
     for pack in plan.packs:
         if not fits(pack, plan.devices):
             print(f"{pack.key.model.label} does not fit: {remedy(pack, plan.devices)}")
+    for reason, labels in _slow_attention(plan).items():
+        print(f"{', '.join(labels)}: attention computes all scores, as {reason}")
     if planned.repeated:
         print(planned.repeated)
+
+
+def _slow_attention(plan: Any) -> dict[str, list[str]]:
+    """Why packs do not use the flash attention kernel of their devices, and which packs these are."""
+    from lmscale.planner.programs import slow_attention
+
+    found: dict[str, list[str]] = {}
+    for pack in plan.packs:
+        if (reason := slow_attention(pack.key, plan.devices)) is not None:
+            found.setdefault(reason, []).append(pack.key.model.label)
+    return found
 
 
 def _print_plans(planned: Sequence[_Planned]) -> None:

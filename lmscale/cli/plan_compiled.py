@@ -140,6 +140,11 @@ def _print_needs(answer: Any, devices: Any) -> None:
             f"a step reads and writes {compiled.hbm_bytes / 1e9:.3g} GB and {_sent(compiled)}; "
             f"compiled in {compiled.seconds:.0f} s"
         )
+    if compiled.unknown:
+        more = f" and {len(compiled.unknown) - 3} more" if len(compiled.unknown) > 3 else ""
+        print(
+            f"{label}: unknown, and not in these numbers: {', '.join(compiled.unknown[:3])}{more}"
+        )
 
 
 def remedy(pack: Any, devices: Any, memory: float | None = None) -> str:

@@ -20,6 +20,7 @@ __all__ = ["COMMANDS", "build_parser", "entry_point", "main"]
 COMMANDS = {
     "run": "Train an experiment, then fit and draw it; resumes what is there.",
     "plan": "Show packs, memory, FLOPs and hours of an experiment.",
+    "doctor": "Tell whether lmscale works on this machine and how fast, and what to do where it does not.",
     "list": "List the experiments that come with lmscale.",
     "status": "Show how far a store is: runs by status, the unfinished and the failed ones with their "
     "step and reason. Works while workers run.",

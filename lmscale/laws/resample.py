@@ -30,6 +30,7 @@ import numpy as np
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
+from lmscale.laws.cpu import float64_on_cpu
 from lmscale.laws.newton import Residual
 from lmscale.laws.solve import MultiStart, solve
 from lmscale.laws.table import Runs
@@ -165,7 +166,7 @@ def draw(
       curves: the rows of this law are points of learning curves.
       relative: the residuals are those of the loss itself, so noise grows with the loss.
     """
-    with jax.enable_x64(True):
+    with float64_on_cpu():
         left = np.asarray(residual(jnp.asarray(found.theta), data))
     slopes = jacobian(residual, found.theta, data)
     units = choose_units(runs, left, slopes, resample=resample, curves=curves, weights=weights)
@@ -290,7 +291,7 @@ def log_inputs(runs: Runs, names: Sequence[str]) -> np.ndarray:
 
 def jacobian(residual: Residual, theta: np.ndarray, data: Any) -> np.ndarray:
     """d r / d theta [n, P]."""
-    with jax.enable_x64(True):
+    with float64_on_cpu():
         return np.asarray(jax.jacfwd(residual)(jnp.asarray(theta), data))
 
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmscale.laws.cpu import float64_on_cpu
 from lmscale.laws.newton import Residual
 from lmscale.laws.resample import jacobian
 from lmscale.laws.solve import solve
@@ -66,7 +67,7 @@ def residuals(
     residual: Residual, theta: np.ndarray, data: Any, own: Mapping[str, np.ndarray] | None = None
 ) -> np.ndarray:
     """Residuals [K, n] at every row of `theta` [K, P], each with its own data if given."""
-    with jax.enable_x64(True):
+    with float64_on_cpu():
         at = jnp.asarray(np.asarray(theta, np.float64))
         return np.asarray(_residuals(residual)(at, dict(own or {}), data))
 

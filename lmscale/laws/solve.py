@@ -34,6 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmscale.laws.cpu import float64_on_cpu
 from lmscale.laws.newton import STAGES, Residual, State, first_states, program
 
 __all__ = [
@@ -262,7 +263,7 @@ def _runner(
         )
         for name, values in own.items()
     }
-    with jax.enable_x64(True):
+    with float64_on_cpu():
         data = jax.tree.map(
             lambda x: jnp.asarray(_pad(x, room * _CHUNK).reshape(room, _CHUNK, *x.shape[1:])), data
         )
@@ -276,9 +277,7 @@ def _runner(
         here[len(index) :, -2] = True  # copies that only fill up the call are marked as done
         weight = weights[full].reshape(*shape, room, _CHUNK) if same is None else same
         mine = {k: v[full].reshape(*shape, room, _CHUNK) for k, v in own.items()}
-        # float64 is switched on for this thread and this block only: training code in the same
-        # process stays in float32.
-        with jax.enable_x64(True):
+        with float64_on_cpu():
             numbers = here.reshape(*shape, -1)
             out = compiled(numbers, weight, mine, data, chunks, delta, last, horizon)
             out = np.asarray(out).reshape(total, -1)[: len(index)]

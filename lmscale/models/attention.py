@@ -12,6 +12,8 @@ from lmscale.parallel.partition import on_each_device
 
 #: Block sizes of a TPU's flash kernel; the context is a multiple of the smallest.
 _BLOCKS = (512, 256, 128)
+#: The flash kernel of NVIDIA GPUs takes heads whose width is a multiple of this.
+CUDNN_MULTIPLE = 8
 
 
 def causal_attention(
@@ -21,8 +23,8 @@ def causal_attention(
 
     Args:
       query, key, value: [batch, time, n_head, d_head].
-      implementation: "xla" computes all scores; "cudnn" is the flash kernel of NVIDIA GPUs and
-        needs bfloat16 inputs; "splash" is that of TPUs and needs a time that is a multiple of 128.
+      implementation: "xla" computes all scores; "cudnn" is the flash kernel of NVIDIA GPUs (see
+        `cudnn_refuses`); "splash" is that of TPUs and needs a time that is a multiple of 128.
         An implementation is never replaced by another one silently.
 
     Returns:
@@ -34,9 +36,7 @@ def causal_attention(
     if implementation == "splash":
         return _splash(query, key, value)
     if implementation == "cudnn":
-        return jax.nn.dot_product_attention(
-            query, key, value, is_causal=True, implementation="cudnn"
-        )
+        return _cudnn(query, key, value)
     if implementation != "xla":
         raise ValueError(f"attention must be xla, cudnn or splash, not {implementation!r}")
     return _plain(query, key, value)
@@ -73,6 +73,58 @@ def _plain_backward(saved, d_out):
 
 
 _plain.defvjp(_plain_forward, _plain_backward)
+
+
+def padded_width(d_head: int) -> int:
+    """The width that heads of `d_head` have in the flash kernel of NVIDIA GPUs."""
+    return -(-d_head // CUDNN_MULTIPLE) * CUDNN_MULTIPLE
+
+
+def cudnn_refuses(d_head: int | None, dtype: str, widest: int) -> str | None:
+    """Why the flash kernel of NVIDIA GPUs does not take these inputs, or None where it does.
+
+    These are the conditions of `jax.nn.dot_product_attention` with its implementation "cudnn" for a
+    causal mask without bias, in jax 0.10.2: the type, and the width of a head. Odd widths are padded
+    here. Any context and any number of heads will do.
+
+    Args:
+      d_head: width of a head; None where it is not known.
+      dtype: of queries, keys and values.
+      widest: widest head that the GPU takes: 256 from compute capability 9.0 (Hopper) on, 128 before.
+    """
+    if dtype not in ("bfloat16", "float16"):
+        return f"the flash kernel takes bfloat16 and float16, not {dtype}"
+    if d_head is not None and padded_width(d_head) > widest:
+        return f"the flash kernel takes heads of at most {widest} here, not of {d_head}"
+    return None
+
+
+def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    d_head = query.shape[-1]
+    refused = cudnn_refuses(d_head, query.dtype.name, 256)
+    if refused is not None:
+        raise ValueError(f"attention cudnn: {refused}")
+    missing = padded_width(d_head) - d_head
+
+    def attend(query, key, value):
+        if missing:
+            # Zeros add nothing to a product of a query and a key, and their values are cut off below.
+            widths = (*((0, 0),) * (query.ndim - 1), (0, missing))
+            query, key, value = (jnp.pad(x, widths) for x in (query, key, value))
+        mixed = jax.nn.dot_product_attention(
+            query,
+            key,
+            value,
+            # By default it would be that of the padded width.
+            scale=1 / math.sqrt(d_head),
+            is_causal=True,
+            implementation="cudnn",
+        )
+        return mixed[..., :d_head]
+
+    # Under the run axis's vmap the kernel's own rule of partition does not see that the batch is split,
+    # and every device would compute all of it.
+    return on_each_device(attend, ("data", None, "model", None))(query, key, value)
 
 
 def splash_takes(n_time: int) -> bool:

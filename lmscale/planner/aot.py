@@ -16,6 +16,7 @@ import importlib.metadata
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ from typing import Any
 from etils import epath
 
 from lmscale.cache import cached, keep, usable_cache
-from lmscale.compat import needed_bytes
+from lmscale.compat import compile_for_capability, needed_bytes
 from lmscale.planner.compiled import NOTHING, Compiled
 from lmscale.planner.devices import Devices
 from lmscale.planner.packs import Pack, Plan, replan_with_less_memory
@@ -192,8 +193,10 @@ def compile_pack(
         check=False,
     )
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        return replace(NOTHING, error=f"the compiler: {lines[-1]}")
+        # A crash below Python, as what Python raises comes back as a result.
+        lines = done.stderr.strip().splitlines()
+        ended = f"exit code {done.returncode}" if done.returncode > 0 else _signal(done.returncode)
+        return replace(NOTHING, error=f"the compiler ended with {ended}: {(lines or [''])[-1]}")
     values = json.loads(done.stdout.splitlines()[-1])
     found = Compiled.from_json(values)
     # Where the compiler did not say how much it lacks, there is no number to keep.
@@ -218,7 +221,9 @@ def _request(pack: Pack, devices: Devices, tokens: tuple[int, str], effort: str)
         "tokens": n_tokens,
         "dtype": dtype,
         "effort": effort,
-        "attention": default_attention(devices.platform, pack.key.model, pack.key.compute_dtype),
+        "attention": default_attention(
+            devices.platform, pack.key.model, pack.key.compute_dtype, devices.kind
+        ),
         "versions": [
             *(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "flax")),
             compiler(devices.platform),
@@ -230,6 +235,14 @@ def _request(pack: Pack, devices: Devices, tokens: tuple[int, str], effort: str)
 def cache_key(request: Mapping[str, Any]) -> str:
     """The name of a result in the cache."""
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _signal(code: int) -> str:
+    """The name of the signal that ended a process, from its negative exit code."""
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
 
 
 @functools.cache
@@ -274,8 +287,7 @@ def _compile(request: dict[str, Any]) -> Compiled:
     except jax.errors.JaxRuntimeError as error:
         needed = needed_bytes(str(error))
         if needed is None:
-            line = str(error).splitlines()[0]
-            return timed(replace(NOTHING, error=f"the compiler: {line}"))
+            raise
         return timed(replace(NOTHING, peak_bytes=needed))
     # The time of reading the program's text, which is long, is not the compiler's.
     found = timed(NOTHING)
@@ -288,7 +300,7 @@ def _lower(request: dict[str, Any], devices: Devices) -> tuple[Any, int]:
     import jax
 
     from lmscale.parallel.mesh import make_mesh
-    from lmscale.planner.topology import absent_devices
+    from lmscale.planner.topology import absent_devices, gpu_capability
     from lmscale.training.batch_source import fits_on_device
     from lmscale.training.program import build_program, train_arguments
     from lmscale.training.state import ProgramKey
@@ -296,6 +308,8 @@ def _lower(request: dict[str, Any], devices: Devices) -> tuple[Any, int]:
     spec = RunSpec.from_dict(request["spec"])
     run_axis, data, model = request["mesh"]
     absent = absent_devices(devices.kind, devices.platform, devices.count, devices.linked)
+    if devices.platform == "gpu":
+        compile_for_capability(gpu_capability(devices.kind))
     program = build_program(
         ProgramKey.of(spec),
         n_slots=request["n_slots"],
@@ -328,14 +342,17 @@ def _read(program: Any, devices: Devices, tokens: int) -> Compiled:
     # A TPU's compiler states temporaries that are larger than the heap that its buffers are laid out
     # in afterwards. Its peak is within a few percent of that heap.
     peak = sizes.peak_memory_in_bytes if devices.platform == "tpu" else 0
+    # What is unknown is found on the way.
+    hbm_bytes = text.hbm_bytes()
     return Compiled(
         peak_bytes=(peak or device_bytes(program)) + sizes.generated_code_size_in_bytes,
         arguments=sizes.argument_size_in_bytes,
         tokens=tokens,
-        hbm_bytes=text.hbm_bytes(),
+        hbm_bytes=hbm_bytes,
         sent=sent,
         network=sum(c.total for c in ranked if c.span > devices.linked),
         largest=tuple((c.kind, c.result, c.times, c.total, c.scope) for c in ranked[:8]),
+        unknown=text.unknown,
         seconds=0.0,
         cpu_seconds=0.0,
     )
@@ -343,8 +360,20 @@ def _read(program: Any, devices: Devices, tokens: int) -> Compiled:
 
 def main(argv: Sequence[str] = ()) -> int:
     """Reads a request from standard input and writes what came of it to standard output."""
-    print(json.dumps(_compile(json.load(sys.stdin)).to_json()))
+    request = json.load(sys.stdin)
+    try:
+        found = _compile(request)
+    except Exception as error:  # Whatever a compiler, a kernel or a reader raises is the answer.
+        found = replace(NOTHING, error=f"the compiler: {_reason(error)}")
+    print(json.dumps(found.to_json()))
     return 0
+
+
+def _reason(error: Exception) -> str:
+    """An error in a line. jax ends tracebacks with a note on frames that it hides: not that one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    name = type(error).__name__
+    return f"{name}: {lines[0]}" if lines else name
 
 
 if __name__ == "__main__":

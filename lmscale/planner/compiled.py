@@ -30,6 +30,7 @@ class Compiled:
       largest: the collectives that send most: (kind, result, times, bytes, operation).
       seconds, cpu_seconds: that the compiler took.
       error: what it said where it gave up for another reason than memory.
+      unknown: instructions that could not be read, which the numbers of a step leave out.
     """
 
     peak_bytes: float
@@ -42,6 +43,7 @@ class Compiled:
     seconds: float
     cpu_seconds: float
     error: str | None = None
+    unknown: tuple[str, ...] = ()
 
     def fits(self, devices: Devices) -> bool:
         """Whether the program was compiled and fits a device's memory."""
@@ -60,7 +62,8 @@ class Compiled:
         """
         ours = {name: ours for ours, name in _JSON_NAMES.items()}
         fields = {ours.get(name, name): value for name, value in values.items()}
-        return cls(**{**fields, "largest": tuple(map(tuple, fields["largest"]))})
+        largest, unknown = tuple(map(tuple, fields["largest"])), tuple(fields.get("unknown", ()))
+        return cls(**{**fields, "largest": largest, "unknown": unknown})
 
 
 #: What is known when nothing was compiled.

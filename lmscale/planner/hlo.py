@@ -4,6 +4,9 @@ XLA's own cost analysis counts the body of a loop once. Here a loop's body count
 runs: as the compiler noted it, or by the loop's counter, bound and step. A loop whose bound is not in
 the program counts once. In a train program that is the loop over its steps, so the counts are those
 of one step.
+
+The text is not a stable interface. An instruction that cannot be read is left out of the counts and
+named in `Program.unknown`.
 """
 
 from __future__ import annotations
@@ -11,8 +14,9 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +37,8 @@ _FREE = {
     *("while", "call", "conditional", "async-start", "async-update", "async-done", "domain"),
     *("partition-id", "replica-id", "optimization-barrier", "add-dependency"),
 }
+#: What reading an instruction raises that is written in another way than the ones that are known.
+_UNREADABLE = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 #: Instructions that read a part of their first operand: as much as their result holds.
 _SLICES = {"slice", "dynamic-slice", "gather"}
 
@@ -87,16 +93,34 @@ class _Instruction:
 
 
 class Program:
-    """The computations of a compiled program, and how often each runs."""
+    """The computations of a compiled program, and how often each runs.
+
+    Attributes:
+      runs: computation -> how often it runs. Fused computations and a reduction's are not listed.
+      unknown: instructions that could not be read, as "opcode name": without order or repetition, for
+        all that was asked of the program so far. They are missing in the counts.
+    """
 
     def __init__(self, text: str):
+        self._unknown: dict[str, None] = {}
         self._computations: dict[str, dict[str, _Instruction]] = {}
         self._roots: dict[str, _Instruction] = {}
         self._entry = ""
         self._parse(text)
-        #: Computation -> how often it runs. Fused computations and a reduction's are not listed.
         self.runs: dict[str, int] = {}
         self._visit(self._entry, 1)
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        return tuple(self._unknown)
+
+    def _read_or(self, otherwise: Any, what: str, read: Callable[[], Any]) -> Any:
+        """What `read` returns; where it cannot be read, that is noted as `unknown`."""
+        try:
+            return read()
+        except _UNREADABLE:
+            self._unknown[what] = None
+            return otherwise
 
     def _parse(self, text: str) -> None:
         current: dict[str, _Instruction] | None = None
@@ -111,24 +135,39 @@ class Program:
             elif line == "}":
                 # Notes on a kernel may take several lines, and some of them begin with a brace.
                 current = None
-            elif instruction := _parse_instruction(line):
+            elif instruction := self._read_or(
+                None, f"line {line.strip()[:40]}", functools.partial(_parse_instruction, line)
+            ):
                 current[instruction.name] = instruction
                 if line.lstrip().startswith("ROOT "):
                     self._roots[name] = instruction
 
     def _visit(self, name: str, times: int) -> None:
+        if name not in self._computations:
+            self._unknown[f"computation {name}"] = None
+            return
         self.runs[name] = self.runs.get(name, 0) + times
         for instruction in self._computations[name].values():
             if instruction.opcode == "while":
-                trips = self._trips(name, instruction)
-                self._visit(instruction.called("body"), times * trips)
+                trips = self._read_or(
+                    1, _name(instruction), functools.partial(self._trips, name, instruction)
+                )
+                self._visit_called(instruction, times * trips, "body")
             elif instruction.opcode == "conditional":
                 # One branch runs. Which one costs most is not known, so the first is counted.
                 branches = re.search(r"branch_computations=\{%?([\w.\-]+)", instruction.rest)
-                first = branches[1] if branches else instruction.called("true_computation")
-                self._visit(first, times)
+                if branches:
+                    self._visit(branches[1], times)
+                else:
+                    self._visit_called(instruction, times, "true_computation")
             elif instruction.opcode in ("call", "async-start"):
-                self._visit(instruction.called("to_apply", "calls"), times)
+                self._visit_called(instruction, times, "to_apply", "calls")
+
+    def _visit_called(self, instruction: _Instruction, times: int, *attributes: str) -> None:
+        what = f"computation without a name, of {_name(instruction)}"
+        called = self._read_or(None, what, functools.partial(instruction.called, *attributes))
+        if called is not None:
+            self._visit(called, times)
 
     def executed(self) -> Iterator[tuple[_Instruction, str, int]]:
         """Every instruction that runs by itself, its computation, and how often it runs."""
@@ -170,8 +209,9 @@ class Program:
         instruction = self._look(computation, name)
         if instruction is None or instruction.opcode != "get-tuple-element":
             return None
-        index = re.search(r"index=(\d+)", instruction.rest)
-        return int(index[1]) if index else None
+        if index := re.search(r"index=(\d+)", instruction.rest):
+            return int(index[1])
+        raise ValueError(f"{instruction.opcode} {instruction.name} has no index")
 
     def _look(self, computation: str, name: str) -> _Instruction | None:
         instruction = self._computations[computation].get(name)
@@ -258,7 +298,8 @@ class Program:
         for instruction, name, times in self.executed():
             if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
                 continue
-            total += times * self._hbm_bytes(name, instruction)
+            read = functools.partial(self._hbm_bytes, name, instruction)
+            total += times * self._read_or(0.0, _name(instruction), read)
         return total
 
     def _hbm_bytes(self, computation: str, instruction: _Instruction) -> float:
@@ -338,25 +379,38 @@ class Program:
             kind = instruction.opcode.removesuffix("-start")
             if kind not in _SENT or times == 0:
                 continue
-            groups = _groups(instruction)
-            n_devices = groups.shape[1]
-            if n_devices == 1:
-                continue
-            result = _result(instruction, kind)
-            span = int((groups.max(axis=1) - groups.min(axis=1)).max()) + 1
-            scope = re.search(r'op_name="([^"]*)"', instruction.rest)
-            found.append(
-                Collective(
-                    kind=kind,
-                    result=re.sub(r"\{[^}]*\}", "", result),
-                    sent=_SENT[kind](_bytes(result), n_devices),
-                    times=times,
-                    n_devices=n_devices,
-                    span=span,
-                    scope=scope[1] if scope else "",
-                )
-            )
-        return tuple(found)
+            read = functools.partial(_collective, instruction, kind, times)
+            found.append(self._read_or(None, _name(instruction), read))
+        return tuple(collective for collective in found if collective is not None)
+
+
+def _name(instruction: _Instruction) -> str:
+    """An instruction in `Program.unknown`."""
+    return f"{instruction.opcode} {instruction.name}"
+
+
+def _collective(instruction: _Instruction, kind: str, times: int) -> Collective | None:
+    """A collective, or None where no device sends anything to another one.
+
+    Raises:
+      one of `_UNREADABLE`: it is written in a way that is not known.
+    """
+    groups = _groups(instruction)
+    n_devices = groups.shape[1]
+    if n_devices == 1:
+        return None
+    result = _result(instruction, kind)
+    span = int((groups.max(axis=1) - groups.min(axis=1)).max()) + 1
+    scope = re.search(r'op_name="([^"]*)"', instruction.rest)
+    return Collective(
+        kind=kind,
+        result=re.sub(r"\{[^}]*\}", "", result),
+        sent=_SENT[kind](_bytes(result), n_devices),
+        times=times,
+        n_devices=n_devices,
+        span=span,
+        scope=scope[1] if scope else "",
+    )
 
 
 def _parse_instruction(line: str) -> _Instruction | None:
@@ -445,6 +499,9 @@ def _result(instruction: _Instruction, kind: str) -> str:
 def _groups(instruction: _Instruction) -> np.ndarray:
     """Devices that exchange with each other, [groups, devices]."""
     rest = instruction.rest
+    if re.search(r"source_target_pairs=\{\s*\}", rest):
+        # Nobody sends: XLA leaves such a permutation in place of one within a single device.
+        return np.array([[0]])
     pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", rest)
     if pairs:
         found = re.findall(r"\{(\d+),(\d+)", pairs[1] + "}")

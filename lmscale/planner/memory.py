@@ -20,7 +20,7 @@ from lmscale.spec import RunSpec
 from lmscale.training.state import ProgramKey, initial_state
 
 
-def device_memory(spec: RunSpec, platform: str, config: StepConfig) -> float:
+def device_memory(spec: RunSpec, platform: str, config: StepConfig, kind: str = "") -> float:
     """Predicted bytes that one run takes on each of its devices.
 
     The sum of
@@ -35,8 +35,9 @@ def device_memory(spec: RunSpec, platform: str, config: StepConfig) -> float:
       spec: the run.
       platform: "cpu", "gpu" or "tpu".
       config: how its step is executed.
+      kind: of device; see `lmscale.planner.step_config.choose_attention`.
     """
-    sizes = activation_sizes(spec.model, spec.compute_dtype, platform)
+    sizes = activation_sizes(spec.model, spec.compute_dtype, platform, kind)
     params, moments = _state_bytes(ProgramKey.of(spec), config.data, config.model)
     # Parameters and gradients; with micro-batches also the gradient of one; on a CPU also a copy
     # while the update is formed.
@@ -87,13 +88,15 @@ class ActivationSizes:
 
 
 @functools.lru_cache(maxsize=1024)
-def activation_sizes(model: ModelSpec, compute_dtype: str, platform: str) -> ActivationSizes:
-    """The sizes of a model's activations on a platform."""
+def activation_sizes(
+    model: ModelSpec, compute_dtype: str, platform: str, kind: str = ""
+) -> ActivationSizes:
+    """The sizes of a model's activations on a platform, or on a kind of its devices."""
     width = 2 if compute_dtype == "bfloat16" else 4
     # Exponentials (float32) and the gradient. XLA for GPUs recomputes the exponentials instead.
     gpu = platform == "gpu"
     head = (width if gpu else 4 + width) * model.vocab_size
-    attention = default_attention(platform, model, compute_dtype)
+    attention = default_attention(platform, model, compute_dtype, kind)
     kept = model.activations(width, platform, attention)
     return ActivationSizes(
         head=head,

@@ -67,7 +67,7 @@ def search_mesh(
     def predicted(data: int, model_axis: int) -> tuple[float, float]:
         """Bytes and seconds of a step."""
         config = fastest_step_config(spec, devices, data, model_axis, capacity)
-        memory = device_memory(spec, devices.platform, config)
+        memory = device_memory(spec, devices.platform, config, devices.kind)
         return memory, step_seconds(spec, devices, config)
 
     def seconds(option: Mesh) -> tuple[float, int]:
@@ -145,7 +145,9 @@ def fastest_step_config(
     for form in forms:
         # The largest micro-batch that fits is the fastest of its form.
         configs = (StepConfig(data, model_axis, size, *form) for size in reversed(sizes))
-        fits = (c for c in configs if device_memory(spec, devices.platform, c) <= capacity)
+        fits = (
+            c for c in configs if device_memory(spec, devices.platform, c, devices.kind) <= capacity
+        )
         fitting += itertools.islice(fits, 1)
     least = StepConfig(data, model_axis, sizes[0], *forms[-1])
     return min(fitting, key=lambda config: step_seconds(spec, devices, config), default=least)

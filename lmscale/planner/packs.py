@@ -215,7 +215,7 @@ def with_slots(pack: Pack, n_slots: int, devices: Devices) -> Pack:
         pack,
         n_slots=n_slots,
         chunk_steps=max(1, min(MAX_CHUNK_STEPS, longest, chunk)),
-        memory=device_memory(spec, devices.platform, config) * per_device,
+        memory=device_memory(spec, devices.platform, config, devices.kind) * per_device,
         seconds=pack.flops / flops.step_flops(spec) * step / n_slots,
     )
 
@@ -223,7 +223,7 @@ def with_slots(pack: Pack, n_slots: int, devices: Devices) -> Pack:
 def most_slots(pack: Pack, devices: Devices) -> int:
     """The most runs side by side that are of use and are predicted to fit in memory."""
     run_axis = pack.mesh[0]
-    one = device_memory(pack.runs[0].spec, devices.platform, pack.step_config)
+    one = device_memory(pack.runs[0].spec, devices.platform, pack.step_config, devices.kind)
     by_memory = int(MEMORY_SHARE * devices.memory // one)
     return run_axis * max(1, min(by_memory, math.ceil(len(pack.runs) / run_axis)))
 
@@ -236,7 +236,7 @@ def _make_pack(runs: tuple[HasSpec, ...], devices: Devices, asked: Constraints) 
     config = fastest_step_config(spec, devices, data, model_axis, capacity / per_device)
     # On a CPU a device holds one run; an accelerator needs enough work in every launch.
     if asked.n_slots is None and devices.platform != "cpu" and data == model_axis == 1:
-        by_memory = int(capacity // device_memory(spec, devices.platform, config))
+        by_memory = int(capacity // device_memory(spec, devices.platform, config, devices.kind))
         by_work = FILLING_TOKENS // spec.batch_tokens
         per_device = max(1, min(by_memory, by_work, math.ceil(len(runs) / run_axis)))
     pack = Pack(

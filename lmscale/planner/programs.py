@@ -8,9 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import jax
 
 from lmscale.parallel.mesh import make_mesh
+from lmscale.planner.devices import Devices
 from lmscale.planner.packs import Pack
-from lmscale.planner.step_config import default_attention
+from lmscale.planner.step_config import choose_attention, default_attention
 from lmscale.training.program import Program, build_program, train_arguments
+from lmscale.training.state import ProgramKey
 
 
 def mesh_of(pack: Pack, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
@@ -20,25 +22,42 @@ def mesh_of(pack: Pack, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
 
 
 def program_of(
-    pack: Pack, mesh: jax.sharding.Mesh, platform: str, attention: str | None = None
+    pack: Pack,
+    mesh: jax.sharding.Mesh,
+    platform: str,
+    attention: str | None = None,
+    kind: str = "",
 ) -> Program:
     """The pack's program.
 
     Args:
       platform: "cpu", "gpu" or "tpu".
-      attention: see `lmscale.architectures.ModelSpec.module`; by platform when None.
+      attention: see `lmscale.architectures.ModelSpec.module`; by platform and kind when None.
+      kind: of device; see `lmscale.planner.step_config.choose_attention`.
     """
+    key = pack.key
+    chosen = attention or default_attention(platform, key.model, key.compute_dtype, kind)
     return build_program(
-        pack.key,
+        key,
         n_slots=pack.n_slots,
         mesh=mesh,
         chunk_steps=pack.chunk_steps,
         micro_batch=pack.micro_batch,
-        attention=attention or default_attention(platform, pack.key.model, pack.key.compute_dtype),
+        attention=chosen,
         logit_pieces=pack.logit_pieces,
         remat=pack.remat,
         unroll=pack.unroll,
     )
+
+
+def slow_attention(key: ProgramKey, devices: Devices) -> str | None:
+    """Why a model with attention does not use the flash kernel of these devices; None where it does.
+
+    None as well where there is no attention, or the platform has no such kernel.
+    """
+    if key.model.attention_width is None:
+        return None
+    return choose_attention(devices.platform, key.model, key.compute_dtype, devices.kind).reason
 
 
 class CompileAhead:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lmscale.architectures import ModelSpec
-from lmscale.models.attention import splash_takes
+from lmscale.models.attention import cudnn_refuses, splash_takes
+
+#: Kinds of GPU of compute capability 9.0 (Hopper) or later.
+NEWER_GPUS = ("h100", "h200", "b200")
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,39 @@ class StepConfig:
         return self.model if model.vocab_size % self.model == 0 else 1
 
 
-def default_attention(platform: str, model: ModelSpec, compute_dtype: str) -> str:
-    """The attention kernel of a platform; see `lmscale.models.attention.causal_attention`.
+class AttentionChoice(NamedTuple):
+    """An attention kernel (see `lmscale.models.attention.causal_attention`), and why it is no other.
 
-    The flash kernel of a GPU in bfloat16, that of a TPU where it takes the context, else XLA's.
+    Attributes:
+      kernel: "xla", "cudnn" or "splash".
+      reason: why it is not the platform's flash kernel; None where it is, or where there is none.
     """
-    if platform == "gpu" and compute_dtype == "bfloat16":
-        return "cudnn"
-    if platform == "tpu" and splash_takes(model.n_ctx):
-        return "splash"
-    return "xla"
+
+    kernel: str
+    reason: str | None = None
+
+
+def choose_attention(
+    platform: str, model: ModelSpec, compute_dtype: str, kind: str = ""
+) -> AttentionChoice:
+    """The attention kernel of a platform: its flash kernel where that takes the model, else XLA's.
+
+    Args:
+      platform: "cpu", "gpu" or "tpu".
+      kind: of device, a key of `lmscale.planner.devices.KINDS`; a GPU of another kind is taken for one
+        of the older ones, whose kernel takes narrower heads.
+    """
+    if platform == "gpu":
+        widest = 256 if kind in NEWER_GPUS else 128
+        refused = cudnn_refuses(model.attention_width, compute_dtype, widest)
+        return AttentionChoice("cudnn") if refused is None else AttentionChoice("xla", refused)
+    if platform == "tpu":
+        if splash_takes(model.n_ctx):
+            return AttentionChoice("splash")
+        return AttentionChoice("xla", f"the flash kernel takes contexts in 128s, not {model.n_ctx}")
+    return AttentionChoice("xla")
+
+
+def default_attention(platform: str, model: ModelSpec, compute_dtype: str, kind: str = "") -> str:
+    """The kernel of `choose_attention`."""
+    return choose_attention(platform, model, compute_dtype, kind).kernel

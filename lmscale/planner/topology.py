@@ -141,6 +141,11 @@ def absent_devices(kind: str, platform: str, count: int, linked: int) -> list[An
     return topology_devices("tpu", topology_name=name, **options)
 
 
+def gpu_capability(kind: str) -> tuple[int, int]:
+    """The compute capability of a kind of GPU: major, minor."""
+    return int(_GPUS[kind][-1]), 0
+
+
 def gpu_target(kind: str) -> str:
     """The description of a GPU that XLA compiles for: a `GpuTargetConfigProto` as text."""
     units, fpus, shared, block, cache, clock, bandwidth, memory, capability = _GPUS[kind]

@@ -12,7 +12,13 @@ from lmscale.sweep.claims import Claim, finding, published_number
 from lmscale.sweep.dropped import drop
 from lmscale.sweep.experiment import Experiment, ExperimentError, Run, load_scales
 from lmscale.sweep.fields import Bounds
-from lmscale.sweep.gpu_recipe import CENTRE, GPU_BATCH_TOKENS, GPU_RECIPE, batch_for
+from lmscale.sweep.gpu_recipe import (
+    CENTRE,
+    GPU_BATCH_TOKENS,
+    GPU_RECIPE,
+    batch_for,
+    head_multiple,
+)
 from lmscale.sweep.grids import (
     BASE_LR_HELP,
     KAPLAN_RECIPE,
@@ -47,6 +53,7 @@ __all__ = [
     "drop",
     "family_label",
     "finding",
+    "head_multiple",
     "init_by_width",
     "isoflop_grid",
     "ladder",

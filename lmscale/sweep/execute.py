@@ -25,7 +25,7 @@ from lmscale.parallel.distributed import (
 )
 from lmscale.planner.lineage import branch_steps
 from lmscale.planner.packs import Pack, Plan, replan_with_less_memory, with_slots
-from lmscale.planner.programs import CompileAhead, mesh_of, program_of
+from lmscale.planner.programs import CompileAhead, mesh_of, program_of, slow_attention
 from lmscale.planner.slots import SlotChoices, training_rate
 from lmscale.progress import Tracker
 from lmscale.sweep.ownership import Claims, is_free
@@ -169,7 +169,8 @@ def _train_packs(seat: Seat, options: ExecuteOptions) -> None:  # noqa: C901 (it
         program = next((program for known, program in kept if known == pack), None)
         if program is None:
             mesh = mesh_of(pack, devices)
-            program = program_of(pack, mesh, plan.devices.platform, options.attention)
+            platform, kind = plan.devices.platform, plan.devices.kind
+            program = program_of(pack, mesh, platform, options.attention, kind)
             kept.append((pack, program))
         return program
 
@@ -205,7 +206,11 @@ def _train_packs(seat: Seat, options: ExecuteOptions) -> None:  # noqa: C901 (it
         # A worker may come back to a pack.
         if (kind := (pack.key, pack.fingerprint, pack.n_slots)) not in told:
             told.add(kind)
-            seat.log(f"{pack.key.model.label}: {len(queue)} runs, {pack.n_slots} at a time")
+            slow = options.attention is None and slow_attention(pack.key, plan.devices)
+            seat.log(
+                f"{pack.key.model.label}: {len(queue)} runs, {pack.n_slots} at a time"
+                + (f"; attention computes all scores, as {slow}" if slow else "")
+            )
         source, program = source_for(pack), program_for(pack)
         # Workers compile while others train.
         if plan.workers == 1 and jax.process_count() == 1:

@@ -53,6 +53,14 @@ GPU_RECIPE: dict[str, Any] = {
 }
 
 
+def head_multiple(compute_dtype: str) -> int:
+    """What the width of a ladder's attention heads is a multiple of: 8 in bfloat16, else 1.
+
+    The flash kernel of NVIDIA GPUs, which takes bfloat16, pads other widths with zeros.
+    """
+    return 8 if compute_dtype == "bfloat16" else 1
+
+
 def batch_for(n_tokens: float, n_ctx: int) -> int:
     """Sequences of a batch for a run of `n_tokens`: near 2 sqrt(D) tokens, a power of two.
 

@@ -126,7 +126,7 @@ def _score_pack(
     """The scores of runs of one shape, in groups of the pack's size."""
     import jax
 
-    program = program_of(pack, mesh_of(pack, jax.devices()), devices.platform)
+    program = program_of(pack, mesh_of(pack, jax.devices()), devices.platform, kind=devices.kind)
     evaluator = Evaluator(program, lambda spec: open_corpus(spec.corpus))
     scores = []
     for first in range(0, len(folders), program.n_slots):

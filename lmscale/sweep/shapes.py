@@ -53,17 +53,20 @@ def nearest_sizes(
     return chosen
 
 
-def ladder(kind: str, sizes: Sequence[float], **fields: Any) -> list[ModelSpec]:
+def ladder(
+    kind: str, sizes: Sequence[float], *, head_multiple: int = 1, **fields: Any
+) -> list[ModelSpec]:
     """One standard shape of an architecture for each size; sizes that give the same shape are reported.
 
     Args:
       kind: the architecture.
       sizes: non-embedding parameters.
+      head_multiple: see `ModelSpec.with_head_multiple`.
       fields: see `ModelSpec.of_size`.
     """
     found: dict[ModelSpec, float] = {}
     for size in sizes:
-        model = architecture(kind).of_size(size, **fields)
+        model = architecture(kind).of_size(size, **fields).with_head_multiple(head_multiple)
         if model in found:
             drop(
                 f"size {size:.4g}",

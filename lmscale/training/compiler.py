@@ -1,4 +1,4 @@
-"""Options of XLA's compiler for CPUs: how machine code is made, not what is computed."""
+"""Options of XLA's compiler: how machine code is made, not what is computed."""
 
 from __future__ import annotations
 
@@ -19,6 +19,27 @@ def cpu_options() -> dict[str, Any]:
     return known_compiler_options(
         {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
     )
+
+
+@functools.cache
+def gpu_options() -> dict[str, Any]:
+    """For all programs on GPUs: sums whose order varies from call to call are computed in another way.
+
+    The gradient of the embedding is a sum over the tokens of a batch (a scatter that adds floats), for
+    which a GPU uses atomic additions in whatever order they come. Without this option a run that is
+    resumed, or trained twice, differs in its last bits. Kernels are still chosen by timing them; the choice
+    is kept with the compiled programs in the cache folder.
+    """
+    return known_compiler_options({"xla_gpu_exclude_nondeterministic_ops": True})
+
+
+def compiler_options(platform: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The options of a platform for programs that run for long, and for those that run once."""
+    if platform == "cpu":
+        return cpu_options(), quick_options()
+    if platform in ("gpu", "cuda"):
+        return gpu_options(), gpu_options()
+    return None, None
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from lmscale import optimizers
 from lmscale.parallel.distributed import place
 from lmscale.parallel.partition import run_shardings
 from lmscale.spec import RunSpec
-from lmscale.training.compiler import cpu_options, quick_options
+from lmscale.training.compiler import compiler_options
 from lmscale.training.state import ProgramKey, State, packed_hyperparameters
 from lmscale.training.step import PackStep, RunStep
 
@@ -62,9 +62,7 @@ class Program:
         """
         packed, whole = self._packed, self._sharding()
         batches = self._sharding(None, "run", "data")
-        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
-        # For programs that run for long, and for programs that run once for each run.
-        fast, once = (cpu_options(), quick_options()) if on_cpu else (None, None)
+        fast, once = compiler_options(self.mesh.devices.flat[0].platform)
 
         def train(data_sharding):
             return jax.jit(

@@ -61,3 +61,19 @@ def test_one_run_is_not_several_runs(capsys, corpus):
     assert "1 run in 1 pack, " in capsys.readouterr().out
     assert main([*argv, "--sizes", "1536", "--seeds", "0", "1"]) == 0
     assert "2 runs in 1 pack, " in capsys.readouterr().out
+
+
+def test_plan_says_what_float32_means_and_why_attention_is_slow(capsys, corpus):
+    argv = ["plan", "isoflop", "--data", "tiny", "--compile", "none", "--device"]
+    assert main([*argv, "h100"]) == 0
+    said = capsys.readouterr().out
+    assert "float32 means TF32 in matmuls on GPUs" in said
+    assert "attention computes all scores, as the flash kernel takes bfloat16" in said
+    assert main([*argv, "h100", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["float32_is_tf32"]
+    assert {pack["attention"] for pack in plan["packs"]} == {"xla"}
+    assert all("not float32" in pack["slow_attention"] for pack in plan["packs"])
+    assert main([*argv, "cpu:2"]) == 0
+    said = capsys.readouterr().out
+    assert "TF32" not in said and "all scores" not in said

@@ -53,6 +53,14 @@ def test_every_run_has_enough_updates_and_text_and_the_recipes_fields(name):
 
 
 @ALL
+def test_ladders_have_heads_that_the_flash_kernel_takes_as_they_are(name):
+    _, runs = runs_of(name)
+    widths = {run.spec.model.attention_width for run in runs} - {None}
+    # `shape` is about widths of heads; there the kernel pads.
+    assert all(width % 8 == 0 for width in widths) or name == "shape"
+
+
+@ALL
 def test_rates_go_with_the_width_and_batches_with_the_tokens(name):
     experiment, runs = runs_of(name)
     for run in runs:

@@ -1,7 +1,9 @@
 """The arithmetic of compiled plans; the compilers themselves where they are installed."""
 
 import dataclasses
+import io
 import json
+import subprocess
 
 import jax
 import pytest
@@ -140,6 +142,38 @@ def test_a_missing_compiler_says_what_to_install(monkeypatch):
         aot.require_compiler(parse_devices("h100"))
     with pytest.raises(aot.CompileError, match="--device"):
         aot.require_compiler(parse_devices("cpu:2"))
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (NotImplementedError("head dim must be\n\nmore"), "NotImplementedError: head dim must be"),
+        (ValueError(""), "ValueError"),
+    ],
+)
+def test_the_reason_of_a_failed_compilation_is_the_error_itself(monkeypatch, capsys, error, says):
+    """jax ends a traceback with a note on frames that it hides, and so did we."""
+
+    def fails(request):
+        raise error
+
+    monkeypatch.setattr(aot, "_compile", fails)
+    monkeypatch.setattr("sys.stdin", io.StringIO("{}"))
+    assert aot.main() == 0
+    found = Compiled.from_json(json.loads(capsys.readouterr().out))
+    assert found.error == f"the compiler: {says}"
+    assert not found.fits(parse_devices("h100"))
+
+
+@pytest.mark.parametrize(("code", "says"), [(3, "exit code 3: the end"), (-11, "SIGSEGV: the end")])
+def test_a_compiler_that_crashes_ends_only_its_own_process(monkeypatch, own_cache, code, says):
+    def crashes(*args, **options):
+        return subprocess.CompletedProcess(args, code, "", "first\nthe end\n")
+
+    monkeypatch.setattr(subprocess, "run", crashes)
+    plan = large_plan()
+    found = aot.compile_pack(plan.packs[0], plan.devices, TOKENS)
+    assert found.error == f"the compiler ended with {says}"
 
 
 @pytest.fixture

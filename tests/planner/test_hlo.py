@@ -143,3 +143,44 @@ def test_loops_and_collectives_as_a_tpu_has_them():
     assert gather.sent == 32 * 128 * 2 * 3 / 4
     assert (gather.n_devices, gather.span) == (4, 4)
     assert gather.scope.endswith("dot_general")
+
+
+def test_a_permutation_in_which_nobody_sends_sends_nothing():
+    """`lmscale plan --mesh 2,4,1 --device h100:8` failed on it."""
+    text = TPU.replace(
+        "%y = bf16", "%z = bf16[8,128] collective-permute(%x), source_target_pairs={}\n  %y = bf16"
+    )
+    assert "source_target_pairs={}" in text
+    program = Program(text)
+    assert [collective.kind for collective in program.collectives] == ["all-gather"]
+    assert program.hbm_bytes() > 0
+    assert program.unknown == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "unknown"),
+    [
+        # A collective over all devices, of which there is no number in the text.
+        ("replica_groups=mesh['a'=2,'b'=4] {'b'}", "replica_groups={}", "all-gather-start ag"),
+        ("replica_groups=mesh['a'=2,'b'=4] {'b'}", "replica_groups=new<2>", "all-gather-start ag"),
+        ("while(%start), condition=%condition, body=%body", "while(%start)", "computation without"),
+        ("get-tuple-element(%state), index=0", "get-tuple-element(%state)", "while loop"),
+        ("slice(%got), slice={[0:8], [0:128]}", "fusion(%got)", "fusion y"),
+        ("  %y = bf16", "  %bad = f32[8]\n  %y = bf16", "line %bad"),
+    ],
+)
+def test_what_is_not_known_is_named_and_the_rest_is_read(old, new, unknown):
+    assert old in TPU
+    program = Program(TPU.replace(old, new))
+    whole = Program(TPU)
+    assert program.hbm_bytes() <= whole.hbm_bytes()
+    assert len(program.collectives) <= len(whole.collectives)
+    assert any(name.startswith(unknown) for name in program.unknown), program.unknown
+
+
+def test_a_text_of_another_kind_is_unknown_as_a_whole():
+    for text in ("", "module @jit_train {\n}\n", TPU[: len(TPU) // 2]):
+        program = Program(text)
+        assert program.collectives == () or text
+        assert program.hbm_bytes() >= 0
+        assert program.unknown

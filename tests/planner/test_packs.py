@@ -12,8 +12,9 @@ from lmscale.planner.devices import DeviceError, parse_devices
 from lmscale.planner.memory import device_memory
 from lmscale.planner.mesh_search import divisors
 from lmscale.planner.packs import enough_devices, fits, make_plan, replan_with_less_memory
+from lmscale.planner.programs import slow_attention
 from lmscale.planner.roofline import step_seconds
-from lmscale.planner.step_config import StepConfig, default_attention
+from lmscale.planner.step_config import StepConfig, choose_attention, default_attention
 from lmscale.spec import DataSpec, LSTMSpec, TransformerSpec
 from lmscale.sweep.grids import isoflop_grid, width_rule
 from lmscale.sweep.shards import shard_runs
@@ -238,6 +239,30 @@ def test_each_platform_has_its_attention():
     assert attention("gpu", 1024) == "cudnn"
     assert attention("gpu", 1024, "float32") == "xla"
     assert attention("cpu", 1024) == "xla"
+
+
+def test_heads_too_wide_for_a_gpu_are_computed_by_xla_with_the_reason():
+    def choice(d_head, kind, compute_dtype="bfloat16"):
+        model = TransformerSpec(
+            n_layer=1, d_model=64, n_head=2, d_attn=2 * d_head, n_ctx=128, vocab_size=512
+        )
+        return choose_attention("gpu", model, compute_dtype, kind)
+
+    assert choice(44, "a100") == ("cudnn", None)
+    assert choice(160, "h100") == ("cudnn", None)
+    assert choice(160, "a100") == (
+        "xla",
+        "the flash kernel takes heads of at most 128 here, not of 160",
+    )
+    assert choice(160, "some other gpu").kernel == "xla"
+    assert choice(257, "h200").kernel == "xla"
+    assert "not float32" in choice(64, "h100", "float32").reason
+    key = ProgramKey.of(runs()[0].spec)
+    assert "not float32" in slow_attention(key, parse_devices("h100"))
+    assert slow_attention(key, parse_devices("cpu:1")) is None
+    recurrent = LSTMSpec(n_layer=1, d_hidden=8, d_embed=8, n_ctx=16, vocab_size=32)
+    key = dataclasses.replace(key, model=recurrent)
+    assert slow_attention(key, parse_devices("h100")) is None
 
 
 @pytest.mark.parametrize("mesh", [(2, 2, 1), (1, 4, 1), (1, 2, 2), (4, 1, 1)])

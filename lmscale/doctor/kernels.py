@@ -1,0 +1,118 @@
+"""Attention kernels and matmuls against references that are computed more precisely."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lmscale.doctor.check import Finding, Place
+
+#: Widths of heads that the kernels are tried with: the usual one, one that is padded, and a wide one.
+WIDTHS = (64, 44, 128)
+#: Largest error of a kernel, relative to the largest number: bfloat16 has 8 bits, TF32 has 10.
+TOLERANCE = {"bfloat16": 0.04, "float32": 0.01}
+#: Error of a float32 matmul above which its factors were rounded, as TF32 rounds them.
+FLOAT32_ERROR = 1e-5
+
+#: Kernel -> its platform, and how to have it.
+_KERNELS = {"cudnn": ("gpu", "an NVIDIA GPU"), "splash": ("tpu", "a TPU")}
+
+
+def precision(place: Place) -> Finding:
+    """What float32 means here: NVIDIA GPUs round the factors of float32 matmuls to TF32."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    left, right = np.random.default_rng(0).normal(size=(2, 256, 256)).astype(np.float32)
+    exact = left.astype(np.float64) @ right.astype(np.float64)
+    found = np.asarray(jax.jit(jnp.matmul)(left, right), np.float64)
+    error = float(np.abs(found - exact).max() / np.abs(exact).max())
+    facts = {"relative_error": error, "float32": error < FLOAT32_ERROR}
+    if not math.isfinite(error) or error > TOLERANCE["float32"]:
+        return Finding("failed", f"a float32 matmul is off by {error:.2g}", "see devices", facts)
+    if error > FLOAT32_ERROR:
+        text = f"float32 matmuls round their factors (TF32 on NVIDIA GPUs): off by {error:.1g}"
+        remedy = (
+            "compute_dtype float32 means this here, which is usual for training; "
+            "JAX_DEFAULT_MATMUL_PRECISION=highest gives full float32, several times slower"
+        )
+        return Finding("ok", text, remedy, facts)
+    return Finding("ok", f"float32 matmuls are float32: off by {error:.1g}", None, facts)
+
+
+def attention(place: Place) -> Finding:
+    """Every attention kernel of this platform, forward and gradients, against scores in float32."""
+    import jax
+
+    platform = jax.devices()[0].platform
+    kernels = [("xla", "float32"), ("xla", "bfloat16")]
+    kernels += [(name, "bfloat16") for name, (where, _) in _KERNELS.items() if where == platform]
+    errors, wrong = {}, []
+    for kernel, dtype in kernels:
+        for d_head in WIDTHS:
+            name = f"{kernel} {dtype} heads of {d_head}"
+            try:
+                errors[name] = kernel_error(kernel, dtype, d_head)
+            except (
+                Exception
+            ) as error:  # One kernel that is not there says nothing about the others.
+                first = (str(error).strip() or type(error).__name__).splitlines()[0]
+                wrong.append(f"{name}: {first[:160]}")
+                continue
+            if not errors[name] < TOLERANCE[dtype]:
+                wrong.append(f"{name} is off by {errors[name]:.2g}")
+    absent = [
+        f"{name} needs {what}" for name, (where, what) in _KERNELS.items() if where != platform
+    ]
+    facts = {"errors": errors, "wrong": wrong, "used": kernels[-1][0]}
+    if wrong:
+        remedy = (
+            "install the extra for this platform anew (lmscale[cuda13] brings cuDNN); if it stays, "
+            "send the output of lmscale doctor --json with a report"
+        )
+        return Finding("failed", "; ".join(wrong), remedy, facts)
+    tried = ", ".join(dict.fromkeys(f"{kernel} in {dtype}" for kernel, dtype in kernels))
+    text = f"{tried} agree with float32 scores to {max(errors.values()):.1g}; {'; '.join(absent)}"
+    return Finding("ok", text, None, facts)
+
+
+def kernel_error(kernel: str, dtype: str, d_head: int) -> float:
+    """Largest error of a kernel's output and gradients, relative to the largest number of each."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from lmscale.models.attention import causal_attention
+
+    shape = (2, 256, 2, d_head)
+    given = np.random.default_rng(0).normal(size=(4, *shape)).astype(np.float32)
+    *inputs, weight = (jnp.asarray(x, dtype) for x in given)
+
+    def both(function: Any) -> Any:
+        def total(query: Any, key: Any, value: Any) -> Any:
+            mixed = function(query, key, value)
+            return (mixed.astype(jnp.float32) * weight.astype(jnp.float32)).sum(), mixed
+
+        return jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))
+
+    found = both(lambda q, k, v: causal_attention(q, k, v, kernel))(*inputs)
+    with jax.default_matmul_precision("highest"):
+        # Of the same rounded inputs.
+        expected = both(written_out)(*(x.astype(jnp.float32) for x in inputs))
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    return max(_relative(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in pairs)
+
+
+def _relative(found: Any, expected: Any) -> float:
+    return float(abs(found - expected).max() / abs(expected).max())
+
+
+def written_out(query: Any, key: Any, value: Any) -> Any:
+    """Causal attention of [batch, time, n_head, d_head] as a textbook has it."""
+    import jax
+    import jax.numpy as jnp
+
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
+    scores = jnp.where(jnp.tril(jnp.ones(scores.shape[-2:], bool)), scores, -jnp.inf)
+    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, axis=-1), value)
