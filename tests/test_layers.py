@@ -36,6 +36,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # What is made of results.
     ("studies", "bench"),
     ("report",),
+    # The Python interface, which `lmscale/__init__.py` gives out lazily.
+    ("interface", "figures"),
     ("cli",),
     ("__main__",),
 )
