@@ -15,6 +15,7 @@ everything else about the architecture:
 | tensor parallelism | `splits_over`, `REDUCTIONS`, `REDUCED_EVERY_TOKEN` | planner |
 | models of other sizes | `of_shape`, `of_size`, `ladders`, `scaled`, `SHAPE_FIELDS` | grids, advice |
 | learning rate of short runs | `short_run_lr` | experiments at cpu scale |
+| the same model in transformers | `hugging_face` | `lmscale export` |
 
 To add one, write such a class in a file and decorate it with `register`. No other code in lmscale asks
 which architecture a model has. This module does not import jax, so commands that do not train start
@@ -31,6 +32,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Required, Self, TypedDict, Unpack
 
+from lmscale.architectures.hugging_face import HuggingFace
 from lmscale.serialize import Spec, SpecError, require, require_fraction, require_positive, short
 
 if TYPE_CHECKING:
@@ -219,6 +221,14 @@ class ModelSpec(Spec, abc.ABC):
           attention: "xla", "cudnn" or "splash", for architectures with attention.
           remat: save only the inputs of the layers for the backward pass, where `REMAT` allows it.
         """
+
+    def hugging_face(self) -> HuggingFace:
+        """This model in Hugging Face's transformers.
+
+        Raises:
+          SpecError: transformers has no such model; the message says why, in one line.
+        """
+        raise SpecError(f"transformers has no model of the architecture {self.kind}")
 
     # --- Counts ----------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from lmscale.architectures.base import (
     output_head,
     register,
 )
+from lmscale.architectures.hugging_face import HuggingFace, Renamed
 from lmscale.architectures.transformer import transformer_shape
 from lmscale.serialize import DERIVED, Derived, require, require_positive
 
@@ -113,6 +114,60 @@ class LlamaSpec(ModelSpec):
         from lmscale.models.llama import Llama
 
         return Llama(self, rngs, **options)
+
+    def hugging_face(self) -> HuggingFace:
+        """`LlamaForCausalLM`; with `qk_norm` `Qwen3ForCausalLM`."""
+        name, kind = ("Qwen3", "qwen3") if self.qk_norm else ("Llama", "llama")
+        config = {
+            "architectures": [f"{name}ForCausalLM"],
+            "model_type": kind,
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.d_model,
+            "intermediate_size": self.d_ff,
+            "num_hidden_layers": self.n_layer,
+            "num_attention_heads": self.n_head,
+            "num_key_value_heads": self.n_kv_head,
+            "head_dim": self.d_head,
+            "max_position_embeddings": self.n_ctx,
+            "hidden_act": "silu",
+            "rms_norm_eps": self.epsilon,
+            # Versions before 5 read the first, later ones the second.
+            "rope_theta": self.rope_theta,
+            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "mlp_bias": False,
+            "initializer_range": self.init_std,
+            "tie_word_embeddings": self.tied_head,
+        }
+        layer = "model.layers.{layer}"
+
+        def matrix(ours: str, theirs: str, n_in: int = 1) -> Renamed:
+            return Renamed(f"blocks.{ours}.kernel", f"{layer}.{theirs}.weight", n_in, True)
+
+        arrays = [
+            Renamed("embed.embedding", "model.embed_tokens.weight"),
+            Renamed("norm_final.scale", "model.norm.weight"),
+            Renamed("blocks.norm_attention.scale", f"{layer}.input_layernorm.weight"),
+            Renamed("blocks.norm_feed_forward.scale", f"{layer}.post_attention_layernorm.weight"),
+            matrix("attention.query", "self_attn.q_proj"),
+            matrix("attention.key", "self_attn.k_proj"),
+            matrix("attention.value", "self_attn.v_proj"),
+            matrix("attention.out", "self_attn.o_proj", 2),
+            matrix("feed_forward.gate", "mlp.gate_proj"),
+            matrix("feed_forward.up", "mlp.up_proj"),
+            matrix("feed_forward.down", "mlp.down_proj"),
+        ]
+        if not self.tied_head:
+            arrays.append(Renamed("head.kernel", "lm_head.weight", 1, True))
+        if self.qk_norm:
+            arrays += [
+                Renamed(
+                    f"blocks.attention.norm_{part}.scale", f"{layer}.self_attn.{short}_norm.weight"
+                )
+                for part, short in (("query", "q"), ("key", "k"))
+            ]
+        return HuggingFace(config, tuple(arrays))
 
     def operations(self) -> dict[str, Operation]:
         d, f, n, c = self.d_model, self.d_ff, self.n_layer, self.n_ctx

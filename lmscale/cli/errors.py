@@ -15,6 +15,7 @@ class CommandError(ValueError):
 EXIT_CODES = {
     "lmscale.cli.errors.CommandError": 2,
     "lmscale.data.errors.DataError": 2,
+    "lmscale.export.write.ExportError": 2,
     "lmscale.laws.errors.TableError": 2,
     "lmscale.laws.result.FitError": 2,
     "lmscale.parallel.mesh.MeshError": 2,
