@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # What makes a run's result.
     ("data",),
     ("training",),
-    ("planner", "export"),
+    ("planner", "export", "tracking"),
     ("sweep",),
     # What is made of results.
     ("studies", "bench"),

@@ -25,6 +25,7 @@ EXIT_CODES = {
     "lmscale.planner.devices.DeviceError": 2,
     "lmscale.sweep.fields.ExperimentError": 2,
     "lmscale.sweep.store.StoreError": 2,
+    "lmscale.tracking.trackers.TrackingError": 2,
     "lmscale.user_files.UserFileError": 2,
     "builtins.OSError": 1,
     "lmscale.data.errors.BuildError": 1,
