@@ -31,10 +31,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # What makes a run's result.
     ("data",),
     ("training",),
-    ("planner", "export", "tracking"),
+    ("planner", "tracking"),
     ("sweep",),
     # What is made of results.
-    ("studies", "bench"),
+    ("studies", "bench", "export"),
     ("report",),
     # The Python interface, which `lmscale/__init__.py` gives out lazily.
     ("interface", "figures"),

@@ -230,6 +230,15 @@ class ModelSpec(Spec, abc.ABC):
         """
         raise SpecError(f"transformers has no model of the architecture {self.kind}")
 
+    @classmethod
+    def of_hugging_face(cls, config: dict[str, Any]) -> ModelSpec | None:
+        """The model of a config.json of transformers; None where it is of another architecture.
+
+        Raises:
+          SpecError: it is of this architecture, with something that this one has not.
+        """
+        return None
+
     # --- Counts ----------------------------------------------------------------------------------
 
     @abc.abstractmethod
@@ -367,6 +376,22 @@ def architecture(kind: str) -> type[ModelSpec]:
         f"there is no architecture {short(kind)}; there are {', '.join(kinds())}",
     )
     return _REGISTRY[kind]
+
+
+def of_hugging_face(config: dict[str, Any]) -> ModelSpec:
+    """The model of a config.json of transformers.
+
+    Raises:
+      SpecError: no architecture has such a model.
+    """
+    for cls in _REGISTRY.values():
+        try:
+            found = cls.of_hugging_face(config)
+        except KeyError as error:
+            raise SpecError(f"it has no {error}") from None
+        if found is not None:
+            return found
+    raise SpecError(f"no architecture here is a {short(config.get('model_type'))} of transformers")
 
 
 def kinds() -> tuple[str, ...]:

@@ -169,6 +169,31 @@ class LlamaSpec(ModelSpec):
             ]
         return HuggingFace(config, tuple(arrays))
 
+    @classmethod
+    def of_hugging_face(cls, config: dict[str, Any]) -> LlamaSpec | None:
+        if config.get("model_type") not in ("llama", "qwen3"):
+            return None
+        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        kind = rope.get("rope_type", "default")
+        require(kind == "default", f"rotary positions of the type {kind!r} are not had here")
+        for name in ("attention_bias", "mlp_bias", "use_sliding_window"):
+            require(not config.get(name), f"{name} must be false")
+        heads = config["num_attention_heads"]
+        return cls(
+            n_layer=config["num_hidden_layers"],
+            n_ctx=config["max_position_embeddings"],
+            vocab_size=config["vocab_size"],
+            d_model=config["hidden_size"],
+            n_head=heads,
+            n_kv_head=config.get("num_key_value_heads") or heads,
+            d_head=config.get("head_dim") or config["hidden_size"] // heads,
+            d_ff=config["intermediate_size"],
+            qk_norm=config["model_type"] == "qwen3",
+            rope_theta=rope.get("rope_theta") or config.get("rope_theta") or 10_000.0,
+            epsilon=config.get("rms_norm_eps", 1e-6),
+            tied_head=config.get("tie_word_embeddings", False),
+        )
+
     def operations(self) -> dict[str, Operation]:
         d, f, n, c = self.d_model, self.d_ff, self.n_layer, self.n_ctx
         a, b = self.n_head * self.d_head, self.n_kv_head * self.d_head

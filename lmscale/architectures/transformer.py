@@ -33,7 +33,7 @@ from lmscale.architectures.base import (
     shared_fields,
 )
 from lmscale.architectures.hugging_face import HuggingFace, Renamed
-from lmscale.serialize import DERIVED, Derived, SpecError, require, require_positive
+from lmscale.serialize import DERIVED, Derived, SpecError, require, require_positive, short
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -190,6 +190,37 @@ class TransformerSpec(ModelSpec):
             for k in range(self.n_layer)
         }
         return HuggingFace(config, tuple(arrays), zeros)
+
+    @classmethod
+    def of_hugging_face(cls, config: dict[str, Any]) -> TransformerSpec | None:
+        if config.get("model_type") != "gpt2":
+            return None
+        activations: dict[str, Literal["gelu", "relu"]] = {
+            "gelu_new": "gelu",
+            "gelu_pytorch_tanh": "gelu",
+            "relu": "relu",
+        }
+        activation = config.get("activation_function", "gelu_new")
+        require(activation in activations, f"activation_function {activation!r} is not had here")
+        own = {
+            "layer_norm_epsilon": 1e-5,
+            "scale_attn_weights": True,
+            "scale_attn_by_inverse_layer_idx": False,
+            "add_cross_attention": False,
+        }
+        for name, value in own.items():
+            found = config.get(name, value)
+            require(found == value, f"{name} must be {value}, not {short(found)}")
+        return cls(
+            n_layer=config["n_layer"],
+            n_ctx=config["n_positions"],
+            vocab_size=config["vocab_size"],
+            d_model=config["n_embd"],
+            n_head=config["n_head"],
+            d_ff=config.get("n_inner") or 4 * config["n_embd"],
+            activation=activations[activation],
+            tied_head=config.get("tie_word_embeddings", True),
+        )
 
     def operations(self) -> dict[str, Operation]:
         d, a, f = self.d_model, self.d_attn, self.d_ff

@@ -24,7 +24,7 @@ from lmscale.export.tokenizer_json import differing_text, tokenizer_json
 from lmscale.serialize import SpecError
 from lmscale.training.checkpoint import Checkpoints
 from lmscale.training.run_folder import RunFolder
-from lmscale.training.state import ProgramKey, initial_state
+from lmscale.training.state import single_device_like
 from lmscale.training.trained import named_arrays
 from tests.cli.answers import answer, refused
 from tests.training.specs import LSTM, TRANSFORMER, VOCAB, run_spec
@@ -38,6 +38,19 @@ MODELS = {
     "tied llama": dataclasses.replace(LLAMA, tied_head=True, d_head=6, rope_theta=50.0),
     "qwen3": dataclasses.replace(LLAMA, qk_norm=True),
 }
+
+
+def random_state(spec):
+    """A run's state; its numbers are not computed, so that nothing is compiled for it."""
+    rng = np.random.default_rng(0)
+
+    def value(x):
+        integers = not jnp.issubdtype(x.dtype, jnp.floating)
+        return jnp.asarray(
+            np.zeros(x.shape) if integers else 0.3 * rng.standard_normal(x.shape), x.dtype
+        )
+
+    return jax.tree.map(value, single_device_like(spec))
 
 
 @pytest.fixture(autouse=True)
@@ -55,12 +68,7 @@ def trained(corpus, tmp_path_factory):
             spec = run_spec(corpus, model=model)
             folder = RunFolder(tmp_path_factory.mktemp("runs") / spec.run_id, spec)
             folder.create()
-            state = initial_state(ProgramKey.of(spec), jnp.int32(0))
-            rng = np.random.default_rng(0)
-            state["params"] = jax.tree.map(
-                lambda x: x + jnp.asarray(0.3 * rng.standard_normal(x.shape), x.dtype),
-                state["params"],
-            )
+            state = random_state(spec)
             checkpoints = Checkpoints(folder.checkpoints, folder.run_id)
             checkpoints.save(12, state, {})
             checkpoints.wait()
@@ -257,7 +265,7 @@ def test_a_damaged_checkpoint_is_named(corpus, trained, tmp_path, capsys):
     folder = RunFolder(tmp_path / spec.run_id, spec)
     folder.create()
     checkpoints = Checkpoints(folder.checkpoints, folder.run_id)
-    checkpoints.save(3, initial_state(ProgramKey.of(spec), jnp.int32(0)), {})
+    checkpoints.save(3, random_state(spec), {})
     checkpoints.wait()
     checkpoints.close()
     largest = max(Path(folder.checkpoints / "3").rglob("*"), key=lambda path: path.stat().st_size)
