@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from lmscale.cli.argument_types import positive_int
 from lmscale.cli.parser import Parser
 from lmscale.terminal import print_json
 
@@ -28,6 +29,9 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
     parser.add_argument("--format", required=True, metavar="hf|safetensors")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
     parser.add_argument(
+        "--step", type=positive_int, help="of the checkpoint (the newest; see run --keep-every)"
+    )
+    parser.add_argument(
         "--force", action="store_true", help="replace a folder that an export has written"
     )
     parser.add_argument(
@@ -48,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         args.run,
         args.out,
         args.format,
+        step=args.step,
         tokenizer=not args.without_tokenizer,
         force=args.force,
     )

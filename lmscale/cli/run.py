@@ -69,6 +69,13 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
         "pod, under srun or in Kubernetes, or process INDEX of COUNT whose first is at HOST:PORT",
     )
     parser.add_argument(
+        "--keep-every",
+        metavar="STEPS",
+        type=argument_types.positive_whole,
+        help="keep the state of every so many steps for good, in runs/RUN/branches, beside the rolling pair "
+        "of checkpoints (export and sample take one by --step)",
+    )
+    parser.add_argument(
         "--track",
         metavar="tensorboard|wandb|MODULE:FUNCTION",
         action="append",
@@ -175,6 +182,7 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
                     choose_slots=not args.slots,
                     other_stores=others,
                     trackers=trackers,
+                    keep_every=args.keep_every,
                 )
             except Preempted:
                 if is_main_process():

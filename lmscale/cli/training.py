@@ -42,6 +42,7 @@ def train_job(
     choose_slots: bool = True,
     other_stores: Sequence[Any] = (),
     trackers: Mapping[str, Any] | None = None,
+    keep_every: int | None = None,
 ) -> bool:
     """Trains and reports one experiment; True where a run failed for another reason than its loss.
 
@@ -54,6 +55,7 @@ def train_job(
       choose_slots: whether measured speeds may change how many runs are trained side by side.
       other_stores: whose finished runs are taken over where they are equal.
       trackers: name -> `lmscale.tracking` tracker that hears of every record.
+      keep_every: steps between states that are kept for good.
 
     Raises:
       Preempted: `stop` said so, and every run is saved.
@@ -64,7 +66,7 @@ def train_job(
 
     store = job.store
     if is_main_process():
-        _prepare(job, bar, shard, other_stores)
+        _prepare(job, bar, shard, other_stores, keep_every)
     # From here on there is training state to save.
     with signals.deferred(), _tracking(job, trackers or {}, bar):
         execute(
@@ -74,6 +76,7 @@ def train_job(
             bar,
             choices=choices_of(store.path, job.plan.devices) if choose_slots else None,
             checkpoint_seconds=checkpoint_seconds,
+            keep_every=keep_every,
             stop=stop,
         )
     return _report(store, bar) if is_main_process() else False
@@ -93,13 +96,19 @@ def _tracking(job: Job, trackers: Mapping[str, Any], bar: Any) -> Any:
     return follow(store.path, name, runs, trackers, bar.log)
 
 
-def _prepare(job: Job, bar: Any, shard: tuple[int, int], other_stores: Sequence[Any]) -> None:
+def _prepare(
+    job: Job,
+    bar: Any,
+    shard: tuple[int, int],
+    other_stores: Sequence[Any],
+    keep_every: int | None,
+) -> None:
     """Declares the store and takes over finished runs."""
     from lmscale.sweep.room import check_room
     from lmscale.sweep.store import note_worker
 
     name, experiment, corpus, runs, _ = job.declared
-    check_room(job.plan, job.store)
+    check_room(job.plan, job.store, keep_every)
     # Imported meanwhile: it takes seconds that no run needs to wait for.
     report = threading.Thread(target=importlib.import_module, args=("lmscale.report",), daemon=True)
     report.start()

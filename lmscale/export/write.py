@@ -56,16 +56,18 @@ def export_run(
     out: str | os.PathLike,
     format: str,
     *,
+    step: int | None = None,
     tokenizer: bool = True,
     force: bool = False,
 ) -> Exported:
-    """Writes the newest checkpoint of a run for others to load.
+    """Writes a checkpoint of a run for others to load.
 
     Args:
       run: a folder of DIR/runs.
       out: the folder to write, which appears whole.
       format: "hf" (config, weights and tokeniser as transformers loads them) or "safetensors" (our
         arrays by our names, for every architecture).
+      step: of the checkpoint; the newest if it is not given.
       tokenizer: whether to write it; it is read from the corpus of the run.
       force: replace a folder that an export has written.
 
@@ -91,7 +93,7 @@ def export_run(
     form = _form(spec) if format == "hf" else None
     data = spec.data
     corpus = open_corpus(data.corpus, fingerprint=data.fingerprint) if tokenizer else None
-    step, state = trained_state(folder)
+    step, state = trained_state(folder, step)
     arrays = named_arrays(state["params"])
     notes = list(_notes(folder, step))
     temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
@@ -151,7 +153,7 @@ def _form(spec: RunSpec) -> Any:
 
 def _notes(folder: RunFolder, step: int) -> list[str]:
     status = folder.status()["status"]
-    if status == "done":
+    if status == "done" and step == folder.status()["step"]:
         return []
     return [f"the run is {status}: these are its weights at step {step} of {folder.spec.steps}"]
 

@@ -14,7 +14,13 @@ from lmscale.training.trained import trained_state
 
 
 def sample_tokens(
-    folder: RunFolder, prompt: Sequence[int], *, n_tokens: int, temperature: float, seed: int
+    folder: RunFolder,
+    prompt: Sequence[int],
+    *,
+    n_tokens: int,
+    temperature: float,
+    seed: int,
+    step: int | None = None,
 ) -> Iterator[int]:
     """Continues a prompt, one token at a time.
 
@@ -24,12 +30,13 @@ def sample_tokens(
       n_tokens: how many to add.
       temperature: 1 samples from the model, 0 takes the likeliest token.
       seed: of the sampling.
+      step: of the checkpoint; the newest if it is not given.
 
     Raises:
       SpecError: when the run has no checkpoint.
       DamagedError: when its newest one is damaged.
     """
-    state = trained_state(folder)[1]
+    state = trained_state(folder, step)[1]
     spec = folder.spec.model
     graphdef = nnx.split(nnx.eval_shape(lambda: spec.module(nnx.Rngs(params=0))))[0]
 

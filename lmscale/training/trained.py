@@ -16,19 +16,32 @@ from lmscale.training.state import single_device_like
 __all__ = ["named_arrays", "trained_state"]
 
 
-def trained_state(folder: RunFolder) -> tuple[int, Any]:
-    """The step and the state of a run's newest checkpoint, on the first device.
+def trained_state(folder: RunFolder, step: int | None = None) -> tuple[int, Any]:
+    """The step and the state of a run's checkpoint, on the first device.
+
+    Args:
+      folder: the run's.
+      step: of the checkpoint, which may be one that is kept for good; the newest if it is not given.
 
     Raises:
-      SpecError: the run has no checkpoint.
-      DamagedError: its newest one is damaged.
+      SpecError: the run has no such checkpoint.
+      DamagedError: it is damaged.
     """
-    steps = saved_steps(folder.checkpoints)
-    if not steps:
+    places = {
+        saved: place
+        for place in (folder.branches, folder.checkpoints)
+        for saved in saved_steps(place)
+    }
+    if not places:
         raise SpecError(f"{folder.path} has no checkpoint yet")
-    checkpoints = Checkpoints(folder.checkpoints, folder.run_id, read_only=True)
+    chosen = max(places) if step is None else step
+    if chosen not in places:
+        raise SpecError(
+            f"{folder.path} has no checkpoint of step {chosen}, but of {', '.join(map(str, sorted(places)))}"
+        )
+    checkpoints = Checkpoints(places[chosen], folder.run_id, read_only=True)
     try:
-        return max(steps), checkpoints.restore(max(steps), single_device_like(folder.spec))[0]
+        return chosen, checkpoints.restore(chosen, single_device_like(folder.spec))[0]
     except DamagedError as error:
         # A run that has ended is not looked at again while it has a result.
         remedy = (
