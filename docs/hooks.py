@@ -18,6 +18,7 @@ PAGES = {"README.md": "index.md"} | {
 }
 #: Modules whose public names are documented, by heading.
 MODULES = {
+    "Python interface": ("lmscale.interface", "lmscale.figures", "lmscale.studies.results"),
     "Runs and experiments": ("lmscale.spec", "lmscale.sweep"),
     "Architectures": ("lmscale.architectures.base",),
     "Optimizers": ("lmscale.optimizers",),

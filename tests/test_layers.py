@@ -31,11 +31,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # What makes a run's result.
     ("data",),
     ("training",),
-    ("planner",),
+    ("planner", "tracking"),
     ("sweep",),
     # What is made of results.
-    ("studies", "bench"),
+    ("studies", "bench", "export"),
     ("report", "doctor"),
+    # The Python interface, which `lmscale/__init__.py` gives out lazily.
+    ("interface", "figures"),
     ("cli",),
     ("__main__",),
 )

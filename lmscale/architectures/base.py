@@ -16,6 +16,7 @@ everything else about the architecture:
 | models of other sizes | `of_shape`, `of_size`, `ladders`, `scaled`, `SHAPE_FIELDS` | grids, advice |
 | heads that kernels take | `with_head_multiple` | ladders |
 | learning rate of short runs | `short_run_lr` | experiments at cpu scale |
+| the same model in transformers | `hugging_face` | `lmscale export` |
 
 To add one, write such a class in a file and decorate it with `register`. No other code in lmscale asks
 which architecture a model has. This module does not import jax, so commands that do not train start
@@ -32,6 +33,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Required, Self, TypedDict, Unpack
 
+from lmscale.architectures.hugging_face import HuggingFace
 from lmscale.serialize import Spec, SpecError, require, require_fraction, require_positive, short
 from lmscale.terminal import plural
 
@@ -234,6 +236,23 @@ class ModelSpec(Spec, abc.ABC):
           remat: save only the inputs of the layers for the backward pass, where `REMAT` allows it.
         """
 
+    def hugging_face(self) -> HuggingFace:
+        """This model in Hugging Face's transformers.
+
+        Raises:
+          SpecError: transformers has no such model; the message says why, in one line.
+        """
+        raise SpecError(f"transformers has no model of the architecture {self.kind}")
+
+    @classmethod
+    def of_hugging_face(cls, config: dict[str, Any]) -> ModelSpec | None:
+        """The model of a config.json of transformers; None where it is of another architecture.
+
+        Raises:
+          SpecError: it is of this architecture, with something that this one has not.
+        """
+        return None
+
     # --- Counts ----------------------------------------------------------------------------------
 
     @abc.abstractmethod
@@ -379,6 +398,22 @@ def architecture(kind: str) -> type[ModelSpec]:
         f"there is no architecture {short(kind)}; there are {', '.join(kinds())}",
     )
     return _REGISTRY[kind]
+
+
+def of_hugging_face(config: dict[str, Any]) -> ModelSpec:
+    """The model of a config.json of transformers.
+
+    Raises:
+      SpecError: no architecture has such a model.
+    """
+    for cls in _REGISTRY.values():
+        try:
+            found = cls.of_hugging_face(config)
+        except KeyError as error:
+            raise SpecError(f"it has no {error}") from None
+        if found is not None:
+            return found
+    raise SpecError(f"no architecture here is a {short(config.get('model_type'))} of transformers")
 
 
 def kinds() -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from lmscale.architectures.base import (
     output_head,
     register,
 )
+from lmscale.architectures.hugging_face import HuggingFace, Renamed
 from lmscale.architectures.transformer import init_by_width, transformer_shape
 from lmscale.serialize import DERIVED, Derived, require, require_positive
 from lmscale.terminal import plural
@@ -127,6 +128,85 @@ class LlamaSpec(ModelSpec):
         from lmscale.models.llama import Llama
 
         return Llama(self, rngs, **options)
+
+    def hugging_face(self) -> HuggingFace:
+        """`LlamaForCausalLM`; with `qk_norm` `Qwen3ForCausalLM`."""
+        name, kind = ("Qwen3", "qwen3") if self.qk_norm else ("Llama", "llama")
+        config = {
+            "architectures": [f"{name}ForCausalLM"],
+            "model_type": kind,
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.d_model,
+            "intermediate_size": self.d_ff,
+            "num_hidden_layers": self.n_layer,
+            "num_attention_heads": self.n_head,
+            "num_key_value_heads": self.n_kv_head,
+            "head_dim": self.d_head,
+            "max_position_embeddings": self.n_ctx,
+            "hidden_act": "silu",
+            "rms_norm_eps": self.epsilon,
+            # Versions before 5 read the first, later ones the second.
+            "rope_theta": self.rope_theta,
+            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "mlp_bias": False,
+            "initializer_range": self.init_std,
+            "tie_word_embeddings": self.tied_head,
+        }
+        layer = "model.layers.{layer}"
+
+        def matrix(ours: str, theirs: str, n_in: int = 1) -> Renamed:
+            return Renamed(f"blocks.{ours}.kernel", f"{layer}.{theirs}.weight", n_in, True)
+
+        arrays = [
+            Renamed("embed.embedding", "model.embed_tokens.weight"),
+            Renamed("norm_final.scale", "model.norm.weight"),
+            Renamed("blocks.norm_attention.scale", f"{layer}.input_layernorm.weight"),
+            Renamed("blocks.norm_feed_forward.scale", f"{layer}.post_attention_layernorm.weight"),
+            matrix("attention.query", "self_attn.q_proj"),
+            matrix("attention.key", "self_attn.k_proj"),
+            matrix("attention.value", "self_attn.v_proj"),
+            matrix("attention.out", "self_attn.o_proj", 2),
+            matrix("feed_forward.gate", "mlp.gate_proj"),
+            matrix("feed_forward.up", "mlp.up_proj"),
+            matrix("feed_forward.down", "mlp.down_proj"),
+        ]
+        if not self.tied_head:
+            arrays.append(Renamed("head.kernel", "lm_head.weight", 1, True))
+        if self.qk_norm:
+            arrays += [
+                Renamed(
+                    f"blocks.attention.norm_{part}.scale", f"{layer}.self_attn.{short}_norm.weight"
+                )
+                for part, short in (("query", "q"), ("key", "k"))
+            ]
+        return HuggingFace(config, tuple(arrays))
+
+    @classmethod
+    def of_hugging_face(cls, config: dict[str, Any]) -> LlamaSpec | None:
+        if config.get("model_type") not in ("llama", "qwen3"):
+            return None
+        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        kind = rope.get("rope_type", "default")
+        require(kind == "default", f"rotary positions of the type {kind!r} are not had here")
+        for name in ("attention_bias", "mlp_bias", "use_sliding_window"):
+            require(not config.get(name), f"{name} must be false")
+        heads = config["num_attention_heads"]
+        return cls(
+            n_layer=config["num_hidden_layers"],
+            n_ctx=config["max_position_embeddings"],
+            vocab_size=config["vocab_size"],
+            d_model=config["hidden_size"],
+            n_head=heads,
+            n_kv_head=config.get("num_key_value_heads") or heads,
+            d_head=config.get("head_dim") or config["hidden_size"] // heads,
+            d_ff=config["intermediate_size"],
+            qk_norm=config["model_type"] == "qwen3",
+            rope_theta=rope.get("rope_theta") or config.get("rope_theta") or 10_000.0,
+            epsilon=config.get("rms_norm_eps", 1e-6),
+            tied_head=config.get("tie_word_embeddings", False),
+        )
 
     def operations(self) -> dict[str, Operation]:
         d, f, n, c = self.d_model, self.d_ff, self.n_layer, self.n_ctx

@@ -34,7 +34,8 @@ from lmscale.architectures.base import (
     shared_fields,
     usual_head_width,
 )
-from lmscale.serialize import DERIVED, Derived, require, require_positive
+from lmscale.architectures.hugging_face import HuggingFace, Renamed
+from lmscale.serialize import DERIVED, Derived, SpecError, require, require_positive, short
 from lmscale.terminal import plural
 
 if TYPE_CHECKING:
@@ -140,6 +141,98 @@ class TransformerSpec(ModelSpec):
         from lmscale.models.transformer import Transformer
 
         return Transformer(self, rngs, **options)
+
+    def hugging_face(self) -> HuggingFace:
+        """`GPT2LMHeadModel`, which has this block; without biases there, they are zero."""
+        reasons = {
+            "recurrence (reuse > 1)": self.reuse > 1,
+            "step signals": self.step_signal != "none",
+            "post-normalisation": self.norm != "pre",
+            f"attention of another width ({self.d_attn}) than d_model ({self.d_model})": self.d_attn
+            != self.d_model,
+        }
+        if why := [reason for reason, holds in reasons.items() if holds]:
+            raise SpecError(f"GPT2LMHeadModel of transformers has no {', no '.join(why)}")
+        config = {
+            "architectures": ["GPT2LMHeadModel"],
+            "model_type": "gpt2",
+            "vocab_size": self.vocab_size,
+            "n_positions": self.n_ctx,
+            "n_embd": self.d_model,
+            "n_layer": self.n_layer,
+            "n_head": self.n_head,
+            "n_inner": self.d_ff,
+            "activation_function": {"gelu": "gelu_new", "relu": "relu"}[self.activation],
+            "embd_pdrop": self.dropout,
+            "resid_pdrop": self.dropout,
+            "attn_pdrop": 0.0,
+            "layer_norm_epsilon": 1e-5,
+            "initializer_range": self.init_std,
+            "tie_word_embeddings": self.tied_head,
+        }
+        layer, d, f = "transformer.h.{layer}", self.d_model, self.d_ff
+        arrays = [
+            Renamed("embed.embedding", "transformer.wte.weight"),
+            Renamed("position", "transformer.wpe.weight"),
+            Renamed("norm_final.scale", "transformer.ln_f.weight"),
+            Renamed("blocks.norm_attention.scale", f"{layer}.ln_1.weight"),
+            Renamed("blocks.norm_feed_forward.scale", f"{layer}.ln_2.weight"),
+            Renamed("blocks.attention.qkv.kernel", f"{layer}.attn.c_attn.weight", 1),
+            Renamed("blocks.attention.out.kernel", f"{layer}.attn.c_proj.weight", 2),
+            Renamed("blocks.feed_forward.up.kernel", f"{layer}.mlp.c_fc.weight", 1),
+            Renamed("blocks.feed_forward.down.kernel", f"{layer}.mlp.c_proj.weight", 1),
+        ]
+        if not self.tied_head:
+            arrays.append(Renamed("head.kernel", "lm_head.weight", 1, transposed=True))
+        biases = (
+            ("norm_final.bias", "transformer.ln_f.bias", d),
+            ("blocks.norm_attention.bias", f"{layer}.ln_1.bias", d),
+            ("blocks.norm_feed_forward.bias", f"{layer}.ln_2.bias", d),
+            ("blocks.attention.qkv.bias", f"{layer}.attn.c_attn.bias", 3 * d),
+            ("blocks.attention.out.bias", f"{layer}.attn.c_proj.bias", d),
+            ("blocks.feed_forward.up.bias", f"{layer}.mlp.c_fc.bias", f),
+            ("blocks.feed_forward.down.bias", f"{layer}.mlp.c_proj.bias", d),
+        )
+        if self.bias:
+            arrays += [Renamed(ours, theirs) for ours, theirs, _ in biases]
+            return HuggingFace(config, tuple(arrays))
+        zeros = {
+            theirs.format(layer=k): (width,)
+            for _, theirs, width in biases
+            for k in range(self.n_layer)
+        }
+        return HuggingFace(config, tuple(arrays), zeros)
+
+    @classmethod
+    def of_hugging_face(cls, config: dict[str, Any]) -> TransformerSpec | None:
+        if config.get("model_type") != "gpt2":
+            return None
+        activations: dict[str, Literal["gelu", "relu"]] = {
+            "gelu_new": "gelu",
+            "gelu_pytorch_tanh": "gelu",
+            "relu": "relu",
+        }
+        activation = config.get("activation_function", "gelu_new")
+        require(activation in activations, f"activation_function {activation!r} is not had here")
+        own = {
+            "layer_norm_epsilon": 1e-5,
+            "scale_attn_weights": True,
+            "scale_attn_by_inverse_layer_idx": False,
+            "add_cross_attention": False,
+        }
+        for name, value in own.items():
+            found = config.get(name, value)
+            require(found == value, f"{name} must be {value}, not {short(found)}")
+        return cls(
+            n_layer=config["n_layer"],
+            n_ctx=config["n_positions"],
+            vocab_size=config["vocab_size"],
+            d_model=config["n_embd"],
+            n_head=config["n_head"],
+            d_ff=config.get("n_inner") or 4 * config["n_embd"],
+            activation=activations[activation],
+            tied_head=config.get("tie_word_embeddings", True),
+        )
 
     def operations(self) -> dict[str, Operation]:
         d, a, f = self.d_model, self.d_attn, self.d_ff

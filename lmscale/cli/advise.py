@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from lmscale.cli import argument_types
 from lmscale.cli.parser import Parser
-from lmscale.cli.shared_arguments import (
-    DEFAULT_FAMILY,
-    add_law_choice,
-    add_table_reading,
-    table_reading,
-)
+from lmscale.cli.shared_arguments import add_law_choice, add_table_reading, table_reading
 from lmscale.terminal import print_json, say
 
 __all__ = ["add_arguments", "run"]
@@ -61,17 +55,18 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from lmscale.sweep.recommend import recommend
+    from lmscale.interface import advise
 
-    question = {"flops": args.compute, "loss": args.loss, "unique_tokens": args.unique_tokens}
-    advice = recommend(
-        _source(args),
-        law=args.law or "isoflop",
-        family=args.family or DEFAULT_FAMILY,
-        extrapolate=args.extrapolate,
-        reading=table_reading(args),
+    advice = advise(
+        args.source,
+        compute=args.compute,
+        loss=args.loss,
+        unique_tokens=args.unique_tokens,
         inference_tokens=args.inference_tokens,
-        **question,
+        law=args.law,
+        family=args.family,
+        extrapolate=args.extrapolate,
+        **table_reading(args),
     )
     if args.json:
         print_json(advice.to_json())
@@ -80,52 +75,6 @@ def run(args: argparse.Namespace) -> int:
     for warning in advice.warnings:
         say(f"warning: {warning}")
     return 0
-
-
-def _source(args: argparse.Namespace) -> Any:
-    """A store, a law fitted to a table, or the name of a published law."""
-    from lmscale import laws
-    from lmscale.sweep.store import Store
-    from lmscale.sweep.tables import table_of_runs
-
-    path, reading = Path(args.source), table_reading(args)
-    if path.is_dir() or _is_results_of_a_store(path):
-        return Store.open(path if path.is_dir() else path.parent)
-    if args.source in laws.PUBLISHED:
-        if args.law or args.family or any(value is not None for value in reading.values()):
-            raise laws.FitError(
-                f"{args.source} is a published law: leave --law, --family and what a table is read "
-                f"by out"
-            )
-        return args.source
-    if not path.exists():
-        raise laws.FitError(
-            f"there is no store, no table and no published law {args.source!r}; the published laws "
-            f"are {', '.join(laws.PUBLISHED)}"
-        )
-    if args.family:
-        raise laws.FitError(
-            f"--family is of a store; {args.source} is a table: choose its rows with --where"
-        )
-    table = table_of_runs(args.source, **reading)
-    return laws.fit(table, args.law) if args.law else _law_of_table(table)
-
-
-def _is_results_of_a_store(path: Path) -> bool:
-    return path.name == "results.csv" and (path.parent / "experiment.json").exists()
-
-
-def _law_of_table(table: Any) -> Any:
-    """IsoFLOP profiles where a table has them, else the surface of Approach 3."""
-    from lmscale import laws
-
-    try:
-        fitted = laws.fit(table, "isoflop")
-    except laws.TableError:
-        fitted = None
-    if fitted is not None and fitted.parameters:
-        return fitted
-    return laws.fit(table, "parametric")
 
 
 def _header(advice: Any, args: argparse.Namespace) -> str:

@@ -15,6 +15,7 @@ class CommandError(ValueError):
 EXIT_CODES = {
     "lmscale.cli.errors.CommandError": 2,
     "lmscale.data.errors.DataError": 2,
+    "lmscale.export.write.ExportError": 2,
     "lmscale.laws.errors.TableError": 2,
     "lmscale.laws.result.FitError": 2,
     "lmscale.parallel.mesh.MeshError": 2,
@@ -24,6 +25,7 @@ EXIT_CODES = {
     "lmscale.planner.devices.DeviceError": 2,
     "lmscale.sweep.fields.ExperimentError": 2,
     "lmscale.sweep.store.StoreError": 2,
+    "lmscale.tracking.trackers.TrackingError": 2,
     "lmscale.user_files.UserFileError": 2,
     "builtins.OSError": 1,
     "lmscale.data.errors.BuildError": 1,

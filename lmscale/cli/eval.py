@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmscale.cli.argument_types import positive_whole
+from lmscale.cli.errors import CommandError
 from lmscale.cli.parser import Parser
 from lmscale.cli.places import training_corpus
 from lmscale.terminal import plural, print_json, print_table
@@ -21,13 +22,24 @@ which is known far better. Scores go to DIR/runs/RUN/evals/ and, as a column, to
   lmscale eval results/isoflop-cpu                            the test split of the runs' own corpus
   lmscale eval results/isoflop-cpu --data installed-prose --tokens 1e6
   lmscale fit results/isoflop-cpu --law isoflop --columns loss=loss_installed-python-v512-test
+
+--weights scores a GPT-2, Llama or Qwen3 of transformers (config.json and safetensors), which must have
+the tokeniser of the corpus; --json has its loss at every position of the context:
+
+  lmscale eval --weights mymodel --data mytext --json
 """
 
 
 def add_arguments(parser: Parser, words: Sequence[str]) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
-    parser.add_argument("dir", metavar="DIR")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("dir", metavar="DIR", nargs="?", help="a store, whose runs are scored")
+    source.add_argument(
+        "--weights",
+        metavar="DIR",
+        help="or a folder of transformers, such as lmscale export writes",
+    )
     parser.add_argument(
         "--data", metavar="CORPUS", help="the text to score on (the corpus of the runs)"
     )
@@ -46,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     from lmscale.cli import start_jax
 
     start_jax()
+    if args.weights is not None:
+        return _score_weights(args)
     from lmscale.data import open_corpus
     from lmscale.data.catalog import evaluation_corpus
     from lmscale.laws.windows import paired_difference, text_mean
@@ -71,6 +85,50 @@ def run(args: argparse.Namespace) -> int:
         print_json(_to_json(evaluation, rows))
     else:
         _print(evaluation, rows, store.path / "results.csv")
+    return 0
+
+
+def _score_weights(args: argparse.Namespace) -> int:
+    """Scores weights of transformers, and shows their loss along the context."""
+    from lmscale.data import open_corpus
+    from lmscale.export import score_weights
+    from lmscale.laws.windows import text_mean
+    from lmscale.sweep.rescore import evaluation_set
+
+    if args.data is None:
+        raise CommandError("--weights needs --data CORPUS, the text to score on")
+    corpus = open_corpus(args.data)
+    evaluation = evaluation_set(corpus, args.split, args.tokens)
+    scores = score_weights(args.weights, corpus, evaluation)
+    own = text_mean(scores["by_window"], scores["document"])
+    if args.json:
+        print_json(
+            {
+                "evaluation": evaluation.to_dict(),
+                "n_windows": own.n_windows,
+                "n_documents": own.n_documents,
+                "weights": args.weights,
+                "loss": scores["loss"],
+                "bits_per_byte": scores["bits_per_byte"],
+                "text_error": own.error,
+                "by_position": scores["by_position"],
+            }
+        )
+        return 0
+    print(
+        f"{evaluation.name}: loss {scores['loss']:.4f} +- {own.error:.4f}, "
+        f"{scores['bits_per_byte']:.4f} bits/byte ({plural(own.n_windows, 'window')} of "
+        f"{plural(own.n_documents, 'document')})"
+    )
+    losses, first = scores["by_position"], 1
+    table = [("position", "loss")]
+    while first <= len(losses):
+        last = min(2 * first - 1, len(losses))
+        part = losses[first - 1 : last]
+        place = str(first) if first == last else f"{first}-{last}"
+        table.append((place, f"{sum(part) / len(part):.4f}"))
+        first = last + 1
+    print_table(table)
     return 0
 
 

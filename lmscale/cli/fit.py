@@ -46,6 +46,7 @@ _MOST_DRAWS = 100_000
 def add_arguments(parser: Parser, words: Sequence[str]) -> None:
     """The table, the laws, and the options of every law."""
     from lmscale.laws import LAWS
+    from lmscale.sweep.fitting import all_options
 
     # `run` says which laws are asked for, and which options those have.
     parser.keeps_unknown = True
@@ -77,7 +78,7 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
         "--split", metavar="COL", help="fit the rows of each value of a column by themselves"
     )
     group = parser.add_argument_group("options of the laws")
-    for name, options in _options(LAWS.values()).items():
+    for name, options in all_options(LAWS.values()).items():
         switch = all(option.is_switch for option in options)
         form = {"action": "store_true"} if switch else {"metavar": _metavar(options)}
         text = _help(options)
@@ -91,17 +92,6 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
             help=text,
             **form,
         )
-
-
-def _options(laws: Any) -> dict[str, list[Any]]:
-    """Name -> that option of each law that has it."""
-    from lmscale.laws.options import options_of
-
-    found: dict[str, list[Any]] = {}
-    for law in laws:
-        for name, option in options_of(law).items():
-            found.setdefault(name, []).append(option)
-    return found
 
 
 def _metavar(options: Sequence[Any]) -> str:
@@ -178,6 +168,7 @@ def _critical_batch(text: str) -> tuple[float, float]:
 def run(args: argparse.Namespace) -> int:
     from lmscale import laws
     from lmscale.laws.options import unknown_option
+    from lmscale.sweep.fitting import fit_laws, options_by_law
     from lmscale.sweep.tables import table_of_runs
 
     names = _names(args)
@@ -188,11 +179,17 @@ def run(args: argparse.Namespace) -> int:
                 [laws.LAWS[name] for name in names],
             )
         )
-    options = _values(args, names)
+    options = options_by_law(names, _given(args))
     table = table_of_runs(args.table, **table_reading(args))
     parts = {None: table} if args.split is None else table.split(args.split)
+    asked = {
+        "source": args.table,
+        "budgets": args.at or (),
+        "bootstrap": args.bootstrap,
+        "options": options,
+    }
     found = {
-        value: FittedTable(_fitted(part, names, args, options), args.at or ())
+        value: FittedTable(fit_laws(part, names, **asked), args.at or ())
         for value, part in parts.items()
     }
     _refuse_if_none(found)
@@ -213,70 +210,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _fitted(
-    table: Any, names: Sequence[str], args: argparse.Namespace, options: dict[str, dict[str, Any]]
-) -> list[Any]:
-    """A `laws.Comparison` of each law; profiles without exponents count as not fitted."""
-    from lmscale import laws
-
-    def fitted(table: Any, names: Sequence[str]) -> list[Any]:
-        return laws.compare(table, names, bootstrap=args.bootstrap, options=options)
-
-    others = [name for name in names if name != "envelope"]
-    lines = fitted(table, others) if others else []
-    if "envelope" in names:
-        try:
-            line = fitted(_curves(table, args.table), ["envelope"])[0]
-        except laws.TableError as error:
-            line = laws.Comparison("envelope", problem=str(error))
-        lines.insert(names.index("envelope"), line)
-    for k, line in enumerate(lines):
-        if line.law == "isoflop" and line.fit is not None and not line.fit.exponents:
-            min_points = options["isoflop"].get("min_points", 4)
-            problem = laws.unusable_profiles(line.fit, min_points) + _remedy(table.convention)
-            lines[k] = laws.Comparison("isoflop", problem=problem)
-    return lines
-
-
-def _curves(table: Any, path: str) -> Any:
-    """The table of learning curves; a store has them in its runs' metrics, not in results.csv.
-
-    Raises:
-      TableError: there are none.
-    """
-    from etils import epath
-
-    from lmscale.laws import TableError
-    from lmscale.laws.columns import is_results
-    from lmscale.sweep.curves import curves_of
-    from lmscale.sweep.store import Store
-
-    if not is_results(table.header):
-        return table
-    if not epath.Path(path).is_dir():
-        raise TableError(
-            f"{path!r} holds the last loss of each run and an envelope needs learning curves: give "
-            f"the folder of the store"
-        )
-    return curves_of(Store.open(path), table)
-
-
-def _remedy(convention: str) -> str:
-    """What a user can do about profiles that cannot be used."""
-    if convention in ("kaplan", "chinchilla", "exact"):
-        return (
-            f"; the runs of a budget cost different FLOPs under {convention}: `lmscale report` "
-            f"restates them; fit with --convention standard"
-        )
-    return (
-        "; --budget-tolerance puts runs of more unequal FLOPs into one budget, and the law "
-        "parametric needs no budgets"
-    )
-
-
 def _names(args: argparse.Namespace) -> list[str]:
     """The laws that are asked for; the table may be the last of them."""
     from lmscale import laws
+    from lmscale.sweep.fitting import law_names
 
     names = list(dict.fromkeys(args.law))
     if args.table is None and names[-1] != "all" and names[-1] not in laws.LAWS:
@@ -284,78 +221,24 @@ def _names(args: argparse.Namespace) -> list[str]:
         args.table = names.pop()
     if args.table is None or not names:
         raise laws.FitError("give a table and a law: lmscale fit DIR|TABLE --law LAW")
-    for name in names:
-        if name != "all" and name not in laws.LAWS:
-            raise laws.FitError(
-                f"there is no law {name!r}; choose from {', '.join(laws.LAWS)}, all"
-            )
-    return list(laws.LAWS) if "all" in names else names
+    return law_names(names)
 
 
-def _values(args: argparse.Namespace, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Law -> the options that it is given.
-
-    An option goes to every law that has it and can take its value.
-
-    Raises:
-      FitError: no law that is fitted has the option, or can take the value.
-    """
-    from lmscale import laws
-    from lmscale.laws.options import options_of, parse_option
-
-    values: dict[str, dict[str, Any]] = {name: {} for name in names}
-    for key in ("level", "seed"):
-        if getattr(args, key) is not None:
-            for name in names:
-                values[name][key] = getattr(args, key)
-    own = {name: options_of(laws.LAWS[name]) for name in names}
-    for dest, text in vars(args).items():
-        name = dest.removeprefix("option_")
-        if name == dest:
-            continue
-        if name == "critical_batch" and "kaplan-ns" in names:
-            # The same two numbers turn its steps into S_min.
-            values["kaplan-ns"]["adjust"] = {"B_star": text[0], "alpha_B": text[1]}
-        having = [law for law in names if name in own[law]]
-        if not having and not (name == "critical_batch" and "kaplan-ns" in names):
-            raise laws.FitError(_not_theirs(name, own))
-        problems = []
-        for law in having:
-            try:
-                plain = text if not isinstance(text, str) else parse_option(own[law][name], text)
-                values[law][name] = plain
-            except laws.FitError as error:
-                problems.append(error)
-        if problems and len(problems) == len(having):
-            raise problems[0]
-    return values
-
-
-def _not_theirs(name: str, own: dict[str, dict[str, Any]]) -> str:
-    """Which laws have an option, and what those that were asked for (`own`) take instead."""
-    from lmscale.laws import LAWS
-
-    options = _options(LAWS.values())[name]
-    owners = [option.law for option in options]
-    if name == "critical_batch":
-        owners.append("kaplan-ns")
-    takes = "; ".join(
-        f"{law} takes {', '.join(option.flag for option in mine.values()) or 'no options'}"
-        for law, mine in own.items()
-    )
-    belongs = " and ".join(f"--law {owner}" for owner in owners)
-    return f"{options[0].flag} belongs to {belongs}; {takes}"
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """Option -> its value, of the options that were given."""
+    given = {key: getattr(args, key) for key in ("level", "seed") if getattr(args, key) is not None}
+    for dest, value in vars(args).items():
+        if dest.startswith("option_"):
+            given[dest.removeprefix("option_")] = value
+    return given
 
 
 def _refuse_if_none(found: dict[Any, FittedTable]) -> None:
     """Raises a `FitError` where nothing was fitted, or nothing can be said at any budget."""
     from lmscale.laws import FitError
+    from lmscale.sweep.fitting import Fits
 
-    every = [line for fits in found.values() for line in fits.lines]
-    if all(line.fit is None for line in every):
-        if len(every) == 1:
-            raise FitError(every[0].problem)
-        raise FitError(f"none of these laws can be fitted; {every[0].law}: {every[0].problem}")
-    answers = [item for fits in found.values() for items in fits.at.values() for item in items]
+    Fits(tuple(line for table in found.values() for line in table.lines)).check()
+    answers = [item for table in found.values() for items in table.at.values() for item in items]
     if answers and all("error" in item for item in answers):
         raise FitError(answers[0]["error"])

@@ -13,16 +13,16 @@ __all__ = ["FittedTable"]
 
 @dataclasses.dataclass
 class FittedTable:
-    """The laws fitted to one table, each a `laws.Comparison`, and what they say at each budget."""
+    """The laws fitted to one table (`lmscale.sweep.fitting.Fits`), in words and in JSON."""
 
-    lines: Sequence[Any]
+    fits: Any
     budgets: Sequence[float]
 
     def __post_init__(self):
+        self.lines = self.fits.lines
         self.at = {
-            line.law: [_answer(line.fit, budget) for budget in self.budgets]
-            for line in self.lines
-            if line.fit is not None and self.budgets
+            law: [_answer(*pair) for pair in zip(self.budgets, answers, strict=True)]
+            for law, answers in self.fits.at.items()
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -56,14 +56,11 @@ class FittedTable:
             say(f"warning: {prefix}{of}{warning}")
 
 
-def _answer(fit: Any, budget: float) -> dict[str, Any]:
+def _answer(budget: float, answer: Any) -> dict[str, Any]:
     """The best model and data at a budget as JSON has it, or why the law has none."""
-    from lmscale.laws import FitError, advise
-
-    try:
-        advice = advise(fit, flops=budget).to_json()
-    except FitError as error:
-        return {"flops": budget, "error": str(error)}
+    if isinstance(answer, Exception):
+        return {"flops": budget, "error": str(answer)}
+    advice = answer.to_json()
     keys = ("flops", "n_params", "n_tokens", "loss", "intervals", "warnings")
     return {key: advice[key] for key in keys}
 

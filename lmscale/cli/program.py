@@ -33,6 +33,7 @@ COMMANDS = {
     "verify": "Write down what a store foretells for a budget, train the advised model with its half "
     "and its double on that budget, and compare. Resumes what is there; a forecast is never rewritten.",
     "sample": "Continue a text with a trained run.",
+    "export": "Write a trained run for others: as a model of transformers, or as safetensors.",
     "data": "Build, list, show and verify corpora.",
 }
 

@@ -69,6 +69,21 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
         "pod, under srun or in Kubernetes, or process INDEX of COUNT whose first is at HOST:PORT",
     )
     parser.add_argument(
+        "--keep-every",
+        metavar="STEPS",
+        type=argument_types.positive_whole,
+        help="keep the state of every so many steps for good, in runs/RUN/branches, beside the rolling pair "
+        "of checkpoints (export and sample take one by --step)",
+    )
+    parser.add_argument(
+        "--track",
+        metavar="tensorboard|wandb|MODULE:FUNCTION",
+        action="append",
+        default=[],
+        help="send the curves of all runs there while they train (DIR/tensorboard; wandb also offline, "
+        "WANDB_MODE=offline; or your function(run, records)); may be given several times",
+    )
+    parser.add_argument(
         "--print-config",
         action="store_true",
         help="print the fields of the experiment, their values and what they mean, as YAML; train nothing",
@@ -147,6 +162,7 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
     from lmscale.progress import progress
     from lmscale.training.loop import Preempted
 
+    trackers = _trackers(args)
     prior, jobs = prior_source(args.prior), _jobs(args)
     parent = Path(args.out or "results")
     any_failed, flops = False, sum(job.plan.flops for job in jobs)
@@ -165,6 +181,8 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
                     shard=args.shard,
                     choose_slots=not args.slots,
                     other_stores=others,
+                    trackers=trackers,
+                    keep_every=args.keep_every,
                 )
             except Preempted:
                 if is_main_process():
@@ -179,6 +197,17 @@ def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
         say(f"all reports: {parent / 'index.html'}")
     # The others wait until the first has written its reports.
     return broadcast_from_main(lambda: 1 if any_failed else 0)
+
+
+def _trackers(args: argparse.Namespace) -> dict[str, Any]:
+    """The trackers by name, in the process that sends; one that cannot be had is refused at once."""
+    from lmscale.parallel.distributed import is_main_process
+
+    if not args.track or not is_main_process():
+        return {}
+    from lmscale.tracking import make_tracker
+
+    return {name: make_tracker(name) for name in args.track}
 
 
 def _jobs(args: argparse.Namespace) -> list[Job]:

@@ -19,6 +19,7 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
     parser.add_argument("--tokens", type=positive_int, default=100)
     parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--step", type=positive_int, help="of the checkpoint (the newest)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,7 +44,12 @@ def run(args: argparse.Namespace) -> int:
     if not len(tokens):
         raise CommandError("--prompt must not be empty")
     continuation = sample_tokens(
-        folder, tokens, n_tokens=args.tokens, temperature=args.temperature, seed=args.seed
+        folder,
+        tokens,
+        n_tokens=args.tokens,
+        temperature=args.temperature,
+        seed=args.seed,
+        step=args.step,
     )
     print(tokenizer.decode([*tokens, *continuation]))
     return 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lmscale.cli.declared import Declared
@@ -40,6 +41,8 @@ def train_job(
     shard: tuple[int, int] = (0, 1),
     choose_slots: bool = True,
     other_stores: Sequence[Any] = (),
+    trackers: Mapping[str, Any] | None = None,
+    keep_every: int | None = None,
 ) -> bool:
     """Trains and reports one experiment; True where a run failed for another reason than its loss.
 
@@ -51,6 +54,8 @@ def train_job(
       shard: the part of the runs that the plan has, (index, count).
       choose_slots: whether measured speeds may change how many runs are trained side by side.
       other_stores: whose finished runs are taken over where they are equal.
+      trackers: name -> `lmscale.tracking` tracker that hears of every record.
+      keep_every: steps between states that are kept for good.
 
     Raises:
       Preempted: `stop` said so, and every run is saved.
@@ -61,9 +66,9 @@ def train_job(
 
     store = job.store
     if is_main_process():
-        _prepare(job, bar, shard, other_stores)
+        _prepare(job, bar, shard, other_stores, keep_every)
     # From here on there is training state to save.
-    with signals.deferred():
+    with signals.deferred(), _tracking(job, trackers or {}, bar):
         execute(
             job.plan,
             store,
@@ -71,18 +76,39 @@ def train_job(
             bar,
             choices=choices_of(store.path, job.plan.devices) if choose_slots else None,
             checkpoint_seconds=checkpoint_seconds,
+            keep_every=keep_every,
             stop=stop,
         )
     return _report(store, bar) if is_main_process() else False
 
 
-def _prepare(job: Job, bar: Any, shard: tuple[int, int], other_stores: Sequence[Any]) -> None:
+def _tracking(job: Job, trackers: Mapping[str, Any], bar: Any) -> Any:
+    """While this lasts, the records of the job's runs go to the trackers."""
+    from lmscale.parallel.distributed import is_main_process
+
+    if not trackers or not is_main_process():
+        return contextlib.nullcontext()
+    from lmscale.tracking import follow
+
+    store = job.store
+    runs = [(store.folder(run), run.labels) for pack in job.plan.packs for run in pack.runs]
+    name = f"{job.declared.name}-{job.scale}"
+    return follow(store.path, name, runs, trackers, bar.log)
+
+
+def _prepare(
+    job: Job,
+    bar: Any,
+    shard: tuple[int, int],
+    other_stores: Sequence[Any],
+    keep_every: int | None,
+) -> None:
     """Declares the store and takes over finished runs."""
     from lmscale.sweep.room import check_room
     from lmscale.sweep.store import note_worker
 
     name, experiment, corpus, runs, _ = job.declared
-    check_room(job.plan, job.store)
+    check_room(job.plan, job.store, keep_every)
     # Imported meanwhile: it takes seconds that no run needs to wait for.
     report = threading.Thread(target=importlib.import_module, args=("lmscale.report",), daemon=True)
     report.start()

@@ -37,6 +37,7 @@ class FitResult:
       residuals: columns of equal length for a residual plot (row, the inputs, observed,
         predicted, residual).
       draws: name -> bootstrap draws, arrays of equal length.
+      at: an `Advice` for each budget that was asked for together with the fit (`lmscale.fit(at=..)`).
       details: results that only this law has (profiles, frontier, curves); plain values and dataclasses.
       predict: columns -> predicted loss, with `parameters` or one draw of them.
     """
@@ -62,6 +63,7 @@ class FitResult:
     #: Smallest and largest value of each fitted column. A prediction outside is an extrapolation.
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     draws: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    at: tuple[Any, ...] = field(default=(), repr=False)
     details: dict[str, Any] = field(default_factory=dict, repr=False)
     model: Callable[..., np.ndarray] | None = field(default=None, repr=False)
 

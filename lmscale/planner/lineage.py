@@ -18,10 +18,18 @@ class HasSpec(Protocol):
 R = TypeVar("R", bound=HasSpec)
 
 
-def branch_steps(runs: Sequence[HasSpec]) -> dict[str, set[int]]:
-    """Run id -> the steps at which others of these runs start from it."""
+def branch_steps(runs: Sequence[HasSpec], every: int | None = None) -> dict[str, set[int]]:
+    """Run id -> the steps whose states are kept for good.
+
+    These are the steps at which others of the runs start from it, and the multiples of `every`, if it
+    is given.
+    """
     kept: dict[str, set[int]] = {}
     for run in runs:
+        if every is not None:
+            begin = run.spec.start.step if run.spec.start else 0
+            steps = range(every, run.spec.steps, every)
+            kept.setdefault(run.spec.run_id, set()).update(step for step in steps if step > begin)
         if run.spec.start:
             kept.setdefault(run.spec.start.run, set()).add(run.spec.start.step)
     return kept

@@ -2,25 +2,57 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lmscale.laws import FitResult
 from lmscale.studies.estimate import Estimate
 from lmscale.wording import between, with_interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Chart", "Grid", "KeyNumber", "Measure", "Section"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A drawn figure: `name` is its file's stem, `alt` says to a blind reader what it shows."""
+    """A drawn figure, which a notebook shows as it is.
+
+    Attributes:
+      name: the stem of its files.
+      caption: what the page says below it.
+      alt: what it shows, for a blind reader.
+      svg, png: the drawing.
+      figure: what it was drawn from: `chart.figure.axes[0].set_title(..)`, then `chart.figure.savefig`.
+    """
 
     name: str
     caption: str
     alt: str
     svg: str = field(repr=False)
     png: bytes = field(repr=False)
+    figure: Figure | None = field(default=None, repr=False, compare=False)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the drawing as .svg or .png.
+
+        Raises:
+          ValueError: the name has another ending; `figure.savefig` knows more of them.
+        """
+        path = Path(path)
+        if path.suffix not in (".svg", ".png"):
+            raise ValueError(f"a chart is saved as .svg or .png, not as {path.name!r}")
+        path.write_bytes(self.svg.encode() if path.suffix == ".svg" else self.png)
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
+        """The drawing in a notebook, at its own size there."""
+        return self.png, {} if self.figure is None else {
+            "width": round(96 * self.figure.get_figwidth())
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

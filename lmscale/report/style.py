@@ -135,7 +135,7 @@ def render(figure: Figure, *, name: str, caption: str, alt: str) -> Chart:
     text = re.sub(r"<!DOCTYPE.*?>\s*", "", text, flags=re.DOTALL)
     # A hundredth of a point is finer than any screen; the rest of the digits is half the file.
     text = re.sub(r'(?<= d=")[^"]*', lambda path: _COORDINATE.sub(_shorter, path.group()), text)
-    return Chart(name=name, caption=caption, alt=alt, svg=text, png=png.getvalue())
+    return Chart(name=name, caption=caption, alt=alt, svg=text, png=png.getvalue(), figure=figure)
 
 
 def _make_drawable(text: Text) -> None:

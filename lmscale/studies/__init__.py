@@ -8,8 +8,22 @@ One module a study; its function `study` is registered under the module's name. 
 registers more (`register`); `lmscale.report` gives a study its section on the page.
 """
 
+import importlib
+import importlib.util
+from types import ModuleType
+
 from lmscale.studies.estimate import Estimate
 from lmscale.studies.registry import Findings, find, names, register
 from lmscale.studies.results import Results
 
 __all__ = ["Estimate", "Findings", "Results", "find", "names", "register"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """A study's module, imported when it is first used: `lmscale.studies.isoflop`."""
+    module = f"{__name__}.{name}"
+    if name.startswith("_") or importlib.util.find_spec(module) is None:
+        raise AttributeError(
+            f"lmscale.studies has no study {name!r}; there are {', '.join(names())}"
+        )
+    return importlib.import_module(module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lmscale.files import DamagedError
+from lmscale.spec import RunSpec
 from lmscale.sweep.claims import Claim
 from lmscale.sweep.store import Store
 from lmscale.sweep.verify import verifications
@@ -18,14 +20,17 @@ __all__ = ["LOST", "Results"]
 
 #: States of a run that ended without a result to use.
 LOST = ("diverged", "failed", "out_of_memory")
+#: The columns that `Results.curves` has in any case, in this order.
+_FIRST_OF_CURVES = ("run", "step", "tokens", "flops", "loss")
 
 
 @dataclass(frozen=True)
 class Results:
-    """One experiment's declaration and results.
+    """One experiment's declaration and results; what `lmscale.load` returns.
 
-    For example, `Results.read("results/isoflop").usable` has a row for every run that laws are
-    fitted to.
+        results = lmscale.load("results/isoflop-cpu")
+        results.runs[["budget", "optimizer.peak_lr", "params_standard", "loss"]]
+        results.curves.query("run == @results.runs.run[0]").plot("tokens", "loss")
 
     Attributes:
       experiment: experiment.json.
@@ -35,6 +40,8 @@ class Results:
       verifications: forecasts with their outcomes (`lmscale.sweep.verify.verifications`).
       damage: a line for every file that isn't what was written (`Store.damage`).
       mended: a line for whatever was damaged and made again (`Store.mended`).
+      specs: run -> its spec.
+      store: what was read; None for results that were made by hand.
     """
 
     experiment: dict[str, Any]
@@ -44,17 +51,21 @@ class Results:
     verifications: list[dict[str, Any]] = field(default_factory=list, repr=False)
     damage: list[str] = field(default_factory=list, repr=False)
     mended: list[str] = field(default_factory=list, repr=False)
+    specs: dict[str, RunSpec] = field(default_factory=dict, repr=False)
+    store: Store | None = None
 
     @classmethod
     def read(cls, store: Store | str | os.PathLike) -> Results:
         """The results of a store as it stands; `store` may be the path of its folder."""
         store = store if isinstance(store, Store) else Store.open(store)
         experiment = store.experiment()
-        ended, metrics, damage = {}, {}, store.damage()
+        ended, metrics, specs, damage = {}, {}, {}, store.damage()
         if not experiment["runs"]:
-            return cls(experiment, pd.DataFrame(columns=["run", "status", "family", "best_lr"]))
+            empty = pd.DataFrame(columns=["run", "status", "family", "best_lr"])
+            return cls(experiment, empty, store=store)
         for folder, _ in store.declared():
             result = folder.result()
+            specs[folder.path.name] = folder.spec
             try:
                 records = folder.metrics()
             except DamagedError as error:
@@ -78,7 +89,58 @@ class Results:
             verifications(store),
             list(dict.fromkeys(damage)),
             store.mended(),
+            specs,
+            store,
         )
+
+    def __repr__(self) -> str:
+        states = self.table["status"].value_counts().to_dict()
+        said = ", ".join(f"{count} {status}" for status, count in states.items()) or "no runs"
+        where = f" in {self.store.path}" if self.store is not None else ""
+        return f"<{self.title}{where}: {said}>"
+
+    def _repr_html_(self) -> str:
+        """The runs, in a notebook."""
+        return self.runs.to_html(max_rows=20, max_cols=20, notebook=True)
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """One row a run: the columns of results.csv, and every field of its spec.
+
+        Fields of the spec have the names that they have in spec.json, with dots: `model.d_model`,
+        `optimizer.peak_lr`, `schedule.warmup_steps`, `data.corpus`. Losses are in nats per token, and
+        params and flops are there under each convention (`params_standard`, `flops_exact`).
+        """
+        if not self.specs:
+            return self.table
+        fields = pd.DataFrame(
+            [{"run": run, **dict(_flat(spec.to_dict()))} for run, spec in self.specs.items()]
+        )
+        # A field of the same name as a column (`steps`, `seed`) is the same number.
+        new = [name for name in fields if name == "run" or name not in self.table]
+        return self.table.merge(fields[new], on="run", how="left")
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """What the runs recorded while they trained, one row a run and step.
+
+        Columns run, step, tokens, flops (exact convention), loss (training loss in nats per token,
+        the mean over `steps_averaged` steps), `loss_NAME` and `bits_per_byte_NAME` of each evaluation
+        set, lr, grad_norm and the rest of metrics.jsonl. A step that was only evaluated has no loss,
+        one that was only recorded has no `loss_NAME`.
+        """
+        rows: dict[tuple[str, int], dict[str, Any]] = {}
+        for run, records in self.metrics.items():
+            for record in records:
+                row = rows.setdefault((run, record["step"]), {"run": run})
+                row |= {name: value for name, value in record.items() if name != "eval"}
+                for name, scores in (record.get("eval") or {}).items():
+                    for score in ("loss", "bits_per_byte"):
+                        row[f"{score}_{name}"] = scores.get(score)
+        table = pd.DataFrame(list(rows.values()))
+        first = [name for name in _FIRST_OF_CURVES if name not in table]
+        table = table.reindex(columns=[*table.columns, *first])
+        return table[[*_FIRST_OF_CURVES, *(name for name in table if name not in _FIRST_OF_CURVES)]]
 
     @property
     def title(self) -> str:
@@ -143,3 +205,14 @@ class Results:
         if not len(self.table):
             return self.table
         return self.table[self.table["status"].isin(LOST)]
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of a spec by dotted name; of its evaluation sets the names alone."""
+    for name, value in values.items():
+        if name == "evals":
+            yield above + name, ", ".join(one["name"] for one in value)
+        elif isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            yield above + name, tuple(value) if isinstance(value, list) else value

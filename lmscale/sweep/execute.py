@@ -56,6 +56,7 @@ def execute(
     choices: SlotChoices | None = None,
     attention: str | None = None,
     checkpoint_seconds: float = 60.0,
+    keep_every: int | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Trains every run of the plan that has not ended and that no other process trains.
@@ -76,6 +77,7 @@ def execute(
       choices: of the numbers of slots; as planned when None.
       attention: see `lmscale.architectures.ModelSpec.module`; by platform when None.
       checkpoint_seconds: at most this much work is lost to a kill.
+      keep_every: steps between states that are kept for good, beside those that other runs start from.
       stop: asked before every dispatch.
 
     Raises:
@@ -97,7 +99,9 @@ def execute(
         left = [folder for folder, over in zip(folders, ended, strict=True) if not over]
         bar.skip(pack.flops - sum(flops.flops_without_start(folder.spec) for folder in left))
         queues.append(RunQueue(left))
-    options = ExecuteOptions(plan, store.path, open_corpus, choices, attention, checkpoint_seconds)
+    options = ExecuteOptions(
+        plan, store.path, open_corpus, choices, attention, checkpoint_seconds, keep_every
+    )
     with Claims() as claims:
         scheduler = Scheduler(plan, queues, bar, stop, claims)
         wanted = any(queues)
@@ -153,6 +157,7 @@ class ExecuteOptions:
     choices: SlotChoices | None
     attention: str | None
     checkpoint_seconds: float
+    keep_every: int | None = None
 
 
 def _train_packs(seat: Seat, options: ExecuteOptions) -> None:  # noqa: C901 (its helpers share what a worker keeps)
@@ -160,7 +165,7 @@ def _train_packs(seat: Seat, options: ExecuteOptions) -> None:  # noqa: C901 (it
     plan, choices = options.plan, options.choices
     devices = jax.devices()
     corpora = functools.cache(options.open_corpus)
-    kept_steps = branch_steps([run for pack in plan.packs for run in pack.runs])
+    kept_steps = branch_steps([run for pack in plan.packs for run in pack.runs], options.keep_every)
     sources: dict[tuple, BatchSource] = {}
     ahead = CompileAhead()
     kept: collections.deque[tuple[Pack, Program]] = collections.deque(maxlen=KEPT_PROGRAMS)

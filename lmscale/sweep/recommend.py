@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lmscale import flops, hparams, laws
@@ -13,6 +15,7 @@ from lmscale.laws.advise import advise, too_far
 from lmscale.laws.result import FitError, FitResult
 from lmscale.sweep.recipe import Recipe, read_recipe
 from lmscale.sweep.store import Store
+from lmscale.sweep.tables import table_of_runs
 
 #: Advice warns when the nearest model of a ladder differs from the advised N by more than this factor.
 OFF_LADDER = 1.5
@@ -63,6 +66,64 @@ def recommend(
         reason = "the table does not say by which recipe its runs were trained"
         return advice.replace(recipe=f"no recipe is known: {reason}")
     return _by_published_rule(advice)
+
+
+def law_source(
+    source: Any,
+    *,
+    law: str | None = None,
+    family: str | None = None,
+    reading: Mapping[str, Any] | None = None,
+) -> Store | FitResult | str:
+    """What `recommend` takes, of what a user names.
+
+    Args:
+      source: a store, its folder or its results.csv; any other table (`table_of_runs`); a law that is
+        fitted; or the name of a published law.
+      law: of a table; without one IsoFLOP profiles where the table has them, else the law parametric.
+      family, reading: as `recommend` takes them; only a store has families.
+
+    Raises:
+      FitError: there is no such source, or it has no families.
+    """
+    reading = {name: value for name, value in (reading or {}).items() if value is not None}
+    if isinstance(source, (Store, FitResult)):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        name, path = os.fspath(source), Path(source)
+        if path.is_dir() or (
+            path.name == "results.csv" and (path.parent / "experiment.json").exists()
+        ):
+            return Store.open(source if path.is_dir() else path.parent)
+        if name in laws.PUBLISHED:
+            if law or family or reading:
+                raise FitError(
+                    f"{name} is a published law: leave --law, --family and what a table is read by out"
+                )
+            return name
+        if not path.exists():
+            raise FitError(
+                f"there is no store, no table and no published law {name!r}; the published laws are "
+                f"{', '.join(laws.PUBLISHED)}"
+            )
+        what = name
+    else:
+        what = "this"
+    if family:
+        raise FitError(f"--family is of a store; {what} is a table: choose its rows with --where")
+    table = table_of_runs(source, **reading)
+    return laws.fit(table, law) if law else _law_of_table(table)
+
+
+def _law_of_table(table: laws.Table) -> FitResult:
+    """IsoFLOP profiles where a table has them, else the surface of Approach 3."""
+    try:
+        fitted = laws.fit(table, "isoflop")
+    except laws.TableError:
+        fitted = None
+    if fitted is not None and fitted.parameters:
+        return fitted
+    return laws.fit(table, "parametric")
 
 
 def _by_recipe(store: Store, family: str, advice: Advice, convention: str) -> Advice:

@@ -24,7 +24,7 @@ _STATE_OVERHEAD = 20_000
 _MARGIN = 1.02
 
 
-def check_room(plan: Plan, store: Store) -> None:
+def check_room(plan: Plan, store: Store, keep_every: int | None = None) -> None:
     """Compares what a plan will write with the free space of the disk, for local stores only.
 
     Raises:
@@ -33,7 +33,7 @@ def check_room(plan: Plan, store: Store) -> None:
     """
     if "://" in str(store.path):
         return
-    need, (size, free) = bytes_to_write(plan, store), _disk(Path(store.path))
+    need, (size, free) = bytes_to_write(plan, store, keep_every), _disk(Path(store.path))
     if not size:
         raise StoreError(f"{store.path} lies where no files can be kept: give another --out")
     if need > free:
@@ -44,10 +44,10 @@ def check_room(plan: Plan, store: Store) -> None:
         )
 
 
-def bytes_to_write(plan: Plan, store: Store) -> int:
+def bytes_to_write(plan: Plan, store: Store, keep_every: int | None = None) -> int:
     """Bytes of the checkpoints, kept states and small files that are still to be written."""
     need, largest = 0.0, 0.0
-    kept = branch_steps([run for pack in plan.packs for run in pack.runs])
+    kept = branch_steps([run for pack in plan.packs for run in pack.runs], keep_every)
     for pack in plan.packs:
         state = state_bytes(pack.key) + _STATE_OVERHEAD
         for run in pack.runs:

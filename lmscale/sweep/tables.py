@@ -1,10 +1,11 @@
-"""The table of runs behind a path: a store, its results.csv, or any other table."""
+"""The table of runs in a store, its results.csv, or any other table."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from etils import epath
 
@@ -17,7 +18,7 @@ __all__ = ["table_of_runs"]
 
 
 def table_of_runs(
-    source: Store | str | os.PathLike,
+    source: Any,
     *,
     columns: str | Sequence[str] | None = None,
     where: str | None = None,
@@ -30,7 +31,8 @@ def table_of_runs(
     flops by one convention, which is also that of the fit's exponents.
 
     Args:
-      source: a store, its folder, or a file that `laws.Table.read` takes.
+      source: a store, its folder, or what `laws.Table.read` takes: a file, a DataFrame, a dict of
+        columns.
       columns: which column is which, "params=COL,loss=COL" or several such.
       where: a row filter, "mode == train" (`lmscale.laws.where`).
       convention: kaplan, chinchilla, standard or exact, of results only (standard).
@@ -60,9 +62,11 @@ def table_of_runs(
     else:
         table = laws.Table.read(source, **read)
         if convention is not None and not is_results(table.header):
+            is_file = isinstance(source, (str, os.PathLike))
+            what = repr(os.fspath(source)) if is_file else "this table"
             raise laws.TableError(
                 f"a convention chooses between columns that only a store's results have "
-                f"(params_{convention}, flops_{convention}, ..); of {os.fspath(source)!r} name the "
+                f"(params_{convention}, flops_{convention}, ..); of {what} name the "
                 f"columns by --columns params=COL,flops=COL"
             )
     return table if where is None else table.filter(where)

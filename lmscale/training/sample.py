@@ -9,15 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lmscale.files import DamagedError
-from lmscale.spec import SpecError
-from lmscale.training.checkpoint import Checkpoints, saved_steps
 from lmscale.training.run_folder import RunFolder
-from lmscale.training.state import single_device_like
+from lmscale.training.trained import trained_state
 
 
 def sample_tokens(
-    folder: RunFolder, prompt: Sequence[int], *, n_tokens: int, temperature: float, seed: int
+    folder: RunFolder,
+    prompt: Sequence[int],
+    *,
+    n_tokens: int,
+    temperature: float,
+    seed: int,
+    step: int | None = None,
 ) -> Iterator[int]:
     """Continues a prompt, one token at a time.
 
@@ -27,25 +30,13 @@ def sample_tokens(
       n_tokens: how many to add.
       temperature: 1 samples from the model, 0 takes the likeliest token.
       seed: of the sampling.
+      step: of the checkpoint; the newest if it is not given.
 
     Raises:
       SpecError: when the run has no checkpoint.
       DamagedError: when its newest one is damaged.
     """
-    steps = saved_steps(folder.checkpoints)
-    if not steps:
-        raise SpecError(f"{folder.path} has no checkpoint to sample from yet")
-    checkpoints = Checkpoints(folder.checkpoints, folder.run_id, read_only=True)
-    try:
-        state = checkpoints.restore(max(steps), single_device_like(folder.spec))[0]
-    except DamagedError as error:
-        # A run that has ended is not looked at again while it has a result.
-        remedy = (
-            f"delete {folder.path / 'result.json'}, then `lmscale run` trains its last part again"
-        )
-        raise DamagedError(error.path, error.fault, remedy) from error
-    finally:
-        checkpoints.close()
+    state = trained_state(folder, step)[1]
     spec = folder.spec.model
     graphdef = nnx.split(nnx.eval_shape(lambda: spec.module(nnx.Rngs(params=0))))[0]
 

@@ -25,6 +25,12 @@ def test_ancestors_and_the_steps_that_are_kept():
     # A trunk that is no part of the experiment is not looked for.
     assert ancestors(third, {third.spec.run_id: third}) == []
     assert branch_steps(runs) == {first.spec.run_id: {4}, second.spec.run_id: {8}}
+    # Of every third step those that a run makes itself, but for its last.
+    assert branch_steps(runs, every=3) == {
+        first.spec.run_id: {3, 4},
+        second.spec.run_id: {6, 8},
+        third.spec.run_id: {9},
+    }
 
 
 def test_a_pack_comes_after_the_packs_that_its_runs_start_from():

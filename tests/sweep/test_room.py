@@ -40,6 +40,11 @@ def test_the_states_of_a_plan_are_counted(tmp_path, corpus):
     need = bytes_to_write(plan_of(spec, run_spec(seed=1)), Store(tmp_path))
     small = 2 * room._SMALL_FILES + 5 * room._STATE_OVERHEAD
     assert need == pytest.approx(1.02 * (5 * state + small), rel=1e-6)
+    # Of 12 steps 5 and 10 are kept beside them.
+    more = bytes_to_write(plan_of(spec), Store(tmp_path), 5) - bytes_to_write(
+        plan_of(spec), Store(tmp_path)
+    )
+    assert more == pytest.approx(1.02 * 2 * (state + room._STATE_OVERHEAD), rel=1e-4)
 
 
 def test_what_is_there_need_not_be_written(tmp_path, corpus):

@@ -5,6 +5,7 @@ import json
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 
 from lmscale.data import n_sequences, sequence_order
@@ -12,19 +13,21 @@ from lmscale.data.loader import batch_indices, gather
 from lmscale.planner.devices import local_devices
 from lmscale.planner.packs import make_plan
 from lmscale.progress import progress
-from lmscale.spec import StartSpec, StoppingSpec
+from lmscale.spec import SpecError, StartSpec, StoppingSpec
 from lmscale.sweep.execute import execute
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.shards import shard_runs
 from lmscale.sweep.store import Store
+from lmscale.training.checkpoint import saved_steps
 from lmscale.training.loss import token_losses
 from lmscale.training.state import ProgramKey, initial_state
+from lmscale.training.trained import trained_state
 from tests.training.specs import run_spec
 
 TRUNK_SCHEDULE = {"name": "constant", "warmup_steps": 3}
 
 
-def train(path, corpus, *specs, n_slots=1):
+def train(path, corpus, *specs, n_slots=1, **options):
     """Trains the specs in a store at `path`; returns their results in the same order."""
     store = Store(path)
     runs = [Run(spec, {}) for spec in specs]
@@ -32,7 +35,7 @@ def train(path, corpus, *specs, n_slots=1):
         store.folder(run).create()
     plan = make_plan(runs, local_devices(), n_slots=n_slots)
     with progress("training", plan.flops) as bar:
-        execute(plan, store, lambda name: corpus, bar)
+        execute(plan, store, lambda name: corpus, bar, **options)
     return [store.folder(run).result() for run in runs]
 
 
@@ -79,6 +82,21 @@ def test_a_branch_of_a_diverged_run_is_diverged(tmp_path, corpus):
     ends = train(tmp_path, corpus, wild, branch)
     assert [end["status"] for end in ends] == ["diverged", "diverged"]
     assert wild.run_id in ends[1]["reason"]
+
+
+def test_states_that_are_kept_for_good_change_nothing(tmp_path, corpus):
+    spec = run_spec(corpus)
+    (plain,) = train(tmp_path / "plain", corpus, spec)
+    (kept,) = train(tmp_path / "kept", corpus, spec, keep_every=5)
+    assert kept["losses"] == plain["losses"] and kept["train_loss"] == plain["train_loss"]
+    folder = Store(tmp_path / "kept").folder(Run(spec, {}))
+    assert saved_steps(folder.branches) == [5, 10] and saved_steps(folder.checkpoints) == [12]
+    states = {step: trained_state(folder, step)[1]["params"] for step in (5, 12)}
+    assert trained_state(folder)[0] == 12
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), states[5], states[12])
+    assert any(jax.tree.leaves(moved))
+    with pytest.raises(SpecError, match="no checkpoint of step 7, but of 5, 10, 12"):
+        trained_state(folder, 7)
 
 
 def test_shards_keep_branches_with_their_trunk(corpus):

@@ -1,0 +1,116 @@
+"""The same model in Hugging Face's transformers: its config, and its arrays by our names and theirs.
+
+An architecture that transformers has says so by `ModelSpec.hugging_face`; both directions are made of
+what it returns. Arrays are NumPy's; ours have dotted names (`blocks.attention.qkv.kernel`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+__all__ = ["HuggingFace", "Renamed", "from_theirs", "to_theirs"]
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """One of our arrays under their name.
+
+    Attributes:
+      ours: its name; arrays of stacked layers have their layer dimension first.
+      theirs: its name there, with {layer} for stacked layers.
+      n_in: leading axes (after the layer's) that are joined to the input dimension of a matrix; the
+        others are joined to the output dimension. 0 for a vector, or an array that stays as it is.
+      transposed: whether theirs is [output, input], as torch's Linear has it.
+    """
+
+    ours: str
+    theirs: str
+    n_in: int = 0
+    transposed: bool = False
+
+    @property
+    def stacked(self) -> bool:
+        return "{layer}" in self.theirs
+
+
+@dataclass(frozen=True)
+class HuggingFace:
+    """A model in transformers.
+
+    Attributes:
+      config: of config.json, but for what the tokeniser decides.
+      arrays: ours that have a counterpart, which are all.
+      zeros: theirs that we do not have -> their shape; as zeros they change nothing.
+    """
+
+    config: Mapping[str, Any]
+    arrays: tuple[Renamed, ...]
+    zeros: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def to_theirs(form: HuggingFace, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Our arrays under their names and in their shapes.
+
+    Raises:
+      ValueError: an array of ours has no counterpart.
+    """
+    left = set(arrays) - {one.ours for one in form.arrays}
+    if left:
+        raise ValueError(f"no counterpart is known for {', '.join(sorted(left))}")
+    found = {name: np.zeros(shape, np.float32) for name, shape in form.zeros.items()}
+    for one in form.arrays:
+        x = arrays[one.ours]
+        for layer, own in enumerate(x if one.stacked else [x]):
+            found[one.theirs.format(layer=layer)] = _their_shape(one, own)
+    return {name: np.ascontiguousarray(x) for name, x in found.items()}
+
+
+def from_theirs(
+    form: HuggingFace,
+    arrays: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, np.ndarray]:
+    """Their arrays under our names and in our shapes.
+
+    Args:
+      form: of the model.
+      arrays: theirs; those that we do not have must be zero.
+      shapes: ours, by name.
+
+    Raises:
+      ValueError: an array is missing, has another shape, or cannot be left out.
+    """
+    found: dict[str, np.ndarray] = {}
+    for one in form.arrays:
+        shape = shapes[one.ours]
+        own = shape[1:] if one.stacked else shape
+        parts = []
+        for name in _their_names(one, shape):
+            if name not in arrays:
+                raise ValueError(f"the weights have no {name}")
+            x = np.asarray(arrays[name], np.float32)
+            x = x.T if one.transposed and one.n_in else x
+            if x.size != int(np.prod(own)):
+                raise ValueError(f"{name} has {x.size:,} numbers, not {int(np.prod(own)):,}")
+            parts.append(x.reshape(own))
+        found[one.ours] = np.stack(parts) if one.stacked else parts[0]
+    for name in form.zeros:
+        if name in arrays and np.any(arrays[name]):
+            raise ValueError(f"{name} is not zero, and a model without biases cannot have it")
+    return found
+
+
+def _their_names(one: Renamed, shape: tuple[int, ...]) -> Iterator[str]:
+    for layer in range(shape[0] if one.stacked else 1):
+        yield one.theirs.format(layer=layer)
+
+
+def _their_shape(one: Renamed, x: np.ndarray) -> np.ndarray:
+    if not one.n_in:
+        return x if "bias" not in one.theirs else x.ravel()
+    matrix = x.reshape(int(np.prod(x.shape[: one.n_in])), -1)
+    return matrix.T if one.transposed else matrix

@@ -1,0 +1,205 @@
+"""Writes the folder of an exported run, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmscale.architectures.hugging_face import to_theirs
+from lmscale.data import open_corpus
+from lmscale.data.corpus import Corpus
+from lmscale.export.tokenizer_json import differing_text, tokenizer_config, tokenizer_json
+from lmscale.files import write_json
+from lmscale.spec import RunSpec, SpecError
+from lmscale.training.run_folder import RunFolder
+from lmscale.training.trained import named_arrays, trained_state
+
+__all__ = ["FORMATS", "ExportError", "Exported", "export_run"]
+
+FORMATS = ("hf", "safetensors")
+#: What a folder of ours holds: only such a folder is ever replaced.
+MARK = "lmscale.json"
+#: Characters of held-out text that both tokenisers are tried on.
+_TRIED = 200_000
+
+
+class ExportError(ValueError):
+    """An export that is not possible as asked; one line that says what would be right."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+      path: the folder.
+      step: of the checkpoint.
+      loads_as: how others read it, in a line of code.
+      notes: what a user must know, a sentence each.
+    """
+
+    path: Path
+    step: int
+    loads_as: str
+    notes: tuple[str, ...]
+
+
+def export_run(
+    run: str | os.PathLike,
+    out: str | os.PathLike,
+    format: str,
+    *,
+    step: int | None = None,
+    tokenizer: bool = True,
+    force: bool = False,
+) -> Exported:
+    """Writes a checkpoint of a run for others to load.
+
+    Args:
+      run: a folder of DIR/runs.
+      out: the folder to write, which appears whole.
+      format: "hf" (config, weights and tokeniser as transformers loads them) or "safetensors" (our
+        arrays by our names, for every architecture).
+      step: of the checkpoint; the newest if it is not given.
+      tokenizer: whether to write it; it is read from the corpus of the run.
+      force: replace a folder that an export has written.
+
+    Raises:
+      ExportError, SpecError: it cannot be done as asked: another format, a folder that holds something
+        else, no checkpoint, or no such model in transformers.
+      DataError: the corpus, which has the tokeniser, is not here.
+      DamagedError: the checkpoint is not what was written.
+    """
+    if format not in FORMATS:
+        raise ExportError(f"there is no format {format!r}; choose from {', '.join(FORMATS)}")
+    try:
+        from safetensors.numpy import save_file
+    except ImportError:
+        raise ExportError("exporting needs safetensors: pip install 'lmscale[hf]'") from None
+    path, place = Path(run).absolute(), Path(out).absolute()
+    if not (path / "spec.json").exists():
+        raise ExportError(f"{run} holds no spec.json: give a folder of DIR/runs")
+    _check_place(place, path, force)
+    folder = RunFolder.open(path)
+    spec = folder.spec
+    # All that can be refused is, before a checkpoint is read.
+    form = _form(spec) if format == "hf" else None
+    data = spec.data
+    corpus = open_corpus(data.corpus, fingerprint=data.fingerprint) if tokenizer else None
+    step, state = trained_state(folder, step)
+    arrays = named_arrays(state["params"])
+    notes = list(_notes(folder, step))
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        if form is None:
+            metadata = {"format": "np", "run": folder.run_id, "step": str(step)}
+            save_file(_contiguous(arrays), temporary / "model.safetensors", metadata=metadata)
+            (temporary / "spec.json").write_bytes((path / "spec.json").read_bytes())
+            loads = f"safetensors.numpy.load_file({str(place / 'model.safetensors')!r})"
+        else:
+            theirs = to_theirs(form, arrays)
+            save_file(theirs, temporary / "model.safetensors", metadata={"format": "pt"})
+            _write_configs(temporary, form.config, corpus)
+            loads = f"transformers.AutoModelForCausalLM.from_pretrained({str(place)!r})"
+        if corpus is None:
+            notes.append("no tokeniser was written")
+        else:
+            (temporary / "tokenizer.model").write_bytes(corpus.tokenizer.model)
+            if form is not None:
+                notes += _write_tokenizer(temporary, corpus, spec)
+        write_json(
+            temporary / MARK,
+            {"run": folder.run_id, "step": step, "format": format, "notes": notes},
+        )
+        _put(temporary, place)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Exported(place, step, loads, tuple(notes))
+
+
+def _check_place(place: Path, run: Path, force: bool) -> None:
+    """Raises `ExportError` unless a folder may be written there."""
+    if run == place or run in place.parents or place in run.parents:
+        raise ExportError(f"{place} is part of the store: give a folder of its own as --out")
+    if not place.exists():
+        return
+    if not place.is_dir():
+        raise ExportError(f"{place} is a file: give another --out")
+    if not any(place.iterdir()):
+        return
+    if not force:
+        raise ExportError(f"{place} is not empty: give another --out, or --force to replace it")
+    if not (place / MARK).exists():
+        raise ExportError(
+            f"{place} was not written by lmscale export ({MARK} is missing), so --force does not replace "
+            "it: give another --out"
+        )
+
+
+def _form(spec: RunSpec) -> Any:
+    try:
+        return spec.model.hugging_face()
+    except SpecError as error:
+        raise ExportError(f"{error}: use --format safetensors, which has every model") from None
+
+
+def _notes(folder: RunFolder, step: int) -> list[str]:
+    status = folder.status()["status"]
+    if status == "done" and step == folder.status()["step"]:
+        return []
+    return [f"the run is {status}: these are its weights at step {step} of {folder.spec.steps}"]
+
+
+def _write_configs(place: Path, config: Mapping[str, Any], corpus: Corpus | None) -> None:
+    """config.json and generation_config.json."""
+    # Without a tokeniser it is not known which token ends a document.
+    ends = {} if corpus is None else {"bos_token_id": corpus.eod_id, "eos_token_id": corpus.eod_id}
+    write_json(
+        place / "config.json", {**config, "dtype": "float32", "torch_dtype": "float32", **ends}
+    )
+    write_json(place / "generation_config.json", {"do_sample": True, "temperature": 0.8, **ends})
+
+
+def _write_tokenizer(place: Path, corpus: Corpus, spec: RunSpec) -> list[str]:
+    """tokenizer.json, if it gives the same ids; what a user must know of it."""
+    content = json.dumps(tokenizer_json(corpus.tokenizer), ensure_ascii=False)
+    split = next((name for name in ("valid", "test", "train") if corpus.n_tokens(name)), "train")
+    text = corpus.tokenizer.decode(np.asarray(corpus.tokens(split)[:_TRIED]))[:_TRIED]
+    try:
+        differs = differing_text(corpus.tokenizer, content, text.splitlines(keepends=True))
+    except ImportError:
+        differs, checked = (
+            None,
+            "tokenizers is not installed, so tokenizer.json was not tried on text",
+        )
+    else:
+        checked = f"tokenizer.json gives the same ids on {len(text):,} characters of the corpus"
+    if differs is not None:
+        return [
+            f"tokenizers encodes {differs[:40]!r} otherwise, so no tokenizer.json was written: encode with "
+            "sentencepiece and tokenizer.model"
+        ]
+    (place / "tokenizer.json").write_text(content, encoding="utf-8")
+    write_json(place / "tokenizer_config.json", tokenizer_config(spec.model.n_ctx))
+    return [checked]
+
+
+def _contiguous(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.ascontiguousarray(x) for name, x in arrays.items()}
+
+
+def _put(temporary: Path, place: Path) -> None:
+    """Gives the finished folder its name, in place of one of ours."""
+    old = place.with_name(f".{place.name}.{os.getpid()}.old")
+    if place.exists() and any(place.iterdir()):
+        os.rename(place, old)
+    os.rename(temporary, place)
+    shutil.rmtree(old, ignore_errors=True)

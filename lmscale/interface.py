@@ -1,0 +1,162 @@
+"""The Python interface: the results of a store, a law fitted to any table, and advice.
+
+`lmscale/__init__.py` gives these out as `lmscale.load`, `lmscale.fit` and `lmscale.advise`. The commands
+call the same functions, so that a notebook and a terminal never disagree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lmscale import laws
+from lmscale.laws import Advice, FitResult
+from lmscale.studies.results import Results
+from lmscale.sweep.fitting import Fits, fit_laws, law_names, options_by_law
+from lmscale.sweep.recommend import law_source, recommend
+from lmscale.sweep.store import Store
+from lmscale.sweep.tables import table_of_runs
+
+__all__ = ["advise", "fit", "load"]
+
+
+def load(store: Store | str | os.PathLike) -> Results:
+    """The results of a store, as studies and reports read them.
+
+        results = lmscale.load("results/isoflop-cpu")
+        results.runs          # one row a run: labels, every hyperparameter, losses, N and C
+        results.curves        # one row a run and step: run, step, tokens, flops, loss, ...
+        lmscale.studies.isoflop.study(results).estimates["a"].interval
+
+    Args:
+      store: the folder of a `lmscale run`, which may still be training; also remote (gs://).
+
+    Returns:
+      What the store held at this moment; load it again to see more.
+
+    Raises:
+      StoreError: the folder holds no experiment; one line.
+    """
+    return Results.read(store)
+
+
+def fit(
+    source: Any,
+    law: str | Sequence[str],
+    *,
+    columns: Mapping[str, str] | Sequence[str] | str | None = None,
+    where: str | None = None,
+    convention: str | None = None,
+    cells: str | None = None,
+    at: float | Sequence[float] = (),
+    bootstrap: int = 1000,
+    **options: Any,
+) -> FitResult | Fits:
+    """Fits a law, or several side by side, as `lmscale fit` does.
+
+        fit = lmscale.fit("runs.csv", "parametric", columns={"loss": "c4_en"}, at=1e22)
+        fit.parameters["alpha"], fit.intervals["alpha"], fit.at[0].n_params
+        both = lmscale.fit("results/isoflop-cpu", ["isoflop", "parametric"])
+        both["parametric"].exponents
+
+    Args:
+      source: a store or its folder, `lmscale.load` of it, the path of a table (CSV, JSON, JSON lines), a
+        DataFrame, such as some rows of `load(..).runs`, or a dict of columns.
+      law: a name in `lmscale.laws.LAWS`, several of them, or "all".
+      columns: our name -> the source's ("params=COL,loss=COL" as well); others are found by their
+        common names.
+      where: rows to take, "mode == train and params >= 1e8".
+      convention: which params and flops of a store's results to read (standard).
+      cells: best, mean or all, of runs with one params and tokens.
+      at: FLOPs to give N_opt, D_opt and loss at.
+      bootstrap: draws.
+      options: those of the laws, such as window=2 (`lmscale fit --help` has them), level and seed.
+
+    Returns:
+      For one law its `FitResult`, for several `Fits`, a mapping from laws to these.
+
+    Raises:
+      TableError, StoreError: the source cannot be read; one line.
+      FitError: no law could be fitted, or the only one has no answer at a budget that was asked for.
+    """
+    names, source = law_names(law), _store_of(source)
+    by_law = options_by_law(names, options)
+    table = table_of_runs(source, columns=columns, where=where, convention=convention, cells=cells)
+    budgets = [float(at)] if isinstance(at, (int, float)) else [float(budget) for budget in at]
+    found = fit_laws(
+        table, names, source=source, budgets=budgets, bootstrap=bootstrap, options=by_law
+    ).check()
+    if not isinstance(law, str) or law == "all":
+        return found
+    answers = found.at.get(law, ())
+    for answer in answers:
+        if isinstance(answer, laws.FitError):
+            raise answer
+    return dataclasses.replace(found[law], at=tuple(answers))
+
+
+def advise(
+    source: Any,
+    *,
+    compute: float | None = None,
+    loss: float | None = None,
+    unique_tokens: float | None = None,
+    inference_tokens: float = 0.0,
+    law: str | None = None,
+    family: str | None = None,
+    extrapolate: bool = False,
+    columns: Mapping[str, str] | Sequence[str] | str | None = None,
+    where: str | None = None,
+    convention: str | None = None,
+    cells: str | None = None,
+) -> Advice:
+    """The best model for a budget, as `lmscale advise` gives it.
+
+        advice = lmscale.advise("results/isoflop-cpu", compute=1e13)
+        advice.n_params, advice.intervals["n_params"], advice.model, advice.learning_rate
+        lmscale.advise("besiroglu2024", compute=1e22).n_tokens
+
+    Args:
+      source: a store (its folder, or `lmscale.load` of it), any table that `fit` takes, a `FitResult`, or
+        the name of a published law (`lmscale.laws.PUBLISHED`).
+      compute: FLOPs of training; with `inference_tokens` of training and serving.
+      loss: instead of `compute`, the loss in nats per token to reach with the least compute.
+      unique_tokens: how many tokens there are; beyond them data repeat.
+      inference_tokens: tokens served later, which the compute then pays for as well.
+      law: isoflop unless given; of a table what fits it.
+      family: whose law of a store (transformer).
+      extrapolate: answer also far from the runs (`lmscale.laws.advise.FARTHEST`).
+      columns, where, convention, cells: how a table is read; see `fit`.
+
+    Raises:
+      TableError, StoreError: the source cannot be read; one line.
+      FitError: the law has no answer, or the budget lies too far from its runs.
+    """
+    reading = {"columns": columns, "where": where, "convention": convention, "cells": cells}
+    found = law_source(_store_of(source), law=law, family=family, reading=reading)
+    chosen = {"law": law, "family": family}
+    return recommend(
+        found,
+        extrapolate=extrapolate,
+        reading=reading,
+        flops=compute,
+        loss=loss,
+        unique_tokens=unique_tokens,
+        inference_tokens=inference_tokens,
+        **{name: value for name, value in chosen.items() if value is not None},
+    )
+
+
+def _store_of(source: Any) -> Any:
+    """The store that results were read from; anything else as it is.
+
+    Raises:
+      FitError: the results were made by hand.
+    """
+    if not isinstance(source, Results):
+        return source
+    if source.store is None:
+        raise laws.FitError("these results were not read from a store: give their `.runs`")
+    return source.store

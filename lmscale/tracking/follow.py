@@ -1,0 +1,178 @@
+"""Sends what runs append to metrics.jsonl to trackers, from a thread beside the training.
+
+The log is the truth: it is cut back to a checkpoint when a run resumes, and grows again to the same
+records. So what was sent is remembered as a number of records (STORE/tracking/NAME.json). After a kill
+the next process sends the records beyond that number, and none twice. Only one process at a time sends
+what belongs to a tracker (a lock beside that file), whoever trains.
+
+A tracker that fails is left out from then on, with one line; training never waits for it, but for
+`FAREWELL` seconds at its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from lmscale.files import DamagedError, read_json, write_json
+from lmscale.foreign_text import is_plain_name
+from lmscale.tracking.trackers import TrackedRun, Tracker
+from lmscale.training.run_folder import ENDED, RunFolder
+
+__all__ = ["FAREWELL", "follow"]
+
+#: Seconds between two looks at the logs.
+LOOK = 2.0
+#: Seconds that trackers may take to send the last records, when training is over.
+FAREWELL = 60.0
+
+
+@contextlib.contextmanager
+def follow(
+    store: epath.Path,
+    name: str,
+    runs: Sequence[tuple[RunFolder, Mapping[str, Any]]],
+    trackers: Mapping[str, Tracker],
+    warn: Callable[[str], None],
+) -> Iterator[None]:
+    """While this lasts, new records of the runs go to the trackers.
+
+    Args:
+      store: folder of the sweep.
+      name: of the sweep, to which a few characters are added for its group.
+      runs: with their labels.
+      trackers: by the names that a user gave them.
+      warn: is told, in a line, of a tracker that has failed.
+    """
+    if not trackers:
+        yield
+        return
+    over = threading.Event()
+    threads = [
+        threading.Thread(
+            target=_Follower(store, name, runs, label, tracker, warn).run, args=(over,), daemon=True
+        )
+        for label, tracker in trackers.items()
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for label, thread in zip(trackers, threads, strict=True):
+            thread.join(FAREWELL)
+            if thread.is_alive():
+                warn(f"tracking by {label} is not done after {FAREWELL:.0f} s, and is left behind")
+
+
+class _Follower:
+    """One tracker, and what it was sent of each run."""
+
+    def __init__(
+        self,
+        store: epath.Path,
+        name: str,
+        runs: Sequence[tuple[RunFolder, Mapping[str, Any]]],
+        label: str,
+        tracker: Tracker,
+        warn: Callable[[str], None],
+    ):
+        self._name, self._label, self._tracker, self._warn = name, label, tracker, warn
+        self._folders = list(runs)
+        self._place = store / "tracking"
+        slug = label.replace(":", "-").replace("/", "-")
+        self._slug = slug if is_plain_name(slug) else "function"
+        self._state: dict[str, Any] = {}
+        self._sizes: dict[str, int] = {}
+        self._open: dict[str, TrackedRun] = {}
+
+    def run(self, over: threading.Event) -> None:
+        """Looks at the logs until training is over, then once more."""
+        try:
+            with contextlib.ExitStack() as stack:
+                while not self._take_lock(stack):
+                    if over.wait(LOOK):
+                        return
+                self._state = self._read_state()
+                while not over.wait(LOOK):
+                    self._look()
+                self._look()
+                for run in list(self._open.values()):
+                    self._end(run)
+        except BaseException as error:  # Whatever a tracker raises must not reach the training.
+            words = (str(error).strip().splitlines() or [""])[0]
+            self._warn(
+                f"tracking by {self._label} has failed and stops, training goes on: "
+                f"{type(error).__name__}: {words}"
+            )
+
+    def _look(self) -> None:
+        for folder, labels in self._folders:
+            run = folder.path.name
+            size = _size(folder.log_path)
+            if size == self._sizes.get(run, 0):
+                if run in self._open and folder.status()["status"] in ENDED:
+                    self._end(self._open[run])
+                continue
+            self._sizes[run] = size
+            try:
+                records = folder.metrics()
+            except DamagedError:
+                # The training process finds it, and makes the log again.
+                continue
+            seen = self._state["runs"].get(run, {"sent": 0, "step": 0})
+            fresh = records[seen["sent"] :]
+            if not fresh:
+                continue
+            tracked = self._open.get(run)
+            if tracked is None:
+                tracked = self._open[run] = TrackedRun(
+                    run, self._state["group"], folder.spec.to_dict(), dict(labels), folder.path
+                )
+            self._tracker.log(tracked, fresh, seen["step"])
+            self._state["runs"][run] = {"sent": len(records), "step": fresh[-1]["step"]}
+            write_json(self._place / f"{self._slug}.json", self._state)
+
+    def _end(self, run: TrackedRun) -> None:
+        del self._open[run.name]
+        status = RunFolder.open(run.folder).status()["status"]
+        self._tracker.end(run, status)
+
+    def _read_state(self) -> dict[str, Any]:
+        path = self._place / f"{self._slug}.json"
+        found = read_json(path, {"group": str, "runs": dict}, "delete it to send all again")
+        if found is None:
+            found = {"group": f"{self._name}-{secrets.token_hex(3)}", "runs": {}}
+            write_json(path, found)
+        return found
+
+    def _take_lock(self, stack: contextlib.ExitStack) -> bool:
+        """Whether this process is the one that sends; until its end."""
+        self._place.mkdir(parents=True, exist_ok=True)
+        if "://" in str(self._place):
+            return True
+        try:
+            import fcntl
+        except ImportError:  # Not on Windows.
+            return True
+        file = (self._place / f"{self._slug}.lock").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return False
+        stack.callback(file.close)
+        return True
+
+
+def _size(path: epath.Path) -> int:
+    try:
+        return path.stat().length
+    except FileNotFoundError:
+        return 0

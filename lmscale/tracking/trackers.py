@@ -1,0 +1,208 @@
+"""Where records of metrics.jsonl can be sent: TensorBoard, Weights & Biases, or a user's function."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from etils import epath
+
+from lmscale.user_files import load_file
+
+__all__ = ["TrackedRun", "Tracker", "TrackingError", "make_tracker", "scalars"]
+
+Record = Mapping[str, Any]
+
+
+class TrackingError(ValueError):
+    """A tracker that cannot be had; one line that says what would be right."""
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A run whose records are sent.
+
+    Attributes:
+      name: of its folder.
+      group: of the sweep; the same whenever its store is trained on.
+      spec: its spec, as in spec.json.
+      labels: that the experiment gives it.
+      folder: where its files are.
+    """
+
+    name: str
+    group: str
+    spec: Mapping[str, Any]
+    labels: Mapping[str, Any]
+    folder: epath.Path
+
+    @property
+    def store(self) -> epath.Path:
+        """The folder of the sweep."""
+        return self.folder.parent.parent
+
+
+class Tracker(Protocol):
+    """Takes the records of many runs. Any of its methods may fail; training goes on without it."""
+
+    def log(self, run: TrackedRun, records: Sequence[Record], sent: int) -> None:
+        """Takes the next records of a run; returns when they are safe.
+
+        Args:
+          run: whose they are.
+          records: as metrics.jsonl has them, in their order, each once.
+          sent: step of the last record that was taken before, by any process; 0 if there is none.
+        """
+
+    def end(self, run: TrackedRun, status: str) -> None:
+        """No more records come from this process; `status` is the run's."""
+
+
+def scalars(record: Record) -> dict[str, float]:
+    """The numbers of a record by the names that they have in it; `eval/NAME/loss` of evaluations."""
+    found = {
+        name: value
+        for name, value in record.items()
+        if name != "step" and isinstance(value, (int, float))
+    }
+    for name, scores in (record.get("eval") or {}).items():
+        for score, value in scores.items():
+            if isinstance(value, (int, float)):
+                found[f"eval/{name}/{score}"] = value
+    return found
+
+
+def make_tracker(name: str) -> Tracker:
+    """The tracker of that name.
+
+    Args:
+      name: "tensorboard", "wandb", or "MODULE:FUNCTION" ("FILE.py:FUNCTION") for a function of one's
+        own: function(run, records).
+
+    Raises:
+      TrackingError: there is none, or its package is not installed.
+    """
+    if name == "tensorboard":
+        return TensorBoard()
+    if name == "wandb":
+        return WandB()
+    module, colon, function = name.rpartition(":")
+    if not colon or not module or not function:
+        raise TrackingError(
+            f"a tracker is tensorboard, wandb or MODULE:FUNCTION of your own, not {name!r}"
+        )
+    return Function(_imported(module, function))
+
+
+class TensorBoard:
+    """An event file a run, under STORE/tensorboard."""
+
+    def __init__(self) -> None:
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise TrackingError(
+                "--track tensorboard needs tensorboardX: pip install 'lmscale[tensorboard]'"
+            ) from None
+        self._new = SummaryWriter
+        self._writers: dict[str, Any] = {}
+
+    def log(self, run: TrackedRun, records: Sequence[Record], sent: int) -> None:
+        writer = self._writers.get(run.name)
+        if writer is None:
+            # What a killed process may have written beyond `sent` is not shown: it is sent again.
+            resumed: dict[str, Any] = {"purge_step": sent + 1} if sent else {}
+            # tensorboardX names a file by the second, and would write over that of a process before.
+            resumed["filename_suffix"] = f".{time.time_ns()}"
+            folder = str(run.store / "tensorboard" / run.name)
+            writer = self._writers[run.name] = self._new(folder, **resumed)
+            if not sent:
+                lines = [
+                    f"    {name}: {value}" for name, value in {**run.labels, **run.spec}.items()
+                ]
+                writer.add_text("spec", "\n".join(lines), 0)
+        for record in records:
+            for name, value in scalars(record).items():
+                writer.add_scalar(name, value, record["step"])
+        writer.flush()
+
+    def end(self, run: TrackedRun, status: str) -> None:
+        if (writer := self._writers.pop(run.name, None)) is not None:
+            writer.close()
+
+
+class WandB:
+    """A run of Weights & Biases for each of ours, in the group of its sweep.
+
+    Its environment variables decide the rest: WANDB_MODE=offline, WANDB_PROJECT (lmscale), WANDB_ENTITY.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise TrackingError("--track wandb needs wandb: pip install 'lmscale[wandb]'") from None
+        self._wandb = wandb
+        self._runs: dict[str, Any] = {}
+
+    def log(self, run: TrackedRun, records: Sequence[Record], sent: int) -> None:
+        own = self._runs.get(run.name)
+        if own is None:
+            folder = {} if "://" in str(run.store) else {"dir": str(run.store)}
+            own = self._runs[run.name] = self._wandb.init(
+                project=os.environ.get("WANDB_PROJECT") or "lmscale",
+                group=run.group,
+                name=run.name,
+                # The hash at the end of a run's name tells it from all others.
+                id=f"{run.group}-{run.name.rsplit('-', 1)[-1]}",
+                config={**run.labels, **run.spec},
+                resume="allow",
+                reinit="create_new",
+                settings=self._wandb.Settings(silent=True),
+                **folder,
+            )
+        for record in records:
+            own.log(scalars(record), step=record["step"])
+
+    def end(self, run: TrackedRun, status: str) -> None:
+        if (own := self._runs.pop(run.name, None)) is not None:
+            own.summary["status"] = status
+            own.finish(exit_code=0)
+
+
+class Function:
+    """A function of a user's own, called with the run and its new records, as metrics.jsonl has them."""
+
+    def __init__(self, function: Callable[[TrackedRun, Sequence[Record]], None]):
+        self._function = function
+
+    def log(self, run: TrackedRun, records: Sequence[Record], sent: int) -> None:
+        self._function(run, records)
+
+    def end(self, run: TrackedRun, status: str) -> None:
+        """Such a function hears of records only."""
+
+
+def _imported(module: str, function: str) -> Callable[..., None]:
+    try:
+        if module.endswith(".py"):
+            if not Path(module).is_file():
+                raise TrackingError(f"there is no file {module}")
+            found: Any = load_file(Path(module))
+        else:
+            # As with `python -m`: modules of the folder that one is in.
+            if os.getcwd() not in sys.path:
+                sys.path.append(os.getcwd())
+            found = importlib.import_module(module)
+    except ImportError as error:
+        raise TrackingError(f"the module {module!r} cannot be imported: {error}") from None
+    chosen = getattr(found, function, None)
+    if not callable(chosen):
+        raise TrackingError(f"{module} has no function {function!r}")
+    return chosen

@@ -1,0 +1,312 @@
+"""Trackers: every record once, through kills and resumes; a failing tracker stops nothing."""
+
+from __future__ import annotations
+
+import json
+import struct
+import threading
+import time
+
+import pytest
+from etils import epath
+
+from lmscale.tracking import TrackingError, follow, make_tracker, scalars
+from lmscale.tracking.trackers import TensorBoard
+from lmscale.training.run_folder import RunFolder
+from tests.cli.answers import refused
+from tests.training.specs import run_spec
+
+
+@pytest.fixture(autouse=True)
+def look_often(monkeypatch):
+    module = __import__("sys").modules["lmscale.tracking.follow"]
+    monkeypatch.setattr(module, "LOOK", 0.01)
+    return module
+
+
+def record(step, **values):
+    return {
+        "step": step,
+        "tokens": 64 * step,
+        "flops": 1e3 * step,
+        "loss": 5 - 0.1 * step,
+        **values,
+    }
+
+
+def evaluated(step):
+    scores = {"loss": 5 - 0.1 * step, "bits_per_byte": 2.5, "by_position": [1.0, 2.0]}
+    return {"step": step, "tokens": 64 * step, "flops": 1e3 * step, "eval": {"valid": scores}}
+
+
+RECORDS = [record(2), record(4), record(6), evaluated(6), record(8), record(10), evaluated(10)]
+
+
+class Sweep:
+    """A store of two runs, whose logs grow as a test says."""
+
+    def __init__(self, path):
+        self.path = epath.Path(path)
+        self.folders = []
+        for seed in (0, 1):
+            spec = run_spec(seed=seed)
+            folder = RunFolder(self.path / "runs" / spec.run_id, spec)
+            folder.create()
+            self.folders.append(folder)
+
+    def train(self, first: int, last: int) -> None:
+        """The logs hold the first records, and then the others: as after a kill."""
+        for folder in self.folders:
+            folder.log_path.unlink(missing_ok=True)
+            folder.append_metrics(RECORDS[:first])
+            folder.append_metrics(RECORDS[first:last])
+
+    def follow(self, warn=print, **trackers):
+        runs = [(folder, {"family": "transformer"}) for folder in self.folders]
+        return follow(self.path, "tiny-cpu", runs, trackers, warn)
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    return Sweep(tmp_path)
+
+
+class Recording:
+    def __init__(self):
+        self.got, self.ended = {}, {}
+
+    def log(self, run, records, sent):
+        self.got.setdefault(run.name, []).extend(records)
+        self.run = run
+
+    def end(self, run, status):
+        self.ended[run.name] = status
+
+
+def test_every_record_is_sent_once_through_kills(sweep):
+    got = []
+    # Of three processes the second begins with a log that was cut back to a checkpoint.
+    for first, last in ((0, 5), (2, 3), (2, 7)):
+        tracker = Recording()
+        with sweep.follow(mine=tracker):
+            sweep.train(first, last)
+        got.append(tracker.got)
+    for folder in sweep.folders:
+        name = folder.path.name
+        assert [x[name] for x in got if name in x] == [RECORDS[:5], RECORDS[5:]]
+    assert tracker.run.group.startswith("tiny-cpu-") and tracker.run.spec["seed"] in (0, 1)
+    assert tracker.run.labels == {"family": "transformer"}
+    assert set(tracker.ended.values()) == {"pending"}
+
+
+def test_the_group_is_that_of_the_store(sweep):
+    groups = set()
+    for last in (2, 4):
+        tracker = Recording()
+        with sweep.follow(mine=tracker):
+            sweep.train(0, last)
+        groups.add(tracker.run.group)
+    assert len(groups) == 1
+
+
+def test_one_process_at_a_time_sends(sweep):
+    first, second = Recording(), Recording()
+    with sweep.follow(mine=first):
+        sweep.train(0, 1)
+        for _ in range(500):
+            if len(first.got) == 2:
+                break
+            time.sleep(0.01)
+        with sweep.follow(mine=second):
+            sweep.train(0, 3)
+            time.sleep(0.1)
+    assert not second.got and all(x == RECORDS[:3] for x in first.got.values())
+    with sweep.follow(mine=second):
+        sweep.train(0, 4)
+    assert all(x == RECORDS[3:4] for x in second.got.values())
+
+
+def test_a_run_that_has_ended_is_closed_while_others_train(sweep):
+    tracker = Recording()
+    with sweep.follow(mine=tracker):
+        sweep.train(0, 7)
+        one = sweep.folders[0]
+        one.write_status("done", step=12, seconds=1.0)
+        one.write_result({"status": "done", "reason": None})
+        one.write_status("done", step=12, seconds=1.0)
+        for _ in range(500):
+            if tracker.ended:
+                break
+            time.sleep(0.01)
+        assert tracker.ended == {one.path.name: "done"}
+
+
+def test_a_tracker_that_fails_is_named_once(sweep):
+    class Failing(Recording):
+        def log(self, run, records, sent):
+            raise RuntimeError("no network\nin two lines")
+
+    warned, other = [], Recording()
+    with sweep.follow(warned.append, bad=Failing(), good=other):
+        sweep.train(0, 7)
+        time.sleep(0.1)
+    assert warned == [
+        "tracking by bad has failed and stops, training goes on: RuntimeError: no network"
+    ]
+    assert all(x == RECORDS for x in other.got.values())
+
+
+def test_a_tracker_that_hangs_is_left_behind(sweep, look_often, monkeypatch):
+    monkeypatch.setattr(look_often, "FAREWELL", 0.1)
+    free = threading.Event()
+
+    class Hanging(Recording):
+        def log(self, run, records, sent):
+            free.wait(30)
+
+    warned = []
+    with sweep.follow(warned.append, slow=Hanging()):
+        sweep.train(0, 7)
+        time.sleep(0.1)
+    free.set()
+    assert len(warned) == 1 and "tracking by slow is not done" in warned[0]
+
+
+def test_scalars_have_the_names_of_the_log():
+    assert scalars(record(2, lr=0.1, window=None)) == {
+        "tokens": 128, "flops": 2e3, "loss": 4.8, "lr": 0.1
+    }  # fmt: skip
+    assert scalars(evaluated(6)) == {
+        "tokens": 384, "flops": 6e3, "eval/valid/loss": 4.4, "eval/valid/bits_per_byte": 2.5
+    }  # fmt: skip
+
+
+def test_a_function_of_ones_own(sweep, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = "seen = []\ndef hook(run, records):\n    seen.append((run.name, [r['step'] for r in records]))\n"
+    (tmp_path / "my_hook_module.py").write_text(code)
+    for name in ("my_hook_module:hook", f"{tmp_path / 'my_hook_module.py'}:hook"):
+        make_tracker(name)
+    import my_hook_module
+
+    with sweep.follow(hook=make_tracker("my_hook_module:hook")):
+        sweep.train(0, 3)
+        time.sleep(0.05)
+    assert {name for name, _ in my_hook_module.seen} == {f.path.name for f in sweep.folders}
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("mlflow", "a tracker is tensorboard, wandb or MODULE:FUNCTION of your own, not 'mlflow'"),
+        ("no_such_module:f", "the module 'no_such_module' cannot be imported"),
+        ("json:no_such", "json has no function 'no_such'"),
+        ("missing.py:f", "there is no file missing.py"),
+    ],
+)
+def test_a_bad_tracker_is_refused_before_training(
+    capsys, monkeypatch, tmp_path, corpus, name, says
+):
+    monkeypatch.setattr("lmscale.cli.start_jax", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    assert says in refused(capsys, "run", "isoflop", "--data", "tiny", "--track", name)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [("tensorboard", "tensorboardX", "tensorboard"), ("wandb", "wandb", "wandb")],
+)
+def test_a_missing_package_is_named(monkeypatch, name, package, extra):
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    with pytest.raises(TrackingError, match=rf"pip install 'lmscale\[{extra}\]'"):
+        make_tracker(name)
+
+
+# --- the real libraries --------------------------------------------------------------------------
+
+
+def curve(folder, tag):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [(event.step, pytest.approx(event.value)) for event in events.Scalars(tag)]
+
+
+def test_tensorboard_shows_the_log_through_a_kill(sweep):
+    with sweep.follow(tensorboard=TensorBoard()):
+        sweep.train(0, 4)
+    state = sweep.path / "tracking" / "tensorboard.json"
+    before = state.read_text()
+    with sweep.follow(tensorboard=TensorBoard()):
+        sweep.train(2, 6)
+    # Killed after sending and before it was noted: what was sent twice shows once.
+    state.write_text(before)
+    with sweep.follow(tensorboard=TensorBoard()):
+        sweep.train(2, 7)
+    for folder in sweep.folders:
+        place = sweep.path / "tensorboard" / folder.path.name
+        assert curve(place, "loss") == [(r["step"], r["loss"]) for r in RECORDS if "loss" in r]
+        assert curve(place, "eval/valid/loss") == [
+            (r["step"], r["eval"]["valid"]["loss"]) for r in RECORDS if "eval" in r
+        ]
+
+
+@pytest.mark.slow
+def test_wandb_offline_keeps_the_log_and_the_group(sweep, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for first, last in ((0, 4), (2, 7)):
+        with sweep.follow(wandb=make_tracker("wandb")):
+            sweep.train(first, last)
+    files = sorted(sweep.path.glob("wandb/offline-run-*/*.wandb"))
+    assert len(files) == 4
+    group = json.loads((sweep.path / "tracking" / "wandb.json").read_text())["group"]
+    found: dict[str, list[tuple[int, dict]]] = {}
+    for file in files:
+        run, history = read_offline(file)
+        assert run.run_group == group and run.run_id.startswith(group)
+        found.setdefault(run.display_name, []).extend(history)
+    assert set(found) == {folder.path.name for folder in sweep.folders}
+    for history in found.values():
+        losses = {step: row["loss"] for step, row in history if "loss" in row}
+        assert losses == pytest.approx({r["step"]: r["loss"] for r in RECORDS if "loss" in r})
+        evals = {s: row["eval/valid/loss"] for s, row in history if "eval/valid/loss" in row}
+        assert evals == pytest.approx({6: 4.4, 10: 4.0})
+
+
+def read_offline(path):
+    """The run and its history in a file of wandb's."""
+    from wandb.proto import wandb_internal_pb2
+
+    run, history = None, []
+    for data in leveldb_records(path.read_bytes()):
+        entry = wandb_internal_pb2.Record()
+        entry.ParseFromString(data)
+        if entry.WhichOneof("record_type") == "run":
+            run = entry.run
+        elif entry.WhichOneof("record_type") == "history":
+            items = {
+                "/".join(item.nested_key) or item.key: json.loads(item.value_json)
+                for item in entry.history.item
+            }
+            history.append((items["_step"], items))
+    return run, history
+
+
+def leveldb_records(data):
+    """Records of LevelDB's log format: checksum, length, type (whole, first, middle, last), content."""
+    assert data[:4] == b":W&B"
+    place, block, found = 7, 32768, b""
+    while place + 7 <= len(data):
+        left = block - place % block
+        if left < 7:
+            place += left
+            continue
+        length, kind = struct.unpack("<HB", data[place + 4 : place + 7])
+        found += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):
+            yield found
+            found = b""
