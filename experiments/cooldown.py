@@ -12,9 +12,11 @@ grid here, whose budgets lie close together, and holds it against nothing.
     lmscale run cooldown --scale gpu          # 9 budgets x 6 sizes, under an hour on one H100
     lmscale plan cooldown --scale paper --device v5p:256
 
-One cell is also trained at other learning rates under both schedules. At paper scale context, batch
-(0.1M tokens, 0.2M for the largest size), vocabulary, warmup, weight decay and learning rates are the
-paper's; of its sizes from 33M to 360M we do not have the shapes, so the shapes are ours.
+One cell is also trained at other learning rates under both schedules. The paper is about runs of
+thousands of updates: at cpu scale a step is one sequence, so that the median run has more than 5,000.
+At paper scale context, batch (0.1M tokens, 0.2M for the largest size), vocabulary, warmup, weight decay
+and learning rates are the paper's; of its sizes from 33M to 360M we do not have the shapes, so the
+shapes are ours.
 """
 
 import math
@@ -229,13 +231,14 @@ class Cooldown(Experiment):
 SCALES = {
     "cpu": Cooldown(
         vocab_size=512,
-        budgets=tuple(6e9 * 1.45**i for i in range(6)),
+        budgets=tuple(8e10 * 1.45**i for i in range(6)),
         n_layer=2,
-        sizes=tuple(24.0 * width**2 for width in (8, 12, 16, 24, 32)),
+        sizes=tuple(24.0 * width**2 for width in (16, 24, 32, 48, 64, 96)),
         sizes_per_budget=4,
         tokens_per_param=18.0,
         init_std=0.08,
-        warmup_steps=30,
+        batch_size=1,
+        warmup_steps=100,
         swept_lrs=(0.25, 0.5, 1.0, 2.0, 4.0),
         swept_budget=2,
         eval_tokens=32_768,

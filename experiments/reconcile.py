@@ -7,7 +7,7 @@ head, a warmup and a cosine of one fixed length for every run: 0.835; (2) the he
 and batch tuned to the size: 0.497. Steps 1 and 2 are the same runs counted differently; up to step 3
 the schedule knows no budget, so one run a size is evaluated where it crosses each.
 
-    lmscale run reconcile                     # cpu: 3 budgets, 6 sizes, 3 seeds
+    lmscale run reconcile                     # cpu: 4 budgets, 7 sizes, 3 seeds, 10 minutes
     lmscale run reconcile --scale cpu-hour    # 6 budgets over a factor of 110, an hour
     lmscale run reconcile --scale gpu         # 6 budgets x 10 sizes, under an hour on one H100
     lmscale plan reconcile --scale paper --device v5p:256
@@ -239,18 +239,18 @@ SCALES = {
     "cpu": Reconcile(
         vocab_size=512,
         # Below 2e10 FLOPs most profiles had no minimum.
-        budgets=(2.2e10, 5e10, 1.1e11),
-        kaplan_budgets=(9.5e9, 2.5e10, 6.5e10),
+        budgets=(2.2e10, 5.6e10, 1.43e11, 3.65e11),
+        kaplan_budgets=(9.4e9, 2.8e10, 8.2e10, 2.4e11),
         n_layer=2,
-        sizes=tuple(24.0 * width**2 for width in (8, 12, 16, 24, 32, 48)),
-        spread=3.6,
+        sizes=tuple(24.0 * width**2 for width in (8, 12, 16, 24, 32, 48, 64)),
+        spread=4.0,
         tokens_per_param=18.0,
         init_std=0.08,
         fixed_lr=1e-2,
         fixed_batch=4,
         tuned_batch=2,
         fixed_warmup=2.5e5,
-        fixed_cosine=3.1e7,
+        fixed_cosine=4.6e7,
         eval_tokens=32_768,
         seeds=(0, 1, 2),
     ),
@@ -267,7 +267,7 @@ SCALES = {
         fixed_batch=4,
         tuned_batch=2,
         fixed_warmup=2.5e5,
-        fixed_cosine=3.1e7,
+        fixed_cosine=1.56e8,
         eval_tokens=2**17,
         seeds=(0, 1, 2),
     ),

@@ -168,6 +168,6 @@ def statuses(column: Iterable[str]) -> str:
 def family_name(family: str) -> str:
     """A label of the table as a reader writes it: 'lstm, 2 layers' is '2-layer LSTM'."""
     text = re.sub(r"^(\w+),? (\d+) layers?$", r"\2-layer \1", str(family))
-    for label, name in (("transformer", "Transformer"), ("lstm", "LSTM")):
+    for label, name in (("transformer", "Transformer"), ("lstm", "LSTM"), ("llama", "Llama")):
         text = text.replace(label, name)
     return text

@@ -18,8 +18,8 @@ def test_runs_resolve_and_differ(scale):
 
 def test_the_small_scales_have_three_seeds_and_few_shapes():
     runs = SCALES["cpu"].runs(fake_corpus(512))
-    assert len(runs) == 36
-    assert len({run.spec.model for run in runs}) == 12
+    assert len(runs) == 48
+    assert len({run.spec.model for run in runs}) == 16
     assert len(SCALES["gpu"].runs(fake_corpus(8192))) == 60
 
 

@@ -45,7 +45,7 @@ def test_the_gain_at_equal_size_comes_back(found):
 
 def test_the_loss_at_equal_compute_comes_back(found):
     law = planted.SizeLaw()
-    sizes = [24.0 * w**2 for w in (16, 24, 32)]
+    sizes = [24.0 * w**2 for w in (12, 16, 24)]
     gaps = []
     for reuse, n in [(2, n) for n in sizes] + [(4, n) for n in sizes[:2]]:
         plain = (law.N_c / (reuse * n)) ** law.alpha

@@ -90,17 +90,16 @@ def _detail(c: Comparison) -> str:
             f"{other} against {base}: the two reach no loss in common. The multiplier is read between "
             f"{high:.2f} and {low:.2f} nats, where at least one frontier is extrapolated. "
         )
-    ratio = shown(c.exponents, "95% interval")
+    ratio = f"at one irreducible loss their ratio less 1 is {shown(c.exponents, '95% interval')}"
     if c.one_exponent:
         text += (
-            f"The minima bear one exponent for both (ratio of the exponents less 1, at one irreducible loss: "
-            f"{ratio}); fitted jointly with it, the multiplier is {shown(c.joint, '95% interval')} "
-            "at every loss."
+            f"The minima bear one exponent for both: {ratio}. Fitted jointly with it, the multiplier is "
+            f"{shown(c.joint, '95% interval')} at every loss."
         )
     else:
         text += (
-            f"The minima do not bear one exponent for both (ratio of the exponents less 1, at one "
-            f"irreducible loss: {ratio}), so no single number says it and the joint fit decides nothing."
+            f"The minima do not bear one exponent for both: {ratio}. So no single number says it, and "
+            "the joint fit decides nothing."
         )
     if c.text is not None:
         text += (
