@@ -94,7 +94,11 @@ NONE = _NoValue()
 
 
 def field_value(kind: type, optional: bool) -> Callable[[str], Any]:
-    """The parser of an experiment's field; an optional one may be "none", which gives `NONE`."""
+    """The parser of an experiment's field; an optional one may be "none", which gives `NONE`.
+
+    argparse says that a text is no number, in its own words and with this function's name; `sweep.fields`
+    says which numbers a field takes.
+    """
     parse = whole if kind is int else kind
     if not optional:
         return parse

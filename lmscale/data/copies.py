@@ -8,6 +8,9 @@ Two kinds of copies are found, both by hashes of windows (see `shingles`):
 - *Near-duplicates*: the share of a candidate's sampled shingles that are in one other document
   (Broder 1997, "On the resemblance and containment of documents": sampling modulo m).
 
+`held_out` asks this before it lets a document into the validation or test split, so that no copy crosses a
+split, and has the thresholds.
+
 Only the candidates are kept in memory, at about 12 bytes for each of their bytes. All other text is
 read as a stream.
 """

@@ -33,8 +33,12 @@ NEEDED = {
 EXTRAS = {
     "pyarrow": ("Parquet files", "data"),
     "zstandard": ("compressed text", "data"),
+    "safetensors": ("lmscale export", "hf"),
+    "tokenizers": ("lmscale export, with a tokeniser", "hf"),
+    "tensorboardX": ("--track tensorboard", "tensorboard"),
+    "wandb": ("--track wandb", "wandb"),
     "torch": ("lmscale bench --against torch", "parity"),
-    "transformers": ("tests against its models", "parity"),
+    "transformers": ("reading what lmscale export writes", "parity"),
     "libtpu": ("TPUs, and compiling for them", "tpu"),
     "jax_plugins.xla_cuda13": ("NVIDIA GPUs, and compiling for them", "cuda13"),
 }

@@ -1,7 +1,8 @@
 """What several figures draw: measured cells with their bars, a law with its band, looks and legends.
 
 A section of the page draws with these on the axes of a `style.canvas`; what only one section draws stays
-in its own file.
+in its own file. What several sections of IsoFLOP experiments share, such as the forest plot of exponents, is
+in `isoflop_figures`; which rows a plot has, and in what order, is decided by its section.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ beside them, so any pack on any mesh can take it up.
 Digests are written before the folder gets its final name, so a checkpoint never lacks them unless an
 earlier version of lmscale wrote it. On object stores (gs://), which check what they deliver, only
 sizes are kept.
+
+`training.loop` decides when one is due.
 """
 
 from __future__ import annotations

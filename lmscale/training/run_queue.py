@@ -16,7 +16,8 @@ from lmscale.training.run_folder import RunFolder
 class RunQueue:
     """Runs that wait for a slot. Threads with packs of one program may share a queue.
 
-    Runs are taken in order, but a run that starts from another waits for it.
+    Runs are taken in the order of the plan (`planner.packs`: the longest first), but a run that starts
+    from another waits for it.
     """
 
     def __init__(self, folders: Sequence[RunFolder]):

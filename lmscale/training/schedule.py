@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from lmscale.spec import RunSpec
 
-#: The order gives each schedule its number in a pack's hyperparameters.
+#: The order gives each schedule its number in a pack's hyperparameters, and is that of `shapes` in
+#: `learning_rate`. `spec.ScheduleSpec` has the same names.
 SCHEDULES = ("cosine", "linear", "constant", "cooldown", "inverse_sqrt")
 
 
@@ -54,6 +55,6 @@ def learning_rate(step: jax.Array, hyper: Mapping[str, jax.Array]) -> jax.Array:
         down(1 - jnp.sqrt(x)),
         jnp.sqrt(warmup / jnp.maximum(step + 1, jnp.maximum(warmup, 1.0))),
     )
-    decayed = jnp.select([hyper["schedule"] == i for i in range(len(shapes))], shapes)
+    decayed = jnp.select([hyper["schedule"] == i for i in range(len(SCHEDULES))], shapes)
     rising = (step + 1) / jnp.maximum(warmup, 1.0)
     return hyper["peak_lr"] * jnp.where(step < warmup, rising, decayed)
