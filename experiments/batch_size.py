@@ -29,10 +29,9 @@ import numpy as np
 from lmscale import hparams
 from lmscale.spec import TransformerSpec
 from lmscale.sweep import (
-    BASE_LR_HELP,
     GPU_BATCH_TOKENS,
     GPU_RECIPE,
-    Experiment,
+    ByWidth,
     Run,
     default_rule,
     finding,
@@ -46,7 +45,7 @@ NEEDS_MORE = "more seeds (--seeds 0 1 2 3 4 5), or the scale gpu"
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchSize(Experiment):
+class BatchSize(ByWidth):
     title = "The critical batch: steps against tokens to the same loss"
     analyses = ("critical_batch", "curves")
     claims = (
@@ -84,10 +83,7 @@ class BatchSize(Experiment):
     )
 
     shapes: tuple[str, ...] = field(metadata={"help": "of the models: LAYERSxWIDTH"})
-    init_std: float | None = field(
-        default=0.02, metadata={"help": "of the initial weights; none goes with the width"}
-    )
-    base_lr: float | None = field(default=None, metadata={"help": BASE_LR_HELP})
+
     batch_sizes: tuple[int, ...] = field(metadata={"help": "sequences"})
     steps: int = field(metadata={"help": "of a very large batch"})
     turning_batch: int = field(

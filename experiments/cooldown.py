@@ -25,24 +25,23 @@ from dataclasses import dataclass, field
 from lmscale.flops import n_params, training_flops_per_token
 from lmscale.spec import OptimizerSpec, RunSpec, ScheduleSpec, StartSpec
 from lmscale.sweep import (
-    BASE_LR_HELP,
     CENTRE,
     GPU_RECIPE,
-    Experiment,
     Run,
+    TransformersBySize,
     batch_for,
     default_rule,
     finding,
-    head_multiple,
     nearest_sizes,
     product,
     published_number,
-    transformer_ladder,
 )
+
+LONGER = "runs of 5000 steps and more, as in the paper: the scale paper"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cooldown(Experiment):
+class Cooldown(TransformersBySize):
     title = "Cooldowns from one trunk against a cosine per cell"
     analyses = ("cooldown", "curves")
     claims = (
@@ -53,7 +52,7 @@ class Cooldown(Experiment):
             "Hägele et al. 2024, Fig. 3 and 5",
             at_least=-0.02,
             at_most=0.02,
-            would_tell="runs of 5000 steps and more, as in the paper: the scale paper",
+            would_tell=LONGER,
         ),
         finding(
             "cooldown/a_difference",
@@ -68,7 +67,7 @@ class Cooldown(Experiment):
             "The best constant learning rate is below the best peak of a cosine.",
             "Hägele et al. 2024, section 3",
             at_most=1.0,
-            would_tell="runs of 5000 steps and more, as in the paper: the scale paper",
+            would_tell=LONGER,
         ),
         published_number(
             "cooldown/best_lr_ratio",
@@ -76,12 +75,11 @@ class Cooldown(Experiment):
             "Hägele et al. 2024, section 3",
             0.35,
             0.7,
-            would_tell="runs of 5000 steps and more, as in the paper: the scale paper",
+            would_tell=LONGER,
         ),
     )
 
     budgets: tuple[float, ...] = field(metadata={"help": "training FLOPs (6ND) of each profile"})
-    sizes: tuple[float, ...] = field(metadata={"help": "non-embedding parameters of the ladder"})
     sizes_per_budget: int = field(metadata={"help": "sizes of a profile, around its best"})
     tokens_per_param: float = field(
         default=20.0, metadata={"help": "tokens per parameter that each profile is centred on"}
@@ -90,14 +88,6 @@ class Cooldown(Experiment):
         default=None,
         metadata={"help": "a profile's sizes reach this factor to either side; none: the nearest"},
     )
-    n_layer: int | None = field(
-        default=None, metadata={"help": "one depth for the whole ladder, instead of one by size"}
-    )
-    init_std: float | None = field(
-        default=0.02, metadata={"help": "of the initial weights; none goes with the width"}
-    )
-    base_lr: float | None = field(default=None, metadata={"help": BASE_LR_HELP})
-    n_ctx: int = 128
     batch_size: int | None = field(
         default=2, metadata={"help": "sequences; none goes with the shortest run of each size"}
     )
@@ -114,7 +104,6 @@ class Cooldown(Experiment):
         default=(), metadata={"help": "multiples of the cosine's peak to try at one cell"}
     )
     swept_budget: int = field(default=0, metadata={"help": "place of that cell among the budgets"})
-    compute_dtype: str = "float32"
     #: In whose units the budgets are set: C = 6ND with the head in N.
     convention: str = "standard"
 
@@ -127,17 +116,8 @@ class Cooldown(Experiment):
 
     def models(self, budget, vocab_size):
         """The shapes of the ladder around the budget's centre."""
-        ladder = transformer_ladder(
-            self.sizes,
-            n_ctx=self.n_ctx,
-            vocab_size=vocab_size,
-            n_layer=self.n_layer,
-            init_std=self.init_std,
-            head_multiple=head_multiple(self.compute_dtype),
-        )
-
         return nearest_sizes(
-            ladder,
+            self.ladder(vocab_size),
             budget,
             self.sizes_per_budget,
             tokens_per_param=self.tokens_per_param,

@@ -23,24 +23,24 @@ from dataclasses import dataclass, field, replace
 from lmscale import hparams
 from lmscale.flops import n_params
 from lmscale.sweep import (
-    BASE_LR_HELP,
     GPU_BATCH_TOKENS,
     GPU_RECIPE,
-    Experiment,
     Run,
+    TransformersBySize,
     drop,
     finding,
-    head_multiple,
     make_run,
     product,
     published_number,
-    transformer_ladder,
     width_rule,
 )
 
+LARGER = "models of 10M parameters and more: the scale paper"
+MORE_BATCHES = "batches over more decades below the critical one"
+
 
 @dataclass(frozen=True, kw_only=True)
-class LearningRate(Experiment):
+class LearningRate(TransformersBySize):
     title = "The best learning rate and batch against model size and training tokens"
     analyses = ("learning_rate", "curves")
     claims = (
@@ -63,7 +63,7 @@ class LearningRate(Experiment):
             "With Adam the best rate rises with the batch.",
             "McCandlish et al. 2018, section 2",
             at_least=0.0,
-            would_tell="batches over more decades below the critical one",
+            would_tell=MORE_BATCHES,
         ),
         published_number(
             "learning_rate/b_exponent",
@@ -71,7 +71,7 @@ class LearningRate(Experiment):
             "McCandlish et al. 2018, section 2",
             0.5,
             1.0,
-            would_tell="batches over more decades below the critical one",
+            would_tell=MORE_BATCHES,
         ),
         published_number(
             "learning_rate/steplaw_n",
@@ -79,7 +79,7 @@ class LearningRate(Experiment):
             "Li et al. 2025",
             -0.86,
             -0.56,
-            would_tell="models of 10M parameters and more: the scale paper",
+            would_tell=LARGER,
         ),
         published_number(
             "learning_rate/steplaw_d",
@@ -87,14 +87,14 @@ class LearningRate(Experiment):
             "Li et al. 2025",
             0.15,
             0.46,
-            would_tell="models of 10M parameters and more: the scale paper",
+            would_tell=LARGER,
         ),
         finding(
             "learning_rate/steplaw_batch",
             "The best batch grows with the tokens.",
             "Li et al. 2025",
             at_least=0.0,
-            would_tell="models of 10M parameters and more: the scale paper",
+            would_tell=LARGER,
         ),
         published_number(
             "learning_rate/steplaw_batch",
@@ -102,25 +102,16 @@ class LearningRate(Experiment):
             "Li et al. 2025",
             0.45,
             0.7,
-            would_tell="models of 10M parameters and more: the scale paper",
+            would_tell=LARGER,
         ),
     )
 
-    sizes: tuple[float, ...] = field(metadata={"help": "non-embedding parameters"})
     tokens: tuple[float, ...] = field(metadata={"help": "training tokens of every size"})
     batch_sizes: tuple[int, ...] = field(metadata={"help": "sequences"})
     lr_factors: tuple[float, ...] = field(
         default=(0.25, 0.5, 1.0, 2.0, 4.0),
         metadata={"help": "multiples of a first guess; the best should lie inside"},
     )
-    n_layer: int | None = field(
-        default=None, metadata={"help": "one depth for the whole ladder, instead of one by size"}
-    )
-    init_std: float | None = field(
-        default=0.02, metadata={"help": "of the initial weights; none goes with the width"}
-    )
-    base_lr: float | None = field(default=None, metadata={"help": BASE_LR_HELP})
-    n_ctx: int
     least_steps: int = field(default=20, metadata={"help": "cells of fewer updates are left out"})
     warmup_steps: int | None = field(
         default=None, metadata={"help": "of every run, at most half of it; none takes a twentieth"}
@@ -128,7 +119,6 @@ class LearningRate(Experiment):
     final_lr: float | None = field(
         default=None, metadata={"help": "learning rate at the end; none takes a tenth of the peak"}
     )
-    compute_dtype: str = "float32"
 
     def schedule(self, spec):
         """The schedule of a run: a share of its steps and peak, or as Li et al. have it."""
@@ -152,15 +142,7 @@ class LearningRate(Experiment):
         return round(tokens / (batch_size * self.n_ctx))
 
     def runs(self, corpus):
-        models = transformer_ladder(
-            self.sizes,
-            n_ctx=self.n_ctx,
-            vocab_size=corpus.vocab_size,
-            n_layer=self.n_layer,
-            init_std=self.init_std,
-            head_multiple=head_multiple(self.compute_dtype),
-        )
-        runs = []
+        models, runs = self.ladder(corpus.vocab_size), []
         for cell in product(tokens=self.tokens, batch_size=self.batch_sizes):
             if self.updates(**cell) < self.least_steps:
                 kept = sum(

@@ -31,17 +31,14 @@ from lmscale import hparams
 from lmscale.flops import n_params, training_flops_per_token
 from lmscale.spec import OptimizerSpec, RunSpec, ScheduleSpec, TransformerSpec
 from lmscale.sweep import (
-    BASE_LR_HELP,
     CENTRE,
     GPU_RECIPE,
-    Experiment,
     Run,
+    TransformersBySize,
     batch_for,
     finding,
-    head_multiple,
     off_centre,
     published_number,
-    transformer_ladder,
     width_rule,
 )
 
@@ -65,7 +62,7 @@ def falls(name, what, by, would_tell=WIDER):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reconcile(Experiment):
+class Reconcile(TransformersBySize):
     title = "From Kaplan's exponent to Hoffmann's in five steps"
     analyses = ("reconcile", "curves")
     claims = (
@@ -108,12 +105,6 @@ class Reconcile(Experiment):
     tokens_per_param: float = field(
         default=20.0, metadata={"help": "tokens per parameter that each profile is centred on"}
     )
-    n_layer: int | None = field(default=None, metadata={"help": "one depth for the whole ladder"})
-    init_std: float | None = field(
-        default=0.02, metadata={"help": "of the initial weights; none goes with the width"}
-    )
-    base_lr: float | None = field(default=None, metadata={"help": BASE_LR_HELP})
-    n_ctx: int = 128
     fixed_lr: float = field(default=3e-3, metadata={"help": "peak of steps 1 to 4, every size"})
     fixed_batch: int = field(metadata={"help": "sequences of steps 1 to 4, every size"})
     tuned_batch: int | None = field(
@@ -131,18 +122,10 @@ class Reconcile(Experiment):
     )
     fixed_warmup: float = field(metadata={"help": "tokens of steps 1 and 2"})
     fixed_cosine: float = field(metadata={"help": "tokens of steps 1 to 3"})
-    compute_dtype: str = "float32"
 
     def models(self, vocab_size):
         if self.sizes:
-            return transformer_ladder(
-                self.sizes,
-                n_ctx=self.n_ctx,
-                vocab_size=vocab_size,
-                n_layer=self.n_layer,
-                init_std=self.init_std,
-                head_multiple=head_multiple(self.compute_dtype),
-            )
+            return self.ladder(vocab_size)
         common = {"n_head": 4, "n_ctx": self.n_ctx, "vocab_size": vocab_size}
         return [TransformerSpec(n_layer=n, d_model=d, d_ff=f, **common) for n, d, f in PAPER_SHAPES]
 

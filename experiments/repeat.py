@@ -20,9 +20,8 @@ from dataclasses import dataclass, field
 
 from lmscale.spec import TransformerSpec
 from lmscale.sweep import (
-    BASE_LR_HELP,
     GPU_RECIPE,
-    Experiment,
+    ByWidth,
     Run,
     default_rule,
     finding,
@@ -38,7 +37,7 @@ PAPER_MODELS = ((34, 2560, 55e9), (36, 3072, 84e9), (42, 4096, 178e9))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repeat(Experiment):
+class Repeat(ByWidth):
     title = "Repeated data: the worth of an epoch"
     analyses = ("repeat", "curves")
     repeats_text = True
@@ -97,10 +96,7 @@ class Repeat(Experiment):
     n_layer: int | None = field(
         default=None, metadata={"help": "depth of all models, instead of one by size"}
     )
-    init_std: float | None = field(
-        default=0.02, metadata={"help": "of the initial weights; none goes with the width"}
-    )
-    base_lr: float | None = field(default=None, metadata={"help": BASE_LR_HELP})
+
     dropout: float = 0.1
     weight_decay: float = 0.1
     n_ctx: int

@@ -22,9 +22,8 @@ from dataclasses import dataclass, field, replace
 from lmscale import hparams
 from lmscale.spec import ScheduleSpec
 from lmscale.sweep import (
-    BASE_LR_HELP,
     GPU_RECIPE,
-    Experiment,
+    ByWidth,
     Run,
     default_rule,
     finding,
@@ -52,7 +51,7 @@ def summed_learning_rate(spec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedules(Experiment):
+class Schedules(ByWidth):
     title = "Learning-rate schedules of one model"
     analyses = ("schedules", "curves")
     claims = (
@@ -107,10 +106,7 @@ class Schedules(Experiment):
     n_layer: int | None = field(
         default=None, metadata={"help": "its depth, instead of one by size"}
     )
-    init_std: float | None = field(
-        default=0.02, metadata={"help": "of the initial weights; none goes with the width"}
-    )
-    base_lr: float | None = field(default=None, metadata={"help": BASE_LR_HELP})
+
     steps: int
     n_ctx: int
     batch_size: int = field(metadata={"help": "sequences"})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -12,9 +13,20 @@ from lmscale.laws import FitResult
 from lmscale.report.section import Grid
 from lmscale.studies.cells import Cell
 from lmscale.studies.estimate import Estimate, interval_of_mean
-from lmscale.wording import number, with_interval
+from lmscale.studies.learning_curves import Ladder
+from lmscale.wording import family_name, number, with_interval
 
-__all__ = ["MEANS", "edges", "mean_loss", "mean_of", "paired_words", "parameter", "shown", "table"]
+__all__ = [
+    "MEANS",
+    "by_family",
+    "edges",
+    "mean_loss",
+    "mean_of",
+    "paired_words",
+    "parameter",
+    "shown",
+    "table",
+]
 
 #: For the caption of a table with `mean_loss`.
 MEANS = "In brackets the 95% interval of the mean (three or more seeds) or the range (two)."
@@ -46,6 +58,38 @@ def table(
     numeric = tuple(index for index, heading in enumerate(columns) if heading not in text)
     grid = Grid(caption=caption, header=list(columns), rows=shown_rows, numeric=numeric)
     return [grid] if shown_rows else []
+
+
+class OfFamily(Protocol):
+    """What a study finds for one family with learning curves."""
+
+    @property
+    def ladder(self) -> Ladder | None: ...
+
+    @property
+    def estimates(self) -> dict[str, Estimate]: ...
+
+
+def by_family(caption: str, families: Sequence[OfFamily], columns: Mapping[str, str]) -> list[Grid]:
+    """Estimates of several families beside each other; no table for one family.
+
+    Args:
+      columns: name of an estimate -> heading.
+    """
+    rows = [(one.ladder.family, one.estimates) for one in families if one.ladder]
+    shows = {
+        heading: functools.partial(_estimate_of, name=name) for name, heading in columns.items()
+    }
+    return table(
+        f"{caption} by family, with 95% intervals, all adjusted by the same B_crit(L).",
+        rows if len(rows) > 1 else (),
+        {"family": lambda row: family_name(row[0]), **shows},
+        text=("family",),
+    )
+
+
+def _estimate_of(row: tuple[str, Mapping[str, Estimate]], *, name: str) -> str:
+    return shown(row[1][name])
 
 
 def shown(estimate: Estimate, note: str = "") -> str:

@@ -24,7 +24,7 @@ from lmscale.studies.learning_curves import (
     NO_CURVES,
     Ladder,
     fit_learning_curves,
-    ladder,
+    ladders,
     law_rejected_because,
     with_batch_error,
 )
@@ -95,7 +95,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Compute:
-    """What `study` finds.
+    """What `study` finds, of the first family.
 
     Attributes:
       ladder: None where no run was evaluated along the way.
@@ -106,6 +106,7 @@ class Compute:
       estimates: exponents "alpha_C", "alpha_C_min" of L, "size_exponent", "size_exponent_min" of N_opt;
         "exponent_ratio" of alpha_C_min to that predicted from `curves`; "excess" of the loss of the
         best size over its converged loss; "off_optimum", the mean of `Cost.at`.
+      others: the same of every other family, with the same B_crit(L).
     """
 
     ladder: Ladder | None
@@ -114,18 +115,22 @@ class Compute:
     costs: tuple[Cost, ...]
     failure: str
     estimates: dict[str, Estimate]
+    others: tuple[Compute, ...] = ()
 
     @property
     def fits(self) -> dict[str, FitResult]:
         if self.ladder is None:
             return {}
-        if self.failure:
-            return {f"{self.ladder.family}/kaplan": refused("envelope", self.failure)}
-        return {
+        own = {
             f"{self.ladder.family}/{convention}, {kind}, {what}": law
             for (convention, kind), edge in self.edges.items()
             for what, law in (("N_opt", edge.size_law), ("loss", edge.loss_law))
         }
+        if self.failure:
+            own = {f"{self.ladder.family}/kaplan": refused("envelope", self.failure)}
+        for other in self.others:
+            own |= other.fits
+        return own
 
     @property
     def constants(self) -> dict[str, float] | None:
@@ -142,9 +147,13 @@ def study(results: Results) -> Compute:
     found = compute.study(Results.read("results/compute"))
     print(found.estimates["size_exponent_min"], found.edges["kaplan", "C_min"].n_opt)
     """
-    found = ladder(results)
-    if found is None:
+    if not (found := ladders(results)):
         return _without_edge(None, NO_CURVES)
+    first, *others = map(_of_family, found)
+    return dataclasses.replace(first, others=tuple(others))
+
+
+def _of_family(found: Ladder) -> Compute:
     try:
         edges = {
             (convention, kind): lower_edge(found, convention, kind == "C_min")

@@ -16,7 +16,7 @@ from lmscale.studies.learning_curves import (
     NO_CURVES,
     Ladder,
     fit_learning_curves,
-    ladder,
+    ladders,
 )
 from lmscale.studies.lines import lines_through
 from lmscale.studies.registry import register
@@ -59,7 +59,7 @@ class Reached:
 
 @dataclass(frozen=True)
 class Efficiency:
-    """What `study` finds.
+    """What `study` finds, of the first family.
 
     Attributes:
       ladder: None where no run was evaluated along the way.
@@ -67,12 +67,14 @@ class Efficiency:
       law: the fitted L(N, S_min), without intervals.
       estimates: "exponent", of the tokens to a loss against N, the mean over losses; and "ratio", of
         the smallest to the largest size at the highest loss.
+      others: the same of every other family, with the same B_crit(L).
     """
 
     ladder: Ladder | None
     reached: tuple[Reached, ...]
     law: FitResult
     estimates: dict[str, Estimate]
+    others: tuple[Efficiency, ...] = ()
 
     @property
     def fits(self) -> dict[str, FitResult]:
@@ -87,10 +89,14 @@ def study(results: Results) -> Efficiency:
     found = efficiency.study(Results.read("results/sample_efficiency"))
     print(found.estimates["exponent"], found.reached[0].tokens)
     """
-    found = ladder(results)
-    if found is None:
+    if not (found := ladders(results)):
         none = undecided(("exponent", "ratio"), NO_CURVES)
         return Efficiency(None, (), refused("kaplan-ns", NO_CURVES), none)
+    first, *others = map(_of_family, found)
+    return replace(first, others=tuple(others))
+
+
+def _of_family(found: Ladder) -> Efficiency:
     reached = _reached(found)
     if not reached:
         many = plural(len(found.sizes), "size")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +15,7 @@ from lmscale.studies.learning_curves import (
     NO_CURVES,
     Ladder,
     fit_learning_curves,
-    ladder,
+    ladders,
     law_rejected_because,
     with_batch_error,
 )
@@ -29,7 +30,7 @@ NAMES = ("alpha_S", "alpha_N")
 
 @dataclass(frozen=True)
 class Learning:
-    """What `study` finds.
+    """What `study` finds, of the first family.
 
     Attributes:
       ladder: None where no run was evaluated along the way.
@@ -37,16 +38,19 @@ class Learning:
         B_crit(L).
       fit_at_batch_law: the same with B_crit(L) taken as exact, for its band beside the curves.
       estimates: "alpha_S" and "alpha_N".
+      others: the same of every other family, with the same B_crit(L).
     """
 
     ladder: Ladder | None
     fit: FitResult
     fit_at_batch_law: FitResult = field(repr=False)
     estimates: dict[str, Estimate]
+    others: tuple[Learning, ...] = ()
 
     @property
     def fits(self) -> dict[str, FitResult]:
-        return {f"{self.ladder.family}/kaplan": self.fit} if self.ladder else {}
+        families = (self, *self.others)
+        return {f"{one.ladder.family}/kaplan": one.fit for one in families if one.ladder}
 
 
 @register("learning")
@@ -56,10 +60,14 @@ def study(results: Results) -> Learning:
     found = learning.study(Results.read("results/compute"))
     print(found.estimates["alpha_S"], found.fit.predict(params=1e6, steps=1e4))
     """
-    found = ladder(results)
-    if found is None:
+    if not (found := ladders(results)):
         none = refused(LAW, NO_CURVES)
         return Learning(None, none, none, undecided(NAMES, NO_CURVES))
+    first, *others = map(_of_family, found)
+    return dataclasses.replace(first, others=tuple(others))
+
+
+def _of_family(found: Ladder) -> Learning:
     exact = attempt(LAW, lambda: fit_learning_curves(found))
     fit = exact if exact.failure else with_batch_error(exact, found)
     why = fit.failure or undecided_because(fit, found)

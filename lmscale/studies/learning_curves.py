@@ -21,6 +21,7 @@ from lmscale.laws import FitResult
 from lmscale.laws.result import intervals_of
 from lmscale.laws.solve import seed_weights
 from lmscale.studies.estimate import LEAST_SEEDS
+from lmscale.studies.groups import by_number
 from lmscale.studies.results import Results
 
 __all__ = [
@@ -29,7 +30,7 @@ __all__ = [
     "Size",
     "evaluations",
     "fit_learning_curves",
-    "ladder",
+    "ladders",
     "law_rejected_because",
     "misfit",
     "with_batch_error",
@@ -46,7 +47,7 @@ BATCH_DRAWS = 16
 LARGEST_MISFIT = 0.02
 #: A batch this many times above or below the critical one needs hardly any correction.
 FAR = 10.0
-#: Why a store has no `ladder`.
+#: Why a store has no `ladders`.
 NO_CURVES = "no run has evaluations along the way yet"
 
 
@@ -177,8 +178,8 @@ def evaluations(records: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarr
     return steps, np.array([points[step] for step in sorted(points)], float)
 
 
-def ladder(results: Results) -> Ladder | None:
-    """The learning curves of the first family that has any; None where there are none.
+def ladders(results: Results) -> tuple[Ladder, ...]:
+    """The learning curves of every family that has any, in the order of the page.
 
     The experiment's field `critical_batch` holds B_star and alpha_B, optionally followed by
     `Ladder.batch_error`. Where a size was trained for several lengths, the longest counts. Seeds that
@@ -191,18 +192,16 @@ def ladder(results: Results) -> Ladder | None:
         constants = (b_star, alpha_b)
         if len(errors) == 4:
             error = (errors[0], errors[1], errors[2], errors[3])
+    measured, found = constants != KAPLAN_CRITICAL_BATCH, []
     for family in results.families:
         runs = results.usable
         runs = runs[runs["family"] == family] if len(runs) else runs
-        sizes = []
-        for _, group in runs.groupby("params_kaplan", sort=True):
-            size = _size(results, group[group["tokens"] == group["tokens"].max()])
-            if size is not None:
-                sizes.append(size)
+        groups = (group for _, group in by_number(runs, "params_kaplan"))
+        longest = (group[group["tokens"] == group["tokens"].max()] for group in groups)
+        sizes = tuple(size for runs in longest if (size := _size(results, runs)) is not None)
         if sizes:
-            measured = constants != KAPLAN_CRITICAL_BATCH
-            return Ladder(family, tuple(sizes), constants, measured, error)
-    return None
+            found.append(Ladder(family, sizes, constants, measured, error))
+    return tuple(found)
 
 
 def _size(results: Results, runs: pd.DataFrame) -> Size | None:

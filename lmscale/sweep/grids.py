@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmscale import flops, hparams, optimizers
+from lmscale.architectures import TransformerSpec, transformer_ladder
 from lmscale.data import Corpus
 from lmscale.serialize import MOST
 from lmscale.spec import (
@@ -23,7 +24,7 @@ from lmscale.spec import (
 from lmscale.sweep.dropped import budget_name, drop
 from lmscale.sweep.experiment import Experiment, Run
 from lmscale.sweep.fields import count_product, most_runs
-from lmscale.sweep.gpu_recipe import batch_for
+from lmscale.sweep.gpu_recipe import batch_for, head_multiple
 
 #: Training of Kaplan et al. 2020, section 2.2, as fields of `SharedRecipe`. Above 1e9 parameters Adam's
 #: moments did not fit their memory.
@@ -237,14 +238,43 @@ def default_rule(compute_dtype: str, base_lr: float | None = None) -> LearningRa
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharedRecipe(Experiment):
-    """Base of experiments whose models all train by one recipe, with a learning rate by size."""
+class ByWidth(Experiment):
+    """Base of experiments whose initial weights and learning rates may follow the width."""
 
     init_std: float | None = field(
         default=0.02,
         metadata={"help": "of the initial weights of Transformers; none goes with the width"},
     )
     base_lr: float | None = field(default=None, metadata={"help": BASE_LR_HELP})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformersBySize(ByWidth):
+    """Base of experiments on a ladder of Transformers, each of which trains by a recipe of its own."""
+
+    sizes: tuple[float, ...] = field(metadata={"help": "non-embedding parameters of the ladder"})
+    n_layer: int | None = field(
+        default=None, metadata={"help": "one depth for the whole ladder, instead of one by size"}
+    )
+    n_ctx: int = 128
+    compute_dtype: str = "float32"
+
+    def ladder(self, vocab_size: int) -> list[TransformerSpec]:
+        """One shape for each size."""
+        return transformer_ladder(
+            self.sizes,
+            n_ctx=self.n_ctx,
+            vocab_size=vocab_size,
+            n_layer=self.n_layer,
+            init_std=self.init_std,
+            head_multiple=head_multiple(self.compute_dtype),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedRecipe(ByWidth):
+    """Base of experiments whose models all train by one recipe, with a learning rate by size."""
+
     steps: int
     n_ctx: int
     batch_size: int = field(metadata={"help": "sequences"})

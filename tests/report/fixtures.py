@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from lmscale.studies.fits import refused
+
 
 def undrawn_section(section: ModuleType) -> Any:
     """A fixture without the section's main chart: drawing takes most of its time, and one test will do."""
@@ -28,3 +30,13 @@ def throughout(module: ModuleType, name: str, value: Any) -> Any:
             yield
 
     return changed
+
+
+def without_law(study: ModuleType, law: str) -> Any:
+    """A fixture that leaves a study's law out, which takes most of its time."""
+
+    @pytest.fixture
+    def no_law(monkeypatch):
+        monkeypatch.setattr(study, "_fit", lambda *args: refused(law, "not asked for"))
+
+    return no_law

@@ -4,19 +4,13 @@ import pytest
 
 from lmscale.report import analyse
 from lmscale.studies import repeat
-from lmscale.studies.fits import refused
-from tests.report.fixtures import throughout
+from tests.report.fixtures import throughout, without_law
 from tests.studies.test_repeat import declared, mixed, read
 
 few_draws = throughout(repeat, "BOOTSTRAP", 100)
 
 
-@pytest.fixture
-def no_law(monkeypatch):
-    """Leaves the law out, which costs most of the study."""
-    monkeypatch.setattr(
-        repeat, "_fit", lambda runs, vocab_size: refused("data-constrained", "not asked for")
-    )
+no_law = without_law(repeat, "data-constrained")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from lmscale import laws
 from lmscale.studies import compute
 from lmscale.studies.fits import refused
-from lmscale.studies.learning_curves import ladder
+from lmscale.studies.learning_curves import ladders
 from tests.report import planted_curves as planted
 
 BATCH = (planted.LAW["B_star"], planted.LAW["alpha_B"])
@@ -102,7 +102,7 @@ def test_what_depends_on_the_critical_batch_waits_for_its_error(found):
 
 
 def test_the_error_of_the_critical_batch_is_in_the_intervals(results):
-    exact = ladder(results)
+    exact = ladders(results)[0]
     unsure = dataclasses.replace(exact, batch_error=(4.0, 2.0, 0.17, 0.5))
     spread = [
         np.std(compute.lower_edge(found, "kaplan", adjusted=True).loss_exponent.draws)

@@ -47,3 +47,9 @@ def test_a_refused_fit_gives_no_number_and_says_why():
     assert not found.is_known and found.undecided_because == "singular"
     assert attempt("power", impossible, needs="3 sizes").failure == "3 sizes"
     assert refused("power", "why").to_json()["warnings"] == ["no fit: why"]
+
+
+def test_a_number_that_is_not_known_is_not_read_as_one():
+    assert Estimate(name="a", value=2.0).known == 2.0
+    with pytest.raises(ValueError, match="a is not known: no runs"):
+        _ = Estimate(name="a", undecided_because="no runs").known

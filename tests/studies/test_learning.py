@@ -4,15 +4,17 @@ import dataclasses
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lmscale import laws
+from lmscale.report.sections import learning as learning_section
 from lmscale.studies import Results, learning
 from lmscale.studies.learning_curves import (
     NO_CURVES,
     evaluations,
     fit_learning_curves,
-    ladder,
+    ladders,
     with_batch_error,
 )
 from tests.report import planted_curves as planted
@@ -42,6 +44,18 @@ def test_the_planted_constants_come_back(results):
     assert found.fits["transformer/kaplan"].n_used == 7 * 3 * 30
 
 
+def test_every_family_has_its_own_law(results):
+    small = results.table[results.table["seed"] == 0]
+    both = [results.table, small.assign(family="lstm")]
+    found = learning.study(dataclasses.replace(results, table=pd.concat(both, ignore_index=True)))
+    assert found.ladder.family == "transformer" and found.estimates["alpha_S"].seeds == 3
+    (other,) = found.others
+    assert other.ladder.family == "lstm" and other.estimates["alpha_S"].seeds == 1
+    assert found.fits.keys() == {"transformer/kaplan", "lstm/kaplan"}
+    grid = learning_section.section(found, results).grids[-1]
+    assert [row[0] for row in grid.rows] == ["Transformer", "LSTM"]
+
+
 def test_no_curves_no_law(tmp_path):
     runs = planted.ladder_runs(planted.SIZES[:2], seeds=(0,))
     store = planted.planted.plant(
@@ -60,7 +74,7 @@ def test_evaluations_begin_where_the_warmup_ends():
 
 
 def test_the_ladder_counts_compute_by_the_step(results):
-    found = ladder(results)
+    found = ladders(results)[0]
     assert [round(size.n_params) for size in found.sizes] == [round(n) for n in planted.SIZES]
     size = found.sizes[0]
     assert size.flops_per_step["kaplan"] == pytest.approx(6 * size.n_params * size.batch_tokens)
@@ -76,7 +90,7 @@ def test_the_ladder_counts_compute_by_the_step(results):
 
 def test_the_error_of_the_critical_batch_widens_the_exponent_of_the_steps(results):
     """It decides only with that error declared, and S_min depends on it."""
-    exact = ladder(results)
+    exact = ladders(results)[0]
     unsure = dataclasses.replace(exact, batch_error=(4.0, 1.5, 0.17, 0.5))
     assert "is not declared" in exact.unsure_batch() and not unsure.unsure_batch()
     at = [float(laws.critical_batch(4.0, **law)) for law in unsure.batch_laws()]
@@ -96,7 +110,7 @@ def test_the_error_of_the_critical_batch_widens_the_exponent_of_the_steps(result
 
 
 def test_a_law_that_does_not_hold_and_few_seeds_decide_nothing(results):
-    found = ladder(results)
+    found = ladders(results)[0]
     fit = fit_learning_curves(found, bootstrap=0)
     undecided = learning.undecided_because
     rough = fit.residuals | {"residual": fit.residuals["residual"] + 0.03}

@@ -10,9 +10,8 @@ from lmscale_experiments.repeat import SCALES
 from lmscale import flops
 from lmscale.laws.data_constrained import data_constrained_loss, effective
 from lmscale.studies import Results, repeat
-from lmscale.studies.fits import refused
 from tests.report import planted_store as planted
-from tests.report.fixtures import throughout
+from tests.report.fixtures import throughout, without_law
 
 CORPUS = SimpleNamespace(
     name="planted",
@@ -65,12 +64,7 @@ def study_of(path, runs, **options):
 few_draws = throughout(repeat, "BOOTSTRAP", 100)
 
 
-@pytest.fixture
-def no_law(monkeypatch):
-    """Leaves the law out, which costs most of an analysis."""
-    monkeypatch.setattr(
-        repeat, "_fit", lambda runs, vocab_size: refused("data-constrained", "not asked for")
-    )
+no_law = without_law(repeat, "data-constrained")
 
 
 @pytest.fixture(scope="module")

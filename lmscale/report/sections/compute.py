@@ -10,7 +10,7 @@ from lmscale import laws
 from lmscale.report import caveats, figures, style
 from lmscale.report.registry import register
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.tables import shown
+from lmscale.report.tables import by_family, shown
 from lmscale.studies.compute import OFF_OPTIMUM, Compute, Edge
 from lmscale.studies.estimate import LEAST_SEEDS
 from lmscale.studies.learning_curves import NO_CURVES
@@ -30,7 +30,14 @@ def section(found: Compute, results: Results) -> Section:
     if found.failure:
         why = found.failure
         finding = sentence(why) if why == NO_CURVES else f"No law yet: {why}."
-        return Section(name=NAME, title=TITLE, finding=finding, fits=found.fits, measures=measures)
+        return Section(
+            name=NAME,
+            title=TITLE,
+            finding=finding,
+            grids=_families(found),
+            fits=found.fits,
+            measures=measures,
+        )
     alpha, size = found.estimates["alpha_C_min"], found.estimates["size_exponent_min"]
     charts = [_loss_chart(found), _size_chart(found)]
     return Section(
@@ -46,11 +53,21 @@ def section(found: Compute, results: Results) -> Section:
             KeyNumber.of_estimate("exponent of N_opt against C_min", size),
         ],
         charts=[*charts, _cost_chart(found)] if found.costs else charts,
-        grids=_exponents(found),
+        grids=[*_exponents(found), *_families(found)],
         fits=found.fits,
         measures=measures,
         warnings=_warnings(found),
     )
+
+
+def _families(found: Compute) -> list[Grid]:
+    columns = {
+        "alpha_C": "loss, C",
+        "alpha_C_min": "loss, C_min",
+        "size_exponent": "N_opt, C",
+        "size_exponent_min": "N_opt, C_min",
+    }
+    return by_family("Exponents along the lower edge", [found, *found.others], columns)
 
 
 def _law_constants(found: Compute) -> dict[str, float] | None:

@@ -10,7 +10,7 @@ from lmscale.report import figures, style
 from lmscale.report.caveats import BATCH_NOTE
 from lmscale.report.registry import register
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.tables import edges, shown, table
+from lmscale.report.tables import by_family, edges, shown, table
 from lmscale.studies.efficiency import Efficiency, Reached, has_one_batch
 from lmscale.studies.estimate import LEAST_SEEDS
 from lmscale.studies.learning_curves import NO_CURVES
@@ -27,7 +27,13 @@ def section(found: Efficiency, results: Results) -> Section:
     if not found.reached:
         why = exponent.undecided_because
         finding = sentence(why) if why == NO_CURVES else f"No law yet: {why}."
-        return Section(name=NAME, title=TITLE, finding=finding, measures=_measures(found))
+        return Section(
+            name=NAME,
+            title=TITLE,
+            finding=finding,
+            grids=_families(found),
+            measures=_measures(found),
+        )
     label = "exponent of the tokens to a loss, against N"
     return Section(
         name=NAME,
@@ -36,10 +42,15 @@ def section(found: Efficiency, results: Results) -> Section:
         conclusive=exponent.interval is not None,
         key_numbers=[KeyNumber.of_estimate(label, exponent)],
         charts=[_chart(found)],
-        grids=_grid(found),
+        grids=[*_grid(found), *_families(found)],
         measures=_measures(found),
         warnings=_warnings(found),
     )
+
+
+def _families(found: Efficiency) -> list[Grid]:
+    columns = {"exponent": "exponent", "ratio": "smallest over largest size"}
+    return by_family("Tokens to a loss against N", [found, *found.others], columns)
 
 
 def _finding(found: Efficiency) -> str:

@@ -9,7 +9,7 @@ from lmscale.laws import FitResult
 from lmscale.report import caveats, figures, style
 from lmscale.report.registry import register
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
-from lmscale.report.tables import edges, shown, table
+from lmscale.report.tables import by_family, edges, shown, table
 from lmscale.studies.learning import Learning
 from lmscale.studies.learning_curves import (
     LARGEST_MISFIT,
@@ -34,7 +34,14 @@ def section(found: Learning, results: Results) -> Section:
     if found.fit.failure:
         why = found.fit.failure
         finding = sentence(why) if why == NO_CURVES else f"No law yet: {why}."
-        return Section(name=NAME, title=TITLE, finding=finding, fits=found.fits, measures=measures)
+        return Section(
+            name=NAME,
+            title=TITLE,
+            finding=finding,
+            grids=_families(found),
+            fits=found.fits,
+            measures=measures,
+        )
     alpha = found.estimates
     return Section(
         name=NAME,
@@ -48,11 +55,16 @@ def section(found: Learning, results: Results) -> Section:
             KeyNumber.of_estimate("exponent of the steps in the learning curves", alpha["alpha_S"])
         ],
         charts=[_chart(found.fit_at_batch_law, found.ladder)],
-        grids=_constants(found.fit),
+        grids=[*_constants(found.fit), *_families(found)],
         fits=found.fits,
         measures=measures,
         warnings=_warnings(found),
     )
+
+
+def _families(found: Learning) -> list[Grid]:
+    columns = {"alpha_S": "α_S", "alpha_N": "α_N"}
+    return by_family("Exponents of L(N, S_min)", [found, *found.others], columns)
 
 
 def _measures(found: Learning) -> dict[str, Measure]:
