@@ -7,6 +7,7 @@ from lmscale import laws
 from lmscale.laws.envelope import _beyond_noise, fit_envelope
 from lmscale.laws.envelope_laws import Envelopes, hull
 from lmscale.laws.learning_curves import smoothed
+from lmscale.laws.paired import Redrawn
 from lmscale.laws.parametric import chinchilla_loss, optimal_allocation
 from lmscale.laws.result import interval
 
@@ -163,3 +164,25 @@ def test_envelope_intervals_cover_the_truth(noise):
     # The lowest of noisy curves is a biased choice: with 8 sizes by 0.006 where tables scatter by
     # 0.014, which the intervals above hold.
     assert np.mean(found) == pytest.approx(TRUTH, abs=max(0.004, np.std(found) / 2))
+
+
+def test_shared_noise_moves_the_draws_as_it_moves_the_envelope():
+    """Each draw against the envelope of curves that really have that noise, with the opposite sign.
+
+    Draws are the value less what the opposite noise does (the basic bootstrap).
+    """
+    sizes, points = 14, 20
+    table = learning_curves(sizes, points, run=0.003, seed=3)
+    exact = learning_curves(sizes, points)
+    noise = np.log(np.array(table["loss"]) / exact["loss"])[::points]
+    names = list(dict.fromkeys(table["group"]))
+    rng = np.random.default_rng(0)
+    shared = Redrawn.of_pool(noise, np.arange(sizes), np.ones(sizes), 40, rng)
+    drawn = fit_envelope(table, redrawn=(shared, names)).draws["a"]
+    again = fit_envelope(table, redrawn=(shared, names), seed=1).draws["a"]
+    np.testing.assert_array_equal(drawn, again)
+    refitted = []
+    for deviation in shared.deviation:
+        moved = np.array(exact["loss"]) * np.exp(-np.repeat(deviation, points))
+        refitted.append(fit_envelope({**exact, "loss": moved}, bootstrap=0).parameters["a"])
+    assert np.corrcoef(drawn, refitted)[0, 1] < -0.7
