@@ -39,7 +39,7 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument(
-        "--out", type=Path, default=Path("results"), help="where results would go (results)"
+        "--out", default="results", metavar="DIR", help="where results would go (results)"
     )
     parser.add_argument(
         "--quick", action="store_true", help="leave out the checks that train tiny runs"
