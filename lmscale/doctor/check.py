@@ -17,11 +17,11 @@ class Place:
     """Where checks look.
 
     Attributes:
-      out: the folder that results would go to.
+      out: the folder that results would go to; it may be remote, as gs://bucket/x.
       scratch: a folder of our own for files of the checks, which is deleted afterwards.
     """
 
-    out: Path
+    out: str | Path
     scratch: Path
 
 

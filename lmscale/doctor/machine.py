@@ -16,6 +16,7 @@ from typing import Any
 from lmscale.compat import memory_limit, nvidia_gpu_present
 from lmscale.doctor.check import Finding, Place
 from lmscale.files import cache_folder
+from lmscale.remote import unreachable
 
 #: Packages that lmscale needs -> the least version that it was tried with (pyproject.toml).
 NEEDED = {
@@ -185,7 +186,33 @@ def cache(place: Place) -> Finding:
 
 def output(place: Place) -> Finding:
     """Whether results can be written."""
-    return _folder(place.out, "failed", "give another folder with --out")
+    if "://" in str(place.out):
+        return _remote(str(place.out))
+    return _folder(Path(place.out).absolute(), "failed", "give another folder with --out")
+
+
+def _remote(folder: str) -> Finding:
+    """Whether a file can be written, read and deleted in a remote folder."""
+    from etils import epath
+
+    probe, content = (
+        epath.Path(folder) / f"lmscale-doctor-{os.getpid()}",
+        "written by lmscale doctor",
+    )
+    facts = {"folder": folder}
+    if (fault := unreachable(folder)) is not None:
+        return Finding("failed", fault, "give another --out", facts)
+    try:
+        probe.write_text(content)
+        same = probe.read_text() == content
+        probe.unlink()
+    except Exception as error:  # Each kind of storage raises errors of its own.
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        remedy = "give another --out, or the rights to write there and the package for such paths"
+        return Finding("failed", f"{folder} cannot be used: {first[:200]}", remedy, facts)
+    if not same:
+        return Finding("failed", f"{folder} returns other bytes than were written", None, facts)
+    return Finding("ok", f"{folder} can be written and read", None, facts)
 
 
 def _folder(folder: Path, fault: Any, remedy: str) -> Finding:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -66,6 +67,25 @@ def test_json_is_one_object(checks, capsys):
     assert [one.keys() for one in found["checks"]] == [keys, keys]
     assert found["checks"][0]["facts"] == {"number": 1}
     assert "broken" in said.err
+
+
+def test_a_check_that_hangs_is_named_and_ends_the_program(checks, monkeypatch, capsys):
+    checks(FINE)
+    ended = threading.Event()
+    codes = []
+
+    def leave(code):
+        codes.append(code)
+        ended.set()
+
+    monkeypatch.setattr(os, "_exit", leave)
+    hangs = Check("hangs", lambda place: ended.wait(60) and Finding("ok", "in the end"))
+    monkeypatch.setattr(doctor, "CHECKS", (*doctor.CHECKS, hangs))
+    main(["doctor", "--limit", "1"])
+    said = capsys.readouterr().out
+    assert codes == [1]
+    assert "failed   hangs        not done 1 s after" in said
+    assert "will not work here until this is mended: hangs." in said
 
 
 @pytest.mark.slow

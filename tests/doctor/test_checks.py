@@ -157,6 +157,20 @@ def test_folders(place, tmp_path, monkeypatch):
     assert found.status == "warning" and "LMSCALE_CACHE" in found.remedy
 
 
+def test_remote_folders(place, tmp_path, monkeypatch):
+    """`epath` is given a folder of this machine in the place of a bucket."""
+    assert "not read in place" in machine.output(dataclasses.replace(place, out="hf://a/b")).text
+    monkeypatch.setattr(machine, "unreachable", lambda folder: None)
+    where = dataclasses.replace(place, out="gs://bucket/results")
+    monkeypatch.setattr("etils.epath.Path", lambda folder: tmp_path)
+    found = machine.output(where)
+    assert (found.status, found.facts["folder"]) == ("ok", "gs://bucket/results")
+    assert not list(tmp_path.glob("lmscale-doctor-*"))
+    monkeypatch.setattr("etils.epath.Path", lambda folder: tmp_path / "missing")
+    found = machine.output(where)
+    assert found.status == "failed" and "No such file" in found.text and "--out" in found.remedy
+
+
 # --- Kernels -------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import math
 import subprocess
 
 import jax
@@ -13,6 +14,7 @@ from lmscale.planner import aot, topology
 from lmscale.planner.compiled import Compiled, roofline, roofline_hours
 from lmscale.planner.devices import parse_devices
 from lmscale.planner.packs import make_plan
+from lmscale.planner.programs import slow_attention
 from lmscale.planner.roofline import executed_flops
 from lmscale.planner.topology import compiler
 from lmscale.spec import TransformerSpec
@@ -226,6 +228,28 @@ def test_a_gpu_plan_is_as_the_compiler_says(own_cache):
     assert found.error is None
     assert pack.memory == pytest.approx(found.peak_bytes, rel=0.15)
     assert {"all-gather", "reduce-scatter"} <= set(found.sent)
+
+
+@needs_gpu
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("d_head", "mesh"), [(44, (1, 1, 1)), (44, (2, 4, 1)), (44, (2, 2, 2)), (256, (1, 1, 1))]
+)
+def test_odd_and_wide_heads_compile_for_a_gpu_on_every_mesh(own_cache, d_head, mesh):
+    """Heads of other widths than multiples of 8 were refused, and so were packs with a data axis."""
+    devices = parse_devices(f"h100:{math.prod(mesh)}")
+    model = TransformerSpec(
+        n_layer=1, d_model=2 * d_head, n_head=2, d_ff=64, n_ctx=128, vocab_size=512
+    )
+    several = [
+        dataclasses.replace(run, spec=dataclasses.replace(run.spec, compute_dtype="bfloat16"))
+        for run in runs([model], seeds=range(2))
+    ]
+    (pack,) = make_plan(several, devices, mesh=mesh).packs
+    found = aot.compile_pack(pack, devices, TOKENS)
+    assert (found.error, found.unknown) == (None, ())
+    assert slow_attention(pack.key, devices) is None
+    assert bool(found.sent) == (mesh[1] * mesh[2] > 1)
 
 
 def test_a_program_is_compiled_and_read_as_in_the_other_process(monkeypatch):
