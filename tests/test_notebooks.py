@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 from tests.report import planted_store as planted
+
+nbformat = pytest.importorskip("nbformat")
+nbclient = pytest.importorskip("nbclient")
+pytest.importorskip("ipykernel")
 
 FOLDER = Path(__file__).parents[1] / "docs" / "notebooks"
 
@@ -25,7 +27,9 @@ def test_the_notebook_runs(path, tmp_path):
     # On a planted law advice and losses are of other budgets than those of the stored run.
     for cell in notebook.cells:
         cell["source"] = cell["source"].replace("1.92e12", "5e13").replace("[1e12, 2e12]", "[5e13]")
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    client = nbclient.NotebookClient(
+        notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}
+    )
     client.execute()
     written = {"profiles.pdf", "mine.png", "report.svg", "runs.csv"}
     assert written <= {file.name for file in tmp_path.iterdir()}

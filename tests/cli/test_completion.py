@@ -13,6 +13,7 @@ ASK = "import os, sys; sys.argv = ['lmscale']; from lmscale.cli import entry_poi
 
 
 def completions(line: str, folder) -> set[str]:
+    pytest.importorskip("argcomplete")
     answer, ours = os.pipe()
     asked = {
         "_ARGCOMPLETE": "1",
