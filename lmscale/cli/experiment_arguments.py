@@ -22,9 +22,10 @@ def add_experiment(parser: Parser, words: Sequence[str]) -> None:
       words: the command line after the command.
     """
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
+    name = parser.add_argument(
         "experiment", metavar="EXPERIMENT", help="a name, a .py file, a folder of them, or all"
     )
+    name.completer = _names_for_shell  # type: ignore[attr-defined]  # of argcomplete
     parser.set_defaults(many=[])
     parser.add_argument("--scale", default="cpu", help="cpu, gpu, paper; some have cpu-hour")
     parser.add_argument("--data", metavar="CORPUS", default="installed-python")
@@ -38,6 +39,14 @@ def add_experiment(parser: Parser, words: Sequence[str]) -> None:
         parser.set_defaults(many=_experiments_in(named, scale))
     else:
         _add_fields(parser, named, scale)
+
+
+def _names_for_shell(prefix: str, **_: Any) -> list[str]:
+    """The experiments that come with lmscale, and the files and folders that are here."""
+    from lmscale.sweep.experiment import experiment_names
+
+    here = [path.name for path in Path.cwd().iterdir() if path.is_dir() or path.suffix == ".py"]
+    return [*experiment_names(), "all", *here]
 
 
 def _named(prog: str, words: Sequence[str]) -> tuple[str | None, str]:

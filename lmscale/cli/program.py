@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmscale import __version__
+from lmscale.cli.completion import answer_shell, is_asked
 from lmscale.cli.errors import CommandError, code_and_line
 from lmscale.cli.parser import Parser
 from lmscale.stopping import PREEMPTED, PREEMPTED_LINE, Stop, Stopped
@@ -58,6 +59,8 @@ an architecture of your own, in a file with an experiment (every command takes -
 
 def entry_point() -> None:
     """What the installed command runs."""
+    if is_asked():
+        answer_shell()
     sys.exit(main())
 
 

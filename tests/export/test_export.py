@@ -11,9 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tokenizers
 from flax import nnx
-from safetensors.numpy import load_file
 
 from lmscale.architectures import LlamaSpec, LSTMSpec, TransformerSpec
 from lmscale.architectures.hugging_face import from_theirs, to_theirs
@@ -29,6 +27,8 @@ from lmscale.training.trained import named_arrays
 from tests.cli.answers import answer, refused
 from tests.training.specs import LSTM, TRANSFORMER, VOCAB, run_spec
 
+tokenizers = pytest.importorskip("tokenizers")
+load_file = pytest.importorskip("safetensors.numpy").load_file
 LLAMA = LlamaSpec(n_layer=2, d_model=32, n_head=4, n_kv_head=2, n_ctx=16, vocab_size=VOCAB)
 MODELS = {
     "gpt2": TRANSFORMER,

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 
 from lmscale.architectures import LlamaSpec, TransformerSpec
 from lmscale.architectures.base import of_hugging_face
@@ -19,6 +18,9 @@ from lmscale.sweep.rescore import evaluation_set
 from tests.cli.answers import answer, refused
 from tests.export.test_export import LLAMA, MODELS, logits, trained  # noqa: F401
 from tests.training.specs import TRANSFORMER
+
+load_file = pytest.importorskip("safetensors.numpy").load_file
+save_file = pytest.importorskip("safetensors.numpy").save_file
 
 
 @pytest.fixture(autouse=True)

@@ -227,6 +227,7 @@ def test_a_missing_package_is_named(monkeypatch, name, package, extra):
 
 
 def curve(folder, tag):
+    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder))
@@ -235,6 +236,7 @@ def curve(folder, tag):
 
 
 def test_tensorboard_shows_the_log_through_a_kill(sweep):
+    pytest.importorskip("tensorboardX")
     with sweep.follow(tensorboard=TensorBoard()):
         sweep.train(0, 4)
     state = sweep.path / "tracking" / "tensorboard.json"
@@ -255,6 +257,7 @@ def test_tensorboard_shows_the_log_through_a_kill(sweep):
 
 @pytest.mark.slow
 def test_wandb_offline_keeps_the_log_and_the_group(sweep, monkeypatch):
+    pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     for first, last in ((0, 4), (2, 7)):
