@@ -160,81 +160,13 @@ class ExecuteOptions:
     keep_every: int | None = None
 
 
-def _train_packs(seat: Seat, options: ExecuteOptions) -> None:  # noqa: C901 (its helpers share what a worker keeps)
+def _train_packs(seat: Seat, options: ExecuteOptions) -> None:
     """What a worker does: packs from the scheduler, until there are none."""
-    plan, choices = options.plan, options.choices
-    devices = jax.devices()
-    corpora = functools.cache(options.open_corpus)
-    kept_steps = branch_steps([run for pack in plan.packs for run in pack.runs], options.keep_every)
-    sources: dict[tuple, BatchSource] = {}
-    ahead = CompileAhead()
-    kept: collections.deque[tuple[Pack, Program]] = collections.deque(maxlen=KEPT_PROGRAMS)
-
-    def program_for(pack: Pack) -> Program:
-        program = next((program for known, program in kept if known == pack), None)
-        if program is None:
-            mesh = mesh_of(pack, devices)
-            platform, kind = plan.devices.platform, plan.devices.kind
-            program = program_of(pack, mesh, platform, options.attention, kind)
-            kept.append((pack, program))
-        return program
-
-    def source_for(pack: Pack) -> BatchSource:
-        key = (pack.fingerprint, pack.mesh)
-        if key not in sources:
-            data = pack.runs[0].spec.data
-            corpus = corpora(data.corpus)
-            check_fingerprint(corpus, data.fingerprint)
-            sources[key] = BatchSource(corpus, mesh_of(pack, devices))
-        return sources[key]
-
-    def settle(pack: Pack) -> Pack:
-        if choices is None:
-            return pack
-        return choices.settle(
-            pack, lambda pack: training_rate(program_for(pack), pack, source_for(pack)), seat.log
-        )
-
-    def compile_next() -> None:
-        index = seat.following()
-        if index is None:
-            return
-        following = plan.packs[index]
-        if (following.fingerprint, following.mesh) in sources:
-            if choices is not None:
-                following = choices.planned(following)
-            ahead.begin(program_for(following), following, source_for(following).corpus_shape)
-
-    told: set[tuple] = set()
-
-    def train(pack: Pack, queue: PackQueue) -> None:
-        # A worker may come back to a pack.
-        if (kind := (pack.key, pack.fingerprint, pack.n_slots)) not in told:
-            told.add(kind)
-            slow = options.attention is None and slow_attention(pack.key, plan.devices)
-            seat.log(
-                f"{pack.key.model.label}: {len(queue)} runs, {pack.n_slots} at a time"
-                + (f"; attention computes all scores, as {slow}" if slow else "")
-            )
-        source, program = source_for(pack), program_for(pack)
-        # Workers compile while others train.
-        if plan.workers == 1 and jax.process_count() == 1:
-            compile_next()
-        train_pack(
-            program,
-            queue,
-            source,
-            Evaluator(program, lambda evaluation: corpora(evaluation.corpus)),
-            seat,
-            kept_steps=kept_steps,
-            checkpoint_seconds=options.checkpoint_seconds,
-            stop=seat.stopped,
-        )
-
+    trainer = _PackTrainer(seat, options)
     while (index := seat.take()) is not None:
         queue = PackQueue(seat, index)
         try:
-            _train_or_record(settle, train, plan.packs[index], queue, options, seat.log)
+            _train_or_record(trainer, options.plan.packs[index], queue, options, seat.log)
         except Exception as error:
             fault = _disk_fault(error, options)
             if fault is None:
@@ -246,9 +178,92 @@ def _train_packs(seat: Seat, options: ExecuteOptions) -> None:  # noqa: C901 (it
             seat.leave(index)
 
 
+class _PackTrainer:
+    """Trains packs one after another, and keeps what later packs use again: programs and tokens."""
+
+    def __init__(self, seat: Seat, options: ExecuteOptions):
+        self.seat, self.options, self.plan = seat, options, options.plan
+        self.devices = jax.devices()
+        self.corpora = functools.cache(options.open_corpus)
+        runs = [run for pack in self.plan.packs for run in pack.runs]
+        self.kept_steps = branch_steps(runs, options.keep_every)
+        self.sources: dict[tuple, BatchSource] = {}
+        self.ahead = CompileAhead()
+        self.kept: collections.deque[tuple[Pack, Program]] = collections.deque(maxlen=KEPT_PROGRAMS)
+        self.told: set[tuple] = set()
+
+    def settle(self, pack: Pack) -> Pack:
+        """The pack with as many slots as were measured to be fastest, where that is measured."""
+        choices = self.options.choices
+        if choices is None:
+            return pack
+
+        def rate(pack: Pack) -> float:
+            return training_rate(self._program(pack), pack, self._source(pack))
+
+        return choices.settle(pack, rate, self.seat.log)
+
+    def train(self, pack: Pack, queue: PackQueue) -> None:
+        """Trains the runs of a queue."""
+        self._tell(pack, len(queue))
+        source, program = self._source(pack), self._program(pack)
+        # Workers compile while others train.
+        if self.plan.workers == 1 and jax.process_count() == 1:
+            self._compile_next()
+        train_pack(
+            program,
+            queue,
+            source,
+            Evaluator(program, lambda evaluation: self.corpora(evaluation.corpus)),
+            self.seat,
+            kept_steps=self.kept_steps,
+            checkpoint_seconds=self.options.checkpoint_seconds,
+            stop=self.seat.stopped,
+        )
+
+    def _tell(self, pack: Pack, n_runs: int) -> None:
+        # A worker may come back to a pack.
+        if (kind := (pack.key, pack.fingerprint, pack.n_slots)) in self.told:
+            return
+        self.told.add(kind)
+        line = f"{pack.key.model.label}: {n_runs} runs, {pack.n_slots} at a time"
+        if self.options.attention is None and (why := slow_attention(pack.key, self.plan.devices)):
+            line += f"; attention computes all scores, as {why}"
+        self.seat.log(line)
+
+    def _program(self, pack: Pack) -> Program:
+        program = next((program for known, program in self.kept if known == pack), None)
+        if program is None:
+            mesh = mesh_of(pack, self.devices)
+            platform, kind = self.plan.devices.platform, self.plan.devices.kind
+            program = program_of(pack, mesh, platform, self.options.attention, kind)
+            self.kept.append((pack, program))
+        return program
+
+    def _source(self, pack: Pack) -> BatchSource:
+        key = (pack.fingerprint, pack.mesh)
+        if key not in self.sources:
+            data = pack.runs[0].spec.data
+            corpus = self.corpora(data.corpus)
+            check_fingerprint(corpus, data.fingerprint)
+            self.sources[key] = BatchSource(corpus, mesh_of(pack, self.devices))
+        return self.sources[key]
+
+    def _compile_next(self) -> None:
+        """Starts to compile the program of the next pack, where its tokens are at hand."""
+        index = self.seat.following()
+        if index is None:
+            return
+        following = self.plan.packs[index]
+        if (following.fingerprint, following.mesh) in self.sources:
+            if self.options.choices is not None:
+                following = self.options.choices.planned(following)
+            shape = self._source(following).corpus_shape
+            self.ahead.begin(self._program(following), following, shape)
+
+
 def _train_or_record(
-    settle: Callable,
-    train: Callable,
+    trainer: _PackTrainer,
     pack: Pack,
     queue: PackQueue,
     options: ExecuteOptions,
@@ -258,8 +273,8 @@ def _train_or_record(
     while True:
         try:
             if not settled:
-                pack, settled = settle(pack), True
-            train(pack, queue)
+                pack, settled = trainer.settle(pack), True
+            trainer.train(pack, queue)
             return
         except (Preempted, KeyboardInterrupt, DistributedError):
             raise
