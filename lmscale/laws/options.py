@@ -21,7 +21,7 @@ from lmscale.laws.result import FitError
 __all__ = ["Option", "options_of", "parse_option", "unknown_option"]
 
 #: Arguments of every fit, which are not options of a law.
-_COMMON = ("table", "columns", "bootstrap", "level", "seed")
+_COMMON = ("table", "columns", "bootstrap", "redrawn", "level", "seed")
 
 
 #: The words of help texts for types, and what they mean.
@@ -71,7 +71,7 @@ def options_of(law: Any) -> dict[str, Option]:
         if name in _COMMON or parameter.kind is not parameter.KEYWORD_ONLY:
             continue
         option = Option(law.name, name, hints[name], parameter.default, meanings.get(name, ""))
-        if option.choices not in ("", "none"):
+        if option.choices:
             found[name] = option
     return found
 
