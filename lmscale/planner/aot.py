@@ -250,7 +250,7 @@ def _sources() -> str:
     """A hash of the code that makes the programs and reads them."""
     root = Path(__file__).parents[1]
     names = ("spec.py", "serialize.py", "compat.py")
-    ours = ("aot.py", "compiled.py", "hlo.py", "topology.py")
+    ours = ("aot.py", "compiled.py", "hlo.py", "hlo_text.py", "topology.py")
     files = [*(root / name for name in names), *(root / "planner" / name for name in ours)]
     for folder in ("architectures", "models", "optimizers", "parallel", "training"):
         files += sorted((root / folder).glob("*.py"))

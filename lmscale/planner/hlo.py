@@ -18,7 +18,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from lmscale.planner.hlo_text import (
+    Instruction,
+    bytes_of,
+    device_groups,
+    number_of,
+    parameter_of,
+    parse_instruction,
+    result_of,
+)
 
 #: Bytes that each of g devices sends on a ring, by kind of collective, from the bytes of the result.
 _SENT = {
@@ -30,7 +38,6 @@ _SENT = {
     "collective-permute": lambda size, g: size,
     "collective-broadcast": lambda size, g: size,
 }
-_WIDTHS = {"pred": 1, "token": 0, "opaque": 0}
 #: Instructions that move nothing.
 _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
@@ -72,26 +79,6 @@ class Collective:
         return self.sent * self.times
 
 
-@dataclass(frozen=True)
-class _Instruction:
-    name: str
-    shape: str
-    opcode: str
-    operands: tuple[str, ...]
-    rest: str
-
-    def called(self, *attributes: str) -> str:
-        """The computation that the first of these attributes names that the instruction has.
-
-        Raises:
-          ValueError: when it has none of them.
-        """
-        for attribute in attributes:
-            if found := re.search(rf"\b{attribute}=%?([\w.\-]+)", self.rest):
-                return found[1]
-        raise ValueError(f"{self.opcode} {self.name} has no {' or '.join(attributes)}")
-
-
 class Program:
     """The computations of a compiled program, and how often each runs.
 
@@ -103,8 +90,8 @@ class Program:
 
     def __init__(self, text: str):
         self._unknown: dict[str, None] = {}
-        self._computations: dict[str, dict[str, _Instruction]] = {}
-        self._roots: dict[str, _Instruction] = {}
+        self._computations: dict[str, dict[str, Instruction]] = {}
+        self._roots: dict[str, Instruction] = {}
         self._entry = ""
         self._parse(text)
         self.runs: dict[str, int] = {}
@@ -123,7 +110,7 @@ class Program:
             return otherwise
 
     def _parse(self, text: str) -> None:
-        current: dict[str, _Instruction] | None = None
+        current: dict[str, Instruction] | None = None
         name = ""
         for line in text.split("\n"):
             if current is None:
@@ -136,7 +123,7 @@ class Program:
                 # Notes on a kernel may take several lines, and some of them begin with a brace.
                 current = None
             elif instruction := self._read_or(
-                None, f"line {line.strip()[:40]}", functools.partial(_parse_instruction, line)
+                None, f"line {line.strip()[:40]}", functools.partial(parse_instruction, line)
             ):
                 current[instruction.name] = instruction
                 if line.lstrip().startswith("ROOT "):
@@ -163,13 +150,13 @@ class Program:
             elif instruction.opcode in ("call", "async-start"):
                 self._visit_called(instruction, times, "to_apply", "calls")
 
-    def _visit_called(self, instruction: _Instruction, times: int, *attributes: str) -> None:
+    def _visit_called(self, instruction: Instruction, times: int, *attributes: str) -> None:
         what = f"computation without a name, of {_name(instruction)}"
         called = self._read_or(None, what, functools.partial(instruction.called, *attributes))
         if called is not None:
             self._visit(called, times)
 
-    def executed(self) -> Iterator[tuple[_Instruction, str, int]]:
+    def executed(self) -> Iterator[tuple[Instruction, str, int]]:
         """Every instruction that runs by itself, its computation, and how often it runs."""
         for name, times in self.runs.items():
             for instruction in self._computations[name].values():
@@ -177,7 +164,7 @@ class Program:
 
     # --- loops ---
 
-    def _trips(self, caller: str, loop: _Instruction) -> int:
+    def _trips(self, caller: str, loop: Instruction) -> int:
         """How often a loop's body runs; 1 where the program does not say."""
         known = re.search(r'known_trip_count"?:\{"n":"?(\d+)', loop.rest)
         if known:
@@ -197,7 +184,7 @@ class Program:
             return 1
         return max(0, math.ceil((bound - first) / step))
 
-    def _root_of(self, computation: str) -> _Instruction | None:
+    def _root_of(self, computation: str) -> Instruction | None:
         """The root of a computation, behind copies and bitcasts."""
         root = self._roots.get(computation)
         while root is not None and root.opcode in ("copy", "bitcast"):
@@ -213,19 +200,17 @@ class Program:
             return int(index[1])
         raise ValueError(f"{instruction.opcode} {instruction.name} has no index")
 
-    def _look(self, computation: str, name: str) -> _Instruction | None:
+    def _look(self, computation: str, name: str) -> Instruction | None:
         instruction = self._computations[computation].get(name)
         while instruction is not None and instruction.opcode in ("copy", "bitcast", "convert"):
             instruction = self._computations[computation].get(instruction.operands[0])
         return instruction
 
-    def _invariant(
-        self, computation: str, name: str, caller: str, loop: _Instruction
-    ) -> int | None:
+    def _invariant(self, computation: str, name: str, caller: str, loop: Instruction) -> int | None:
         """A constant in a loop's condition, also where the loop's state carries it unchanged."""
         instruction = self._look(computation, name)
         if instruction is not None and instruction.opcode == "constant":
-            return _number(instruction)
+            return number_of(instruction)
         index = self._state_index(computation, name)
         if index is None:
             return None
@@ -234,13 +219,13 @@ class Program:
             return None
         return self._initial(caller, loop, index)
 
-    def _initial(self, caller: str, loop: _Instruction, index: int) -> int | None:
+    def _initial(self, caller: str, loop: Instruction, index: int) -> int | None:
         """The value of a part of a loop's state before the loop, if that is a constant."""
         state = self._look(caller, loop.operands[0])
         if state is None or state.opcode != "tuple":
             return None
         value = self._look(caller, state.operands[index])
-        return _number(value) if value is not None and value.opcode == "constant" else None
+        return number_of(value) if value is not None and value.opcode == "constant" else None
 
     def _step(self, computation: str, name: str, index: int) -> int | None:
         """By how much a loop's body advances a part of its state."""
@@ -264,25 +249,25 @@ class Program:
         ]
         if len(constants) != 1:
             return None
-        before, added = self._step(computation, others[0], index), _number(constants[0])
+        before, added = self._step(computation, others[0], index), number_of(constants[0])
         return None if before is None or added is None else before + added
 
-    def _fused_step(self, computation: str, fusion: _Instruction, index: int) -> int | None:
+    def _fused_step(self, computation: str, fusion: Instruction, index: int) -> int | None:
         """`_step` where the addition is fused."""
         called = fusion.called("calls")
         total = 0
-        instruction: _Instruction | None = self._roots[called]
+        instruction: Instruction | None = self._roots[called]
         while instruction is not None and instruction.opcode == "add":
             parts = [self._look(called, operand) for operand in instruction.operands]
             constant = next((p for p in parts if p is not None and p.opcode == "constant"), None)
-            added = None if constant is None else _number(constant)
+            added = None if constant is None else number_of(constant)
             if added is None:
                 return None
             total += added
             instruction = next((p for p in parts if p is not constant), None)
         if instruction is None or instruction.opcode != "parameter":
             return None
-        before = self._step(computation, fusion.operands[_parameter(instruction)], index)
+        before = self._step(computation, fusion.operands[parameter_of(instruction)], index)
         return None if before is None else before + total
 
     # --- traffic ---
@@ -302,13 +287,13 @@ class Program:
             total += times * self._read_or(0.0, _name(instruction), read)
         return total
 
-    def _hbm_bytes(self, computation: str, instruction: _Instruction) -> float:
+    def _hbm_bytes(self, computation: str, instruction: Instruction) -> float:
         local = self._computations[computation]
-        size: float = _bytes(instruction.shape, main=True)
+        size: float = bytes_of(instruction.shape, main=True)
         if instruction.opcode in _SLICES:
             return 2 * size
         if instruction.opcode == "dynamic-update-slice":
-            return 2 * _bytes(local[instruction.operands[1]].shape, main=True)
+            return 2 * bytes_of(local[instruction.operands[1]].shape, main=True)
         if instruction.opcode.endswith("-start"):
             # The result of an asynchronous start repeats the operands.
             return size
@@ -320,14 +305,14 @@ class Program:
                 size = self._written(called, self._roots[called])
             for inner in self._computations[called].values():
                 if inner.opcode == "parameter":
-                    operand = local.get(instruction.operands[_parameter(inner)])
-                    whole = 0 if operand is None else _bytes(operand.shape, main=True)
+                    operand = local.get(instruction.operands[parameter_of(inner)])
+                    whole = 0 if operand is None else bytes_of(operand.shape, main=True)
                     size += min(whole, self._read(called, inner.name))
             return size
         operands = {operand for operand in instruction.operands if operand in local}
-        return size + sum(_bytes(local[operand].shape, main=True) for operand in operands)
+        return size + sum(bytes_of(local[operand].shape, main=True) for operand in operands)
 
-    def _written(self, computation: str, output: _Instruction) -> float:
+    def _written(self, computation: str, output: Instruction) -> float:
         """Bytes of a fused computation's output; of an output updated in place, the update's."""
         local = self._computations[computation]
         if output.opcode == "tuple":
@@ -335,11 +320,11 @@ class Program:
         if output.opcode == "bitcast":
             return self._written(computation, local[output.operands[0]])
         if output.opcode == "dynamic-update-slice":
-            return _bytes(local[output.operands[1]].shape)
+            return bytes_of(local[output.operands[1]].shape)
         if output.opcode == "fusion":
             called = output.called("calls")
             return self._written(called, self._roots[called])
-        return 0.0 if output.opcode == "parameter" else _bytes(output.shape)
+        return 0.0 if output.opcode == "parameter" else bytes_of(output.shape)
 
     def _read(self, computation: str, name: str) -> float:
         """Bytes that a fused computation reads of a value, counted once for each reader."""
@@ -350,20 +335,20 @@ class Program:
             elif user.opcode == "fusion":
                 called = user.called("calls")
                 for inner in self._computations[called].values():
-                    if inner.opcode == "parameter" and user.operands[_parameter(inner)] == name:
+                    if inner.opcode == "parameter" and user.operands[parameter_of(inner)] == name:
                         total += self._read(called, inner.name)
             elif user.opcode in _SLICES and user.operands[0] == name:
-                total += _bytes(user.shape)
+                total += bytes_of(user.shape)
             elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
                 # In place.
                 continue
             elif user.opcode != "tuple":
-                total += _bytes(self._computations[computation][name].shape)
+                total += bytes_of(self._computations[computation][name].shape)
         return total
 
     @functools.cache  # noqa: B019 (a program is read once and dropped)
-    def _users(self, computation: str) -> dict[str, list[_Instruction]]:
-        users: dict[str, list[_Instruction]] = {}
+    def _users(self, computation: str) -> dict[str, list[Instruction]]:
+        users: dict[str, list[Instruction]] = {}
         for instruction in self._computations[computation].values():
             for operand in dict.fromkeys(instruction.operands):
                 users.setdefault(operand, []).append(instruction)
@@ -384,146 +369,30 @@ class Program:
         return tuple(collective for collective in found if collective is not None)
 
 
-def _name(instruction: _Instruction) -> str:
+def _name(instruction: Instruction) -> str:
     """An instruction in `Program.unknown`."""
     return f"{instruction.opcode} {instruction.name}"
 
 
-def _collective(instruction: _Instruction, kind: str, times: int) -> Collective | None:
+def _collective(instruction: Instruction, kind: str, times: int) -> Collective | None:
     """A collective, or None where no device sends anything to another one.
 
     Raises:
       one of `_UNREADABLE`: it is written in a way that is not known.
     """
-    groups = _groups(instruction)
+    groups = device_groups(instruction)
     n_devices = groups.shape[1]
     if n_devices == 1:
         return None
-    result = _result(instruction, kind)
+    result = result_of(instruction, kind)
     span = int((groups.max(axis=1) - groups.min(axis=1)).max()) + 1
     scope = re.search(r'op_name="([^"]*)"', instruction.rest)
     return Collective(
         kind=kind,
         result=re.sub(r"\{[^}]*\}", "", result),
-        sent=_SENT[kind](_bytes(result), n_devices),
+        sent=_SENT[kind](bytes_of(result), n_devices),
         times=times,
         n_devices=n_devices,
         span=span,
         scope=scope[1] if scope else "",
     )
-
-
-def _parse_instruction(line: str) -> _Instruction | None:
-    head = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line)
-    if not head:
-        return None
-    start = head.end()
-    end = _closing(line, start) if line[start] == "(" else line.index(" ", start)
-    shape = line[start:end]
-    call = re.match(r"\s*([\w\-]+)\(", line[end:])
-    if not call:
-        return None
-    opened = end + call.end() - 1
-    closed = _closing(line, opened)
-    inside = line[opened + 1 : closed - 1]
-    # A constant's value stands where operands would.
-    operands = () if call[1] in ("constant", "parameter") else _operands(inside)
-    rest = line[closed:]
-    if call[1] in ("constant", "parameter"):
-        rest = f"({inside}){rest}"
-    return _Instruction(head[1], shape, call[1], operands, rest)
-
-
-def _operands(inside: str) -> tuple[str, ...]:
-    """Names of operands. Some versions of XLA write the shape before each."""
-    if "%" in inside:
-        return tuple(re.findall(r"%([\w.\-]+)", inside))
-    parts = (part.strip().rsplit(" ", 1)[-1] for part in inside.split(","))
-    return tuple(part for part in parts if part)
-
-
-def _closing(text: str, start: int) -> int:
-    """The place after the bracket that closes the one at `start`."""
-    depth = 0
-    for place in range(start, len(text)):
-        if text[place] == "(":
-            depth += 1
-        elif text[place] == ")":
-            depth -= 1
-            if not depth:
-                return place + 1
-    return len(text)
-
-
-def _number(constant: _Instruction) -> int | None:
-    found = re.match(r"\((-?\d+)\)", constant.rest)
-    return int(found[1]) if found else None
-
-
-def _parameter(instruction: _Instruction) -> int:
-    """Which of its computation's parameters it is."""
-    number = _number(instruction)
-    if number is None:
-        raise ValueError(f"a parameter without a number: {instruction.name} {instruction.rest}")
-    return number
-
-
-def _bytes(shape: str, main: bool = False) -> int:
-    """Bytes of an array or of all arrays of a tuple; with `main` only of those in main memory."""
-    total = 0.0
-    for kind, sizes, layout in re.findall(r"([a-z]+\d*\w*)\[([\d,]*)\](\{[^}]*\})?", shape):
-        if main and re.search(r"S\([1-9]", layout):
-            continue
-        width: float | None = _WIDTHS.get(kind)
-        if width is None:
-            bits = re.search(r"\d+", kind)
-            width = int(bits[0]) / 8 if bits else 0
-        total += math.prod(int(size) for size in sizes.split(",") if size) * width
-    return int(total)
-
-
-def _result(instruction: _Instruction, kind: str) -> str:
-    """The shape of a collective's result, without the operands that an asynchronous one repeats."""
-    if not instruction.opcode.endswith("-start") or kind == "all-reduce":
-        return instruction.shape
-    parts, depth, start = [], 0, 1
-    for place, char in enumerate(instruction.shape):
-        depth += (char in "({[") - (char in ")}]")
-        if (char == "," and depth == 1) or depth == 0:
-            parts.append(instruction.shape[start:place].strip())
-            start = place + 1
-    # (operands, results, ...)
-    return parts[1] if len(parts) > 1 else instruction.shape
-
-
-def _groups(instruction: _Instruction) -> np.ndarray:
-    """Devices that exchange with each other, [groups, devices]."""
-    rest = instruction.rest
-    if re.search(r"source_target_pairs=\{\s*\}", rest):
-        # Nobody sends: XLA leaves such a permutation in place of one within a single device.
-        return np.array([[0]])
-    pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", rest)
-    if pairs:
-        found = re.findall(r"\{(\d+),(\d+)", pairs[1] + "}")
-        return np.array([[int(a), int(b)] for a, b in found if a != b] or [[0]])
-    iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest)
-    if iota:
-        shape, sizes = ([int(size) for size in iota[i].split(",")] for i in (1, 2))
-        order = [int(axis) for axis in iota[3].split(",")] if iota[3] else list(range(len(sizes)))
-        return np.arange(math.prod(sizes)).reshape(sizes).transpose(order).reshape(shape)
-    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\](.*?) \{([^}]*)\}", rest)
-    if mesh:
-        axes = re.findall(r"'([^']+)'=(\d+)", mesh[1])
-        sizes = [int(size) for _, size in axes]
-        chosen = re.findall(r"'([^']+)'", mesh[3])
-        names = [name for name, _ in axes]
-        order = [i for i, n in enumerate(names) if n not in chosen]
-        order += [names.index(n) for n in chosen]
-        each = math.prod(sizes[names.index(n)] for n in chosen)
-        return np.arange(math.prod(sizes)).reshape(sizes).transpose(order).reshape(-1, each)
-    listed = re.search(r"replica_groups=\{(\{.*?\})\}", rest)
-    if listed:
-        rows = re.findall(r"\{([\d,]+)\}", listed[1])
-        return np.array([[int(i) for i in row.split(",")] for row in rows])
-    # Without groups it is over all devices, whose number is not known here.
-    raise ValueError(f"a collective without groups: {instruction.opcode} {rest[:200]}")

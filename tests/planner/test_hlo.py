@@ -5,7 +5,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lmscale.planner.hlo import Program, _groups, _parse_instruction
+from lmscale.planner.hlo import Program
+from lmscale.planner.hlo_text import device_groups, parse_instruction
 
 
 def compiled(function, *shapes, specs, n_devices=4):
@@ -93,7 +94,7 @@ def test_memory_traffic_counts_slices_as_slices_and_loops_as_often_as_they_run()
 )
 def test_groups_in_every_spelling(attribute, groups):
     line = f"  %a.1 = f32[8]{{0}} all-reduce(%b), channel_id=1, {attribute}, to_apply=%sum"
-    assert _groups(_parse_instruction(line)).tolist() == groups
+    assert device_groups(parse_instruction(line)).tolist() == groups
 
 
 #: As the TPU compiler writes it: a loop that advances by two, whose bound is carried in its state, and
