@@ -1,5 +1,7 @@
 """What the page says of scans of shape whose costs were planted."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -20,8 +22,9 @@ def law(spec):
     return planted.SizeLaw()(spec) * (1 + COST * abs(np.log(model.d_ff / model.d_model / 4)))
 
 
-def study(path, *, noise=0.003, scale="cpu", status=lambda index, run: "done"):
-    runs = load_scales("shape")[2][scale].runs(fake_corpus(512))
+def study(path, *, noise=0.003, scale="cpu", status=lambda index, run: "done", **fields):
+    experiment = dataclasses.replace(load_scales("shape")[2][scale], **fields)
+    runs = experiment.runs(fake_corpus(512))
     return Results.read(
         planted.plant(path, runs, analyses=["shape"], law=law, noise=noise, status=status)
     )

@@ -11,10 +11,21 @@ from tests.report import planted_store as planted
 from tests.report.test_report_shape import COST
 from tests.report.test_report_shape import study as results
 
+#: Short runs, and heads over a part of the claim's range.
+GRID = {
+    "size": 24_576,
+    "n_layer": 2,
+    "depths": (1, 2, 4, 8, 14),
+    "ff_ratios": (1, 2, 4, 8),
+    "head_widths": (8, 16, 32),
+    "slope_sizes": (13_824, 38_400),
+    "steps": 1000,
+}
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    return study(results(tmp_path_factory.mktemp("shape")))
+    return study(results(tmp_path_factory.mktemp("shape"), **GRID))
 
 
 def test_each_planted_cost_lies_in_its_interval(found):
@@ -34,7 +45,7 @@ def test_sizes_are_made_equal_along_the_runs_own_slope(found):
 
 
 def test_a_seed_that_failed_once_leaves_the_scan(tmp_path):
-    found = study(results(tmp_path, status=lambda i, run: "diverged" if i == 0 else "done"))
+    found = study(results(tmp_path, status=lambda i, run: "diverged" if i == 0 else "done", **GRID))
     assert found.estimates["aspect"].interval is None
     assert "needs 3 seeds, not 2" in found.estimates["aspect"].undecided_because
     assert found.estimates["ff_ratio"].interval is not None
