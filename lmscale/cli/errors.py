@@ -32,6 +32,7 @@ EXIT_CODES = {
     "lmscale.files.DamagedError": 1,
     "lmscale.files.DiskError": 1,
     "lmscale.sweep.workers.WorkerError": 1,
+    "lmscale.training.checkpoint.OtherVersionError": 1,
 }
 
 

@@ -46,6 +46,10 @@ _UNREADABLE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EIO)
 compat.quiet_orbax_errors()
 
 
+class OtherVersionError(ValueError):
+    """A whole checkpoint that holds other arrays than this version of lmscale trains."""
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -108,6 +112,7 @@ class Checkpoints:
 
         Raises:
           DamagedError: when its files are not what was written.
+          OtherVersionError: when they are, and hold other arrays than `like` has.
         """
         self.wait()
         path = self._folder / str(step)
@@ -124,6 +129,12 @@ class Checkpoints:
         except jax.errors.JaxRuntimeError:
             raise
         except Exception as error:
+            if checked and isinstance(error, ValueError):
+                # Its files are what was written, so they are of other arrays.
+                raise OtherVersionError(
+                    f"{path} was written by another version of lmscale, whose state has other arrays: use "
+                    f"that version, or remove {self._folder.parent} to train the run again"
+                ) from error
             # Of processes that train together others may wait for this one.
             if checked or jax.process_count() > 1:
                 raise

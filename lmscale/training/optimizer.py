@@ -53,12 +53,15 @@ def make_optimizer(
       hyper: see `optimizer_hyperparameters`.
       flat: the moments are a few vectors, see `lmscale.training.layout`; of elementwise optimizers.
     """
-    direction = optax.chain(
+    scaled = [
         optax.clip_by_global_norm(hyper["grad_clip"]),
         optimizers.optimizer(name).direction(model, hyper),
-    )
+    ]
+    if flat:
+        scaled = [on_vectors(optax.chain(*scaled))]
+    # Checkpoints hold the state of this chain: with other parts those of before cannot be read.
     return optax.chain(
-        on_vectors(direction) if flat else direction,
+        *scaled,
         optax.add_decayed_weights(
             hyper["weight_decay"], mask=lambda params: _decay_mask(params, model)
         ),

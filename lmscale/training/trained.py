@@ -26,6 +26,7 @@ def trained_state(folder: RunFolder, step: int | None = None) -> tuple[int, Any]
     Raises:
       SpecError: the run has no such checkpoint.
       DamagedError: it is damaged.
+      OtherVersionError: another version of lmscale wrote it.
     """
     places = {
         saved: place

@@ -1,5 +1,6 @@
 """Checkpoints of several runs, saved from several threads."""
 
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +12,7 @@ from etils import epath
 
 from lmscale.files import DamagedError
 from lmscale.training import checkpoint
-from lmscale.training.checkpoint import Checkpoints
+from lmscale.training.checkpoint import Checkpoints, OtherVersionError
 from lmscale.training.state import ProgramKey, initial_state, single_device_like
 from tests.training.specs import run_spec
 
@@ -46,6 +47,34 @@ def test_factored_moments_are_saved_and_restored(tmp_path):
     checkpoints.close()
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, restored, state)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "nodes"),
+    [
+        ("adam", {"[1].count", "[1].mu", "[1].nu"}, 63),
+        ("adamw", {"[1].count", "[1].mu", "[1].nu"}, 63),
+        ("adafactor", {"[1].count", "[1].moments"}, 47),
+        ("muon", {"[1].inner_states"}, 100),
+    ],
+)
+def test_the_state_has_the_structure_of_earlier_versions(name, parts, nodes):
+    """A state of other parts cannot be restored from any checkpoint that users have."""
+    opt = initial_state(ProgramKey.of(run_spec(optimizer={"name": name})), jnp.int32(0))["opt"]
+    leaves = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(opt)]
+    assert {re.match(r"(\[\d+\]|\.\w+)*", leaf)[0] for leaf in leaves} == parts
+    assert jax.tree.structure(opt).num_nodes == nodes
+
+
+def test_a_checkpoint_of_other_arrays_is_of_another_version(tmp_path):
+    spec = run_spec()
+    state = initial_state(ProgramKey.of(spec), jnp.int32(3))
+    checkpoints = Checkpoints(tmp_path / "checkpoints", spec.run_id)
+    checkpoints.save(5, {**state, "opt": state["opt"][:2]}, {})
+    with pytest.raises(OtherVersionError, match="written by another version of lmscale") as caught:
+        checkpoints.restore(5, single_device_like(spec))
+    checkpoints.close()
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_metadata_that_are_being_written_are_waited_for(tmp_path):
