@@ -16,7 +16,7 @@ L(N, D) = E + A/N^alpha + B/D^beta (a = 0.46).
 
 Architectures are compared by the compute that each needs for one loss (the analysis `multiplier`). Rivals
 must be tuned: where there are several, every cell tries half and twice the rule's learning rate as well,
-at three times the cost, unless `--lr-factors` says otherwise. With `--centre-lr-factors 0.5 1 2` the search is
+at three times the cost, unless `--lr-factors` has others. With `--centre-lr-factors 0.5 1 2` the search is
 made at the middle size of each budget only; then the runs take the rule's rate, and the report says what
 that costs.
 
@@ -194,7 +194,11 @@ class IsoFLOP(Experiment):
         default=4, metadata={"help": "sequences; none grows with the square root of the tokens"}
     )
     lr_factors: tuple[float, ...] = field(
-        default=(1.0,), metadata={"help": "multiples of the learning-rate rule to try per cell"}
+        default=(1.0,),
+        metadata={
+            "help": "multiples of the learning-rate rule to try per cell; where architectures are "
+            "compared, 1 alone stands for 0.5 1 2"
+        },
     )
     centre_lr_factors: tuple[float, ...] = field(
         default=(),
