@@ -78,13 +78,14 @@ def from_theirs(
 
     Args:
       form: of the model.
-      arrays: theirs; those that we do not have must be zero.
+      arrays: theirs, all of which the model must have; those of `form.zeros` must be zero.
       shapes: ours, by name.
 
     Raises:
-      ValueError: an array is missing, has another shape, or cannot be left out.
+      ValueError: an array is missing, has another shape, cannot be left out, or is not of the model.
     """
     found: dict[str, np.ndarray] = {}
+    known = set(form.zeros)
     for one in form.arrays:
         shape = shapes[one.ours]
         own = shape[1:] if one.stacked else shape
@@ -97,10 +98,13 @@ def from_theirs(
             if x.size != int(np.prod(own)):
                 raise ValueError(f"{name} has {x.size:,} numbers, not {int(np.prod(own)):,}")
             parts.append(x.reshape(own))
+            known.add(name)
         found[one.ours] = np.stack(parts) if one.stacked else parts[0]
     for name in form.zeros:
         if name in arrays and np.any(arrays[name]):
             raise ValueError(f"{name} is not zero, and a model without biases cannot have it")
+    if unknown := sorted(name for name in arrays if name not in known):
+        raise ValueError(f"the model of config.json has no {unknown[0]}, which the weights have")
     return found
 
 

@@ -34,6 +34,8 @@ __all__ = ["read_weights", "score_weights"]
 
 #: Their arrays that hold no weights: masks that older versions saved.
 _MASKS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+_HEAD = "lm_head.weight"
+_EMBEDDINGS = ("transformer.wte.weight", "model.embed_tokens.weight")
 
 
 def read_weights(folder: str | os.PathLike) -> tuple[ModelSpec, dict[str, np.ndarray]]:
@@ -65,6 +67,8 @@ def read_weights(folder: str | os.PathLike) -> tuple[ModelSpec, dict[str, np.nda
         except Exception as error:  # Its errors have a type of their own, and NumPy lacks bfloat16.
             raise ExportError(f"{file} cannot be read (float32 is wanted): {error}") from None
     arrays = {name: x for name, x in arrays.items() if not name.endswith(_MASKS)}
+    if broken := sorted(name for name, x in arrays.items() if not np.isfinite(x).all()):
+        raise ExportError(f"{folder}: {broken[0]} holds numbers that are not finite")
     if config["model_type"] == "gpt2" and not any(n.startswith("transformer.") for n in arrays):
         # As GPT2Model names them, without the head.
         arrays = {f"transformer.{name}": x for name, x in arrays.items()}
@@ -111,6 +115,9 @@ def _with_arrays(
     """`params` with the values of their arrays."""
     form = model.hugging_face()
     shapes = {name: x.shape for name, x in named_arrays(params).items()}
+    if all(one.theirs != _HEAD for one in form.arrays):
+        # Some versions write a tied head too.
+        theirs = {n: x for n, x in theirs.items() if n != _HEAD or not _is_embedding(x, theirs)}
     try:
         ours = from_theirs(form, theirs, shapes)
     except ValueError as error:
@@ -122,6 +129,10 @@ def _with_arrays(
         tree,
         [jnp.asarray(ours[name], leaf.dtype) for name, leaf in zip(names, leaves, strict=True)],
     )
+
+
+def _is_embedding(head: np.ndarray, arrays: Mapping[str, np.ndarray]) -> bool:
+    return any(np.array_equal(head, arrays[name]) for name in _EMBEDDINGS if name in arrays)
 
 
 def _check_tokenizer(folder: Path, model: ModelSpec, corpus: Corpus) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from lmscale.architectures.hugging_face import to_theirs
 from lmscale.data import open_corpus
 from lmscale.data.corpus import Corpus
 from lmscale.export.tokenizer_json import differing_text, tokenizer_config, tokenizer_json
-from lmscale.files import write_json
+from lmscale.files import DiskError, write_json
 from lmscale.spec import RunSpec, SpecError
 from lmscale.training.run_folder import RunFolder
 from lmscale.training.trained import named_arrays, trained_state
@@ -76,14 +77,18 @@ def export_run(
         else, no checkpoint, or no such model in transformers.
       DataError: the corpus, which has the tokeniser, is not here.
       DamagedError: the checkpoint is not what was written.
+      DiskError: the folder cannot be written.
     """
     if format not in FORMATS:
         raise ExportError(f"there is no format {format!r}; choose from {', '.join(FORMATS)}")
     try:
-        from safetensors.numpy import save_file
+        importlib.import_module("safetensors.numpy")
     except ImportError:
         raise ExportError("exporting needs safetensors: pip install 'lmscale[hf]'") from None
-    path, place = Path(run).absolute(), Path(out).absolute()
+    if not str(out) or "://" in str(out):
+        raise ExportError(f"--out must be a folder of this machine, not {str(out)!r}")
+    # What a link points to is written, and the link stays.
+    path, place = Path(run).resolve(), Path(out).resolve()
     if not (path / "spec.json").exists():
         raise ExportError(f"{run} holds no spec.json: give a folder of DIR/runs")
     _check_place(place, path, force)
@@ -101,12 +106,12 @@ def export_run(
     try:
         if form is None:
             metadata = {"format": "np", "run": folder.run_id, "step": str(step)}
-            save_file(_contiguous(arrays), temporary / "model.safetensors", metadata=metadata)
+            _write_weights(temporary, _contiguous(arrays), metadata)
             (temporary / "spec.json").write_bytes((path / "spec.json").read_bytes())
             loads = f"safetensors.numpy.load_file({str(place / 'model.safetensors')!r})"
         else:
             theirs = to_theirs(form, arrays)
-            save_file(theirs, temporary / "model.safetensors", metadata={"format": "pt"})
+            _write_weights(temporary, theirs, {"format": "pt"})
             _write_configs(temporary, form.config, corpus)
             loads = f"transformers.AutoModelForCausalLM.from_pretrained({str(place)!r})"
         if corpus is None:
@@ -190,6 +195,25 @@ def _write_tokenizer(place: Path, corpus: Corpus, spec: RunSpec) -> list[str]:
     (place / "tokenizer.json").write_text(content, encoding="utf-8")
     write_json(place / "tokenizer_config.json", tokenizer_config(spec.model.n_ctx))
     return [checked]
+
+
+def _write_weights(place: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """model.safetensors, with the permissions of any new file: safetensors lets only its owner read it.
+
+    Raises:
+      DiskError: it cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    path = place / "model.safetensors"
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        save_file(dict(arrays), path, metadata=metadata)
+    except SafetensorError as error:
+        raise DiskError(f"{place.parent}: the weights cannot be written: {error}") from None
+    path.chmod(mode)
 
 
 def _contiguous(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -216,6 +216,25 @@ def test_an_export_is_whole_and_replaces_only_its_own(trained, tmp_path, capsys)
         "tokenizer.json", "tokenizer_config.json", "tokenizer.model"
     }  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert {path.stat().st_mode for path in out.iterdir()} == {(out / "config.json").stat().st_mode}
+    (tmp_path / "link").symlink_to(out)
+    assert answer(capsys, *argv[:-1], tmp_path / "link", "--force")[0] == 0
+    assert (tmp_path / "link").is_symlink() and (out / "tokenizer.json").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "link"}
+
+
+def test_a_disk_without_room_is_one_line(trained, tmp_path, monkeypatch, capsys):
+    import safetensors.numpy
+
+    def full(*args, **options):
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    folder, _ = trained(TRANSFORMER)
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    out = tmp_path / "out"
+    code, _, said = answer(capsys, "export", folder.path, "--format", "hf", "--out", out)
+    assert code == 1 and "the weights cannot be written: I/O error: No space left" in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_exported_is_one_line(trained, tmp_path, capsys):
@@ -239,6 +258,8 @@ def test_what_cannot_be_exported_is_one_line(trained, tmp_path, capsys):
     empty = RunFolder(tmp_path / spec.run_id, spec)
     empty.create()
     assert "has no checkpoint yet" in line(empty.path, *hf, "--without-tokenizer")
+    assert "a folder of this machine, not 'gs://a/b'" in line(folder.path, *hf, out="gs://a/b")
+    assert "a folder of this machine, not ''" in line(folder.path, *hf, out="")
     assert not (tmp_path / "out").exists()
 
 

@@ -142,6 +142,17 @@ def test_weights_that_cannot_be_scored_are_one_line(exported, corpus, tmp_path, 
     assert "the weights have no transformer.ln_f.weight" in refused(
         capsys, "eval", "--weights", broken, *data
     )
+    extra = {**arrays, "transformer.h.9.ln_1.weight": np.ones(3, np.float32)}
+    save_file(extra, broken / "model.safetensors")
+    assert "has no transformer.h.9.ln_1.weight, which the weights have" in refused(
+        capsys, "eval", "--weights", broken, *data
+    )
+    nan = {**arrays, "transformer.ln_f.weight": np.full(32, np.nan, np.float32)}
+    save_file(nan, broken / "model.safetensors")
+    assert "transformer.ln_f.weight holds numbers that are not finite" in refused(
+        capsys, "eval", "--weights", broken, *data
+    )
+    save_file(arrays, broken / "model.safetensors")
     (broken / "tokenizer.model").write_bytes(b"other")
     assert "is another tokeniser than that of tiny" in refused(
         capsys, "eval", "--weights", broken, *data
