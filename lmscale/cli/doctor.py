@@ -58,7 +58,6 @@ def run(args: argparse.Namespace) -> int:
     from lmscale.cli import start_jax
     from lmscale.doctor import CHECKS, Place, run_checks
 
-    start_jax()
     chosen = [check for check in CHECKS if not (args.quick and check.long)]
     results: list[Result] = []
     watch = threading.Timer(args.limit, _give_up, (args, chosen, results))
@@ -69,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
             for result in run_checks(chosen, Place(args.out, Path(scratch))):
                 results.append(result)
                 _print_result(args, result)
+                if result.check.first and not result.fatal:
+                    start_jax()
     finally:
         watch.cancel()
     works = not any(result.fatal for result in results)

@@ -51,12 +51,14 @@ class Check:
       run: the check.
       needed: whether lmscale cannot train where it fails.
       long: whether it takes more than a few seconds; `--quick` leaves it out.
+      first: whether the checks after it make no sense, or crash, where it fails.
     """
 
     name: str
     run: Callable[[Place], Finding]
     needed: bool = False
     long: bool = False
+    first: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ def run_checks(checks: Sequence[Check], place: Place) -> Iterator[Result]:
         except Exception as error:  # Whatever it is: the other checks have something to say too.
             found = _crashed(error)
         yield Result(check, found, time.monotonic() - start)
+        if check.first and found.status == "failed":
+            return
 
 
 def _crashed(error: Exception) -> Finding:

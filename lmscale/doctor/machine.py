@@ -8,6 +8,8 @@ import os
 import platform
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,6 +54,8 @@ VARIABLES = re.compile(
 _OURS = ("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "XLA_CLIENT_MEM_FRACTION")
 #: Names that may hold a secret, whose values are not shown.
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD", re.IGNORECASE)
+#: Variables that can keep jax from starting.
+_SETTINGS = re.compile(r"(JAX|XLA|LIBTPU)_")
 #: Bytes that a small study writes; less room is a warning.
 ROOM = 2e9
 
@@ -103,6 +107,44 @@ def _importable(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
         return False
+
+
+def start(place: Place, seconds: float = 120.0) -> Finding:
+    """Whether jax starts at all, in a process of its own: XLA ends a process that has an unknown flag.
+
+    Args:
+      seconds: after which it is taken to hang; then the check of the devices tells more.
+    """
+    code = "import jax; jax.devices()"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Finding("warning", f"jax has not started in {seconds:g} s")
+    if done.returncode == 0:
+        return Finding("ok", "jax starts")
+    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    reason = next((line for line in said if "Unknown flag" in line), said[-1] if said else "")
+    # Without the time and place in XLA's sources.
+    reason = re.sub(r"^F\d+ \S+ +\d+ \S+\] ", "", reason)
+    if reason == "AssertionError":
+        # What jax raises where a platform that was asked for has no devices.
+        reason = f"no devices of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"
+    suspects = [
+        f"{name}={value}"
+        for name, value in sorted(os.environ.items())
+        if _SETTINGS.match(name) and name not in _OURS
+    ]
+    remedy = f"unset or mend {', '.join(suspects)}" if suspects else "install jax again"
+    if "cuda" in os.environ.get("JAX_PLATFORMS", "") and not nvidia_gpu_present():
+        remedy += "; no NVIDIA GPU is here"
+    facts = {"exit_code": done.returncode, "said": said[-30:]}
+    return Finding("failed", f"jax does not start: {reason[:300]}", remedy, facts)
 
 
 def devices(place: Place) -> Finding:

@@ -8,6 +8,7 @@ from lmscale.doctor.check import Check
 CHECKS: tuple[Check, ...] = (
     Check("versions", machine.versions, needed=True),
     Check("extras", machine.extras),
+    Check("start", machine.start, needed=True, first=True),
     Check("devices", machine.devices, needed=True),
     Check("memory", machine.memory),
     Check("processes", machine.processes),

@@ -83,6 +83,22 @@ def test_versions(place, monkeypatch):
     assert "no-such-package is missing" in found.text and "(needs 99.0) is old" in found.text
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("XLA_FLAGS", "--xla_nonsense=1", "Unknown flag in XLA_FLAGS: --xla_nonsense=1"),
+        ("JAX_DEBUG_NANS", "banana", "invalid truth value 'banana'"),
+    ],
+)
+def test_a_variable_that_keeps_jax_from_starting_is_named(place, monkeypatch, name, value, says):
+    monkeypatch.setenv(name, value)
+    never = Check("never", lambda place: pytest.fail("jax does not start"))
+    (result,) = run_checks([Check("start", machine.start, needed=True, first=True), never], place)
+    assert result.fatal and says in result.finding.text
+    assert result.finding.text.startswith("jax does not start: ")
+    assert f"{name}={value}" in result.finding.remedy
+
+
 def test_extras(place, monkeypatch):
     monkeypatch.setattr(machine, "EXTRAS", {"json": ("x", "a"), "no_such.module": ("y", "b")})
     found = machine.extras(place)
