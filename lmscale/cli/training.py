@@ -139,11 +139,16 @@ def _report(store: Any, bar: Any) -> bool:
 
 
 def _next_step(store: Any, table: Any) -> str:
-    """What to type next, where the store has a law that can be asked; empty elsewhere.
+    """What to type next, where the report has found a law that can be asked; empty elsewhere.
 
     At three times the largest budget a forecast is soon tested, and is one.
     """
-    if "isoflop" not in store.experiment()["analyses"] or "budget" not in table:
+    from lmscale.hparams import read_fits
+
+    fits = read_fits(store.path / "fits.json")
+    if "budget" not in table or not any(
+        fit["exponents"] for name, fit in fits.items() if name.startswith("isoflop/")
+    ):
         return ""
     compute = f"{3 * table['budget'].max():.3g}"
     return (

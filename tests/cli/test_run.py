@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from lmscale.cli import training
+from lmscale.files import write_json
 from lmscale.sweep.experiment import experiment_names, load_scales
 from tests.cli.answers import answer, refused
 from tests.report import planted_store as planted
@@ -80,6 +81,10 @@ def test_what_to_type_next_is_three_times_the_largest_budget(tmp_path):
     runs = planted.isoflop_runs(lstm=False, seeds=(0,), sizes=4)
     store = planted.plant(tmp_path / "budgets", runs, analyses=["isoflop"])
     largest = max(run.labels["budget"] for run in runs)
+    write_json(store.path / "fits.json", {"isoflop/transformer/standard": {"exponents": {}}})
+    assert training._next_step(store, store.table()) == "", "there is no law to ask"
+    found = {"exponents": {"standard": {"N": 0.5, "D": 0.5}}}
+    write_json(store.path / "fits.json", {"isoflop/transformer/standard": found})
     line = training._next_step(store, store.table())
     assert line.startswith(f"next: lmscale advise {store.path} --compute {3 * largest:.3g}; ")
     other = planted.plant(tmp_path / "sizes", planted.size_runs(layers=()), analyses=["size"])
