@@ -7,6 +7,7 @@ call the same functions, so that a notebook and a terminal never disagree.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -81,10 +82,13 @@ def fit(
       TableError, StoreError: the source cannot be read; one line.
       FitError: no law could be fitted, or the only one has no answer at a budget that was asked for.
     """
+    if not 0 < (level := options.get("level", 0.95)) < 1:
+        raise laws.FitError(f"level must lie between 0 and 1, not {level!r}")
     names, source = law_names(law), _store_of(source)
     by_law = options_by_law(names, options)
     table = table_of_runs(source, columns=columns, where=where, convention=convention, cells=cells)
-    budgets = [float(at)] if isinstance(at, (int, float)) else [float(budget) for budget in at]
+    budgets = [at] if isinstance(at, (int, float, str)) else list(at)
+    budgets = [_positive("at", budget) for budget in budgets]
     found = fit_laws(
         table, names, source=source, budgets=budgets, bootstrap=bootstrap, options=by_law
     ).check()
@@ -134,6 +138,10 @@ def advise(
       TableError, StoreError: the source cannot be read; one line.
       FitError: the law has no answer, or the budget lies too far from its runs.
     """
+    numbers = {"compute": compute, "loss": loss, "unique_tokens": unique_tokens}
+    for name, value in numbers.items():
+        if value is not None:
+            _positive(name, value)
     reading = {"columns": columns, "where": where, "convention": convention, "cells": cells}
     found = law_source(_store_of(source), law=law, family=family, reading=reading)
     chosen = {"law": law, "family": family}
@@ -147,6 +155,17 @@ def advise(
         inference_tokens=inference_tokens,
         **{name: value for name, value in chosen.items() if value is not None},
     )
+
+
+def _positive(name: str, value: Any) -> float:
+    """The value as a number.
+
+    Raises:
+      FitError: it is no number, or not a positive one.
+    """
+    if isinstance(value, str) or not 0 < value < math.inf:
+        raise laws.FitError(f"{name} must be a positive number, not {value!r}")
+    return float(value)
 
 
 def _store_of(source: Any) -> Any:

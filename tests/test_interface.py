@@ -131,6 +131,11 @@ def test_a_table_of_ones_own_is_fitted(tmp_path):
         ({"law": "isoflop", "smooth": 2}, "belongs to --law envelope; isoflop takes"),
         ({"law": "data-constrained"}, "unique_tokens"),
         ({"law": "power", "at": 1e13, "x": "params"}, "power"),
+        ({"law": []}, "name a law, or several: "),
+        ({"law": None}, "name a law, or several: "),
+        ({"law": "isoflop", "level": 2}, "level must lie between 0 and 1, not 2"),
+        ({"law": "isoflop", "at": "much"}, "at must be a positive number, not 'much'"),
+        ({"law": "isoflop", "at": [1e13, -1]}, "at must be a positive number, not -1"),
     ],
 )
 def test_what_cannot_be_fitted_is_one_line(results, arguments, says):
@@ -149,6 +154,8 @@ def test_advice_is_that_of_the_command(capsys, store, results):
     assert lmscale.advise("besiroglu2024", compute=1e21).law
     with pytest.raises(FitError, match="no store, no table and no published law"):
         lmscale.advise("nowhere", compute=1e20)
+    with pytest.raises(FitError, match="compute must be a positive number, not '5 PF-days'"):
+        lmscale.advise(store, compute="5 PF-days")
 
 
 def test_figures_are_drawn_on_axes_of_ones_own(results):

@@ -66,7 +66,9 @@ def law_names(asked: str | Sequence[str]) -> list[str]:
     Raises:
       FitError: there is no such law.
     """
-    names = list(dict.fromkeys([asked] if isinstance(asked, str) else asked))
+    names = [asked] if isinstance(asked, str) else list(dict.fromkeys(asked or ()))
+    if not names:
+        raise laws.FitError(f"name a law, or several: {', '.join(laws.LAWS)}, all")
     for name in names:
         if name != "all" and name not in laws.LAWS:
             raise laws.FitError(
