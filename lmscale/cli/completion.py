@@ -1,4 +1,4 @@
-"""Completion in the shell, by argcomplete: commands, their options, choices, experiments and files.
+"""Completion in the shell, by argcomplete: commands, their options, experiments and files.
 
     pip install 'lmscale[completion]'
     eval "$(register-python-argcomplete lmscale)"
