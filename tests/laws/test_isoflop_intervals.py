@@ -338,7 +338,7 @@ def test_intervals_cover_exponent_size_and_loss_ahead(design):
 def test_intervals_cover_their_level_over_the_scatter_that_they_allow_for(n, points):
     """Scatter and irreducible loss are drawn from the priors, so that few budgets cover 95% too:
     they hold more where minima do not scatter, and somewhat less where they do."""
-    tau, log_weight = frontier._prior(frontier.LOG_N_SCALE)
+    tau, log_weight = frontier.tau_prior(frontier.LOG_N_SCALE)
     tau, weight = tau[tau <= 0.5], np.exp(log_weight[tau <= 0.5])
     budgets, rng, inside = tuple(np.geomspace(1e19, 1e21, n)), np.random.default_rng(7), []
     for seed in range(200):
