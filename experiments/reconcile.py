@@ -24,7 +24,7 @@ cpu scale shows the machinery and, at best, the sign of the largest steps: losse
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 from lmscale import hparams
@@ -218,41 +218,34 @@ class Reconcile(TransformersBySize):
         return runs
 
 
+_CPU = Reconcile(
+    vocab_size=512,
+    # Below 2e10 FLOPs most profiles had no minimum.
+    budgets=(2.2e10, 5.6e10, 1.43e11, 3.65e11),
+    kaplan_budgets=(9.4e9, 2.8e10, 8.2e10, 2.4e11),
+    n_layer=2,
+    sizes=tuple(24.0 * width**2 for width in (8, 12, 16, 24, 32, 48, 64)),
+    spread=4.0,
+    tokens_per_param=18.0,
+    init_std=0.08,
+    fixed_lr=1e-2,
+    fixed_batch=4,
+    tuned_batch=2,
+    fixed_warmup=2.5e5,
+    fixed_cosine=4.6e7,
+    eval_tokens=32_768,
+    seeds=(0, 1, 2),
+)
+
 SCALES = {
-    "cpu": Reconcile(
-        vocab_size=512,
-        # Below 2e10 FLOPs most profiles had no minimum.
-        budgets=(2.2e10, 5.6e10, 1.43e11, 3.65e11),
-        kaplan_budgets=(9.4e9, 2.8e10, 8.2e10, 2.4e11),
-        n_layer=2,
-        sizes=tuple(24.0 * width**2 for width in (8, 12, 16, 24, 32, 48, 64)),
-        spread=4.0,
-        tokens_per_param=18.0,
-        init_std=0.08,
-        fixed_lr=1e-2,
-        fixed_batch=4,
-        tuned_batch=2,
-        fixed_warmup=2.5e5,
-        fixed_cosine=4.6e7,
-        eval_tokens=32_768,
-        seeds=(0, 1, 2),
-    ),
-    "cpu-hour": Reconcile(
-        vocab_size=512,
-        budgets=(2.2e10, 5.6e10, 1.43e11, 3.65e11, 9.3e11, 2.4e12),
-        kaplan_budgets=(9.4e9, 2.8e10, 8.2e10, 2.4e11, 6.6e11, 1.8e12),
-        n_layer=2,
-        sizes=tuple(24.0 * width**2 for width in (8, 12, 16, 24, 32, 48, 64, 96, 128, 192)),
-        spread=4.0,
-        tokens_per_param=18.0,
-        init_std=0.08,
-        fixed_lr=1e-2,
-        fixed_batch=4,
-        tuned_batch=2,
-        fixed_warmup=2.5e5,
+    "cpu": _CPU,
+    "cpu-hour": replace(
+        _CPU,
+        budgets=(*_CPU.budgets, 9.3e11, 2.4e12),
+        kaplan_budgets=(*_CPU.kaplan_budgets, 6.6e11, 1.8e12),
+        sizes=(*_CPU.sizes, *(24.0 * width**2 for width in (96, 128, 192))),
         fixed_cosine=1.56e8,
         eval_tokens=2**17,
-        seeds=(0, 1, 2),
     ),
     "gpu": Reconcile(
         **GPU_RECIPE,

@@ -23,12 +23,11 @@ from lmscale.architectures.base import (
     SizeOptions,
     elementwise,
     matmul,
-    nearest_heads,
     output_head,
     register,
 )
 from lmscale.architectures.hugging_face import HuggingFace, Renamed
-from lmscale.architectures.transformer import init_by_width, transformer_shape
+from lmscale.architectures.transformer import nearest_shape, transformer_shape
 from lmscale.serialize import DERIVED, Derived, require, require_positive
 from lmscale.terminal import plural
 
@@ -280,17 +279,8 @@ class LlamaSpec(ModelSpec):
     def with_head_multiple(self, multiple: int) -> LlamaSpec:
         if self.d_head % multiple == 0:
             return self
-        d_model, n_head = nearest_heads(self.d_model, multiple)
-        by_width = self.init_std == init_by_width(self.d_model)
-        return dataclasses.replace(
-            self,
-            d_model=d_model,
-            n_head=n_head,
-            n_kv_head=DERIVED,
-            d_head=d_model // n_head,
-            d_ff=DERIVED,
-            init_std=init_by_width(d_model) if by_width else self.init_std,
-        )
+        shape = nearest_shape(self.d_model, self.init_std, multiple)
+        return dataclasses.replace(self, **shape, n_kv_head=DERIVED, d_head=DERIVED)
 
     def scaled(self, factor: float) -> LlamaSpec:
         groups = max(1, round(self.n_kv_head * factor**0.5))

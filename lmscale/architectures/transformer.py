@@ -321,16 +321,8 @@ class TransformerSpec(ModelSpec):
     def with_head_multiple(self, multiple: int) -> TransformerSpec:
         if self.attention_width % multiple == 0:
             return self
-        d_model, n_head = nearest_heads(self.d_model, multiple)
-        by_width = self.init_std == init_by_width(self.d_model)
-        return dataclasses.replace(
-            self,
-            d_model=d_model,
-            n_head=n_head,
-            d_ff=DERIVED,
-            d_attn=DERIVED,
-            init_std=init_by_width(d_model) if by_width else self.init_std,
-        )
+        shape = nearest_shape(self.d_model, self.init_std, multiple)
+        return dataclasses.replace(self, **shape, d_attn=DERIVED)
 
     def scaled(self, factor: float) -> TransformerSpec:
         d_head = self.d_attn // self.n_head
@@ -364,6 +356,17 @@ def init_by_width(d_model: int) -> float:
     The two are equal at a width of 625. See `TransformerSpec.init_std`.
     """
     return float(f"{max(0.02, 0.5 / math.sqrt(d_model)):.3g}")
+
+
+def nearest_shape(d_model: int, init_std: float, multiple: int) -> dict[str, Any]:
+    """Fields of the nearest standard shape whose heads are a multiple of `multiple` wide (`nearest_heads`).
+
+    An initialisation by width stays one; d_ff is the standard one.
+    """
+    width, n_head = nearest_heads(d_model, multiple)
+    if init_std == init_by_width(d_model):
+        init_std = init_by_width(width)
+    return {"d_model": width, "n_head": n_head, "d_ff": DERIVED, "init_std": init_std}
 
 
 def transformer_shape(
