@@ -54,6 +54,8 @@ __all__ = [
 _AKIMA_LEAST_STD = 0.33
 #: Fewest sizes of a profile that has a minimum, unless a caller asks for fewer.
 MIN_POINTS = 4
+#: Runs whose FLOPs differ by less than this fraction share a budget.
+BUDGET_TOLERANCE = 0.1
 #: Fewest budgets of a frontier: two points always lie on a line, and only a third can contradict it.
 LEAST_BUDGETS = 3
 
@@ -75,7 +77,7 @@ def fit_isoflop(
     resample: Resample = "auto",
     noise: float | Callable[[np.ndarray], np.ndarray] | None = None,
     correct_bias: bool = False,
-    budget_tolerance: float = 0.1,
+    budget_tolerance: float = BUDGET_TOLERANCE,
     redrawn: Redrawn | None = None,
     level: float = 0.95,
     seed: int = 0,
@@ -119,15 +121,9 @@ def fit_isoflop(
       TableError: the table cannot be used at all. A table with fewer than two usable profiles
         still gives a result: without exponents, and with warnings that say why.
     """
-    table = Table.read(table, columns)
-    runs = table.runs("params", "flops", "loss", "tokens", least=3, vary=("params",))
     _check(method, window, min_points)
-    budgets = _group_by_budget(runs, budget_tolerance)
-    _require_sizes(runs, budgets)
+    runs, flops, points = _read_budgets(Table.read(table, columns), budget_tolerance)
     rng = np.random.default_rng(seed)
-    flops = np.array([c for c, _ in budgets])
-    seeds = seeds_of(table, runs)
-    points = [points_of(runs, index, seeds) for _, index in budgets]
     read = _reader(runs, points, np.log(flops), method, min_points, noise, resample, correct_bias)
     asked = read(window)
     notes = []
@@ -166,15 +162,10 @@ def redraw_losses(
       TableError: the table has no profiles.
     """
     table = Table.read(table, columns)
-    runs = table.runs("params", "flops", "loss", "tokens", least=3, vary=("params",))
-    budgets = _group_by_budget(runs, 0.1)
-    _require_sizes(runs, budgets)
-    seeds = seeds_of(table, runs)
-    points = [points_of(runs, index, seeds) for _, index in budgets]
-    log_flops = np.log([c for c, _ in budgets])
+    runs, flops, points = _read_budgets(table, BUDGET_TOLERANCE)
 
     def noise_of(resample: Resample) -> Noise:
-        read = _reader(runs, points, log_flops, "parabola", MIN_POINTS, None, resample, False)
+        read = _reader(runs, points, np.log(flops), "parabola", MIN_POINTS, None, resample, False)
         return read(window).noise
 
     noise = noise_of("auto")
@@ -188,6 +179,16 @@ def redraw_losses(
         scale[p.row - 1] = own
     rng = np.random.default_rng(seed)
     return Redrawn.of_pool(noise.pool, noise.pool_rows - 1, scale, draws, rng)
+
+
+def _read_budgets(table: Table, tolerance: float) -> tuple[Runs, np.ndarray, list[Points]]:
+    """The runs of a table, and of every budget its FLOPs and its points."""
+    runs = table.runs("params", "flops", "loss", "tokens", least=3, vary=("params",))
+    budgets = _group_by_budget(runs, tolerance)
+    _require_sizes(runs, budgets)
+    seeds = seeds_of(table, runs)
+    points = [points_of(runs, index, seeds) for _, index in budgets]
+    return runs, np.array([flops for flops, _ in budgets]), points
 
 
 def _reader(
