@@ -23,12 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize
 
-from lmscale.laws.parametric import (
-    HUBER_DELTA,
-    chinchilla_loss,
-    fit_parametric,
-    hoffmann_starts,
-)
+from lmscale.laws.chinchilla import chinchilla_loss
+from lmscale.laws.parametric import HUBER_DELTA, fit_parametric, hoffmann_starts
 from lmscale.laws.surface import log_of_normal
 
 __all__ = ["objective", "planted"]

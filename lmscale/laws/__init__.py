@@ -30,6 +30,7 @@ from lmscale.laws.batch import (
     steps_to_loss,
 )
 from lmscale.laws.centering import Centering, grid_centering
+from lmscale.laws.chinchilla import iso_loss, optimal_allocation
 from lmscale.laws.data_constrained import fit_data_constrained
 from lmscale.laws.envelope import fit_envelope
 from lmscale.laws.holdout import Comparison, HoldOut, compare, hold_out
@@ -52,7 +53,7 @@ from lmscale.laws.kaplan import (
 )
 from lmscale.laws.over_training import fit_over_training
 from lmscale.laws.paired import Redrawn, paired_slopes, seeds_redrawn, widened
-from lmscale.laws.parametric import fit_parametric, iso_loss, optimal_allocation
+from lmscale.laws.parametric import fit_parametric
 from lmscale.laws.position import fit_position
 from lmscale.laws.power import fit_power
 from lmscale.laws.profile_bias import vertex_bias

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from lmscale.laws.chinchilla import chinchilla_loss
 from lmscale.laws.data_constrained import data_constrained_loss
 from lmscale.laws.over_training import over_training_loss
-from lmscale.laws.parametric import chinchilla_loss
 from lmscale.laws.result import FitError
 
 __all__ = ["MODELS", "AllocationProblem", "optimum"]

@@ -17,8 +17,9 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
+from lmscale.laws.chinchilla import chinchilla_loss
 from lmscale.laws.finish import finish, solver_notes
-from lmscale.laws.parametric import HUBER_DELTA, chinchilla_loss, fit_parametric
+from lmscale.laws.parametric import HUBER_DELTA, fit_parametric
 from lmscale.laws.resample import (
     Noise,
     draw_with,

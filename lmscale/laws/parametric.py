@@ -1,4 +1,4 @@
-"""The parametric loss surface and its efficient frontier.
+"""Fits the parametric loss surface: Approach 3.
 
     L(N, D) = E + A / N^alpha + B / D^beta          Hoffmann et al. 2022, eq. 2 and Approach 3
 
@@ -7,10 +7,7 @@ fitted, with a = ln A, b = ln B, e = ln E, by the sum over runs of
     huber_delta( LSE(a - alpha ln N, b - beta ln D, e) - ln L ),     delta = 1e-3     (eq. 3)
 
 from a grid of 4500 starts. Besiroglu et al. 2024 (2404.10102) showed that an averaged objective and an
-early stop change the answer. At C = 6 N D the optimum has a closed form (eq. 4):
-
-    N_opt = G (C/6)^a',  D_opt = G^-1 (C/6)^b',  G = (alpha A / (beta B))^(1/(alpha+beta)),
-    a' = beta/(alpha+beta),  b' = alpha/(alpha+beta)
+early stop change the answer. `lmscale.laws.chinchilla` has the surface and its optimum at a budget.
 
 The second method, variable projection, minimises squared relative errors over alpha and beta only
 (Czech 2026, 2603.22339; `lmscale.laws.projection`).
@@ -24,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from lmscale.laws.chinchilla import chinchilla_loss, frontier_and_contours
 from lmscale.laws.finish import ranges_of
 from lmscale.laws.paired import Redrawn
 from lmscale.laws.projection import fit_by_projection
@@ -37,72 +35,18 @@ from lmscale.laws.resample import (
     refit,
     seed_noise,
 )
-from lmscale.laws.result import FitError, FitResult, interval, intervals_of
+from lmscale.laws.result import FitError, FitResult, intervals_of
 from lmscale.laws.robust import Influence, Tukey, influence, refit_tukey, residuals
 from lmscale.laws.solve import MultiStart, multi_start, product_grid
 from lmscale.laws.surface import NAMES, named_parameters, surface_data, surface_residual
 from lmscale.laws.table import Runs, Table
 from lmscale.laws.units import choose_units
 
-__all__ = [
-    "Allocation",
-    "chinchilla_loss",
-    "fit_parametric",
-    "hoffmann_starts",
-    "iso_loss",
-    "optimal_allocation",
-]
+__all__ = ["HUBER_DELTA", "LEAST_RUNS", "fit_parametric", "hoffmann_starts", "relative_axes"]
 
 HUBER_DELTA = 1e-3
-
-
-class Allocation(NamedTuple):
-    """Compute-optimal size, tokens, loss and tokens per parameter at a budget."""
-
-    n_params: Any
-    n_tokens: Any
-    loss: Any
-    tokens_per_param: Any
-
-
 #: Fewest runs that the law is fitted to.
 LEAST_RUNS = 6
-
-
-def chinchilla_loss(parameters: Any, *, params: Any, tokens: Any, **_: Any) -> Any:
-    """E + A/N^alpha + B/D^beta."""
-    e, a, b, alpha, beta = (parameters[name] for name in NAMES)
-    return e + a * params**-alpha + b * tokens**-beta
-
-
-def optimal_allocation(parameters: Any, flops: Any) -> Allocation:
-    """The minimum of the surface at C = 6 N D (Hoffmann et al. 2022, eq. 4)."""
-    _, a, b, alpha, beta = (np.asarray(parameters[name], float) for name in NAMES)
-    total = alpha + beta
-    log_g = np.log(alpha * a / (beta * b)) / total
-    log_c = np.log(np.asarray(flops, float) / 6.0)
-    n = np.exp(log_g + beta / total * log_c)
-    d = np.exp(-log_g + alpha / total * log_c)
-    return Allocation(n, d, chinchilla_loss(parameters, params=n, tokens=d), d / n)
-
-
-def iso_loss(
-    parameters: Any, loss: float, points: int = 128, reach: float = 30.0
-) -> dict[str, Any]:
-    """One contour of equal loss as curves of params, tokens and flops (Hoffmann et al., Fig. 4).
-
-    It covers sizes within a factor `reach` of the size that reaches the loss with least compute, and
-    only sizes that reach it with finite data.
-    """
-    e, a, b, alpha, beta = (parameters[name] for name in NAMES)
-    if loss <= e:
-        raise FitError(f"no run reaches a loss of {loss:.4g}: the irreducible loss is {e:.4g}")
-    # At the optimum the two terms A/N^alpha and B/D^beta are in the ratio beta : alpha.
-    best = (a * (alpha + beta) / (beta * (loss - e))) ** (1 / alpha)
-    least = (a / (loss - e)) ** (1 / alpha)
-    n = np.geomspace(max(best / reach, least * 1.02), best * reach, points)
-    d = (b / (loss - e - a * n**-alpha)) ** (1 / beta)
-    return {"loss": loss, "params": n, "tokens": d, "flops": 6 * n * d}
 
 
 def hoffmann_starts() -> np.ndarray:
@@ -244,7 +188,7 @@ def _result(
         details={**details, **({"resampling": drawn.report()} if drawn else {})},
         model=chinchilla_loss,
     )
-    return result.with_details(**_pictures(result)) if exponents else result
+    return result.with_details(**frontier_and_contours(result)) if exponents else result
 
 
 def _influence(
@@ -471,36 +415,3 @@ def _warn_of_rivals(minima: list[dict[str, float]], warnings: list[str]) -> None
                 f"and has the exponent {shares[1]:.3f} in place of {shares[0]:.3f}"
             )
             return
-
-
-# --- What figures need ------------------------------------------------------------------------
-
-
-def _pictures(result: FitResult) -> dict[str, Any]:
-    low, high = result.ranges["flops"]
-    flops = np.geomspace(low, high * 100, 64)
-    best = optimal_allocation(result.parameters, flops)
-    frontier = {
-        "flops": flops,
-        "n_opt": best.n_params,
-        "d_opt": best.n_tokens,
-        "loss": best.loss,
-        "tokens_per_param": best.tokens_per_param,
-    }
-    if result.draws:
-        sound = (result.draws["alpha"] > 0) & (result.draws["beta"] > 0)
-        draws = {name: values[sound] for name, values in result.draws.items()}
-        drawn = optimal_allocation(draws, flops[:, None])
-        for name, values in (
-            ("n_opt", drawn.n_params),
-            ("d_opt", drawn.n_tokens),
-            ("loss", drawn.loss),
-        ):
-            frontier[f"{name}_low"], frontier[f"{name}_high"] = interval(
-                values, result.draw_level or result.level, axis=1
-            )
-    observed = result.residuals["observed"]
-    floor = result.parameters["E"]
-    bottom = max(observed.min(), floor + 1e-3 * (observed.max() - floor))
-    levels = floor + np.geomspace(max(bottom - floor, 1e-6), observed.max() - floor, 10)
-    return {"frontier": frontier, "contours": [iso_loss(result.parameters, x) for x in levels]}

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmscale.laws.chinchilla import chinchilla_loss
 from lmscale.laws.data_constrained import MUENNIGHOFF, data_constrained_loss
 from lmscale.laws.kaplan import PF_DAY, kaplan_nd_loss, kaplan_ns_loss
 from lmscale.laws.over_training import over_training_loss
-from lmscale.laws.parametric import chinchilla_loss
 from lmscale.laws.published_draws import (
     design_correlation,
     frontier_draws,

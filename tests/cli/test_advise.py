@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lmscale.architectures import transformer_ladder
-from lmscale.laws.parametric import chinchilla_loss, optimal_allocation
+from lmscale.laws.chinchilla import chinchilla_loss, optimal_allocation
 from lmscale.sweep.grids import isoflop_grid
 from tests.cli.answers import answer, refused
 from tests.report.planted_store import DATA, EVALS, plant

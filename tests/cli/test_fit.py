@@ -10,7 +10,7 @@ import pytest
 
 from lmscale import laws
 from lmscale.cli import main
-from lmscale.laws.parametric import chinchilla_loss, optimal_allocation
+from lmscale.laws.chinchilla import chinchilla_loss, optimal_allocation
 
 EPOCH = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}
 CONTRACT = {

@@ -9,7 +9,7 @@ import pytest
 from lmscale import laws
 from lmscale.laws.advise import too_far
 from lmscale.laws.backtest import Line, back_test, widened
-from lmscale.laws.parametric import chinchilla_loss, optimal_allocation
+from lmscale.laws.chinchilla import chinchilla_loss, optimal_allocation
 from lmscale.laws.result import FitError, FitResult
 
 EPOCH = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from lmscale import laws
+from lmscale.laws.chinchilla import chinchilla_loss, optimal_allocation
 from lmscale.laws.envelope import _beyond_noise, fit_envelope
 from lmscale.laws.envelope_laws import Envelopes, hull
 from lmscale.laws.learning_curves import smoothed
 from lmscale.laws.paired import Redrawn
-from lmscale.laws.parametric import chinchilla_loss, optimal_allocation
 from lmscale.laws.result import interval
 
 EPOCH = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}

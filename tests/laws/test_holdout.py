@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lmscale import laws
+from lmscale.laws.chinchilla import chinchilla_loss
 from lmscale.laws.holdout import _cut
-from lmscale.laws.parametric import chinchilla_loss
 
 EPOCH = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}
 START = np.array([[6.178, 7.6427, 0.5973, 0.3478, 0.3658]])

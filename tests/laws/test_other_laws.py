@@ -5,6 +5,7 @@ import pytest
 
 from lmscale import laws
 from lmscale.laws.batch import noise_scale, steps_to_loss
+from lmscale.laws.chinchilla import chinchilla_loss
 from lmscale.laws.data_constrained import (
     MUENNIGHOFF,
     data_constrained_loss,
@@ -13,7 +14,6 @@ from lmscale.laws.data_constrained import (
     fit_data_constrained,
 )
 from lmscale.laws.over_training import as_parametric, fit_over_training, over_training_loss
-from lmscale.laws.parametric import chinchilla_loss
 
 # --- Data-constrained (Muennighoff et al. 2023) -------------------------------------------------
 

@@ -7,12 +7,8 @@ import pytest
 from scipy.optimize import minimize
 
 from lmscale import laws
-from lmscale.laws.parametric import (
-    chinchilla_loss,
-    fit_parametric,
-    iso_loss,
-    optimal_allocation,
-)
+from lmscale.laws.chinchilla import chinchilla_loss, iso_loss, optimal_allocation
+from lmscale.laws.parametric import fit_parametric
 from lmscale.laws.surface import log_of_normal
 
 EPOCH = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lmscale import laws
-from lmscale.laws.parametric import chinchilla_loss, fit_parametric, optimal_allocation
+from lmscale.laws.chinchilla import chinchilla_loss, optimal_allocation
+from lmscale.laws.parametric import fit_parametric
 from lmscale.laws.resample import fit_noise, student_level
 from lmscale.laws.result import interval
 from lmscale.laws.table import Table
