@@ -17,6 +17,7 @@ from scipy.stats import t as student_t
 
 from lmscale.laws.allocation import optimum
 from lmscale.laws.holdout import PREDICTING, hold_out
+from lmscale.laws.known import std_of_known
 from lmscale.laws.result import FitError, FitResult
 from lmscale.laws.table import TableError
 
@@ -144,7 +145,7 @@ def _of_surface(result: FitResult) -> BackTest:
     size_noise = 0.0
     if result.draws:
         drawn = optimum(result.law, result.draws, flops)[0]
-        size_noise = float(np.nanstd(np.log(drawn)))
+        size_noise = float(std_of_known(np.log(drawn)))
     return BackTest(
         flops=np.array([flops]),
         distance=np.array([math.log(held.extrapolation)]),

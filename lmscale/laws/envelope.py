@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from lmscale.laws.chinchilla import chinchilla_loss
 from lmscale.laws.envelope_laws import READINGS, Envelopes, between_sizes, read_laws
+from lmscale.laws.known import mean_of_known
 from lmscale.laws.learning_curves import Curve, curves_of, within
 from lmscale.laws.paired import Redrawn
-from lmscale.laws.parametric import chinchilla_loss
 from lmscale.laws.projection import fit_by_projection
 from lmscale.laws.resample import Noise, noise_scale_of, student_level
 from lmscale.laws.result import FitResult, intervals_of
@@ -69,8 +70,9 @@ def fit_envelope(
         lie about what the envelope gave, and the others about the Pareto front and the convex hull:
         so the interval covers the noise of the runs and the way of reading, on the sizes that were
         run.
-      redrawn: which run's noise every run has in a draw, and the names of these runs, where another
-        fit of the same runs has the same; then there are as many draws.
+      redrawn: (draws, names) of another fit of the same runs, so that both fits read the same noise:
+        for each draw, the run whose noise each run gets; and the names of its runs. There are then as
+        many draws as the other fit has, whatever `bootstrap` says.
 
     Returns:
       parameters a, b, k_N, k_D; `details["envelope"]` the budgets with the best size, tokens and
@@ -105,12 +107,7 @@ def fit_envelope(
         # Student's tails: the size of the noise is known from the number of curves only.
         share = student_level(level, len(curves) - _FREE)
     parameters = {name: float(values[0]) for name, values in found.laws.items()}
-    # Taking the lowest curve is biased. Where the bias exceeds the scatter, all draws lie on one
-    # side of the value, and the interval is extended to hold it.
-    intervals = {
-        name: (min(low, parameters[name]), max(high, parameters[name]))
-        for name, (low, high) in intervals_of(draws, share).items()
-    }
+    intervals = _intervals_about(parameters, draws, share)
     laws = {
         name: {key: float(values[0]) for key, values in reading.laws.items()}
         for name, reading in readings.items()
@@ -128,6 +125,20 @@ def fit_envelope(
     }
     misfit = best_n - math.log(parameters["k_N"]) - parameters["a"] * grid
     return _result(runs, parameters, misfit[use], warnings, details, draws, intervals, level, share)
+
+
+def _intervals_about(
+    parameters: dict[str, float], draws: dict[str, np.ndarray], share: float
+) -> dict[str, tuple[float, float]]:
+    """The intervals of the draws, extended to the parameters.
+
+    Taking the lowest curve is biased. Where the bias exceeds the scatter, all draws lie on one side of
+    the parameter.
+    """
+    return {
+        name: (min(low, parameters[name]), max(high, parameters[name]))
+        for name, (low, high) in intervals_of(draws, share).items()
+    }
 
 
 def _require_sizes(curves: Sequence[Curve]) -> None:
@@ -302,7 +313,7 @@ def _beyond_noise(
     """
     gap = readings[name].laws["a"][0] - readings["envelope"].laws["a"][0]
     apart = drawn[name]["a"] - drawn["envelope"]["a"]
-    by_noise = float(np.nanmean((apart[:-1] - apart[-1]) ** 2))
+    by_noise = float(mean_of_known((apart[:-1] - apart[-1]) ** 2))
     return max(0.0, 1 - (by_noise / gap**2) ** 2) if gap else 0.0
 
 

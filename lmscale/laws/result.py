@@ -12,6 +12,7 @@ import numpy as np
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
+from lmscale.laws.known import percentiles_of_known
 from lmscale.laws.table import DroppedRow
 
 __all__ = ["FitError", "FitResult", "expanded", "interval", "intervals_of", "plain"]
@@ -120,7 +121,7 @@ def expanded(level: float, n: int, n_parameters: int) -> float:
 
 
 def interval(draws: np.ndarray, level: float, axis: int = 0) -> tuple[Any, Any]:
-    """The central percentile interval of `draws` along `axis`, without NaN draws.
+    """The central percentile interval of the finite `draws` along `axis`; NaN where there are none.
 
     The edges have the ranks p (B + 1) among B draws. Another draw then lies between them with
     probability `level` for any B (Davison & Hinkley 1997, sec. 5.2.3). numpy's default ranks
@@ -128,12 +129,8 @@ def interval(draws: np.ndarray, level: float, axis: int = 0) -> tuple[Any, Any]:
     """
     tail = 50.0 * (1.0 - level)
     draws = np.asarray(draws, float)
-    if draws.shape[axis] == 0 or not np.isfinite(draws).any():
-        empty = np.full(np.delete(draws.shape, axis), np.nan)
-        return (empty[()], empty[()])
     masked = np.where(np.isfinite(draws), draws, np.nan)
-    edges = [tail, 100.0 - tail]
-    low, high = np.nanpercentile(masked, edges, axis=axis, method="weibull")
+    low, high = percentiles_of_known(masked, [tail, 100.0 - tail], axis, "weibull")
     if np.ndim(low) == 0:
         return float(low), float(high)
     return low, high

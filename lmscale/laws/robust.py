@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmscale.laws.cpu import float64_on_cpu
+from lmscale.laws.known import median_of_known
 from lmscale.laws.newton import Residual
 from lmscale.laws.resample import jacobian
 from lmscale.laws.solve import solve
@@ -229,7 +230,7 @@ def influence(
     out = solve(residual, starts, data, kept, delta=delta, stages=1).theta
     value, changed = float(of(theta[None])[0]), of(out)
     shift = np.abs(changed - value)
-    typical = np.sqrt(n) * 1.4826 * float(np.nanmedian(shift))
+    typical = np.sqrt(n) * 1.4826 * float(median_of_known(shift))
     alone = np.zeros(n, bool)
     # An outlier makes other rows look influential, so influential rows are flagged only without one.
     alone[index] = (shift > max(typical, 1e-9)) & (n <= _LEFT_OUT) & ~outlier.any()

@@ -17,6 +17,7 @@ from scipy.interpolate import CubicSpline
 
 from lmscale import laws
 from lmscale.laws import FitError, FitResult, TableError
+from lmscale.laws.known import mean_of_known
 from lmscale.studies.estimate import Basis, Estimate, few_seeds, undecided
 from lmscale.studies.fits import attempt, refused
 from lmscale.studies.learning_curves import (
@@ -435,7 +436,7 @@ def _off_optimum(found: Ladder, costs: Sequence[Cost]) -> Estimate:
     return Estimate.of_draws(
         "off_optimum",
         float(np.mean([cost.at for cost in use])),
-        np.nanmean(drawn, axis=0) if drawn else None,
+        mean_of_known(drawn, axis=0) if drawn else None,
         undecided_because=few_seeds(seeds, "an interval"),
         n=n,
         seeds=seeds,

@@ -23,6 +23,7 @@ from scipy.stats import beta
 from lmscale import laws
 from lmscale.laws import FitResult
 from lmscale.laws.kaplan import overfitting
+from lmscale.laws.known import median_of_known
 from lmscale.laws.result import interval
 from lmscale.studies.estimate import LEVEL, Basis, Estimate
 from lmscale.studies.exponents import fit_power_of_cells
@@ -115,7 +116,7 @@ class Stops:
         if not self.judged:
             why = "no run stopped early, or the bound's laws could not be fitted"
             return Estimate(name=name, undecided_because=why, seeds=seeds)
-        bound = float(np.nanmedian(self.bound))
+        bound = float(median_of_known(self.bound))
         if bound > steps:
             why = (
                 f"half of the bounds lie beyond {si(bound)} updates, where L(N, S) is extrapolated "

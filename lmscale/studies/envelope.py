@@ -11,6 +11,7 @@ import pandas as pd
 
 from lmscale import laws
 from lmscale.laws import FitResult, Redrawn
+from lmscale.laws.known import median_of_known
 from lmscale.laws.result import interval
 from lmscale.studies.estimate import Basis, Estimate, undecided
 from lmscale.studies.exponents import exponent, home_convention
@@ -115,7 +116,7 @@ def selection_bias(fit: FitResult) -> float:
     if not fit.draws:
         return 0.0
     low, high = interval(fit.draws["a"], 0.682)
-    shift = float(np.nanmedian(fit.draws["a"])) - fit.parameters["a"]
+    shift = float(median_of_known(fit.draws["a"])) - fit.parameters["a"]
     return shift if abs(shift) > (high - low) / 2 else 0.0
 
 

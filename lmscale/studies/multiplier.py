@@ -30,6 +30,7 @@ from lmscale.laws.compute_multiplier import (
     log_compute,
     response,
 )
+from lmscale.laws.known import median_of_known
 from lmscale.laws.result import interval as interval_of_draws
 from lmscale.laws.windows import resample_documents
 from lmscale.studies.estimate import LEVEL, Basis, Estimate
@@ -247,7 +248,7 @@ def compare(base: Frontier, other: Frontier, shifts: Shifts | None = None) -> Co
     log_m = theirs[:, _generator(base, other).permutation(theirs.shape[1])] - drawn
     log_m, text = _with_text(log_m, base, other, losses, shifts)
     middle = LOSSES // 2
-    value = np.exp(np.nanmedian(log_m, axis=1))
+    value = np.exp(median_of_known(log_m, axis=1))
     edges = interval_of_draws(np.exp(log_m), LEVEL, axis=1)
     growth = (log_m[-1] - log_m[0]) / (drawn[-1] - drawn[0])
     why = _undecided_because(base, other, extrapolated, log_m[middle])
@@ -271,7 +272,7 @@ def compare(base: Frontier, other: Frontier, shifts: Shifts | None = None) -> Co
         high=edges[1],
         at=float(losses[middle]),
         middle=Estimate.of_draws(name, value[middle], np.exp(log_m[middle]), **at_middle),
-        growth=Estimate.of_draws(f"{name}_growth", float(np.nanmedian(growth)), growth, **basis),
+        growth=Estimate.of_draws(f"{name}_growth", float(median_of_known(growth)), growth, **basis),
         exponents=exponents,
         joint=joint,
         text=text,

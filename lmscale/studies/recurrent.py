@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from lmscale.laws import FitResult
+from lmscale.laws.known import mean_of_known
 from lmscale.studies.cells import Cell, paired, unfinished
 from lmscale.studies.estimate import Estimate, few_seeds
 from lmscale.studies.groups import by_name
@@ -148,7 +149,7 @@ def _gap(plain: Family | None, families: Sequence[Family], count: str, young: st
         gaps = np.concatenate([behind(f.sizes(count), f.losses(seed), *base) for f in families])
         models = int(np.isfinite(gaps).sum())
         if models:
-            per_seed.append(float(np.nanmean(gaps)))
+            per_seed.append(float(mean_of_known(gaps)))
     if not per_seed:
         return Estimate(name=count, undecided_because="the sizes do not overlap")
     why = few_seeds(len(per_seed)) or young

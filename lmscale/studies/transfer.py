@@ -15,6 +15,7 @@ import numpy as np
 from scipy.stats import norm
 
 from lmscale.laws import FitResult
+from lmscale.laws.known import mean_of_known
 from lmscale.studies.cells import Cell, measured_cells
 from lmscale.studies.estimate import LEVEL, Estimate, few_seeds, interval_of_mean
 from lmscale.studies.interpolate import between
@@ -162,7 +163,7 @@ def _shift(sizes: Sequence[Size], own: str, name: str, level: float = LEVEL) -> 
     for at, loss in zip(largest.path[own][:, :-1], largest.path[name][:, :-1], strict=True):
         above = loss - between(at, x, y, log=False)
         if np.isfinite(above).any():
-            shifts.append(float(np.nanmean(above)))
+            shifts.append(float(mean_of_known(above)))
     if len(shifts) < largest.seeds:
         why = "no model on its way is seen at the losses of smaller trained ones"
         return Estimate(name="stage_shift", undecided_because=why, of=name)
