@@ -1,8 +1,9 @@
 """Checks the files of a corpus against the digests in its manifest, and remembers which were right.
 
-A file is read whole once. Then its size, times and inode are written to the cache folder; while these are
-unchanged, the file counts as unchanged. Nothing is written into the corpus, which may be read-only. Where
-the cache folder cannot be written, every process checks the file once.
+The first check of a file reads all of it. Then its size, times and inode are written to the cache folder.
+As long as these stay the same, the file counts as unchanged and is not read again. Nothing is written into
+the corpus, which may be read-only. Where the cache folder cannot be written, every process checks the file
+once.
 """
 
 from __future__ import annotations

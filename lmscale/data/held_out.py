@@ -1,7 +1,7 @@
 """Chooses the held-out documents of a corpus.
 
-A document's place in the choice is a number in [0, 1) from the SHA-256 of its text: validation
-takes documents from the low end, test from the high end. A document is held out only if it is no
+The SHA-256 of a document's text, read as a number in [0, 1), decides where it goes: the lowest numbers
+go to validation, the highest to test. A document is held out only if it is no
 copy. That means two things: no other document of the corpus holds half of it (near-duplicates), and
 some stretch of it has less than a twentieth of its bytes in long copies of other documents. That
 stretch, of a bounded length, is its contribution; the rest of a held-out document is dropped. All

@@ -192,8 +192,8 @@ def _advance(
 
     Args:
       sums: (theta, delta, rough) -> the derivatives of the objective, summed over all runs.
-      delta: its target, which the last stage has.
-      end: the stage after which the problem is done.
+      delta: Huber's delta of stage 0, the last one; stage k has 10^k times that.
+      end: the stage to stop after. Stages count down; only stage 0 solves to the full tolerance.
     """
     n = s.theta.shape[0]
     scale = s.bound + 1e-14 * jnp.sum(s.bound) + 1e-200

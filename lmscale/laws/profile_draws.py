@@ -222,12 +222,13 @@ def _seed_deviations(p: Points, used: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def window_shift(
     points: Sequence[Points], asked: Reading, other: Reading, log_flops: np.ndarray
 ) -> np.ndarray:
-    """How far another window moves ln N_opt and the loss there [2, budget], corrected for noise.
+    """How far ln N_opt and the loss there move if another window is read [2, budget], corrected for noise.
 
-    Two windows share most of their runs, but differ by noise too. With s the share of the mean square
-    over the budgets that noise explains, the shift is 1 - s^2 times the difference that was found. So
-    draws move only where the windows disagree for another reason. A budget without a minimum in the
-    other window moves by the line through the other budgets.
+    The two windows share most of their runs, yet noise alone makes their readings differ. Let s be the
+    share of their mean square difference, over all budgets, that noise explains. The shift of a budget is
+    1 - s^2 times the difference between its two readings. If noise explains the whole difference, the
+    shift is 0. A budget whose minimum the other window does not show takes its shift from the line through
+    the shifts of the other budgets.
     """
     moved = np.full((2, len(points)), np.nan)
     explained = np.zeros_like(moved)

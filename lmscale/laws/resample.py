@@ -68,10 +68,11 @@ class Noise:
 
     Attributes:
       value: [n] corrected residuals, in the units of the observations.
-      scale: [n] size of the noise by the variance function, equal within a unit.
-      units: which rows share their noise.
-      freedom: degrees of freedom of the size of the noise.
-      order: of the rows; it defines which places of two groups correspond.
+      scale: [n] standard deviation of the noise by the variance function, equal within a unit.
+      units: the groups of rows that share noise. A draw gives a whole group the noise of another one.
+      freedom: degrees of freedom of `scale`.
+      order: [n] row numbers. In this order the first row of a group corresponds to the first row of
+        another one, the last to the last, and rows between by their share of the way.
     """
 
     value: np.ndarray

@@ -54,9 +54,9 @@ GPU_RECIPE: dict[str, Any] = {
 
 
 def head_multiple(compute_dtype: str) -> int:
-    """What the width of a ladder's attention heads is a multiple of: 8 in bfloat16, else 1.
+    """Heads of a ladder have a width that is a multiple of this: 8 in bfloat16, else 1.
 
-    The flash kernel of NVIDIA GPUs, which takes bfloat16, pads other widths with zeros.
+    In bfloat16 attention uses the flash kernel of NVIDIA GPUs, which would pad other widths with zeros.
     """
     return 8 if compute_dtype == "bfloat16" else 1
 
