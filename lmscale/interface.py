@@ -7,20 +7,57 @@ call the same functions, so that a notebook and a terminal never disagree.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import math
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from lmscale import laws
 from lmscale.laws import Advice, FitResult
 from lmscale.studies.results import Results
-from lmscale.sweep.fitting import Fits, fit_laws, law_names, options_by_law
+from lmscale.sweep.fitting import Fits, all_options, fit_laws, law_names, options_by_law
 from lmscale.sweep.recommend import law_source, recommend
-from lmscale.sweep.store import Store
+from lmscale.sweep.store import Store, StoreError
 from lmscale.sweep.tables import table_of_runs
 
 __all__ = ["advise", "fit", "load"]
+
+_Said = TypeVar("_Said")
+
+
+def _said_in_keywords(function: Callable[..., _Said]) -> Callable[..., _Said]:
+    """Errors and warnings of the function name keyword arguments where a command names its flags."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> _Said:
+        try:
+            return _with_keywords(function(*args, **options))
+        except (laws.FitError, laws.TableError, StoreError) as error:
+            error.args = (_in_python(str(error)),)
+            raise
+
+    return call
+
+
+def _with_keywords(found: Any) -> Any:
+    """The same result, whose warnings and reasons name keyword arguments."""
+    if isinstance(found, laws.FitError):
+        return laws.FitError(_in_python(str(found)))
+    if isinstance(found, tuple):
+        return tuple(map(_with_keywords, found))
+    if isinstance(found, Fits):
+        at = {law: _with_keywords(tuple(answers)) for law, answers in found.at.items()}
+        return dataclasses.replace(found, lines=_with_keywords(found.lines), at=at)
+    if isinstance(found, laws.Comparison):
+        fit = found.fit and _with_keywords(found.fit)
+        return dataclasses.replace(found, fit=fit, problem=_in_python(found.problem))
+    said: dict[str, Any] = {"warnings": tuple(map(_in_python, found.warnings))}
+    if isinstance(found, FitResult):
+        said |= {"at": _with_keywords(found.at), "failure": _in_python(found.failure)}
+    return dataclasses.replace(found, **said)
 
 
 def load(store: Store | str | os.PathLike) -> Results:
@@ -43,6 +80,7 @@ def load(store: Store | str | os.PathLike) -> Results:
     return Results.read(store)
 
 
+@_said_in_keywords
 def fit(
     source: Any,
     law: str | Sequence[str],
@@ -101,6 +139,7 @@ def fit(
     return dataclasses.replace(found[law], at=tuple(answers))
 
 
+@_said_in_keywords
 def advise(
     source: Any,
     *,
@@ -143,18 +182,32 @@ def advise(
         if value is not None:
             _positive(name, value)
     reading = {"columns": columns, "where": where, "convention": convention, "cells": cells}
-    found = law_source(_store_of(source), law=law, family=family, reading=reading)
-    chosen = {"law": law, "family": family}
+    chosen: dict[str, Any] = {"law": law, "family": family, "reading": reading}
     return recommend(
-        found,
+        law_source(_store_of(source), **chosen),
+        **chosen,
         extrapolate=extrapolate,
-        reading=reading,
         flops=compute,
         loss=loss,
         unique_tokens=unique_tokens,
         inference_tokens=inference_tokens,
-        **{name: value for name, value in chosen.items() if value is not None},
     )
+
+
+def _in_python(text: str) -> str:
+    """What the library says in the flags of a command, said in keyword arguments of `fit` and `advise`."""
+    if "--" not in text:
+        return text
+    keywords = set(all_options(laws.LAWS.values()))
+    keywords.update(*(inspect.signature(function).parameters for function in (fit, advise)))
+
+    def keyword(flag: re.Match) -> str:
+        name = flag[1].replace("-", "_")
+        if name not in keywords:
+            return flag[0]
+        return "extrapolate=True" if name == "extrapolate" else name
+
+    return re.sub(r"--([a-z][a-z-]*)", keyword, text)
 
 
 def _positive(name: str, value: Any) -> float:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import lmscale
+from lmscale import interface
 from lmscale.laws import FitError, FitResult
 from tests.cli.answers import answer
 from tests.report import planted_store as planted
@@ -128,7 +129,10 @@ def test_a_table_of_ones_own_is_fitted(tmp_path):
     [
         ({"law": "nothing"}, "there is no law 'nothing'; choose from"),
         ({"law": "isoflop", "windw": 2}, "no law has the option windw; isoflop takes"),
-        ({"law": "isoflop", "smooth": 2}, "belongs to --law envelope; isoflop takes"),
+        (
+            {"law": "isoflop", "smooth": 2},
+            "^smooth belongs to law envelope; isoflop takes method, window",
+        ),
         ({"law": "data-constrained"}, "unique_tokens"),
         ({"law": "power", "at": 1e13, "x": "params"}, "power"),
         ({"law": []}, "name a law, or several: "),
@@ -141,7 +145,22 @@ def test_a_table_of_ones_own_is_fitted(tmp_path):
 def test_what_cannot_be_fitted_is_one_line(results, arguments, says):
     with pytest.raises(ValueError, match=says) as error:
         lmscale.fit(results, bootstrap=20, **arguments)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and "--" not in str(error.value)
+
+
+def test_errors_and_warnings_name_keyword_arguments_where_a_command_names_flags(results, tmp_path):
+    with pytest.raises(FitError, match=r"take the extrapolation with extrapolate=True$"):
+        lmscale.advise(results, compute=1e21)
+    with pytest.raises(FitError, match=r"leave law, family and what a table is read by out"):
+        lmscale.advise("besiroglu2024", compute=1e21, law="isoflop")
+    # --out is none of ours: it is an option of the command that made the store.
+    with pytest.raises(ValueError, match=r"give the --out of a `lmscale run`"):
+        lmscale.load(tmp_path)
+    fits = lmscale.fit(results, ["isoflop", "power"], bootstrap=20)
+    with pytest.raises(FitError, match=r"say which with x params"):
+        _ = fits["power"]
+    fit = FitResult(law="isoflop", parameters={}, warnings=("or fit with --robust tukey",))
+    assert interface._with_keywords(fit).warnings == ("or fit with robust tukey",)
 
 
 def test_advice_is_that_of_the_command(capsys, store, results):

@@ -55,18 +55,17 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from lmscale.interface import advise
+    from lmscale.sweep.recommend import law_source, recommend
 
-    advice = advise(
-        args.source,
-        compute=args.compute,
+    chosen = {"law": args.law, "family": args.family, "reading": table_reading(args)}
+    advice = recommend(
+        law_source(args.source, **chosen),
+        **chosen,
+        extrapolate=args.extrapolate,
+        flops=args.compute,
         loss=args.loss,
         unique_tokens=args.unique_tokens,
         inference_tokens=args.inference_tokens,
-        law=args.law,
-        family=args.family,
-        extrapolate=args.extrapolate,
-        **table_reading(args),
     )
     if args.json:
         print_json(advice.to_json())

@@ -28,8 +28,8 @@ PUBLISHED_VOCABULARY, PUBLISHED_CONTEXT = 32_000, 2048
 def recommend(
     source: Store | FitResult | str,
     *,
-    law: str = "isoflop",
-    family: str = "transformer",
+    law: str | None = None,
+    family: str | None = None,
     extrapolate: bool = False,
     reading: Mapping[str, Any] | None = None,
     **question: Any,
@@ -41,8 +41,8 @@ def recommend(
 
     Args:
       source: a store, a law fitted to any table, or the name of a published law.
-      law: which law of a store.
-      family: whose runs of a store.
+      law: which law of a store (isoflop).
+      family: whose runs of a store (transformer).
       extrapolate: answer however far the budget lies beyond the runs.
       reading: how a store's results are read: columns, where, convention and cells of
         `lmscale.sweep.tables.table_of_runs`.
@@ -52,6 +52,7 @@ def recommend(
       FitError: when the law cannot answer, or the budget lies too far beyond its runs.
     """
     reading = {name: value for name, value in (reading or {}).items() if value is not None}
+    law, family = law or "isoflop", family or "transformer"
     fitted = source
     if isinstance(source, Store):
         fitted = store_law(source, family, law, **reading)
