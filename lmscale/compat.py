@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     import optax
     import orbax.checkpoint as ocp
 
-# --- Errors of XLA and JAX, known by their text -------------------------------------------------
+#: Variables of jax and XLA that lmscale sets itself.
+OWN_VARIABLES = ("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "XLA_CLIENT_MEM_FRACTION")
+
+# --- Errors of XLA and JAX, known by their text or place ----------------------------------------
 
 
 def is_out_of_memory(message: str) -> bool:
@@ -39,6 +42,36 @@ def is_out_of_memory(message: str) -> bool:
     fit counts as failed, and is not tried again with less memory.
     """
     return "RESOURCE_EXHAUSTED" in message
+
+
+def keeps_jax_from_starting(error: BaseException) -> str | None:
+    """Why jax does not start, in its words, if this error comes from its settings or its search for devices.
+
+    Such errors are raised in the private modules `jax._src.config` and `jax._src.xla_bridge`. When these
+    are renamed, a wrong JAX_ variable ends a command with a traceback again.
+
+    Returns:
+      None where the error comes from elsewhere.
+    """
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    where = at.tb_frame.f_globals.get("__name__") if at is not None else None
+    if where not in ("jax._src.config", "jax._src.xla_bridge"):
+        return None
+    if isinstance(error, AssertionError):
+        # What jax raises where a platform that was asked for has no devices.
+        return f"no devices of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"
+    return " ".join(str(error).split())
+
+
+def jax_variables() -> list[str]:
+    """NAME=value of the environment variables of a user that can keep jax from starting."""
+    return [
+        f"{name}={value}"
+        for name, value in sorted(os.environ.items())
+        if re.match(r"(JAX|XLA|LIBTPU)_", name) and name not in OWN_VARIABLES
+    ]
 
 
 def needed_bytes(message: str) -> float | None:

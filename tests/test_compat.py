@@ -24,6 +24,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 from jax._src import compiler as jax_compiler
+from jax._src import config as jax_config
 
 from lmscale import compat
 from lmscale.parallel.mesh import make_mesh
@@ -55,6 +56,24 @@ def test_jax_says_that_memory_ran_out():
         jax.block_until_ready(jax.jit(lambda: jnp.ones(1 << 46) + 1)())
     assert compat.is_out_of_memory(str(error.value))
     assert not compat.is_out_of_memory("INTERNAL: no kernel")
+
+
+def test_what_keeps_jax_from_starting_is_known_by_where_it_is_raised(monkeypatch):
+    monkeypatch.setenv("JAX_ENABLE_X64", "banana")
+    with pytest.raises(ValueError, match="banana") as setting:
+        jax_config.bool_env("JAX_ENABLE_X64", False)
+    assert compat.keeps_jax_from_starting(setting.value) == (
+        "invalid truth value 'banana' for environment 'JAX_ENABLE_X64'"
+    )
+    assert "JAX_ENABLE_X64=banana" in compat.jax_variables()
+    with pytest.raises(RuntimeError) as platform:
+        jax.devices("banana")
+    assert "banana" in compat.keeps_jax_from_starting(platform.value)
+    # Errors of programs are faults of lmscale.
+    with pytest.raises(TypeError) as ours:
+        jnp.ones(2) @ jnp.ones(3)
+    assert compat.keeps_jax_from_starting(ours.value) is None
+    assert compat.keeps_jax_from_starting(ValueError("never raised")) is None
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,19 @@ def code_and_line(error: BaseException) -> tuple[int, str | None]:
         code = EXIT_CODES.get(f"{cls.__module__}.{cls.__qualname__}")
         if code is not None:
             return code, _line(error)
-    return 1, None
+    return _start_of_jax(error)
+
+
+def _start_of_jax(error: BaseException) -> tuple[int, str | None]:
+    """The same for an error that keeps jax from starting: a wrong variable is bad input."""
+    from lmscale.compat import jax_variables, keeps_jax_from_starting
+
+    reason = keeps_jax_from_starting(error)
+    if reason is None:
+        return 1, None
+    suspects = jax_variables()
+    remedy = f"unset or mend {', '.join(suspects)}" if suspects else "lmscale doctor tells more"
+    return (2 if suspects else 1), f"jax does not start: {reason}: {remedy}"
 
 
 def _line(error: BaseException) -> str:

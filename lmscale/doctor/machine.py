@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lmscale.compat import memory_limit, nvidia_gpu_present
+from lmscale.compat import OWN_VARIABLES, jax_variables, memory_limit, nvidia_gpu_present
 from lmscale.doctor.check import Finding, Place
 from lmscale.files import cache_folder
 from lmscale.remote import unreachable
@@ -50,12 +50,8 @@ VARIABLES = re.compile(
     r"(JAX|XLA|LIBTPU|TPU|NCCL)_|CUDA_VISIBLE_DEVICES$|SLURM_(JOB_ID|NTASKS|PROCID)$|"
     r"OMPI_COMM_WORLD_(SIZE|RANK)$|KUBERNETES_SERVICE_HOST$|MEGASCALE_|LMSCALE_"
 )
-#: Variables that lmscale sets itself.
-_OURS = ("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "XLA_CLIENT_MEM_FRACTION")
 #: Names that may hold a secret, whose values are not shown.
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD", re.IGNORECASE)
-#: Variables that can keep jax from starting.
-_SETTINGS = re.compile(r"(JAX|XLA|LIBTPU)_")
 #: Bytes that a small study writes; less room is a warning.
 ROOM = 2e9
 
@@ -135,11 +131,7 @@ def start(place: Place, seconds: float = 120.0) -> Finding:
     if reason == "AssertionError":
         # What jax raises where a platform that was asked for has no devices.
         reason = f"no devices of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"
-    suspects = [
-        f"{name}={value}"
-        for name, value in sorted(os.environ.items())
-        if _SETTINGS.match(name) and name not in _OURS
-    ]
+    suspects = jax_variables()
     remedy = f"unset or mend {', '.join(suspects)}" if suspects else "install jax again"
     if "cuda" in os.environ.get("JAX_PLATFORMS", "") and not nvidia_gpu_present():
         remedy += "; no NVIDIA GPU is here"
@@ -199,7 +191,7 @@ def processes(place: Place, environment: Mapping[str, str] = os.environ) -> Find
     found = {
         name: "(hidden)" if _SECRET.search(name) else value
         for name, value in sorted(environment.items())
-        if VARIABLES.match(name) and name not in _OURS
+        if VARIABLES.match(name) and name not in OWN_VARIABLES
     }
     several = {
         name: found[name]

@@ -16,7 +16,7 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 
 #: Modules that the server imports.
-_PRELOADED = ["lmscale.sweep.execute"]
+_PRELOADED = ["lmscale.parallel.preload"]
 #: Device files of accelerators: NVIDIA, AMD, TPU (two kinds).
 _ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/accel*", "/dev/vfio/[0-9]*")
 

@@ -1,7 +1,10 @@
 """The table of errors and exit codes."""
 
 import importlib
+import os
 import pkgutil
+import subprocess
+import sys
 
 import pytest
 
@@ -59,3 +62,19 @@ def test_every_error_of_lmscale_is_in_the_table():
 )
 def test_an_error_has_a_code_and_a_line(error, code, line):
     assert code_and_line(error) == (code, line)
+
+
+def test_a_wrong_variable_of_jax_is_told_in_one_line(tmp_path):
+    # Also by the server of worker processes, which imports jax at the same time.
+    done = subprocess.run(
+        [sys.executable, "-m", "lmscale", "run", "isoflop", "--out", str(tmp_path / "store")],
+        env={**os.environ, "JAX_ENABLE_X64": "banana"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("lmscale run: jax does not start: invalid truth value 'banana'")
+    assert "unset or mend" in line and "JAX_ENABLE_X64=banana" in line
+    assert (done.returncode, done.stdout) == (2, "")
