@@ -7,6 +7,7 @@ process that loads the same file finds the same module name.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import sys
 import traceback
@@ -28,7 +29,7 @@ def load_file(path: Path) -> types.ModuleType:
     processes; see `loaded_files`.
 
     Raises:
-      UserFileError: when the file raises an exception.
+      UserFileError: when the file raises an exception, or would end the process (`sys.exit`).
     """
     path = path.resolve()
     name = f"lmscale_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
@@ -37,11 +38,32 @@ def load_file(path: Path) -> types.ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UserFileError(_where(path, error)) from error
     _FILES[name] = str(path)
     return module
+
+
+def load_module(name: str) -> types.ModuleType:
+    """Imports a module of the user's own by its name.
+
+    Raises:
+      UserFileError: when there is none, or it raises an exception.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserFileError(f"the module {name!r} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:
+        # The innermost place that is not in the import system itself.
+        places = [
+            at.filename
+            for at in traceback.extract_tb(error.__traceback__)
+            if Path(at.filename).is_file() and at.filename not in (__file__, importlib.__file__)
+        ]
+        place = Path(places[-1] if places else name)
+        raise UserFileError(_where(place, error)) from error
 
 
 def loaded_files() -> list[str]:
@@ -49,7 +71,7 @@ def loaded_files() -> list[str]:
     return list(_FILES.values())
 
 
-def _where(path: Path, error: Exception) -> str:
+def _where(path: Path, error: BaseException) -> str:
     """What went wrong in a user's file, and in which line of it, as one line."""
     lines = [
         at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == str(path)
@@ -57,5 +79,7 @@ def _where(path: Path, error: Exception) -> str:
     if isinstance(error, SyntaxError):
         lines = [error.lineno]
     place = f"{path}, line {lines[-1]}" if lines else str(path)
+    if isinstance(error, SystemExit):
+        return f"{place}: it calls sys.exit; a file that is loaded must not end the process"
     words = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{place}: {type(error).__name__}: {words}"

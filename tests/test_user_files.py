@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from lmscale.user_files import UserFileError, load_file, loaded_files
+from lmscale.user_files import UserFileError, load_file, load_module, loaded_files
 
 
 def test_what_a_file_defines_can_be_sent_to_a_process_that_has_loaded_it(tmp_path):
@@ -27,6 +27,10 @@ def test_what_a_file_defines_can_be_sent_to_a_process_that_has_loaded_it(tmp_pat
     [
         ("x = 1\ny = x / 0\n", "line 2: ZeroDivisionError: division by zero"),
         ("x = 1\n\nif x\n", "line 3: SyntaxError: expected ':'"),
+        (
+            "import sys\nsys.exit(0)\n",
+            "line 2: it calls sys.exit; a file that is loaded must not end the process",
+        ),
     ],
 )
 def test_a_fault_is_one_line_with_the_file_and_the_line(tmp_path, text, says):
@@ -37,3 +41,18 @@ def test_a_fault_is_one_line_with_the_file_and_the_line(tmp_path, text, says):
     assert str(error.value) == f"{path}, {says}"
     assert str(path) not in loaded_files()
     assert not any(name.startswith("lmscale_file_broken") for name in sys.modules)
+
+
+def test_a_fault_of_a_module_is_one_line_too(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "module_with_a_fault.py"
+    for text, says in (("x = 1\ny = x / 0\n", "line 2: Zero"), ("exit(3)\n", "line 1: it calls")):
+        path.write_text(text)
+        with pytest.raises(UserFileError) as error:
+            load_module("module_with_a_fault")
+        assert str(error.value).startswith(f"{path}, {says}")
+    path.write_text("import nothing_of_this_name\n")
+    with pytest.raises(UserFileError, match="'module_with_a_fault' cannot be imported: No module"):
+        load_module("module_with_a_fault")
+    path.write_text("x = 1\n")
+    assert load_module("module_with_a_fault").x == 1

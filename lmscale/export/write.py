@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from lmscale.architectures.hugging_face import to_theirs
-from lmscale.data import open_corpus
+from lmscale.data import DataError, open_corpus
 from lmscale.data.corpus import Corpus
 from lmscale.export.tokenizer_json import differing_text, tokenizer_config, tokenizer_json
 from lmscale.files import DiskError, write_json
@@ -29,6 +32,8 @@ FORMATS = ("hf", "safetensors")
 MARK = "lmscale.json"
 #: Characters of held-out text that both tokenisers are tried on.
 _TRIED = 200_000
+#: How often an export that may replace others tries to take its name.
+_TRIES = 20
 
 
 class ExportError(ValueError):
@@ -96,12 +101,11 @@ def export_run(
     spec = folder.spec
     # All that can be refused is, before a checkpoint is read.
     form = _form(spec) if format == "hf" else None
-    data = spec.data
-    corpus = open_corpus(data.corpus, fingerprint=data.fingerprint) if tokenizer else None
+    corpus = _corpus_of(spec) if tokenizer else None
     step, state = trained_state(folder, step)
     arrays = named_arrays(state["params"])
     notes = list(_notes(folder, step))
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    temporary = _beside(place, "tmp")
     temporary.mkdir(parents=True)
     try:
         if form is None:
@@ -124,7 +128,7 @@ def export_run(
             temporary / MARK,
             {"run": folder.run_id, "step": step, "format": format, "notes": notes},
         )
-        _put(temporary, place)
+        _put(temporary, place, path, force)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Exported(place, step, loads, tuple(notes))
@@ -147,6 +151,14 @@ def _check_place(place: Path, run: Path, force: bool) -> None:
             f"{place} was not written by lmscale export ({MARK} is missing), so --force does not replace "
             "it: give another --out"
         )
+
+
+def _corpus_of(spec: RunSpec) -> Corpus:
+    """The corpus of a run, which has its tokeniser."""
+    try:
+        return open_corpus(spec.data.corpus, fingerprint=spec.data.fingerprint)
+    except DataError as error:
+        raise DataError(f"{error}; or leave the tokeniser out: --without-tokenizer") from None
 
 
 def _form(spec: RunSpec) -> Any:
@@ -220,10 +232,27 @@ def _contiguous(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(x) for name, x in arrays.items()}
 
 
-def _put(temporary: Path, place: Path) -> None:
-    """Gives the finished folder its name, in place of one of ours."""
-    old = place.with_name(f".{place.name}.{os.getpid()}.old")
-    if place.exists() and any(place.iterdir()):
-        os.rename(place, old)
-    os.rename(temporary, place)
-    shutil.rmtree(old, ignore_errors=True)
+def _put(temporary: Path, place: Path, run: Path, force: bool) -> None:
+    """Gives the finished folder its name, in place of one of ours where that may be replaced.
+
+    Another export may have written there since `_check_place` looked. A folder takes the name only of
+    nothing or of an empty folder, so that each export is there whole, and with `force` the last one stays.
+    """
+    for _ in range(_TRIES):
+        try:
+            os.rename(temporary, place)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        _check_place(place, run, force)
+        old = _beside(place, "old")
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(place, old)
+        shutil.rmtree(old, ignore_errors=True)
+    raise ExportError(f"other exports write to {place} all the time: give another --out")
+
+
+def _beside(place: Path, ending: str) -> Path:
+    """A name of this export's own beside a folder."""
+    return place.with_name(f".{place.name}.{os.getpid()}-{secrets.token_hex(3)}.{ending}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import time
@@ -13,7 +12,7 @@ from typing import Any, Protocol
 
 from etils import epath
 
-from lmscale.user_files import load_file
+from lmscale.user_files import load_file, load_module
 
 __all__ = ["TrackedRun", "Tracker", "TrackingError", "make_tracker", "scalars"]
 
@@ -87,6 +86,7 @@ def make_tracker(name: str) -> Tracker:
 
     Raises:
       TrackingError: there is none, or its package is not installed.
+      UserFileError: the module or file of a function cannot be loaded.
     """
     if name == "tensorboard":
         return TensorBoard()
@@ -190,18 +190,15 @@ class Function:
 
 
 def _imported(module: str, function: str) -> Callable[..., None]:
-    try:
-        if module.endswith(".py"):
-            if not Path(module).is_file():
-                raise TrackingError(f"there is no file {module}")
-            found: Any = load_file(Path(module))
-        else:
-            # As with `python -m`: modules of the folder that one is in.
-            if os.getcwd() not in sys.path:
-                sys.path.append(os.getcwd())
-            found = importlib.import_module(module)
-    except ImportError as error:
-        raise TrackingError(f"the module {module!r} cannot be imported: {error}") from None
+    if module.endswith(".py"):
+        if not Path(module).is_file():
+            raise TrackingError(f"there is no file {module}")
+        found = load_file(Path(module))
+    else:
+        # As with `python -m`: modules of the folder that one is in.
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        found = load_module(module)
     chosen = getattr(found, function, None)
     if not callable(chosen):
         raise TrackingError(f"{module} has no function {function!r}")

@@ -17,7 +17,7 @@ from lmscale.architectures import LlamaSpec, LSTMSpec, TransformerSpec
 from lmscale.architectures.hugging_face import from_theirs, to_theirs
 from lmscale.cli import main
 from lmscale.data.tokenizer import train_tokenizer
-from lmscale.export import ExportError, export_run
+from lmscale.export import ExportError, export_run, write
 from lmscale.export.tokenizer_json import differing_text, tokenizer_json
 from lmscale.serialize import SpecError
 from lmscale.training.checkpoint import Checkpoints
@@ -223,6 +223,30 @@ def test_an_export_is_whole_and_replaces_only_its_own(trained, tmp_path, capsys)
     assert {path.name for path in tmp_path.iterdir()} == {"out", "link"}
 
 
+def test_of_two_exports_at_once_one_is_there_whole(trained, tmp_path, monkeypatch, capsys):
+    folder, _ = trained(TRANSFORMER)
+    out = tmp_path / "out"
+    argv = ("export", folder.path, "--format", "safetensors", "--out", out, "--without-tokenizer")
+    arrays = write.named_arrays
+
+    def meanwhile(*args):
+        # Another export of the same run begins and ends while this one reads its checkpoint.
+        monkeypatch.setattr(write, "named_arrays", arrays)
+        export_run(folder.path, out, "safetensors", tokenizer=False, force=(out / "mine").exists())
+        (out / "first").write_text("")
+        return arrays(*args)
+
+    monkeypatch.setattr(write, "named_arrays", meanwhile)
+    assert "is not empty: give another --out, or --force" in refused(capsys, *argv)
+    assert (out / "first").exists() and (out / "model.safetensors").exists()
+    (out / "mine").write_text("")
+    monkeypatch.setattr(write, "named_arrays", meanwhile)
+    assert answer(capsys, *argv, "--force")[0] == 0
+    # With --force the last one stays.
+    assert not (out / "first").exists() and (out / "model.safetensors").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_disk_without_room_is_one_line(trained, tmp_path, monkeypatch, capsys):
     import safetensors.numpy
 
@@ -260,6 +284,8 @@ def test_what_cannot_be_exported_is_one_line(trained, tmp_path, capsys):
     assert "has no checkpoint yet" in line(empty.path, *hf, "--without-tokenizer")
     assert "a folder of this machine, not 'gs://a/b'" in line(folder.path, *hf, out="gs://a/b")
     assert "a folder of this machine, not ''" in line(folder.path, *hf, out="")
+    said = line(empty.path, *hf)
+    assert "no corpus none" in said and "leave the tokeniser out: --without-tokenizer" in said
     assert not (tmp_path / "out").exists()
 
 
