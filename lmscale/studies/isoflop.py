@@ -10,7 +10,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Unpack
+from typing import NamedTuple, Unpack
 
 import numpy as np
 import pandas as pd
@@ -161,9 +161,8 @@ def _approach_2(results: Results, family: str) -> tuple[FitResult, Redrawn | Non
     runs = usable_runs(results, family)
     if not len(runs):
         return refused("isoflop", "no run has ended well yet"), None, []
-    native, anchors = native_convention(runs, CONVENTIONS), _lowest(runs)
-    redrawn = _redraw(runs, native, anchors)
-    return _fit(runs, native, anchors, redrawn)[1], redrawn, runs["run"].tolist()
+    native = _native(results, family, runs)
+    return native.fit, native.redrawn, runs["run"].tolist()
 
 
 def minus_approach_2(
@@ -225,9 +224,8 @@ def _family(results: Results, name: str) -> Family:
         native = results.experiment.get("fields", {}).get("convention", "standard")
         why = f"no run has ended well yet ({statuses(table['status'])})"
         return Family(name, runs, declared, native, {native: refused("isoflop", why)})
-    native, anchors = native_convention(runs, CONVENTIONS), _lowest(runs)
-    redrawn = _redraw(runs, native, anchors)
-    view, fit = _fit(runs, native, anchors, redrawn)
+    native, redrawn, view, fit = _native(results, name, runs)
+    anchors = _lowest(runs)
     fits, restated, windows, text = {native: fit}, {native: view} if view else {}, {}, None
     if view and not fit.failure:
         anchors = _best_sizes(runs, fit, anchors)
@@ -244,6 +242,33 @@ def _family(results: Results, name: str) -> Family:
         restated |= {convention: view} if view else {}
     paired = redrawn is not None
     return Family(name, runs, declared, native, fits, restated, windows, text, paired)
+
+
+class _Native(NamedTuple):
+    """The profiles under the convention in which the budgets were set.
+
+    Attributes:
+      convention: its name.
+      redrawn: the losses of the runs, drawn once for the fits under every convention.
+      view: the rows that were fitted; None where the runs cannot be restated.
+      fit: the profiles.
+    """
+
+    convention: str
+    redrawn: Redrawn | None
+    view: Restated | None
+    fit: FitResult
+
+
+def _native(results: Results, family: str, runs: pd.DataFrame) -> _Native:
+    """Of the usable runs of a family. Other studies read this fit too, so it is made once."""
+
+    def make() -> _Native:
+        convention, anchors = native_convention(runs, CONVENTIONS), _lowest(runs)
+        redrawn = _redraw(runs, convention, anchors)
+        return _Native(convention, redrawn, *_fit(runs, convention, anchors, redrawn))
+
+    return results.once(("isoflop", family), make)
 
 
 def _redraw(runs: pd.DataFrame, native: str, anchors: dict[float, int]) -> Redrawn | None:

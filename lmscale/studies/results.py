@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from lmscale.sweep.verify import verifications
 
 __all__ = ["LOST", "Results"]
 
+_Made = TypeVar("_Made")
 #: States of a run that ended without a result to use.
 LOST = ("diverged", "failed", "out_of_memory")
 #: The columns that `Results.curves` has in any case, in this order.
@@ -53,6 +54,13 @@ class Results:
     mended: list[str] = field(default_factory=list, repr=False)
     specs: dict[str, RunSpec] = field(default_factory=dict, repr=False)
     store: Store | None = None
+    _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, key: Any, make: Callable[[], _Made]) -> _Made:
+        """What `make` gives, computed once for these results: several studies read the same fit."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     @classmethod
     def read(cls, store: Store | str | os.PathLike) -> Results:
