@@ -5,7 +5,7 @@
     found.estimates["gap"].value, found.estimates["gap"].interval
 
 One module a study; its function `study` is registered under the module's name. A file of your own
-registers more (`register`); `lmscale.report` gives a study its section on the page.
+registers more (`register`). `lmscale.report` writes the section of each study on the page.
 """
 
 import importlib

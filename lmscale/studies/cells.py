@@ -33,8 +33,8 @@ KAPLAN_TOKENS_PER_PARAMETER = 88
 class Cell:
     """One model's final losses over seeds, in nats per token.
 
-    `columns` are those of the store's table (of the cell's first run), which `cell["width"]` reads.
-    `runs` are the names under which `Results` keeps what else is known of each.
+    `columns` holds the columns of the store's table for the cell's first run; `cell["width"]` reads one.
+    `runs` holds the names of the runs, by which `Results` gives their curves and specs.
     """
 
     losses: tuple[float, ...]
@@ -67,7 +67,7 @@ class Cell:
 def measured_cells(runs: pd.DataFrame, by: Sequence[str]) -> list[Cell]:
     """One cell for each value of the columns `by`, in their order.
 
-    Where a model was trained for several lengths, the longest is nearest to convergence and counts.
+    Where a model was trained for several lengths, only the longest runs count: they are closest to convergence.
     """
     cells = []
     for _, group in runs.groupby(list(by), sort=True) if len(runs) else ():
@@ -117,9 +117,9 @@ def seed_noise(cells: Sequence[Cell]) -> float | None:
 
 
 def unfinished(runs: pd.DataFrame) -> str:
-    """Why runs far from convergence decide nothing that Kaplan et al. 2020 found near it.
+    """Why these runs are too far from convergence to test what Kaplan et al. 2020 found close to it.
 
-    Empty where the largest model of `runs` saw as many tokens a parameter as theirs.
+    Empty where the largest model of `runs` saw as many tokens per parameter as theirs did.
     """
     if not len(runs):
         return ""

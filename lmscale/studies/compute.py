@@ -1,8 +1,9 @@
 """What compute buys: the lower edge of all learning curves (Kaplan et al. 2020, Figs. 2, 12 to 14).
 
-Kaplan's C = 6 N B S counts no embeddings and no head; C_min = C / (1 + B/B_crit(L)) is what training far
-below the critical batch would have taken. Intervals are over seeds: each draw resamples every size's
-seeds and reads the edge again, with another B_crit(L) where its error is declared.
+Kaplan's C = 6 N B S counts no embeddings and no head. C_min = C / (1 + B/B_crit(L)) is the compute that
+would reach the same loss with a batch far below the critical one. Intervals are over seeds: each draw
+resamples the seeds of every size, draws B_crit(L) within its declared error if there is one, and reads
+the edge again.
 """
 
 from __future__ import annotations
@@ -60,11 +61,12 @@ class Edge:
     """The lower edge of the curves under one count of compute.
 
     Attributes:
-      flops: [budget] at which a size inside the ladder is best and both its neighbours have losses.
+      flops: [budget] the budgets at which the best size is neither the smallest nor the largest, and both
+        its neighbours have losses.
       n_opt, loss: [budget] least point of the parabola in ln N through these three.
       size_law: N_opt = k_N C^a; loss_law: L = (C_c / C)^alpha_C, the law "power".
       size_exponent, loss_exponent: a and alpha_C over resampled seeds.
-      drawn: of every draw n_opt and loss [budget], empty where it could not be read.
+      drawn: for each draw its n_opt and loss, each [budget]; empty where the draw gave no edge.
     """
 
     flops: np.ndarray
@@ -83,7 +85,8 @@ class Cost:
 
     Attributes:
       ratio: [size] N over the best one, cost: [size] compute over the least.
-      at: the larger cost at the two ends of `OFF_OPTIMUM`, less one; NaN where they lie outside.
+      at: how much more compute the sizes at the ends of `OFF_OPTIMUM` need: the larger of the two costs,
+        less one; NaN where an end lies outside the sizes that were run.
       draws: of `at` over resampled seeds, or None.
     """
 
@@ -101,12 +104,12 @@ class Compute:
     Attributes:
       ladder: None where no run was evaluated along the way.
       edges: by convention ("kaplan", "standard") and kind ("C", "C_min"); empty without a law.
-      curves: L(N, S_min), with the error of B_crit(L).
-      costs: of other sizes than the best, at several losses.
+      curves: the fit of L(N, S_min); its intervals contain the error of B_crit(L).
+      costs: the compute that each size needs, at several losses.
       failure: why there is no edge.
       estimates: exponents "alpha_C", "alpha_C_min" of L, "size_exponent", "size_exponent_min" of N_opt;
-        "exponent_ratio" of alpha_C_min to that predicted from `curves`; "excess" of the loss of the
-        best size over its converged loss; "off_optimum", the mean of `Cost.at`.
+        "exponent_ratio", alpha_C_min over the value that `curves` predicts; "excess", by which share the
+        loss of the best size lies above its converged loss; "off_optimum", the mean of `Cost.at`.
       others: the same of every other family, with the same B_crit(L).
     """
 
@@ -135,7 +138,7 @@ class Compute:
 
     @property
     def constants(self) -> dict[str, float] | None:
-        """Of L(N, S_min) and B_crit(L), as App. B takes them; None without a fit."""
+        """The constants of L(N, S_min) and B_crit(L) that App. B uses; None without a fit."""
         if self.curves.failure or self.ladder is None:
             return None
         return self.curves.parameters | self.ladder.batch_law
@@ -264,7 +267,7 @@ def lower_edge(found: Ladder, convention: str, adjusted: bool) -> Edge:
 
 
 def _places(found: Ladder, convention: str) -> list[_Place | None]:
-    """Of C_min by every law that B_crit(L) may follow; None where that one has no edge."""
+    """The places for C_min by each law that B_crit(L) may follow; None for a law that gives no edge."""
     places: list[_Place | None] = []
     for law in found.batch_laws():
         try:
@@ -277,12 +280,12 @@ def _places(found: Ladder, convention: str) -> list[_Place | None]:
 def _drawn_edge(
     found: Ladder, convention: str, place: _Place | None, losses: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """ln of budgets, N_opt and loss by other losses; empty where a tenth of them have no minimum."""
+    """The edge of redrawn losses: ln of budgets, N_opt and loss; empty where too many budgets have no minimum."""
     nothing = np.empty(0)
     if place is None:
         return nothing, nothing, nothing
     curves = _log_curves(found, losses, convention, place.batch_law)
-    # At the same budgets, about the same sizes: a draw of seeds chooses neither.
+    # Draws keep the budgets of the edge, and the three sizes around its best.
     level = _three(_levels(place.grid, curves), place.best)
     n_opt, low = _vertex(place.log_n, level, place.best)
     sound = np.isfinite(n_opt)
@@ -340,7 +343,7 @@ def _with_interval(fit: FitResult, name: str, estimate: Estimate) -> FitResult:
 
 
 def _cost(found: Ladder, losses: Sequence[np.ndarray], target: float) -> Cost | None:
-    """None where fewer than five sizes reach the loss, or the best is not inside them."""
+    """The costs at one loss; None where fewer than five sizes reach it, or the best is the smallest or largest."""
     n, flops = [], []
     for size, loss in zip(found.sizes, losses, strict=True):
         steps = size.steps_to(target, loss)
@@ -364,7 +367,7 @@ def _cost(found: Ladder, losses: Sequence[np.ndarray], target: float) -> Cost | 
 
 
 def _costs(found: Ladder) -> tuple[Cost, ...]:
-    """At losses that five sizes or more reach."""
+    """The costs at losses that five or more sizes reach."""
     if len(found.sizes) < LEAST_SIZES:
         return ()
     lowest = sorted((size.loss.min() for size in found.sizes), reverse=True)
@@ -393,7 +396,7 @@ def estimates_of(
     curves: FitResult,
     costs: Sequence[Cost],
 ) -> list[Estimate]:
-    """Those of `NAMES`, from the edges under Kaplan's count."""
+    """The estimates that `NAMES` lists, read from the edges under Kaplan's count."""
     naive, best = edges["kaplan", "C"], edges["kaplan", "C_min"]
     batch = max(size.batch_tokens for size in found.sizes)
     above = float(np.max(batch / found.b_crit(naive.loss)))
@@ -416,7 +419,7 @@ def estimates_of(
 
 
 def fixed_batch_undecided(above: float) -> str:
-    """Why a fixed batch decides nothing; `above` is the largest B/B_crit(L) along the edge."""
+    """Why claims about a fixed batch cannot be tested; `above` is the largest B/B_crit(L) along the edge."""
     if above >= PAPER_ABOVE:
         return ""
     return (
@@ -444,7 +447,7 @@ def _off_optimum(found: Ladder, costs: Sequence[Cost]) -> Estimate:
 
 
 def _beside_curves(found: Ladder, best: Edge, curves: FitResult) -> list[Estimate]:
-    """ "exponent_ratio" and "excess": the edge beside what L(N, S_min) says of it."""
+    """The estimates "exponent_ratio" and "excess", which compare the edge with what L(N, S_min) predicts."""
     names = ("exponent_ratio", "excess")
     if curves.failure:
         return list(undecided(names, law_rejected_because(curves)).values())
@@ -458,7 +461,7 @@ def _beside_curves(found: Ladder, best: Edge, curves: FitResult) -> list[Estimat
     excess = float(np.mean(best.loss / converged)) - 1
     ratios = excesses = None
     if alpha.draws is not None and curves.draws:
-        # Draw i of either has the same B_crit(L); seeds and curves may be paired in any way.
+        # Draw i of both has the same B_crit(L). Their other noise is independent, so the order does not matter.
         d = {name: values[:DRAWS] for name, values in curves.draws.items()}
         alpha_b = np.array([law["alpha_B"] for law in found.batch_laws()])
         alpha_b = alpha_b[np.arange(DRAWS) % len(alpha_b)]

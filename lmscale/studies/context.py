@@ -1,9 +1,9 @@
 """Loss by position over size, during training and with a short context (Kaplan et al. 2020, Figs. 20
 and 21).
 
-All models of one context are evaluated on the same windows, so the noise of the text is common to
-them. It cancels where sizes or steps are compared at a position. It counts where a law is fitted along
-the positions, and where two contexts are compared, whose windows differ.
+All models of one context are evaluated on the same windows, so they share the noise of the text. It
+cancels where sizes or steps are compared at one position. It does not cancel where a law is fitted along
+the positions, or where two contexts are compared, because their windows differ.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Model:
       losses: [seed, position] at the end of training.
       steps: step -> [seed, position], during training and at its end.
       fit: a + b T^-c of the means over seeds.
-      c: with the text's noise and the seeds' in its interval.
+      c: the exponent of `fit`; its interval contains the noise of the text and of the seeds.
     """
 
     n_params: float
@@ -75,11 +75,11 @@ class Context:
       long, short: the models of the longest and of the shortest context, by size; `short` is empty
         where there is one context.
       slopes: T -> slope of ln loss in ln N, for T = 1, 2, 4, ...
-      gains: nats that the short context is ahead on its own positions, of every size `at`.
+      gains: for every size (`at`), by how many nats the short context is better on its own positions.
       missing: why there is nothing to read; empty where there is.
       estimates: "exponent", c of the largest model; "first_token", the slope at the first token over
-        that in the last half; "long_range_delay", how many times as many steps long range takes to
-        half of its gain as short range; "short_context_gain", the mean of `gains`.
+        that in the last half; "long_range_delay", the steps to half of the gain at long range over
+        those at short range; "short_context_gain", the mean of `gains`.
     """
 
     long: tuple[Model, ...]
@@ -117,7 +117,7 @@ def study(results: Results) -> Context:
 
 
 def _model(results: Results, cell: Cell) -> list[Model]:
-    """Empty where its runs have no losses by position."""
+    """The model of one size and context; empty where its runs have no losses by position."""
     runs = [
         {
             step: e[results.eval_name]["by_position"]
@@ -149,7 +149,7 @@ def _model(results: Results, cell: Cell) -> list[Model]:
 
 
 def _with_seeds(c: Estimate, seeds: Sequence[float]) -> Estimate:
-    """`c` with what seeds differ by added to its interval, which holds the text's noise."""
+    """`c`, whose interval contains the text's noise; here the scatter between seeds is added."""
     spread = interval_of_mean(seeds)
     if not (c.interval and spread):
         return c
@@ -201,7 +201,7 @@ def _slopes(models: Sequence[Model]) -> dict[int, Estimate]:
 
 
 def _first_token(models: Sequence[Model]) -> Estimate:
-    """Slope at the first token over that of the last half, which the same runs decide."""
+    """Slope at the first token over the slope in the last half, both from the same runs."""
     name, n_ctx = "first_token", models[0].n_ctx
     if len({m.n_params for m in models}) < LEAST_SIZES:
         return Estimate(name=name, undecided_because=f"there are fewer than {LEAST_SIZES} sizes")
@@ -212,7 +212,7 @@ def _first_token(models: Sequence[Model]) -> Estimate:
         why = "larger models are no better at the end of the context either"
         return Estimate(name=name, undecided_because=why)
     ratio = fit_line(x, first).slope / below
-    # What the two slopes miss of that ratio, run by run: the noise that both share cancels.
+    # How far each run lies from that ratio: noise that both slopes share cancels.
     missed = fit_line(x, first - ratio * last).slope_interval()
     return Estimate(
         name=name,
@@ -269,7 +269,7 @@ def _half(steps: Sequence[int], gain: np.ndarray) -> float | None:
 def _short_gain(
     long: Sequence[Model], short: Sequence[Model]
 ) -> tuple[tuple[Estimate, ...], Estimate]:
-    """What the short context is ahead by on its tokens: of every size, and the mean over sizes."""
+    """By how many nats the short context is better on its own tokens: for every size, and the mean."""
     name = "short_context_gain"
     pairs = [(a, b) for a in long for b in short if a.n_params == b.n_params]
     if not pairs:

@@ -50,7 +50,7 @@ NAMES = (
 #: Fewest updates of runs that speak of the paper's: 20 tokens a parameter of its smallest model (33M,
 #: 0.1M tokens a batch) are 6,600. Which rate and schedule suit a run changes with its length.
 LEAST_STEPS = 5_000
-#: Why the FLOPs decide nothing: how close the budgets lie decides what a trunk saves.
+#: Why the ratio of FLOPs tests no claim: a trunk saves more the closer the budgets lie.
 OWN_COUNT = (
     "it is a count of this grid's runs, which its budgets decide: the paper's 0.42 is that of another "
     "suite"
@@ -59,8 +59,9 @@ OWN_COUNT = (
 
 @dataclass(frozen=True)
 class Pair:
-    """One size at one budget under both schedules: mean losses over the seeds that both have, and the
-    loss of the cooldown less that of the cosine."""
+    """One size at one budget under both schedules.
+
+    Losses are means over the seeds that both schedules have; `gap` is cooldown less cosine."""
 
     budget: float
     n_params: float
@@ -81,7 +82,7 @@ class Cooldown:
         not declare both schedules.
       spent: schedule -> budget (or 0 for the trunks) -> exact FLOPs that its runs executed.
       missing: declared runs of the grid without a result.
-      rates: of the cell at several learning rates: schedule -> rate -> mean loss.
+      rates: schedule -> rate -> mean loss, of the one cell that was trained at several learning rates.
       estimates: "loss_difference" of cooldown less cosine, in nats; "flops_ratio" of trunks and
         cooldowns over cosines; "a_cosine", "a_cooldown" and "a_difference" of N_opt ~ C^a;
         "best_lr_ratio", the best constant rate over the best peak of a cosine.
@@ -138,7 +139,7 @@ def study(results: Results) -> Cooldown:
         .dropna()
         .reset_index()
     )
-    # Both grids on the same cells: a missing run would move one frontier alone.
+    # Both grids have the same cells, because a run missing from one would move only that frontier.
     rows = rows.merge(losses[["budget", "params", "seed"]])
     profiles = {name: _profiles(rows[rows["family"] == name], convention) for name in SCHEDULES}
     spent, missing = _spent(grid), len(grid) - len(done)
@@ -191,7 +192,7 @@ def _profiles(rows: pd.DataFrame, convention: str) -> FitResult:
 def _paired_draws(
     rows: pd.DataFrame, profiles: dict[str, FitResult], convention: str
 ) -> np.ndarray | None:
-    """Of the exponent of the cooldowns less that of the cosines, on the same seeds of every size."""
+    """Draws of the difference of exponents, cooldowns less cosines, with the same seeds drawn for both."""
     cosine, cooldown = (
         seed_draws(
             rows[rows["family"] == name].drop(columns="family"),
@@ -213,7 +214,7 @@ def _exponent(schedule: str, fit: FitResult) -> Estimate:
 
 
 def _spent(grid: pd.DataFrame) -> dict[str, dict[float, float]]:
-    """What the runs executed themselves: a cooldown without the trunk that it starts from."""
+    """FLOPs that the runs executed themselves: those of a cooldown do not include its trunk."""
     share = 1 - grid["start_step"].astype(float) / grid["steps"]
     flops = grid["flops_exact"] * share
     own = flops.groupby([grid["family"], grid["budget"].fillna(0.0)]).sum()
@@ -232,9 +233,9 @@ def _flops_ratio(spent: dict[str, dict[float, float]], missing: int) -> Estimate
 def _mean_gap(losses: pd.DataFrame, steps: float) -> Estimate:
     """Mean over cells of cooldown less cosine, on the seeds that every cell has.
 
-    The branches of a trunk deviate together, so a size and seed counts once: each size's mean over
-    its budgets varies between seeds, and the variances of the sizes add up (Satterthwaite's degrees of
-    freedom).
+    Cooldowns from one trunk share its noise, so each size and seed counts once: a size's mean over its
+    budgets has a variance between seeds, and the variances of the sizes add up (with Satterthwaite's
+    degrees of freedom).
     """
     if not len(losses):
         return Estimate(name="loss_difference", undecided_because=few_seeds(0))
@@ -302,7 +303,7 @@ def _best_rates(swept: pd.DataFrame) -> Estimate:
 
 
 def _short(steps: float) -> str:
-    """Why runs of so few updates decide nothing of what the paper found in long ones."""
+    """Why runs of so few updates cannot test what the paper found in long ones."""
     if steps >= LEAST_STEPS:
         return ""
     return (

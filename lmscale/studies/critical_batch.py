@@ -2,8 +2,8 @@
 
 For every size and loss, S = S_min (1 + B_crit/B) is fitted to the steps that batches of B tokens took.
 The gradient noise scale B_simple = tr(Sigma)/|G|^2 of McCandlish et al. 2018 is read at the same losses,
-where the runs measured it. Intervals are over seeds resampled within each size and batch; a run keeps
-all its losses together, because they are not independent. Where runs do not follow the hyperbola,
+where the runs measured it. Intervals are over seeds, resampled within each size and batch; all losses
+of a run are resampled together, because they are not independent. Where runs do not follow the hyperbola,
 B_crit depends on which batches were run: a jackknife over batches adds that to its interval.
 """
 
@@ -97,9 +97,9 @@ class ModelSize:
 
     @property
     def misfit(self) -> tuple[float, float] | None:
-        """Mean ln S of the smallest and largest batch above the hyperbolas.
+        """By how much ln S of the smallest and of the largest batch lies above the hyperbolas, on average.
 
-        None unless both lie clearly on one side of them and the batches between on the other.
+        None unless both lie clearly on one side of the hyperbolas and the batches between on the other.
         """
         rest = pd.DataFrame({k: self.fit.residuals[k] for k in ("batch_tokens", "residual")})
         first, *inner, last = rest.groupby("batch_tokens")["residual"].mean()
@@ -132,7 +132,8 @@ class CriticalBatch:
     """What `study` finds.
 
     Attributes:
-      sizes: smallest first; refused: those that give no law, whose `fit.failure` says why.
+      sizes: those with a law, smallest first.
+      refused: those without one; `fit.failure` says why.
       law: None where only one loss was reached.
       estimates: "power" of 1/L in B_crit; "size_ratio" of B_crit, the largest over the smallest size
         at equal loss; "noise_ratio" of the noise scale over B_crit.
@@ -205,17 +206,17 @@ def _runs(results: Results) -> pd.DataFrame:
 
 
 def _targets(runs: pd.DataFrame) -> np.ndarray:
-    """Losses that all batches of some size pass on the way, highest first, evenly in the logarithm."""
+    """Losses that all batches of at least one size reach, highest first, evenly spaced in the logarithm."""
     if not len(runs):
         return np.array([])
     first = [losses[0] for losses in runs["losses"]]
     last = [losses.min() for losses in runs["losses"]]
     ends = runs.assign(first=first, last=last)
-    # A curve that begins below a loss does not tell when it got there.
+    # A curve that begins below a loss does not show when it was reached.
     cells = ends.groupby(["n_params", "batch_tokens", "lr_factor"])[["first", "last"]].mean()
     batches = cells.groupby(["n_params", "batch_tokens"]).min()
     of_size = batches.groupby("n_params").agg({"first": "min", "last": "max"})
-    # A little inside, so that single seeds reach them too.
+    # A little inside the range, so that single seeds reach the losses at its ends too.
     low, high = 1.01 * of_size["last"].min(), 0.99 * of_size["first"].max()
     return np.geomspace(high, low, TARGETS) if low < high else np.array([])
 
@@ -350,9 +351,9 @@ def _drawn_hyperbolas(
 def _drawn_batches(rows: pd.DataFrame, targets: np.ndarray) -> np.ndarray:
     """Factors [2, draw, target] by which the choice of batches moves S_min and B_crit.
 
-    The jackknife over batches: ln B_crit varies by (k - 1)/k times the sum of squares of what leaving
-    each of k batches out moves it by, with k - 1 degrees of freedom. A batch is drawn alike at all
-    losses and sizes, because it misfits them alike.
+    The jackknife over k batches: leave out each batch in turn. The variance of ln B_crit is (k - 1)/k times
+    the sum of the squared changes, with k - 1 degrees of freedom. A draw shifts all losses and sizes
+    together, because a batch that does not fit the hyperbola does so at all of them.
     """
     batches = np.unique(rows["batch_tokens"])
     kept = (rows["batch_tokens"].to_numpy() != batches[:, None]).astype(float)

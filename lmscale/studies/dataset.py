@@ -4,8 +4,8 @@ D is the size of the training set, however many epochs a run makes of it, and th
 the test set. A run is *stopped* where early stopping ended it before its last step. Only there did the
 data limit the loss, and not the length of training.
 
-A cell is a size on a dataset. Its seeds share what it strays from a law, and the sequences that were
-drawn for its subset. Laws are therefore fitted to the means of cells, and cells are drawn again.
+A cell is one size on one dataset. Its seeds share the sequences of its subset, and the cell's deviation
+from a law. So laws are fitted to the means of cells, and the bootstrap draws cells, not runs.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Laws:
 
     Attributes:
       nd: L(N, D), eq. 1.5.
-      d: L(D) of the largest size, over its stopped runs.
+      d: L(D), fitted to the stopped runs of the largest size.
       ns: L(N, S) of the runs on the largest set, in updates of their own batch.
     """
 
@@ -84,13 +84,13 @@ class Laws:
 
 @dataclass(frozen=True)
 class Stops:
-    """Cells that early stopping ended, and the bound of eq. 5.7 on when it may.
+    """Cells whose runs were stopped early, and the bound of eq. 5.7: the earliest step at which that may happen.
 
     Attributes:
-      cells: params, dataset, loss (mean), and of the updates of the lowest test loss the geometric
-        mean `step`, the `first` and the `last` over seeds.
+      cells: params, dataset, loss (mean over seeds), and when the test loss was lowest, in updates: over
+        seeds the geometric mean `step`, the `first` and the `last`.
       bound: [cell] updates; NaN where the loss is no higher than L(N, infinity).
-      drawn: [cell, draw] with the laws drawn again.
+      drawn: [cell, draw] the bound by each draw of the laws.
     """
 
     cells: pd.DataFrame
@@ -110,7 +110,7 @@ class Stops:
         """The share of cells at or above their bound.
 
         Args:
-          steps: of the longest run. Bounds that mostly lie beyond it decide nothing.
+          steps: of the longest run. If most bounds lie beyond it, the share tests no claim.
         """
         name, why = "share_above_stopping_bound", ""
         if not self.judged:
@@ -132,10 +132,11 @@ class Stops:
         )
 
     def share_interval(self) -> tuple[float, float]:
-        """95% of the share: that of Clopper and Pearson, over all draws.
+        """The 95% interval of the share, by Clopper and Pearson's limits for every draw of the laws.
 
-        Every draw of the laws has other bounds, and so another count of cells above them, for which
-        either limit is drawn. With bounds known exactly this is their interval.
+        Each draw of the laws gives other bounds, and so another count of cells above them, for which both
+        limits are drawn at random. If the bounds were known exactly, the interval would be Clopper and
+        Pearson's.
         """
         step = self.cells["step"].to_numpy()[:, None]
         judged = np.isfinite(self.drawn).sum(axis=0)
@@ -143,14 +144,14 @@ class Stops:
         judged = judged[judged > 0]
         if not len(kept):
             return 0.0, 1.0
-        # One uniform number for both limits; stratified, so that the ends do not depend on luck.
+        # Both limits take the same uniform number. They are evenly spread, to leave less to chance.
         place = (np.random.default_rng(0).permutation(len(kept)) + 0.5) / len(kept)
         low = np.where(kept > 0, beta.ppf(place, np.maximum(kept, 1), judged - kept + 1), 0.0)
         high = np.where(kept < judged, beta.ppf(place, kept + 1, np.maximum(judged - kept, 1)), 1.0)
         return interval(low, LEVEL)[0], interval(high, LEVEL)[1]
 
     def bound_interval(self) -> tuple[np.ndarray, np.ndarray]:
-        """95% of every cell's bound; the upper end is `NEVER` where too many draws have none."""
+        """The 95% interval of every cell's bound; the upper end is `NEVER` where too many draws have no bound."""
         drawn = np.where(np.isfinite(self.drawn), self.drawn, NEVER)
         return interval(drawn, LEVEL, axis=1)
 
@@ -162,7 +163,7 @@ class Dataset:
     Attributes:
       runs: params (without embeddings), dataset (tokens), loss, seed, run, best_step, stopped,
         batch_tokens, steps.
-      requirement: tokens that keep overfitting of the largest size, `at`, below `NOISE`.
+      requirement: the tokens with which the largest size (`at`) overfits by less than `NOISE`.
       estimates: "overfitting_exponent", r of N^r / D; "overfitting_at_rule", of the largest size at
         `RULE`; "share_above_stopping_bound" (`Stops.share`); "data_exponent", that of L(D).
     """
@@ -245,7 +246,7 @@ def enters_fit(runs: pd.DataFrame) -> pd.Series:
 
 
 def fit_laws(results: Results, runs: pd.DataFrame) -> Laws:
-    """The three laws of some of `Dataset.runs`."""
+    """The three laws, fitted to these rows of `Dataset.runs`."""
     cells = _cell_means(runs[enters_fit(runs)]).rename(columns={"dataset": "tokens"})
     limited = runs[(runs["params"] == runs["params"].max()) & runs["stopped"].astype(bool)]
     limited = limited.rename(columns={"dataset": "tokens"})[["tokens", "loss", "seed"]]
@@ -290,8 +291,10 @@ def _learning_curves(results: Results, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _stops(runs: pd.DataFrame, fits: Laws) -> Stops:
-    """The paper counts updates at a batch far above the critical one. All runs here have one batch,
-    and the learning curves are fitted at that batch too, so the updates are taken as they are."""
+    """The stopped cells and their bounds.
+
+    The paper counts updates at a batch far above the critical one. Here all runs have one batch, and the
+    learning curves are fitted at that batch, so updates need no correction."""
     stopped = runs[runs["stopped"].astype(bool)]
     cells = stopped.groupby(["params", "dataset"], as_index=False).agg(
         loss=("loss", "mean"),
@@ -332,7 +335,7 @@ def _unknown(name: str, why: str, basis: Basis) -> Estimate:
 
 
 def overfitting_at_rule(nd: FitResult, runs: pd.DataFrame, **basis: Unpack[Basis]) -> Estimate:
-    """L(N, D) / L(N, infinity) - 1 of the largest of `runs` with as much data as `RULE` asks for."""
+    """Overfitting, L(N, D) / L(N, infinity) - 1, of the largest size of `runs` with the data that `RULE` asks for."""
     name, params, most = "overfitting_at_rule", runs["params"].max(), runs["dataset"].max()
     tokens = RULE[0] * params ** RULE[1]
     if tokens > most and not nd.failure:
@@ -344,14 +347,14 @@ def overfitting_at_rule(nd: FitResult, runs: pd.DataFrame, **basis: Unpack[Basis
 
 
 def data_share(nd: FitResult, params: float, dataset: float) -> float:
-    """The share of the data term in the bracket of eq. 1.5: 1 where size does not limit at all."""
+    """The share of the data term in the sum of eq. 1.5: 1 where the size does not limit the loss at all."""
     p = nd.parameters
     size = (p["N_c"] / params) ** (p["alpha_N"] / p["alpha_D"])
     return float(p["D_c"] / dataset / (size + p["D_c"] / dataset))
 
 
 def data_exponent(fits: Laws, params: float, seeds: int = 0) -> Estimate:
-    """The exponent of L(D), which must be that of a size, `params`, that hardly limits the loss."""
+    """The exponent of L(D); undecided where the size, `params`, limits the loss as well."""
     found = Estimate.of_parameter(fits.d, "alpha_D", seeds=seeds)
     if not found.undecided_because and not fits.nd.failure:
         share = data_share(fits.nd, params, math.sqrt(math.prod(fits.d.ranges["tokens"])))
@@ -365,7 +368,8 @@ def data_exponent(fits: Laws, params: float, seeds: int = 0) -> Estimate:
 
 
 def overfitting_points(runs: pd.DataFrame, nd: FitResult) -> pd.DataFrame:
-    """`runs` with x = N^(alpha_N/alpha_D) / D, and overfitting: their loss over L(N, infinity), less 1.
+    """The rows of `runs` with two more columns: x = N^(alpha_N/alpha_D) / D, and overfitting, the loss over
+    L(N, infinity) less 1.
 
     Args:
       runs: columns params, dataset and loss.

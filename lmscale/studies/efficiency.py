@@ -29,7 +29,7 @@ __all__ = ["Efficiency", "Reached", "has_one_batch", "study"]
 TARGETS, LEAST_SIZES = 4, 3
 #: Of the bootstrap over seeds.
 DRAWS = 400
-#: Range of sizes from which on the paper's ratio of a hundred is tested; its own sizes span a million.
+#: The paper's ratio of a hundred is tested only where sizes span this factor; its own span a million.
 PAPER_SPAN = 1e4
 
 
@@ -39,9 +39,9 @@ class Reached:
 
     Attributes:
       loss: in nats per token.
-      tokens: E_min of every size that reached it, smallest size first; `at` is N without embeddings.
+      tokens: E_min of every size that reached it, smallest size first; `at` of each is its N without embeddings.
       b_crit: B_crit(L) in tokens, so that S_min = E_min / b_crit updates.
-      exponent: d ln E_min / d ln N, which S_min has too.
+      exponent: d ln E_min / d ln N; that of S_min is the same.
       ratio: E_min of the smallest size over that of the largest.
     """
 
@@ -114,7 +114,7 @@ def has_one_batch(found: Ladder) -> bool:
 
 
 def _reached(found: Ladder) -> tuple[Reached, ...]:
-    """Losses between the one that all sizes reach and the last that enough do, highest first."""
+    """Losses to read, highest first: from the lowest that all sizes reach to the lowest that enough sizes reach."""
     if len(found.sizes) < LEAST_SIZES:
         return ()
     lowest = sorted((size.loss.min() for size in found.sizes), reverse=True)
@@ -174,7 +174,7 @@ def _at_loss(found: Ladder, drawn: Sequence[np.ndarray] | None, target: float) -
 
 
 def _exponent(reached: Sequence[Reached], found: Ladder) -> Estimate:
-    """The mean over losses."""
+    """The exponent, averaged over the losses."""
     exponents = [one.exponent for one in reached]
     draws = [one.draws for one in exponents if one.draws is not None]
     return Estimate.of_draws(
@@ -191,7 +191,7 @@ def _exponent(reached: Sequence[Reached], found: Ladder) -> Estimate:
 
 
 def _paper_ratio(reached: Reached) -> Estimate:
-    """The ratio, where the sizes span enough to be held against the paper's."""
+    """The ratio; undecided where the sizes span too little to compare it with the paper's."""
     span = reached.sizes[-1] / reached.sizes[0]
     if span >= PAPER_SPAN:
         return reached.ratio

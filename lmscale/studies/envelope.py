@@ -31,7 +31,7 @@ LATE = 0.15
 
 @dataclass(frozen=True)
 class Family:
-    """One family's envelope. `runs` are those whose `curves` were read, under `convention`."""
+    """One family's envelope, under one convention of counting. `curves` holds the curves of its `runs`."""
 
     name: str
     convention: str
@@ -40,12 +40,12 @@ class Family:
     curves: laws.Table | None = field(default=None, repr=False)
 
     def exponent(self, symbol: str = "N") -> Estimate:
-        """Of N_opt or D_opt in C (`unbiased_exponent`)."""
+        """The exponent of N_opt or D_opt in C (`unbiased_exponent`)."""
         n = 0 if self.fit.failure else self.fit.n_used
         return unbiased_exponent(self.fit, symbol, of=self.name, n=n)
 
     def refit(self, redrawn: Redrawn, names: list[str]) -> FitResult:
-        """The same envelope, on the noise of the named runs that was redrawn for another fit as well."""
+        """The same envelope, with the draws of another fit: the named runs get the same noise in both."""
         return laws.fit(self.curves, "envelope", redrawn=(redrawn, names))
 
     @property
@@ -54,7 +54,7 @@ class Family:
 
     @property
     def late_share(self) -> float:
-        """Share of the envelope's points in the last `LATE` of the run that they are read from."""
+        """Share of the envelope's points that lie in the last `LATE` of their run."""
         envelope = self.fit.details["envelope"]
         ends = self.runs.groupby(f"params_{self.convention}")["tokens"].unique()
         sizes, late = ends.index.to_numpy(float), []
@@ -99,7 +99,7 @@ def study(results: Results) -> Envelope:
 
 
 def unbiased_exponent(fit: FitResult, symbol: str, **rest: Unpack[Basis]) -> Estimate:
-    """An exponent without its interval where noise moves it by more than it scatters it."""
+    """An exponent; without an interval where noise biases it by more than it scatters it."""
     found = exponent(fit, symbol, **rest)
     if found.is_known and (found.interval is None or selection_bias(fit)):
         why = found.undecided_because or NOISY
@@ -108,7 +108,7 @@ def unbiased_exponent(fit: FitResult, symbol: str, **rest: Unpack[Basis]) -> Est
 
 
 def selection_bias(fit: FitResult) -> float:
-    """How far noise moves the exponent of N, where that is more than its scatter; else 0.
+    """The bias of the exponent of N by noise, where it is larger than the scatter; else 0.
 
     An envelope takes the lowest of noisy curves, which biases it. The draws repeat that choice, so the
     bias is the distance of their median from the value that was read.

@@ -1,7 +1,7 @@
-"""`Estimate`: one number that a study read, with its interval and what it cannot decide.
+"""`Estimate`: one number that a study found, with its interval, and why it cannot test a claim if so.
 
 Every interval of a study comes from here, from `lmscale.laws.result.interval` (of draws) or from a
-fit. A study never hands out a bare number that a claim could be held against.
+fit. A study never returns a bare number that a claim could be compared with.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ __all__ = [
     "undecided",
 ]
 
-#: Fewest seeds whose spread makes an interval, and so a claim: two say next to nothing of noise.
+#: Fewest seeds for an interval, and so for a verdict: two seeds say almost nothing about noise.
 LEAST_SEEDS = 3
-#: Of every interval of a study.
+#: The level of every interval of a study.
 LEVEL = 0.95
-#: Fewest finite draws that make an interval, and the share of all draws that they must be: where more
-#: give no number, the interval of those that do is too narrow.
+#: An interval needs more finite draws than this, and they must be this share of all draws: if more draws
+#: fail, the interval of the others is too narrow.
 LEAST_DRAWS, LEAST_SHARE = 20, 0.9
 
 
 class Basis(TypedDict, total=False):
-    """What an `Estimate` says beside its number, under the same names."""
+    """Keyword arguments of an `Estimate` beside its number."""
 
     undecided_because: str
     of: str
@@ -62,12 +62,12 @@ class Estimate:
       value: None where the results do not hold it.
       interval: 95%, over seeds or bootstrap draws; None where there is no noise to judge it by.
       draws: [draw] of the bootstrap, NaN where one gave no number; None without a bootstrap.
-      undecided_because: why it cannot decide a claim: what is missing, or how these runs lie outside
-        of what the claim is about. Empty where it can.
-      of: the family or model that it is of, where a study chose one of several.
+      undecided_because: why it cannot test a claim: what is missing, or in what these runs differ from
+        those that the claim is about. Empty where it can.
+      of: its family or model, where the study chose one of several.
       at: the size (or two, of a range) that it was read at.
-      n: what it was read from (models, pairs, budgets: the study says which).
-      seeds: of each of these.
+      n: how many models, pairs or budgets it was read from (the study says which).
+      seeds: how many seeds each of these has.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Estimate:
     def of_draws(
         cls, name: str, value: float, draws: np.ndarray | None, **rest: Unpack[Basis]
     ) -> Estimate:
-        """With the interval of its draws (`interval_of_draws`); without draws it has none."""
+        """An estimate whose interval is that of its draws (`interval_of_draws`); without draws it has none."""
         interval = None if draws is None else interval_of_draws(draws)
         if draws is not None and interval is None:
             why = rest.get("undecided_because") or "draws of the runs often give no number"
@@ -102,7 +102,7 @@ class Estimate:
 
     @classmethod
     def of_parameter(cls, fit: FitResult, name: str, **rest: Unpack[Basis]) -> Estimate:
-        """One parameter of a fit; why there is none, where the fit was refused."""
+        """One parameter of a fit; undecided, with the reason, where the fit was refused."""
         if fit.failure:
             rest["undecided_because"] = fit.failure
             return cls(name=name, **rest)
@@ -122,7 +122,7 @@ class Estimate:
         read: Callable[[Mapping[str, Any]], Any],
         **rest: Unpack[Basis],
     ) -> Estimate:
-        """A number that the parameters of a fit give, with the interval of what its draws give.
+        """A number computed from the parameters of a fit; its interval comes from the draws of the fit.
 
         Args:
           read: parameters, each a number or [draw] -> the number, or [draw].
@@ -158,12 +158,12 @@ class Estimate:
 
 
 def undecided(names: Sequence[str], why: str) -> dict[str, Estimate]:
-    """The estimates of a study whose results hold none of them."""
+    """Estimates without values, for a study whose results give none."""
     return {name: Estimate(name=name, undecided_because=why) for name in names}
 
 
 def few_seeds(seeds: int, what: str = "a difference") -> str:
-    """Why `what` from so few seeds decides nothing; empty where they suffice."""
+    """Why `what` needs more seeds than these; empty where they suffice."""
     return "" if seeds >= LEAST_SEEDS else f"{what} needs {LEAST_SEEDS} seeds, not {seeds}"
 
 

@@ -39,7 +39,7 @@ DRAWS = 2000
 
 
 def home_convention(runs: pd.DataFrame) -> str:
-    """The count in which the runs of a budget agree; "standard" (C = 6ND) where there are none."""
+    """The convention under which the runs of a budget have equal FLOPs; "standard" (C = 6ND) without budgets."""
     if "budget" in runs and len(runs) and runs["budget"].notna().all():
         return native_convention(runs, CONVENTIONS)
     return "standard"
@@ -67,11 +67,11 @@ def exponent(
     missing: str = "",
     **rest: Unpack[Basis],
 ) -> Estimate:
-    """A fit's exponent of N_opt or D_opt in C, under the only count that it has one for.
+    """The exponent of N_opt or D_opt in C of a fit that has it under one convention only.
 
     Args:
       name: of the estimate, by default "a" for N and "b" for D.
-      missing: why there is none, where a fit was made and has none.
+      missing: why there is none, for a fit that succeeded without an exponent.
     """
     name = name or ("a" if symbol == "N" else "b")
     if not fit.exponents:
@@ -103,10 +103,10 @@ def frontier(
 
 
 def fit_power_of_cells(rows: pd.DataFrame, x: str) -> FitResult:
-    """The law "power" in `x` of runs in cells of one x, with intervals and draws from the cells.
+    """The law "power" in `x`, fitted to cells of runs with one x; its draws resample cells.
 
-    What a cell strays from the law is common to its seeds, so that runs drawn one by one would make
-    too narrow an interval; with fewer than three cells there is none.
+    The seeds of a cell share its deviation from the law, so drawing runs one by one would give too narrow
+    an interval. With fewer than three cells there is none.
 
     Raises:
       TableError, FitError: when the runs do not determine it.
@@ -116,7 +116,7 @@ def fit_power_of_cells(rows: pd.DataFrame, x: str) -> FitResult:
     interval = line.slope_interval(fit.level)
     if interval is None:
         return fit
-    # Every table draws by itself: the laws of two families must not stray together.
+    # Each table has a generator of its own, so that the draws of two families are independent.
     height, slope = line.draws(DRAWS, seed=zlib.crc32(rows.to_csv().encode()))
     alpha, x_c = fit.parameters
     with np.errstate(divide="ignore", over="ignore"):
@@ -144,10 +144,11 @@ def interval_of_difference(
 
 
 def seed_draws(rows: pd.DataFrame, size: str, fit: FitResult, convention: str) -> FitResult | None:
-    """The profiles of `fit` on seeds drawn size by size; None with fewer than three seeds, or no fit.
+    """The profiles of `fit` with the seeds of each size resampled; None with fewer than three seeds, or no fit.
 
-    A draw depends on the size alone (`laws.seeds_redrawn`), so two grids of the same sizes and seeds
-    have paired draws: runs of one size and seed share their first weights and the order of their data.
+    Which seeds are drawn depends on the size alone (`laws.seeds_redrawn`). So the draws of two grids with
+    the same sizes and seeds are paired: runs of one size and seed share their first weights and the order
+    of their data.
 
     Args:
       rows: those that were fitted, with columns loss, seed, budget and `size`.
@@ -177,13 +178,13 @@ def difference(
     seeds: int | None = None,
     draws: np.ndarray | None = None,
 ) -> Estimate:
-    """The difference of two exponents: paired by its draws, or else of intervals taken as independent.
+    """The difference of two exponents, by paired draws; without them the two intervals count as independent.
 
     Args:
       missing: what is missing where one of the two is unknown.
       draws: of the difference, where both fits read the same draws of their runs.
-      seeds: of the runs that both rest on. Fewer than `LEAST_SEEDS` decide nothing: intervals from
-        rows drawn again hold the scatter about a curve, not how far another seed would move both.
+      seeds: how many seeds the runs have. Fewer than `LEAST_SEEDS` test no claim: intervals from resampled
+        rows contain the scatter about a curve, but not by how much another seed would move both.
     """
     if not (ours.is_known and other.is_known):
         return Estimate(name=name, undecided_because=missing)

@@ -1,8 +1,8 @@
 """Loss against size in families of equal depth (Kaplan et al. 2020, Fig. 6).
 
-The same models are set against N with and without embeddings. In the paper models of different depth
-lie on one line where N leaves the embeddings out, and on one line for each depth where it counts them.
-How far they scatter about one power law, each way, puts a number to that.
+The losses of the same models are plotted against N without and with embeddings. In the paper models of
+all depths lie on one line if N excludes the embeddings, and on one line per depth if it includes them.
+The scatter about one power law, under each count, measures this.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Collapse:
 
     Attributes:
       without, including: residual rms of the logarithm of the loss (two degrees of freedom spent).
-      ratio: including / without; above 1 where leaving the embeddings out brings depths together.
+      ratio: including / without; above 1 where excluding the embeddings brings the depths together.
     """
 
     without: float
@@ -66,7 +66,7 @@ class Families:
     """What `study` finds.
 
     Attributes:
-      models: of a Transformer each, by depth and then size.
+      models: Transformers, by depth and then size.
       fit: L(N) = (N_c / N)^alpha_N of the models of two and more layers.
       collapse: None for fewer than `LEAST_MODELS` of them.
       seed_noise: standard deviation over seeds as a share of the loss, where it is known.
@@ -164,7 +164,7 @@ def single_layer_shift(
 ) -> Estimate:
     """How far models of one layer lie above the line of the deeper ones, as a share of the loss.
 
-    Only those whose N lies among the deeper models' count, so that nothing is extrapolated. The
+    Only models whose N lies within the range of the deeper models count, so nothing is extrapolated. The
     interval is Student's, from the scatter of the deeper models about their line.
 
     Args:
@@ -205,7 +205,10 @@ def _residual_rms(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarr
 
 
 def _law(deep: list[Cell]) -> FitResult:
-    """Its bootstrap draws models, not runs: what a model strays from the law its seeds share."""
+    """L(N) through the models.
+
+    The bootstrap draws models, not runs, because the seeds of a model share its deviation from the law.
+    """
     groups = [f"{model['n_layer']} x {model['width']}" for model in deep for _ in model.losses]
     table = laws.Table.read(cell_rows(deep).assign(group=groups), convention="kaplan")
     return laws.fit(table, "power", x="params", by=("group",))

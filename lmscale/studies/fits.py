@@ -12,7 +12,7 @@ __all__ = ["attempt", "refused"]
 
 
 def refused(law: str, why: str) -> FitResult:
-    """What fits.json holds in place of a fit that could not be made; `failure` is `why`."""
+    """The entry in fits.json for a fit that could not be made; its `failure` says why."""
     warnings = (f"no fit: {why}",)
     return FitResult(law=law, parameters={}, converged=False, warnings=warnings, failure=why)
 
@@ -21,7 +21,7 @@ def attempt(law: str, fit: Callable[[], FitResult], *, needs: str = "") -> FitRe
     """`fit()`, or a refused fit where the runs do not determine the law.
 
     Args:
-      needs: what is missing for the law, where that is known before; empty to fit.
+      needs: what the law lacks, if that is known beforehand; then nothing is fitted.
     """
     if needs:
         return refused(law, needs)

@@ -1,4 +1,4 @@
-"""Groups and rows of a table, with the types that studies work with: pandas leaves both open."""
+"""Groups and rows of a table with definite types, which pandas does not give."""
 
 from __future__ import annotations
 

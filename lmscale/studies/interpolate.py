@@ -18,7 +18,7 @@ def between(
       x: any shape.
       known_x, known_y: [point], in any order.
       log: whether the lines are straight in ln x and ln y, where a power law is straight.
-      slack: share of x by which a place may lie outside of the points; it takes the end's value.
+      slack: an x outside of the points by at most this share takes the value of the nearest end.
     """
     x, known_x, known_y = (np.asarray(values, float) for values in (x, known_x, known_y))
     order = np.argsort(known_x)

@@ -1,7 +1,7 @@
 """IsoFLOP profiles: Approach 2 of Hoffmann et al. 2022 (section 3.2, Fig. 3), under every convention.
 
-The runs of a budget agree in FLOPs under one convention of counting. Under another they no longer
-do, so each budget is restated there (`lmscale.studies.restate`).
+The runs of a budget have equal FLOPs under one convention of counting only. Under another convention
+each budget is restated (`lmscale.studies.restate`).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Family:
 
     @property
     def fit(self) -> FitResult:
-        """Under the native convention."""
+        """The fit under the native convention."""
         return self.fits[self.native]
 
     @property
@@ -88,7 +88,7 @@ class Family:
         return int(self.runs["seed"].nunique()) if len(self.runs) else 0
 
     def exponent(self, symbol: str = "N", convention: str = "", name: str = "") -> Estimate:
-        """Of N_opt or D_opt in C, by default under the native convention."""
+        """The exponent of N_opt or D_opt in C, by default under the native convention."""
         fit, why = self.fits.get(convention or self.native, self.fit), self.why_no_exponent
         if fit is not self.fit:
             why = fit.warnings[-1] if fit.warnings else NO_EXPONENT
@@ -155,7 +155,7 @@ def approach_2(results: Results, family: str) -> FitResult:
 
 
 def _approach_2(results: Results, family: str) -> tuple[FitResult, Redrawn | None, list[str]]:
-    """The profiles, the losses redrawn that they were fitted to, and the names of these runs."""
+    """The profiles, the redrawn losses of their draws, and the names of the runs."""
     if not _has_budgets(results):
         return refused("isoflop", NO_BUDGETS), None, []
     runs = usable_runs(results, family)
@@ -175,7 +175,7 @@ def minus_approach_2(
     """The exponent of N of another approach less that of the profiles of the same family.
 
     Args:
-      again: the other fit, on losses of the named runs that were redrawn for both.
+      again: makes the other fit once more, with the redrawn losses of the named runs.
     """
     name, missing = "a_minus_approach_2", "one of the two approaches gives no exponent"
     fit, redrawn, runs = _approach_2(results, a.of)
@@ -186,7 +186,7 @@ def minus_approach_2(
 
 
 def _drawn_exponent(fit: FitResult) -> np.ndarray:
-    """[draw] of the exponent of N, spread so that they make intervals of the level of the fit."""
+    """[draw] the exponent of N, spread so that the percentiles of the draws give intervals of the fit's level."""
     alpha, beta = fit.draws.get("alpha"), fit.draws.get("beta")
     draws = fit.draws["a"] if alpha is None else beta / (alpha + beta)
     value = next(iter(fit.exponents.values()))["N"]
@@ -261,7 +261,7 @@ class _Native(NamedTuple):
 
 
 def _native(results: Results, family: str, runs: pd.DataFrame) -> _Native:
-    """Of the usable runs of a family. Other studies read this fit too, so it is made once."""
+    """The native profiles of a family's usable runs. Other studies read this fit too, so it is made once."""
 
     def make() -> _Native:
         convention, anchors = native_convention(runs, CONVENTIONS), _lowest(runs)
@@ -349,7 +349,7 @@ def _spread_over_texts(
 
 
 def _estimates(family: Family) -> list[Estimate]:
-    """Of the first family, the Transformer where there is one."""
+    """The estimates of a family: the first one, the Transformer where there is one."""
     found = [family.exponent(name="a")]
     found += [family.exponent(convention=c, name=f"a_{c}") for c in CONVENTIONS]
     fit = family.fit

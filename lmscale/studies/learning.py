@@ -36,7 +36,7 @@ class Learning:
       ladder: None where no run was evaluated along the way.
       fit: L(N, S_min) = (N_c/N)^alpha_N + (S_c/S_min)^alpha_S; its intervals contain the error of
         B_crit(L).
-      fit_at_batch_law: the same with B_crit(L) taken as exact, for its band beside the curves.
+      fit_at_batch_law: the same with B_crit(L) taken as exact; figures draw its band around the curves.
       estimates: "alpha_S" and "alpha_N".
       others: the same of every other family, with the same B_crit(L).
     """
@@ -80,7 +80,7 @@ def _of_family(found: Ladder) -> Learning:
 
 
 def undecided_because(fit: FitResult, found: Ladder) -> str:
-    """Why the exponents of the law decide no claim; empty where they do."""
+    """Why the exponents of the law cannot test a claim; empty where they can."""
     batches = [size.batch_tokens / found.b_crit(size.loss) for size in found.sizes]
     # S_min = S / (1 + B_crit/B): far above the critical batch the correction hardly matters.
     unsure = "" if min(map(np.min, batches)) > FAR else found.unsure_batch()

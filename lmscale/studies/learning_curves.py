@@ -43,7 +43,7 @@ KAPLAN_CRITICAL_BATCH = (
 )
 #: Draws of the law of the critical batch within its declared error.
 BATCH_DRAWS = 16
-#: `misfit` from which on L(N, S_min) does not describe the curves.
+#: If `misfit` is larger than this, L(N, S_min) does not describe the curves.
 LARGEST_MISFIT = 0.02
 #: A batch this many times above or below the critical one needs hardly any correction.
 FAR = 10.0
@@ -99,9 +99,9 @@ class Ladder:
     Attributes:
       critical_batch: (B_star, alpha_B) of B_crit(L) = B_star / L^(1/alpha_B), in tokens.
       measured_batch: False where the experiment declares no such law and Kaplan's is used instead.
-      batch_error: (loss, factor, alpha_low, alpha_high), where declared: B_crit at that loss is known
-        to within the factor, and alpha_B to between the two ends, each at 95%. The loss lies in the
-        middle of those at which B_crit was measured, so that the errors of level and power are
+      batch_error: (loss, factor, alpha_low, alpha_high), where declared. With 95% confidence B_crit at
+        that loss is known to within the factor, and alpha_B lies between the two ends. The loss is in
+        the middle of those at which B_crit was measured, so the errors of level and power are
         independent.
     """
 
@@ -128,7 +128,7 @@ class Ladder:
         middle = norm.ppf((np.arange(BATCH_DRAWS) + 0.5) / BATCH_DRAWS)
         middle /= middle.std()
         rng = np.random.default_rng(0)
-        # The sixteen quantiles of either distribution, each used once.
+        # Level and power each take every one of their sixteen quantiles once.
         level, power = rng.permutation(middle), rng.permutation(middle)
         power = 1 / self.critical_batch[1] + power * abs(1 / alphas[0] - 1 / alphas[1]) / (2 * 1.96)
         level = np.log(self.b_crit(loss)) + level * math.log(factor) / 1.96
@@ -138,7 +138,7 @@ class Ladder:
         ]
 
     def unsure_batch(self) -> str:
-        """Why numbers that depend on B_crit(L) decide nothing; empty where its error is known."""
+        """Why numbers that depend on B_crit(L) cannot test a claim; empty where its error is known."""
         if not self.measured_batch:
             return (
                 "B_crit(L) is that of Kaplan et al. 2020, measured on another text and vocabulary"
@@ -149,7 +149,7 @@ class Ladder:
 
     @property
     def n_seeds(self) -> int:
-        """Of the size with the fewest."""
+        """How many seeds the size with the fewest has."""
         return min((len(size.losses) for size in self.sizes), default=0)
 
     def drawn_losses(self, n_draws: int, seed: int = 0) -> list[np.ndarray] | None:
@@ -182,8 +182,8 @@ def ladders(results: Results) -> tuple[Ladder, ...]:
     """The learning curves of every family that has any, in the order of the page.
 
     The experiment's field `critical_batch` holds B_star and alpha_B, optionally followed by
-    `Ladder.batch_error`. Where a size was trained for several lengths, the longest counts. Seeds that
-    were evaluated at other steps than the first one are interpolated to its steps.
+    `Ladder.batch_error`. Where a size was trained for several lengths, only the longest counts. If
+    seeds were evaluated at different steps, all are interpolated to the steps of the first.
     """
     declared = results.experiment.get("fields", {}).get("critical_batch")
     constants, error = KAPLAN_CRITICAL_BATCH, None

@@ -2,9 +2,9 @@
 
 A cell is one size N, number of tokens D and batch B, trained at several rates. Its best rate is the
 vertex of a parabola in ln LR through the rates whose loss is near the lowest. The scatter of the losses
-about all parabolas (which includes misfit) is the noise. Intervals come from fits to losses with that
-noise added; those of the rules also from resampled cells. Where the best rate is the lowest or the
-highest that was tried, the optimum lies elsewhere and the cell is left out of the rules.
+about all parabolas, which includes their misfit, is the noise. Intervals come from fits to losses with
+this noise added; for the rules cells are resampled as well. Where the best rate is the lowest or the
+highest that was tried, the optimum may lie beyond it, and the cell is left out of the rules.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from lmscale.wording import si, with_interval
 
 __all__ = ["LEAST_RATES", "BestBatch", "LearningRate", "RateCell", "published_rates", "study"]
 
-#: Rates whose loss is within this of the cell's lowest shape its parabola (nats): farther out the
-#: loss rises faster to one side than to the other.
+#: The parabola is fitted to the rates whose loss is within this of the cell's lowest (nats): farther out
+#: the loss rises faster on one side than on the other.
 NEAR = 0.15
 #: Rates that a parabola takes, and batches that the best batch takes.
 LEAST_RATES = LEAST_BATCHES = 3
@@ -85,7 +85,7 @@ class RateCell:
 
     @property
     def rest(self) -> np.ndarray:
-        """What the losses lie above the parabola; empty without one."""
+        """Residuals of the losses about the parabola; empty without one."""
         return np.empty(0) if self.parabola is None else self.y - np.polyval(self.parabola, self.x)
 
 
@@ -113,9 +113,10 @@ class LearningRate:
 
     Attributes:
       cells: with `LEAST_RATES` rates or more, by size, tokens and batch.
-      too_few: cells with fewer that ended well.
-      noise: of a loss about its parabola, in nats; NaN where no parabola has rates to spare.
-      batches: of every size and number of tokens with enough batches.
+      too_few: how many cells have fewer rates that ended well.
+      noise: standard deviation of a loss about its parabola, in nats; NaN where no parabola has more than
+        three losses.
+      batches: the best batch of every size and number of tokens with enough batches.
       rate: c N^x D^y B^z, the rule of the best rate.
       batch: k N^p D^q, that of the best batch in tokens; rate_at_best_batch: c N^x D^y.
       estimates: "n_exponent", "d_exponent", "b_exponent" of `rate`; "steplaw_n", "steplaw_d" of
@@ -146,7 +147,7 @@ class LearningRate:
 
     @property
     def at_best_tried_batch(self) -> list[RateCell]:
-        """Of every N and D the cell of the tried batch with the lowest loss."""
+        """For every N and D the cell whose batch had the lowest loss."""
         best: dict[tuple[float, float], RateCell] = {}
         for cell in self.inside:
             if cell.lowest < best.setdefault((cell.n, cell.d), cell).lowest:
@@ -183,7 +184,7 @@ def study(results: Results) -> LearningRate:
 
 
 def published_rates(cell: RateCell, tokens: float) -> dict[str, float]:
-    """Peak rates of the published rules for a cell's model, trained on that many tokens."""
+    """The peak rates that published rules give for a cell's model and tokens."""
     row = cell.columns
     per_token = hparams.deepseek_flops_per_token(
         int(row["n_layer"]), int(row["width"]), int(row["n_ctx"])
@@ -265,7 +266,7 @@ def _with_draws(cell: RateCell, noise: float, rng: np.random.Generator) -> RateC
     if not math.isfinite(noise):
         return cell
     drawn, low = _vertex(np.polyfit(x, (y + noise * rng.standard_normal((DRAWS, len(y)))).T, 2))
-    # A draw without a minimum inside puts it anywhere among the rates.
+    # If a draw has no minimum inside the rates, any of them may be its best.
     outside = ~np.isfinite(drawn) | (drawn < x.min()) | (drawn > x.max())
     drawn = np.where(outside, rng.uniform(x.min(), x.max(), DRAWS), drawn)
     low = np.where(outside, y.min(), low)
@@ -289,7 +290,7 @@ def _best_batches(cells: Sequence[RateCell]) -> list[BestBatch]:
 
 
 def _best_batch(cells: Sequence[RateCell]) -> BestBatch:
-    """Of the cells of one size and number of tokens."""
+    """The best batch among the cells of one size and number of tokens."""
     cells = sorted(cells, key=lambda cell: cell.b)
     n, d, x = cells[0].n, cells[0].d, np.log([cell.b for cell in cells])
     best = int(np.argmin([cell.lowest for cell in cells]))
@@ -325,7 +326,7 @@ COLUMNS = {"n": "params", "d": "tokens", "b": "batch_tokens"}
 
 
 def _rule(form: tuple, points: Sequence[RateCell | BestBatch], of: str, noise: float) -> FitResult:
-    """A power law in the attributes of which the points have more than one value.
+    """A power law in those attributes that take more than one value among the points.
 
     Args:
       form: such as `RATE`.

@@ -1,8 +1,8 @@
 """Straight lines through runs of several sizes.
 
-How far a size strays from a line is common to its seeds, so it is the sizes that are counted: their
-means scatter about the line with (sizes - 2) degrees of freedom, however many seeds each has. Where
-the means happen to lie closer to it than the seeds' own scatter explains, that scatter counts instead.
+The seeds of a size share its deviation from the line. So the error is that of the means of sizes, with
+(sizes - 2) degrees of freedom however many seeds each has. If the means happen to lie closer to the line
+than the scatter between seeds explains, the scatter between seeds is used instead.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Line:
 
     Attributes:
       covariance: [2, 2] of (height, slope); NaN with fewer than three sizes.
-      freedom: its degrees of freedom, sizes less two.
+      freedom: degrees of freedom of the covariance: sizes less two.
     """
 
     middle: float

@@ -5,13 +5,13 @@ Each family has a frontier, L(C) = L_inf + (C_c / C)^alpha_C through the minima 
 
     m(L) = C_other(L) / C_base(L).
 
-One number stands for it where m is the same at every loss: then both frontiers have one exponent, and a
-joint fit with one L_inf and one alpha_C gives it (`lmscale.laws.compute_multiplier`). Whether they have
-is tested. C is counted as the budgets of the grid were set.
+If m is the same at every loss, one number describes it: then both frontiers have the same exponent, and a
+joint fit with one L_inf and one alpha_C gives m (`lmscale.laws.compute_multiplier`). Whether the exponents
+are equal is tested. C is counted as the budgets of the grid were set.
 
-The draws hold the noise of each family's runs, windows, shapes and the scatter of its minima. The two
-families' are independent, but for the text: all runs are scored on the same windows, so that documents
-drawn again move both frontiers together, and what they have in common cancels.
+The draws contain the noise of each family's runs, the choice of window and shape, and the scatter of the
+minima. They are independent between the two families, except for the text: all runs are scored on the same
+windows, so resampled documents move both frontiers together, and their common part cancels.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class Frontier:
 
     Attributes:
       fit: of `approach_2`; refused, or without exponents, where the profiles give no frontier.
-      cells: of its search for the learning rate.
-      rate_cost: nats that the rule's rate costs against the best of the search, median over cells; 0
-        where every cell takes the best rate itself, NaN where none was searched.
+      cells: those in which several learning rates were tried.
+      rate_cost: how many nats the rule's rate lies above the best rate, median over these cells; 0
+        where every cell takes its best rate, NaN where no rates were tried.
     """
 
     family: str
@@ -72,7 +72,7 @@ class Frontier:
 
     @property
     def profiles(self) -> list[Profile]:
-        """Those with a minimum, the smallest budget first."""
+        """The profiles with a minimum, the smallest budget first."""
         return [p for p in self.fit.details.get("profiles", ()) if p.ok]
 
     @property
@@ -125,13 +125,13 @@ class Comparison:
 
     Attributes:
       losses: [loss], from the highest to the lowest that both reach.
-      extrapolated: no loss is reached by both, and `losses` lie between the two ranges.
+      extrapolated: whether no loss is reached by both; `losses` then lie between the two ranges.
       base_flops: compute at which the base reaches each loss, [loss].
       value, low, high: the multiplier at each loss and the edges of its 95% band, [loss].
       at: the loss in the middle of the range, by the logarithm of compute.
       middle: the multiplier at `at`.
       growth: g of m ~ C_base^g over the range: 0 for one multiplier at every loss.
-      exponents: alpha_base / alpha_other - 1 at one L_inf, with which `one_exponent` is tested.
+      exponents: alpha_base / alpha_other - 1 with a common L_inf; `one_exponent` asks whether it may be 0.
       joint: the multiplier of the fit with one L_inf and one exponent.
       text: standard deviation of ln m at `at` over draws of the documents; None where unknown.
     """
@@ -153,7 +153,7 @@ class Comparison:
 
     @property
     def one_exponent(self) -> bool:
-        """Whether the minima bear one exponent for both."""
+        """Whether the minima are consistent with one exponent for both."""
         return self.exponents.may_be(0.0)
 
 
@@ -219,7 +219,7 @@ def _frontier(results: Results, family: str) -> Frontier:
 
 
 def _rate_cost(cell: SearchedCell, runs: pd.DataFrame) -> float | None:
-    """Nats by which the rate that the profiles take is above the best of the search."""
+    """How many nats the profiles lose by their learning rate, compared with the best rate that was tried."""
     same = np.ones(len(runs), bool)
     for name in cell_columns(runs):
         same &= (runs[name] == cell.columns[name]).to_numpy()
@@ -234,7 +234,7 @@ def compare(base: Frontier, other: Frontier, shifts: Shifts | None = None) -> Co
     """The multiplier of `other` against `base`, both of which have a frontier.
 
     Args:
-      shifts: of the minima by draws of the documents (`_text_shifts`).
+      shifts: how draws of the documents move the minima (`_text_shifts`).
     """
     low, high = (edge([f.reach[i] for f in (base, other)]) for i, edge in ((0, max), (1, min)))
     extrapolated = low >= high
@@ -244,7 +244,7 @@ def compare(base: Frontier, other: Frontier, shifts: Shifts | None = None) -> Co
     losses = _loss(base.curve, np.linspace(span[0], span[1], LOSSES))
     losses[[0, -1]] = ends
     drawn, theirs = log_compute(base.draws, losses), log_compute(other.draws, losses)
-    # Fits of one seed draw the same random numbers, so that draws of one index stray together.
+    # Fits with the same seed draw the same random numbers, so equal indices are correlated: shuffle one.
     log_m = theirs[:, _generator(base, other).permutation(theirs.shape[1])] - drawn
     log_m, text = _with_text(log_m, base, other, losses, shifts)
     middle = LOSSES // 2
@@ -280,7 +280,7 @@ def compare(base: Frontier, other: Frontier, shifts: Shifts | None = None) -> Co
 
 
 def _generator(base: Frontier, other: Frontier) -> np.random.Generator:
-    """Equal results give equal draws, on any machine and beside any other family."""
+    """A random generator seeded by the results: equal results give equal draws, whatever other families there are."""
     losses = np.concatenate([base.minima.loss, other.minima.loss]).round(9)
     return np.random.default_rng(zlib.crc32(losses.tobytes()))
 
@@ -292,7 +292,7 @@ def _loss(curve: dict[str, float], log_flops: np.ndarray) -> np.ndarray:
 def _undecided_because(
     base: Frontier, other: Frontier, extrapolated: bool, log_m: np.ndarray
 ) -> str:
-    """Why the multiplier can't decide a claim: rivals must be tuned, and reach one loss."""
+    """Why the multiplier cannot test a claim: both families must be tuned, and reach a common loss."""
     for one in (base, other):
         if one.unsearched:
             return f"{one.family}: {one.unsearched}, and only tuned rivals are compared"
@@ -309,7 +309,7 @@ def _undecided_because(
 
 
 def _rate_gap(frontier: Frontier) -> float:
-    """ln of the factor of compute that `rate_cost` is worth in the middle of the frontier."""
+    """`rate_cost` as a factor of compute, in the middle of the frontier; its ln."""
     minima, curve = frontier.minima, frontier.curve
     excess = float(np.mean(minima.loss)) - curve["L_inf"]
     return frontier.rate_cost / (curve["alpha_C"] * excess)
@@ -342,7 +342,7 @@ class Shifts:
 
 
 def _text_shifts(results: Results, base: Frontier, other: Frontier) -> Shifts | None:
-    """None where the losses by window are not known, or of too few documents."""
+    """The shifts; None where losses by window are unknown, or come from too few documents."""
     runs = [*base.runs["run"], *other.runs["run"]]
     found = windows_of(results, runs)
     if found is None or len(set(found[1].tolist())) < LEAST_DOCUMENTS:
@@ -355,7 +355,7 @@ def _text_shifts(results: Results, base: Frontier, other: Frontier) -> Shifts | 
 
 
 def _at_minima(frontier: Frontier, moved: np.ndarray) -> np.ndarray:
-    """The losses at the minima [budget, draw] that move with those of the runs [run, draw]."""
+    """The losses at the minima [budget, draw], for the losses of the runs in each draw [run, draw]."""
     rows = []
     for p in frontier.profiles:
         index, u = p.row[p.used] - 1, np.log(p.params[p.used]) - p.center
@@ -368,7 +368,7 @@ def _at_minima(frontier: Frontier, moved: np.ndarray) -> np.ndarray:
 def _with_text(
     log_m: np.ndarray, base: Frontier, other: Frontier, losses: np.ndarray, shifts: Shifts | None
 ) -> tuple[np.ndarray, float | None]:
-    """ln m [loss, draw], each draw with documents of its own, and their spread in the middle."""
+    """ln m [loss, draw] with a draw of the documents added to each, and the spread that this gives in the middle."""
     if shifts is None:
         return log_m, None
     moved = _moves(other, losses, shifts.other) - _moves(base, losses, shifts.base)

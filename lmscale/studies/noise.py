@@ -1,8 +1,8 @@
 """Noise between cells whose runs share seeds, and the intervals that follow from it.
 
 Runs of one seed share their first weights and the order of their data, which moves the losses of all
-cells alike. The noise that counts in a comparison is what remains when the mean of every cell and the
-mean of every seed are taken out: of n cells with s seeds, it has (n - 1)(s - 1) degrees of freedom.
+cells alike. A comparison of cells is affected only by what remains after the mean of every cell and of
+every seed is subtracted. With n cells and s seeds it has (n - 1)(s - 1) degrees of freedom.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Noise", "additive_noise"]
 
 @dataclass(frozen=True)
 class Noise:
-    """Of one run: its standard deviation, in the unit of the losses, and its degrees of freedom.
+    """The noise of one run: its standard deviation, in the unit of the losses, and degrees of freedom.
 
     The half-widths are of 95% intervals of means over `seeds`.
     """
@@ -34,12 +34,12 @@ class Noise:
 
     @property
     def half_of_mean(self) -> float:
-        """Half-width for one cell's mean, without what its seeds share with the other cells."""
+        """Half-width for one cell's mean, without the part that seeds share across cells."""
         return self._student * self.std / math.sqrt(self.seeds)
 
     @property
     def half_of_difference(self) -> float:
-        """Half-width for the difference of two cells that were chosen before looking at them."""
+        """Half-width for the difference of two cells that were chosen before their losses were seen."""
         return math.sqrt(2) * self.half_of_mean
 
     def half_of_largest(self, cells: int) -> float:
@@ -52,7 +52,7 @@ class Noise:
 
 
 def additive_noise(losses: ArrayLike) -> Noise:
-    """The noise of losses [cell, seed] beside a mean for every cell and one for every seed."""
+    """The noise of losses [cell, seed] about the sum of a mean for every cell and one for every seed."""
     losses = np.asarray(losses, float)
     cells, seeds = losses.shape
     rest = losses - losses.mean(axis=0) - losses.mean(axis=1, keepdims=True) + losses.mean()
@@ -62,5 +62,5 @@ def additive_noise(losses: ArrayLike) -> Noise:
 
 @functools.cache
 def _studentized(cells: int, freedom: int) -> float:
-    """The largest difference of so many means over the standard error of one: the 95% point."""
+    """The 95% point of the largest difference of so many means, in units of the standard error of one."""
     return float(studentized_range.ppf(LEVEL, cells, freedom))

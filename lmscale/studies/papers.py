@@ -1,4 +1,4 @@
-"""Published points that figures show beside one's own (see the README.md in `reference`)."""
+"""Published points that figures show beside the user's own (see the README.md in `reference`)."""
 
 from __future__ import annotations
 

@@ -37,12 +37,12 @@ class Family:
     names: tuple[str, ...] = field(default=(), repr=False)
 
     def exponent(self, symbol: str = "N") -> Estimate:
-        """Of N_opt or D_opt in C along the efficient frontier."""
+        """The exponent of N_opt or D_opt in C along the efficient frontier."""
         why = "the surface has no frontier"
         return exponent(self.fit, symbol, missing=why, of=self.name, n=len(self.runs))
 
     def refit(self, redrawn: Redrawn, names: list[str]) -> FitResult:
-        """The same surface, on losses of the named runs that were redrawn for another fit as well."""
+        """The same surface, with the draws of another fit: the named runs get the same noise in both."""
         place = {name: k for k, name in enumerate(names)}
         rows = [place.get(name, -1) for name in self.names]
         found = self.fit.parameters
@@ -56,7 +56,7 @@ class Family:
 
     @property
     def is_informative(self) -> bool:
-        """Whether the exponent of N, which this form keeps between 0 and 1, is known to half of that."""
+        """Whether the interval of the exponent of N is shorter than half of its possible range, 0 to 1."""
         interval = self.exponent().interval
         return interval is not None and interval[1] - interval[0] < 0.5
 
@@ -75,14 +75,14 @@ class Family:
 
     @property
     def residual_rms(self) -> float:
-        """Of the logarithm of the loss."""
+        """Root mean square of the residuals of the logarithm of the loss."""
         return float(np.sqrt(np.mean(np.square(self.fit.residuals["residual"]))))
 
     @property
     def budget_means(self) -> list[Estimate]:
-        """The mean residual of log loss at each budget: not noise alone where it cannot be 0.
+        """The mean residual of log loss at each budget; where its interval excludes 0, the surface does not fit.
 
-        Each is `at` the budget and at 6 N D, the median of its runs.
+        `at` holds the budget and the median 6 N D of its runs.
         """
         if "budget" not in self.runs:
             return []

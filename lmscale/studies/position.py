@@ -1,8 +1,8 @@
 """Loss by position in the context, architectures at matched size (Kaplan et al. 2020, Fig. 7 right).
 
-Every model is evaluated on the same windows of text. What makes one position harder than another is
-therefore common to all models: it blurs where a single curve stops falling, but it cancels in the
-difference of two architectures.
+Every model is evaluated on the same windows of text. So all models share what makes
+one position harder than another. This noise hides where a single curve stops falling, but it cancels in
+the difference of two architectures.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two architectures at matched size. The estimates are nats by which `other` is above `base`.
+    """Two architectures at matched size. Each estimate says how many nats `other` lies above `base`.
 
     Attributes:
       early, late: over the first sixteenth and the last half of the context.
@@ -133,9 +133,9 @@ class Position:
     Attributes:
       curves: by family, then by size.
       pairs: at most `MOST_PAIRS`, from the smallest to the largest size.
-      estimates: of `lstm_pair`: "early", what the LSTM is above the Transformer on the first tokens;
-        "transformer_gain" and "lstm_gain", what each gains beyond `BEYOND` tokens; "behind_beyond",
-        what the LSTM falls further behind there.
+      estimates: in nats, of `lstm_pair`: "early", by how much the LSTM is above the Transformer on the
+        first tokens; "transformer_gain" and "lstm_gain", by how much the loss of each still falls beyond
+        `BEYOND` tokens; "behind_beyond", by how much the LSTM falls further behind there.
     """
 
     curves: tuple[Curve, ...]
@@ -167,7 +167,7 @@ def study(results: Results) -> Position:
 
 
 def _curve(results: Results, cell: Cell) -> list[Curve]:
-    """Empty where its runs have no losses by position."""
+    """The curve of one size; empty where its runs have no losses by position."""
     name = results.eval_name
     rows = [results.ended.get(run, {}).get("loss_by_position", {}).get(name) for run in cell.runs]
     rows = [row for row in rows if row is not None]
@@ -180,7 +180,7 @@ def _curve(results: Results, cell: Cell) -> list[Curve]:
 
 
 def fit_position_law(losses: np.ndarray, bootstrap: int) -> FitResult:
-    """a + b T^-c through `log_means`, which give every doubling of the position the same weight."""
+    """The law a + b T^-c, fitted to `log_means`: every doubling of the position has the same weight."""
     centres, means, _ = log_means(losses)
     return laws.fit({"position": centres, "loss": means}, "position", bootstrap=bootstrap)
 
@@ -211,8 +211,8 @@ def log_means(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def octave_means(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean loss of the positions 1, 2-3, 4-7, ... with its standard error.
 
-    The error adds what seeds differ by and how much positions scatter about their neighbours. The
-    latter is the text's share: the mean of an octave with few positions is less certain.
+    The error has two parts: the scatter between seeds, and the scatter of positions about their neighbours.
+    The second is the noise of the text, so the mean of an octave with few positions is less certain.
 
     Args:
       losses: [seed, position].
@@ -239,11 +239,11 @@ def octave_means(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def scatter(mean: np.ndarray) -> float:
-    """Standard deviation of a position's loss as it counts in a mean over positions.
+    """The standard deviation of a position's loss that gives the right error of a mean over positions.
 
-    It is read from second differences, of positions and of the means of blocks of `BLOCK`; the larger
-    counts. Neighbouring positions of a window share their text, so their noise does not average out
-    like independent noise, and differences of neighbours do not show it.
+    It is read from second differences, once of positions and once of the means of blocks of `BLOCK`
+    positions; the larger one is taken. Neighbouring positions share text, so their noise is correlated: it
+    averages out more slowly than independent noise, and differences of neighbours do not show it.
 
     Args:
       mean: [position], over seeds.
@@ -302,13 +302,13 @@ def stops_improving(losses: np.ndarray) -> tuple[int, tuple[int, int]]:
         int(places[k])
         for k in (_last_gain(means[None], sizes)[0], math.floor(low), math.ceil(high))
     )
-    # Nothing finer than an octave is resolved: the curve may stop anywhere within the last one.
+    # The resolution is an octave: the curve may stop anywhere within the last one.
     return stop, (low, min(2 * high - 1, n_ctx))
 
 
 def _last_gain(means: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """For octave means [draw, octave]: the first octave without a gain of `STILL` after it. The last
-    octave has nothing after it; its index says that there is no such octave."""
+    """For each draw of the octave means [draw, octave], the first octave after which less than `STILL` is gained.
+    Nothing follows the last octave, so its index says that there is no such octave."""
     total = np.cumsum((means * sizes)[:, ::-1], axis=1)[:, ::-1]
     weight = np.cumsum(sizes[::-1])[::-1]
     later = total[:, 1:] / weight[1:]
@@ -328,8 +328,8 @@ def contrast(
 ) -> Estimate:
     """Signed sum of mean losses over spans of positions, of one model or of one above another.
 
-    The interval is Student's, from what seeds differ by and how positions scatter; the normal one
-    for one seed each, which only the positions' scatter makes.
+    The interval is Student's, from the scatter between seeds and of positions. With one seed it is normal
+    and contains the scatter of positions only.
 
     Args:
       parts: ((first position, last position), sign), ...
@@ -354,7 +354,7 @@ def contrast(
 
 
 def _pairs(curves: Sequence[Curve]) -> tuple[Pair, ...]:
-    """Each Transformer with the best of the other architectures that match it about equally well."""
+    """Each Transformer with another architecture of matching size; of several that match, the best."""
     bases = [c for c in curves if c.architecture == "transformer"]
     others = [c for c in curves if c.architecture != "transformer"]
     found = []
@@ -398,7 +398,7 @@ def _estimates(pairs: Sequence[Pair]) -> list[Estimate]:
     base, other, n_ctx = pair.base.losses, pair.other.losses, pair.base.n_ctx
     found = [contrast("early", [((1, min(FIRST, n_ctx)), 1)], other, base)]
     if n_ctx >= 2 * BEYOND:
-        # What lies beyond is cut in two parts of equal ratio.
+        # The positions beyond are split into two parts of equal ratio.
         middle = round(math.sqrt(BEYOND * n_ctx))
         before, after = (BEYOND + 1, middle), (middle + 1, n_ctx)
         gain = [(before, 1), (after, -1)]

@@ -1,4 +1,4 @@
-"""Published exponents of N_opt ~ C^a, to stand beside one's own."""
+"""Published exponents of N_opt ~ C^a, to compare with the user's own."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The search for the learning rate: the loss of every cell at each rate that was tried.
 
-Models are compared at the best rate of each. Whether that is fair depends on the search: a cell whose
-best rate is the lowest or the highest of those tried might do better beyond it.
+Models are compared at their best rates. The comparison is fair only if the search was wide enough: where
+the best rate is the lowest or the highest that was tried, a rate beyond it might be better.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SearchedCell:
     Attributes:
       columns: of the store's table, of the cell's first run.
       losses: factor -> mean loss over the seeds that ended well, NaN where none did.
-      done, lost: factor -> how many seeds ended well, and how many will not.
+      done, lost: factor -> how many seeds ended well, and how many failed for good.
     """
 
     columns: Mapping[str, Any] = field(repr=False)
@@ -77,9 +77,9 @@ class SearchedCell:
 
     @property
     def edge(self) -> str:
-        """Which end of the search the best factor is: "lowest", "highest" or, inside it, "".
+        """ "lowest" or "highest" where the best factor is an end of the search, else "".
 
-        A factor whose runs were lost counts as tried: the search need not go beyond it.
+        A factor whose runs were lost counts as tried, so the next one inside it is no end.
         """
         return {min(self.losses): "lowest", max(self.losses): "highest"}.get(self.best, "")
 

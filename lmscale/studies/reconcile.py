@@ -22,14 +22,14 @@ from lmscale.wording import plural
 
 __all__ = ["STEPS", "Reading", "Reconcile", "Step", "study"]
 
-#: An evaluation belongs to a budget that it misses by no more than this.
+#: An evaluation belongs to a budget if its compute differs from it by at most this share.
 NEAR = 0.05
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step: which runs, how they are counted, and the exponents of Porian et al. 2024 on two
-    texts with their 95% intervals."""
+    """One step: its runs, how they are counted, and the exponents of Porian et al. 2024 for two texts, with
+    95% intervals."""
 
     number: int
     family: str
@@ -52,7 +52,8 @@ class Reading:
     """What one step gives.
 
     Attributes:
-      rows: params, tokens, flops, loss, seed, budget and size (N with the head) of each loss read.
+      rows: one for each loss that was read: params, tokens, flops, loss, seed, budget and size (N with
+        the head).
       fit: the profiles; it may have too few for an exponent.
     """
 
@@ -95,8 +96,8 @@ class Reconcile:
     Attributes:
       readings: of the five steps.
       estimates: "a_1" to "a_5" of N_opt ~ C^a; "change_2" to "change_5", each from the step before;
-        "change_all" from the first to the last. A change has draws where seeds were drawn alike in
-        both steps, else the intervals of its two ends are taken as independent.
+        "change_all" from the first to the last. A change has draws where both steps drew the same
+        seeds; otherwise its two exponents count as independent.
     """
 
     readings: tuple[Reading, ...]
@@ -108,7 +109,7 @@ class Reconcile:
 
     @property
     def reach(self) -> float | None:
-        """The factor that the budgets of a step span, the largest."""
+        """The largest factor that the budgets of a step span."""
         factors = [
             r.rows["budget"].max() / r.rows["budget"].min() for r in self.readings if r.seeds
         ]

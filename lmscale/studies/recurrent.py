@@ -27,10 +27,10 @@ from lmscale.studies.results import Results
 
 __all__ = ["COUNTS", "Family", "Recurrent", "behind", "paper_gaps", "paper_models", "study"]
 
-#: How a size is counted: by the parameters that a model stores (without embeddings), and by those that
-#: a token passes, shared ones as often as they are applied (training FLOPs a token / 6).
+#: Two ways to count a size: the parameters that a model stores (without embeddings), and those that a token
+#: passes, where shared ones count each time they are applied (training FLOPs per token / 6).
 COUNTS = ("params", "compute")
-#: By which share a size may lie outside of the plain ones and still count as the end one.
+#: A size outside of the plain ones by at most this share counts as the nearest of them.
 SLACK = 0.02
 
 
@@ -46,8 +46,7 @@ def behind(size: Any, loss: Any, plain_size: Any, plain_loss: Any) -> np.ndarray
 
 @dataclass(frozen=True)
 class Family:
-    """One curve: its models, on the seeds that all of them have. `reuse` is how often layers are
-    applied."""
+    """One curve: its models, with the seeds that all of them have. Layers are applied `reuse` times."""
 
     name: str
     reuse: int
@@ -79,7 +78,7 @@ class Recurrent:
 
     Attributes:
       families: the plain Transformer first.
-      gaps: family -> count -> mean nats above the plain Transformer, of all but that.
+      gaps: family -> count -> mean nats above the plain Transformer, for every other family.
       estimates: the same over all families with reuse: "params" at equal stored parameters,
         "compute" at equal compute.
     """
@@ -126,7 +125,7 @@ def _plain(families: Sequence[Family]) -> Family | None:
 
 
 def _family(results: Results, name: str) -> list[Family]:
-    """Empty where no seed has ended well at every size."""
+    """One family; empty where no seed has ended well at every size."""
     runs = results.usable
     runs = runs[runs["family"] == name]
     if not len(runs):
@@ -137,7 +136,7 @@ def _family(results: Results, name: str) -> list[Family]:
 
 
 def _gap(plain: Family | None, families: Sequence[Family], count: str, young: str) -> Estimate:
-    """Mean over all models that lie among the plain sizes, of every seed."""
+    """The mean gap over all models within the range of the plain sizes, seed by seed."""
     if plain is None:
         why = "no two sizes of the plain Transformer have ended well"
         return Estimate(name=count, undecided_because=why)

@@ -1,4 +1,4 @@
-"""Studies by name: those of this package and those of a user's own file."""
+"""Studies by name, from this package and from users' own files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _STUDIES: dict[str, Study] = {}
 
 
 def register(name: str) -> Callable[[_Study], _Study]:
-    """Makes a function the study of that name, which an experiment's `analyses` may list.
+    """Registers a function as the study of that name, which an experiment lists in its `analyses`.
 
         @studies.register("wave")
         def study(results: studies.Results) -> Wave: ...

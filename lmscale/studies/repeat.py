@@ -1,8 +1,8 @@
 """What repeated data are worth (Muennighoff et al. 2023).
 
-A run of D tokens of which U are unique makes D/U epochs. Beside it stands a run of equal length on
-fresh data. Two readings need no law: how much higher the repeated run's loss is, and how many fresh
-tokens D' give the loss that it reaches, read off the fresh runs of its size and seed. The law says
+A run of D tokens of which U are unique makes D/U epochs. It is compared with a run of equal length on
+fresh data. Two readings need no law: how much higher the loss of the repeated run is, and how many fresh
+tokens D' give the same loss, interpolated between the fresh runs of its size and seed. The law says
 D' = U + U R* (1 - exp(-R/R*)) with R = D/U - 1.
 """
 
@@ -26,11 +26,11 @@ from lmscale.wording import plural
 
 __all__ = ["Epochs", "Repeat", "is_fresh", "nearest", "study"]
 
-#: A run is fresh where it sees no more than this many epochs.
+#: A run with at most this many epochs counts as one on fresh data.
 ONCE = 1.01
 #: An epoch count stands for another within this factor (the paper's 14 for 16).
 NEAR = 1.3
-#: How far D' is read off beyond the longest fresh run, on its last two points.
+#: How far D' is extrapolated beyond the longest fresh run, on the line through the last two points.
 REACH = 1.5
 #: Draws of the law's fit.
 BOOTSTRAP = 1000
@@ -41,14 +41,14 @@ ESTIMATES = ("excess_at_4", "worth_at_16", "gain_beyond_40", "R_D_star")
 
 @dataclass(frozen=True)
 class Epochs:
-    """What so many epochs cost and are worth, over seeds, the mean over sizes.
+    """What this many epochs cost and are worth: means over sizes, with intervals over seeds.
 
     Attributes:
-      excess: loss over that of as many fresh tokens, less one.
+      excess: the loss relative to that of as many fresh tokens, less one.
       worth: D' / D, fresh tokens of equal loss over tokens seen; its `n` counts the sizes whose loss
         the fresh runs of every seed reach.
       by_law: D' / D of the fitted law.
-      sizes: that were trained for so many epochs.
+      sizes: how many sizes were trained for so many epochs.
     """
 
     epochs: float
@@ -70,7 +70,7 @@ class Repeat:
       fit: R_D* and R_N* (Muennighoff et al. 2023, eq. 5) on a base law that is held fixed.
       epochs: by their number.
       estimates: "excess_at_4", "worth_at_16" and "gain_beyond_40" (the share by which the loss still
-        falls), `at` the epochs that they were read at; "R_D_star".
+        falls); `at` holds the epochs at which they were read. "R_D_star".
     """
 
     families: tuple[str, ...]
@@ -177,7 +177,7 @@ def _tokens_at(curve: pd.Series, loss: float) -> float:
 
 
 def _fit(runs: pd.DataFrame, vocab_size: int) -> FitResult:
-    """R_D* and R_N*, with a base law of these runs, or the paper's where its tokens are counted."""
+    """R_D* and R_N*. The base law is fitted to these runs, or the paper's if they use its tokeniser."""
     # What a cell strays from the law is common to its seeds, so each cell is one point: the mean.
     cells = runs.assign(loss=np.log(runs["loss"])).groupby(["params", "tokens", "unique", "epochs"])
     rows = np.exp(cells["loss"].mean()).reset_index().rename(columns={"unique": "unique_tokens"})
@@ -214,7 +214,7 @@ def nearest(pairs: pd.DataFrame, wanted: float) -> float | None:
 
 
 def _over_seeds(name: str, rows: pd.DataFrame, column: str, needs: str, *at: float) -> Estimate:
-    """A number of every seed: its mean over the sizes that all seeds have.
+    """The mean of a number over the sizes that all seeds have, with its interval over seeds.
 
     Args:
       needs: which runs it takes, for when they are missing.
@@ -252,7 +252,7 @@ def _epochs(pairs: pd.DataFrame, fit: FitResult, epochs: float) -> Epochs:
 
 
 def _gain_beyond(runs: pd.DataFrame, epochs: float) -> Estimate:
-    """How much the loss still falls from the last count up to `epochs` to the longest: a share."""
+    """By what share the loss still falls from the largest count up to `epochs` to the largest of all."""
     name, needs = "gain_beyond_40", f"up to and beyond {epochs:g} epochs of one set of tokens"
     repeated = runs[~is_fresh(runs)]
     below = repeated[(repeated["epochs"] <= epochs) & (repeated["epochs"] > epochs / 2)]

@@ -1,8 +1,8 @@
 """Learning-rate schedules of one model (Kaplan et al. 2020, Fig. 22; Hoffmann et al. 2022, App. B).
 
-Schedules are compared seed by seed, with the noise of `lmscale.studies.noise`. Schedules that decay end
-on an average of their last steps and are less noisy than the others. So two of those are compared with
-the noise of the decaying schedules alone, and any other two with the noise of all.
+Schedules are compared seed by seed, with the noise of `lmscale.studies.noise`. A decaying rate
+averages the last steps, so schedules that decay are less noisy than the others. Two of them are compared
+with the noise of the decaying schedules alone, any other two with the noise of all.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ TO_ZERO, LINEAR, COOLDOWN = "cosine to 0", "linear to 0", "cooldown over 20%"
 
 @dataclass(frozen=True)
 class Spread:
-    """The decaying schedules whose summed rate is at least `least` of the cosine's, best first.
+    """The decaying schedules whose summed learning rate is at least `least` times the cosine's, best first.
 
-    `difference` is the loss of the worst less that of the best. The two are picked by their losses,
-    so its interval is Tukey's.
+    `difference` is the loss of the worst less that of the best. These two are chosen by their
+    losses, so the interval is Tukey's.
     """
 
     least: float
@@ -51,8 +51,8 @@ class Schedules:
       cells: one a schedule, lowest loss first, on the seeds that every schedule has. Columns: cell (its
         name), cycle, decays (whether it warms up and decays to a tenth or less), summed_lr, peak_lr.
       base: the cosine that ends with the run.
-      spreads: one for each of `LEAST_SUMS` that two schedules meet.
-      lost: names of the schedules of which no run ended well.
+      spreads: one for each threshold of `LEAST_SUMS` that at least two schedules meet.
+      lost: names of the schedules without a run that ended well.
       n_seeds_lost: seeds that some schedule lacks.
       estimates: "spread" at the least threshold, its interval covering those of all thresholds;
         "overshoot" and "overshoot_quarter" of cosines of 2 and 1.25 times the run; "zero_over_tenth",
@@ -81,7 +81,10 @@ class Schedules:
         return _above(self.cells, a, b)
 
     def noise(self, decays: bool | None = None) -> Noise | None:
-        """Of the schedules that decay, or do not, or of all; None for one schedule or few seeds."""
+        """The noise of the schedules that decay, of those that do not, or of all.
+
+        None for a single schedule or too few seeds.
+        """
         cells = [c for c in self.cells if decays is None or bool(c["decays"]) == decays]
         known = len(cells) > 1 and self.seeds >= LEAST_SEEDS
         return additive_noise([c.losses for c in cells]) if known else None
@@ -121,12 +124,12 @@ def study(results: Results) -> Schedules:
 
 
 def cycle(cell: Cell) -> float:
-    """The cosine's cycle over the run; NaN for schedules that are not of that series."""
+    """The cycle of a cosine over the length of the run; NaN for other schedules."""
     return math.nan if cell["cycle"] is None else float(cell["cycle"])
 
 
 def _noise(cells: Sequence[Cell], *pair: Cell) -> Noise:
-    """That of the schedules which a comparison of `pair` is held against."""
+    """The noise with which a comparison of `pair` is judged."""
     decaying = [c for c in cells if c["decays"]]
     own = len(decaying) > 1 and all(c["decays"] for c in pair)
     return additive_noise([c.losses for c in (decaying if own else cells)])

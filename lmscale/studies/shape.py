@@ -2,8 +2,8 @@
 
 Within a scan one ratio varies at about constant N. Every loss is moved to the scan's mean size along
 L(N) and given as percent above the best of the scan. The noise is that of `lmscale.studies.noise`. The
-cost of a range of shapes is a largest difference out of many, so its interval is Tukey's, which holds
-for all differences at once.
+cost of a range of shapes is the largest of many differences, so its interval is Tukey's, which is valid
+for all differences together.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Scan:
 
     Attributes:
       panel: which ratio, one of `PANELS`; `series` tells several scans of one ratio apart.
-      names: of every shape, as "2 × 64, d_ff 256, 4 heads".
-      ratio: of every shape, ascending.
+      names: the name of every shape, such as "2 × 64, d_ff 256, 4 heads".
+      ratio: the ratio of every shape, ascending.
       increase: percent of loss above the best shape, at equal N.
-      half: 95% half-width of a shape's mean in percent, what seeds share taken out; NaN for fewer
-        than `LEAST_SEEDS` seeds.
+      half: 95% half-width of a shape's mean in percent, without the part that seeds share across
+        shapes; NaN for fewer than `LEAST_SEEDS` seeds.
       tukey: half-width of any difference of two shapes, all differences at once, in percent.
       moved: the largest correction to equal N, in percent.
     """
@@ -81,7 +81,7 @@ class Scan:
         return chosen if len(chosen) > 1 else None
 
     def _cheapest_range(self, factor: float) -> np.ndarray | None:
-        """Of the consecutive shapes that span `factor` or more, those with the least cost."""
+        """Of all ranges of consecutive shapes that span at least `factor`, the one of least cost."""
         found = []
         for first, ratio in enumerate(self.ratio):
             last = np.flatnonzero(self.ratio >= factor * ratio * (1 - 1e-9))
@@ -94,7 +94,7 @@ class Shape:
     """What `study` finds.
 
     Attributes:
-      scans: of every panel.
+      scans: those of every panel.
       fit: L(N) of the runs of standard shape, along which losses are moved to equal N.
       alpha: its slope, or the published one.
       seeds_lost: (panel, seeds that some shape lacks, seeds that all have), where any is lacking.
@@ -127,7 +127,7 @@ def study(results: Results) -> Shape:
     # A slope without an interval may be anything from none to twice its value.
     low, high = fit.intervals.get("alpha_N", (0, 2 * alpha))
     scans, seeds_lost = _scans(runs, alpha, (high - low) / 2 / 1.96)
-    # What depth costs changes as training goes on; the other ratios of one depth need no such care.
+    # The cost of depth changes during training; the other two ratios are varied at one depth.
     young = {"aspect": unfinished(runs)}
     estimates = {panel: _estimate(panel, scans, young.get(panel, "")) for panel in PANELS}
     return Shape(tuple(scans), fit, alpha, tuple(seeds_lost), estimates)
@@ -180,7 +180,7 @@ def make_scan(
 
 
 def kaplan_costs() -> dict[str, float]:
-    """Percent of loss that a range of shapes costs at most in Kaplan et al. 2020, Fig. 5."""
+    """The largest cost of a range of shapes in Kaplan et al. 2020, Fig. 5, in percent of the loss."""
     paper = points("kaplan2020_fig5")
     return {
         panel: float(
@@ -194,7 +194,7 @@ def kaplan_costs() -> dict[str, float]:
 
 
 def _slope(runs: pd.DataFrame) -> FitResult:
-    """L(N) of the runs of standard shape, its interval from how the sizes stray from the line."""
+    """L(N) of the runs of standard shape; its interval comes from the scatter of the sizes about the line."""
     if len(runs):
         runs = runs[runs["scans"].str.contains("standard:", regex=False)]
     sizes = runs["params_kaplan"].nunique() if len(runs) else 0

@@ -1,7 +1,7 @@
 """Loss against model size, the families side by side (Kaplan et al. 2020, Fig. 7 left).
 
-Every family has its own L(N) = (N_c / N)^alpha_N (eq. 1.1). What one is behind the Transformer is read
-off the two laws at equal N, where the sizes of both reach.
+Every family has its own L(N) = (N_c / N)^alpha_N (eq. 1.1). How far a family is behind the Transformer is
+read from the two laws at equal N, within the sizes that both have.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Family", "Gap", "Size", "study"]
 
 #: Fewest sizes of a family that a power law is fitted to, and that a bend of it is looked for in.
 LEAST_SIZES, LEAST_SIZES_OF_BEND = 3, 5
-#: How far beyond a family's sizes its law is trusted to say which size has a loss.
+#: By what factor a law may be extrapolated beyond a family's sizes, to find the size that has a loss.
 REACH = 3.0
 #: Non-embedding N at which the LSTM of Kaplan et al. 2020 is 0.19 nats above the law of their
 #: Transformers, and from which the gap widens.
@@ -42,8 +42,8 @@ GRID = 41
 
 @dataclass(frozen=True)
 class Family:
-    """One curve. `bend` is 1 where its losses flatten against a power law by more than their scatter,
-    -1 where they steepen, else 0."""
+    """One curve. `bend` is 1 where the losses flatten, compared with a power law, by more than their scatter; -1
+    where they steepen; else 0."""
 
     name: str
     sizes: tuple[Cell, ...]
@@ -60,7 +60,7 @@ class Family:
 
     @property
     def seeds(self) -> int:
-        """Of most sizes: a single lost run does not unsettle a law."""
+        """How many seeds most sizes have: one lost run does not count."""
         return int(np.median([len(size.losses) for size in self.sizes]))
 
     @property
@@ -83,8 +83,8 @@ class Gap:
     """Loss of `family` above `base` at equal N, over the sizes that both have.
 
     Attributes:
-      ratio: N of the family over that of the base at equal loss, at the middle size; unknown where
-        that lies far outside of the base's sizes.
+      ratio: N of the family over the N at which the base has the same loss, at the middle size; unknown
+        where that N lies far outside of the base's sizes.
     """
 
     base: Family
@@ -108,8 +108,8 @@ class Gap:
     def read(self, n_params: ArrayLike) -> tuple[np.ndarray, np.ndarray | None]:
         """The gap [size] in nats and its draws [draw, size].
 
-        No draws below three seeds: what single seeds scatter about two laws says nothing of how
-        another seed moves the gap.
+        With fewer than three seeds there are no draws: the scatter of sizes about two laws does not show how much
+        another seed would move the gap.
         """
         at = np.asarray(n_params, float)
         value = self.family.fit.predict(params=at) - self.base.fit.predict(params=at)
@@ -156,8 +156,8 @@ class Size:
 
     Attributes:
       families: the Transformer first.
-      gaps: of every other family with a law to the first, where their sizes overlap.
-      text_error: standard error in nats that the choice of documents gives `closest`.
+      gaps: between the first family and every other one that has a law and sizes that overlap.
+      text_error: standard error of the gap `closest` due to the choice of documents, in nats.
       estimates: "gap" at the middle size, "gap_at_400k", and "widening" from there on.
     """
 
@@ -270,7 +270,7 @@ def _at_400k(gaps: Sequence[Gap]) -> Estimate:
 
 
 def _widening(gaps: Sequence[Gap]) -> Estimate:
-    """Of the gap that is least behind from `KAPLAN_N` on."""
+    """How the gap widens from `KAPLAN_N` on, for the family that is least behind."""
     found = [(gap, max(gap.low, KAPLAN_N / 1.2), gap.high) for gap in gaps]
     found = [item for item in found if item[2] >= LEAST_RANGE * item[1]]
     if not found:

@@ -1,4 +1,4 @@
-"""What the choice of the held-out text does to losses and to what is read from them."""
+"""How the choice of the held-out text changes losses and the numbers that are read from them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ LEAST_DOCUMENTS = 10
 class TextError:
     """Standard errors over documents, in nats.
 
-    `loss` is that of one run's loss, `difference` that of two runs neighbouring in loss: medians over
-    the runs.
+    `loss` is the error of one run's loss, `difference` that of the difference of two runs with neighbouring
+    losses; both are medians over the runs.
     """
 
     n_windows: int
@@ -72,10 +72,11 @@ def text_error(results: Results) -> TextError | None:
 
 
 def pair_error(results: Results, family: str, base: str) -> float | None:
-    """The error that the choice of documents gives a difference between two families, in nats.
+    """Standard error of the difference between two families due to the choice of documents, in nats.
 
-    Each size of `family` is paired with the size of `base` that is nearest in N, window by window and
-    averaged over seeds; the median over the pairs. None where it is not known.
+    Each size of `family` is paired with the size of `base` that is nearest in N, and their losses, averaged
+    over seeds, are compared window by window. The result is the median over the pairs; None where losses
+    by window are unknown.
     """
     usable = results.usable
     groups = {

@@ -1,7 +1,7 @@
 """Loss on other distributions against that on the training distribution (Kaplan et al. 2020, Fig. 8).
 
-Every model is evaluated on the same windows of every set. What makes a text hard is therefore common
-to all models, and their differences rest on runs alone.
+Every model is evaluated on the same windows of every set. So all models share the noise of the text, and
+their differences depend on the runs alone.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ __all__ = ["LEAST_SIZES", "Other", "Size", "Transfer", "study"]
 
 #: Fewest sizes for a slope.
 LEAST_SIZES = 3
-#: The text that every machine has: prose, C, type stubs and tables lie farther from each other than
-#: the paper's web text, books and Wikipedia.
+#: The sets of text that is installed everywhere: prose, C, type stubs and tables differ more from each
+#: other than the paper's web text, books and Wikipedia.
 BUILT_IN = "installed-"
 
 
@@ -55,9 +55,9 @@ class Other:
 
     Attributes:
       slope: d (loss there) / d (loss on the training text) over trained models.
-      shift: nats by which the largest model lies, on its way, above trained ones of equal loss on the
-        training text.
-      offsets: loss there less that on the training text, of the smallest and of the largest size.
+      shift: during its training, by how many nats the largest model lies above fully trained models that
+        have the same loss on the training text.
+      offsets: loss on this text less loss on the training text, for the smallest and the largest size.
     """
 
     name: str
@@ -74,8 +74,8 @@ class Transfer:
     Attributes:
       own: the evaluation set of the training text; empty without results.
       sizes: smallest first.
-      estimates: "slope", of the set whose slope is the farthest from 1, and "stage_shift", of that
-        whose shift is the farthest from 0. Their intervals are wide enough for having been picked
+      estimates: "slope" of the set whose slope is farthest from 1, and "stage_shift" of the set whose
+        shift is farthest from 0. Because these sets are picked by their values, the intervals are widened
         (Bonferroni).
     """
 
@@ -103,7 +103,7 @@ def study(results: Results) -> Transfer:
     found = transfer.study(Results.read("results/transfer"))
     print(found.estimates["slope"], [other.offsets for other in found.others])
     """
-    # Without a result there is no set, no size and nothing that is asked by the name.
+    # Without results there are no sizes either, so the empty name is never looked up.
     own = results.eval_name or ""
     cells = measured_cells(results.usable, ["params_kaplan"])
     sizes = tuple(size for cell in cells for size in _size(results, cell))
@@ -123,7 +123,7 @@ def _other(sizes: Sequence[Size], own: str, name: str, built_in: bool) -> Other:
 
 
 def _size(results: Results, cell: Cell) -> list[Size]:
-    """Empty where no run of it was evaluated."""
+    """The runs of one size; empty where none was evaluated."""
     runs = [run for run in map(results.evaluations, cell.runs) if run]
     if not runs:
         return []
@@ -153,9 +153,9 @@ def _slope(sizes: Sequence[Size], own: str, name: str, level: float = LEVEL) -> 
 
 
 def _shift(sizes: Sequence[Size], own: str, name: str, level: float = LEVEL) -> Estimate:
-    """The trained models are joined by straight lines between the means of neighbouring sizes.
+    """The shift of one set. Between the means of neighbouring sizes, trained models are interpolated linearly.
 
-    Unknown where a seed of the largest model passes no loss of a smaller trained one.
+    It is unknown where a seed of the largest model never has the loss of a smaller trained model.
     """
     largest = sizes[-1]
     x, y = ([float(s.final(text).mean()) for s in sizes] for text in (own, name))
@@ -170,7 +170,7 @@ def _shift(sizes: Sequence[Size], own: str, name: str, level: float = LEVEL) -> 
     value, few = float(np.mean(shifts)), few_seeds(len(shifts))
     interval, of_mean = None, interval_of_mean(shifts, level)
     if not few and of_mean is not None:
-        # The trained models scatter about their line too, which the seeds' shifts share.
+        # The line through the trained models is uncertain too, and all seeds' shifts share its error.
         rests = [s.final(name) - s.final(own) for s in sizes if s.seeds > 1]
         error = math.sqrt(np.mean([rest.var(ddof=1) / len(rest) for rest in rests]))
         low, high = of_mean
