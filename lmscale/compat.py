@@ -21,7 +21,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import jax
@@ -111,14 +111,6 @@ def quiet_compilation_cache() -> None:
 # --- JAX's distributed runtime ------------------------------------------------------------------
 
 
-class DistributedState(NamedTuple):
-    """A process's place in its group: the client of the key-value store, its number, the count."""
-
-    client: Any
-    index: int
-    count: int
-
-
 def find_processes(
     devices: Sequence[int] | None, seconds: int
 ) -> tuple[str | None, int | None, int | None, list[int] | None]:
@@ -146,10 +138,12 @@ def find_processes(
         initialization_timeout=seconds,
     )
     # JAX reads that variable itself, and prefers it.
-    return address, count, index, None if "JAX_LOCAL_DEVICE_IDS" in os.environ else found
+    if found is None or "JAX_LOCAL_DEVICE_IDS" in os.environ:
+        return address, count, index, None
+    return address, count, index, list(found)
 
 
-def distributed_state() -> DistributedState:
+def distributed_state() -> tuple[Any, int, int]:
     """The state after `jax.distributed.initialize`, from `jax._src.distributed.global_state`.
 
     The client's methods are private as well: key_value_set, key_value_delete, key_value_increment,
@@ -159,7 +153,7 @@ def distributed_state() -> DistributedState:
     import jax
 
     state = jax._src.distributed.global_state
-    return DistributedState(state.client, state.process_id, state.num_processes)
+    return state.client, state.process_id, state.num_processes
 
 
 def reached_preemption_sync_point(count: int) -> bool:
@@ -345,9 +339,14 @@ def splash_attention(n_head: int, n_time: int, block: int) -> Callable[..., jax.
     )
 
     sizes = splash_attention_kernel.BlockSizes(
-        **dict.fromkeys(("block_q", "block_kv", "block_kv_compute"), block),
-        **dict.fromkeys(("block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute"), block),
-        **dict.fromkeys(("block_q_dq", "block_kv_dq"), block),
+        block_q=block,
+        block_kv=block,
+        block_kv_compute=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_kv_dkv_compute=block,
+        block_q_dq=block,
+        block_kv_dq=block,
     )
     mask = splash_attention_mask.CausalMask((n_time, n_time))
     return splash_attention_kernel.make_splash_mha_single_device(

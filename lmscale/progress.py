@@ -10,14 +10,35 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from lmscale.foreign_text import readable
 
 #: Seconds between two log lines where there is no terminal.
 LOG_SECONDS = 15.0
+
+
+class Reporter(Protocol):
+    """What training reports to: a `Tracker`, or in a worker process what passes it on to one."""
+
+    def update(self, advance: float, note: str, /) -> None:
+        """Adds `advance` to what is done; `note` says what is going on."""
+
+    def skip(self, amount: float, /) -> None:
+        """Takes off work that need not be done, or was done earlier."""
+
+    def log(self, message: str, /) -> None:
+        """A line that stays."""
 
 
 class Tracker:
@@ -26,7 +47,8 @@ class Tracker:
     def __init__(self, title: str, total: float, bar: Progress | None):
         self.title, self.total, self.done = title, total, 0.0
         self._bar = bar
-        self._task = bar.add_task(title, total=total, note="") if bar else None
+        # Without a bar there is no task, and none is asked for.
+        self._task = TaskID(0) if bar is None else bar.add_task(title, total=total, note="")
         self._start = self._logged = time.monotonic()
         self._lock = threading.Lock()
 

@@ -29,18 +29,26 @@ from lmscale.serialize import (
 )
 
 __all__ = [
+    "ComputeDtype",
     "DataSpec",
     "EvalSpec",
     "LSTMSpec",
     "ModelSpec",
     "OptimizerSpec",
     "RunSpec",
+    "ScheduleName",
     "ScheduleSpec",
     "SpecError",
+    "Split",
     "StartSpec",
     "StoppingSpec",
     "TransformerSpec",
 ]
+
+
+ComputeDtype = Literal["float32", "bfloat16"]
+ScheduleName = Literal["cosine", "linear", "constant", "cooldown", "inverse_sqrt"]
+Split = Literal["train", "valid", "test"]
 
 
 def _require_plain_name(spec: Spec, field: str) -> None:
@@ -88,7 +96,7 @@ class EvalSpec(Spec):
     name: str
     corpus: str
     fingerprint: str
-    split: Literal["train", "valid", "test"] = "valid"
+    split: Split = "valid"
     tokens: int = 65_536
     #: "first" is the sampling of runs from before there was a choice.
     sampling: Literal["first", "spread"] = "first"
@@ -151,7 +159,7 @@ class ScheduleSpec(Spec):
     sqrt(warmup / step).
     """
 
-    name: Literal["cosine", "linear", "constant", "cooldown", "inverse_sqrt"] = "cosine"
+    name: ScheduleName = "cosine"
     warmup_steps: int = 0
     final_fraction: float = 0.1
     cycle_steps: int | None = None
@@ -231,7 +239,7 @@ class RunSpec(Spec):
     batch_size: int
     steps: int
     seed: int = 0
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: ComputeDtype = "float32"
     evals: tuple[EvalSpec, ...] = ()
     eval_every: int | None = None
     eval_steps: tuple[int, ...] = ()

@@ -21,6 +21,7 @@ import threading
 import time
 import types
 from collections.abc import Iterator
+from typing import Any
 
 #: Exit code that means "run me again".
 PREEMPTED = 42
@@ -90,7 +91,7 @@ class Stop:
         if self._asked and not self._deferred:
             raise Stopped
 
-    def _handle(self, number: int, frame) -> None:
+    def _handle(self, number: int, frame: types.FrameType | None) -> None:
         to_raise, self._asked = not self._asked or self._ignored, True
         if to_raise and not self._deferred:
             self._ignored = False
@@ -101,7 +102,7 @@ class Stop:
                 return
             raise Stopped
 
-    def _unraisable(self, unraisable) -> None:
+    def _unraisable(self, unraisable: Any) -> None:
         """Python ignores an exception that it cannot raise where it came up."""
         if not isinstance(unraisable.exc_value, Stopped):
             self._hook(unraisable)
@@ -134,7 +135,10 @@ class Stop:
                     # The command may have ended meanwhile, and the signal is another's again.
                     if signal.getsignal(signal.SIGTERM) == self._handle:
                         own += 1
-                        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+                        main = threading.main_thread().ident
+                        # It has begun, as this thread was started by it.
+                        assert main is not None
+                        signal.pthread_kill(main, signal.SIGTERM)
                     continue
                 if number not in (signal.SIGTERM, signal.SIGINT):
                     continue

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from lmscale.foreign_text import readable
 
@@ -56,7 +56,7 @@ def _draw_table(rows: Sequence[Sequence[str]]) -> None:
     for header, *cells in columns:
         # A number that is broken into two lines cannot be read; rich shortens text columns first.
         numeric = bool(cells) and all(_NUMBER.match(cell) for cell in cells)
-        align = "right" if numeric else "left"
+        align: Literal["left", "right"] = "right" if numeric else "left"
         table.add_column(Text(header), justify=align, no_wrap=numeric, overflow="fold")
     for row in zip(*(cells for _, *cells in columns), strict=True):
         table.add_row(*map(Text, row))

@@ -34,6 +34,8 @@ def load_file(path: Path) -> types.ModuleType:
     path = path.resolve()
     name = f"lmscale_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
+    # A path that ends in .py has a loader, whether there is such a file or not.
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -100,7 +100,7 @@ def between(interval: Sequence[float], places: int | None = None) -> str:
     return f"{_fixed(low, places)} to {_fixed(high, places)}"
 
 
-def apart(value: float, interval: Sequence[float] | None) -> tuple[str, str, str]:
+def apart(value: float, interval: tuple[float, float] | None) -> tuple[str, str, str]:
     """A difference whose sign is put in words: ("0.19", "above", "95% interval 0.1 to 0.3").
 
     The last is "no interval" where there is none.

@@ -24,7 +24,7 @@ from lmscale.parallel.processes import process_context
 from lmscale.planner.devices import Devices
 from lmscale.planner.packs import Pack, make_plan
 from lmscale.planner.programs import mesh_of, program_of
-from lmscale.spec import DataSpec, OptimizerSpec, RunSpec, ScheduleSpec
+from lmscale.spec import ComputeDtype, DataSpec, OptimizerSpec, RunSpec, ScheduleSpec
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.workers import become_worker, settings
 from lmscale.training.checkpoint import Checkpoints
@@ -92,7 +92,9 @@ class _Case:
     known: dict[str, Any]
 
 
-def bench_spec(model: Any, *, batch_size: int, compute_dtype: str, steps: int = 10**6) -> RunSpec:
+def bench_spec(
+    model: Any, *, batch_size: int, compute_dtype: ComputeDtype, steps: int = 10**6
+) -> RunSpec:
     """A run of the model on no corpus in particular."""
     return RunSpec(
         model=model,
@@ -144,7 +146,7 @@ def measure(
             timings = interleave(
                 {name: case.call for name, case in cases.items()},
                 repeat=repeat,
-                tick=lambda name, spec=spec: tick(f"{spec.model.label}: {name}"),
+                tick=functools.partial(_tick_of, tick, spec.model.label),
             )
         params = {c: flops.n_params(spec.model, c) for c in flops.CONVENTIONS}
         rows += [
@@ -158,6 +160,10 @@ def measure(
             for name, case in cases.items()
         ]
     return rows
+
+
+def _tick_of(tick: Callable[[str], None], model: str, name: str) -> None:
+    tick(f"{model}: {name}")
 
 
 class _Ours:
@@ -203,9 +209,10 @@ class _Ours:
 
     def _train(self, known: dict[str, Any]) -> _Case:
         steps = self.pack.chunk_steps
+        call: Callable[[], None]
         if self.workers == 1:
-            call = _TrainLoop(self.program, self.spec, steps)
-            compiled = call.memory
+            call = loop = _TrainLoop(self.program, self.spec, steps)
+            compiled = loop.memory
         else:
             # As a sweep's workers train.
             arguments = (settings(), self.pack, self.spec, steps, self._attention)
@@ -215,9 +222,7 @@ class _Ours:
             ]
             compiled = self._processes[0].submit(_worker_memory).result()
 
-            def call() -> None:
-                for future in [process.submit(_train_in_worker) for process in self._processes]:
-                    future.result()
+            call = self._train_in_workers
 
         memory = {"plan": self.pack.memory, "compiled": compiled}
         n = self.n_runs * steps
@@ -230,6 +235,10 @@ class _Ours:
                 "memory": memory,
             },
         )
+
+    def _train_in_workers(self) -> None:
+        for future in [process.submit(_train_in_worker) for process in self._processes]:
+            future.result()
 
     def _evaluate(self, known: dict[str, Any]) -> _Case:
         program = self.program

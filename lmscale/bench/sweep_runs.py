@@ -1,6 +1,7 @@
 """The sweeps that are timed end to end: `lmscale run lmscale/bench/sweep_runs.py`."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lmscale.architectures import architecture
 from lmscale.sweep import Experiment, Run, make_run, product, width_rule
@@ -31,7 +32,8 @@ class SpeedSweep(Experiment):
         kind = architecture(self.model)
         if shapes := SHAPES.get(self.model):
             models = [kind.of_shape(*shape, **shared) for shape in shapes]
-            models = [replace(model, **INIT.get(self.model, {})) for model in models]
+            start: dict[str, Any] = INIT.get(self.model, {})
+            models = [replace(model, **start) for model in models]
         else:
             models = [kind.of_size(n_params, **shared) for n_params in SIZES]
         return [

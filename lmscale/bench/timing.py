@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -47,15 +48,16 @@ def interleave(
     for _ in range(repeat):
         for name, case in cases.items():
             tick(name)
-
-            def several(case=case, n=calls[name]) -> None:
-                for _ in range(n):
-                    case()
-
+            several = functools.partial(_repeated, case, calls[name])
             samples[name].append(seconds_of(several) / calls[name])
     return {
         name: Timing(statistics.median(s), min(s), max(s), len(s)) for name, s in samples.items()
     }
+
+
+def _repeated(call: Callable[[], None], times: int) -> None:
+    for _ in range(times):
+        call()
 
 
 def seconds_of(call: Callable[[], None]) -> float:

@@ -129,12 +129,13 @@ def shard(text: str) -> tuple[int, int]:
 
 def mesh(text: str) -> tuple[int, int, int]:
     """RUN,DATA,MODEL: the devices along each axis of the mesh."""
-    sizes = tuple(digits(part) or 0 for part in text.split(","))
+    sizes = [digits(part) or 0 for part in text.split(",")]
     if len(sizes) != 3 or min(sizes) < 1:
         raise argparse.ArgumentTypeError(
             f"must be RUN,DATA,MODEL, three whole numbers of at least 1, not {text!r}"
         )
-    return sizes
+    run, data, model = sizes
+    return run, data, model
 
 
 def distributed(text: str) -> str | tuple[str, int, int]:
@@ -142,10 +143,11 @@ def distributed(text: str) -> str | tuple[str, int, int]:
     if text == "auto":
         return text
     address, *numbers = text.split(",")
-    found = [digits(number) for number in (address.rpartition(":")[2], *numbers)]
-    if ":" not in address or len(found) != 3 or None in found:
+    port, *found = (digits(number) for number in (address.rpartition(":")[2], *numbers))
+    sound = [number for number in found if number is not None]
+    if ":" not in address or port is None or len(found) != 2 or len(sound) != 2:
         raise argparse.ArgumentTypeError(f"must be auto or HOST:PORT,COUNT,INDEX, not {text!r}")
-    _, count, index = found
+    count, index = sound
     if index >= count:
         raise argparse.ArgumentTypeError(f"INDEX runs from 0 to COUNT - 1, but this is {text!r}")
     return address, count, index
@@ -174,7 +176,7 @@ def positive_loss(text: str) -> float:
     return _quantity(text, "a positive number of nats per token", counts=False)
 
 
-def _quantity(text: str, what: str, *, zero: bool = False, **style: bool) -> float:
+def _quantity(text: str, what: str, *, zero: bool = False, **style: Any) -> float:
     from lmscale.laws.cell_numbers import NumberStyle, read_number
 
     try:

@@ -7,7 +7,7 @@ import dataclasses
 import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lmscale.cli.argument_types import positive_int
 from lmscale.cli.errors import CommandError
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from lmscale.bench.paths import Row
     from lmscale.bench.sweep import SweepResult
     from lmscale.planner.devices import Devices
+    from lmscale.spec import ComputeDtype
 
 __all__ = ["add_arguments", "run"]
 
 #: (shapes, batch, context, vocabulary, dtype) where the user does not say.
-_CPU_DEFAULTS = (((2, 24), (3, 64), (4, 144)), 8, 128, 1024, "float32")
-_ACCELERATOR_DEFAULTS = (((12, 768),), 32, 1024, 50_304, "bfloat16")
+_Defaults: TypeAlias = "tuple[tuple[tuple[int, int], ...], int, int, int, ComputeDtype]"
+_CPU_DEFAULTS: _Defaults = (((2, 24), (3, 64), (4, 144)), 8, 128, 1024, "float32")
+_ACCELERATOR_DEFAULTS: _Defaults = (((12, 768),), 32, 1024, 50_304, "bfloat16")
 
 _EPILOG = """\
 Where two defaults are given, the first is for a CPU and the second for an accelerator.
@@ -127,6 +129,7 @@ def _time_paths(args: argparse.Namespace) -> _Printed:
     from lmscale.planner.devices import local_devices
 
     devices = local_devices()
+    dtype: ComputeDtype
     shapes, batch, context, vocab, dtype = (
         _CPU_DEFAULTS if devices.kind == "cpu" else _ACCELERATOR_DEFAULTS
     )
@@ -196,7 +199,7 @@ def _time_sweeps(args: argparse.Namespace) -> _Printed:
                 repeat=args.repeat,
                 tick=tick,
             )
-    found = {
+    found: dict[str, Any] = {
         "sweeps": [
             {
                 "model": family,
@@ -237,11 +240,12 @@ def _ticks(title: str, total: int) -> Iterator[Any]:
     from lmscale.progress import progress
 
     with progress(title, total) as bar:
-        begun = []
+        begun = False
 
         def tick(name: str) -> None:
+            nonlocal begun
             bar.update(1.0 if begun else 0.0, name)
-            begun.append(name)
+            begun = True
 
         yield tick
 

@@ -80,7 +80,9 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
     group = parser.add_argument_group("options of the laws")
     for name, options in all_options(LAWS.values()).items():
         switch = all(option.is_switch for option in options)
-        form = {"action": "store_true"} if switch else {"metavar": _metavar(options)}
+        form: dict[str, Any] = (
+            {"action": "store_true"} if switch else {"metavar": _metavar(options)}
+        )
         text = _help(options)
         if name == "critical_batch":
             form = {"metavar": "B_STAR,ALPHA_B", "type": _critical_batch}

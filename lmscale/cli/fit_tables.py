@@ -68,7 +68,7 @@ def _answer(budget: float, answer: Any) -> dict[str, Any]:
 def _print_at(law: str, answers: Sequence[dict[str, Any]]) -> None:
     """N_opt, D_opt and loss at each budget."""
     print()
-    rows = [("FLOPs", "N_opt", "", "D_opt", "", "loss", "")]
+    rows = [["FLOPs", "N_opt", "", "D_opt", "", "loss", ""]]
     for item in answers:
         if "error" in item:
             continue
@@ -77,7 +77,7 @@ def _print_at(law: str, answers: Sequence[dict[str, Any]]) -> None:
             value, interval = item[key], item["intervals"].get(key)
             row.append("-" if value is None else f"{value:.{digits}g}")
             row.append(_interval(interval, digits))
-        rows.append(tuple(row))
+        rows.append(row)
     if law:
         print(f"{law}:")
     if len(rows) > 1:

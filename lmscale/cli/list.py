@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from lmscale.cli.parser import Parser
 from lmscale.terminal import print_json, print_table
@@ -18,7 +19,7 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
 def run(args: argparse.Namespace) -> int:
     from lmscale.sweep.experiment import experiment_names, load_scales
 
-    found = []
+    found: list[dict[str, Any]] = []
     for name in experiment_names():
         scales = load_scales(name)[2]
         title = next(iter(scales.values())).title

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any, NoReturn
 
 from lmscale.terminal import one_line
 
@@ -16,11 +17,12 @@ class Parser(argparse.ArgumentParser):
     #: Whether arguments that no option takes are kept as `unknown`, for the command to explain.
     keeps_unknown = False
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         # An abbreviation would change its meaning when an experiment or a law gets another option.
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        kwargs["allow_abbrev"] = False
+        super().__init__(*args, **kwargs)
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         # Also called for each subcommand's parser, so that the error names the subcommand.
         found, unknown = super().parse_known_args(args, namespace)
         if self.keeps_unknown:
@@ -29,6 +31,6 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return found, []
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {one_line(message)} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)

@@ -78,7 +78,7 @@ def compiled_to_json(answer: Any, devices: Any) -> dict[str, Any] | None:
     return found | {
         "needs": found["needs"] if found["needs"] < float("inf") else None,
         "fits": answer.compiled.fits(devices),
-        "roofline": dataclasses.asdict(bounds) if known else None,
+        "roofline": None if bounds is None else dataclasses.asdict(bounds),
         "hours": roofline_hours(answer.pack, devices, answer.compiled) if known else None,
         "refused": [describe(pack) for pack, _ in answer.refused],
     }

@@ -130,8 +130,9 @@ def _report(store: Any, bar: Any) -> bool:
     page = write_report(store)
     counts = table["status"].value_counts().to_dict()
     bar.log(", ".join(f"{count} {status}" for status, count in counts.items()))
-    for line in read_summary(store).lines():
-        bar.log(line)
+    if (summary := read_summary(store)) is not None:
+        for line in summary.lines():
+            bar.log(line)
     bar.log(f"report: {page}")
     if next_step := _next_step(store, table):
         bar.log(next_step)

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from multiprocessing import forkserver, resource_tracker
-from multiprocessing.context import BaseContext
+from multiprocessing.context import ForkServerContext, SpawnContext
 
 #: Modules that the server imports.
 _PRELOADED = ["lmscale.parallel.preload"]
@@ -21,7 +21,7 @@ _PRELOADED = ["lmscale.parallel.preload"]
 _ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/accel*", "/dev/vfio/[0-9]*")
 
 
-def process_context() -> BaseContext:
+def process_context() -> ForkServerContext | SpawnContext:
     """The context to start processes with. On Linux the server is running when this returns."""
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")

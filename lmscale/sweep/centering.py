@@ -8,7 +8,7 @@ import numpy as np
 
 from lmscale import flops
 from lmscale.laws.centering import Centering, grid_centering
-from lmscale.laws.result import FitError
+from lmscale.laws.result import FitError, FitResult
 from lmscale.laws.table import TableError
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.recommend import PUBLISHED_CONVENTION, STORE_CONVENTION, store_law
@@ -35,6 +35,7 @@ def plan_centering(runs: Sequence[Run], prior: Store | str) -> dict[str, list[Ce
             families.setdefault(family, {}).setdefault(float(budget), []).append(run)
     found = {}
     for family, budgets in families.items():
+        law: FitResult | str
         if isinstance(prior, Store):
             law, convention = store_law(prior, family), STORE_CONVENTION
         elif family == "transformer":

@@ -8,7 +8,9 @@ measured on its own text; it is set beside one's own, and neither passes nor fai
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["Claim", "finding", "published_number"]
 
@@ -58,7 +60,7 @@ class Claim:
         return vars(self) | {k: v if math.isfinite(v) else None for k, v in ends.items()}
 
     @classmethod
-    def from_json(cls, values: dict[str, str | float | None]) -> Claim:
+    def from_json(cls, values: Mapping[str, Any]) -> Claim:
         """The inverse of `to_json`; stores of earlier versions have no `width`."""
         low, high = values["low"], values["high"]
         ends = {

@@ -6,7 +6,7 @@ import collections
 import contextlib
 import functools
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -38,7 +38,7 @@ from lmscale.training.evaluation import Evaluator
 from lmscale.training.loop import Preempted, train_pack
 from lmscale.training.program import Program
 from lmscale.training.resume import retrain_damaged_trunk
-from lmscale.training.run_folder import ENDED
+from lmscale.training.run_folder import ENDED, RunFolder
 from lmscale.training.run_queue import RunQueue, give_up
 
 #: Compiled programs that a worker keeps, because it may come back to a pack.
@@ -93,9 +93,7 @@ def execute(
     queues = []
     for pack in plan.packs:
         folders = [store.folder(run) for run in pack.runs]
-        ended = broadcast_from_main(
-            lambda folders=folders: [f.result() is not None for f in folders]
-        )
+        ended = broadcast_from_main(functools.partial(_have_results, folders))
         left = [folder for folder, over in zip(folders, ended, strict=True) if not over]
         bar.skip(pack.flops - sum(flops.flops_without_start(folder.spec) for folder in left))
         queues.append(RunQueue(left))
@@ -118,14 +116,19 @@ def execute(
             if is_main_process():
                 give_up(folder, jax.devices()[0].device_kind)
             scheduler.release(folder)
-    if (line := scheduler.others_line()) is not None:
-        bar.log(line)
+    if (others := scheduler.others_line()) is not None:
+        bar.log(others)
+
+
+def _have_results(folders: Sequence[RunFolder]) -> list[bool]:
+    return [folder.result() is not None for folder in folders]
 
 
 def _mend_trunks(plan: Plan, store: Store) -> list[str]:
     """Queues trunks again whose kept state is damaged and is needed by a run that is about to start."""
     runs = {run.spec.run_id: run for pack in plan.packs for run in pack.runs}
-    lines, sound = [], set()
+    lines: list[str] = []
+    sound: set[tuple[str, int]] = set()
     while True:
         starts = {
             (run.spec.start.run, run.spec.start.step)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import importlib
 import pkgutil
 import types
@@ -156,12 +155,16 @@ def is_optional(experiment: Experiment, field: str) -> bool:
     return type(None) in typing.get_args(_hints(type(experiment))[field])
 
 
-@functools.cache
+#: Class -> the types of its fields, which take time to find.
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
 def _hints(cls: type[Experiment]) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+    if cls not in _HINTS:
+        _HINTS[cls] = typing.get_type_hints(cls)
+    return _HINTS[cls]
 
 
-@functools.cache
 def _field_types(cls: type[Experiment]) -> dict[str, tuple[type, bool]]:
     found = {}
     for field in dataclasses.fields(cls):

@@ -184,10 +184,10 @@ def check_value(value: Any, kind: type, many: bool, bounds: Bounds) -> str | Non
     return None
 
 
-def _fault(value: Any, kind: type, bounds: Bounds) -> str | None:
+def _fault(value: Any, kind: type[Any], bounds: Bounds) -> str | None:
     if kind in (int, float):
-        ok = numbers.Integral if kind is int else numbers.Real
-        if not isinstance(value, ok) or isinstance(value, bool):
+        of_kind = isinstance(value, numbers.Integral if kind is int else numbers.Real)
+        if not of_kind or isinstance(value, bool):
             return f"must be a {'whole ' * (kind is int)}number, not {short(value)}"
         if not (bounds.low <= value <= bounds.high):
             return f"must be {_range(bounds)}, not {short(value)}"

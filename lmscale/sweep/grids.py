@@ -18,6 +18,7 @@ from lmscale.spec import (
     ModelSpec,
     OptimizerSpec,
     RunSpec,
+    ScheduleName,
     ScheduleSpec,
     SpecError,
 )
@@ -87,7 +88,8 @@ def isoflop_grid(
     runs: list[Run] = []
     for budget in budgets:
         chosen = models(budget) if callable(models) else models
-        cells, short = [], []
+        cells: list[tuple[ModelSpec, int, int]] = []
+        short: list[tuple[ModelSpec, int, int]] = []
         for model in chosen:
             tokens = budget / flops.training_flops_per_token(model, convention)
             batch = batch_for(tokens, model.n_ctx) if batch_size is None else batch_size
@@ -137,7 +139,7 @@ def make_run(
     lr_factor: float = 1.0,
     seed: int = 0,
     warmup_fraction: float = 0.05,
-    schedule: str = "cosine",
+    schedule: ScheduleName = "cosine",
     final_fraction: float = 0.1,
     optimizer: str = "adamw",
     beta2: float = 0.95,
@@ -295,7 +297,7 @@ class SharedRecipe(ByWidth):
     def spec(self, corpus: Corpus, model: ModelSpec, **fields: Any) -> RunSpec:
         """The run of one model; `fields` are those of `make_run` that differ from the recipe."""
         large = self.large_optimizer and flops.n_params(model, "kaplan") > LARGE
-        recipe = {
+        recipe: dict[str, Any] = {
             "steps": self.steps,
             "data": self.data(corpus),
             "evals": fields.get("evals") or self.evals(corpus),

@@ -92,14 +92,15 @@ def overview(store: Store, *, now: float | None = None) -> Overview:
       now: seconds since the epoch; the clock's when None.
     """
     now = time.time() if now is None else now
-    runs, states = [], []
+    runs: list[Run] = []
+    found: list[RunState] = []
     for name, folder, labels in store.entries():
         if isinstance(folder, DamagedError):
-            states.append(_unknown(name, labels, folder))
+            found.append(_unknown(name, labels, folder))
             continue
         runs.append(Run(folder.spec, labels))
-        states.append(_state(store, runs[-1], now))
-    states = tuple(states)
+        found.append(_state(store, runs[-1], now))
+    states = tuple(found)
     by_id = {state.run: state for state in states}
     shards = []
     workers = _workers(store)

@@ -33,6 +33,7 @@ import re
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -115,6 +116,10 @@ class Claim:
     renewed: float
 
 
+#: (claim, now by the store's clock) -> whether its holder is gone.
+_IsOver = Callable[[Claim, float], bool]
+
+
 class Claims:
     """The runs that this process owns.
 
@@ -136,7 +141,7 @@ class Claims:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def take(self, folder: epath.PathLike) -> Holder | None:
@@ -265,7 +270,7 @@ class _Mounted:
             path = self._after(claim)
         return list(found.items())
 
-    def make(self, is_over) -> Holder | None:
+    def make(self, is_over: _IsOver) -> Holder | None:
         """Makes the claim; returns None, or the holder that keeps it from being made."""
         temporary = self._folder / f"claim-{self._own.token}.tmp"
         content = _content(self._own)
@@ -294,10 +299,11 @@ class _Mounted:
 
     def renew(self) -> None:
         # This sets the time of the store's clock, not ours. After a takeover nobody reads this file.
-        os.utime(self._path)
+        os.utime(self._made())
 
     def remove(self) -> None:
-        now = self._path.stat().st_mtime if self._path.exists() else 0.0
+        path = self._made()
+        now = path.stat().st_mtime if path.exists() else 0.0
         for path, _ in self.chain():
             path.unlink(missing_ok=True)
         # Files of processes that were killed while they claimed.
@@ -305,6 +311,11 @@ class _Mounted:
             with contextlib.suppress(FileNotFoundError):
                 if now - path.stat().st_mtime > SILENT_SECONDS:
                     path.unlink()
+
+    def _made(self) -> Path:
+        """The file of the claim, which `make` has made."""
+        assert self._path is not None
+        return self._path
 
     def _after(self, claim: Claim) -> Path:
         return self._folder / f"claim-after-{claim.holder.token}.json"
@@ -349,7 +360,7 @@ class _Objects:
         found = (_read(self._folder / name) for name in sorted(names))
         return [claim for claim in found if claim is not None]
 
-    def make(self, is_over) -> Holder | None:
+    def make(self, is_over: _IsOver) -> Holder | None:
         self._folder.mkdir(parents=True, exist_ok=True)
         for _ in range(_TRIES):
             self._write(held=False)

@@ -12,6 +12,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ _WORTH = 0.5
 
 
 #: Variables of a power law, the simplest choice first: size, or width instead, and length.
-_CHOICES = ((), ("N",), ("width",), ("D",), ("N", "D"), ("width", "D"))
+_CHOICES: tuple[tuple[str, ...], ...] = ((), ("N",), ("width",), ("D",), ("N", "D"), ("width", "D"))
 
 
 def _case(model: ModelSpec, n_tokens: float) -> dict[str, float]:
@@ -56,7 +57,7 @@ class PowerRule:
         """The rule through some values: a constant, unless a variable explains much of their scatter."""
         y = np.log(np.asarray(values, float))
         logs = {name: np.log([case[name] for case in cases]) for name in cases[0]}
-        best = None
+        best: tuple[np.ndarray, tuple[str, ...], float] | None = None
         for used in _CHOICES:
             if not set(used) <= set(logs):
                 continue
@@ -67,6 +68,8 @@ class PowerRule:
             residual = float(np.sqrt(np.mean((y - design @ solution) ** 2)))
             if best is None or (residual < _WORTH * best[2] and best[2] > _EXACT):
                 best = (solution, used, residual)
+        # The constant is always among the choices.
+        assert best is not None
         solution, used, residual = best
         return cls(
             c=math.exp(solution[0]),
@@ -132,8 +135,10 @@ class Recipe:
         old, share = self.template, steps / self.template.steps
         rate = self.peak_lr(model, steps * batch_size * model.n_ctx, batch_size * model.n_ctx)
 
-        def scaled(count: int | None) -> int | None:
-            return None if count is None else min(max(1, round(count * share)), steps)
+        def scaled(count: int) -> int:
+            return min(max(1, round(count * share)), steps)
+
+        cooldown = old.schedule.cooldown_steps
 
         schedule = dataclasses.replace(
             old.schedule,
@@ -141,7 +146,7 @@ class Recipe:
             cycle_steps=None
             if old.schedule.cycle_steps is None
             else max(1, round(old.schedule.cycle_steps * share)),
-            cooldown_steps=scaled(old.schedule.cooldown_steps),
+            cooldown_steps=None if cooldown is None else scaled(cooldown),
         )
         return dataclasses.replace(
             old,
@@ -241,15 +246,13 @@ def _ladder(models: Sequence[ModelSpec]) -> tuple[Callable[[float], ModelSpec], 
         """A shape with all other fields of the nearest model of the ladder."""
         target = math.log(flops.n_params(shape, "kaplan"))
         nearest = min(distinct, key=lambda model: abs(place[model] - target))
-        changes = {name: rule(_case(shape, 1.0)) for name, rule in fields.items()}
-        parts = shape.SHAPE_FIELDS
-        return dataclasses.replace(
-            nearest, **{name: getattr(shape, name) for name in parts}, **changes
-        )
+        changes: dict[str, Any] = {name: getattr(shape, name) for name in shape.SHAPE_FIELDS}
+        changes |= {name: rule(_case(shape, 1.0)) for name, rule in fields.items()}
+        return dataclasses.replace(nearest, **changes)
 
     for rule, words in type(distinct[0]).ladders(distinct):
 
-        def shape(n_params: float, rule=rule) -> ModelSpec:
+        def shape(n_params: float, rule: Callable[[float], ModelSpec] = rule) -> ModelSpec:
             return like(rule(n_params))
 
         if all(shape(math.exp(place[model])) == model for model in distinct):

@@ -13,6 +13,7 @@ from lmscale.architectures import ModelSpec, architecture
 from lmscale.laws.advice import Advice
 from lmscale.laws.advise import advise, too_far
 from lmscale.laws.result import FitError, FitResult
+from lmscale.spec import RunSpec
 from lmscale.sweep.recipe import Recipe, read_recipe
 from lmscale.sweep.store import Store
 from lmscale.sweep.tables import table_of_runs
@@ -53,9 +54,7 @@ def recommend(
     """
     reading = {name: value for name, value in (reading or {}).items() if value is not None}
     law, family = law or "isoflop", family or "transformer"
-    fitted = source
-    if isinstance(source, Store):
-        fitted = store_law(source, family, law, **reading)
+    fitted = store_law(source, family, law, **reading) if isinstance(source, Store) else source
     advice = advise(fitted, **question)
     refusal = None if extrapolate else too_far(advice)
     if refusal:
@@ -150,7 +149,7 @@ def _by_recipe(store: Store, family: str, advice: Advice, convention: str) -> Ad
     )
 
 
-def advised_run(recipe: Recipe, advice: Advice, convention: str, factor: float = 1.0):
+def advised_run(recipe: Recipe, advice: Advice, convention: str, factor: float = 1.0) -> RunSpec:
     """The run that spends the advice's budget on `factor` times its size."""
     model = recipe.model(advice.n_params * factor, convention)
     spent = advice.flops - advice.inference_flops

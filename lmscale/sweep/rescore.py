@@ -14,7 +14,7 @@ from lmscale.planner.devices import Devices
 from lmscale.planner.packs import Pack, make_plan
 from lmscale.planner.programs import mesh_of, program_of
 from lmscale.progress import Tracker
-from lmscale.spec import EvalSpec
+from lmscale.spec import EvalSpec, Split
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.store import Store, StoreError
 from lmscale.training.checkpoint import Checkpoints
@@ -30,7 +30,7 @@ class Score:
     scores: dict[str, Any]
 
 
-def evaluation_set(corpus: Corpus, split: str | None, tokens: int | None) -> EvalSpec:
+def evaluation_set(corpus: Corpus, split: Split | None, tokens: int | None) -> EvalSpec:
     """The evaluation set of a corpus's split: all of it, or about `tokens` tokens.
 
     Without a split it is the test split, or validation where a corpus has no test documents. Its name
@@ -128,15 +128,18 @@ def _score_pack(
 
     program = program_of(pack, mesh_of(pack, jax.devices()), devices.platform, kind=devices.kind)
     evaluator = Evaluator(program, lambda spec: open_corpus(spec.corpus))
-    scores = []
+    scores: list[Score] = []
     for first in range(0, len(folders), program.n_slots):
         together = folders[first : first + program.n_slots]
-        state, restored = program.empty(), []
+        state = program.empty()
+        restored: list[tuple[int, RunFolder]] = []
         for slot, folder in enumerate(together):
             checkpoints = Checkpoints(folder.checkpoints, folder.run_id, read_only=True)
             try:
-                step = folder.result()["steps"]
-                one = checkpoints.restore(step, program.abstract_run)[0]
+                if (result := folder.result()) is None:
+                    bar.log(f"left out: {folder.path} has lost its result")
+                    continue
+                one = checkpoints.restore(result["steps"], program.abstract_run)[0]
             except DamagedError as error:
                 bar.log(
                     f"left out: {error}; delete {folder.path / 'result.json'}, then `lmscale run`"

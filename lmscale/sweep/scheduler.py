@@ -11,6 +11,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from lmscale import flops
 from lmscale.parallel.distributed import broadcast_from_main, is_alone, is_main_process
@@ -122,23 +123,23 @@ class Scheduler:
     def claim(self, folder: RunFolder) -> bool:
         """Claims a run; False where another process trains it or has ended it. The caller holds `changed`."""
 
-        def attempt() -> str | dict:
+        def attempt() -> tuple[str, dict[str, Any]]:
             # Other processes may create the folder at the same time.
             folder.create()
             holder = self.claims.take(folder.path)
             if holder is not None:
-                return vars(holder)
+                return "theirs", vars(holder)
             if folder.result() is None:
-                return "ours"
+                return "ours", {}
             self.claims.release(folder.path)
-            return "ended"
+            return "ended", {}
 
-        found = broadcast_from_main(attempt)
-        if found == "ours":
+        whose, holder = broadcast_from_main(attempt)
+        if whose == "ours":
             return True
         self.bar.skip(flops.flops_without_start(folder.spec))
-        if found != "ended":
-            self.elsewhere[folder.path.name] = folder, Holder(**found)
+        if whose == "theirs":
+            self.elsewhere[folder.path.name] = folder, Holder(**holder)
         return False
 
     def release(self, folder: RunFolder) -> None:
@@ -264,7 +265,16 @@ class Scheduler:
 class Seat:
     """One worker's connection to the scheduler. Its `METHODS` are called from the worker's process."""
 
-    METHODS = ("take", "following", "leave", "take_run", "put_back", "drain", "release", "holds")
+    METHODS: tuple[str, ...] = (
+        "take",
+        "following",
+        "leave",
+        "take_run",
+        "put_back",
+        "drain",
+        "release",
+        "holds",
+    )
     METHODS += ("n_waiting", "update", "skip", "log", "stopped", "abandon")
 
     def __init__(self, scheduler: Scheduler):

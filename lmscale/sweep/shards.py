@@ -22,11 +22,11 @@ def shard_runs(runs: Sequence[Run], index: int, count: int) -> list[Run]:
         root = (ancestors(run, by_id) or [run])[-1]
         trees.setdefault(root.spec.hash, []).append(run)
     costs = {
-        root: sum(flops.flops_without_start(run.spec) for run in tree)
-        for root, tree in trees.items()
+        name: sum(flops.flops_without_start(run.spec) for run in tree)
+        for name, tree in trees.items()
     }
-    for root in sorted(trees, key=lambda root: (-costs[root], root)):
+    for name in sorted(trees, key=lambda name: (-costs[name], name)):
         least = min(range(count), key=lambda i: (loads[i], i))
-        loads[least] += costs[root]
-        shards[least] += trees[root]
+        loads[least] += costs[name]
+        shards[least] += trees[name]
     return shards[index]

@@ -38,6 +38,8 @@ from lmscale.user_files import loaded_files
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lmscale.planner.lineage import HasSpec
+
 #: Required fields of experiment.json.
 _FIELDS = {"name": str, "runs": list}
 _MAY_HAVE = {
@@ -147,7 +149,7 @@ class Store:
         if recorded is None and self.holds_experiment():
             path = self.path / "experiment.json"
             say(f"{path} is damaged; written again, as these are its runs")
-        values = {
+        values: dict[str, Any] = {
             "name": name,
             "scale": scale,
             "command": command,
@@ -232,7 +234,7 @@ class Store:
                 raise DamagedError(path, "an entry of its 'runs' is no run with labels", _REMEDY)
         return values
 
-    def folder(self, run: Run) -> RunFolder:
+    def folder(self, run: HasSpec) -> RunFolder:
         return RunFolder(self.path / "runs" / run.spec.run_id, run.spec)
 
     def entries(self) -> Iterator[tuple[str, RunFolder | DamagedError, dict[str, Any]]]:
@@ -250,8 +252,9 @@ class Store:
             try:
                 found = RunFolder.open(self.path / "runs" / entry["run"])
             except DamagedError as error:
-                found = error
-            yield entry["run"], found, entry["labels"]
+                yield entry["run"], error, entry["labels"]
+            else:
+                yield entry["run"], found, entry["labels"]
 
     def declared(self) -> Iterator[tuple[RunFolder, dict[str, Any]]]:
         """Every declared run with its labels, but for those that `damage` names for their spec."""

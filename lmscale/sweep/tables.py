@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -20,7 +20,7 @@ __all__ = ["table_of_runs"]
 def table_of_runs(
     source: Any,
     *,
-    columns: str | Sequence[str] | None = None,
+    columns: Mapping[str, str] | Sequence[str] | str | None = None,
     where: str | None = None,
     convention: str | None = None,
     cells: str | None = None,
@@ -33,7 +33,7 @@ def table_of_runs(
     Args:
       source: a store, its folder, or what `laws.Table.read` takes: a file, a DataFrame, a dict of
         columns.
-      columns: which column is which, "params=COL,loss=COL" or several such.
+      columns: which column is which: our name -> theirs, "params=COL,loss=COL" or several such texts.
       where: a row filter, "mode == train" (`lmscale.laws.where`).
       convention: kaplan, chinchilla, standard or exact, of results only (standard).
       cells: best, mean or all: what to take of rows with one params and tokens.
@@ -45,7 +45,7 @@ def table_of_runs(
         raise laws.TableError(why)
     if isinstance(source, (str, os.PathLike)) and epath.Path(source).is_dir():
         source = Store.open(source)
-    read = {"columns": columns, "convention": convention or "given", "cells": cells}
+    read: dict[str, Any] = {"columns": columns, "convention": convention or "given", "cells": cells}
     if isinstance(source, Store):
         rows = source.table()
         if not rows["best_lr"].any():

@@ -156,9 +156,9 @@ def _noise_of_a_run(store: Store, family: str, fitted: FitResult) -> tuple[float
     return (std, "residuals about the law") if math.isfinite(std) else (None, "")
 
 
-def _pooled(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
+def _pooled(groups: Sequence[np.ndarray]) -> tuple[float, int]:
     """Standard deviation within groups, and its degrees of freedom."""
-    rest = [np.asarray(group) - np.mean(group) for group in groups if len(group) > 1]
+    rest = [group - np.mean(group) for group in groups if len(group) > 1]
     freedom = sum(len(group) - 1 for group in rest)
     if not freedom:
         return math.nan, 0

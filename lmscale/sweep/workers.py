@@ -79,8 +79,12 @@ class _Worker:
 
 
 def run_workers(
-    n_workers: int, work: Callable[..., None], shared: Shared, methods: Sequence[str], *args
-):
+    n_workers: int,
+    work: Callable[..., None],
+    shared: Shared,
+    methods: Sequence[str],
+    *args: Any,
+) -> None:
     """Calls `work(seat, *args)` in `n_workers` processes and waits for all of them.
 
     A process that dies is replaced. When everything is to stop, a worker with nothing to save (one
@@ -97,7 +101,8 @@ def run_workers(
       WorkerError: when no process can be kept alive, or one failed otherwise than by dying.
     """
     workers: list[_Worker] = []
-    preempted, fruitless, asked = False, 0, None
+    preempted, fruitless = False, 0
+    asked: float | None = None
     try:
         for _ in range(n_workers):
             workers.append(_start(work, shared, methods, args))
@@ -155,7 +160,8 @@ def _start(work: Callable, shared: Shared, methods: Sequence[str], args: tuple) 
             continue
         finally:
             theirs.close()
-        seat, reason = shared.seat(), []
+        seat = shared.seat()
+        reason: list[str] = []
         server = threading.Thread(target=_serve, args=(ours, seat, methods, reason), daemon=True)
         server.start()
         return _Worker(process, seat, server, reason)
@@ -182,8 +188,7 @@ def _serve(pipe: Connection, seat: Any, methods: Sequence[str], reason: list[str
 def _end_idle(workers: Sequence[_Worker], *, late: bool) -> None:
     """Ends the workers that have nothing to save, or all when `late`. Wakes those that were halted."""
     for worker in workers:
-        with contextlib.suppress(ProcessLookupError, TypeError):
-            os.kill(worker.process.pid, signal.SIGCONT)
+        _signal(worker.process, signal.SIGCONT)
         if late or not worker.seat.to_save():
             worker.ended = True
             _kill(worker.process)
@@ -194,13 +199,21 @@ def _kill(process: BaseProcess) -> None:
         process.kill()
 
 
+def _signal(process: BaseProcess, number: signal.Signals) -> None:
+    """Sends a signal to a process, if it was started and is there."""
+    if process.pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
+
+
 def _reap(worker: _Worker) -> int:
     """The exit code of a process that has ended. Makes sure that it is gone."""
     code = worker.process.exitcode
+    # The caller has seen that it has ended.
+    assert code is not None
     if code == _UNKNOWN:
         # The fork server was killed and may have left this process alive.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(worker.process.pid, signal.SIGKILL)
+        _signal(worker.process, signal.SIGKILL)
     # Waits until its end of the pipe is closed. A call may still wait at the seat, which is closed next.
     worker.server.join(timeout=1.0)
     worker.process.close()
@@ -258,7 +271,15 @@ def become_worker(values: dict[str, Any]) -> None:
     if multiprocessing.get_start_method(allow_none=True) != "spawn":
         die_with_parent()
     parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    # This is a process that `run_workers` has started.
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    """Ends this process when its parent has ended."""
+    parent.join()
+    os._exit(1)
 
 
 class _Remote:
@@ -270,7 +291,7 @@ class _Remote:
             setattr(self, method, self._call(method))
 
     def _call(self, method: str) -> Callable[..., Any]:
-        def call(*args):
+        def call(*args: Any) -> Any:
             try:
                 with self._lock:
                     self._pipe.send((method, args))
@@ -284,9 +305,15 @@ class _Remote:
         return call
 
 
-def _run_worker(pipe: Connection, methods, values, work, args) -> None:
+def _run_worker(
+    pipe: Connection,
+    methods: Sequence[str],
+    values: dict[str, Any],
+    work: Callable[..., None],
+    pickled: bytes,
+) -> None:
     become_worker(values)
-    args = pickle.loads(args)
+    args = pickle.loads(pickled)
     try:
         work(_Remote(pipe, methods), *args)
     except Preempted:

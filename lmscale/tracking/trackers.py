@@ -154,7 +154,7 @@ class WandB:
     def log(self, run: TrackedRun, records: Sequence[Record], sent: int) -> None:
         own = self._runs.get(run.name)
         if own is None:
-            folder = {} if "://" in str(run.store) else {"dir": str(run.store)}
+            folder: dict[str, Any] = {} if "://" in str(run.store) else {"dir": str(run.store)}
             own = self._runs[run.name] = self._wandb.init(
                 project=os.environ.get("WANDB_PROJECT") or "lmscale",
                 group=run.group,

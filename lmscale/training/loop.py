@@ -20,7 +20,7 @@ import numpy as np
 from lmscale import flops
 from lmscale.files import DamagedError
 from lmscale.parallel.distributed import broadcast_from_main, is_main_process
-from lmscale.progress import Tracker
+from lmscale.progress import Reporter
 from lmscale.training.batch_source import BatchSource
 from lmscale.training.checkpoint import Checkpoints
 from lmscale.training.evaluation import Evaluator
@@ -29,7 +29,7 @@ from lmscale.training.program import Program
 from lmscale.training.result import non_finite, result, without_windows, worse_than_guessing
 from lmscale.training.resume import take_up
 from lmscale.training.run_folder import RunFolder
-from lmscale.training.run_queue import RunQueue
+from lmscale.training.run_queue import RunSource
 from lmscale.training.slot import Slot, falls_no_more
 from lmscale.training.spikes import SpikeCounter
 from lmscale.training.state import State, all_finite, packed_hyperparameters
@@ -46,10 +46,10 @@ class Preempted(Exception):
 
 def train_pack(
     program: Program,
-    queue: RunQueue,
+    queue: RunSource,
     source: BatchSource,
     evaluator: Evaluator,
-    bar: Tracker,
+    bar: Reporter,
     *,
     kept_steps: Mapping[str, Collection[int]] | None = None,
     checkpoint_seconds: float = 60.0,
@@ -115,10 +115,10 @@ class _Pack:
     def __init__(
         self,
         program: Program,
-        queue: RunQueue,
+        queue: RunSource,
         source: BatchSource,
         evaluator: Evaluator,
-        bar: Tracker,
+        bar: Reporter,
         kept_steps: Mapping[str, Collection[int]],
     ):
         self._program = program
@@ -157,7 +157,7 @@ class _Pack:
                 seeds[slot.index], mask[slot.index] = slot.spec.seed, True
             self._state = self._program.reset(self._state, seeds, mask)
 
-    def _enter_or_fail(self, index: int, folder: RunFolder, queue: RunQueue) -> Slot | None:
+    def _enter_or_fail(self, index: int, folder: RunFolder, queue: RunSource) -> Slot | None:
         """Puts a run into a slot; None where the state that it starts from is damaged."""
         try:
             return self._enter(index, folder)

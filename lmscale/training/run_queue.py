@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import Protocol
 
 from lmscale import flops
 from lmscale.parallel.distributed import broadcast_from_main
@@ -11,6 +12,25 @@ from lmscale.training.checkpoint import saved_steps
 from lmscale.training.metrics_log import MetricsLog
 from lmscale.training.result import result
 from lmscale.training.run_folder import RunFolder
+
+
+class RunSource(Protocol):
+    """Where a pack takes its runs from: a `RunQueue`, or a worker's part of a scheduler's."""
+
+    def __len__(self) -> int:
+        """Runs that wait, whether they can start or not."""
+
+    def take(self) -> RunFolder | None:
+        """The next run that can start, or None."""
+
+    def put_back(self, folders: Sequence[RunFolder]) -> None:
+        """Returns runs that were taken."""
+
+    def release(self, folder: RunFolder) -> None:
+        """Notes that a run that was taken has ended, or that another process has it now."""
+
+    def holds(self, folder: RunFolder) -> bool:
+        """Whether this process may still write a run that it took."""
 
 
 class RunQueue:

@@ -15,7 +15,7 @@ from lmscale.training.trained import trained_state
 
 def sample_tokens(
     folder: RunFolder,
-    prompt: Sequence[int],
+    prompt: Sequence[int] | np.ndarray,
     *,
     n_tokens: int,
     temperature: float,
