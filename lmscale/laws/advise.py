@@ -8,7 +8,9 @@ An interval holds more than the noise of the fitted runs:
 - the scatter of the minima about the law;
 - the law's error on its own largest budgets when it is fitted without them, in proportion to the
   distance of the extrapolation (`lmscale.laws.backtest`);
-- the difference that an irreducible loss makes, where the fitted curve has none;
+- for the loss along IsoFLOP minima instead, that its exponent may change with compute
+  (`lmscale.laws.frontier_loss`);
+- along an envelope, the difference that an irreducible loss makes, where the fitted curve has none;
 - for the loss, the noise of one run and the chance that the advised size is not the best one.
 """
 
@@ -203,6 +205,8 @@ def _finish(result: FitResult, advice: Advice, untested: str) -> Advice:
         )
         warnings.append("this fit was made without a bootstrap, so the advice has no intervals")
     method = [result.interval_method] if result.draws else []
+    if result.law == "isoflop" and "loss" in advice.intervals:
+        method.append("loss from draws of a curve whose exponent may change with compute")
     causes = {cause for widths in advice.half_widths.values() for cause in widths}
     method += [_CAUSES[cause] for cause in _CAUSES if cause in causes]
     return advice.replace(

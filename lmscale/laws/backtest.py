@@ -68,16 +68,18 @@ class BackTest:
     Attributes:
       flops: [k] the budgets that were left out.
       distance: [k] ln of these over the largest fitted budget.
-      size_error, loss_error: [k] ln of predicted over found, for N_opt and for the loss.
-      size_noise, loss_noise: [k] standard deviation of these errors from noise alone.
+      size_error: [k] ln of predicted over found N_opt.
+      size_noise: [k] standard deviation of these errors from noise alone.
+      loss_error, loss_noise: the same of the loss, of a surface. Of minima `forecast_loss` draws how far
+        the loss may leave its law.
     """
 
     flops: np.ndarray
     distance: np.ndarray
     size_error: np.ndarray
     size_noise: np.ndarray
-    loss_error: np.ndarray
-    loss_noise: np.ndarray
+    loss_error: np.ndarray | None = None
+    loss_noise: np.ndarray | None = None
 
     def drift(self, what: str) -> float:
         """Error beyond the noise per factor e of extrapolation, for "size" or "loss"."""
@@ -107,24 +109,15 @@ def _of_minima(result: FitResult) -> BackTest:
     x = np.log(np.asarray(minima["flops"], float)[order])
     if len(x) < _FEWEST_BUDGETS:
         raise FitError(f"{len(x)} budgets are too few to leave one out")
-    columns = {
-        "size": np.log(np.asarray(minima["n_opt"], float)[order]),
-        "loss": np.log(np.asarray(minima["loss"], float)[order]),
-    }
-    noise = {name: Line.through(x, y).scatter for name, y in columns.items()}
-    rows: dict[str, list[float]] = {}
+    y = np.log(np.asarray(minima["n_opt"], float)[order])
+    noise = Line.through(x, y).scatter
+    rows = []
     for kept in range(max(2, (len(x) + 1) // 2), len(x)):
+        line = Line.through(x[:kept], y[:kept])
         for out in range(kept, len(x)):
-            row = {"flops": math.exp(x[out]), "distance": x[out] - x[kept - 1]}
-            for name, y in columns.items():
-                # Two losses do not show how their curve bends.
-                enough = kept > 2 or name == "size"
-                line = Line.through(x[:kept], y[:kept])
-                row[f"{name}_error"] = line(x[out]) - y[out] if enough else math.nan
-                row[f"{name}_noise"] = noise[name] * math.sqrt(1 + line.leverage(x[out]))
-            for name, value in row.items():
-                rows.setdefault(name, []).append(value)
-    return BackTest(**{name: np.array(values) for name, values in rows.items()})
+            error, own = line(x[out]) - y[out], noise * math.sqrt(1 + line.leverage(x[out]))
+            rows.append((math.exp(x[out]), x[out] - x[kept - 1], error, own))
+    return BackTest(*np.array(rows).T)
 
 
 def _of_surface(result: FitResult) -> BackTest:

@@ -17,7 +17,9 @@ import numpy as np
 from scipy.linalg import block_diag
 from scipy.special import ndtr
 
-from lmscale.laws.frontier import LEAST_ALPHA, LOSS_SCALE, covariance_of, tau_prior
+from lmscale.laws.frontier import covariance_of
+from lmscale.laws.frontier_loss import LEAST_ALPHA
+from lmscale.laws.scatter import LOSS_SCALE, tau_prior
 
 __all__ = ["JointFrontiers", "Minima", "fit_jointly", "log_compute", "response"]
 
@@ -109,7 +111,7 @@ def fit_jointly(
 ) -> JointFrontiers:
     """The posterior of frontiers with one L_inf.
 
-    The prior is that of `lmscale.laws.frontier.fit_loss`: uniform in L_inf below the lowest loss, in
+    The prior is that of `lmscale.laws.frontier_loss.fit_loss`: uniform in L_inf below the lowest loss, in
     each family's loss and in each slope at the middle of the compute, and scatter of the minima about
     the curves with one standard deviation tau.
 

@@ -1,48 +1,23 @@
-"""The power law through the minima of IsoFLOP profiles, the loss along it, and their uncertainty.
+"""The power laws through the minima of IsoFLOP profiles, and their uncertainty.
 
 Minima scatter about the law by more than the noise of their own runs: a learning rate suits some sizes
 better than others, the grids of sizes lie differently about the minimum, seeds share their data. This
 scatter is a random effect between budgets. Few budgets can only bound its standard deviation tau. So
-tau has a posterior (`between_posterior`) and every draw takes one value of it. Few budgets then give
+tau has a posterior (`lmscale.laws.scatter`) and every draw takes one value of it. Few budgets then give
 wide intervals.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, ndtri
-from scipy.stats import cauchy
 
-__all__ = [
-    "LossCurve",
-    "between_posterior",
-    "covariance_of",
-    "draw_between",
-    "fit_loss",
-    "fit_power_laws",
-    "line",
-]
+from lmscale.laws.frontier_loss import fit_loss
+from lmscale.laws.scatter import LOG_N_SCALE, between_posterior, draw_between
 
-#: Prior of tau: zero with this probability, otherwise half a Cauchy distribution. With less weight at
-#: zero, grids without scatter would get intervals that are much too wide. With a narrower Cauchy
-#: distribution, four budgets would cover a scatter of 0.1 and more too rarely.
-_NO_SCATTER = 0.3
-#: With this many contrasts or more, which tell tau by themselves, its prior is uniform, as Gelman 2006
-#: (Bayesian Analysis 1, 515, sec. 7) recommends from five groups on. A prior that falls with tau takes
-#: variance off grids that do scatter: with 8 budgets a scatter of 0.1 was covered by 91.5% and not 95%.
-_ENOUGH_CONTRASTS = 5
-#: Its scale for ln N_opt. In the 15 configurations of Porian et al. 2024 minima scatter by 0.04 to 0.14.
-LOG_N_SCALE = 0.1
-#: The same for the loss at the minima, as a share of it; in these configurations it is 0.2% to 1.5%.
-LOSS_SCALE = 0.003
-#: Steps of the grids over tau and over the irreducible loss.
-_TAU_STEPS, _LOSS_STEPS = 40, 60
-#: Least exponent of the loss; below it C_c would overflow.
-LEAST_ALPHA = 0.005
+__all__ = ["covariance_of", "fit_power_laws", "line"]
 
 
 def line(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -160,182 +135,3 @@ def _warn_of_scatter(
             f"the minima scatter {chi:.1f} times more about the power law than the noise of their "
             f"runs explains; the intervals include it"
         )
-
-
-def tau_prior(scale: float, contrasts: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A grid of tau, and the logarithm of its prior weights.
-
-    Args:
-      contrasts: how many there are of which the likelihood is.
-    """
-    tau = scale * np.concatenate([[0.0], np.geomspace(0.02, 50.0, _TAU_STEPS - 1)])
-    if contrasts >= _ENOUGH_CONTRASTS:
-        weight = np.gradient(tau)
-        return tau, np.log(weight / weight.sum())
-    weight = cauchy.pdf(tau / scale) * np.gradient(tau)
-    weight[0] = 0.0
-    weight *= (1 - _NO_SCATTER) / weight.sum()
-    weight[0] = _NO_SCATTER
-    return tau, np.log(weight)
-
-
-def between_posterior(
-    x: np.ndarray, y: np.ndarray, covariance: np.ndarray, scale: float, degree: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
-    """The posterior of tau, the standard deviation between points about a line, on a grid.
-
-    y = line(x) + errors with `covariance` + normal scatter of tau. The line is integrated out, so only
-    the n - 2 contrasts that do not depend on it count (restricted likelihood). Two points have no such
-    contrast, and the posterior is the prior. With `degree` 2 the same holds of a parabola in place of
-    the line.
-
-    Args:
-      x, y: [point].
-      covariance: [point, point] of the errors.
-      scale: of the Cauchy distribution of the prior, in the units of y.
-
-    Returns:
-      tau [grid] and its weights, which sum to 1.
-    """
-    tau, log_weight = tau_prior(scale, len(x) - degree - 1)
-    if len(x) > degree + 1:
-        design = np.vander((x - x.mean()) / np.ptp(x), degree + 1)
-        free = np.linalg.qr(design, mode="complete")[0][:, degree + 1 :]
-        own, axes = np.linalg.eigh(free.T @ covariance @ free)
-        contrast = axes.T @ free.T @ y
-        variance = np.maximum(own, 0.0) + tau[:, None] ** 2 + 1e-18
-        log_weight += -0.5 * np.sum(np.log(variance) + contrast**2 / variance, axis=1)
-    weight = np.exp(log_weight - log_weight.max())
-    return tau, weight / weight.sum()
-
-
-def draw_between(
-    tau: np.ndarray, weight: np.ndarray, n_points: int, n_draws: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Scatter [point, draw] between the points, each draw with its own tau."""
-    return rng.choice(tau, size=n_draws, p=weight) * rng.standard_normal((n_points, n_draws))
-
-
-@dataclass(frozen=True)
-class LossCurve:
-    """L = L_inf + (C_c / C)^alpha_C along the frontier: parameters, and draws of them."""
-
-    parameters: dict[str, float]
-    draws: dict[str, np.ndarray]
-    #: Standard deviation of the losses about the curve (NaN with fewer than three).
-    scatter: float
-
-    def to_details(self) -> dict[str, dict]:
-        return {"parameters": self.parameters, "draws": self.draws}
-
-
-def fit_loss(
-    log_flops: np.ndarray,
-    loss: np.ndarray,
-    covariance: np.ndarray,
-    n_draws: int,
-    rng: np.random.Generator,
-) -> LossCurve:
-    """The loss of the minima against compute, and draws from its posterior.
-
-    The prior of L_inf is uniform between 0 and the lowest loss. It remains the posterior where the
-    losses cannot tell the curve from a pure power law: with few budgets, or over few decades. Given
-    L_inf, the level and the exponent are normal. Losses scatter about the curve with a tau, as ln N
-    does (`between_posterior`).
-
-    Args:
-      log_flops, loss: [point], two or more.
-      covariance: of the losses, from the noise of the runs.
-    """
-    grid = _LossGrid(log_flops, loss, covariance)
-    low, high = 0.0, float(loss.min()) * (1 - 1e-6)
-    for _ in range(8):
-        floors = np.linspace(low, high, _LOSS_STEPS)
-        weight = grid.weights(floors)
-        held = np.flatnonzero(weight.sum(axis=1) > 1e-4 * weight.sum(axis=1).max())
-        first, last = max(held[0] - 1, 0), min(held[-1] + 1, _LOSS_STEPS - 1)
-        if last - first > _LOSS_STEPS // 3:
-            break
-        low, high = floors[first], floors[last]
-    weight = weight / weight.sum()
-    share = np.cumsum(weight.sum(axis=1))
-    middle = int(np.searchsorted(share, 0.5))
-    tau = int(np.searchsorted(np.cumsum(weight[middle]) / weight[middle].sum(), 0.5))
-    level, alpha, _ = (value[middle, tau] for value in grid.normal(floors))
-    parameters = _named(floors[middle], level, np.maximum(alpha, LEAST_ALPHA), grid.center)
-    predicted = parameters["L_inf"] + (
-        np.exp(np.log(parameters["C_c"]) - log_flops) ** parameters["alpha_C"]
-    )
-    free = len(loss) - (3 if len(loss) > 3 else 2)
-    scatter = math.sqrt(np.sum((loss - predicted) ** 2) / free) if free > 0 else math.nan
-    draws = {name: np.empty(0) for name in parameters}
-    if n_draws:
-        draws = _named(*grid.draw(floors, weight, n_draws, rng), grid.center)
-    return LossCurve({name: float(v) for name, v in parameters.items()}, draws, scatter)
-
-
-def _named(floor: np.ndarray, level: np.ndarray, alpha: np.ndarray, center: float) -> dict:
-    """ln(L - L_inf) = level - alpha (ln C - center), in the symbols of the papers."""
-    return {"alpha_C": alpha, "C_c": np.exp(level / alpha + center), "L_inf": floor}
-
-
-class _LossGrid:
-    """ln(L - L_inf) as a line in ln C, on a grid over L_inf and tau."""
-
-    def __init__(self, log_flops: np.ndarray, loss: np.ndarray, covariance: np.ndarray):
-        self.center = float(log_flops.mean())
-        self.x, self.loss = log_flops - self.center, loss
-        self.tau, self.log_prior = tau_prior(LOSS_SCALE * float(np.mean(loss)))
-        floor = (1e-7 * float(np.mean(loss))) ** 2
-        identity = np.eye(len(loss))
-        self.covariance = covariance + (self.tau[:, None, None] ** 2 + floor) * identity
-        self.precision = np.linalg.inv(self.covariance)
-        self.log_det = np.linalg.slogdet(self.covariance)[1]
-
-    def _solve(self, floors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(level, alpha), their precision matrix, and chi^2, each over [floor, tau]."""
-        excess = self.loss - floors[:, None]
-        # Derivatives of the loss: the excess in the level, and -excess x in alpha.
-        design = np.stack([excess, -excess * self.x], axis=-1)  # [floor, point, 2]
-        y = excess * np.log(excess)
-        left = np.einsum("fpi,tpq->ftiq", design, self.precision)
-        normal = np.einsum("ftiq,fqj->ftij", left, design)
-        theta = np.linalg.solve(normal, np.einsum("ftiq,fq->fti", left, y)[..., None])[..., 0]
-        rest = y[:, None] - np.einsum("fpi,fti->ftp", design, theta)
-        chi = np.einsum("ftp,tpq,ftq->ft", rest, self.precision, rest)
-        return theta, normal, chi
-
-    def normal(self, floors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """level, alpha and their covariance matrix, each over [floor, tau]."""
-        theta, normal, _ = self._solve(floors)
-        return theta[..., 0], theta[..., 1], np.linalg.inv(normal)
-
-    def weights(self, floors: np.ndarray) -> np.ndarray:
-        """Posterior [floor, tau], not normalised; flat in L_inf, and in loss and slope at the center."""
-        theta, normal, chi = self._solve(floors)
-        excess = np.exp(theta[..., 0])
-        # The loss at the center is L_inf + excess and its slope -alpha excess.
-        flat = 2 * np.log(excess) - 0.5 * np.linalg.slogdet(normal)[1]
-        error = np.sqrt(np.linalg.inv(normal)[..., 1, 1])
-        falls = np.log(np.maximum(ndtr((theta[..., 1] - LEAST_ALPHA) / error), 1e-300))
-        log_weight = self.log_prior - 0.5 * (self.log_det + chi) + flat + falls
-        return np.exp(log_weight - log_weight.max())
-
-    def draw(
-        self, floors: np.ndarray, weight: np.ndarray, n_draws: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """L_inf, level and alpha [draw]; alpha is at least `LEAST_ALPHA`."""
-        level, alpha, covariance = self.normal(floors)
-        cell = rng.choice(weight.size, size=n_draws, p=weight.ravel() / weight.sum())
-        i, j = np.unravel_index(cell, weight.shape)
-        error = np.sqrt(covariance[i, j, 1, 1])
-        # A normal distribution truncated below, sampled by its inverse.
-        below = ndtr((LEAST_ALPHA - alpha[i, j]) / error)
-        z = ndtri(np.clip(below + (1 - below) * rng.random(n_draws), 1e-12, 1 - 1e-12))
-        drawn = np.maximum(alpha[i, j] + error * z, LEAST_ALPHA)
-        slope = covariance[i, j, 0, 1] / covariance[i, j, 1, 1]
-        rest = np.sqrt(np.maximum(covariance[i, j, 0, 0] - slope * covariance[i, j, 0, 1], 0.0))
-        drawn_level = (
-            level[i, j] + slope * (drawn - alpha[i, j]) + rest * rng.standard_normal(n_draws)
-        )
-        return floors[i], drawn_level, drawn

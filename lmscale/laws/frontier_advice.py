@@ -11,28 +11,30 @@ import numpy as np
 
 from lmscale.laws.advice import Advice, OffOptimum
 from lmscale.laws.backtest import BackTest, Line, widened
+from lmscale.laws.frontier_loss import LossForecast, forecast_loss
 from lmscale.laws.isoflop import unusable_profiles
 from lmscale.laws.kaplan import off_optimum_cost
 from lmscale.laws.power import loss_along_frontier
 from lmscale.laws.result import FitError, FitResult, interval
 
-__all__ = ["LossCurve", "advise_on_frontier", "run_noise"]
+__all__ = ["EnvelopeLoss", "advise_on_frontier", "run_noise"]
 
 #: The cost of another size is read from the profiles of this many budgets: the largest ones.
 _NEAREST_PROFILES = 3
 #: Points of an envelope that the loss along it is fitted to.
 _ENVELOPE_POINTS = 60
+#: Draws of the loss along the frontier of IsoFLOP profiles.
+_FORECAST_DRAWS = 1000
 
 
 @dataclass(frozen=True)
-class LossCurve:
-    """Loss of the best runs, L_inf + (C_c / C)^alpha_C, and how well it is known.
+class EnvelopeLoss:
+    """L_inf + (C_c / C)^alpha_C along an envelope or a published frontier, and how well it is known.
 
     Attributes:
       alpha, c_c, floor: alpha_C, C_c and L_inf.
-      draws: draws of the parameters, by name; may be empty.
-      line: ln loss against ln C through the minima, for their scatter; None for a published law.
-      scatter: standard deviation of the minima's log loss about the curve.
+      line: ln loss against ln C through the points; None for a published law.
+      scatter: standard deviation of the points' log loss about the curve.
       rival: (alpha_C, C_c, L_inf) of a curve with an irreducible loss, where this one has none and
         there are enough points to fit it.
     """
@@ -40,7 +42,6 @@ class LossCurve:
     alpha: float
     c_c: float
     floor: float
-    draws: dict[str, np.ndarray]
     line: Line | None
     scatter: float
     rival: tuple[float, float, float] | None
@@ -54,24 +55,14 @@ class LossCurve:
             return math.nan
         return self.c_c / (loss - self.floor) ** (1 / self.alpha)
 
-    def interval(self, flops: float, level: float) -> tuple[float, float] | None:
-        """The interval of the curve from its draws; None without draws."""
-        if not self.draws:
-            return None
-        p = self.draws
-        low, high = interval(p["L_inf"] + (p["C_c"] / flops) ** p["alpha_C"], level)
-        value = self(flops)
-        return min(low, value), max(high, value)
-
     def half_widths(self, flops: float, level: float) -> dict[str, float]:
-        """What the draws leave out of the interval of a run on the frontier, by cause, in ln L."""
+        """Half-widths of the interval of a run on the frontier, by cause, in ln L."""
         if self.line is None:
             return {}
         widths = {}
         if math.isfinite(self.scatter):
-            # The scatter of the next minimum about the curve. Without draws the error of the curve
-            # itself is added.
-            own = 0.0 if self.draws else self.line.leverage(math.log(flops))
+            # The scatter of the next point about the curve, and the error of the curve itself.
+            own = self.line.leverage(math.log(flops))
             widths["scatter"] = self.line.quantile(level) * self.scatter * math.sqrt(1 + own)
         if self.rival is not None:
             alpha, c_c, floor = self.rival
@@ -111,13 +102,15 @@ def advise_on_frontier(
     reached = None
     if curve is not None:
         reached = curve(budget)
-        widths["loss"] = curve.half_widths(budget, level)
+        drawn = None
+        if isinstance(curve, LossForecast):
+            drawn, widths["loss"] = curve.interval(budget, level), {}
+        else:
+            widths["loss"] = curve.half_widths(budget, level)
         noise = run_noise(result)
-        if math.isfinite(noise) and curve.line is not None:
+        if math.isfinite(noise) and "published" not in result.details:
             widths["loss"]["run_noise"] = 2 * noise / reached
-        if test is not None:
-            widths["loss"]["back_test"] = 2 * test.drift("loss") * beyond
-        along = widened(reached, curve.interval(budget, level), _total(widths["loss"]))
+        along = widened(reached, drawn, _total(widths["loss"]))
         near = _Neighbours(
             curve, budget, n, reached, along, _curvatures(result), intervals.get("n_params", (n, n))
         )
@@ -151,7 +144,10 @@ def advise_on_frontier(
 
 
 def _budget(
-    result: FitResult, curve: LossCurve | None, flops: float | None, loss: float | None
+    result: FitResult,
+    curve: EnvelopeLoss | LossForecast | None,
+    flops: float | None,
+    loss: float | None,
 ) -> float:
     """The budget of the question: as given, or where the frontier reaches the loss."""
     if flops is not None:
@@ -175,7 +171,7 @@ class _Neighbours:
       sizes: interval of the best size.
     """
 
-    curve: LossCurve
+    curve: EnvelopeLoss | LossForecast
     flops: float
     n: float
     reached: float
@@ -259,29 +255,25 @@ def _size_intervals(
     }
 
 
-def _loss_curve(result: FitResult) -> tuple[LossCurve | None, str]:
+def _loss_curve(result: FitResult) -> tuple[EnvelopeLoss | LossForecast | None, str]:
     """The loss along the frontier, or why there is none."""
     p = result.parameters
     if "alpha_C" in p:
-        return LossCurve(p["alpha_C"], p["C_c"], 0.0, {}, None, math.nan, None), ""
+        return EnvelopeLoss(p["alpha_C"], p["C_c"], 0.0, None, math.nan, None), ""
     if "published" in result.details:
         return None, "this law gives no loss along its frontier"
     points = result.details.get("frontier") or result.details.get("envelope")
     if points is None or len(points["flops"]) < 3:
         return None, "too few points on the frontier to say what loss to expect"
     flops, loss = np.asarray(points["flops"], float), np.asarray(points["loss"], float)
+    if "frontier_loss" in result.details:
+        covariance = np.asarray(result.details["frontier_loss"]["covariance"], float)
+        rng = np.random.default_rng(0)
+        return forecast_loss(np.log(flops), loss, covariance, _FORECAST_DRAWS, rng), ""
     if len(flops) > _ENVELOPE_POINTS:
         every = np.linspace(0, len(flops) - 1, _ENVELOPE_POINTS).astype(int)
         flops, loss = flops[every], loss[every]
-    given = result.details.get("frontier_loss") or {}
-    if given:
-        q, draws = given["parameters"], dict(given.get("draws") or {})
-        curve = (q["alpha_C"], q["C_c"], q.get("L_inf", 0.0))
-        if draws:
-            draws.setdefault("L_inf", np.zeros(len(draws["alpha_C"])))
-    else:
-        draws, curve = {}, _fitted(flops, loss, offset=len(flops) >= 5)
-    alpha, c_c, floor = curve
+    alpha, c_c, floor = _fitted(flops, loss, offset=len(flops) >= 5)
     rest = np.log(loss / (floor + (c_c / flops) ** alpha))
     freedom = len(flops) - (3 if floor > 0 else 2)
     scatter = math.sqrt(float(np.sum(rest**2)) / freedom) if freedom > 0 else math.nan
@@ -289,7 +281,7 @@ def _loss_curve(result: FitResult) -> tuple[LossCurve | None, str]:
     if floor == 0 and len(flops) >= 4:
         rival = _fitted(flops, loss, offset=True)
     line = Line.through(np.log(flops), np.log(loss))
-    return LossCurve(alpha, c_c, floor, draws, line, scatter, rival), ""
+    return EnvelopeLoss(alpha, c_c, floor, line, scatter, rival), ""
 
 
 def _fitted(flops: np.ndarray, loss: np.ndarray, *, offset: bool) -> tuple[float, float, float]:

@@ -23,6 +23,7 @@ import numpy as np
 
 from lmscale.laws import frontier
 from lmscale.laws import profile_draws as draws_of
+from lmscale.laws.budgets import BUDGET_TOLERANCE, read_budgets
 from lmscale.laws.paired import Redrawn
 from lmscale.laws.profile_bias import without_bias
 from lmscale.laws.profile_draws import Noise, Reading, Resample
@@ -34,11 +35,9 @@ from lmscale.laws.profiles import (
     borrow_curvature,
     in_window,
     parabola,
-    points_of,
-    seeds_of,
 )
 from lmscale.laws.result import FitError, FitResult, interval
-from lmscale.laws.table import Runs, Table, TableError
+from lmscale.laws.table import Runs, Table
 
 __all__ = [
     "LEAST_BUDGETS",
@@ -54,8 +53,6 @@ __all__ = [
 _AKIMA_LEAST_STD = 0.33
 #: Fewest sizes of a profile that has a minimum, unless a caller asks for fewer.
 MIN_POINTS = 4
-#: Runs whose FLOPs differ by less than this fraction share a budget.
-BUDGET_TOLERANCE = 0.1
 #: Fewest budgets of a frontier: two points always lie on a line, and only a third can contradict it.
 LEAST_BUDGETS = 3
 
@@ -113,7 +110,8 @@ def fit_isoflop(
         "profiles": one `Profile` a budget;
         "frontier": the minima that were used, columns flops, n_opt, d_opt, loss, log_std;
         "frontier_loss": {"parameters", "draws"} of L = L_inf + (C_c / C)^alpha_C through the
-          minima, names alpha_C, C_c, L_inf (draws [K], not paired with those of a and k_N);
+          minima, names alpha_C, C_c, L_inf (draws [K], not paired with those of a and k_N), and
+          "covariance" of their losses [budget, budget];
         "scatter": standard deviations of the minima about both laws, {"log_n": of ln N_opt,
           "loss": in nats}; NaN where there are too few budgets.
 
@@ -122,19 +120,14 @@ def fit_isoflop(
         still gives a result: without exponents, and with warnings that say why.
     """
     _check(method, window, min_points)
-    runs, flops, points = _read_budgets(Table.read(table, columns), budget_tolerance)
+    runs, flops, points = read_budgets(Table.read(table, columns), budget_tolerance)
     rng = np.random.default_rng(seed)
     read = _reader(runs, points, np.log(flops), method, min_points, noise, resample, correct_bias)
-    asked = read(window)
-    notes = []
+    asked, notes = read(window), []
     if redrawn is not None:
-        bootstrap = len(redrawn)
-        asked = dataclasses.replace(
-            asked, noise=dataclasses.replace(asked.noise, given=redrawn.deviation)
-        )
+        asked, bootstrap = _with_noise(asked, redrawn), len(redrawn)
     elif bootstrap and noise is None and not asked.noise.measured:
-        bootstrap = 0
-        notes.append(_NOISE_UNKNOWN)
+        bootstrap, notes = 0, [_NOISE_UNKNOWN]
     if method == "akima":
         at, loss = draws_of.draw_splines(points, asked.fits, asked.noise, bootstrap, rng)
     else:
@@ -162,7 +155,7 @@ def redraw_losses(
       TableError: the table has no profiles.
     """
     table = Table.read(table, columns)
-    runs, flops, points = _read_budgets(table, BUDGET_TOLERANCE)
+    runs, flops, points = read_budgets(table, BUDGET_TOLERANCE)
 
     def noise_of(resample: Resample) -> Noise:
         read = _reader(runs, points, np.log(flops), "parabola", MIN_POINTS, None, resample, False)
@@ -179,16 +172,6 @@ def redraw_losses(
         scale[p.row - 1] = own
     rng = np.random.default_rng(seed)
     return Redrawn.of_pool(noise.pool, noise.pool_rows - 1, scale, draws, rng)
-
-
-def _read_budgets(table: Table, tolerance: float) -> tuple[Runs, np.ndarray, list[Points]]:
-    """The runs of a table, and of every budget its FLOPs and its points."""
-    runs = table.runs("params", "flops", "loss", "tokens", least=3, vary=("params",))
-    budgets = _group_by_budget(runs, tolerance)
-    _require_sizes(runs, budgets)
-    seeds = seeds_of(table, runs)
-    points = [points_of(runs, index, seeds) for _, index in budgets]
-    return runs, np.array([flops for flops, _ in budgets]), points
 
 
 def _reader(
@@ -227,15 +210,6 @@ def _check(method: str, window: float | None, min_points: int) -> None:
         )
     if method not in ("parabola", "akima"):
         raise FitError(f"method must be parabola or akima, not {method!r}")
-
-
-def _require_sizes(runs: Runs, budgets: Sequence[tuple[float, np.ndarray]]) -> None:
-    sizes = [len(set(runs["params"][index])) for _, index in budgets]
-    if max(sizes) < 3:
-        raise TableError(
-            f"no budget has 3 sizes (there are {len(budgets)} budgets with up to {max(sizes)}); "
-            f"isoflop needs several sizes at the same flops: try the law parametric"
-        )
 
 
 def unusable_profiles(result: FitResult, min_points: int = MIN_POINTS) -> str:
@@ -283,34 +257,11 @@ def window_spread(
     return spread
 
 
-def _group_by_budget(runs: Runs, tolerance: float) -> list[tuple[float, np.ndarray]]:
-    """(FLOPs, positions) of each budget, smallest first."""
-    flops = runs["flops"]
-    groups = []
-    if "budget" in runs.labels:
-        labels = runs.labels["budget"]
-        for label in sorted(set(labels)):
-            index = np.flatnonzero(labels == label)
-            try:
-                value = float(label)
-            except ValueError:
-                value = math.nan
-            if not (math.isfinite(value) and value > 0):
-                value = float(np.exp(np.mean(np.log(flops[index]))))
-            groups.append((value, index))
-        return sorted(groups, key=lambda group: group[0])
-    order = np.argsort(flops, kind="stable")
-    breaks = np.flatnonzero(np.diff(np.log(flops[order])) > math.log1p(tolerance)) + 1
-    for index in np.split(order, breaks):
-        groups.append((float(np.exp(np.mean(np.log(flops[index])))), index))
-        spread = flops[index].max() / flops[index].min()
-        if spread > (1 + tolerance) ** 4:
-            raise TableError(
-                f"the runs near {groups[-1][0]:.3g} flops run into each other over a factor of "
-                f"{spread:.2g}; give a column budget, or a smaller budget tolerance "
-                f"(--budget-tolerance)"
-            )
-    return groups
+def _with_noise(asked: Reading, redrawn: Redrawn) -> Reading:
+    """The reading with its noise given."""
+    return dataclasses.replace(
+        asked, noise=dataclasses.replace(asked.noise, given=redrawn.deviation)
+    )
 
 
 def _draws(

@@ -23,6 +23,7 @@ from scipy.stats import t as student_t
 from lmscale.laws import frontier
 from lmscale.laws.profiles import Profile
 from lmscale.laws.result import FitError, FitResult
+from lmscale.laws.scatter import LOG_N_SCALE, between_posterior, draw_between
 
 __all__ = ["Redrawn", "paired_slopes", "seeds_redrawn", "widened"]
 
@@ -154,14 +155,14 @@ def paired_slopes(one: FitResult, other: FitResult, seed: int = 0) -> np.ndarray
         degree = 2 if len(matched) >= _ENOUGH_FOR_BEND else 1
         # What is not shared is at most of the size of the scatter that either reading shows.
         scale = max(m.typical_scatter(degree) for m in (first, second))
-        posterior = frontier.between_posterior(
+        posterior = between_posterior(
             first.x[i],
             first.rest[i] - second.rest[j],
             frontier.covariance_of(noise),
-            min(scale, frontier.LOG_N_SCALE),
+            min(scale, LOG_N_SCALE),
             degree,
         )
-        apart = frontier.draw_between(*posterior, second.n, n_draws, rng)
+        apart = draw_between(*posterior, second.n, n_draws, rng)
         of_second = scatter - apart
     else:
         of_second = second.scatter(n_draws, rng)
@@ -192,7 +193,7 @@ class _Minima:
 
     def posterior(self, degree: int = 1) -> tuple[np.ndarray, np.ndarray]:
         covariance = frontier.covariance_of(self.drawn)
-        return frontier.between_posterior(self.x, self.y, covariance, frontier.LOG_N_SCALE, degree)
+        return between_posterior(self.x, self.y, covariance, LOG_N_SCALE, degree)
 
     def typical_scatter(self, degree: int) -> float:
         """The posterior mean of its standard deviation."""
@@ -201,7 +202,7 @@ class _Minima:
 
     def scatter(self, n_draws: int, rng: np.random.Generator) -> np.ndarray:
         """[budget, draw] about the law, for all budgets."""
-        return frontier.draw_between(*self.posterior(), self.n, n_draws, rng)
+        return draw_between(*self.posterior(), self.n, n_draws, rng)
 
     def slopes(self, scatter: np.ndarray, n_draws: int) -> np.ndarray:
         """[draw] of the line through the drawn minima, with `scatter` [budget, draw] added."""

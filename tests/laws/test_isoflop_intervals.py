@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lmscale.laws import frontier
+from lmscale.laws.frontier_loss import fit_loss
 from lmscale.laws.isoflop import fit_isoflop
 from lmscale.laws.profile_draws import (
     choose_windows,
@@ -16,6 +16,7 @@ from lmscale.laws.profile_draws import (
 )
 from lmscale.laws.profiles import in_window, parabola, points_of
 from lmscale.laws.result import FitError, interval
+from lmscale.laws.scatter import LOG_N_SCALE, between_posterior, tau_prior
 from lmscale.laws.table import Table
 
 from .planted_isoflop import (
@@ -44,8 +45,8 @@ def ahead(result, flops):
 
 def test_two_points_leave_the_scatter_at_its_prior():
     x = np.array([0.0, 1.0])
-    one = frontier.between_posterior(x, np.array([0.0, 5.0]), 0.01 * np.eye(2), 0.1)
-    other = frontier.between_posterior(x, np.array([0.0, -3.0]), 4.0 * np.eye(2), 0.1)
+    one = between_posterior(x, np.array([0.0, 5.0]), 0.01 * np.eye(2), 0.1)
+    other = between_posterior(x, np.array([0.0, -3.0]), 4.0 * np.eye(2), 0.1)
     np.testing.assert_allclose(one[1], other[1])
     tau, weight = one
     assert weight[0] == pytest.approx(0.3) and tau[0] == 0
@@ -58,7 +59,7 @@ def test_many_points_tell_the_scatter(scatter):
     rng = np.random.default_rng(0)
     x = np.linspace(0, 5, 60)
     y = 0.5 * x + rng.normal(size=60) * np.hypot(0.02, scatter)
-    tau, weight = frontier.between_posterior(x, y, 0.02**2 * np.eye(60), 0.1)
+    tau, weight = between_posterior(x, y, 0.02**2 * np.eye(60), 0.1)
     assert tau @ weight == pytest.approx(scatter, abs=0.03)
 
 
@@ -240,7 +241,7 @@ def test_only_a_seed_label_makes_repeats_of_runs():
 def test_the_loss_along_the_frontier_is_exact_where_it_is_planted():
     x = np.log(np.geomspace(1e18, 1e22, 6))
     loss = 1.7 + (1e20 / np.exp(x)) ** 0.15
-    curve = frontier.fit_loss(x, loss, np.zeros((6, 6)), 200, np.random.default_rng(0))
+    curve = fit_loss(x, loss, np.zeros((6, 6)), 200, np.random.default_rng(0))
     assert curve.parameters["alpha_C"] == pytest.approx(0.15, rel=1e-3)
     assert curve.parameters["C_c"] == pytest.approx(1e20, rel=1e-2)
     assert curve.parameters["L_inf"] == pytest.approx(1.7, rel=1e-3)
@@ -257,7 +258,7 @@ def test_few_budgets_leave_the_irreducible_loss_open(n):
     x = np.log(np.geomspace(1e19, 1e20, n))
     loss = 1.7 + (1e20 / np.exp(x)) ** 0.15
     covariance = 0.005**2 * np.eye(n)
-    curve = frontier.fit_loss(x, loss, covariance, 2000, np.random.default_rng(0))
+    curve = fit_loss(x, loss, covariance, 2000, np.random.default_rng(0))
     low, high = np.percentile(curve.draws["L_inf"], [2.5, 97.5])
     assert low < 0.2 and high > 0.8 * loss.min()
     assert np.all(curve.draws["alpha_C"] > 0) and np.all(curve.draws["L_inf"] < loss.min())
@@ -276,11 +277,12 @@ def test_details_carry_the_loss_and_both_scatters():
     result = fit_isoflop(Design(BESIROGLU, BUDGETS, 7, 6, noise=0.003).table(0), bootstrap=100)
     curve = result.details["frontier_loss"]
     assert set(curve["parameters"]) == set(curve["draws"]) == {"alpha_C", "C_c", "L_inf"}
+    assert curve["covariance"].shape == (5, 5)
     assert all(values.shape == (100,) for values in curve["draws"].values())
     assert set(result.details["scatter"]) == {"log_n", "loss"}
     assert 0 < result.details["scatter"]["loss"] < 0.01
     # On file the values stay, and the thousands of draws do not.
-    assert set(result.to_json()["details"]["frontier_loss"]) == {"parameters"}
+    assert set(result.to_json()["details"]["frontier_loss"]) == {"parameters", "covariance"}
     without = fit_isoflop(Design(BESIROGLU, BUDGETS, 7, 6, noise=0.003).table(0), bootstrap=0)
     assert without.details["frontier_loss"]["parameters"]["alpha_C"] > 0
     assert without.intervals == {} and without.draws == {}
@@ -338,7 +340,7 @@ def test_intervals_cover_exponent_size_and_loss_ahead(design):
 def test_intervals_cover_their_level_over_the_scatter_that_they_allow_for(n, points):
     """Scatter and irreducible loss are drawn from the priors, so that few budgets cover 95% too:
     they hold more where minima do not scatter, and somewhat less where they do."""
-    tau, log_weight = frontier.tau_prior(frontier.LOG_N_SCALE)
+    tau, log_weight = tau_prior(LOG_N_SCALE)
     tau, weight = tau[tau <= 0.5], np.exp(log_weight[tau <= 0.5])
     budgets, rng, inside = tuple(np.geomspace(1e19, 1e21, n)), np.random.default_rng(7), []
     for seed in range(200):
