@@ -243,6 +243,7 @@ class Store:
         Raises:
           StoreError: when a run's name is that of no folder in the store.
         """
+        found: RunFolder | DamagedError
         for entry in self.experiment()["runs"]:
             if not is_plain_name(entry["run"]):
                 raise StoreError(
@@ -252,9 +253,8 @@ class Store:
             try:
                 found = RunFolder.open(self.path / "runs" / entry["run"])
             except DamagedError as error:
-                yield entry["run"], error, entry["labels"]
-            else:
-                yield entry["run"], found, entry["labels"]
+                found = error
+            yield entry["run"], found, entry["labels"]
 
     def declared(self) -> Iterator[tuple[RunFolder, dict[str, Any]]]:
         """Every declared run with its labels, but for those that `damage` names for their spec."""
