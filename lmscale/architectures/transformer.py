@@ -34,6 +34,7 @@ from lmscale.architectures.base import (
     shared_fields,
     usual_head_width,
 )
+from lmscale.architectures.chinchilla_table import CHINCHILLA_SHAPES
 from lmscale.architectures.hugging_face import HuggingFace, Renamed
 from lmscale.serialize import DERIVED, Derived, SpecError, require, require_positive, short
 from lmscale.terminal import plural
@@ -428,61 +429,6 @@ def transformer_ladder(
         transformer_shape(size, n_ctx=n_ctx, vocab_size=vocab_size, **fields) for size in sizes
     ]
     return list(dict.fromkeys(shape.with_head_multiple(head_multiple) for shape in shapes))
-
-
-#: (d_model, d_ff, d_head, n_head, n_layer) of Hoffmann et al. 2022, Table A9: 44M to 16B parameters.
-CHINCHILLA_SHAPES = (
-    (512, 2048, 64, 8, 8),
-    (576, 2304, 64, 9, 9),
-    (640, 2560, 64, 10, 10),
-    (640, 2560, 64, 10, 13),
-    (640, 2560, 64, 10, 16),
-    (768, 3072, 64, 12, 12),
-    (768, 3072, 64, 12, 15),
-    (768, 3072, 64, 12, 18),
-    (896, 3584, 64, 14, 14),
-    (896, 3584, 64, 14, 16),
-    (896, 3584, 64, 14, 18),
-    (1024, 4096, 64, 16, 16),
-    (1024, 4096, 64, 16, 18),
-    (1024, 4096, 64, 16, 20),
-    (1280, 5120, 128, 10, 18),
-    (1280, 5120, 128, 10, 21),
-    (1408, 5632, 128, 11, 18),
-    (1280, 5120, 128, 10, 24),
-    (1408, 5632, 128, 11, 21),
-    (1536, 6144, 128, 12, 19),
-    (1408, 5632, 128, 11, 24),
-    (1536, 6144, 128, 12, 22),
-    (1536, 6144, 128, 12, 25),
-    (1792, 7168, 128, 14, 20),
-    (1792, 7168, 128, 14, 23),
-    (1792, 7168, 128, 14, 26),
-    (2048, 8192, 128, 16, 22),
-    (2176, 8704, 128, 17, 22),
-    (2048, 8192, 128, 16, 25),
-    (2048, 8192, 128, 16, 28),
-    (2176, 8704, 128, 17, 25),
-    (2304, 9216, 128, 18, 24),
-    (2176, 8704, 128, 17, 28),
-    (2304, 9216, 128, 18, 28),
-    (2304, 9216, 128, 18, 32),
-    (2560, 10240, 128, 20, 26),
-    (2560, 10240, 128, 20, 30),
-    (2560, 10240, 128, 20, 34),
-    (2688, 10752, 128, 22, 36),
-    (2816, 11264, 128, 22, 36),
-    (2944, 11776, 128, 22, 36),
-    (3072, 12288, 128, 24, 36),
-    (3584, 14336, 128, 28, 40),
-    (4096, 16384, 128, 32, 42),
-    (4352, 17408, 128, 32, 47),
-    (4608, 18432, 128, 36, 44),
-    (4608, 18432, 128, 32, 47),
-    (4864, 19456, 128, 32, 47),
-    (4992, 19968, 128, 32, 49),
-    (5120, 20480, 128, 40, 47),
-)
 
 
 def chinchilla_shapes(*, n_ctx: int, vocab_size: int) -> list[TransformerSpec]:
