@@ -74,6 +74,16 @@ def _add_build_arguments(build: Parser) -> None:
         "all, or so many (100), or another share (0.1%%), or any number (any)",
     )
     build.add_argument(
+        "--tokenizer",
+        metavar="FILE",
+        help="a SentencePiece .model or a Hugging Face tokenizer.json, or bytes, or characters",
+    )
+    build.add_argument(
+        "--end-token",
+        metavar="TOKEN",
+        help="the token of that file that ends a document, where the file does not say: <|endoftext|>",
+    )
+    build.add_argument(
         "--tokenizer-from",
         metavar="CORPUS",
         help="take this corpus's tokeniser, for evaluation sets",
@@ -115,6 +125,8 @@ def _build(args: argparse.Namespace) -> int:
         skip_bad=args.skip_bad,
         cut_documents=args.cut_documents,
         split_pieces=args.split_pieces,
+        tokenizer=args.tokenizer,
+        end_token=args.end_token,
         tokenizer_from=args.tokenizer_from,
     )
     _print_corpus(corpus)

@@ -15,6 +15,7 @@ from lmscale.data.loader import (
     sequence_order,
 )
 from lmscale.data.tokenizer import Tokenizer
+from lmscale.data.tokenizers_of_files import read_tokenizer
 
 __all__ = [
     "Corpus",
@@ -34,6 +35,7 @@ __all__ = [
     "list_corpora",
     "n_sequences",
     "open_corpus",
+    "read_tokenizer",
     "sequence_order",
     "summary",
 ]

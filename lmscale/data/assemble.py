@@ -22,19 +22,24 @@ import numpy as np
 
 from lmscale.data.bad_documents import BadDocuments
 from lmscale.data.buckets import BucketWriter, Record, read_bucket, scatter
-from lmscale.data.corpus import FORMAT, MANIFEST, SPLITS, TOKENIZER, Corpus, fingerprint
+from lmscale.data.character_tokenizer import CharacterTokenizer, count_characters
+from lmscale.data.corpus import FORMAT, MANIFEST, SPLITS, Corpus, fingerprint
 from lmscale.data.encode import encode_buckets, join_buckets
 from lmscale.data.errors import DataError
 from lmscale.data.held_out import LEFT, HeldOut, choose_held_out
+from lmscale.data.learned_tokenizer import train_tokenizer
 from lmscale.data.shingles import END
 from lmscale.data.sources import cut
-from lmscale.data.token_copies import copies_of_training
-from lmscale.data.tokenizer import Tokenizer, train_tokenizer
+from lmscale.data.token_copies import COPY_CHARACTERS, COPY_TOKENS, copies_of_training
+from lmscale.data.tokenizer import Tokenizer
+from lmscale.data.tokenizers_of_files import describe_tokenizer
 from lmscale.files import write_json
 
 #: Called with (stage, done, total): the name of the stage, and the work done and in all, in any unit.
 Progress = Callable[[str, int, int], None]
 
+#: The setting `tokenizer` of a vocabulary of the characters of the text.
+CHARACTERS = "characters"
 #: Tokens of another corpus that are decoded at once.
 _TOKENS_AT_ONCE = 1 << 18
 
@@ -92,12 +97,15 @@ def write_corpus(name: str, folder: Path, source: Source, progress: Progress) ->
     if tokenizer is None:
         progress("learning the tokeniser", 0, 1)
         sample = _sample(paths, settings["sample_bytes"])
-        tokenizer = train_tokenizer(sample, settings["vocab_size"])
+        if settings.get("tokenizer") == CHARACTERS:
+            tokenizer = count_characters(sample, settings["vocab_size"])
+        else:
+            tokenizer = train_tokenizer(sample, settings["vocab_size"])
         progress("learning the tokeniser", 1, 1)
-    (folder / TOKENIZER).write_bytes(tokenizer.model)
+    (folder / tokenizer.file).write_bytes(tokenizer.content)
 
     counts = encode_buckets(
-        paths, folder / TOKENIZER, tokenizer, settings.get("cut_documents"), progress
+        paths, folder / tokenizer.file, tokenizer, settings.get("cut_documents"), progress
     )
     splits = {split: join_buckets(folder, paths, counts, split) for split in SPLITS}
     for split in SPLITS:
@@ -128,11 +136,7 @@ def _described(name: str, source: Source, tokenizer: Tokenizer) -> dict[str, Any
         "name": name,
         "settings": source.settings,
         "sources": source.record,
-        "tokenizer": {
-            "sha256": tokenizer.hash,
-            "vocab_size": tokenizer.vocab_size,
-            "eod_id": tokenizer.eod_id,
-        },
+        "tokenizer": describe_tokenizer(tokenizer),
         "dtype": tokenizer.dtype.str,
         "versions": {
             "python": platform.python_version(),
@@ -253,8 +257,13 @@ def _measure_copies(
     if apart_from is not None:
         training.append(apart_from.tokens("train"))
     eod_id = manifest["tokenizer"]["eod_id"]
+    of_characters = manifest["tokenizer"].get("kind") == CharacterTokenizer.kind
+    least = COPY_CHARACTERS if of_characters else COPY_TOKENS
     return {
-        split: copies_of_training(np.array(tokens[split]), training, eod_id)
+        split: {
+            **copies_of_training(np.array(tokens[split]), training, eod_id, least),
+            **({"least_tokens": least} if of_characters else {}),
+        }
         for split in ("valid", "test")
         if split in tokens
     }

@@ -17,9 +17,10 @@ from typing import Any
 
 from etils import epath
 
-from lmscale.data.assemble import Progress, Source, write_corpus
+from lmscale.data.assemble import CHARACTERS, Progress, Source, write_corpus
 from lmscale.data.bad_documents import BadDocuments
 from lmscale.data.building import building_folder, lock_of, remove_leftovers
+from lmscale.data.character_tokenizer import CharacterTokenizer
 from lmscale.data.corpus import (
     MANIFEST,
     Corpus,
@@ -29,14 +30,18 @@ from lmscale.data.corpus import (
 from lmscale.data.errors import BuildError, DataError
 from lmscale.data.inputs import checksum, find_inputs
 from lmscale.data.installed import MAX_BYTES, OTHER_KINDS, find_installed, read_installed
+from lmscale.data.learned_tokenizer import check_vocab_size
 from lmscale.data.sources import MAX_DOCUMENT_BYTES, cut, read_documents
-from lmscale.data.tokenizer import check_vocab_size
+from lmscale.data.tokenizer import Tokenizer
+from lmscale.data.tokenizers_of_files import read_tokenizer
 from lmscale.progress import progress as show_progress
 
 INSTALLED = "installed-python"
 #: Prefix of the names of built-in corpora.
 _RESERVED = "installed-"
 DEFAULT_VOCAB = 4096
+#: The tokeniser whose ids are the bytes of the text.
+BYTES = "bytes"
 
 
 def build_corpus(
@@ -46,6 +51,8 @@ def build_corpus(
     vocab_size: int | None = None,
     valid_fraction: float | None = None,
     test_fraction: float | None = None,
+    tokenizer: str | None = None,
+    end_token: str | None = None,
     tokenizer_from: str | None = None,
     text_field: str = "text",
     separator: str | None = None,
@@ -63,10 +70,14 @@ def build_corpus(
     Args:
       name: of the folder under `data_root`.
       inputs: files, folders and patterns (see `sources`).
-      vocab_size: ids of the tokeniser, 4,096 unless it comes from another corpus.
+      vocab_size: ids of the tokeniser that is learnt, 4,096 by default; of "characters" the most, by default
+        as many as the text holds.
       valid_fraction, test_fraction: the share of documents that each is chosen from; those that are
         copies stay in the training text. 0 for none. By default the smallest share, between 1% and
         10%, that gives 200 documents in each.
+      tokenizer: the file of a tokeniser (SentencePiece `.model`, Hugging Face `tokenizer.json`, or a folder
+        that holds one), "bytes", or "characters"; by default one is learnt from the text.
+      end_token: the token of that file that ends a document, where it does not say.
       tokenizer_from: a corpus (name or path) whose tokeniser to use, so that its models can be
         evaluated on this one. What is held out is then no copy of that corpus's training text either.
       text_field: the field of JSON lines, or column of Parquet, that holds the text.
@@ -88,12 +99,17 @@ def build_corpus(
     if name.startswith(_RESERVED):
         raise DataError(f"the name {name} is reserved for a built-in corpus: choose another one")
     _check_settings(valid_fraction, test_fraction, sample_bytes, cut_documents, split_pieces)
+    if tokenizer and tokenizer_from:
+        raise DataError("tokenizer and tokenizer_from exclude each other: give one of them")
     if isinstance(skip_bad, float) and not 0 < skip_bad < 1:
         raise DataError(f"skip_bad must be True, a whole number or a share below 1, not {skip_bad}")
     parent = _corpus_of_tokenizer(tokenizer_from, vocab_size) if tokenizer_from else None
-    tokenizer = parent.tokenizer if parent else None
-    vocab_size = tokenizer.vocab_size if tokenizer else vocab_size or DEFAULT_VOCAB
-    check_vocab_size(vocab_size)
+    chosen = parent.tokenizer if parent else _chosen_tokenizer(tokenizer, end_token, vocab_size)
+    if chosen is not None:
+        vocab_size = chosen.vocab_size
+    elif tokenizer != CHARACTERS:
+        vocab_size = vocab_size or DEFAULT_VOCAB
+        check_vocab_size(vocab_size)
     settings = {
         "vocab_size": vocab_size,
         "valid_fraction": valid_fraction,
@@ -104,14 +120,15 @@ def build_corpus(
         "sample_bytes": sample_bytes,
         "cut_documents": cut_documents,
         "split_pieces": split_pieces,
-        "tokenizer_from": tokenizer.hash if tokenizer else None,
+        "tokenizer_from": parent.tokenizer.hash if parent else None,
         "apart_from": parent.fingerprint if parent else None,
+        **_tokenizer_settings(tokenizer, chosen),
     }
     files, record = _inputs(inputs)
     bad = BadDocuments(skip_bad)
     documents = _documents(files, settings, bad)
     check_same = functools.partial(_check_same, name, settings, record)
-    source = Source(documents, record["bytes"], record, settings, tokenizer, parent, bad)
+    source = Source(documents, record["bytes"], record, settings, chosen, parent, bad)
     return _build_once(name, source, check_same, progress)
 
 
@@ -181,8 +198,8 @@ def _check_settings(
 def _corpus_of_tokenizer(name: str, vocab_size: int | None) -> Corpus:
     if "://" not in name and Path(name).is_file():
         raise DataError(
-            f"{name} is a file, and a tokeniser is taken from a corpus of lmscale: give its name (see "
-            "lmscale data list) or its folder; tokenisers of other tools are not read"
+            f"{name} is a file, and tokenizer_from names a corpus of lmscale (see lmscale data list): give "
+            "the file of a tokeniser as tokenizer (--tokenizer)"
         )
     corpus = Corpus(name if "/" in name else data_root() / name)
     if vocab_size not in (None, corpus.vocab_size):
@@ -191,6 +208,31 @@ def _corpus_of_tokenizer(name: str, vocab_size: int | None) -> Corpus:
             "vocab_size out"
         )
     return corpus
+
+
+def _chosen_tokenizer(
+    name: str | None, end_token: str | None, vocab_size: int | None
+) -> Tokenizer | None:
+    """The tokeniser that a user names by file or as "bytes"; None where it is made from the text."""
+    if end_token is not None and name in (None, BYTES, CHARACTERS):
+        raise DataError("end_token is a token of the file that tokenizer names: give both")
+    if name is None or name == CHARACTERS:
+        return None
+    chosen = CharacterTokenizer.of("") if name == BYTES else read_tokenizer(name, end_token)
+    if vocab_size not in (None, chosen.vocab_size):
+        raise DataError(
+            f"the tokeniser {name} has {chosen.vocab_size:,} ids, not {vocab_size:,}: leave vocab_size out"
+        )
+    return chosen
+
+
+def _tokenizer_settings(name: str | None, chosen: Tokenizer | None) -> dict[str, Any]:
+    """What the manifest says of a tokeniser that was asked for; corpora with a learnt one say nothing."""
+    if name is None:
+        return {}
+    if name in (BYTES, CHARACTERS):
+        return {"tokenizer": name}
+    return {"tokenizer": f"{chosen.file} {chosen.hash[:16]}", "end_token": chosen.eod_id}
 
 
 def _inputs(inputs: Sequence[str]) -> tuple[list[epath.Path], dict[str, Any]]:
@@ -224,9 +266,9 @@ def _check_same(
     """Raises a `DataError` where a corpus was built from other inputs or in another way."""
     there = corpus.manifest
     changes = [
-        f"{key} {there['settings'].get(key)} instead of {value}"
-        for key, value in settings.items()
-        if there["settings"].get(key) != value
+        f"{key} {there['settings'].get(key)} instead of {settings.get(key)}"
+        for key in {**settings, **there["settings"]}
+        if there["settings"].get(key) != settings.get(key)
     ]
     if there["sources"].get("sha256") != record["sha256"]:
         changes.insert(0, "other inputs")

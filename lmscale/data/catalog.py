@@ -97,7 +97,7 @@ def evaluation_corpus(name: str, training: Corpus, progress: Progress | None = N
     if name != kind and kind in OTHER_KINDS:
         return build_installed_kind(kind, training, progress)
     corpus = open_corpus(name)
-    if corpus.manifest["tokenizer"]["sha256"] != training.manifest["tokenizer"]["sha256"]:
+    if corpus.manifest["tokenizer"] != training.manifest["tokenizer"]:
         raise DataError(
             f"corpus {name} has another tokeniser than {training.name}: build it with: lmscale data "
             f"build NAME --input PATH --tokenizer-from {training.name}"

@@ -18,13 +18,16 @@ import numpy as np
 
 from lmscale.data.buckets import read_bucket
 from lmscale.data.corpus import SPLITS
-from lmscale.data.errors import BuildError
+from lmscale.data.errors import BuildError, DataError
 from lmscale.data.sources import cut
 from lmscale.data.tokenizer import Tokenizer
+from lmscale.data.tokenizers_of_files import describe_tokenizer, stored_tokenizer
 
 #: Bytes of text from which another encoding process is worth its start.
 _BYTES_PER_PROCESS = 8 << 20
-_COUNTS = ("documents", "pieces", "bytes", "tokens")
+#: Of each split. `changed` documents do not come back from their tokens as they were (their bytes are
+#: counted as they come back); `unknown` tokens stand for text that the vocabulary lacks.
+_COUNTS = ("documents", "pieces", "bytes", "tokens", "changed", "unknown")
 
 
 def encode_buckets(
@@ -43,8 +46,8 @@ def encode_buckets(
       cut_held_out: bytes of the pieces into which held-out texts are cut, as the training text is; or None.
 
     Returns:
-      For each bucket the counts of each split: "documents", "pieces", "bytes", "tokens" and
-      "largest", the tokens of the longest document.
+      For each bucket the counts of each split: `_COUNTS` and "largest", the tokens of the longest
+      document.
     """
     sizes = [path.stat().st_size for path in paths]
     total, done = sum(sizes), 0
@@ -57,7 +60,7 @@ def encode_buckets(
             progress("encoding", done, total)
         return counts
     results: dict[int, dict[str, Any]] = {}
-    with _EncodingProcesses(n_processes, model, cut_held_out) as processes:
+    with _EncodingProcesses(n_processes, model, tokenizer, cut_held_out) as processes:
         for number, counts in processes.run(paths):
             results[number] = counts
             done += sizes[number]
@@ -96,18 +99,38 @@ def _encode_bucket(path: Path, tokenizer: Tokenizer, cut_held_out: int | None) -
         count = counts[split]
         count["documents"] += 1
         count["pieces"] += len(pieces)
-        count["bytes"] += len(text)
+        if tokenizer.is_lossless:
+            count["bytes"] += len(text)
+        else:
+            _count_decoded(count, tokenizer, pieces, encoded[::2])
         count["largest"] = max(count["largest"], sum(map(len, encoded)))
     for split in SPLITS:
         if not tokens[split]:
             continue
         ids = np.concatenate(tokens[split])
         counts[split]["tokens"] = len(ids)
-        if tokenizer.token_bytes[ids].sum(dtype=np.int64) != counts[split]["bytes"]:
+        after_end = np.concatenate([end, ids])
+        if tokenizer.count_bytes(after_end) != counts[split]["bytes"]:
             raise RuntimeError(f"the tokens of {path} do not stand for the bytes of its text")
         ids.tofile(f"{path}.{split}")
     path.unlink()
     return counts
+
+
+def _count_decoded(
+    count: dict[str, int], tokenizer: Tokenizer, pieces: Sequence[bytes], encoded: list[np.ndarray]
+) -> None:
+    """Counts a document whose tokeniser may not give it back: as bytes what it gives back."""
+    changed = False
+    for piece, ids in zip(pieces, encoded, strict=True):
+        after_end = np.concatenate([[tokenizer.eod_id], ids]).astype(np.int64)
+        # What comes back is built as an array: joining a document's pieces in Python takes longer.
+        decoded = tokenizer.decode_documents(after_end, 0)[1:]
+        count["bytes"] += len(decoded)
+        changed = changed or decoded.tobytes() != piece
+        if tokenizer.unknown_id is not None:
+            count["unknown"] += int((ids == tokenizer.unknown_id).sum())
+    count["changed"] += changed
 
 
 class _EncodingProcesses:
@@ -117,11 +140,11 @@ class _EncodingProcesses:
     program once more in each (or fork a process that runs threads of JAX), and neither is safe.
     """
 
-    def __init__(self, n: int, model: Path, cut_held_out: int | None):
+    def __init__(self, n: int, model: Path, tokenizer: Tokenizer, cut_held_out: int | None):
         self._command = [
             # -P: a file in the current folder must not be imported instead of a module.
             *(sys.executable, "-P", "-c", "from lmscale.data.encode import _serve; _serve()"),
-            *(str(model), str(cut_held_out or 0)),
+            *(str(model), json.dumps(describe_tokenizer(tokenizer)), str(cut_held_out or 0)),
         ]
         self._n = n
         self._children: list[subprocess.Popen] = []
@@ -171,6 +194,8 @@ class _EncodingProcesses:
                 raise BuildError(
                     "a process that encodes text has died (out of memory?): run the same command again"
                 ) from counts
+            if "error" in counts:
+                raise DataError(counts["error"])
             yield number, counts
 
 
@@ -178,11 +203,15 @@ def _serve() -> None:
     """The main program of an encoding process. It reads one bucket path a line and writes its counts as a line."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent handles Ctrl-C, and ends this process
-    model, cut_held_out = sys.argv[1:]
-    tokenizer = Tokenizer(Path(model).read_bytes())
+    model, description, cut_held_out = sys.argv[1:]
+    tokenizer = stored_tokenizer(json.loads(description), Path(model).read_bytes())
     for line in sys.stdin:
-        counts = _encode_bucket(Path(line.removesuffix("\n")), tokenizer, int(cut_held_out) or None)
-        print(json.dumps(counts), flush=True)
+        try:
+            path = Path(line.removesuffix("\n"))
+            answer = _encode_bucket(path, tokenizer, int(cut_held_out) or None)
+        except DataError as error:
+            answer = {"error": str(error)}
+        print(json.dumps(answer), flush=True)
 
 
 def _n_cores() -> int:
