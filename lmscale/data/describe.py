@@ -42,6 +42,7 @@ def describe(corpus: Corpus) -> dict[str, Any]:
             },
         },
         "splits": splits,
+        "mixture": manifest.get("mixture"),
         "held_out": manifest["held_out"],
         "dropped": manifest["dropped"],
         "settings": manifest["settings"],
@@ -67,6 +68,8 @@ def summary_lines(corpus: Corpus) -> list[str]:
         for split, values in found["splits"].items()
     ]
     lines = [_row(header), *map(_row, rows)]
+    if found["mixture"]:
+        lines.append(f"mixture: {mixture_sentence(found['mixture'])}")
     lines += [_held_out_line(found), f"copied: {copies_sentence(corpus.copies)}"]
     dropped = found["dropped"]
     lines.append(
@@ -102,6 +105,26 @@ def settings_lines(corpus: Corpus) -> list[str]:
         "settings: " + ", ".join(f"{key} {value}" for key, value in settings.items()),
         f"fingerprint: {corpus.fingerprint}",
     ]
+
+
+def mixture_sentence(mixture: list[dict[str, Any]], epochs: float | None = None) -> str:
+    """The sources of a mixture: the share of each, and how often its text is passed over.
+
+    Args:
+      mixture: of a manifest.
+      epochs: how often a run passes over the training text of the mixture; by default the sentence is of
+        that text itself.
+    """
+    total = sum(source["train"]["tokens"] for source in mixture)
+    parts = []
+    for source in mixture:
+        train = source["train"]
+        passes = train["epochs"] * (1.0 if epochs is None else epochs)
+        parts.append(
+            f"{train['tokens'] / max(1, total):.1%} {source['input']} ({passes:.2f} epochs of its "
+            f"{train['available']:,} tokens)"
+        )
+    return ", ".join(parts)
 
 
 def copies_sentence(copies: dict[str, dict[str, Any]]) -> str:

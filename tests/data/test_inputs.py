@@ -145,7 +145,7 @@ def test_a_huge_vocabulary_is_refused(tmp_path, capsys, size):
         (["--input", "az://bucket/a.txt"], "pip install adlfs"),
         (
             ["--input", "a.txt", "--tokenizer-from", "./tokenizer.json"],
-            "is a file, and a tokeniser",
+            "give the file of a tokeniser as tokenizer (--tokenizer)",
         ),
         (["--input", "a.txt", "--tokenizer-from", "hf://org/model"], "hf://org/model is not read"),
         (["--input", "a.txt", "--tokenizer-from", "s3://b/c"], "pip install s3fs"),
@@ -283,12 +283,20 @@ def test_a_build_that_is_stopped_leaves_nothing(tmp_path, root):
     assert list(root.iterdir()) == []
 
 
-def test_what_a_killed_build_leaves_is_removed_by_the_next_of_any_name(tmp_path, root, capsys):
+def test_what_a_killed_build_leaves_stays_for_a_day_and_is_then_removed(tmp_path, root, capsys):
     text = write_text(tmp_path / "a.txt", documents(120))
     code, _ = stopped(text, signal.SIGKILL)
     assert code == -signal.SIGKILL
-    assert any(path.name.endswith(".building") for path in root.iterdir())
+    (left,) = root.glob(".*.building")
     build_corpus("b", [text], **SETTINGS)
+    assert sorted(path.name for path in root.iterdir()) == sorted([left.name, "b"])
+    capsys.readouterr()
+    assert main(["data", "list"]) == 0
+    assert "the build of a that was killed goes on" in capsys.readouterr().err
+    past = time.time() - in_building.SILENT_SECONDS - 60
+    os.utime(left, (past, past))
+    assert main(["data", "list"]) == 0
+    assert "removed what a build of a that was killed had left" in capsys.readouterr().err
     assert [path.name for path in root.iterdir()] == ["b"]
     (root / f".a.{in_building._host()}.{dead_pid()}.building").mkdir()
     capsys.readouterr()
