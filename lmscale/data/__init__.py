@@ -3,7 +3,7 @@
 from lmscale.data.build import build_corpus
 from lmscale.data.catalog import evaluation_corpus, list_corpora, open_corpus, summary
 from lmscale.data.corpus import Corpus, data_root
-from lmscale.data.describe import copies_sentence, describe, has_many_copies
+from lmscale.data.describe import copies_sentence, describe, has_many_copies, mixture_sentence
 from lmscale.data.errors import DataError
 from lmscale.data.loader import (
     SequenceOrder,
@@ -33,6 +33,7 @@ __all__ = [
     "gather_on_device",
     "has_many_copies",
     "list_corpora",
+    "mixture_sentence",
     "n_sequences",
     "open_corpus",
     "read_tokenizer",

@@ -167,8 +167,8 @@ def build_installed_kind(kind: str, training: Corpus, progress: Progress | None 
     the first call, and then stays as it is.
     """
     tokenizer = training.tokenizer
-    name = f"{_RESERVED}{kind}-{training.fingerprint[:8]}"
-    if (data_root() / name / MANIFEST).exists():
+    name = _name_of_kind(kind, training)
+    if is_installed_kind_built(kind, training):
         return Corpus(data_root() / name)
     files, record = find_installed(OTHER_KINDS[kind])
     settings = {
@@ -182,6 +182,15 @@ def build_installed_kind(kind: str, training: Corpus, progress: Progress | None 
     documents = read_installed(files)
     source = Source([documents], len(files), record, settings, tokenizer, training)
     return _build_once(name, source, lambda corpus: None, progress)
+
+
+def is_installed_kind_built(kind: str, training: Corpus) -> bool:
+    """Whether `build_installed_kind` finds its corpus built."""
+    return (data_root() / _name_of_kind(kind, training) / MANIFEST).exists()
+
+
+def _name_of_kind(kind: str, training: Corpus) -> str:
+    return f"{_RESERVED}{kind}-{training.fingerprint[:8]}"
 
 
 def _check_settings(

@@ -80,6 +80,9 @@ class Corpus:
       copies: by held-out split, {"share": of its tokens that lie in exact 32-token copies of training
         text, "documents": how many lie in copies by more than half}.
 
+      mixture: where it is one, the sources: {"input", "weight", and for each split "tokens", "available" (what
+        the source has) and "epochs"}.
+
     Raises:
       DataError: when the folder holds no corpus, one of another format, or cannot be read.
       DamagedError: when its manifest is not what was written.
@@ -96,6 +99,7 @@ class Corpus:
         self.vocab_size: int = self.manifest["tokenizer"]["vocab_size"]
         self.eod_id: int = self.manifest["tokenizer"]["eod_id"]
         self.copies: dict[str, dict[str, Any]] = self.manifest.get("copies", {})
+        self.mixture: list[dict[str, Any]] | None = self.manifest.get("mixture")
         self.tokenizer_file: str = tokenizer_file(self.manifest["tokenizer"])
 
     def __repr__(self) -> str:
@@ -109,6 +113,11 @@ class Corpus:
         if hashlib.sha256(model).hexdigest() != self.manifest["tokenizer"]["sha256"]:
             raise DamagedError(path, "it is not the tokeniser of this corpus any more", REMEDY)
         return stored_tokenizer(self.manifest["tokenizer"], model)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the token ids."""
+        return np.dtype(self.manifest["dtype"])
 
     @property
     def token_bytes(self) -> np.ndarray:
