@@ -83,7 +83,10 @@ def test_a_folder_says_what_it_does_not_read(tmp_path, monkeypatch, capsys):
         (folder / name).touch()
     assert build(folder) == 2
     line = one_line(capsys)
-    assert "no .txt, .jsonl, .json.gz or .parquet file" in line and "it holds 2 .pdf, " in line
+    assert (
+        "no .txt, .jsonl, .ndjson, .json.gz or .parquet file" in line
+        and "it holds 2 .pdf, " in line
+    )
     write_text(folder / "a.txt", documents(60))
     assert build(folder) == 0
     (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("skipped")]
@@ -119,7 +122,7 @@ def test_a_disk_error_names_the_file(tmp_path, monkeypatch):
     ("content", "message"),
     [
         (bytes(5000), "no character that a vocabulary can be learnt from"),
-        (b"\xef\xbb\xbf", "vocab"),
+        (b"\xef\xbb\xbf", "has no text"),
     ],
 )
 def test_text_without_characters(tmp_path, capsys, content, message):
