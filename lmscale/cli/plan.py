@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,7 +92,10 @@ def run(args: argparse.Namespace) -> int:
     devices = parse_devices(args.device) if args.device else local_devices()
     which = what_to_compile(args, devices)
     prior = prior_source(args.prior)
-    planned = [_planned(args, *one, devices, which, prior) for one in chosen_experiments(args)]
+    from lmscale.data.catalog import without_building
+
+    with without_building():
+        planned = [_planned(args, *one, devices, which, prior) for one in chosen_experiments(args)]
     if args.json:
         found = [_to_json(one, args.scale) for one in planned]
         print_json({"experiments": found} if args.many else found[0])
@@ -109,7 +112,7 @@ def _planned(
 
     declared = declare(args, name, experiment)
     store = Store(Path("results") / default_store_name(args, name, experiment))
-    refused = refusal(args, declared, store)
+    refused = refusal(args, declared, store) if _is_built(declared.corpus) else None
     off_center = badly_centered_lines(prior, declared.runs, earlier_store(args, name, store))
     plan = make_plan(declared.runs, devices, mesh=args.mesh)
     epochs, repeated = repeated_text(declared)
@@ -118,6 +121,12 @@ def _planned(
         answers = compile_packs(args, plan, which, declared.corpus)
         plan = dataclasses.replace(plan, packs=tuple(answer.pack for answer in answers))
     return _Planned(declared, store, refused, off_center, plan, epochs, repeated, answers)
+
+
+def _is_built(corpus: Any) -> bool:
+    from lmscale.data.unbuilt import UnbuiltCorpus
+
+    return not isinstance(corpus, UnbuiltCorpus)
 
 
 def _to_json(planned: _Planned, scale: str) -> dict[str, Any]:
@@ -136,6 +145,9 @@ def _to_json(planned: _Planned, scale: str) -> dict[str, Any]:
         "max_epochs": epochs.most,
         "runs_of_too_many_epochs": epochs.over,
         "train_tokens": epochs.tokens,
+        "corpus": planned.declared.corpus.name,
+        "corpus_is_built": _is_built(planned.declared.corpus),
+        "mixture": planned.declared.corpus.mixture,
         "train_tokens_needed": epochs.needed,
         "packs": packs,
         "badly_centered": planned.off_center,
@@ -174,7 +186,6 @@ def _pack_to_json(pack: Any, devices: Any) -> dict[str, Any]:
 
 def _print(args: argparse.Namespace, planned: Sequence[_Planned]) -> None:
     """The plan of one experiment, or a line for each of many, and what is wrong with them."""
-    from lmscale.data import copies_sentence, has_many_copies
 
     def of(one: _Planned) -> str:
         return f"{one.declared.name}: " if args.many else ""
@@ -189,10 +200,7 @@ def _print(args: argparse.Namespace, planned: Sequence[_Planned]) -> None:
                 print(f"{of(one)}{one.repeated}")
     else:
         _print_packs(planned[0])
-    corpora = {one.declared.corpus.name: one.declared.corpus for one in planned}
-    for name, corpus in sorted(corpora.items()):
-        if has_many_copies(corpus.copies):
-            print(f"{name}: {copies_sentence(corpus.copies)}")
+    _print_corpora({one.declared.corpus.name: one.declared.corpus for one in planned})
     some = planned[0].plan.devices
     print(
         f"time assumes {some.utilisation:.0%} of {some.peak_flops:.3g} FLOP/s a device; "
@@ -211,6 +219,20 @@ def _print(args: argparse.Namespace, planned: Sequence[_Planned]) -> None:
     for one in planned:
         if one.answers is not None:
             print_compiled(of(one), one.plan.devices, one.answers, args.effort)
+
+
+def _print_corpora(corpora: Mapping[str, Any]) -> None:
+    """What a user must know of the text: that it is not built yet, or that it holds many copies."""
+    from lmscale.data import copies_sentence, has_many_copies
+
+    for name, corpus in sorted(corpora.items()):
+        if not _is_built(corpus):
+            print(
+                f"{name} is not built yet (run builds it): its {corpus.n_tokens('train'):,} training tokens "
+                "are an estimate"
+            )
+        if has_many_copies(corpus.copies):
+            print(f"{name}: {copies_sentence(corpus.copies)}")
 
 
 def _rounds_float32(plan: Any) -> bool:
@@ -250,6 +272,10 @@ def _print_packs(planned: _Planned) -> None:
         print(f"{', '.join(labels)}: attention computes all scores, as {reason}")
     if planned.repeated:
         print(planned.repeated)
+    if mixture := planned.declared.corpus.mixture:
+        from lmscale.data import mixture_sentence
+
+        print(f"the longest run sees {mixture_sentence(mixture, planned.epochs.most)}")
 
 
 def _slow_attention(plan: Any) -> dict[str, list[str]]:

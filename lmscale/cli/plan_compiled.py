@@ -53,12 +53,11 @@ def compile_packs(args: argparse.Namespace, plan: Any, which: str, corpus: Any) 
     from lmscale.planner.aot import ask_compiler, chosen
     from lmscale.progress import progress
 
-    tokens = corpus.tokens("train")
     with progress("compiling", len(chosen(plan, which))) as bar:
         return ask_compiler(
             plan,
             which,
-            (len(tokens), str(tokens.dtype)),
+            (corpus.n_tokens("train"), str(corpus.dtype)),
             effort=args.effort,
             mesh=args.mesh,
             tick=bar.update,

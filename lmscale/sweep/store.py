@@ -168,6 +168,7 @@ class Store:
                     split: corpus.n_documents(split) for split in ("valid", "test")
                 },
                 "copies": corpus.copies,
+                **({"mixture": corpus.mixture} if corpus.mixture else {}),
             },
             "runs": list(here.runs),
             "needs": _needs(runs),
