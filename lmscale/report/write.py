@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 
 from lmscale.files import digest, write_atomically, write_json
-from lmscale.report.claims import judge
+from lmscale.report.claims import Verdict, judge
 from lmscale.report.forecast import forecast_section
 from lmscale.report.page import page
 from lmscale.report.registry import analyse
@@ -17,7 +18,7 @@ from lmscale.report.summary import summarise
 from lmscale.studies.results import Results
 from lmscale.sweep.store import Store
 
-__all__ = ["write_report"]
+__all__ = ["fits_text", "read_results", "write_report"]
 
 
 def write_report(store: Store) -> epath.Path:
@@ -32,17 +33,14 @@ def write_report(store: Store) -> epath.Path:
       The path of report.html.
     """
     results = Results.read(store)
-    sections = [analyse(name, results) for name in results.experiment.get("analyses", [])]
-    if (forecast := forecast_section(results)) is not None:
-        sections.append(forecast)
+    sections, verdicts = read_results(results)
     (store.path / "figures").mkdir(parents=True, exist_ok=True)
     for section in sections:
         for chart in section.charts:
             write_atomically(store.path / "figures" / f"{chart.name}.svg", chart.svg)
             write_atomically(store.path / "figures" / f"{chart.name}.png", chart.png)
-    fits = _fits(sections)
+    fits = fits_text(sections)
     write_atomically(store.path / "fits.json", fits)
-    verdicts = [judge(claim, sections, results) for claim in results.claims]
     # Whose keys are the fits' alone, so that its digest stands elsewhere.
     summary = {**summarise(results, sections, verdicts).to_json(), "fits": digest(fits)}
     write_json(store.path / "summary.json", summary, sealed=True)
@@ -50,7 +48,16 @@ def write_report(store: Store) -> epath.Path:
     return store.path / "report.html"
 
 
-def _fits(sections: list[Section]) -> str:
+def read_results(results: Results) -> tuple[list[Section], list[Verdict]]:
+    """The sections of a store's page, and the verdicts on its claims."""
+    sections = [analyse(name, results) for name in results.experiment.get("analyses", [])]
+    if (forecast := forecast_section(results)) is not None:
+        sections.append(forecast)
+    return sections, [judge(claim, sections, results) for claim in results.claims]
+
+
+def fits_text(sections: Sequence[Section]) -> str:
+    """The content of fits.json."""
     fits: dict[str, Any] = {
         f"{section.name}/{key}": fit.to_json()
         for section in sections
