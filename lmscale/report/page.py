@@ -51,8 +51,18 @@ _CONVENTIONS = {
 }
 
 
-def page(results: Results, sections: Sequence[Section], verdicts: Sequence[Verdict]) -> str:
-    """The whole report as HTML."""
+def page(
+    results: Results,
+    sections: Sequence[Section],
+    verdicts: Sequence[Verdict],
+    *,
+    reload_seconds: float | None = None,
+) -> str:
+    """The whole report as HTML.
+
+    Args:
+      reload_seconds: after which the page loads itself again, at the place where it is read.
+    """
     lead = lead_section(sections)
     links = [(section.name, section.title) for section in sections]
     links += [("runs", "All runs"), ("made", "How it was made"), ("checklist", "Checklist")]
@@ -60,6 +70,7 @@ def page(results: Results, sections: Sequence[Section], verdicts: Sequence[Verdi
         "report.html",
         results.title,
         experiment=results.experiment,
+        reload_seconds=reload_seconds,
         finding=lead.finding if lead else "No analysis is declared for this experiment.",
         warnings=[w for w in (_unfinished(results), caveats.repeated_text(results)) if w],
         numbers=[n for section in sections for n in section.key_numbers] + _run_numbers(results),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from etils import epath
@@ -18,7 +19,17 @@ from lmscale.report.summary import summarise
 from lmscale.studies.results import Results
 from lmscale.sweep.store import Store
 
-__all__ = ["fits_text", "read_results", "write_report"]
+__all__ = ["Report", "fits_text", "read_results", "write_files", "write_report"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the files of a report are made of; `reload_seconds` for a page that reloads itself."""
+
+    results: Results
+    sections: Sequence[Section]
+    verdicts: Sequence[Verdict]
+    reload_seconds: float | None = None
 
 
 def write_report(store: Store) -> epath.Path:
@@ -33,7 +44,12 @@ def write_report(store: Store) -> epath.Path:
       The path of report.html.
     """
     results = Results.read(store)
-    sections, verdicts = read_results(results)
+    return write_files(store, Report(results, *read_results(results)))
+
+
+def write_files(store: Store, report: Report) -> epath.Path:
+    """Writes the files of `write_report`."""
+    results, sections, verdicts = report.results, report.sections, report.verdicts
     (store.path / "figures").mkdir(parents=True, exist_ok=True)
     for section in sections:
         for chart in section.charts:
@@ -44,7 +60,8 @@ def write_report(store: Store) -> epath.Path:
     # Whose keys are the fits' alone, so that its digest stands elsewhere.
     summary = {**summarise(results, sections, verdicts).to_json(), "fits": digest(fits)}
     write_json(store.path / "summary.json", summary, sealed=True)
-    write_atomically(store.path / "report.html", page(results, sections, verdicts))
+    html = page(results, sections, verdicts, reload_seconds=report.reload_seconds)
+    write_atomically(store.path / "report.html", html)
     return store.path / "report.html"
 
 

@@ -17,3 +17,42 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+
+// A page that is kept fresh loads itself again, and stays where it is read: at the heading above the
+// reader, with its tables sorted and scrolled as they were.
+const reload = Number(document.body.dataset.reload);
+const place = "lmscale-place";
+if (reload) {
+  const anchors = () => [...document.querySelectorAll("[id]")].filter((one) => one.closest("main"));
+  const sheets = () => [...document.querySelectorAll(".sheet")];
+  const remember = () => {
+    const above = anchors().filter((one) => one.getBoundingClientRect().top <= 1).pop();
+    const sorted = [...document.querySelectorAll("th[aria-sort]")].map((th) => [th.cellIndex, th.getAttribute("aria-sort")]);
+    return {
+      id: above && above.id,
+      offset: above ? above.getBoundingClientRect().top : -scrollY,
+      sheets: sheets().map((one) => [one.scrollLeft, one.scrollTop]),
+      sorted,
+    };
+  };
+  const restore = ({ id, offset, sheets: scrolled, sorted }) => {
+    for (const [column, order] of sorted) {
+      const button = document.querySelectorAll("table.sortable thead button")[column];
+      if (button) { button.click(); if (order === "descending") button.click(); }
+    }
+    sheets().forEach((one, k) => { if (scrolled[k]) [one.scrollLeft, one.scrollTop] = scrolled[k]; });
+    const anchor = id && document.getElementById(id);
+    scrollTo({ top: scrollY + (anchor ? anchor.getBoundingClientRect().top : 0) - offset, behavior: "instant" });
+  };
+  try {
+    const kept = sessionStorage.getItem(place);
+    sessionStorage.removeItem(place);
+    if (kept) { history.scrollRestoration = "manual"; restore(JSON.parse(kept)); }
+  } catch { /* A browser without storage reloads at its own place. */ }
+  setInterval(() => {
+    // Not under a reader's hands.
+    if (document.hidden || String(getSelection()) || document.querySelector("main :focus-visible")) return;
+    try { sessionStorage.setItem(place, JSON.stringify(remember())); } catch { /* As above. */ }
+    location.reload();
+  }, 1000 * reload);
+}
