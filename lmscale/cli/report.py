@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,6 +68,8 @@ def _watch(stores: Sequence[Any], many: bool, seconds: float) -> int:
     if seconds < 1:
         raise CommandError(f"--every must be at least 1 second, not {seconds:g}")
     (store,) = stores
+    # The cores are for the training beside it.
+    os.nice(10)
     say(f"lmscale report: {store.path / 'report.html'} is kept fresh; Ctrl-C ends this")
     try:
         watch(store, seconds, lambda line: say(f"{store.path.name}: {line}"))

@@ -101,7 +101,12 @@ def render_page(template: str, title: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"rich": rich_text, "powers": _powers, "drawing": _drawing}
+    environment.filters |= {
+        "rich": rich_text,
+        "powers": _powers,
+        "drawing": _drawing,
+        "stepping": _stepping,
+    }
     script = "\n" + (files / "page.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     shell = {
@@ -152,6 +157,16 @@ def _drawing(chart: Chart) -> Markup:
     size = f"width:{min(1080, width * 1.4):.0f}px;max-width:100%"
     named = f'<svg style="{size}" role="img" aria-label="{html.escape(chart.alt)}"'
     return Markup(svg.replace("<svg", named, 1))
+
+
+def _stepping(chart: Chart) -> Markup:
+    """Attributes of the frame of a chart, which a keyboard reaches where its points have notes."""
+    if not any(chart.notes.values()):
+        return Markup("")
+    label = f"{chart.alt} Arrow keys step through its points."
+    return Markup(
+        ' tabindex="0" role="application" aria-roledescription="figure" aria-label="{}"'
+    ).format(label)
 
 
 # --- head ---------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from matplotlib.text import Text
 
 from lmscale.compat import set_log_scale
 from lmscale.foreign_text import readable
+from lmscale.report.notes import noted_artists, with_notes
 from lmscale.report.section import Chart
 from lmscale.wording import power_of_ten, si
 
@@ -126,6 +127,7 @@ def render(figure: Figure, *, name: str, caption: str, alt: str) -> Chart:
     """The figure as SVG and PNG; equal figures give equal bytes."""
     for text in figure.findobj(Text):
         _make_drawable(text)
+    notes = noted_artists(figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # Laid out once, for both.
     svg, png = io.StringIO(), io.BytesIO()
@@ -135,7 +137,15 @@ def render(figure: Figure, *, name: str, caption: str, alt: str) -> Chart:
     text = re.sub(r"<!DOCTYPE.*?>\s*", "", text, flags=re.DOTALL)
     # A hundredth of a point is finer than any screen; the rest of the digits is half the file.
     text = re.sub(r'(?<= d=")[^"]*', lambda path: _COORDINATE.sub(_shorter, path.group()), text)
-    return Chart(name=name, caption=caption, alt=alt, svg=text, png=png.getvalue(), figure=figure)
+    return Chart(
+        name=name,
+        caption=caption,
+        alt=alt,
+        svg=text,
+        png=png.getvalue(),
+        notes=notes,
+        figure=figure,
+    )
 
 
 def _make_drawable(text: Text) -> None:
@@ -162,8 +172,8 @@ def _shorter(number: re.Match) -> str:
 
 
 def inline(chart: Chart) -> str:
-    """The chart's SVG for a page: colours as CSS variables, ids of its own, no fixed size."""
-    svg = chart.svg[chart.svg.index("<svg") :].rstrip()
+    """The chart's SVG for a page: points with notes, colours as CSS variables, ids of its own, no fixed size."""
+    svg, _ = with_notes(chart.svg[chart.svg.index("<svg") :].rstrip(), chart.notes)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{chart.name}-\1"', svg)
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{chart.name}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{chart.name}-\1)", svg)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from lmscale.files import DamagedError
+from lmscale.report.claims import Verdict
 from lmscale.report.live import WAITING, is_finished, live_line, live_section
 from lmscale.report.registry import analyse
-from lmscale.report.write import Report, read_results, write_files, write_report
+from lmscale.report.section import Section
+from lmscale.report.write import Report, read_results, write_files, write_page, write_report
 from lmscale.studies.results import Results
 from lmscale.sweep.overview import Overview, overview
 from lmscale.sweep.store import Store
@@ -66,31 +68,40 @@ class _LivePage:
     def __init__(self, store: Store, seconds: float, clock: Callable[[], float]):
         self._store, self._seconds, self._clock = store, seconds, clock
         self._report: Report | None = None
-        self._ended: frozenset[str] = frozenset()
+        self._fitted: frozenset[str] | None = None
         self._made, self._took = 0.0, 0.0
 
     def write(self, found: Overview) -> None:
         results = Results.read(self._store)
+        live, now = live_section(found, results), self._clock()
+        if self._report is None:
+            # The first fits may take minutes beside the training; curves are there at once.
+            self._show(results, [live, analyse("curves", results)], [])
+            return
         ended = frozenset(run.run for run in found.runs if run.status not in WAITING)
-        now = self._clock()
         rested = now - self._made >= self._took / _SHARE_OF_FITS
-        if self._report is None or (ended != self._ended and rested):
+        if self._fitted is None or (ended != self._fitted and rested):
             sections, verdicts = read_results(results)
-            self._ended, self._made = ended, self._clock()
+            self._fitted, self._made = ended, self._clock()
             self._took = self._made - now
-        else:
-            sections, verdicts = list(self._report.sections), self._report.verdicts
-            sections = [
-                analyse("curves", results) if section.name == "curves" else section
-                for section in sections
-                if section.name != "live"
-            ]
-        self._store.write_table()
-        sections = [live_section(found, results), *sections]
-        self._report = Report(results, sections, verdicts, reload_seconds=self._seconds)
-        write_files(self._store, self._report)
+            self._store.write_table()
+            write_files(self._store, self._show(results, [live, *sections], verdicts))
+            return
+        sections = [
+            analyse("curves", results) if section.name == "curves" else section
+            for section in self._report.sections
+            if section.name != live.name
+        ]
+        self._show(results, [live, *sections], self._report.verdicts)
 
     def end(self) -> None:
         """Writes the last page without its reload."""
         if self._report is not None:
-            write_files(self._store, replace(self._report, reload_seconds=None))
+            write_page(self._store, replace(self._report, reload_seconds=None))
+
+    def _show(
+        self, results: Results, sections: Sequence[Section], verdicts: Sequence[Verdict]
+    ) -> Report:
+        self._report = Report(results, sections, verdicts, reload_seconds=self._seconds)
+        write_page(self._store, self._report)
+        return self._report

@@ -19,7 +19,7 @@ from lmscale.report.summary import summarise
 from lmscale.studies.results import Results
 from lmscale.sweep.store import Store
 
-__all__ = ["Report", "fits_text", "read_results", "write_files", "write_report"]
+__all__ = ["Report", "fits_text", "read_results", "write_files", "write_page", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,17 @@ def write_files(store: Store, report: Report) -> epath.Path:
     # Whose keys are the fits' alone, so that its digest stands elsewhere.
     summary = {**summarise(results, sections, verdicts).to_json(), "fits": digest(fits)}
     write_json(store.path / "summary.json", summary, sealed=True)
-    html = page(results, sections, verdicts, reload_seconds=report.reload_seconds)
-    write_atomically(store.path / "report.html", html)
-    return store.path / "report.html"
+    return write_page(store, report)
+
+
+def write_page(store: Store, report: Report) -> epath.Path:
+    """Writes report.html alone."""
+    path = store.path / "report.html"
+    html = page(
+        report.results, report.sections, report.verdicts, reload_seconds=report.reload_seconds
+    )
+    write_atomically(path, html)
+    return path
 
 
 def read_results(results: Results) -> tuple[list[Section], list[Verdict]]:

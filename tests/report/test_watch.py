@@ -9,6 +9,7 @@ import pytest
 
 from lmscale.report import watch as watching
 from lmscale.report.live import live_line, live_section
+from lmscale.report.section import Section
 from lmscale.report.watch import watch
 from lmscale.studies.results import Results
 from lmscale.sweep.overview import overview
@@ -61,20 +62,40 @@ def test_it_follows_the_runs_and_ends_with_them(store):
     assert training.lines[-1].endswith("report.html is complete")
 
 
-def test_fits_wait_for_ended_runs_and_leave_the_cores_to_training(store, monkeypatch):
-    made = []
-    real = watching.read_results
-    monkeypatch.setattr(watching, "read_results", lambda r: made.append(1) or real(r))
-    moments = iter(range(100))
-    # Each fit takes a second of this clock, so the next one may come ten seconds later.
-    Training(store).watch(clock=lambda: float(next(moments)))
-    assert len(made) == 1
-    store_of(store.path, {3: "running", 4: "pending"})
-    made.clear()
-    moments = iter(range(0, 10_000, 100))
-    training = Training(store)
-    training.watch(clock=lambda: 1000.0 * training.looks)
-    assert len(made) == 2
+@pytest.mark.parametrize(
+    # Seconds between two looks on the watcher's clock -> times that fits were made in five looks.
+    ("between", "times"),
+    [(0.0, 1), (1000.0, 4)],
+)
+def test_fits_wait_for_ended_runs_and_leave_the_cores_to_training(
+    tmp_path, monkeypatch, between, times
+):
+    made, moment = [], [0.0]
+
+    def read(results):
+        made.append(1)
+        moment[0] += 1.0
+        return [], []
+
+    states = {1: "running", 2: "pending", 3: "pending", 4: "pending"}
+    store, looks = store_of(tmp_path / "store", states), []
+
+    def sleep(seconds):
+        looks.append(1)
+        moment[0] += between
+        # A run ends between two looks.
+        for k in range(1, min(len(looks), 5)):
+            states[k] = "done"
+        store_of(store.path, states)
+
+    monkeypatch.setattr(watching, "read_results", read)
+    monkeypatch.setattr(watching, "write_report", lambda store: "the page")
+    monkeypatch.setattr(
+        watching, "analyse", lambda name, results: Section(name=name, title="", finding="")
+    )
+    watch(store, 7.0, lambda line: None, sleep=sleep, clock=lambda: moment[0])
+    # The first look shows curves alone, and the last one is the report.
+    assert len(looks) == 5 and len(made) == times
 
 
 def test_after_ctrl_c_the_page_stays_and_reloads_no_more(store):
@@ -98,9 +119,13 @@ def test_the_section_has_what_is_under_way_and_to_come(store):
 
 
 def test_the_command_ends_with_0_when_all_is_done_and_after_ctrl_c(tmp_path, capsys, monkeypatch):
+    niced = []
+    monkeypatch.setattr(os, "nice", niced.append)
     done = store_of(tmp_path / "done", {})
     code, out, err = answer(capsys, "report", done.path, "--watch", "--every", 1)
     assert code == 0 and out.strip().endswith(os.path.join("done", "report.html")), err
+
+    assert niced == [10]
 
     def interrupted(*args):
         raise KeyboardInterrupt
