@@ -20,6 +20,7 @@ WATCH_SECONDS = 20.0
 _EPILOG = """\
   lmscale report results/isoflop-cpu             the page, figures and fits of what is there
   lmscale report results/isoflop-cpu --watch     in a second terminal, while `lmscale run` trains
+  lmscale report results/isoflop-cpu --style paper
   lmscale report results                         all stores of a folder, and index.html over them
 """
 
@@ -28,6 +29,13 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("dir", metavar="DIR", help="a store, or a folder of stores")
+    parser.add_argument(
+        "--style",
+        choices=("page", "paper"),
+        default="page",
+        help="paper: only figures/paper/*.pdf and *.svg, 3.25 or 6.75 inches wide, in 8 points and without "
+        "titles, to be included at their own size",
+    )
     parser.add_argument(
         "--watch",
         action="store_true",
@@ -44,11 +52,18 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from lmscale.report import write_front, write_report
+    from lmscale.report import write_front, write_paper_figures, write_report
 
     stores, many = stores_in(args.dir)
+    if args.watch and args.style == "paper":
+        raise CommandError("--watch keeps the page fresh: leave --style paper out, or --watch")
     if args.watch:
         return _watch(stores, many, args.every)
+    if args.style == "paper":
+        for store in stores:
+            for path in write_paper_figures(store):
+                print(path)
+        return 0
     for store in stores:
         for line in store.damage():
             say(f"left out: {line}; `lmscale run` makes it again")

@@ -10,6 +10,7 @@ from typing import Any
 from etils import epath
 
 from lmscale.files import digest, write_atomically, write_json
+from lmscale.report import style
 from lmscale.report.claims import Verdict, judge
 from lmscale.report.forecast import forecast_section
 from lmscale.report.page import page
@@ -19,7 +20,15 @@ from lmscale.report.summary import summarise
 from lmscale.studies.results import Results
 from lmscale.sweep.store import Store
 
-__all__ = ["Report", "fits_text", "read_results", "write_files", "write_page", "write_report"]
+__all__ = [
+    "Report",
+    "fits_text",
+    "read_results",
+    "write_files",
+    "write_page",
+    "write_paper_figures",
+    "write_report",
+]
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,24 @@ def write_page(store: Store, report: Report) -> epath.Path:
     )
     write_atomically(path, html)
     return path
+
+
+def write_paper_figures(store: Store) -> list[epath.Path]:
+    """Writes figures/paper/NAME.pdf and .svg of every figure, drawn for a paper (`style.paper`).
+
+    Returns:
+      The paths of the PDFs.
+    """
+    results, folder = Results.read(store), store.path / "figures" / "paper"
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    with style.paper():
+        sections, _ = read_results(results)
+    for chart in (chart for section in sections for chart in section.charts):
+        write_atomically(folder / f"{chart.name}.svg", chart.svg)
+        write_atomically(folder / f"{chart.name}.pdf", chart.pdf)
+        written.append(folder / f"{chart.name}.pdf")
+    return written
 
 
 def read_results(results: Results) -> tuple[list[Section], list[Verdict]]:
