@@ -474,3 +474,26 @@ def set_log_scale(axis: Any) -> None:
     By a private method: the public ones belong to the axes and name x or y.
     """
     axis._set_axes_scale("log")
+
+
+def set_legend_columns(legend: Any, columns: int) -> None:
+    """Breaks a drawn legend of matplotlib into so many columns.
+
+    `Legend.set_ncols` does that for a legend that is not drawn yet, and nothing for another one; the boxes of
+    a legend's entries are private. When they change, legends of figures for papers are cut off.
+    """
+    from matplotlib.offsetbox import VPacker
+
+    box = legend._legend_handle_box
+    old = box.get_children()
+    items = [item for column in old for item in column.get_children()]
+    rows = math.ceil(len(items) / columns)
+    packed = []
+    for first in range(0, len(items), rows):
+        column = VPacker(
+            pad=0, sep=old[0].sep, align=old[0].align, children=items[first : first + rows]
+        )
+        column.set_figure(legend.get_figure())
+        column.axes = legend.axes
+        packed.append(column)
+    box._children = packed
