@@ -100,6 +100,29 @@ def on_each_device(function: Callable, axes: tuple[str | None, ...]) -> Callable
     return apply
 
 
+def on_each_run_device(function: Callable) -> Callable:
+    """A function of one run that each device applies to its own runs.
+
+    XLA cannot split a kernel of our own: without this every device would compute all runs of a pack. For
+    meshes that split nothing but runs.
+    """
+
+    def apply(*arrays: jax.Array) -> Any:
+        mesh = _mesh.get()
+        if mesh is None or mesh.size == 1:
+            return function(*arrays)
+        # The run axis is that of the vmap around it. See `on_each_device`.
+        return jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=PartitionSpec(),
+            out_specs=PartitionSpec(),
+            check_vma=False,
+        )(*arrays)
+
+    return apply
+
+
 def unshard_data_axis(name: str, x: jax.Array) -> jax.Array:
     """A parameter, gathered over `data` and still split over `model` as the rules say.
 
