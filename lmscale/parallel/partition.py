@@ -57,6 +57,12 @@ def splits_layers() -> bool:
     return mesh is not None and mesh.shape["model"] > 1
 
 
+def on_gpu() -> bool:
+    """Whether the program that is being traced is for GPUs."""
+    mesh = _mesh.get()
+    return mesh is not None and mesh.devices.flat[0].platform in ("gpu", "cuda")
+
+
 def constrain_activations(
     x: jax.Array, over_model: int | None = None, batch_axis: int = 0
 ) -> jax.Array:
