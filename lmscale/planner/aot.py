@@ -353,6 +353,7 @@ def _read(program: Any, devices: Devices, tokens: int) -> Compiled:
         arguments=sizes.argument_size_in_bytes,
         tokens=tokens,
         hbm_bytes=hbm_bytes,
+        kernels=text.kernels(),
         sent=sent,
         network=sum(c.total for c in ranked if c.span > devices.linked),
         largest=tuple((c.kind, c.result, c.times, c.total, c.scope) for c in ranked[:8]),

@@ -54,7 +54,9 @@ def test_a_step_takes_as_long_as_the_resource_that_it_needs_longest():
     (pack,) = plan.packs
     bounds = roofline(pack, plan.devices, compiled(1e9))
     spec = pack.runs[0].spec
-    assert bounds.compute == pytest.approx(executed_flops(spec, pack.step_config) / 16 / 197e12)
+    assert bounds.compute == pytest.approx(
+        executed_flops(spec, pack.step_config, "tpu") / 16 / 197e12
+    )
     assert bounds.memory == pytest.approx(1.0)
     assert bounds.links == pytest.approx(0.75)
     assert (bounds.step, bounds.bound) == (1.0, "memory")
@@ -74,8 +76,8 @@ def test_what_is_computed_twice_costs_time():
     plain = dataclasses.replace(how, remat=False, logit_pieces=1)
     remat = dataclasses.replace(plain, remat=True)
     parts = dataclasses.replace(plain, logit_pieces=8)
-    assert 1.1 < executed_flops(spec, remat) / executed_flops(spec, plain) < 4 / 3
-    assert executed_flops(spec, parts) == executed_flops(spec, plain)
+    assert 1.1 < executed_flops(spec, remat, "tpu") / executed_flops(spec, plain, "tpu") < 4 / 3
+    assert executed_flops(spec, parts, "tpu") == executed_flops(spec, plain, "tpu")
 
 
 def test_results_are_kept_by_all_that_they_depend_on():
