@@ -354,6 +354,28 @@ def splash_attention(n_head: int, n_time: int, block: int) -> Callable[..., jax.
     )
 
 
+def pallas() -> Any:
+    """`jax.experimental.pallas`, in which kernels are written.
+
+    Of it we use BlockSpec, pallas_call, program_id and ds. Without it GPUs write all logits to memory.
+    """
+    from jax.experimental import pallas
+
+    return pallas
+
+
+def triton_params(*, warps: int, stages: int) -> Any:
+    """How Pallas compiles a kernel for a GPU: by Triton, from `jax.experimental.pallas.triton`.
+
+    Args:
+      warps: of 32 threads, that share a block.
+      stages: tiles of a loop that are loaded ahead.
+    """
+    from jax.experimental.pallas import triton
+
+    return triton.CompilerParams(num_warps=warps, num_stages=stages)
+
+
 # --- optax --------------------------------------------------------------------------------------
 
 

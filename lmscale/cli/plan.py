@@ -46,7 +46,9 @@ says what they need of a chip's memory, what they send, and how long a step take
 A step takes at least the longest of: its FLOPs (our count, with what is computed twice to save memory) at
 the chip's bfloat16 peak; the bytes that it reads and writes at the memory's bandwidth, as if nothing stayed
 on the chip between two operations (low effort keeps less there than full effort); the bytes that
-it sends at the links' bandwidth. The column hours of the first table assumes a share of the peak instead.
+it sends at the links' bandwidth; on a GPU, the kernels that it launches at 3 us each, however many runs are at
+once. The first table counts the same without a compiler and assumes a share of each peak; its column limit says
+which of them a step waits for.
 """
 
 
@@ -181,6 +183,7 @@ def _pack_to_json(pack: Any, devices: Any) -> dict[str, Any]:
         "fits": fits(pack, devices),
         "flops": pack.flops,
         "seconds": pack.seconds,
+        "bound": pack.bound,
     }
 
 
@@ -201,10 +204,8 @@ def _print(args: argparse.Namespace, planned: Sequence[_Planned]) -> None:
     else:
         _print_packs(planned[0])
     _print_corpora({one.declared.corpus.name: one.declared.corpus for one in planned})
-    some = planned[0].plan.devices
     print(
-        f"time assumes {some.utilisation:.0%} of {some.peak_flops:.3g} FLOP/s a device; "
-        "GB a device is an estimate from shapes"
+        f"time assumes {_assumed(planned[0].plan.devices)}; GB a device is an estimate from shapes"
     )
     if any(_rounds_float32(one.plan) for one in planned):
         print(
@@ -235,6 +236,17 @@ def _print_corpora(corpora: Mapping[str, Any]) -> None:
             print(f"{name}: {copies_sentence(corpus.copies)}")
 
 
+def _assumed(devices: Any) -> str:
+    """What the predicted times assume of a device."""
+    from lmscale.planner.roofline import BANDWIDTH_SHARE
+
+    text = f"{devices.utilisation:.0%} of {devices.peak_flops:.3g} FLOP/s"
+    if devices.launch:
+        text += f", {BANDWIDTH_SHARE:.0%} of {devices.bandwidth:.3g} bytes/s"
+        text += f" and {1e6 * devices.launch:.3g} us a kernel"
+    return f"{text} a device"
+
+
 def _rounds_float32(plan: Any) -> bool:
     """Whether packs of a plan compute in float32 on devices that round the factors of its matmuls."""
     float32 = any(pack.key.compute_dtype == "float32" for pack in plan.packs)
@@ -246,7 +258,7 @@ def _print_packs(planned: _Planned) -> None:
     from lmscale.planner.packs import fits
 
     plan = planned.plan
-    rows = [["model", "runs", "at once", "mesh", "micro", "GB", "FLOPs", "hours", ""]]
+    rows = [["model", "runs", "at once", "mesh", "micro", "GB", "FLOPs", "hours", "limit", ""]]
     for pack in plan.packs:
         marks = ["remat"] * pack.remat
         marks += [f"logits in {pack.logit_pieces}"] * (pack.logit_pieces > 1)
@@ -260,11 +272,12 @@ def _print_packs(planned: _Planned) -> None:
                 f"{pack.memory / 1e9:.3g}",
                 f"{pack.flops:.3g}",
                 f"{pack.seconds / 3600:.3g}",
+                pack.bound,
                 ", ".join(marks),
             ]
         )
-    print_table(rows, widths=(24, 5, 9, 10, 7, 9, 10, 10))
-    print(plan_line(plan) + "; mesh is run x data x model")
+    print_table(rows, widths=(24, 5, 9, 10, 7, 9, 10, 10, 8))
+    print(plan_line(plan) + "; mesh is run x data x model, limit what a step waits for")
     for pack in plan.packs:
         if not fits(pack, plan.devices):
             print(f"{pack.key.model.label} does not fit: {remedy(pack, plan.devices)}")

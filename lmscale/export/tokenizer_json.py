@@ -35,7 +35,8 @@ def tokenizer_json(tokenizer: Tokenizer) -> str:
         return tokenizer.content.decode()
     if tokenizer.kind == "characters":
         vocab = {_name(tokenizer, i, piece): i for i, piece in enumerate(tokenizer.pieces())}
-        model, normalizers, decoders = _bpe(vocab, []), [], [_BYTE_FALLBACK, _FUSE]
+        model, normalizers = _bpe(vocab, []), list[dict[str, Any]]()
+        decoders = [_BYTE_FALLBACK, _FUSE]
     else:
         model, normalizers, decoders = _of_sentencepiece(tokenizer)
     content = {
