@@ -354,6 +354,28 @@ def splash_attention(n_head: int, n_time: int, block: int) -> Callable[..., jax.
     )
 
 
+def pallas() -> Any:
+    """`jax.experimental.pallas`, in which kernels are written.
+
+    Of it we use BlockSpec, pallas_call, program_id and ds. Without it GPUs write all logits to memory.
+    """
+    from jax.experimental import pallas
+
+    return pallas
+
+
+def triton_params(*, warps: int, stages: int) -> Any:
+    """How Pallas compiles a kernel for a GPU: by Triton, from `jax.experimental.pallas.triton`.
+
+    Args:
+      warps: of 32 threads, that share a block.
+      stages: tiles of a loop that are loaded ahead.
+    """
+    from jax.experimental.pallas import triton
+
+    return triton.CompilerParams(num_warps=warps, num_stages=stages)
+
+
 # --- optax --------------------------------------------------------------------------------------
 
 
@@ -474,3 +496,26 @@ def set_log_scale(axis: Any) -> None:
     By a private method: the public ones belong to the axes and name x or y.
     """
     axis._set_axes_scale("log")
+
+
+def set_legend_columns(legend: Any, columns: int) -> None:
+    """Breaks a drawn legend of matplotlib into so many columns.
+
+    `Legend.set_ncols` does that for a legend that is not drawn yet, and nothing for another one; the boxes of
+    a legend's entries are private. When they change, legends of figures for papers are cut off.
+    """
+    from matplotlib.offsetbox import VPacker
+
+    box = legend._legend_handle_box
+    old = box.get_children()
+    items = [item for column in old for item in column.get_children()]
+    rows = math.ceil(len(items) / columns)
+    packed = []
+    for first in range(0, len(items), rows):
+        column = VPacker(
+            pad=0, sep=old[0].sep, align=old[0].align, children=items[first : first + rows]
+        )
+        column.set_figure(legend.get_figure())
+        column.axes = legend.axes
+        packed.append(column)
+    box._children = packed

@@ -389,3 +389,19 @@ def test_cuda_is_not_looked_for_where_there_is_no_gpu(monkeypatch):
         monkeypatch.setattr(compat, "nvidia_gpu_present", lambda present=present: present)
         compat.skip_cuda_check_without_gpu()
         assert compat.os.environ.get(name) == expected
+
+
+@pytest.mark.parametrize(("columns", "shape"), [(3, (3, 2)), (1, (1, 6)), (6, (6, 1))])
+def test_a_drawn_legend_is_broken_into_columns(columns, shape):
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    axes = figure.subplots()
+    lines = [axes.plot([], [])[0] for _ in range(6)]
+    legend = figure.legend(lines, list("abcdef"), loc="upper center", ncols=4)
+    figure.draw_without_rendering()
+    compat.set_legend_columns(legend, columns)
+    figure.draw_without_rendering()
+    places = [text.get_window_extent() for text in legend.get_texts()]
+    found = len({round(p.x0) for p in places}), len({round(p.y0, -1) for p in places})
+    assert found == shape and [text.get_text() for text in legend.get_texts()] == list("abcdef")

@@ -12,6 +12,7 @@ everything else about the architecture:
 | parameters and FLOPs | `operations`, `NON_EMBEDDING`, `MATMULS`, `softmax_flops` | `lmscale.flops` |
 | sharding and weight decay | `ARRAYS`, `STACKS` | partition rules, optimizers, layouts |
 | memory | `activations`, `REMAT`, `CPU_MICRO_BATCHES` | planner |
+| launches and memory traffic on a GPU | `gpu_costs` | planner |
 | tensor parallelism | `splits_over`, `REDUCTIONS`, `REDUCED_EVERY_TOKEN` | planner |
 | models of other sizes | `of_shape`, `of_size`, `ladders`, `scaled`, `SHAPE_FIELDS` | grids, advice |
 | heads that kernels take | `with_head_multiple` | ladders |
@@ -39,6 +40,25 @@ from lmscale.terminal import plural
 
 if TYPE_CHECKING:
     from flax import nnx
+
+
+class GpuCosts(NamedTuple):
+    """What a GPU does for the forward and the backward pass of a layer, beside its FLOPs.
+
+    Fitted to programs that XLA compiled for an H100; PERFORMANCE.md says how well.
+
+    Attributes:
+      kernels: that it launches for a micro-batch.
+      passes: bytes that it reads and writes for each byte that the layer saves for the backward pass.
+      weights: numbers of weights that it reads for a micro-batch, beyond reading each once in either pass.
+      derivatives: numbers that the backward pass of one layer holds at a time, beside those that were
+        saved, for a token and a unit of the model's width.
+    """
+
+    kernels: float
+    passes: float
+    derivatives: float
+    weights: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -301,6 +321,10 @@ class ModelSpec(Spec, abc.ABC):
           platform: "cpu", "gpu" or "tpu".
           attention: see `module`.
         """
+
+    def gpu_costs(self) -> GpuCosts:
+        """The costs of a layer on a GPU; by default those of a Transformer's."""
+        return GpuCosts(kernels=105, passes=16, derivatives=21)
 
     def splits_over(self, n_devices: int) -> bool:
         """Whether tensor parallelism can cut the layers into `n_devices` equal parts."""

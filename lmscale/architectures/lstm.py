@@ -18,6 +18,7 @@ from lmscale.architectures.base import (
     SHARED_ARRAYS,
     Activations,
     Array,
+    GpuCosts,
     Ladder,
     ModelSpec,
     Operation,
@@ -181,6 +182,15 @@ class LSTMSpec(ModelSpec):
             # Fitted to the compiled CPU programs of 14 shapes; TPU programs need none.
             ends=width * (6.5 * h + 1.2 * self.d_embed) if platform == "cpu" else 0,
             layer_params=4 * h * (h + max(h, self.d_embed)),
+        )
+
+    def gpu_costs(self) -> GpuCosts:
+        # A time step is 5 kernels forward and 6 backward, and reads the recurrent kernel in both.
+        return GpuCosts(
+            kernels=11 * self.n_ctx + 10,
+            passes=19,
+            derivatives=4,
+            weights=2 * self.n_ctx * 4 * self.d_hidden**2,
         )
 
     @classmethod

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lmscale.cli.argument_types import positive_int
+from lmscale.cli.argument_types import positive_int, positive_whole
 from lmscale.cli.parser import Parser
 from lmscale.terminal import print_json, say
 
@@ -33,10 +33,17 @@ def _add_build_arguments(build: Parser) -> None:
     build.add_argument("name", metavar="NAME")
     build.add_argument(
         "--input",
-        metavar="PATH",
+        metavar="PATH[=WEIGHT]",
         nargs="+",
         required=True,
-        help="files, folders, globs: .txt .jsonl .json (also .xz .gz .zst) .parquet",
+        help="files, folders, globs: .txt .jsonl .json (also .xz .gz .zst) .parquet; each with a weight for "
+        "a mixture: wiki/=0.7 books/=0.3",
+    )
+    build.add_argument(
+        "--tokens",
+        type=positive_whole,
+        metavar="N",
+        help="of a mixture's training text: sources are repeated to reach it (ends with the first source)",
     )
     build.add_argument("--vocab-size", type=positive_int, help="4096, or the other tokeniser's")
     for split in ("valid", "test"):
@@ -74,6 +81,16 @@ def _add_build_arguments(build: Parser) -> None:
         "all, or so many (100), or another share (0.1%%), or any number (any)",
     )
     build.add_argument(
+        "--tokenizer",
+        metavar="FILE",
+        help="a SentencePiece .model or a Hugging Face tokenizer.json, or bytes, or characters",
+    )
+    build.add_argument(
+        "--end-token",
+        metavar="TOKEN",
+        help="the token of that file that ends a document, where the file does not say: <|endoftext|>",
+    )
+    build.add_argument(
         "--tokenizer-from",
         metavar="CORPUS",
         help="take this corpus's tokeniser, for evaluation sets",
@@ -102,11 +119,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _build(args: argparse.Namespace) -> int:
     from lmscale.data import build_corpus
+    from lmscale.data.mixture import parse_weights
 
     signal.signal(signal.SIGTERM, _interrupt)
     corpus = build_corpus(
         args.name,
-        args.input,
+        parse_weights(args.input),
+        tokens=args.tokens,
         vocab_size=args.vocab_size,
         valid_fraction=args.valid_fraction,
         test_fraction=args.test_fraction,
@@ -115,6 +134,8 @@ def _build(args: argparse.Namespace) -> int:
         skip_bad=args.skip_bad,
         cut_documents=args.cut_documents,
         split_pieces=args.split_pieces,
+        tokenizer=args.tokenizer,
+        end_token=args.end_token,
         tokenizer_from=args.tokenizer_from,
     )
     _print_corpus(corpus)
@@ -175,12 +196,17 @@ def _print_corpus(corpus: Any) -> None:
 
 def _list(args: argparse.Namespace) -> int:
     from lmscale.data import data_root, list_corpora
-    from lmscale.data.building import remove_leftovers
+    from lmscale.data.building import remove_leftovers, unfinished
 
     corpora = list_corpora(lambda error: say(f"lmscale data list: {error}"))
     if "://" not in str(data_root()):
         for name in remove_leftovers(Path(data_root())):
             say(f"removed what a build of {name} that was killed had left")
+        for name in unfinished(Path(data_root())):
+            say(
+                f"the build of {name} that was killed goes on when the same command is run again (kept for a "
+                "day)"
+            )
     rows = [
         {
             "name": corpus.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +46,9 @@ says what they need of a chip's memory, what they send, and how long a step take
 A step takes at least the longest of: its FLOPs (our count, with what is computed twice to save memory) at
 the chip's bfloat16 peak; the bytes that it reads and writes at the memory's bandwidth, as if nothing stayed
 on the chip between two operations (low effort keeps less there than full effort); the bytes that
-it sends at the links' bandwidth. The column hours of the first table assumes a share of the peak instead.
+it sends at the links' bandwidth; on a GPU, the kernels that it launches at 3 us each, however many runs are at
+once. The first table counts the same without a compiler and assumes a share of each peak; its column limit says
+which of them a step waits for.
 """
 
 
@@ -92,7 +94,10 @@ def run(args: argparse.Namespace) -> int:
     devices = parse_devices(args.device) if args.device else local_devices()
     which = what_to_compile(args, devices)
     prior = prior_source(args.prior)
-    planned = [_planned(args, *one, devices, which, prior) for one in chosen_experiments(args)]
+    from lmscale.data.catalog import without_building
+
+    with without_building():
+        planned = [_planned(args, *one, devices, which, prior) for one in chosen_experiments(args)]
     if args.json:
         found = [_to_json(one, args.scale) for one in planned]
         print_json({"experiments": found} if args.many else found[0])
@@ -109,7 +114,7 @@ def _planned(
 
     declared = declare(args, name, experiment)
     store = Store(Path("results") / default_store_name(args, name, experiment))
-    refused = refusal(args, declared, store)
+    refused = refusal(args, declared, store) if _is_built(declared.corpus) else None
     off_center = badly_centered_lines(prior, declared.runs, earlier_store(args, name, store))
     plan = make_plan(declared.runs, devices, mesh=args.mesh)
     epochs, repeated = repeated_text(declared)
@@ -118,6 +123,12 @@ def _planned(
         answers = compile_packs(args, plan, which, declared.corpus)
         plan = dataclasses.replace(plan, packs=tuple(answer.pack for answer in answers))
     return _Planned(declared, store, refused, off_center, plan, epochs, repeated, answers)
+
+
+def _is_built(corpus: Any) -> bool:
+    from lmscale.data.unbuilt import UnbuiltCorpus
+
+    return not isinstance(corpus, UnbuiltCorpus)
 
 
 def _to_json(planned: _Planned, scale: str) -> dict[str, Any]:
@@ -136,6 +147,9 @@ def _to_json(planned: _Planned, scale: str) -> dict[str, Any]:
         "max_epochs": epochs.most,
         "runs_of_too_many_epochs": epochs.over,
         "train_tokens": epochs.tokens,
+        "corpus": planned.declared.corpus.name,
+        "corpus_is_built": _is_built(planned.declared.corpus),
+        "mixture": planned.declared.corpus.mixture,
         "train_tokens_needed": epochs.needed,
         "packs": packs,
         "badly_centered": planned.off_center,
@@ -169,12 +183,12 @@ def _pack_to_json(pack: Any, devices: Any) -> dict[str, Any]:
         "fits": fits(pack, devices),
         "flops": pack.flops,
         "seconds": pack.seconds,
+        "bound": pack.bound,
     }
 
 
 def _print(args: argparse.Namespace, planned: Sequence[_Planned]) -> None:
     """The plan of one experiment, or a line for each of many, and what is wrong with them."""
-    from lmscale.data import copies_sentence, has_many_copies
 
     def of(one: _Planned) -> str:
         return f"{one.declared.name}: " if args.many else ""
@@ -189,14 +203,9 @@ def _print(args: argparse.Namespace, planned: Sequence[_Planned]) -> None:
                 print(f"{of(one)}{one.repeated}")
     else:
         _print_packs(planned[0])
-    corpora = {one.declared.corpus.name: one.declared.corpus for one in planned}
-    for name, corpus in sorted(corpora.items()):
-        if has_many_copies(corpus.copies):
-            print(f"{name}: {copies_sentence(corpus.copies)}")
-    some = planned[0].plan.devices
+    _print_corpora({one.declared.corpus.name: one.declared.corpus for one in planned})
     print(
-        f"time assumes {some.utilisation:.0%} of {some.peak_flops:.3g} FLOP/s a device; "
-        "GB a device is an estimate from shapes"
+        f"time assumes {_assumed(planned[0].plan.devices)}; GB a device is an estimate from shapes"
     )
     if any(_rounds_float32(one.plan) for one in planned):
         print(
@@ -213,6 +222,31 @@ def _print(args: argparse.Namespace, planned: Sequence[_Planned]) -> None:
             print_compiled(of(one), one.plan.devices, one.answers, args.effort)
 
 
+def _print_corpora(corpora: Mapping[str, Any]) -> None:
+    """What a user must know of the text: that it is not built yet, or that it holds many copies."""
+    from lmscale.data import copies_sentence, has_many_copies
+
+    for name, corpus in sorted(corpora.items()):
+        if not _is_built(corpus):
+            print(
+                f"{name} is not built yet (run builds it): its {corpus.n_tokens('train'):,} training tokens "
+                "are an estimate"
+            )
+        if has_many_copies(corpus.copies):
+            print(f"{name}: {copies_sentence(corpus.copies)}")
+
+
+def _assumed(devices: Any) -> str:
+    """What the predicted times assume of a device."""
+    from lmscale.planner.roofline import BANDWIDTH_SHARE
+
+    text = f"{devices.utilisation:.0%} of {devices.peak_flops:.3g} FLOP/s"
+    if devices.launch:
+        text += f", {BANDWIDTH_SHARE:.0%} of {devices.bandwidth:.3g} bytes/s"
+        text += f" and {1e6 * devices.launch:.3g} us a kernel"
+    return f"{text} a device"
+
+
 def _rounds_float32(plan: Any) -> bool:
     """Whether packs of a plan compute in float32 on devices that round the factors of its matmuls."""
     float32 = any(pack.key.compute_dtype == "float32" for pack in plan.packs)
@@ -224,7 +258,7 @@ def _print_packs(planned: _Planned) -> None:
     from lmscale.planner.packs import fits
 
     plan = planned.plan
-    rows = [["model", "runs", "at once", "mesh", "micro", "GB", "FLOPs", "hours", ""]]
+    rows = [["model", "runs", "at once", "mesh", "micro", "GB", "FLOPs", "hours", "limit", ""]]
     for pack in plan.packs:
         marks = ["remat"] * pack.remat
         marks += [f"logits in {pack.logit_pieces}"] * (pack.logit_pieces > 1)
@@ -238,11 +272,12 @@ def _print_packs(planned: _Planned) -> None:
                 f"{pack.memory / 1e9:.3g}",
                 f"{pack.flops:.3g}",
                 f"{pack.seconds / 3600:.3g}",
+                pack.bound,
                 ", ".join(marks),
             ]
         )
-    print_table(rows, widths=(24, 5, 9, 10, 7, 9, 10, 10))
-    print(plan_line(plan) + "; mesh is run x data x model")
+    print_table(rows, widths=(24, 5, 9, 10, 7, 9, 10, 10, 8))
+    print(plan_line(plan) + "; mesh is run x data x model, limit what a step waits for")
     for pack in plan.packs:
         if not fits(pack, plan.devices):
             print(f"{pack.key.model.label} does not fit: {remedy(pack, plan.devices)}")
@@ -250,6 +285,10 @@ def _print_packs(planned: _Planned) -> None:
         print(f"{', '.join(labels)}: attention computes all scores, as {reason}")
     if planned.repeated:
         print(planned.repeated)
+    if mixture := planned.declared.corpus.mixture:
+        from lmscale.data import mixture_sentence
+
+        print(f"the longest run sees {mixture_sentence(mixture, planned.epochs.most)}")
 
 
 def _slow_attention(plan: Any) -> dict[str, list[str]]:

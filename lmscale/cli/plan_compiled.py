@@ -53,12 +53,11 @@ def compile_packs(args: argparse.Namespace, plan: Any, which: str, corpus: Any) 
     from lmscale.planner.aot import ask_compiler, chosen
     from lmscale.progress import progress
 
-    tokens = corpus.tokens("train")
     with progress("compiling", len(chosen(plan, which))) as bar:
         return ask_compiler(
             plan,
             which,
-            (len(tokens), str(tokens.dtype)),
+            (corpus.n_tokens("train"), str(corpus.dtype)),
             effort=args.effort,
             mesh=args.mesh,
             tick=bar.update,
@@ -94,7 +93,8 @@ def print_compiled(of: str, devices: Any, answers: list[Any], effort: str) -> No
         f"\n{of}{len(done)} of {plural(len(answers), 'pack')} compiled by "
         f"{compiler(devices.platform)}{at}, a chip having {devices.memory / 1e9:.1f} GB"
     )
-    header = ["model", "mesh", "micro", "GB", "planned", "compute", "memory", "links", "hours", ""]
+    header = ["model", "at once", "mesh", "micro", "GB", "planned", "compute", "memory", "links"]
+    header += ["launch", "hours", "limit", ""]
     print_table([header, *(_row(answer.pack, answer.compiled, devices) for answer in done)])
     print("ms a step of all slots takes at least; hours by the longest of them (see plan --help)")
     for answer in done:
@@ -106,17 +106,18 @@ def _row(pack: Any, compiled: Any, devices: Any) -> list[str]:
 
     row = [
         pack.key.model.label,
+        str(pack.n_slots),
         "x".join(map(str, pack.mesh)),
         str(pack.micro_batch),
         "" if compiled.error else f"{compiled.peak_bytes / 1e9:.3g}",
         f"{(pack.memory + compiled.tokens) / 1e9:.3g}",
     ]
     if compiled.arguments is None:
-        row += [""] * 4
+        row += [""] * 6
     else:
         bounds = roofline(pack, devices, compiled)
-        row += [f"{1e3 * t:.3g} ms" for t in (bounds.compute, bounds.memory, bounds.links)]
-        row += [f"{roofline_hours(pack, devices, compiled):.3g}"]
+        row += [f"{1e3 * seconds:.3g} ms" for seconds in dataclasses.astuple(bounds)]
+        row += [f"{roofline_hours(pack, devices, compiled):.3g}", bounds.bound]
     verdict = "" if compiled.fits(devices) else "does not fit"
     return [*row, "failed" if compiled.error else verdict]
 
@@ -137,7 +138,8 @@ def _print_needs(answer: Any, devices: Any) -> None:
     if compiled.arguments is not None:
         print(
             f"{label}: {compiled.arguments / 1e9:.3g} GB are state and tokens; "
-            f"a step reads and writes {compiled.hbm_bytes / 1e9:.3g} GB and {_sent(compiled)}; "
+            f"a step launches {plural(compiled.kernels, 'kernel')}, "
+            f"reads and writes {compiled.hbm_bytes / 1e9:.3g} GB and {_sent(compiled)}; "
             f"compiled in {compiled.seconds:.0f} s"
         )
     if compiled.unknown:

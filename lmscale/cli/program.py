@@ -30,6 +30,8 @@ COMMANDS = {
     "eval": "Score the finished runs of a store again, on any corpus and split, without training.",
     "report": "Draw what a store holds so far: report.html (one page that needs nothing else), "
     "figures/*.png and *.svg, fits.json, results.csv.",
+    "keep": "Keep the results of finished stores without their checkpoints, small enough for a repository: "
+    "`report`, `fit` and `advise` give the same from them.",
     "advise": "Recommend a model for a budget, from a store, any table of runs, or a published law.",
     "verify": "Write down what a store foretells for a budget, train the advised model with its half "
     "and its double on that budget, and compare. Resumes what is there; a forecast is never rewritten.",

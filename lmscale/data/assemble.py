@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,19 +24,26 @@ import numpy as np
 
 from lmscale.data.bad_documents import BadDocuments
 from lmscale.data.buckets import BucketWriter, Record, read_bucket, scatter
-from lmscale.data.corpus import FORMAT, MANIFEST, SPLITS, TOKENIZER, Corpus, fingerprint
-from lmscale.data.encode import encode_buckets, join_buckets
+from lmscale.data.character_tokenizer import CharacterTokenizer, count_characters
+from lmscale.data.corpus import FORMAT, MANIFEST, SPLITS, Corpus, fingerprint
+from lmscale.data.encode import encode_buckets, join_buckets, part_of, sum_of
 from lmscale.data.errors import DataError
 from lmscale.data.held_out import LEFT, HeldOut, choose_held_out
+from lmscale.data.learned_tokenizer import train_tokenizer
+from lmscale.data.mixture import Mixture, write_mixed
 from lmscale.data.shingles import END
 from lmscale.data.sources import cut
-from lmscale.data.token_copies import copies_of_training
-from lmscale.data.tokenizer import Tokenizer, train_tokenizer
+from lmscale.data.stages import Stages
+from lmscale.data.token_copies import COPY_CHARACTERS, COPY_TOKENS, copies_of_training
+from lmscale.data.tokenizer import Tokenizer
+from lmscale.data.tokenizers_of_files import describe_tokenizer, stored_tokenizer, tokenizer_file
 from lmscale.files import write_json
 
 #: Called with (stage, done, total): the name of the stage, and the work done and in all, in any unit.
 Progress = Callable[[str, int, int], None]
 
+#: The setting `tokenizer` of a vocabulary of the characters of the text.
+CHARACTERS = "characters"
 #: Tokens of another corpus that are decoded at once.
 _TOKENS_AT_ONCE = 1 << 18
 
@@ -44,38 +53,96 @@ class Source:
     """What a corpus is made of.
 
     Attributes:
-      documents: (text, position) of each; positions count up to `total`, in any unit.
+      documents: (text, position) of each, for every source of the mixture (one, if it is none);
+        positions count up to `total`, in any unit.
       record, settings: what the manifest says of the inputs and of the build.
       tokenizer: learnt from the training text when None.
       apart_from: a corpus whose training text no held-out document may copy either.
       bad: what was left out of the input.
+      mixture: the weights of the sources.
     """
 
-    documents: Iterator[tuple[bytes, int]]
+    documents: Sequence[Iterator[tuple[bytes, int]]]
     total: int
     record: dict[str, Any]
     settings: dict[str, Any]
     tokenizer: Tokenizer | None = None
     apart_from: Corpus | None = None
     bad: BadDocuments = field(default_factory=BadDocuments)
+    mixture: Mixture | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """A digest of all that decides the bytes of the corpus; a killed build goes on under it."""
+        told = [FORMAT, self.settings, self.record, _versions()]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def write_corpus(name: str, folder: Path, source: Source, progress: Progress) -> None:
     """Writes the files of a corpus to a folder: tokeniser, tokens of every split, manifest.
 
+    Stages that the same build had finished before it was killed are not done again.
+
     Raises:
       DataError: when the input has no text, or too little for its splits.
     """
-    settings = source.settings
-    documents = folder / "documents"
-    n_documents, n_empty = scatter(
-        source.documents, documents, lambda position: progress("reading", position, source.total)
+    stages = Stages(folder, source.key)
+    read = stages.result("read") or stages.finish("read", _read(name, folder, source, progress))
+    divided = stages.result("divided") or stages.finish(
+        "divided", _hold_out(name, folder, source, progress)
     )
-    if not n_documents:
-        bad = f": {source.bad.first}" if source.bad.first else ""
-        raise DataError(f"the input of corpus {name} has no text{bad}")
+    shutil.rmtree(folder / "documents", ignore_errors=True)
+    sizes = {folder / "texts" / bucket: size for bucket, size in divided["buckets"].items()}
+    tokenizer = _tokenizer(folder, source, stages, [*sizes], progress)
+    cut_documents = source.settings.get("cut_documents")
+    counts = encode_buckets(sizes, folder / tokenizer.file, tokenizer, cut_documents, progress)
+    manifest = {
+        **_described(name, source, tokenizer),
+        **_join(folder, source, tokenizer, [*sizes], counts, divided["documents"]),
+        "held_out": divided["held_out"],
+        "dropped": {"duplicates": read["documents"] - divided["unique"], **read["dropped"]},
+    }
+    shutil.rmtree(folder / "texts")
+    progress("measuring copies", 0, 1)
+    manifest["copies"] = _measure_copies(folder, manifest, source.apart_from)
+    progress("measuring copies", 1, 1)
+    manifest["fingerprint"] = fingerprint(manifest)
+    write_json(folder / MANIFEST, manifest, sealed=True)
+    stages.remove()
+
+
+def _read(name: str, folder: Path, source: Source, progress: Progress) -> dict[str, Any]:
+    """Writes all documents to buckets; returns how many, and what was left out."""
+    documents = folder / "documents"
+    shutil.rmtree(documents, ignore_errors=True)
+    found = [
+        scatter(
+            some, documents, lambda position: progress("reading", position, source.total), number
+        )
+        for number, some in enumerate(source.documents)
+    ]
+    for number, (n_documents, _) in enumerate(found):
+        if not n_documents:
+            bad = f": {source.bad.first}" if source.bad.first else ""
+            of = f" {source.mixture.inputs[number]}" if source.mixture else ""
+            raise DataError(f"the input{of} of corpus {name} has no text{bad}")
     progress("reading", source.total, source.total)
-    paths = sorted(documents.iterdir())
+    return {
+        "documents": sum(n for n, _ in found),
+        "dropped": {"empty": sum(n for _, n in found), **source.bad.summary()},
+    }
+
+
+def _hold_out(name: str, folder: Path, source: Source, progress: Progress) -> dict[str, Any]:
+    """Writes the texts of all splits to buckets.
+
+    Returns:
+      {"documents": of each split, "unique": different documents, "held_out": as in the manifest,
+      "buckets": name -> bytes}
+    """
+    settings, texts = source.settings, folder / "texts"
+    shutil.rmtree(texts, ignore_errors=True)
+    paths = sorted((folder / "documents").iterdir())
     size = sum(path.stat().st_size for path in paths)
     held_out = choose_held_out(
         paths,
@@ -84,41 +151,86 @@ def write_corpus(name: str, folder: Path, source: Source, progress: Progress) ->
         other_text=functools.partial(_training_text, source.apart_from),
         progress=lambda done: progress("looking for copies", done, size),
     )
-    divided = _divide(paths, held_out, settings.get("cut_documents"), folder / "texts")
+    divided = _divide(paths, held_out, settings.get("cut_documents"), texts)
     _check_splits(name, divided["documents"], held_out)
-    paths = sorted((folder / "texts").iterdir())
+    return {
+        "documents": divided["documents"],
+        "unique": divided["unique"],
+        "held_out": {**_how_held_out(held_out), "dropped_bytes": divided["dropped_bytes"]},
+        "buckets": {path.name: path.stat().st_size for path in sorted(texts.iterdir())},
+    }
 
-    tokenizer = source.tokenizer
+
+def _tokenizer(
+    folder: Path, source: Source, stages: Stages, paths: Sequence[Path], progress: Progress
+) -> Tokenizer:
+    """The tokeniser of the corpus, whose file is written to its folder."""
+    settings, tokenizer = source.settings, source.tokenizer
+    if (described := stages.result("tokenizer")) is not None:
+        file = folder / tokenizer_file(described)
+        return tokenizer or stored_tokenizer(described, file.read_bytes())
     if tokenizer is None:
         progress("learning the tokeniser", 0, 1)
-        sample = _sample(paths, settings["sample_bytes"])
-        tokenizer = train_tokenizer(sample, settings["vocab_size"])
+        weights = source.mixture.weights if source.mixture else (1.0,)
+        sample = _sample(paths, [round(settings["sample_bytes"] * weight) for weight in weights])
+        if settings.get("tokenizer") == CHARACTERS:
+            tokenizer = count_characters(sample, settings["vocab_size"])
+        else:
+            tokenizer = train_tokenizer(sample, settings["vocab_size"])
         progress("learning the tokeniser", 1, 1)
-    (folder / TOKENIZER).write_bytes(tokenizer.model)
+    (folder / tokenizer.file).write_bytes(tokenizer.content)
+    stages.finish("tokenizer", describe_tokenizer(tokenizer))
+    return tokenizer
 
-    counts = encode_buckets(
-        paths, folder / TOKENIZER, tokenizer, settings.get("cut_documents"), progress
-    )
-    splits = {split: join_buckets(folder, paths, counts, split) for split in SPLITS}
+
+def _join(
+    folder: Path,
+    source: Source,
+    tokenizer: Tokenizer,
+    paths: Sequence[Path],
+    counts: Sequence[dict[str, Any]],
+    n_documents: dict[str, int],
+) -> dict[str, Any]:
+    """Writes the token file of every split; returns "splits", and "mixture" where it is one."""
+    mixture = source.mixture
+    splits: dict[str, Any] = {}
+    shares: dict[str, Any] = {}
     for split in SPLITS:
-        splits[split] = {**splits[split], "documents": divided["documents"][split]}
-    shutil.rmtree(documents)
-    shutil.rmtree(folder / "texts")
-    manifest = {
-        **_described(name, source, tokenizer),
-        "splits": splits,
-        "held_out": {**_how_held_out(held_out), "dropped_bytes": divided["dropped_bytes"]},
-        "dropped": {
-            "duplicates": n_documents - divided["unique"],
-            "empty": n_empty,
-            **source.bad.summary(),
-        },
-    }
-    progress("measuring copies", 0, 1)
-    manifest["copies"] = _measure_copies(folder, manifest, source.apart_from)
-    progress("measuring copies", 1, 1)
-    manifest["fingerprint"] = fingerprint(manifest)
-    write_json(folder / MANIFEST, manifest, sealed=True)
+        file = folder / f"{split}.bin"
+        if mixture is None:
+            digest = join_buckets(file, part_of(paths, counts, split, 0))
+            splits[split] = {
+                **sum_of(counts, f"{split}.0"),
+                "documents": n_documents[split],
+                "sha256": digest,
+            }
+            continue
+        numbers = range(len(mixture.inputs))
+        parts = [part_of(paths, counts, split, number) for number in numbers]
+        sums = [sum_of(counts, f"{split}.{number}") for number in numbers]
+        lacking = [
+            name for name, part in zip(mixture.inputs, parts, strict=True) if not part.tokens
+        ]
+        if lacking and n_documents[split]:
+            raise DataError(
+                f"no document of {lacking[0]} fell to {split}, so a mixture cannot hold its weight: give more "
+                "of it, or change valid_fraction and test_fraction"
+            )
+        length = mixture.tokens if split == "train" else None
+        written, shares[split] = write_mixed(file, parts, mixture, tokenizer, length)
+        kinds = {kind: sum(s[kind] for s in sums) for kind in ("changed", "unknown")}
+        splits[split] = {**written, **kinds}
+    if mixture is None:
+        return {"splits": splits}
+    described = [
+        {
+            "input": name,
+            "weight": weight,
+            **{split: shares[split][number] for split in SPLITS},
+        }
+        for number, (name, weight) in enumerate(zip(mixture.inputs, mixture.weights, strict=True))
+    ]
+    return {"splits": splits, "mixture": described}
 
 
 def _described(name: str, source: Source, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -128,17 +240,17 @@ def _described(name: str, source: Source, tokenizer: Tokenizer) -> dict[str, Any
         "name": name,
         "settings": source.settings,
         "sources": source.record,
-        "tokenizer": {
-            "sha256": tokenizer.hash,
-            "vocab_size": tokenizer.vocab_size,
-            "eod_id": tokenizer.eod_id,
-        },
+        "tokenizer": describe_tokenizer(tokenizer),
         "dtype": tokenizer.dtype.str,
-        "versions": {
-            "python": platform.python_version(),
-            "sentencepiece": metadata.version("sentencepiece"),
-            "numpy": np.__version__,
-        },
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "sentencepiece": metadata.version("sentencepiece"),
+        "numpy": np.__version__,
     }
 
 
@@ -172,7 +284,7 @@ def _check_splits(name: str, n_documents: dict[str, int], held_out: HeldOut) -> 
 def _divide(
     paths: Sequence[Path], held_out: HeldOut, cut_documents: int | None, folder: Path
 ) -> dict[str, Any]:
-    """Writes the text of all splits to the buckets of a folder, and removes the buckets it came from.
+    """Writes the text of all splits to the buckets of a folder.
 
     Of a held-out document only its contribution is written. A training document is written whole, or in
     pieces where `cut_documents` asks for them; each piece has the key of its own text.
@@ -185,40 +297,41 @@ def _divide(
     keeps_rest = held_out.rule.fractions["train"] > 0
     with BucketWriter(folder) as writer:
         for path in paths:
-            for key, _, text in read_bucket(path):
+            for key, _, text, source in read_bucket(path):
                 unique += 1
                 if key in held_out.texts:
                     split, kept = held_out.texts[key]
-                    writer.write(Record(key, split, kept))
+                    writer.write(Record(key, split, kept, source))
                     dropped += len(text) - len(kept)
                     n_documents[split] += 1
                 elif not keeps_rest:
                     dropped += len(text)
                 elif cut_documents and len(text) > cut_documents:
                     for piece in cut(text, cut_documents):
-                        writer.write(Record(hashlib.sha256(piece).digest(), "train", piece))
+                        digest = hashlib.sha256(piece).digest()
+                        writer.write(Record(digest, "train", piece, source))
                     n_documents["train"] += 1
                 else:
-                    writer.write(Record(key, "train", text))
+                    writer.write(Record(key, "train", text, source))
                     n_documents["train"] += 1
-            path.unlink()
     return {"documents": n_documents, "unique": unique, "dropped_bytes": dropped}
 
 
-def _sample(paths: Sequence[Path], n_bytes: int) -> list[str]:
-    """About `n_bytes` of random training documents.
+def _sample(paths: Sequence[Path], n_bytes: Sequence[int]) -> list[str]:
+    """Random training documents, of each source about as many bytes as are asked for.
 
     They are taken from the end of the order. Small subsets train on its beginning, and a tokeniser
     fits the text that it was learnt from a little better than other text.
     """
     sample: list[str] = []
+    wanted = [*n_bytes]
     for path in reversed(paths):
-        for _, split, text in reversed(read_bucket(path)):
-            if n_bytes <= 0:
-                return sample
-            if split == "train":
-                sample.append(text[:n_bytes].decode(errors="ignore"))
-                n_bytes -= len(text)
+        for _, split, text, source in reversed(read_bucket(path)):
+            if split == "train" and wanted[source] > 0:
+                sample.append(text[: wanted[source]].decode(errors="ignore"))
+                wanted[source] -= len(text)
+        if max(wanted) <= 0:
+            break
     return sample
 
 
@@ -253,8 +366,13 @@ def _measure_copies(
     if apart_from is not None:
         training.append(apart_from.tokens("train"))
     eod_id = manifest["tokenizer"]["eod_id"]
+    of_characters = manifest["tokenizer"].get("kind") == CharacterTokenizer.kind
+    least = COPY_CHARACTERS if of_characters else COPY_TOKENS
     return {
-        split: copies_of_training(np.array(tokens[split]), training, eod_id)
+        split: {
+            **copies_of_training(np.array(tokens[split]), training, eod_id, least),
+            **({"least_tokens": least} if of_characters else {}),
+        }
         for split in ("valid", "test")
         if split in tokens
     }

@@ -16,7 +16,7 @@ from lmscale.data.corpus import SPLITS
 #: Bytes of text that are kept in memory before they are written to the buckets.
 _BUFFER_BYTES = 64 << 20
 _REPORT_BYTES = 1 << 20
-#: The header before each text: its hash, the number of its split, its length.
+#: The header before each text: its hash, the numbers of its split and source in a byte, its length.
 _HEAD = 32 + 1 + 8
 
 
@@ -26,6 +26,8 @@ class Record(NamedTuple):
     key: bytes
     split: str
     text: bytes
+    #: Its number in a mixture.
+    source: int = 0
 
 
 class BucketWriter:
@@ -45,8 +47,8 @@ class BucketWriter:
 
     def write(self, record: Record) -> None:
         bucket = self._waiting.setdefault(record.key[0], [])
-        split = SPLITS.index(record.split).to_bytes(1)
-        bucket += (record.key, split, len(record.text).to_bytes(8), record.text)
+        label = SPLITS.index(record.split) + len(SPLITS) * record.source
+        bucket += (record.key, label.to_bytes(1), len(record.text).to_bytes(8), record.text)
         self._held += len(record.text)
         if self._held > _BUFFER_BYTES:
             self._flush()
@@ -60,9 +62,12 @@ class BucketWriter:
 
 
 def scatter(
-    documents: Iterable[tuple[bytes, int]], folder: Path, progress: Callable[[int], None]
+    documents: Iterable[tuple[bytes, int]],
+    folder: Path,
+    progress: Callable[[int], None],
+    source: int = 0,
 ) -> tuple[int, int]:
-    """Writes every document, with its position in the input, to the bucket of its hash.
+    """Writes every document of a source, with its position in the input, to the bucket of its hash.
 
     Returns:
       (number of documents, number of empty ones, which are left out)
@@ -73,7 +78,7 @@ def scatter(
             if not text:
                 n_empty += 1
                 continue
-            writer.write(Record(hashlib.sha256(text).digest(), "train", text))
+            writer.write(Record(hashlib.sha256(text).digest(), "train", text, source))
             n_documents += 1
             unreported += len(text)
             if unreported > _REPORT_BYTES:
@@ -83,14 +88,16 @@ def scatter(
 
 
 def read_bucket(path: Path) -> list[Record]:
-    """The records of a bucket in the order of their keys, each key once."""
+    """The records of a bucket in the order of their keys, each key once: that of the first source."""
     data = path.read_bytes()
     records, start = {}, 0
     while start < len(data):
         text = start + _HEAD
         end = text + int.from_bytes(data[text - 8 : text])
         key = data[start : start + 32]
-        records[key] = Record(key, SPLITS[data[start + 32]], data[text:end])
+        if key not in records:
+            source, split = divmod(data[start + 32], len(SPLITS))
+            records[key] = Record(key, SPLITS[split], data[text:end], source)
         start = end
     return sorted(records.values())
 

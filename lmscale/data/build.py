@@ -11,15 +11,16 @@ import functools
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from etils import epath
 
-from lmscale.data.assemble import Progress, Source, write_corpus
+from lmscale.data.assemble import CHARACTERS, Progress, Source, write_corpus
 from lmscale.data.bad_documents import BadDocuments
 from lmscale.data.building import building_folder, lock_of, remove_leftovers
+from lmscale.data.character_tokenizer import CharacterTokenizer
 from lmscale.data.corpus import (
     MANIFEST,
     Corpus,
@@ -29,28 +30,36 @@ from lmscale.data.corpus import (
 from lmscale.data.errors import BuildError, DataError
 from lmscale.data.inputs import checksum, find_inputs
 from lmscale.data.installed import MAX_BYTES, OTHER_KINDS, find_installed, read_installed
+from lmscale.data.learned_tokenizer import check_vocab_size
+from lmscale.data.mixture import Mixture
 from lmscale.data.sources import MAX_DOCUMENT_BYTES, cut, read_documents
-from lmscale.data.tokenizer import check_vocab_size
+from lmscale.data.tokenizer import Tokenizer
+from lmscale.data.tokenizers_of_files import read_tokenizer
 from lmscale.progress import progress as show_progress
 
 INSTALLED = "installed-python"
 #: Prefix of the names of built-in corpora.
 _RESERVED = "installed-"
 DEFAULT_VOCAB = 4096
+#: The tokeniser whose ids are the bytes of the text.
+BYTES = "bytes"
 
 
 def build_corpus(
     name: str,
-    inputs: Sequence[str],
+    inputs: Sequence[str] | Mapping[str, float],
     *,
     vocab_size: int | None = None,
     valid_fraction: float | None = None,
     test_fraction: float | None = None,
+    tokenizer: str | None = None,
+    end_token: str | None = None,
     tokenizer_from: str | None = None,
     text_field: str = "text",
     separator: str | None = None,
     skip_bad: bool | float = False,
     sample_bytes: int = 8_000_000,
+    tokens: int | None = None,
     cut_documents: int | None = None,
     split_pieces: bool = False,
     progress: Progress | None = None,
@@ -62,11 +71,17 @@ def build_corpus(
 
     Args:
       name: of the folder under `data_root`.
-      inputs: files, folders and patterns (see `sources`).
-      vocab_size: ids of the tokeniser, 4,096 unless it comes from another corpus.
+      inputs: files, folders and patterns (see `sources`); or, for a mixture, {one of these: its weight}.
+        The weights are shares of the tokens, met in every beginning of a split to within a document of
+        each source (see `mixture`).
+      vocab_size: ids of the tokeniser that is learnt, 4,096 by default; of "characters" the most, by default
+        as many as the text holds.
       valid_fraction, test_fraction: the share of documents that each is chosen from; those that are
         copies stay in the training text. 0 for none. By default the smallest share, between 1% and
         10%, that gives 200 documents in each.
+      tokenizer: the file of a tokeniser (SentencePiece `.model`, Hugging Face `tokenizer.json`, or a folder
+        that holds one), "bytes", or "characters"; by default one is learnt from the text.
+      end_token: the token of that file that ends a document, where it does not say.
       tokenizer_from: a corpus (name or path) whose tokeniser to use, so that its models can be
         evaluated on this one. What is held out is then no copy of that corpus's training text either.
       text_field: the field of JSON lines, or column of Parquet, that holds the text.
@@ -75,6 +90,8 @@ def build_corpus(
       skip_bad: leave out rows and documents that are no text, instead of refusing them: any number
         (True), at most so many (an int), or at most this share of all (a float below 1).
       sample_bytes: training text from which the tokeniser is learnt.
+      tokens: least length of a mixture's training text, for which sources are repeated; by default it ends
+        where the first source ends.
       cut_documents: store documents longer than this many bytes in pieces, cut at line ends, so that
         the pieces of few long documents are shuffled. All pieces of one stay on one side.
       split_pieces: take every piece for a document, for text that is one long document: pieces of it
@@ -85,15 +102,23 @@ def build_corpus(
       DataError: one line, when the inputs, the settings or the name cannot be.
     """
     check_name(name)
+    mixture = Mixture.of(inputs, tokens) if isinstance(inputs, Mapping) else None
+    if tokens is not None and mixture is None:
+        raise DataError("tokens is the length of a mixture: give every input a weight (INPUT=0.7)")
     if name.startswith(_RESERVED):
         raise DataError(f"the name {name} is reserved for a built-in corpus: choose another one")
     _check_settings(valid_fraction, test_fraction, sample_bytes, cut_documents, split_pieces)
+    if tokenizer and tokenizer_from:
+        raise DataError("tokenizer and tokenizer_from exclude each other: give one of them")
     if isinstance(skip_bad, float) and not 0 < skip_bad < 1:
         raise DataError(f"skip_bad must be True, a whole number or a share below 1, not {skip_bad}")
     parent = _corpus_of_tokenizer(tokenizer_from, vocab_size) if tokenizer_from else None
-    tokenizer = parent.tokenizer if parent else None
-    vocab_size = tokenizer.vocab_size if tokenizer else vocab_size or DEFAULT_VOCAB
-    check_vocab_size(vocab_size)
+    chosen = parent.tokenizer if parent else _chosen_tokenizer(tokenizer, end_token, vocab_size)
+    if chosen is not None:
+        vocab_size = chosen.vocab_size
+    elif tokenizer != CHARACTERS:
+        vocab_size = vocab_size or DEFAULT_VOCAB
+        check_vocab_size(vocab_size)
     settings = {
         "vocab_size": vocab_size,
         "valid_fraction": valid_fraction,
@@ -104,14 +129,16 @@ def build_corpus(
         "sample_bytes": sample_bytes,
         "cut_documents": cut_documents,
         "split_pieces": split_pieces,
-        "tokenizer_from": tokenizer.hash if tokenizer else None,
+        "tokenizer_from": parent.tokenizer.hash if parent else None,
         "apart_from": parent.fingerprint if parent else None,
+        **_tokenizer_settings(tokenizer, chosen),
+        **(mixture.settings() if mixture else {}),
     }
-    files, record = _inputs(inputs)
+    groups, record = _inputs([[name] for name in inputs] if mixture else [[*inputs]])
     bad = BadDocuments(skip_bad)
-    documents = _documents(files, settings, bad)
+    documents = _documents(groups, settings, bad)
     check_same = functools.partial(_check_same, name, settings, record)
-    source = Source(documents, record["bytes"], record, settings, tokenizer, parent, bad)
+    source = Source(documents, record["bytes"], record, settings, chosen, parent, bad, mixture)
     return _build_once(name, source, check_same, progress)
 
 
@@ -129,7 +156,7 @@ def build_installed(vocab_size: int, progress: Progress | None = None) -> Corpus
         "max_bytes": MAX_BYTES,
     }
     files, record = find_installed()
-    source = Source(read_installed(files), len(files), record, settings)
+    source = Source([read_installed(files)], len(files), record, settings)
     return _build_once(f"{INSTALLED}-v{vocab_size}", source, lambda corpus: None, progress)
 
 
@@ -140,8 +167,8 @@ def build_installed_kind(kind: str, training: Corpus, progress: Progress | None 
     the first call, and then stays as it is.
     """
     tokenizer = training.tokenizer
-    name = f"{_RESERVED}{kind}-{training.fingerprint[:8]}"
-    if (data_root() / name / MANIFEST).exists():
+    name = _name_of_kind(kind, training)
+    if is_installed_kind_built(kind, training):
         return Corpus(data_root() / name)
     files, record = find_installed(OTHER_KINDS[kind])
     settings = {
@@ -153,8 +180,17 @@ def build_installed_kind(kind: str, training: Corpus, progress: Progress | None 
         "apart_from": training.fingerprint,
     }
     documents = read_installed(files)
-    source = Source(documents, len(files), record, settings, tokenizer, training)
+    source = Source([documents], len(files), record, settings, tokenizer, training)
     return _build_once(name, source, lambda corpus: None, progress)
+
+
+def is_installed_kind_built(kind: str, training: Corpus) -> bool:
+    """Whether `build_installed_kind` finds its corpus built."""
+    return (data_root() / _name_of_kind(kind, training) / MANIFEST).exists()
+
+
+def _name_of_kind(kind: str, training: Corpus) -> str:
+    return f"{_RESERVED}{kind}-{training.fingerprint[:8]}"
 
 
 def _check_settings(
@@ -181,8 +217,8 @@ def _check_settings(
 def _corpus_of_tokenizer(name: str, vocab_size: int | None) -> Corpus:
     if "://" not in name and Path(name).is_file():
         raise DataError(
-            f"{name} is a file, and a tokeniser is taken from a corpus of lmscale: give its name (see "
-            "lmscale data list) or its folder; tokenisers of other tools are not read"
+            f"{name} is a file, and tokenizer_from names a corpus of lmscale (see lmscale data list): give "
+            "the file of a tokeniser as tokenizer (--tokenizer)"
         )
     corpus = Corpus(name if "/" in name else data_root() / name)
     if vocab_size not in (None, corpus.vocab_size):
@@ -193,29 +229,88 @@ def _corpus_of_tokenizer(name: str, vocab_size: int | None) -> Corpus:
     return corpus
 
 
-def _inputs(inputs: Sequence[str]) -> tuple[list[epath.Path], dict[str, Any]]:
-    """The files that will be read, and what the manifest says of them."""
+def _chosen_tokenizer(
+    name: str | None, end_token: str | None, vocab_size: int | None
+) -> Tokenizer | None:
+    """The tokeniser that a user names by file or as "bytes"; None where it is made from the text."""
+    if end_token is not None and name in (None, BYTES, CHARACTERS):
+        raise DataError("end_token is a token of the file that tokenizer names: give both")
+    if name is None or name == CHARACTERS:
+        return None
+    chosen = CharacterTokenizer.of("") if name == BYTES else read_tokenizer(name, end_token)
+    if vocab_size not in (None, chosen.vocab_size):
+        raise DataError(
+            f"the tokeniser {name} has {chosen.vocab_size:,} ids, not {vocab_size:,}: leave vocab_size out"
+        )
+    return chosen
+
+
+def _tokenizer_settings(name: str | None, chosen: Tokenizer | None) -> dict[str, Any]:
+    """What the manifest says of a tokeniser that was asked for; corpora with a learnt one say nothing."""
+    if name is None:
+        return {}
+    if name in (BYTES, CHARACTERS):
+        return {"tokenizer": name}
+    return {"tokenizer": f"{chosen.file} {chosen.hash[:16]}", "end_token": chosen.eod_id}
+
+
+def _inputs(groups: Sequence[Sequence[str]]) -> tuple[list[list[epath.Path]], dict[str, Any]]:
+    """The files that will be read for each group of inputs, and what the manifest says of all.
+
+    Raises:
+      DataError: when a group holds a file of an earlier one.
+    """
     skipped: Counter[str] = Counter()
-    files = find_inputs(inputs, lambda kind: skipped.update([kind]))
-    sources = sorted((checksum(file) for file in files), key=lambda source: source["sha256"])
-    return files, {**_summarize(sources), "skipped": dict(sorted(skipped.items()))}
+    files: list[list[epath.Path]] = []
+    taken: dict[str, str] = {}
+    for names in groups:
+        found = find_inputs(names, lambda kind: skipped.update([kind]))
+        for file in map(str, found):
+            if file in taken:
+                raise DataError(
+                    f"{file} belongs to {taken[file]} and to {names[0]}: to one source only"
+                )
+        taken |= dict.fromkeys(map(str, found), names[0])
+        files.append(found)
+    sources = [sorted(map(checksum, found), key=lambda one: one["sha256"]) for found in files]
+    digests = [_summarize(found)["sha256"] for found in sources] if len(groups) > 1 else None
+    together = sorted((one for found in sources for one in found), key=lambda one: one["sha256"])
+    record = {**_summarize(together), "skipped": dict(sorted(skipped.items()))}
+    return files, {**record, "sha256_by_input": digests} if digests else record
 
 
 def _documents(
-    files: Sequence[epath.Path], settings: dict[str, Any], bad: BadDocuments
+    groups: Sequence[Sequence[epath.Path]], settings: dict[str, Any], bad: BadDocuments
+) -> list[Iterator[tuple[bytes, int]]]:
+    """The documents of each group of files, each with how many bytes of all were read until it."""
+    before = [0]
+    last = len(groups) - 1
+    return [
+        _documents_of(files, settings, bad, before, number == last)
+        for number, files in enumerate(groups)
+    ]
+
+
+def _documents_of(
+    files: Sequence[epath.Path],
+    settings: dict[str, Any],
+    bad: BadDocuments,
+    before: list[int],
+    is_last: bool,
 ) -> Iterator[tuple[bytes, int]]:
-    """The documents of the files, each with how many bytes were read until it."""
+    """The documents of some files; `before` holds the bytes of the files that were read."""
     pieces, size = settings["split_pieces"], settings["cut_documents"]
     # A text that will be cut into documents may be longer than one document.
     max_bytes = 4 * MAX_DOCUMENT_BYTES if pieces else MAX_DOCUMENT_BYTES
-    field, separator, before = settings["text_field"], settings["separator"], 0
+    field, separator = settings["text_field"], settings["separator"]
     for file in files:
         for text, position in read_documents(file, field, separator, bad.note, max_bytes):
             bad.n_documents += 1
             for piece in cut(text, size) if pieces else (text,):
-                yield piece, before + position
-        before += file.stat().length
-    bad.check_share()
+                yield piece, before[0] + position
+        before[0] += file.stat().length
+    if is_last:
+        bad.check_share()
 
 
 def _check_same(
@@ -224,11 +319,11 @@ def _check_same(
     """Raises a `DataError` where a corpus was built from other inputs or in another way."""
     there = corpus.manifest
     changes = [
-        f"{key} {there['settings'].get(key)} instead of {value}"
-        for key, value in settings.items()
-        if there["settings"].get(key) != value
+        f"{key} {there['settings'].get(key)} instead of {settings.get(key)}"
+        for key in {**settings, **there["settings"]}
+        if there["settings"].get(key) != settings.get(key)
     ]
-    if there["sources"].get("sha256") != record["sha256"]:
+    if any(there["sources"].get(key) != record.get(key) for key in ("sha256", "sha256_by_input")):
         changes.insert(0, "other inputs")
     if changes:
         raise DataError(
@@ -278,7 +373,7 @@ def _build_once(
             return corpus
         if progress is None:
             progress = stack.enter_context(show_progress(f"corpus {name}", 1.0)).stage
-        folder = stack.enter_context(building_folder(final))
+        folder = stack.enter_context(building_folder(final, source.key))
         try:
             write_corpus(name, folder, source, progress)
             folder.rename(final)

@@ -16,18 +16,33 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from lmscale.data.stages import key_of_build
+
 #: After so long without a touch a build counts as dead, also one of another machine.
 SILENT_SECONDS = 86_400.0
 _HEARTBEAT_SECONDS = 60.0
+_LEFTOVER = re.compile(r"\.(.+)\.([A-Za-z0-9-]+)\.(\d+)\.building")
 
 
 @contextlib.contextmanager
-def building_folder(final: Path) -> Iterator[Path]:
-    """An empty folder to build in, removed at the end unless it was moved to its final place."""
+def building_folder(final: Path, key: str = "") -> Iterator[Path]:
+    """A folder to build in, removed at the end unless it was moved to its final place.
+
+    It is empty, or what a build of the same key (see `stages`) had done when it was killed.
+    """
     folder = final.parent / f".{final.name}.{_host()}.{os.getpid()}.building"
-    # This process holds the lock, so a folder of that name was left by a dead process.
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    # This process holds the lock, so folders of that name on this host were left by dead processes.
+    for left in sorted(final.parent.glob(f".{final.name}.{_host()}.*.building")):
+        found = _LEFTOVER.fullmatch(left.name)
+        if found is None or found[1] != final.name or left.is_symlink():
+            continue
+        if left != folder and _is_alive(int(found[3])):
+            continue  # the file system has no locks
+        if left != folder and not folder.exists() and key and key_of_build(left) == key:
+            left.rename(folder)
+        elif left != folder or key_of_build(left) != key:
+            shutil.rmtree(left, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
     over = threading.Event()
 
     def beat() -> None:
@@ -62,21 +77,35 @@ def remove_leftovers(root: Path) -> list[str]:
     """Removes what killed builds have left, and returns the names of their corpora.
 
     A build of this machine counts as killed when its process is gone and its lock is free; one of another
-    machine when its folder has not been touched for a day.
+    machine when its folder has not been touched for a day. A killed build that has finished a stage is
+    kept for a day, because the same command would go on from there (`unfinished`).
     """
     removed = []
-    for folder in sorted(root.glob(".*.building")):
-        found = re.fullmatch(r"\.(.+)\.([A-Za-z0-9-]+)\.(\d+)\.building", folder.name)
-        if not found or folder.is_symlink() or not folder.is_dir():
-            continue
-        name, host, pid = found[1], found[2], int(found[3])
+    for folder, name, host, pid in _leftovers(root):
         with contextlib.suppress(OSError):
             silent = time.time() - folder.stat().st_mtime > SILENT_SECONDS
             own = host == _host() and not _is_alive(pid) and _is_free(root, name)
-            if silent or own:
+            if silent or (own and key_of_build(folder) is None):
                 shutil.rmtree(folder, ignore_errors=True)
                 removed.append(name)
     return removed
+
+
+def unfinished(root: Path) -> list[str]:
+    """The corpora whose build on this machine was killed, and would go on if it were started again."""
+    return [
+        name
+        for folder, name, host, pid in _leftovers(root)
+        if host == _host() and not _is_alive(pid) and key_of_build(folder) is not None
+    ]
+
+
+def _leftovers(root: Path) -> Iterator[tuple[Path, str, str, int]]:
+    """(folder, name of the corpus, host, process) of every build under a root."""
+    for folder in sorted(root.glob(".*.building")):
+        found = _LEFTOVER.fullmatch(folder.name)
+        if found and not folder.is_symlink() and folder.is_dir():
+            yield folder, found[1], found[2], int(found[3])
 
 
 def _is_free(root: Path, name: str) -> bool:

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 from etils import epath
 
 from lmscale.data.assemble import Progress
-from lmscale.data.build import INSTALLED, build_installed, build_installed_kind
+from lmscale.data.build import (
+    INSTALLED,
+    build_installed,
+    build_installed_kind,
+    is_installed_kind_built,
+)
 from lmscale.data.corpus import MANIFEST, SPLITS, Corpus, corpus_path, data_root, unreadable_corpus
 from lmscale.data.errors import DataError
 from lmscale.data.installed import OTHER_KINDS
 from lmscale.data.remote import check_scheme
+from lmscale.data.unbuilt import UnbuiltCorpus
 from lmscale.files import DamagedError
 
 #: Default vocabulary of the built-in corpus: it suits models that a laptop can train.
 INSTALLED_VOCAB = 1024
+_may_build = contextvars.ContextVar("may_build", default=True)
+
+
+@contextlib.contextmanager
+def without_building() -> Iterator[None]:
+    """While this lasts, a built-in corpus that is not there is an `UnbuiltCorpus`, and nothing is built."""
+    token = _may_build.set(False)
+    try:
+        yield
+    finally:
+        _may_build.reset(token)
 
 
 def open_corpus(
@@ -44,6 +63,8 @@ def open_corpus(
     if installed:
         asked = int(installed[1]) if installed[1] else vocab_size or INSTALLED_VOCAB
         path = data_root() / f"{INSTALLED}-v{asked}"
+        if not path.exists() and not _may_build.get():
+            return cast(Corpus, UnbuiltCorpus(path.name, asked))
         corpus = Corpus(path) if path.exists() else build_installed(asked, progress)
     else:
         in_root = "/" not in name and data_root() / name
@@ -94,10 +115,15 @@ def evaluation_corpus(name: str, training: Corpus, progress: Progress | None = N
       DataError: one line, when there is no such corpus or it has another tokeniser.
     """
     kind = str(name).removeprefix("installed-")
+    is_unbuilt = isinstance(training, UnbuiltCorpus)
     if name != kind and kind in OTHER_KINDS:
+        if is_unbuilt or not (_may_build.get() or is_installed_kind_built(kind, training)):
+            return cast(Corpus, UnbuiltCorpus(name, training.vocab_size, kind))
         return build_installed_kind(kind, training, progress)
     corpus = open_corpus(name)
-    if corpus.manifest["tokenizer"]["sha256"] != training.manifest["tokenizer"]["sha256"]:
+    if is_unbuilt:
+        return corpus
+    if corpus.manifest["tokenizer"] != training.manifest["tokenizer"]:
         raise DataError(
             f"corpus {name} has another tokeniser than {training.name}: build it with: lmscale data "
             f"build NAME --input PATH --tokenizer-from {training.name}"

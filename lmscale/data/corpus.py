@@ -3,7 +3,7 @@
 A corpus is a folder:
 
     manifest.json           counts, checksums, settings, sources, versions
-    tokenizer.model         SentencePiece
+    tokenizer.model         SentencePiece (or tokenizer.json, characters.json: see `tokenizer`)
     train.bin valid.bin test.bin
                             token ids, little-endian uint16 (uint32 beyond 65,536 ids)
 
@@ -33,11 +33,11 @@ from lmscale.data.checked import REMEDY, check_file
 from lmscale.data.errors import DataError
 from lmscale.data.remote import check_scheme, remote_error
 from lmscale.data.tokenizer import Tokenizer
+from lmscale.data.tokenizers_of_files import stored_tokenizer, tokenizer_file
 from lmscale.files import DamagedError, check_fields, read_json
 
 SPLITS = ("train", "valid", "test")
 MANIFEST = "manifest.json"
-TOKENIZER = "tokenizer.model"
 FORMAT = 2
 #: Required fields of a manifest, and of its parts.
 _FIELDS = {
@@ -76,9 +76,12 @@ class Corpus:
       path: its folder.
       manifest: the content of manifest.json.
       fingerprint: 16 hexadecimal digits of the tokeniser, the tokens and the split rule.
-      vocab_size, eod_id: of the tokeniser.
+      vocab_size, eod_id: of the tokeniser; `tokenizer_file` is the name of its file.
       copies: by held-out split, {"share": of its tokens that lie in exact 32-token copies of training
         text, "documents": how many lie in copies by more than half}.
+
+      mixture: where it is one, the sources: {"input", "weight", and for each split "tokens", "available" (what
+        the source has) and "epochs"}.
 
     Raises:
       DataError: when the folder holds no corpus, one of another format, or cannot be read.
@@ -96,24 +99,31 @@ class Corpus:
         self.vocab_size: int = self.manifest["tokenizer"]["vocab_size"]
         self.eod_id: int = self.manifest["tokenizer"]["eod_id"]
         self.copies: dict[str, dict[str, Any]] = self.manifest.get("copies", {})
+        self.mixture: list[dict[str, Any]] | None = self.manifest.get("mixture")
+        self.tokenizer_file: str = tokenizer_file(self.manifest["tokenizer"])
 
     def __repr__(self) -> str:
         return f"Corpus({str(self.path)!r}, fingerprint={self.fingerprint!r})"
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        path = self.path / TOKENIZER
+        path = self.path / self.tokenizer_file
         model = _read_bytes(path)
         # The digest comes first, because later code trusts the content.
         if hashlib.sha256(model).hexdigest() != self.manifest["tokenizer"]["sha256"]:
             raise DamagedError(path, "it is not the tokeniser of this corpus any more", REMEDY)
-        return Tokenizer(model)
+        return stored_tokenizer(self.manifest["tokenizer"], model)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the token ids."""
+        return np.dtype(self.manifest["dtype"])
 
     @property
     def token_bytes(self) -> np.ndarray:
         """int32 [vocab_size]: UTF-8 bytes that each id stands for, 0 for the end of a document.
 
-        Summed over the targets of any window, it gives the bytes for exact bits per byte.
+        `Tokenizer.count_bytes` sums it over the targets of windows, for exact bits per byte.
         """
         return self.tokenizer.token_bytes
 
@@ -181,7 +191,7 @@ class Corpus:
         """Reads every file anew. Yields its name, and what is wrong with it or None."""
         yield MANIFEST, None  # the manifest was checked when the corpus was opened
         for name, look in (
-            (TOKENIZER, lambda: Corpus(self.path).tokenizer),
+            (self.tokenizer_file, lambda: Corpus(self.path).tokenizer),
             *((f"{split}.bin", lambda split=split: self._look(split)) for split in SPLITS),
         ):
             try:

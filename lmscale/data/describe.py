@@ -31,7 +31,18 @@ def describe(corpus: Corpus) -> dict[str, Any]:
         "path": str(corpus.path),
         "fingerprint": corpus.fingerprint,
         "vocab_size": corpus.vocab_size,
+        "tokenizer": {
+            "kind": manifest["tokenizer"].get("kind", "learned"),
+            "file": corpus.tokenizer_file,
+            "eod_id": corpus.eod_id,
+            "sha256": manifest["tokenizer"]["sha256"],
+            **{
+                what: sum(manifest["splits"][split].get(what, 0) for split in SPLITS)
+                for what in ("changed", "unknown")
+            },
+        },
         "splits": splits,
+        "mixture": manifest.get("mixture"),
         "held_out": manifest["held_out"],
         "dropped": manifest["dropped"],
         "settings": manifest["settings"],
@@ -57,6 +68,8 @@ def summary_lines(corpus: Corpus) -> list[str]:
         for split, values in found["splits"].items()
     ]
     lines = [_row(header), *map(_row, rows)]
+    if found["mixture"]:
+        lines.append(f"mixture: {mixture_sentence(found['mixture'])}")
     lines += [_held_out_line(found), f"copied: {copies_sentence(corpus.copies)}"]
     dropped = found["dropped"]
     lines.append(
@@ -66,10 +79,23 @@ def summary_lines(corpus: Corpus) -> list[str]:
     )
     if reasons := dropped.get("bad_by_reason"):
         lines.append(f"bad rows: {kinds_in_words(reasons)}")
+    lines += _changed_lines(found["tokenizer"])
     if skipped := found["sources"].get("skipped"):
         files = _count(sum(skipped.values()), "file")
         lines.append(f"skipped {files} of other kinds: {kinds_in_words(skipped)}")
     return lines + _warnings(found)
+
+
+def _changed_lines(tokenizer: dict[str, Any]) -> list[str]:
+    """What the tokeniser of a file does not give back."""
+    changed, unknown = tokenizer["changed"], tokenizer["unknown"]
+    if not changed:
+        return []
+    lacks = f"; {_count(unknown, 'token')} stand for text that it lacks" if unknown else ""
+    return [
+        f"warning: {_count(changed, 'document')} do not come back from the tokeniser exactly as they were "
+        f"(it normalises){lacks}; their bytes are counted as they come back"
+    ]
 
 
 def settings_lines(corpus: Corpus) -> list[str]:
@@ -81,6 +107,26 @@ def settings_lines(corpus: Corpus) -> list[str]:
     ]
 
 
+def mixture_sentence(mixture: list[dict[str, Any]], epochs: float | None = None) -> str:
+    """The sources of a mixture: the share of each, and how often its text is passed over.
+
+    Args:
+      mixture: of a manifest.
+      epochs: how often a run passes over the training text of the mixture; by default the sentence is of
+        that text itself.
+    """
+    total = sum(source["train"]["tokens"] for source in mixture)
+    parts = []
+    for source in mixture:
+        train = source["train"]
+        passes = train["epochs"] * (1.0 if epochs is None else epochs)
+        parts.append(
+            f"{train['tokens'] / max(1, total):.1%} {source['input']} ({passes:.2f} epochs of its "
+            f"{train['available']:,} tokens)"
+        )
+    return ", ".join(parts)
+
+
 def copies_sentence(copies: dict[str, dict[str, Any]]) -> str:
     """How much of the held-out text is copied from training text, in words."""
     parts = [
@@ -89,7 +135,8 @@ def copies_sentence(copies: dict[str, dict[str, Any]]) -> str:
     ]
     if not parts:
         return "copies of training text were not measured"
-    return f"{' and '.join(parts)}, in exact {COPY_TOKENS}-token copies of training text"
+    least = max(found.get("least_tokens", COPY_TOKENS) for found in copies.values())
+    return f"{' and '.join(parts)}, in exact {least}-token copies of training text"
 
 
 def has_many_copies(copies: dict[str, dict[str, Any]]) -> bool:

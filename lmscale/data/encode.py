@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,25 +11,29 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from lmscale.data.buckets import read_bucket
-from lmscale.data.corpus import SPLITS
-from lmscale.data.errors import BuildError
+from lmscale.data.errors import BuildError, DataError
+from lmscale.data.mixture import Part
 from lmscale.data.sources import cut
 from lmscale.data.tokenizer import Tokenizer
+from lmscale.data.tokenizers_of_files import describe_tokenizer, stored_tokenizer
+from lmscale.files import DamagedError, read_json, write_json
 
 #: Bytes of text from which another encoding process is worth its start.
 _BYTES_PER_PROCESS = 8 << 20
-_COUNTS = ("documents", "pieces", "bytes", "tokens")
+#: Of each split. `changed` documents do not come back from their tokens as they were (their bytes are
+#: counted as they come back); `unknown` tokens stand for text that the vocabulary lacks.
+COUNTS = ("documents", "pieces", "bytes", "tokens", "changed", "unknown")
 
 
 def encode_buckets(
-    paths: Sequence[Path],
+    sizes: Mapping[Path, int],
     model: Path,
     tokenizer: Tokenizer,
     cut_held_out: int | None,
@@ -36,78 +41,122 @@ def encode_buckets(
 ) -> list[dict[str, Any]]:
     """Encodes buckets, by as many processes as there are cores and work for.
 
-    Each becomes PATH.train, PATH.valid and PATH.test.
+    Each becomes PATH.SPLIT.SOURCE for its splits and sources, and PATH.json with what it returns. A bucket
+    that has become so already is not encoded again.
 
     Args:
+      sizes: bytes of each bucket.
       model: the file of the tokeniser.
       cut_held_out: bytes of the pieces into which held-out texts are cut, as the training text is; or None.
 
     Returns:
-      For each bucket the counts of each split: "documents", "pieces", "bytes", "tokens" and
-      "largest", the tokens of the longest document.
+      For each bucket the counts of "SPLIT.SOURCE": `COUNTS` and "largest", the tokens of the longest
+      document.
     """
-    sizes = [path.stat().st_size for path in paths]
-    total, done = sum(sizes), 0
-    n_processes = min(_n_cores(), total // _BYTES_PER_PROCESS)
+    results = {path: counts for path in sizes if (counts := _counts_of(path)) is not None}
+    paths = [path for path in sizes if path not in results]
+    total, done = sum(sizes.values()), sum(sizes[path] for path in results)
+    progress("encoding", done, total)
+    n_processes = min(_n_cores(), (total - done) // _BYTES_PER_PROCESS)
     if n_processes <= 1:
-        counts = []
-        for path, size in zip(paths, sizes, strict=True):
-            counts.append(_encode_bucket(path, tokenizer, cut_held_out))
-            done += size
+        for path in paths:
+            results[path] = _encode_bucket(path, tokenizer, cut_held_out)
+            done += sizes[path]
             progress("encoding", done, total)
-        return counts
-    results: dict[int, dict[str, Any]] = {}
-    with _EncodingProcesses(n_processes, model, cut_held_out) as processes:
+        return [results[path] for path in sizes]
+    with _EncodingProcesses(n_processes, model, tokenizer, cut_held_out) as processes:
         for number, counts in processes.run(paths):
-            results[number] = counts
-            done += sizes[number]
+            results[paths[number]] = counts
+            done += sizes[paths[number]]
             progress("encoding", done, total)
-    return [results[number] for number in range(len(paths))]
+    return [results[path] for path in sizes]
 
 
-def join_buckets(
-    folder: Path, paths: Iterable[Path], counts: Sequence[dict[str, Any]], split: str
-) -> dict[str, Any]:
-    """Joins a split's buckets into one file; returns its entry in the manifest."""
-    digest = hashlib.sha256()
-    with open(folder / f"{split}.bin", "wb") as out:
-        for path, count in zip(paths, counts, strict=True):
-            if count[split]["tokens"]:
-                data = Path(f"{path}.{split}").read_bytes()
-                digest.update(data)
-                out.write(data)
+def part_of(
+    paths: Iterable[Path], counts: Sequence[dict[str, Any]], split: str, source: int
+) -> Part:
+    """The encoded text of one source in a split."""
+    name = f"{split}.{source}"
+    files = [Path(f"{path}.{name}") for path, c in zip(paths, counts, strict=True) if name in c]
+    return Part(tuple(files), sum_of(counts, name)["tokens"])
+
+
+def sum_of(counts: Sequence[dict[str, Any]], name: str) -> dict[str, int]:
+    """The counts of "SPLIT.SOURCE" in all buckets."""
+    found = [c[name] for c in counts if name in c]
     return {
-        **{key: sum(c[split][key] for c in counts) for key in _COUNTS},
-        "largest": max((c[split]["largest"] for c in counts), default=0),
-        "sha256": digest.hexdigest(),
+        **{key: sum(c[key] for c in found) for key in COUNTS},
+        "largest": max((c["largest"] for c in found), default=0),
     }
 
 
+def join_buckets(path: Path, part: Part) -> str:
+    """Joins the files of a split into one; returns its SHA-256."""
+    digest = hashlib.sha256()
+    with open(path, "wb") as out:
+        for file in part.files:
+            data = file.read_bytes()
+            digest.update(data)
+            out.write(data)
+    return digest.hexdigest()
+
+
 def _encode_bucket(path: Path, tokenizer: Tokenizer, cut_held_out: int | None) -> dict[str, Any]:
-    tokens: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
-    counts = {split: {**dict.fromkeys(_COUNTS, 0), "largest": 0} for split in SPLITS}
+    tokens: dict[str, list[np.ndarray]] = {}
+    counts: dict[str, dict[str, int]] = {}
     end = np.array([tokenizer.eod_id], tokenizer.dtype)
-    for _, split, text in read_bucket(path):
+    for _, split, text, source in read_bucket(path):
         pieces = [text]
         if cut_held_out and split != "train":
             pieces = list(cut(text, cut_held_out))
         encoded = [part for piece in pieces for part in (tokenizer.encode(piece.decode()), end)]
-        tokens[split] += encoded
-        count = counts[split]
+        name = f"{split}.{source}"
+        tokens.setdefault(name, []).extend(encoded)
+        count = counts.setdefault(name, {**dict.fromkeys(COUNTS, 0), "largest": 0})
         count["documents"] += 1
         count["pieces"] += len(pieces)
-        count["bytes"] += len(text)
+        if tokenizer.is_lossless:
+            count["bytes"] += len(text)
+        else:
+            _count_decoded(count, tokenizer, pieces, encoded[::2])
         count["largest"] = max(count["largest"], sum(map(len, encoded)))
-    for split in SPLITS:
-        if not tokens[split]:
-            continue
-        ids = np.concatenate(tokens[split])
-        counts[split]["tokens"] = len(ids)
-        if tokenizer.token_bytes[ids].sum(dtype=np.int64) != counts[split]["bytes"]:
+    for name, count in counts.items():
+        after_end = np.concatenate([end, *tokens[name]])
+        count["tokens"] = len(after_end) - 1
+        if tokenizer.count_bytes(after_end) != count["bytes"]:
             raise RuntimeError(f"the tokens of {path} do not stand for the bytes of its text")
-        ids.tofile(f"{path}.{split}")
+        after_end[1:].tofile(f"{path}.{name}")
+    # Written last: it says that the bucket is done.
+    write_json(_counts_file(path), counts)
     path.unlink()
     return counts
+
+
+def _counts_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _counts_of(path: Path) -> dict[str, Any] | None:
+    """The counts of a bucket that is encoded; None if it is not."""
+    with contextlib.suppress(DamagedError):
+        return read_json(_counts_file(path))
+    return None
+
+
+def _count_decoded(
+    count: dict[str, int], tokenizer: Tokenizer, pieces: Sequence[bytes], encoded: list[np.ndarray]
+) -> None:
+    """Counts a document whose tokeniser may not give it back: as bytes what it gives back."""
+    changed = False
+    for piece, ids in zip(pieces, encoded, strict=True):
+        after_end = np.concatenate([[tokenizer.eod_id], ids]).astype(np.int64)
+        # What comes back is built as an array: joining a document's pieces in Python takes longer.
+        decoded = tokenizer.decode_documents(after_end, 0)[1:]
+        count["bytes"] += len(decoded)
+        changed = changed or decoded.tobytes() != piece
+        if tokenizer.unknown_id is not None:
+            count["unknown"] += int((ids == tokenizer.unknown_id).sum())
+    count["changed"] += changed
 
 
 class _EncodingProcesses:
@@ -117,11 +166,11 @@ class _EncodingProcesses:
     program once more in each (or fork a process that runs threads of JAX), and neither is safe.
     """
 
-    def __init__(self, n: int, model: Path, cut_held_out: int | None):
+    def __init__(self, n: int, model: Path, tokenizer: Tokenizer, cut_held_out: int | None):
         self._command = [
             # -P: a file in the current folder must not be imported instead of a module.
             *(sys.executable, "-P", "-c", "from lmscale.data.encode import _serve; _serve()"),
-            *(str(model), str(cut_held_out or 0)),
+            *(str(model), json.dumps(describe_tokenizer(tokenizer)), str(cut_held_out or 0)),
         ]
         self._n = n
         self._children: list[subprocess.Popen] = []
@@ -171,6 +220,8 @@ class _EncodingProcesses:
                 raise BuildError(
                     "a process that encodes text has died (out of memory?): run the same command again"
                 ) from counts
+            if "error" in counts:
+                raise DataError(counts["error"])
             yield number, counts
 
 
@@ -178,11 +229,15 @@ def _serve() -> None:
     """The main program of an encoding process. It reads one bucket path a line and writes its counts as a line."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent handles Ctrl-C, and ends this process
-    model, cut_held_out = sys.argv[1:]
-    tokenizer = Tokenizer(Path(model).read_bytes())
+    model, description, cut_held_out = sys.argv[1:]
+    tokenizer = stored_tokenizer(json.loads(description), Path(model).read_bytes())
     for line in sys.stdin:
-        counts = _encode_bucket(Path(line.removesuffix("\n")), tokenizer, int(cut_held_out) or None)
-        print(json.dumps(counts), flush=True)
+        try:
+            path = Path(line.removesuffix("\n"))
+            answer = _encode_bucket(path, tokenizer, int(cut_held_out) or None)
+        except DataError as error:
+            answer = {"error": str(error)}
+        print(json.dumps(answer), flush=True)
 
 
 def _n_cores() -> int:

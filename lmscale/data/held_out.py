@@ -194,7 +194,7 @@ def _look(
     max_bytes = max(MAX_BYTES, _ENOUGH_BYTES // max(1, round(least * n)))
     candidates: dict[bytes, tuple[bytes, int]] = {}
     for path in paths:
-        for digest, _, text in read_bucket(path):
+        for digest, _, text, _ in read_bucket(path):
             if rule.split(digest) != "train":
                 # An excerpt is enough to choose a stretch from; a long document would need too much memory.
                 candidates[digest] = _excerpt(text, digest, 2 * max_bytes), len(text)
@@ -244,7 +244,7 @@ def _stream(
         own.clear()
 
     for path in paths:
-        for digest, _, text in read_bucket(path):
+        for digest, _, text, _ in read_bucket(path):
             batch.append(text)
             own.append(numbers.get(digest, -1))
             size += len(text)

@@ -18,10 +18,18 @@ from typing import Any
 from etils import epath
 
 from lmscale.data.errors import DataError
+from lmscale.data.formats import UTF8_MARK, is_parquet
+from lmscale.data.formats import compression as compression_of
 from lmscale.data.remote import check_scheme, remote_error
 
 #: Formats that a folder is searched for.
-_FORMATS = {".txt": "text", ".jsonl": "jsonl", ".parquet": "parquet"}
+_FORMATS = {
+    ".txt": "text",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
 #: Read as JSON lines: compressed files always, because large sets of text use that name; plain files only
 #: when they are named.
 _JSON = ".json"
@@ -34,7 +42,7 @@ _NAMED_TEXT = frozenset(
         *(".yaml", ".yml"),
     )
 )
-_COMPRESSIONS = (".gz", ".xz", ".zst")
+_COMPRESSIONS = (".gz", ".xz", ".zst", ".bz2")
 #: File kinds without an end or without content.
 _SPECIAL = {
     stat.S_IFIFO: "pipe",
@@ -43,6 +51,7 @@ _SPECIAL = {
     stat.S_IFBLK: "device",
 }
 _CHUNK = 1 << 20
+_HEAD_BYTES = 1 << 12
 
 #: Called with the kind of each file that a folder or pattern holds and that is not read: its suffix,
 #: "pipe", "dangling link", ...
@@ -54,8 +63,9 @@ def find_inputs(
 ) -> list[epath.Path]:
     """The files that some files, folders and glob patterns stand for, each once.
 
-    Folders are searched through for .txt, .jsonl and .parquet, compressed or not, and for compressed
-    .json; other text is read when its file or a pattern names it. Links are followed to regular files
+    Folders are searched through for .txt, .jsonl, .ndjson and .parquet, compressed or not, for compressed
+    .json, and for files without a suffix that are JSON lines or Parquet by their content; other text is
+    read when its file or a pattern names it. Links are followed to regular files
     and to folders, to each folder once.
 
     Raises:
@@ -66,7 +76,7 @@ def find_inputs(
     found: dict[str, epath.Path] = {}
     for name in inputs:
         for file in _find(str(name), on_skipped):
-            file_format(file)
+            format_by_name(file)
             # Several links, or a loop of links, may lead to the same file.
             found.setdefault(str(file) if "://" in str(file) else os.path.realpath(file), file)
     return list(found.values())
@@ -98,19 +108,21 @@ def suffixes(path: epath.Path) -> tuple[str, str]:
     return compression, ""
 
 
-def file_format(path: epath.Path) -> str:
-    """ "text", "jsonl" or "parquet", by the name of a file.
+def format_by_name(path: epath.Path) -> str:
+    """ "text", "jsonl" or "parquet", by the name of a file; text where the name says nothing.
 
     Raises:
-      DataError: when it is of none of these kinds.
+      DataError: when it is named otherwise, and is none of these by its content either.
     """
     suffix, compression = suffixes(path)
-    kind = _FORMATS.get(suffix) or ("text" if suffix in _NAMED_TEXT else None)
+    kind = _FORMATS.get(suffix) or ("text" if suffix in _NAMED_TEXT or not suffix else None)
     if suffix == _JSON:
         kind = "jsonl"
+    if kind is None:
+        kind = _format_by_content(path)
     if kind is None or (kind == "parquet" and compression):
         raise DataError(
-            f"{path} is of an unknown kind: known are .txt, .jsonl, .json (one object a line) and "
+            f"{path} is of an unknown kind: known are .txt, .jsonl, .ndjson, .json (one object a line) and "
             f"plain text such as .md or .py, each also with {', '.join(_COMPRESSIONS)}, and .parquet"
         )
     return kind
@@ -139,7 +151,7 @@ def _find(name: str, on_skipped: OnSkipped) -> list[epath.Path]:
         kind = _kind(path)
         if kind == "folder":
             files = [file for file in _walk(path, skip, set()) if _is_read(file, skip)]
-            missing = f"no .txt, .jsonl, .json.gz or .parquet file in the folder {name}"
+            missing = f"no .txt, .jsonl, .ndjson, .json.gz or .parquet file in the folder {name}"
         elif kind == "file":
             return [path]
         elif kind == "nothing":
@@ -192,11 +204,27 @@ def _is_read(path: epath.Path, skip: OnSkipped) -> bool:
     """Whether a search of a folder takes this file."""
     suffix, compression = suffixes(path)
     read = suffix in _FORMATS or (suffix == _JSON and bool(compression))
-    if suffix == ".parquet" and compression:
+    if _FORMATS.get(suffix) == "parquet" and compression:
         read = False
+    if not suffix:
+        read = _format_by_content(path) is not None
     if not read:
         skip(f"{suffix}{compression}" or "without a suffix")
     return read
+
+
+def _format_by_content(path: epath.Path) -> str | None:
+    """ "jsonl" or "parquet", where a file begins so; None for anything else."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise unreadable(path, error) from None
+    if is_parquet(head):
+        return "parquet"
+    # Compressed rows are told apart when they are read.
+    is_rows = compression_of(head) or head.removeprefix(UTF8_MARK).lstrip().startswith(b'{"')
+    return "jsonl" if is_rows else None
 
 
 def _walk(folder: epath.Path, skip: OnSkipped, seen: set[tuple[int, int]]) -> Iterator[epath.Path]:

@@ -5,6 +5,7 @@ A document is a `bytes` object of valid UTF-8. Files are streamed, so their size
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
@@ -17,7 +18,15 @@ from typing import BinaryIO, NamedTuple
 from etils import epath
 
 from lmscale.data.errors import BadDocument, DataError
-from lmscale.data.inputs import file_format, suffixes, unreadable
+from lmscale.data.formats import (
+    UTF8_MARK,
+    compression,
+    is_json_array,
+    is_json_lines,
+    is_parquet,
+    other_encoding,
+)
+from lmscale.data.inputs import format_by_name, unreadable
 from lmscale.data.rows import names_in_words, read_parquet, utf8
 
 try:
@@ -31,6 +40,8 @@ _DECOMPRESSION_ERRORS = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
 #: Lines that separate documents by default.
 _SEPARATORS = ("\f", "<|endoftext|>")
 _CHUNK = 1 << 20
+#: Bytes by which a format is told.
+_HEAD_BYTES = 1 << 13
 
 #: Largest document of a text file, and largest row. A text without line ends must not fill the memory.
 MAX_DOCUMENT_BYTES = 1 << 28
@@ -57,9 +68,10 @@ def read_documents(
 ) -> Iterator[tuple[bytes, int]]:
     """Every document of a file, with the position in the file (bytes) reached by then.
 
-    A text file is one document, or several with a separating line between them: one that holds a
-    form feed or <|endoftext|> alone, or another that is asked for. JSON lines and Parquet give the
-    field `text_field` of every row. Empty documents come out too.
+    What a file is, its content says (see `formats`). A text file is one document, or several with a
+    separating line between them: one that holds a form feed or <|endoftext|> alone, or another that is
+    asked for. JSON lines and Parquet give the field `text_field` of every row. Empty documents come out
+    too.
 
     Args:
       separator: the separating line of text files; "" for an empty line.
@@ -71,14 +83,17 @@ def read_documents(
     """
     try:
         with path.open("rb") as raw:
-            match file_format(path):
+            kind, stream = _opened(path, raw, text_field, on_bad)
+            match kind:
                 case "text":
                     most = max_bytes or MAX_DOCUMENT_BYTES
-                    texts = _read_text(path, raw, _separating(separator), on_bad, most)
+                    texts = _read_text(path, stream, _separating(separator), on_bad, most)
                 case "jsonl":
-                    texts = _read_jsonl(path, raw, text_field, on_bad)
+                    texts = _read_jsonl(path, stream, text_field, on_bad)
+                case "parquet":
+                    texts = read_parquet(path, stream, text_field, MAX_ROW_BYTES, on_bad)
                 case _:
-                    texts = read_parquet(path, raw, text_field, MAX_ROW_BYTES, on_bad)
+                    texts = iter(())
             for text in texts:
                 yield text, raw.tell()
     except _DECOMPRESSION_ERRORS as error:
@@ -102,10 +117,41 @@ def cut(text: bytes, length: int) -> Iterator[bytes]:
     yield text[start:]
 
 
+def _opened(
+    path: epath.Path, raw: BinaryIO, text_field: str, on_bad: OnBad
+) -> tuple[str | None, BinaryIO]:
+    """(format, decompressed content) of a file: "text", "jsonl", "parquet", or None for other text."""
+    head = raw.read(_HEAD_BYTES)
+    raw.seek(0)
+    by_name = format_by_name(path)
+    if is_parquet(head) or by_name == "parquet":
+        return "parquet", raw
+    stream = _decompressed(path, raw, compression(head))
+    head = stream.peek(_HEAD_BYTES)[:_HEAD_BYTES]
+    if encoding := other_encoding(head):
+        on_bad(
+            BadDocument(
+                f"{path} is {encoding}, not UTF-8: convert it (iconv -f {encoding} -t UTF-8)",
+                "not UTF-8",
+            )
+        )
+        return None, stream
+    is_rows = by_name == "jsonl" or is_json_lines(head, text_field)
+    if is_rows and is_json_array(head):
+        raise DataError(
+            f"{path} is one JSON array: write it with one object a line (jq -c '.[]' {path.name})"
+        )
+    if is_parquet(head):
+        raise DataError(f"{path} is compressed Parquet: decompress it first")
+    if head.startswith(UTF8_MARK):
+        stream.read(len(UTF8_MARK))
+    return "jsonl" if is_rows else "text", stream
+
+
 def _read_text(
-    path: epath.Path, raw: BinaryIO, separating: _Separating, on_bad: OnBad, most: int
+    path: epath.Path, stream: BinaryIO, separating: _Separating, on_bad: OnBad, most: int
 ) -> Iterator[bytes]:
-    for number, text in enumerate(_split(_decompressed(path, raw), separating, most), 1):
+    for number, text in enumerate(_split(stream, separating, most), 1):
         if text is None:
             on_bad(
                 BadDocument(
@@ -189,8 +235,10 @@ def _without_line_end(text: bytes) -> bytes:
     return text[2:] if text.startswith(b"\r\n") else text[1:]
 
 
-def _read_jsonl(path: epath.Path, raw: BinaryIO, text_field: str, on_bad: OnBad) -> Iterator[bytes]:
-    for number, line in enumerate(_lines(_decompressed(path, raw), MAX_ROW_BYTES), 1):
+def _read_jsonl(
+    path: epath.Path, stream: BinaryIO, text_field: str, on_bad: OnBad
+) -> Iterator[bytes]:
+    for number, line in enumerate(_lines(stream, MAX_ROW_BYTES), 1):
         if line is not None and not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -241,10 +289,13 @@ def _text_of_row(line: bytes, text_field: str, where: str) -> bytes:
     return utf8(row[text_field], f"{where}, field {text_field!r}")
 
 
-def _decompressed(path: epath.Path, raw: BinaryIO) -> BinaryIO:
-    match suffixes(path)[1]:
+def _decompressed(path: epath.Path, raw: BinaryIO, kind: str) -> io.BufferedReader:
+    match kind:
         case "":
-            return raw
+            # A remote file has no `peek`.
+            return raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, _CHUNK)
+        case ".bz2":
+            stream = bz2.BZ2File(raw)
         case ".gz":
             stream = gzip.open(raw)  # noqa: SIM115 (ends with `raw`)
         case ".xz":

@@ -1,266 +1,135 @@
-"""A fast SentencePiece BPE tokeniser that reproduces every Unicode string exactly.
+"""What every tokeniser of a corpus can do: text to ids, ids back to text, and the bytes of each id.
 
-Lossless: no normalisation, no added or removed spaces, and bytes for what the vocabulary lacks
-(Kudo and Richardson 2018, byte fallback). One character needs care: SentencePiece writes a space
-as U+2581, so a U+2581 of the text itself is encoded as its three bytes.
-
-Fast: encoding works word by word through a dictionary, where a *word* ends wherever no piece can
-continue. BPE merges only make pieces of the vocabulary, and by the trainer's rules a piece has
-spaces at its front alone and never mixes letters with ASCII digits or punctuation. So the
-result is identical to SentencePiece on the whole text, at two to three times the speed.
+There are four kinds (`lmscale.data.tokenizers_of_files` opens them): the one that lmscale learns,
+SentencePiece's and Hugging Face's by file, and bytes with characters. Their ids are those of their
+own libraries. An id stands for fixed bytes, so bits per byte are exact for any stretch of tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
-import sentencepiece
 
 from lmscale.data.errors import DataError
 
-#: Ids before the learnt pieces: unknown (never produced), end of document, 256 bytes.
-N_RESERVED = 258
-#: A smaller vocabulary has no room for characters and merges beside the bytes.
-MIN_VOCAB = 300
-#: Four times the largest vocabulary in use. More is a mistake, and would exhaust the trainer's memory.
-MAX_VOCAB = 1_000_000
-#: The piece name of the end-of-document token; as text it is encoded like any other text.
+__all__ = ["EOD_PIECE", "Tokenizer", "check_text", "token_dtype"]
+
+#: The name of the end-of-document token of our own tokenisers; as text it is encoded like any other text.
 EOD_PIECE = "<|endoftext|>"
 
-_SPACE_MARK = "\u2581"
-#: Marks that the trainer uses itself: for spaces, unknown text, borders and the end of a string.
-_NEVER_IN_PIECES = f"{_SPACE_MARK}\u2585\t\x00"
-_EOD_ID = 1
-_FIRST_BYTE_ID = 2
-#: Words in the cache, about 200 MB.
-_MAX_WORDS = 1_000_000
 
-# Possessive, because words never need backtracking. The end of a text yields an extra empty word.
-_ASCII_WORD = re.compile(" *+(?:[A-Za-z]++|[^A-Za-z ]*+)")
-# Any other character may share a piece with letters and with signs.
-_LETTERS_OR_SIGNS = r"(?:[A-Za-z]++|[\x00-\x1f!-@\[-`{-\x7f]++)"
-_WORD = re.compile(
-    f" *+(?:{_LETTERS_OR_SIGNS}(?:[^\\x00-\\x7f]++{_LETTERS_OR_SIGNS}?)*+"
-    f"|(?:[^\\x00-\\x7f]++{_LETTERS_OR_SIGNS}?)*+)"
-)
-
-
-class Tokenizer:
+class Tokenizer(ABC):
     """Text to token ids and back.
 
-    Args:
-      model: a serialised SentencePiece model made by `train_tokenizer`.
-
     Attributes:
+      kind: a key of `lmscale.data.tokenizers_of_files.KINDS`.
+      file: the name of its file in a corpus.
+      is_lossless: every text comes back exactly. Others may normalise a text, or not know a character.
+      content: the bytes of its file.
+      hash: SHA-256 of the content, hexadecimal.
       vocab_size: number of ids.
-      eod_id: the id that ends a document; it stands for no bytes.
+      eod_id: the id that ends a document; it stands for no bytes. `end_piece` is its name.
+      unknown_id: the id of text that the vocabulary lacks, which stands for no bytes, or None.
+      prefix: what it puts in front of every document: nothing, or a space that is not part of the text.
       dtype: little-endian unsigned integers wide enough for an id.
-      hash: SHA-256 of the model, hexadecimal.
     """
 
-    def __init__(self, model: bytes):
-        self.model = model
-        self.hash = hashlib.sha256(model).hexdigest()
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        self.vocab_size = self._processor.get_piece_size()
-        self.eod_id = _EOD_ID
-        self.dtype = token_dtype(self.vocab_size)
-        # A text with hardly any space (Chinese, a table) may give a vocabulary without a space.
-        processor = self._processor
-        self._has_space = processor.piece_to_id(_SPACE_MARK) != processor.unk_id()
-        self._words = _WordCache(self._encode_word)
+    kind: ClassVar[str]
+    file: ClassVar[str]
+    is_lossless: ClassVar[bool] = False
+    prefix: bytes = b""
+    unknown_id: int | None = None
+    end_piece: str = EOD_PIECE
 
+    def __init__(self, content: bytes, vocab_size: int, eod_id: int):
+        self.content = content
+        self.hash = hashlib.sha256(content).hexdigest()
+        self.vocab_size = vocab_size
+        self.eod_id = eod_id
+        self.dtype = token_dtype(vocab_size)
+
+    @abstractmethod
     def encode(self, text: str) -> np.ndarray:
-        """Ids [n] of a text, without the end of document.
+        """Ids [n] of a document, without the end of document.
 
         Raises:
           DataError: when the text holds half a surrogate pair, which is no character.
         """
-        if text.isascii():
-            words = _ASCII_WORD.findall(text)
-        else:
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise DataError(
-                    f"character {error.start} of the text is the lone surrogate "
-                    f"U+{ord(text[error.start]):04X}, which is no character and has no bytes"
-                ) from None
-            words = _WORD.findall(text)
-        return np.frombuffer(b"".join(map(self._words.__getitem__, words)), self.dtype)
+
+    @abstractmethod
+    def pieces(self) -> list[bytes]:
+        """The bytes that each id stands for, nothing for ids that are marks."""
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of some ids; bytes that are not whole characters show as U+FFFD."""
+        """The text of ids from the start of a document; bytes that are not whole characters show as U+FFFD."""
         return self.decode_bytes(ids).decode(errors="replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The UTF-8 bytes that the ids stand for."""
-        return b"".join([self._pieces[i] for i in ids])
+        """The UTF-8 bytes that ids from the start of a document stand for."""
+        return b"".join([self._pieces[i] for i in ids]).removeprefix(self.prefix)
 
     def decode_documents(self, ids: np.ndarray, end: int) -> np.ndarray:
-        """uint8 [n]: the UTF-8 bytes that many ids stand for, with the byte `end` for `eod_id`."""
-        pieces = [*self._pieces]
-        pieces[self.eod_id] = bytes([end])
-        length = np.array([len(piece) for piece in pieces])
-        first = np.cumsum(length) - length
-        lengths = length[ids]
+        """uint8 [n]: the UTF-8 bytes of whole documents, with the byte `end` for `eod_id`."""
+        text, first, length = self._joined
+        is_end = ids == self.eod_id
+        prefixes = self._prefixes(np.concatenate([[self.eod_id], ids[:-1]]), ids)
+        lengths = length[ids] - prefixes
         before = np.cumsum(lengths) - lengths
-        places = np.repeat(first[ids] - before, lengths) + np.arange(lengths.sum())
-        return np.frombuffer(b"".join(pieces), np.uint8)[places]
+        places = np.repeat(first[ids] + prefixes - before, lengths) + np.arange(lengths.sum())
+        decoded = text[places]
+        decoded[before[is_end]] = end
+        return decoded
+
+    def count_bytes(self, windows: np.ndarray) -> int:
+        """UTF-8 bytes of the targets of some windows [..., n + 1], whose first ids are inputs alone."""
+        inputs, targets = windows[..., :-1], windows[..., 1:]
+        n_bytes = self.token_bytes[targets].sum(dtype=np.int64)
+        return int(n_bytes - self._prefixes(inputs, targets).sum())
 
     @cached_property
     def token_bytes(self) -> np.ndarray:
-        """int32 [vocab_size]: UTF-8 bytes of each id, 0 for the end of a document."""
+        """int32 [vocab_size]: UTF-8 bytes of each id, 0 for marks such as the end of a document."""
         return np.array([len(piece) for piece in self._pieces], np.int32)
 
     @cached_property
     def _pieces(self) -> list[bytes]:
-        processor = self._processor
-        pieces = [b""] * self.vocab_size
-        for i in range(self.vocab_size):
-            if processor.is_byte(i):
-                pieces[i] = bytes([int(processor.id_to_piece(i)[3:5], 16)])
-            elif not (processor.is_control(i) or processor.is_unknown(i)):
-                pieces[i] = processor.id_to_piece(i).replace(_SPACE_MARK, " ").encode()
-        return pieces
+        return self.pieces()
 
-    def _encode_word(self, word: str) -> bytes:
-        ids: list[int] = []
-        for i, part in enumerate(word.split(_SPACE_MARK)):
-            if i:
-                ids += [_FIRST_BYTE_ID + byte for byte in _SPACE_MARK.encode()]
-            if self._has_space:
-                ids += self._processor.encode(part)
-                continue
-            # SentencePiece would return the bytes of its own mark for a space.
-            for j, unspaced in enumerate(part.split(" ")):
-                ids += [_FIRST_BYTE_ID + ord(" ")] * (j > 0)
-                ids += self._processor.encode(unspaced)
-        return np.asarray(ids, self.dtype).tobytes()
+    @cached_property
+    def _joined(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All pieces behind each other (uint8), where each begins, and its length; the end of a document has one."""
+        pieces = [*self._pieces]
+        pieces[self.eod_id] = b"\0"
+        length = np.array([len(piece) for piece in pieces])
+        return np.frombuffer(b"".join(pieces), np.uint8), np.cumsum(length) - length, length
 
+    @cached_property
+    def _has_prefix(self) -> np.ndarray:
+        return np.array([piece.startswith(self.prefix) for piece in self._pieces])
 
-class _WordCache(dict):
-    """Maps a word to the bytes of its ids, on demand. It is emptied when it has grown too large."""
-
-    def __init__(self, encode):
-        super().__init__()
-        self._encode = encode
-
-    def __missing__(self, word: str) -> bytes:
-        ids = self._encode(word)
-        if len(word) <= 64:
-            if len(self) >= _MAX_WORDS:
-                self.clear()
-            self[word] = ids
-        return ids
+    def _prefixes(self, before: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Bytes of each id that are the prefix of a document, given the id before each."""
+        if not self.prefix:
+            return np.zeros(ids.shape, np.int64)
+        return len(self.prefix) * ((before == self.eod_id) & self._has_prefix[ids])
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
+    """The integers that hold the ids of a vocabulary."""
     return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
 
 
-def check_vocab_size(vocab_size: int) -> None:
-    """Raises `DataError` when a vocabulary is too small or too large."""
-    if vocab_size > MAX_VOCAB:
-        raise DataError(f"vocab_size must be at most {MAX_VOCAB:,}, not {vocab_size:,}")
-    if vocab_size < MIN_VOCAB:
-        raise DataError(
-            f"vocab_size must be at least {MIN_VOCAB}, not {vocab_size}: {N_RESERVED} ids are bytes "
-            "and marks"
-        )
-
-
-def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
-    """Learns a BPE vocabulary of exactly `vocab_size` ids from some documents.
-
-    The same texts give the same model, byte for byte.
-
-    Raises:
-      DataError: when the vocabulary is too small to be one, or too large for the text.
-    """
-    check_vocab_size(vocab_size)
-    n_chars = sum(map(len, texts))
-    if not n_chars:
-        raise DataError("there is no text to learn a vocabulary from")
-    rare = _rare_characters(texts, n_most=(vocab_size - N_RESERVED) // 4)
-    sentences = [
-        sentence for text in texts for part in rare.split(text) for sentence in _sentences(part)
-    ]
-    if not sentences:
-        raise DataError(
-            "the text holds no character that a vocabulary can be learnt from (only tabs, zero bytes "
-            "and the like): give text"
-        )
-    model = io.BytesIO()
+def check_text(text: str) -> None:
+    """Raises `DataError` when a text holds a lone surrogate."""
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=vocab_size,
-            byte_fallback=True,
-            character_coverage=1.0,
-            normalization_rule_name="identity",
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
-            max_sentence_length=2**30,
-            unk_id=0,
-            eos_id=_EOD_ID,
-            eos_piece=EOD_PIECE,
-            bos_id=-1,
-            pad_id=-1,
-            num_threads=1,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        limit = re.search(r"value <= (\d+)", str(error))
-        if limit:
-            raise DataError(
-                f"vocab_size {vocab_size} is too large for this text ({n_chars:,} characters to "
-                f"learn from): it supports at most {limit[1]}"
-            ) from None
-        said = " ".join(str(error).split())[:200]
+        text.encode()
+    except UnicodeEncodeError as error:
         raise DataError(
-            f"no vocabulary of {vocab_size} can be learnt from this text: {said}"
+            f"character {error.start} of the text is the lone surrogate "
+            f"U+{ord(text[error.start]):04X}, which is no character and has no bytes"
         ) from None
-    return Tokenizer(model.getvalue())
-
-
-def _rare_characters(texts: Sequence[str], n_most: int) -> re.Pattern:
-    """A pattern of the rare characters that are encoded as bytes; the text for the trainer is cut there.
-
-    Pieces of one character are at most `n_most`, and no more than cover 99.99% of the text: in a small
-    vocabulary merges are worth more than a piece for every letter of every script.
-    """
-    counts = Counter()
-    for text in texts:
-        counts.update(text)
-    for char in _NEVER_IN_PIECES:
-        counts.pop(char, None)
-    uncovered, total = counts.total(), counts.total()
-    kept = []
-    for char, n in counts.most_common(n_most):
-        if uncovered <= 1e-4 * total:
-            break
-        kept.append(char)
-        uncovered -= n
-    return re.compile(f"[^{re.escape(''.join(sorted(kept)))}]+" if kept else "(?s:.)+")
-
-
-def _sentences(text: str, length: int = 2000) -> Iterable[str]:
-    """Pieces of about `length` characters, cut where a word begins: the trainer expects short sentences."""
-    start = 0
-    while len(text) - start > 2 * length:
-        cut = re.compile(r"(?<! ) ").search(text, start + length, start + 2 * length)
-        end = cut.start() if cut else start + 2 * length
-        yield text[start:end]
-        start = end
-    if start < len(text):
-        yield text[start:]

@@ -1,8 +1,9 @@
-"""Attention kernels and matmuls against references that are computed more precisely."""
+"""Attention kernels, the fused output head and matmuls against references that are computed more precisely."""
 
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 from lmscale.doctor.check import Finding, Place
@@ -13,6 +14,11 @@ WIDTHS = (64, 44, 128)
 TOLERANCE = {"bfloat16": 0.04, "float32": 0.01}
 #: Error of a float32 matmul above which its factors were rounded, as TF32 rounds them.
 FLOAT32_ERROR = 1e-5
+
+#: Widths of final hidden states that the fused head is tried with: small models', and its widest.
+HEAD_WIDTHS = (64, 256)
+_PLAIN = "LMSCALE_HEAD=xla in the environment trains with the plain head"
+_REPORT = "send the output of lmscale doctor --json with a report"
 
 #: Kernel -> its platform, and how to have it.
 _KERNELS = {"cudnn": ("gpu", "an NVIDIA GPU"), "splash": ("tpu", "a TPU")}
@@ -69,12 +75,102 @@ def attention(place: Place) -> Finding:
     if wrong:
         remedy = (
             "install the extra for this platform anew (lmscale[cuda13] brings cuDNN); if it stays, "
-            "send the output of lmscale doctor --json with a report"
+            + _REPORT
         )
         return Finding("failed", "; ".join(wrong), remedy, facts)
     tried = ", ".join(dict.fromkeys(f"{kernel} in {dtype}" for kernel, dtype in kernels))
     text = f"{tried} agree with float32 scores to {max(errors.values()):.1g}; {'; '.join(absent)}"
     return Finding("ok", text, None, facts)
+
+
+def head(place: Place) -> Finding:
+    """The fused output head of NVIDIA GPUs against the plain one, in error and in time."""
+    import jax
+
+    if jax.devices()[0].platform != "gpu":
+        return Finding("ok", "the fused head needs an NVIDIA GPU; here logits are in memory")
+    facts: dict[str, Any] = {}
+    try:
+        for width in HEAD_WIDTHS:
+            error, fused, plain = head_against_plain(width)
+            facts[str(width)] = {"error": error, "fused_seconds": fused, "plain_seconds": plain}
+    except Exception as error:  # Whatever a kernel raises is the finding.
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return Finding("failed", f"the fused head: {first[:160]}", f"{_PLAIN}; {_REPORT}", facts)
+    worst = max(one["error"] for one in facts.values())
+    if not worst < TOLERANCE["bfloat16"]:
+        return Finding(
+            "failed", f"the fused head is off by {worst:.2g}", f"{_PLAIN}; {_REPORT}", facts
+        )
+    speeds = ", ".join(
+        f"{one['plain_seconds'] / one['fused_seconds']:.2g} times as fast at width {width}"
+        for width, one in facts.items()
+    )
+    text = f"the fused head agrees with float32 to {worst:.1g}; it is {speeds} as the plain one"
+    slow = any(one["fused_seconds"] > one["plain_seconds"] for one in facts.values())
+    return Finding("warning" if slow else "ok", text, _PLAIN if slow else None, facts)
+
+
+def head_against_plain(
+    width: int,
+    *,
+    runs: int = 16,
+    n_tokens: int = 4096,
+    n_vocab: int = 8192,
+    interpret: bool = False,
+) -> tuple[float, float, float]:
+    """The fused head's largest relative error, its seconds, and those of the plain head.
+
+    Args:
+      width, runs, n_tokens, n_vocab: of a pack's heads.
+      interpret: see `lmscale.training.fused_loss.fused_mean_loss`.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from lmscale.training.fused_loss import fused_mean_loss
+    from lmscale.training.loss import mean_loss_in_pieces
+
+    random = np.random.default_rng(0)
+    hidden = jnp.asarray(random.normal(size=(runs, n_tokens, width)), jnp.bfloat16)
+    matrix = jnp.asarray(random.normal(size=(runs, n_vocab, width)) / width**0.5, jnp.bfloat16)
+    targets = jnp.asarray(random.integers(0, n_vocab, (runs, n_tokens)), jnp.int32)
+
+    def logits(head: Any, x: Any) -> Any:
+        return (x @ head.T).astype(jnp.float32)
+
+    def plain(hidden: Any, head: Any, targets: Any) -> Any:
+        return mean_loss_in_pieces(logits, head, hidden[None], targets[None], 1)
+
+    def fused(hidden: Any, head: Any, targets: Any) -> Any:
+        return fused_mean_loss(hidden, head, targets, interpret)
+
+    def packed(loss: Any) -> Any:
+        return jax.jit(jax.vmap(jax.value_and_grad(loss, (0, 1))))
+
+    with jax.default_matmul_precision("highest"):
+        expected = packed(plain)(
+            *(x[:1].astype(jnp.float32) for x in (hidden, matrix)), targets[:1]
+        )
+    given, seconds = (hidden, matrix, targets), []
+    for function in (packed(fused), packed(plain)):
+        # The first call compiles.
+        found = [_timed(function, given) for _ in range(5)]
+        seconds.append(min(time for time, _ in found[1:]))
+        if len(seconds) == 1:
+            ours = jax.tree.map(lambda x: x[:1], found[0][1])
+    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True)
+    error = max(_relative(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in pairs)
+    return error, seconds[0], seconds[1]
+
+
+def _timed(function: Any, arguments: Any) -> tuple[float, Any]:
+    import jax
+
+    start = time.perf_counter()
+    result = jax.block_until_ready(function(*arguments))
+    return time.perf_counter() - start, result
 
 
 def kernel_error(kernel: str, dtype: str, d_head: int) -> float:

@@ -16,6 +16,7 @@ CHECKS: tuple[Check, ...] = (
     Check("output", machine.output, needed=True),
     Check("precision", kernels.precision),
     Check("attention", kernels.attention, needed=True),
+    Check("head", kernels.head, needed=True),
     Check("matmul", speed.matmul),
     Check("bandwidth", speed.bandwidth),
     Check("launch", speed.launch),

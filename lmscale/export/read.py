@@ -142,8 +142,8 @@ def _check_tokenizer(folder: Path, model: ModelSpec, corpus: Corpus) -> None:
             f"the weights have a vocabulary of {model.vocab_size:,}, and {corpus.name} one of "
             f"{corpus.vocab_size:,}: score them on a corpus with their tokeniser"
         )
-    own = folder / "tokenizer.model"
-    if own.exists() and own.read_bytes() != corpus.tokenizer.model:
+    own = folder / corpus.tokenizer_file
+    if own.exists() and own.read_bytes() != corpus.tokenizer.content:
         raise ExportError(
             f"{own} is another tokeniser than that of {corpus.name}: score the weights on a corpus with "
             "theirs"

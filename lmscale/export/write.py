@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
-import json
 import os
 import secrets
 import shutil
@@ -19,7 +18,11 @@ import numpy as np
 from lmscale.architectures.hugging_face import to_theirs
 from lmscale.data import DataError, open_corpus
 from lmscale.data.corpus import Corpus
-from lmscale.export.tokenizer_json import differing_text, tokenizer_config, tokenizer_json
+from lmscale.export.tokenizer_json import (
+    differing_text,
+    tokenizer_config,
+    tokenizer_json,
+)
 from lmscale.files import DiskError, write_json
 from lmscale.spec import RunSpec, SpecError
 from lmscale.training.run_folder import RunFolder
@@ -121,7 +124,7 @@ def export_run(
         if corpus is None:
             notes.append("no tokeniser was written")
         else:
-            (temporary / "tokenizer.model").write_bytes(corpus.tokenizer.model)
+            (temporary / corpus.tokenizer_file).write_bytes(corpus.tokenizer.content)
             if form is not None:
                 notes += _write_tokenizer(temporary, corpus, spec)
         write_json(
@@ -187,11 +190,12 @@ def _write_configs(place: Path, config: Mapping[str, Any], corpus: Corpus | None
 
 def _write_tokenizer(place: Path, corpus: Corpus, spec: RunSpec) -> list[str]:
     """tokenizer.json, if it gives the same ids; what a user must know of it."""
-    content = json.dumps(tokenizer_json(corpus.tokenizer), ensure_ascii=False)
+    tokenizer = corpus.tokenizer
+    content = tokenizer_json(tokenizer)
     split = next((name for name in ("valid", "test", "train") if corpus.n_tokens(name)), "train")
-    text = corpus.tokenizer.decode(np.asarray(corpus.tokens(split)[:_TRIED]))[:_TRIED]
+    text = tokenizer.decode(np.asarray(corpus.tokens(split)[:_TRIED]))[:_TRIED]
     try:
-        differs = differing_text(corpus.tokenizer, content, text.splitlines(keepends=True))
+        differs = differing_text(tokenizer, content, text.splitlines(keepends=True))
     except ImportError:
         differs, checked = (
             None,
@@ -202,10 +206,11 @@ def _write_tokenizer(place: Path, corpus: Corpus, spec: RunSpec) -> list[str]:
     if differs is not None:
         return [
             f"tokenizers encodes {differs[:40]!r} otherwise, so no tokenizer.json was written: encode with "
-            "sentencepiece and tokenizer.model"
+            f"the {tokenizer.kind} tokeniser of {tokenizer.file}"
         ]
-    (place / "tokenizer.json").write_text(content, encoding="utf-8")
-    write_json(place / "tokenizer_config.json", tokenizer_config(spec.model.n_ctx))
+    (place / "tokenizer.json").write_bytes(content.encode())
+    config = tokenizer_config(spec.model.n_ctx, tokenizer.end_piece)
+    write_json(place / "tokenizer_config.json", config)
     return [checked]
 
 

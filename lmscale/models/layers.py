@@ -217,6 +217,12 @@ class LanguageModel(nnx.Module):
             return self.embed.attend(hidden)
         return constrain_activations(self.head(hidden).astype(jnp.float32), -1)
 
+    def head_matrix(self) -> jax.Array:
+        """The matrix [vocab, head_width] whose products with `hidden` are the logits."""
+        if self.head is None:
+            return self.embed.embedding[...].astype(self.embed.dtype)
+        return self.head.kernel[...].astype(self.head.dtype).T
+
 
 def output_head(
     spec: ModelSpec, width: int, rngs: nnx.Rngs, *, std: float, dtype: jnp.dtype

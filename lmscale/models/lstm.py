@@ -10,7 +10,9 @@ Dropout applies to the inputs of every layer and of the head, never to the recur
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +29,12 @@ from lmscale.models.layers import (
     output_head,
     stack_layers,
 )
-from lmscale.parallel.partition import constrain_activations, splits_layers, unshard_data_axis
+from lmscale.parallel.partition import (
+    constrain_activations,
+    on_gpu,
+    splits_layers,
+    unshard_data_axis,
+)
 
 #: Gates in the order of cuDNN and torch.
 GATES = ("input", "forget", "cell", "output")
@@ -61,7 +68,7 @@ class LSTMLayer(nnx.Module):
             # One axis for all gates: a CPU is faster with one axis than with two.
             gates = gates.reshape(*gates.shape[:2], -1)
             kernel = kernel.reshape(kernel.shape[0], -1)
-        hidden = recurrence(constrain_activations(gates, -1, batch_axis=1), kernel)
+        hidden = recurrence(constrain_activations(gates, -1, batch_axis=1), kernel, on_gpu())
         return constrain_activations(hidden, -1, batch_axis=1)
 
 
@@ -128,8 +135,8 @@ def _embed_std(spec: LSTMSpec, width: int) -> float:
     return 1 / math.sqrt(width) if spec.embed_std is None else spec.embed_std
 
 
-@jax.custom_vjp
-def recurrence(gates: jax.Array, kernel: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def recurrence(gates: jax.Array, kernel: jax.Array, rebuild: bool = False) -> jax.Array:
     """The LSTM recurrence (Hochreiter & Schmidhuber 1997, with a forget gate).
 
     i, f, o = sigmoid, g = tanh of gates_t + h_{t-1} kernel;  c_t = f c_{t-1} + i g;  h_t = o tanh c_t
@@ -138,48 +145,61 @@ def recurrence(gates: jax.Array, kernel: jax.Array) -> jax.Array:
       gates: input projections with biases, [time, batch, 4, d_hidden], gates in the order `GATES`,
         or [time, batch, 4 d_hidden] where hidden units are not split over devices.
       kernel: recurrent weights, [d_hidden, 4, d_hidden] or [d_hidden, 4 d_hidden] likewise.
+      rebuild: save only hidden and cell states in the time scan, and compute the gates of all time
+        steps again by one matmul in the backward pass. A GPU launches a kernel for every array that a
+        time step saves; elsewhere this only adds a matmul.
 
     Returns:
       Hidden states [time, batch, d_hidden]. The cell state is kept in float32.
 
-    The derivative is written by hand: it recomputes no exponential, and the gradient of the kernel is
-    one matmul after the backward scan.
+    The derivative is written by hand, and the gradient of the kernel is one matmul after the backward
+    scan. Without `rebuild` it recomputes no exponential.
     """
-    return _recurrence_forward(gates, kernel)[0]
+    return _recurrence_forward(gates, kernel, rebuild)[0]
 
 
-def _recurrence_forward(gates, kernel):
+def _recurrence_forward(gates, kernel, rebuild):
     n_batch, d_hidden = gates.shape[1], kernel.shape[0]
-    # sigmoid(z) = (1 + tanh(z / 2)) / 2, so that one tanh serves all gates.
-    is_tanh = jnp.repeat(jnp.arange(4) == GATES.index("cell"), d_hidden).reshape(kernel.shape[1:])
-    half = jnp.where(is_tanh, 1.0, 0.5)
-    offset = jnp.where(is_tanh, 0.0, 0.5)
+    activate = _activation(kernel)
 
     def step(carry, gates_t):
         h, c = carry
         z = (gates_t + jnp.tensordot(h, kernel, 1)).astype(jnp.float32)
-        i, f, g, o = _split_gates(offset + half * jnp.tanh(half * z))
+        i, f, g, o = activate(z)
         c = f * c + i * g
         tanh_c = jnp.tanh(c)
         h = (o * tanh_c).astype(gates.dtype)
+        if rebuild:
+            return (h, c), (h, c)
         # Saved one by one: XLA does not vectorise a loop that reads several parts of one time step.
         return (h, c), (h, c, *(x.astype(gates.dtype) for x in (tanh_c, i, f, g, o)))
 
     zeros = jnp.zeros((n_batch, d_hidden), jnp.float32)
     _, kept = jax.lax.scan(step, (zeros.astype(gates.dtype), zeros), gates)
-    return kept[0], (*kept, kernel)
+    return kept[0], (gates if rebuild else None, *kept, kernel)
 
 
-def _recurrence_backward(saved, d_hidden_states):
-    *kept, kernel = saved
+def _recurrence_backward(rebuild, saved, d_hidden_states):
+    gates, *kept, kernel = saved
     hidden = kept[0]
     (_, n_batch, d_hidden), dtype = hidden.shape, kernel.dtype
     # Transposed once; XLA would do it at every time step.
     transposed = jax.lax.optimization_barrier(kernel.reshape(d_hidden, -1).T)
+    earlier = jnp.concatenate([jnp.zeros_like(hidden[:1]), hidden[:-1]])
+    if rebuild:
+        kept = [kept[1], gates + jnp.tensordot(earlier, kernel, 1)]
+    activate = _activation(kernel)
 
     def step(carry, xs):
         dh, dc = carry
-        d_out, h, c, tanh_c, i, f, g, o = (x.astype(jnp.float32) for x in xs)
+        d_out, *values = (x.astype(jnp.float32) for x in xs)
+        if rebuild:
+            c, z = values
+            i, f, g, o = activate(z)
+            tanh_c = jnp.tanh(c)
+            h = o * tanh_c
+        else:
+            h, c, tanh_c, i, f, g, o = values
         added = i * g
         dh = dh + d_out
         # o (1 - tanh^2 c), and c - added is f times the cell before.
@@ -196,8 +216,17 @@ def _recurrence_backward(saved, d_hidden_states):
 
     zeros = jnp.zeros((n_batch, d_hidden), jnp.float32)
     _, dz = jax.lax.scan(step, (zeros, zeros), (d_hidden_states, *kept), reverse=True)
-    earlier = jnp.concatenate([jnp.zeros_like(hidden[:1]), hidden[:-1]])
     return dz, jnp.tensordot(earlier, dz, ((0, 1), (0, 1))).astype(dtype)
+
+
+def _activation(kernel: jax.Array) -> Callable[[jax.Array], list[jax.Array]]:
+    """The gates i, f, g, o of what enters them, for the recurrent weights `kernel`."""
+    # sigmoid(z) = (1 + tanh(z / 2)) / 2, so that one tanh serves all gates.
+    place = jnp.repeat(jnp.arange(4) == GATES.index("cell"), kernel.shape[0])
+    is_tanh = place.reshape(kernel.shape[1:])
+    half = jnp.where(is_tanh, 1.0, 0.5)
+    offset = jnp.where(is_tanh, 0.0, 0.5)
+    return lambda z: _split_gates(offset + half * jnp.tanh(half * z))
 
 
 def _split_gates(x: jax.Array) -> list[jax.Array]:

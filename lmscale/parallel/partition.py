@@ -57,6 +57,12 @@ def splits_layers() -> bool:
     return mesh is not None and mesh.shape["model"] > 1
 
 
+def on_gpu() -> bool:
+    """Whether the program that is being traced is for GPUs."""
+    mesh = _mesh.get()
+    return mesh is not None and mesh.devices.flat[0].platform in ("gpu", "cuda")
+
+
 def constrain_activations(
     x: jax.Array, over_model: int | None = None, batch_axis: int = 0
 ) -> jax.Array:
@@ -96,6 +102,29 @@ def on_each_device(function: Callable, axes: tuple[str | None, ...]) -> Callable
             check_vma=False,
         )
         return split(*arrays)
+
+    return apply
+
+
+def on_each_run_device(function: Callable) -> Callable:
+    """A function of one run that each device applies to its own runs.
+
+    XLA cannot split a kernel of our own: without this every device would compute all runs of a pack. For
+    meshes that split nothing but runs.
+    """
+
+    def apply(*arrays: jax.Array) -> Any:
+        mesh = _mesh.get()
+        if mesh is None or mesh.size == 1:
+            return function(*arrays)
+        # The run axis is that of the vmap around it. See `on_each_device`.
+        return jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=PartitionSpec(),
+            out_specs=PartitionSpec(),
+            check_vma=False,
+        )(*arrays)
 
     return apply
 

@@ -32,7 +32,7 @@ from lmscale.compat import compile_for_capability, needed_bytes
 from lmscale.planner.compiled import NOTHING, Compiled
 from lmscale.planner.devices import Devices
 from lmscale.planner.packs import Pack, Plan, replan_with_less_memory
-from lmscale.planner.step_config import default_attention
+from lmscale.planner.step_config import choose_head, default_attention
 from lmscale.planner.topology import COMPILERS, ENVIRONMENT, compiler, topology_name
 from lmscale.spec import RunSpec
 from lmscale.user_files import load_file, loaded_files
@@ -224,6 +224,9 @@ def _request(pack: Pack, devices: Devices, tokens: tuple[int, str], effort: str)
         "attention": default_attention(
             devices.platform, pack.key.model, pack.key.compute_dtype, devices.kind
         ),
+        "head": choose_head(
+            devices.platform, pack.key.model, pack.key.compute_dtype, pack.mesh[1] * pack.mesh[2]
+        ),
         "versions": [
             *(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "flax")),
             compiler(devices.platform),
@@ -319,6 +322,7 @@ def _lower(request: dict[str, Any], devices: Devices) -> tuple[Any, int]:
         attention=request["attention"],
         logit_pieces=request["logit_pieces"],
         remat=request["remat"],
+        head=request["head"],
     )
     corpus = jax.ShapeDtypeStruct((request["tokens"],), request["dtype"])
     tokens = corpus.size * corpus.dtype.itemsize
@@ -349,6 +353,7 @@ def _read(program: Any, devices: Devices, tokens: int) -> Compiled:
         arguments=sizes.argument_size_in_bytes,
         tokens=tokens,
         hbm_bytes=hbm_bytes,
+        kernels=text.kernels(),
         sent=sent,
         network=sum(c.total for c in ranked if c.span > devices.linked),
         largest=tuple((c.kind, c.result, c.times, c.total, c.scope) for c in ranked[:8]),

@@ -9,7 +9,7 @@ from typing import Any
 
 from lmscale.planner.devices import Devices
 from lmscale.planner.packs import Pack
-from lmscale.planner.roofline import executed_flops
+from lmscale.planner.roofline import Roofline, executed_flops
 
 #: Attribute -> its name in JSON (`lmscale plan --json`), where users know it by another.
 _JSON_NAMES = {"peak_bytes": "needs", "hbm_bytes": "touched"}
@@ -31,6 +31,7 @@ class Compiled:
       seconds, cpu_seconds: that the compiler took.
       error: what it said where it gave up for another reason than memory.
       unknown: instructions that could not be read, which the numbers of a step leave out.
+      kernels: that a step launches on each device.
     """
 
     peak_bytes: float
@@ -44,6 +45,7 @@ class Compiled:
     cpu_seconds: float
     error: str | None = None
     unknown: tuple[str, ...] = ()
+    kernels: int = 0
 
     def fits(self, devices: Devices) -> bool:
         """Whether the program was compiled and fits a device's memory."""
@@ -70,27 +72,8 @@ class Compiled:
 NOTHING = Compiled(math.inf, None, 0.0, 0.0, {}, 0.0, (), 0.0, 0.0)
 
 
-@dataclass(frozen=True)
-class Roofline:
-    """Seconds that a step takes at least: each of a device's three resources at its peak."""
-
-    compute: float
-    memory: float
-    links: float
-
-    @property
-    def step(self) -> float:
-        """The seconds of the resource that takes longest."""
-        return max(self.compute, self.memory, self.links)
-
-    @property
-    def bound(self) -> str:
-        """That resource."""
-        return max(dataclasses.asdict(self), key=lambda name: getattr(self, name))
-
-
 def roofline(pack: Pack, devices: Devices, compiled: Compiled) -> Roofline:
-    """The roofline of a step of all slots of a pack.
+    """The roofline of a step of all slots of a pack: each resource at its peak.
 
     Raises:
       ValueError: for devices whose memory's bandwidth is not known, such as a CPU's.
@@ -100,11 +83,13 @@ def roofline(pack: Pack, devices: Devices, compiled: Compiled) -> Roofline:
     spec = pack.runs[0].spec
     n_devices = math.prod(pack.mesh)
     inside = sum(compiled.sent.values()) - compiled.network
-    work = executed_flops(spec, pack.step_config) * pack.n_slots / n_devices
+    flops = executed_flops(spec, pack.step_config, devices.platform)
+    work = flops * pack.n_slots / n_devices
     return Roofline(
         compute=work / devices.peak_flops,
         memory=compiled.hbm_bytes / devices.bandwidth,
         links=inside / devices.link + compiled.network / devices.network,
+        launch=compiled.kernels * devices.launch,
     )
 
 

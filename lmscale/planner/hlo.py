@@ -162,6 +162,10 @@ class Program:
             for instruction in self._computations[name].values():
                 yield instruction, name, times
 
+    def kernels(self) -> int:
+        """Instructions that a device is told to run one by one: launches, on a GPU."""
+        return sum(times for instruction, _, times in self.executed() if _runs(instruction))
+
     # --- loops ---
 
     def _trips(self, caller: str, loop: Instruction) -> int:
@@ -281,7 +285,7 @@ class Program:
         """
         total = 0.0
         for instruction, name, times in self.executed():
-            if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
+            if not _runs(instruction):
                 continue
             read = functools.partial(self._hbm_bytes, name, instruction)
             total += times * self._read_or(0.0, _name(instruction), read)
@@ -367,6 +371,11 @@ class Program:
             read = functools.partial(_collective, instruction, kind, times)
             found.append(self._read_or(None, _name(instruction), read))
         return tuple(collective for collective in found if collective is not None)
+
+
+def _runs(instruction: Instruction) -> bool:
+    """Whether an instruction does anything by itself."""
+    return instruction.opcode not in _FREE and not instruction.opcode.endswith("-done")
 
 
 def _name(instruction: Instruction) -> str:

@@ -15,7 +15,7 @@ from lmscale import flops, optimizers
 from lmscale.architectures import ModelSpec
 from lmscale.parallel.mesh import AXES
 from lmscale.parallel.partition import path_name, run_spec
-from lmscale.planner.step_config import StepConfig, default_attention
+from lmscale.planner.step_config import StepConfig, choose_head, default_attention
 from lmscale.spec import RunSpec
 from lmscale.training.state import ProgramKey, initial_state
 
@@ -28,7 +28,8 @@ def device_memory(spec: RunSpec, platform: str, config: StepConfig, kind: str = 
     - its share of parameters, gradients and moments;
     - what the forward pass saves for the backward pass: everything, or with `remat` the layers'
       inputs and what one layer needs while it is computed again;
-    - the logits, or what the backward pass adds after they are freed, whichever is larger;
+    - the logits, where the head is not fused, or what the backward pass adds after they are freed (on a
+      GPU the derivatives of a layer), whichever is larger;
     - over a data axis, the vocabulary's matrix and one layer, which are gathered where they are used.
 
     Args:
@@ -45,11 +46,19 @@ def device_memory(spec: RunSpec, platform: str, config: StepConfig, kind: str = 
     tokens = config.micro_batch // config.data * spec.model.n_ctx
     split = config.head_split(spec.model)
     head = sizes.head / split / config.logit_pieces
+    devices = config.data * config.model
+    if choose_head(platform, spec.model, spec.compute_dtype, devices) == "fused":
+        head = 0.0
+    derivatives = 0.0
+    if platform == "gpu":
+        numbers = spec.model.gpu_costs().derivatives * spec.model.width
+        derivatives = sizes.width * numbers / config.model
     layer, backward = sizes.whole + sizes.split / config.model, sizes.backward / config.model
     if config.remat:
         saved = sizes.depth * sizes.input + max(layer + backward + sizes.ends, head)
     else:
-        saved = sizes.depth * layer + max(sizes.depth * backward + sizes.ends, head)
+        after = sizes.depth * backward + sizes.ends
+        saved = sizes.depth * layer + max(after, head, derivatives)
     gathered = 0.0
     if config.data > 1:
         # The matrix and its gradient in float32. With logit pieces both are float32, each twice.

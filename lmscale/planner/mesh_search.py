@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lmscale.parallel.mesh import MeshError
 from lmscale.planner.devices import Devices
 from lmscale.planner.memory import device_memory
-from lmscale.planner.roofline import step_seconds
+from lmscale.planner.roofline import filling_runs, step_seconds
 from lmscale.planner.step_config import StepConfig
 from lmscale.spec import RunSpec
 
@@ -64,15 +64,19 @@ def search_mesh(
     n_runs = n_runs if asked.n_slots is None else asked.n_slots
 
     @functools.cache
-    def predicted(data: int, model_axis: int) -> tuple[float, float]:
-        """Bytes and seconds of a step."""
+    def predicted(data: int, model_axis: int) -> tuple[float, StepConfig]:
+        """Bytes of a run, and how its step is executed."""
         config = fastest_step_config(spec, devices, data, model_axis, capacity)
-        memory = device_memory(spec, devices.platform, config, devices.kind)
-        return memory, step_seconds(spec, devices, config)
+        return device_memory(spec, devices.platform, config, devices.kind), config
 
     def seconds(option: Mesh) -> tuple[float, int]:
         run_axis, data, model_axis = option
-        return math.ceil(n_runs / run_axis) * predicted(data, model_axis)[1], -run_axis
+        config, on_each = predicted(data, model_axis)[1], math.ceil(n_runs / run_axis)
+        # Runs that a device holds whole share its launches.
+        alone = data * model_axis == 1
+        together = min(on_each, filling_runs(spec, devices, config)) if alone else 1
+        steps = math.ceil(on_each / together)
+        return steps * step_seconds(spec, devices, config, together), -run_axis
 
     fitting = [o for o in options if predicted(*o[1:])[0] <= capacity]
     # Where nothing fits, the most devices a run are the best that can be tried.

@@ -15,7 +15,7 @@ from lmscale.planner.devices import Devices
 from lmscale.planner.lineage import HasSpec, ancestors
 from lmscale.planner.memory import device_memory
 from lmscale.planner.mesh_search import Constraints, fastest_step_config, search_mesh
-from lmscale.planner.roofline import step_seconds
+from lmscale.planner.roofline import filling_runs, step_roofline, step_seconds
 from lmscale.planner.step_config import StepConfig
 from lmscale.training.state import ProgramKey
 
@@ -32,7 +32,7 @@ WORKER_SECONDS = 20.0
 CPU_COMPILE_SECONDS = 9.0
 #: Share of a device's memory that a plan fills.
 MEMORY_SHARE = 0.8
-#: Tokens in flight (slots x batch) above which an accelerator has enough to do in every launch.
+#: Tokens in flight (slots x batch) above which a TPU, whose programs launch nothing, has enough to do.
 FILLING_TOKENS = 65_536
 #: Most steps of a dispatch.
 MAX_CHUNK_STEPS = 256
@@ -54,6 +54,7 @@ class Pack:
       memory: predicted bytes on each device, without the training tokens.
       flops: training FLOPs of all runs as the program executes them.
       seconds: predicted time without compilation.
+      bound: the resource that a step is predicted to wait for, see `roofline.Roofline`.
     """
 
     key: ProgramKey
@@ -69,6 +70,7 @@ class Pack:
     memory: float
     flops: float
     seconds: float
+    bound: str = "compute"
 
     @property
     def step_config(self) -> StepConfig:
@@ -208,7 +210,7 @@ def with_slots(pack: Pack, n_slots: int, devices: Devices) -> Pack:
     """The pack with this many runs side by side, and the predictions that follow from it."""
     spec, config = pack.runs[0].spec, pack.step_config
     per_device = n_slots // pack.mesh[0]
-    step = step_seconds(spec, devices, config) * per_device
+    step = step_seconds(spec, devices, config, per_device)
     longest = max(run.spec.steps for run in pack.runs)
     chunk = 2 ** round(math.log2(max(1.0, DISPATCH_SECONDS / step)))
     return replace(
@@ -217,6 +219,7 @@ def with_slots(pack: Pack, n_slots: int, devices: Devices) -> Pack:
         chunk_steps=max(1, min(MAX_CHUNK_STEPS, longest, chunk)),
         memory=device_memory(spec, devices.platform, config, devices.kind) * per_device,
         seconds=pack.flops / flops.step_flops(spec) * step / n_slots,
+        bound=step_roofline(spec, devices, config, per_device).bound,
     )
 
 
@@ -238,6 +241,8 @@ def _make_pack(runs: tuple[HasSpec, ...], devices: Devices, asked: Constraints) 
     if asked.n_slots is None and devices.platform != "cpu" and data == model_axis == 1:
         by_memory = int(capacity // device_memory(spec, devices.platform, config, devices.kind))
         by_work = FILLING_TOKENS // spec.batch_tokens
+        if devices.launch:
+            by_work = filling_runs(spec, devices, config)
         per_device = max(1, min(by_memory, by_work, math.ceil(len(runs) / run_axis)))
     pack = Pack(
         key=ProgramKey.of(spec),

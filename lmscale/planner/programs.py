@@ -10,7 +10,7 @@ import jax
 from lmscale.parallel.mesh import make_mesh
 from lmscale.planner.devices import Devices
 from lmscale.planner.packs import Pack
-from lmscale.planner.step_config import choose_attention, default_attention
+from lmscale.planner.step_config import choose_attention, choose_head, default_attention
 from lmscale.training.program import Program, build_program, train_arguments
 from lmscale.training.state import ProgramKey
 
@@ -27,6 +27,7 @@ def program_of(
     platform: str,
     attention: str | None = None,
     kind: str = "",
+    head: str | None = None,
 ) -> Program:
     """The pack's program.
 
@@ -34,8 +35,10 @@ def program_of(
       platform: "cpu", "gpu" or "tpu".
       attention: see `lmscale.architectures.ModelSpec.module`; by platform and kind when None.
       kind: of device; see `lmscale.planner.step_config.choose_attention`.
+      head: see `lmscale.training.program.build_program`; by platform when None.
     """
     key = pack.key
+    split = pack.mesh[1] * pack.mesh[2]
     chosen = attention or default_attention(platform, key.model, key.compute_dtype, kind)
     return build_program(
         key,
@@ -47,6 +50,7 @@ def program_of(
         logit_pieces=pack.logit_pieces,
         remat=pack.remat,
         unroll=pack.unroll,
+        head=head or choose_head(platform, key.model, key.compute_dtype, split),
     )
 
 

@@ -2,49 +2,122 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from dataclasses import dataclass
+
 from lmscale import flops
 from lmscale.planner.devices import Devices
 from lmscale.planner.memory import activation_sizes
-from lmscale.planner.step_config import StepConfig
+from lmscale.planner.step_config import StepConfig, choose_head
 from lmscale.spec import RunSpec
 
 #: Seconds that a collective takes however little it sends.
 COLLECTIVE_SECONDS = 10e-6
+#: Share of a GPU's bandwidth that the time estimate assumes.
+BANDWIDTH_SHARE = 0.7
+#: Work of the runs side by side, in units of the time to launch their kernels, from which more of them
+#: are no faster: a kernel takes its launch and its work in turn where it is short.
+FILL = 4.0
+#: Bytes of all parameters' updates, a parameter: gradients, moments and weights read and written, and copies
+#: in the type that is computed with.
+UPDATE_BYTES = 40.0
+#: How often a byte of the head's input passes through a GPU's memory, and of the logits where they are there.
+HIDDEN_PASSES, LOGIT_PASSES = 12.0, 8.0
+#: Kernels of a step beside its layers: of the update, of a micro-batch, and of a part of the logits.
+STEP_KERNELS, MICRO_BATCH_KERNELS, HEAD_KERNELS = 90.0, 50.0, 8.0
 
 
-def executed_flops(spec: RunSpec, config: StepConfig) -> float:
-    """FLOPs of a step of one run, including what `remat` computes a second time."""
+def executed_flops(spec: RunSpec, config: StepConfig, platform: str) -> float:
+    """FLOPs of a step of one run, including what `remat` or a fused head computes a second time."""
     again = 0.0
+    split = config.data * config.model
+    if choose_head(platform, spec.model, spec.compute_dtype, split) == "fused":
+        again += flops.operations(spec.model)["head"].forward_flops
     if config.remat:
         operations = flops.operations(spec.model).items()
-        again = sum(x.forward_flops for name, x in operations if name not in ("head", "loss"))
+        again += sum(x.forward_flops for name, x in operations if name not in ("head", "loss"))
     return flops.step_flops(spec) + again * spec.batch_tokens
 
 
-def step_seconds(spec: RunSpec, devices: Devices, config: StepConfig) -> float:
-    """Predicted seconds of a step of one run on its devices: a roofline.
+@dataclass(frozen=True)
+class Roofline:
+    """Seconds of a step by each resource of a device, of which the one that takes longest decides.
 
-    - Computation takes as long as the FLOPs at the assumed share of the peak. Every micro-batch reads
-      the parameters and adds to the gradients, so it takes at least as long as that memory traffic.
-      Every part of its logits adds to the head's gradient.
+    Attributes:
+      compute: of its matrix units.
+      memory: of its memory's bandwidth.
+      links: of what it sends and waits for.
+      launch: of the host that tells it what to run, kernel by kernel.
+    """
+
+    compute: float
+    memory: float
+    links: float
+    launch: float = 0.0
+
+    @property
+    def step(self) -> float:
+        """The seconds of the resource that takes longest."""
+        return max(dataclasses.astuple(self))
+
+    @property
+    def bound(self) -> str:
+        """That resource."""
+        return max(dataclasses.asdict(self), key=lambda name: getattr(self, name))
+
+
+def step_seconds(spec: RunSpec, devices: Devices, config: StepConfig, n_runs: int = 1) -> float:
+    """Predicted seconds of a step of `n_runs` runs side by side; see `step_roofline`."""
+    parts, waiting = _parts(spec, devices, config, n_runs)
+    return parts.step + waiting
+
+
+def step_roofline(spec: RunSpec, devices: Devices, config: StepConfig, n_runs: int = 1) -> Roofline:
+    """Predicted seconds of a step by resource.
+
+    - Computation takes as long as the FLOPs at the assumed share of the peak.
+    - Memory: every micro-batch reads the parameters and adds to the gradients, and every part of its
+      logits adds to the head's gradient. On a GPU, where these were counted in compiled programs, also
+      activations and logits (`gpu_bytes`), at the assumed share of the bandwidth.
+    - A GPU launches as many kernels for many runs as for one (`gpu_kernels`).
     - Over `data` each micro-batch gathers the parameters for the forward and for the backward pass and
       reduces their gradients. This overlaps with the computation.
     - Over `model` each layer's partial sums are reduced twice in either pass (in a Transformer; an
-      LSTM's hidden state at every time step). The devices wait for it.
+      LSTM's hidden state at every time step). The devices wait for it, so it adds to the others.
+
+    Args:
+      spec: of the runs, which are alike.
+      devices: what they train on.
+      config: how a step is executed.
+      n_runs: side by side on a device.
     """
+    parts, waiting = _parts(spec, devices, config, n_runs)
+    return dataclasses.replace(parts, links=parts.links + waiting)
+
+
+def _parts(
+    spec: RunSpec, devices: Devices, config: StepConfig, n_runs: int
+) -> tuple[Roofline, float]:
+    """The seconds of resources that work at the same time, and those that all of them wait."""
     model, n_micro_batches = spec.model, spec.batch_size // config.micro_batch
     n_params = flops.n_params(model, "exact") / config.model
     width = 2 if spec.compute_dtype == "bfloat16" else 4
-    compute = executed_flops(spec, config) / (config.data * config.model)
+    compute = executed_flops(spec, config, devices.platform) / (config.data * config.model)
     compute /= devices.peak_flops * devices.utilisation
-    if devices.bandwidth is not None:
+    memory = launch = 0.0
+    if devices.platform == "gpu" and devices.bandwidth is not None:
+        memory = gpu_bytes(spec, config, devices.kind) / (devices.bandwidth * BANDWIDTH_SHARE)
+        launch = gpu_kernels(spec, config) * devices.launch
+    elif devices.bandwidth is not None:
         hbm_bytes = n_params * (3 * width + 12 / config.data)
-        compute = max(compute, n_micro_batches * hbm_bytes / devices.bandwidth)
+        memory = n_micro_batches * hbm_bytes / devices.bandwidth
         if config.logit_pieces > 1:
-            sizes = activation_sizes(model, spec.compute_dtype, devices.platform)
-            head = sizes.vocabulary / config.head_split(model)
-            compute += 12 * n_micro_batches * config.logit_pieces * head / devices.bandwidth
-    gather = reduce = 0.0
+            # Added to the computation, which it does not overlap with.
+            compute = (
+                max(compute, memory) + _pieces_bytes(spec, devices, config) / devices.bandwidth
+            )
+    gather = waiting = 0.0
     if config.data > 1:
         link = devices.link if config.data * config.model <= devices.linked else devices.network
         size = width * n_params * (config.data - 1) / config.data
@@ -55,9 +128,59 @@ def step_seconds(spec: RunSpec, devices: Devices, config: StepConfig) -> float:
         # An all-reduce is a reduce-scatter and an all-gather.
         size *= 2 * (config.model - 1) / config.model
         times = model.n_ctx if model.REDUCED_EVERY_TOKEN else 1
-        reduce = (
+        waiting = (
             model.REDUCTIONS
             * model.depth
             * (size / link + n_micro_batches * times * COLLECTIVE_SECONDS)
         )
-    return max(compute, gather) + reduce
+    parts = Roofline(n_runs * compute, n_runs * memory, n_runs * gather, launch)
+    return parts, n_runs * waiting
+
+
+def _pieces_bytes(spec: RunSpec, devices: Devices, config: StepConfig) -> float:
+    """Bytes by which parts of the logits add to the head's gradient, of a step of one run."""
+    sizes = activation_sizes(spec.model, spec.compute_dtype, devices.platform)
+    head = sizes.vocabulary / config.head_split(spec.model)
+    return 12 * (spec.batch_size // config.micro_batch) * config.logit_pieces * head
+
+
+def gpu_bytes(spec: RunSpec, config: StepConfig, kind: str = "") -> float:
+    """Bytes that a step of one run reads and writes in a GPU's memory, fitted to compiled programs.
+
+    Each byte that a layer saves for the backward pass stands for several that are moved (`GpuCosts`); with
+    `remat` the forward pass happens again. Beside these there are the head, and parameters: read by
+    every micro-batch, updated with their moments once.
+    """
+    model, tokens = spec.model, spec.batch_tokens / config.data
+    sizes = activation_sizes(model, spec.compute_dtype, "gpu", kind)
+    saved = sizes.depth * (sizes.whole + (sizes.split + sizes.backward) / config.model)
+    costs = model.gpu_costs()
+    passes = costs.passes * (4 / 3 if config.remat else 1)
+    devices = config.data * config.model
+    fused = choose_head("gpu", model, spec.compute_dtype, devices) == "fused"
+    head = HIDDEN_PASSES * sizes.width * model.head_width
+    if not fused:
+        head += LOGIT_PASSES * sizes.width * model.vocab_size / config.head_split(model)
+    params = flops.n_params(model, "exact") / config.model
+    n_micro_batches = spec.batch_size // config.micro_batch
+    moved = n_micro_batches * (3 * sizes.width + 12 / config.data) + UPDATE_BYTES / config.data
+    again = n_micro_batches * sizes.depth * sizes.width * costs.weights / config.model
+    if config.logit_pieces > 1:
+        vocabulary = sizes.vocabulary / config.head_split(model)
+        again += 12 * n_micro_batches * config.logit_pieces * vocabulary
+    return tokens * (passes * saved + head) + params * moved + again
+
+
+def gpu_kernels(spec: RunSpec, config: StepConfig) -> float:
+    """Kernels that a step launches on a GPU, for one run or for many; fitted to compiled programs."""
+    n_micro_batches = spec.batch_size // config.micro_batch
+    layers = spec.model.depth * spec.model.gpu_costs().kernels * (4 / 3 if config.remat else 1)
+    pieces = HEAD_KERNELS * config.logit_pieces
+    return n_micro_batches * (layers + pieces + MICRO_BATCH_KERNELS) + STEP_KERNELS
+
+
+def filling_runs(spec: RunSpec, devices: Devices, config: StepConfig) -> int:
+    """How many runs side by side hide the launches of a step: one where a device has none."""
+    parts, waiting = _parts(spec, devices, config, 1)
+    work = max(parts.compute, parts.memory) + waiting
+    return max(1, math.ceil(FILL * parts.launch / work))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from lmscale.architectures import ModelSpec
 from lmscale.models.attention import cudnn_refuses, splash_takes
+from lmscale.training.fused_loss import refuses
 
 #: Kinds of GPU of compute capability 9.0 (Hopper) or later.
 NEWER_GPUS = ("h100", "h200", "b200")
@@ -71,3 +73,21 @@ def choose_attention(
 def default_attention(platform: str, model: ModelSpec, compute_dtype: str, kind: str = "") -> str:
     """The kernel of `choose_attention`."""
     return choose_attention(platform, model, compute_dtype, kind).kernel
+
+
+def choose_head(platform: str, model: ModelSpec, compute_dtype: str, split: int = 1) -> str:
+    """How the loss of a platform's training step meets the output head.
+
+    Args:
+      platform: "cpu", "gpu" or "tpu".
+      split: devices that share a run.
+
+    Returns:
+      "fused" (`lmscale.training.fused_loss`) on a GPU that it takes the model on, else "xla". Always
+      "xla" where the environment has LMSCALE_HEAD=xla.
+    """
+    if os.environ.get("LMSCALE_HEAD") == "xla" or platform != "gpu":
+        return "xla"
+    if refuses(model.head_width, compute_dtype, split) is None:
+        return "fused"
+    return "xla"

@@ -8,7 +8,7 @@ from lmscale.report.front import write_front
 from lmscale.report.registry import analyse, register
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
 from lmscale.report.summary import Summary, read_summary
-from lmscale.report.write import write_report
+from lmscale.report.write import write_paper_figures, write_report
 
 __all__ = [
     "Chart",
@@ -21,5 +21,6 @@ __all__ = [
     "read_summary",
     "register",
     "write_front",
+    "write_paper_figures",
     "write_report",
 ]

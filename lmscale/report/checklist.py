@@ -131,10 +131,14 @@ def _held_out(corpus: dict[str, Any]) -> str:
 
 
 def _epochs(results: Results) -> str:
+    from lmscale.data import mixture_sentence
+
     total = results.experiment.get("corpus", {}).get("train_tokens")
     if not total:
         return "repeats unknown"
     epochs = float(results.table["tokens"].max()) / total
+    if mixture := results.experiment["corpus"].get("mixture"):
+        return f"the longest run sees {mixture_sentence(mixture, epochs)}"
     return "no text repeated" if epochs <= 1 else f"the longest run sees it {epochs:.1f} times"
 
 

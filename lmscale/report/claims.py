@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lmscale.report.command import repeat_command
 from lmscale.report.section import Measure, Section
 from lmscale.studies.estimate import LEAST_SEEDS, lacking_seeds
 from lmscale.studies.results import Results
@@ -119,11 +120,10 @@ def _more_seeds(results: Results) -> str:
     seeds = list(spent.index[:LEAST_SEEDS])
     seeds += [k for k in range(LEAST_SEEDS) if k not in seeds][: LEAST_SEEDS - len(seeds)]
     missing = sum(float(spent.max() - spent.get(seed, 0.0)) for seed in seeds)
-    listed_seeds = " ".join(str(seed) for seed in sorted(seeds))
-    name, scale = (results.experiment.get(key, "") for key in ("name", "scale"))
+    command = repeat_command(results.experiment, {"--seeds": [str(seed) for seed in sorted(seeds)]})
     return (
-        f"Cheapest remedy: lmscale run {name} --scale {scale} --seeds {listed_seeds} --extend --out "
-        f"STORE adds the missing seeds in about {duration(missing)} of training, summed over runs."
+        f"Cheapest remedy: {command} --extend --out STORE adds the missing seeds in about "
+        f"{duration(missing)} of training, summed over runs."
     )
 
 

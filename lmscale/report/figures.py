@@ -15,6 +15,7 @@ import numpy as np
 
 from lmscale.laws import FitResult
 from lmscale.report import style
+from lmscale.report.notes import annotate, cell_note, seeds_note
 from lmscale.studies.cells import Cell
 from lmscale.studies.estimate import Estimate, interval_of_mean
 from lmscale.wording import si
@@ -57,9 +58,22 @@ def ordered_looks(values: Sequence[float], *, log: bool = True) -> dict[float, d
     }
 
 
-def plot_points(axes: Any, x: Any, y: Any, look: Mapping[str, Any], **options: Any) -> None:
-    """Points joined by a thin line, edged so that they can be told apart where they overlap."""
-    axes.plot(x, y, **{"lw": 1.1, "mec": style.PAPER, "mew": 0.4, **look, **options})
+def plot_points(
+    axes: Any,
+    x: Any,
+    y: Any,
+    look: Mapping[str, Any],
+    *,
+    notes: Sequence[str] = (),
+    **options: Any,
+) -> None:
+    """Points joined by a thin line, edged so that they can be told apart where they overlap.
+
+    Args:
+      notes: what each point says of its run (`lmscale.report.notes`).
+    """
+    look = {"lw": 1.1, "mec": style.PAPER, "mew": 0.4, **look, **options}
+    annotate(axes.plot(x, y, **look)[0], notes)
 
 
 def plot_cells(
@@ -78,7 +92,8 @@ def plot_cells(
       options: of the points; by default they are not joined.
     """
     groups = [(x(cell), np.array(cell.losses) - above(cell)) for cell in cells]
-    plot_seeds(axes, groups, look, **{"lw": 0, "ms": 5.5, "mew": 0.5, **options})
+    notes = [cell_note(cell) for cell in cells]
+    plot_seeds(axes, groups, look, **{"notes": notes, "lw": 0, "ms": 5.5, "mew": 0.5, **options})
 
 
 def plot_seeds(
@@ -98,7 +113,9 @@ def plot_seeds(
         if edges := interval_of_mean(values):
             axes.plot([x] * 2, edges, color=look["color"], lw=1.4)
     means = [float(np.mean(values)) for _, values in groups]
-    plot_points(axes, [x for x, _ in groups], means, look, **{"zorder": 3, **options})
+    notes = [seeds_note(x, values) for x, values in groups]
+    options = {"notes": notes, "zorder": 3, **options}
+    plot_points(axes, [x for x, _ in groups], means, look, **options)
 
 
 def hollow(look: Mapping[str, Any], **options: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from lmscale.laws import FitResult, Profile
 from lmscale.report import figures, style
+from lmscale.report.notes import annotate
 from lmscale.studies.estimate import Estimate
 from lmscale.studies.exponents import frontier
 from lmscale.wording import with_interval
@@ -34,6 +35,7 @@ def plot_profile(
     means: bool = False,
     size: float = 4.5,
     minimum: float = 6,
+    note: Callable[[float, float], str] | None = None,
     **options: Any,
 ) -> Any:
     """One budget's losses over size, its parabola and a diamond at the minimum; gives the points.
@@ -44,6 +46,7 @@ def plot_profile(
       line: style of the parabola; by default dashed where the profile has no usable minimum.
       means: draw the mean of each size instead of every run.
       size, minimum: of the markers, in points.
+      note: params and loss of a run -> what its point says (`lmscale.report.notes`); not with `means`.
       options: of the points, such as their label.
     """
     p, fill = profile, fill or color
@@ -53,7 +56,10 @@ def plot_profile(
         y, used = np.bincount(index, y) / np.bincount(index), np.full(len(x), True)
     look = {"color": color, "marker": marker, "lw": 0, "ms": size, "zorder": 3}
     handle = axes.plot(x[used], y[used], mfc=fill, **look, **options)[0]
-    axes.plot(x[~used], y[~used], mfc=style.PAPER, **look)
+    others = axes.plot(x[~used], y[~used], mfc=style.PAPER, **look)[0]
+    if note is not None and not means:
+        for points, mine in ((handle, used), (others, ~used)):
+            annotate(points, [note(*one) for one in zip(x[mine], y[mine], strict=True)])
     if p.coefficients is not None and p.used.sum() >= 3:
         inside = p.params[p.used]
         n = np.geomspace(inside.min() / 1.15, inside.max() * 1.15, 80)

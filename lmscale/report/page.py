@@ -51,8 +51,18 @@ _CONVENTIONS = {
 }
 
 
-def page(results: Results, sections: Sequence[Section], verdicts: Sequence[Verdict]) -> str:
-    """The whole report as HTML."""
+def page(
+    results: Results,
+    sections: Sequence[Section],
+    verdicts: Sequence[Verdict],
+    *,
+    reload_seconds: float | None = None,
+) -> str:
+    """The whole report as HTML.
+
+    Args:
+      reload_seconds: after which the page loads itself again, at the place where it is read.
+    """
     lead = lead_section(sections)
     links = [(section.name, section.title) for section in sections]
     links += [("runs", "All runs"), ("made", "How it was made"), ("checklist", "Checklist")]
@@ -60,6 +70,7 @@ def page(results: Results, sections: Sequence[Section], verdicts: Sequence[Verdi
         "report.html",
         results.title,
         experiment=results.experiment,
+        reload_seconds=reload_seconds,
         finding=lead.finding if lead else "No analysis is declared for this experiment.",
         warnings=[w for w in (_unfinished(results), caveats.repeated_text(results)) if w],
         numbers=[n for section in sections for n in section.key_numbers] + _run_numbers(results),
@@ -90,7 +101,12 @@ def render_page(template: str, title: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"rich": rich_text, "powers": _powers, "drawing": _drawing}
+    environment.filters |= {
+        "rich": rich_text,
+        "powers": _powers,
+        "drawing": _drawing,
+        "stepping": _stepping,
+    }
     script = "\n" + (files / "page.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     shell = {
@@ -141,6 +157,16 @@ def _drawing(chart: Chart) -> Markup:
     size = f"width:{min(1080, width * 1.4):.0f}px;max-width:100%"
     named = f'<svg style="{size}" role="img" aria-label="{html.escape(chart.alt)}"'
     return Markup(svg.replace("<svg", named, 1))
+
+
+def _stepping(chart: Chart) -> Markup:
+    """Attributes of the frame of a chart, which a keyboard reaches where its points have notes."""
+    if not any(chart.notes.values()):
+        return Markup("")
+    label = f"{chart.alt} Arrow keys step through its points."
+    return Markup(
+        ' tabindex="0" role="application" aria-roledescription="figure" aria-label="{}"'
+    ).format(label)
 
 
 # --- head ---------------------------------------------------------------------------------------

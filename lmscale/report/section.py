@@ -27,6 +27,8 @@ class Chart:
       caption: what the page says below it.
       alt: what it shows, for a blind reader.
       svg, png: the drawing.
+      pdf: the drawing of a figure for a paper (`style.paper`), otherwise empty.
+      notes: name of an element of the SVG -> what each of its points says of its run (`lmscale.report.notes`).
       figure: what it was drawn from: `chart.figure.axes[0].set_title(..)`, then `chart.figure.savefig`.
     """
 
@@ -35,6 +37,8 @@ class Chart:
     alt: str
     svg: str = field(repr=False)
     png: bytes = field(repr=False)
+    pdf: bytes = field(default=b"", repr=False)
+    notes: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     figure: Figure | None = field(default=None, repr=False, compare=False)
 
     def save(self, path: str | os.PathLike) -> None:

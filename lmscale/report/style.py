@@ -9,6 +9,7 @@ the colours of Okabe and Ito. Both can be told apart by colour-blind readers, an
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import io
 import math
 import re
@@ -21,11 +22,14 @@ from matplotlib import ticker
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
 from matplotlib.mathtext import MathTextParser
 from matplotlib.text import Text
 
-from lmscale.compat import set_log_scale
+from lmscale.compat import set_legend_columns, set_log_scale
 from lmscale.foreign_text import readable
+from lmscale.report.notes import noted_artists, with_notes
 from lmscale.report.section import Chart
 from lmscale.wording import power_of_ten, si
 
@@ -40,6 +44,7 @@ __all__ = [
     "inline",
     "log_axis",
     "ordered_colours",
+    "paper",
     "render",
 ]
 
@@ -111,12 +116,47 @@ _RC = {
 }
 
 
+#: Widths of a column and of both columns of a two-column paper, in inches; narrower figures than the second
+#: number take one column.
+_COLUMN, _BOTH, _TAKES_BOTH = 3.25, 6.75, 5.0
+#: Type of a paper's figures in points, and what their lines and markers are scaled by.
+_PAPER_TYPE, _PAPER_LINES = 8.0, 0.8
+_PAPER_RC = {
+    "font.size": _PAPER_TYPE,
+    "axes.labelsize": _PAPER_TYPE,
+    "axes.titlesize": _PAPER_TYPE,
+    "axes.titleweight": "normal",
+    "xtick.labelsize": _PAPER_TYPE,
+    "ytick.labelsize": _PAPER_TYPE,
+    "legend.fontsize": _PAPER_TYPE,
+    "legend.title_fontsize": _PAPER_TYPE,
+    # TrueType, which editors of PDF can change.
+    "pdf.fonttype": 42,
+}
+_for_paper = contextvars.ContextVar("for_paper", default=False)
+
+
+@contextlib.contextmanager
+def paper() -> Iterator[None]:
+    """Within, figures are drawn for a paper: a column or two wide, 8 points, no titles, also as PDF."""
+    token = _for_paper.set(True)
+    try:
+        yield
+    finally:
+        _for_paper.reset(token)
+
+
 @contextlib.contextmanager
 def canvas(width: float, height: float) -> Iterator[Figure]:
     """An empty figure of that many inches, drawn and rendered under this module's settings only."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_RC)
+        if _for_paper.get():
+            matplotlib.rcParams.update(_PAPER_RC)
+            scale = (_COLUMN if width < _TAKES_BOTH else _BOTH) / width
+            # Type does not shrink with the figure, so its height shrinks less than its width.
+            width, height = width * scale, height * max(scale, 0.8)
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
@@ -126,16 +166,31 @@ def render(figure: Figure, *, name: str, caption: str, alt: str) -> Chart:
     """The figure as SVG and PNG; equal figures give equal bytes."""
     for text in figure.findobj(Text):
         _make_drawable(text)
+    if _for_paper.get():
+        _make_printable(figure)
+    notes = noted_artists(figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # Laid out once, for both.
     svg, png = io.StringIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+    pdf = io.BytesIO()
+    if _for_paper.get():
+        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None})
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", svg.getvalue(), flags=re.DOTALL)
     text = re.sub(r"<!DOCTYPE.*?>\s*", "", text, flags=re.DOTALL)
     # A hundredth of a point is finer than any screen; the rest of the digits is half the file.
     text = re.sub(r'(?<= d=")[^"]*', lambda path: _COORDINATE.sub(_shorter, path.group()), text)
-    return Chart(name=name, caption=caption, alt=alt, svg=text, png=png.getvalue(), figure=figure)
+    return Chart(
+        name=name,
+        caption=caption,
+        alt=alt,
+        svg=text,
+        png=png.getvalue(),
+        pdf=pdf.getvalue(),
+        notes=notes,
+        figure=figure,
+    )
 
 
 def _make_drawable(text: Text) -> None:
@@ -154,6 +209,47 @@ def _make_drawable(text: Text) -> None:
             text.set_parse_math(False)
 
 
+def _make_printable(figure: Figure) -> None:
+    """Type of 8 points, finer lines, and no titles but those that tell panels apart."""
+    for axes in figure.axes:
+        if not _is_told_apart(axes, figure.axes):
+            axes.set_title("", loc="left")
+    for text in figure.findobj(Text):
+        text.set_fontsize(min(text.get_fontsize(), _PAPER_TYPE))
+    for line in figure.findobj(Line2D):
+        line.set_linewidth(_PAPER_LINES * line.get_linewidth())
+        line.set_markersize(_PAPER_LINES * line.get_markersize())
+    for legend in figure.findobj(Legend):
+        _narrow(legend, figure)
+
+
+def _is_told_apart(axes: Any, panels: Sequence[Any]) -> bool:
+    """Whether another panel shows the same over the same, so that only a title says what is what."""
+
+    def same(other: Any, name: str) -> bool:
+        joined = getattr(axes, f"get_shared_{name}_axes")().joined(axes, other)
+        label = getattr(axes, f"get_{name}label")()
+        return joined or label == getattr(other, f"get_{name}label")() != ""
+
+    others = [other for other in panels if other is not axes and other.get_title(loc="left")]
+    return any(same(other, "x") and same(other, "y") for other in others)
+
+
+def _narrow(legend: Legend, figure: Figure) -> None:
+    """Breaks a legend into rows, until it fits the figure, or its panel's share of the figure's width."""
+    columns = len(legend.get_texts())
+    room = figure.bbox.width
+    if legend in figure.legends:
+        set_legend_columns(legend, columns)
+    else:
+        room /= max(1, sum(bool(axes.get_subplotspec()) for axes in figure.axes))
+    while columns > 1:
+        if legend.get_window_extent().width <= 0.98 * room:
+            return
+        columns = math.ceil(columns / 2) if columns > 4 else columns - 1
+        set_legend_columns(legend, columns)
+
+
 _COORDINATE = re.compile(r"-?\d+\.\d{3,}")
 
 
@@ -162,8 +258,8 @@ def _shorter(number: re.Match) -> str:
 
 
 def inline(chart: Chart) -> str:
-    """The chart's SVG for a page: colours as CSS variables, ids of its own, no fixed size."""
-    svg = chart.svg[chart.svg.index("<svg") :].rstrip()
+    """The chart's SVG for a page: points with notes, colours as CSS variables, ids of its own, no fixed size."""
+    svg, _ = with_notes(chart.svg[chart.svg.index("<svg") :].rstrip(), chart.notes)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{chart.name}-\1"', svg)
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{chart.name}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{chart.name}-\1)", svg)
@@ -219,7 +315,7 @@ def log_axis(axis: Any, kind: str) -> None:
     """
     set_log_scale(axis)
     low, high = sorted(axis.get_view_interval())
-    ticks = _log_ticks(low, high)
+    ticks = _log_ticks(low, high, most=4 if _for_paper.get() else 6)
     if kind == "octave":
         ticks = [2**k for k in range(21) if low <= 2**k <= high]
         ticks = ticks[:: math.ceil(len(ticks) / 8)]

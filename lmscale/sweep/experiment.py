@@ -12,13 +12,14 @@ import dataclasses
 import difflib
 import importlib
 import pkgutil
+import re
 import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lmscale.data import Corpus
+from lmscale.data import Corpus, evaluation_corpus
 from lmscale.spec import DataSpec, EvalSpec, RunSpec
 from lmscale.sweep.claims import Claim
 from lmscale.sweep.fields import BOUNDS, Bounds, ExperimentError, FieldError, check_value
@@ -70,6 +71,12 @@ class Experiment:
     eval_tokens: int = dataclasses.field(
         default=65_536, metadata={"help": "tokens of the evaluation set"}
     )
+    eval: tuple[str, ...] = dataclasses.field(
+        default=(),
+        metadata={
+            "help": "more evaluation sets, NAME=CORPUS each, in the tokens of the training corpus"
+        },
+    )
 
     def __post_init__(self) -> None:
         for name, (kind, many) in field_types(self).items():
@@ -78,6 +85,7 @@ class Experiment:
                 continue
             if fault := check_value(value, kind, many, bounds_of(self, name)):
                 raise self.wrong(name, fault)
+        self._check_eval()
         self.check()
 
     def check(self) -> None:
@@ -95,7 +103,11 @@ class Experiment:
         return DataSpec(corpus=corpus.name, fingerprint=corpus.fingerprint, **fields)
 
     def evals(self, corpus: Corpus) -> tuple[EvalSpec, ...]:
-        """Held-out documents of the training corpus."""
+        """Held-out documents of the training corpus, and the sets that `eval` names.
+
+        Raises:
+          DataError: when a named corpus is not there, or has another tokeniser than the training corpus.
+        """
         return (
             EvalSpec(
                 name="valid",
@@ -104,7 +116,35 @@ class Experiment:
                 tokens=self.eval_tokens,
                 sampling="spread",
             ),
+            *(self._named_eval(entry, corpus) for entry in self.eval),
         )
+
+    def _named_eval(self, entry: str, training: Corpus) -> EvalSpec:
+        """The evaluation set NAME=CORPUS: of its validation text, or of its test text where it has none."""
+        name, _, other = entry.partition("=")
+        corpus = evaluation_corpus(other, training)
+        return EvalSpec(
+            name=name,
+            corpus=corpus.name,
+            fingerprint=corpus.fingerprint,
+            split="valid" if corpus.n_tokens("valid") else "test",
+            tokens=self.eval_tokens,
+            sampling="spread",
+        )
+
+    def _check_eval(self) -> None:
+        names = [entry.partition("=")[0] for entry in self.eval]
+        for entry, name in zip(self.eval, names, strict=True):
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}=.+", entry):
+                raise self.wrong(
+                    "eval", f"must be NAME=CORPUS, such as wiki=wiki-test, not {entry!r}"
+                )
+            if name == "valid":
+                raise self.wrong(
+                    "eval", "must not name a set valid: that is of the training corpus"
+                )
+            if names.count(name) > 1:
+                raise self.wrong("eval", f"names two sets {name}: give each a name of its own")
 
 
 def experiment_names() -> list[str]:

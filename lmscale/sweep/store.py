@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import subprocess
@@ -29,6 +30,7 @@ from lmscale.sweep.declaration import (
     refusal,
 )
 from lmscale.sweep.experiment import Experiment, Run
+from lmscale.sweep.kept import KeptRun, read_kept
 from lmscale.sweep.ownership import find_claim
 from lmscale.sweep.result_table import mark_best_lr, result_row
 from lmscale.terminal import say
@@ -116,6 +118,8 @@ class Store:
     def _refusal(
         self, recorded: dict[str, Any] | None, declaration: Declaration, extend: bool
     ) -> str | None:
+        if self.kept:
+            return f"{self.path} holds kept results, which cannot be trained on: give another --out"
         if recorded is None:
             return None
         return refusal(self.path, recorded_declarations(recorded), declaration, extend)
@@ -168,6 +172,7 @@ class Store:
                     split: corpus.n_documents(split) for split in ("valid", "test")
                 },
                 "copies": corpus.copies,
+                **({"mixture": corpus.mixture} if corpus.mixture else {}),
             },
             "runs": list(here.runs),
             "needs": _needs(runs),
@@ -234,8 +239,18 @@ class Store:
                 raise DamagedError(path, "an entry of its 'runs' is no run with labels", _REMEDY)
         return values
 
+    @functools.cached_property
+    def kept(self) -> dict[str, KeptRun]:
+        """The runs of kept.json.xz, which `lmscale keep` writes; none in a store that trains.
+
+        Raises:
+          DamagedError: when the file does not hold what was written.
+        """
+        return read_kept(self.path) or {}
+
     def folder(self, run: HasSpec) -> RunFolder:
-        return RunFolder(self.path / "runs" / run.spec.run_id, run.spec)
+        folder = RunFolder(self.path / "runs" / run.spec.run_id, run.spec)
+        return self.kept.get(run.spec.run_id, folder)
 
     def entries(self) -> Iterator[tuple[str, RunFolder | DamagedError, dict[str, Any]]]:
         """Every declared run: its id, its folder (or what is wrong with its spec), its labels.
@@ -251,7 +266,8 @@ class Store:
                     "folder of runs/; did lmscale write this store?"
                 )
             try:
-                found = RunFolder.open(self.path / "runs" / entry["run"])
+                kept = self.kept.get(entry["run"])
+                found = kept or RunFolder.open(self.path / "runs" / entry["run"])
             except DamagedError as error:
                 found = error
             yield entry["run"], found, entry["labels"]

@@ -137,9 +137,8 @@ def results_hash(store: Store) -> str:
     """The hash of all results in a store."""
     digest = hashlib.sha256()
     for folder, _ in sorted(store.declared(), key=lambda pair: pair[0].path.name):
-        path = folder.path / "result.json"
-        if path.exists():
-            digest.update(folder.path.name.encode() + path.read_bytes())
+        if (result := folder.content("result.json")) is not None:
+            digest.update(folder.path.name.encode() + result)
     return digest.hexdigest()
 
 

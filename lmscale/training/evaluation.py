@@ -56,8 +56,7 @@ def load_eval_set(
             f"the {spec.split} split of {spec.corpus} has fewer than {n_ctx + 1} tokens, too few "
             f"for evaluation set {spec.name!r}"
         )
-    targets = windows[:, 1:]
-    bytes_per_token = float(corpus.token_bytes[targets].sum(dtype=np.int64)) / targets.size
+    bytes_per_token = corpus.tokenizer.count_bytes(windows) / windows[:, 1:].size
     n = -(-len(windows) // eval_batch) * eval_batch
     weights = np.zeros(n, np.float32)
     weights[: len(windows)] = 1.0

@@ -73,17 +73,12 @@ class MetricsLog:
             raise DamagedError(self._path, "it doesn't hold what was written")
 
 
-def read_records(path: epath.Path) -> list[dict[str, Any]]:
-    """The records of a log; none where there is no file. A last line that a kill cut short is left out.
+def parse_records(data: bytes, path: epath.Path) -> list[dict[str, Any]]:
+    """The records in the content of a log. A last line that a kill cut short is left out.
 
     Raises:
       DamagedError: when a line is no record.
     """
-    return parse_records(read_bytes(path) or b"", path)
-
-
-def parse_records(data: bytes, path: epath.Path) -> list[dict[str, Any]]:
-    """The records in the content of a log; see `read_records`."""
     records = []
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
         record = parse_json(line, f"{path} line {number}", {"step": int}, allow_nan=True)

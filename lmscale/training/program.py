@@ -15,6 +15,7 @@ from lmscale.parallel.distributed import place
 from lmscale.parallel.partition import run_shardings
 from lmscale.spec import RunSpec
 from lmscale.training.compiler import compiler_options
+from lmscale.training.fused_loss import refuses
 from lmscale.training.state import ProgramKey, State, packed_hyperparameters
 from lmscale.training.step import PackStep, RunStep
 
@@ -192,6 +193,7 @@ def build_program(
     logit_pieces: int = 1,
     remat: bool = False,
     unroll: bool = False,
+    head: str = "xla",
 ) -> Program:
     """Builds the program for one kind of run.
 
@@ -205,10 +207,15 @@ def build_program(
         measured there are `key.noise_pieces` micro-batches instead.
       attention, remat, unroll: see `lmscale.architectures.ModelSpec.module`.
       logit_pieces: see `lmscale.training.loss.losses_in_pieces`; must divide the context.
+      head: "xla" or "fused", see `RunStep`.
 
     Raises:
-      ValueError: when `micro_batch` does not divide the batch size.
+      ValueError: when `micro_batch` does not divide the batch size, or the fused head does not take the
+        model or the mesh.
     """
+    split = mesh.shape["data"] * mesh.shape["model"]
+    if head == "fused" and (reason := refuses(key.model.head_width, key.compute_dtype, split)):
+        raise ValueError(reason)
     micro_batch = key.batch_size if micro_batch is None else micro_batch
     if key.batch_size % micro_batch:
         raise ValueError(f"micro_batch {micro_batch} must divide batch_size {key.batch_size}")
@@ -217,7 +224,7 @@ def build_program(
     # An array that is split over devices cannot be part of one vector, and an optimizer that updates
     # matrices needs them.
     elementwise = optimizers.optimizer(key.optimizer).elementwise
-    flat = on_cpu and elementwise and mesh.shape["data"] * mesh.shape["model"] == 1
+    flat = on_cpu and elementwise and split == 1
     run = RunStep(
         key=key,
         mesh=mesh,
@@ -227,6 +234,7 @@ def build_program(
         remat=remat,
         unroll=unroll,
         flat=flat,
+        head=head,
     )
     # At most a micro-batch of training, so that evaluation fits wherever training does.
     micro_batch = key.batch_size // n_micro_batches

@@ -29,7 +29,7 @@ from lmscale.files import (
 from lmscale.foreign_text import is_plain_name
 from lmscale.parallel.distributed import is_main_process
 from lmscale.spec import RunSpec, SpecError, StartSpec
-from lmscale.training.metrics_log import Mark, MetricsLog, kept_content, read_records
+from lmscale.training.metrics_log import Mark, MetricsLog, kept_content, parse_records
 
 STATUSES = ("pending", "running", "done", "diverged", "out_of_memory", "failed", "preempted")
 #: Statuses that end a run for good: a result that is not trained again.
@@ -229,13 +229,26 @@ class RunFolder:
             "seconds": 0.0,
         }
 
+    def content(self, name: str) -> bytes | None:
+        """What a file of the folder holds; None where there is none.
+
+        All results are read through this, so that they may also lie elsewhere (`lmscale.sweep.kept`).
+        """
+        return read_bytes(self.path / name)
+
+    def eval_names(self) -> list[str]:
+        """The evaluation sets in evals/."""
+        folder = self.path / "evals"
+        return sorted(path.stem for path in folder.glob("*.json")) if folder.is_dir() else []
+
     def _status(self) -> dict[str, Any]:
         path = self.path / "status.json"
-        status = read_json(path, _STATUS_FIELDS, _REMEDY)
-        if status is None:
-            if (self.path / "result.json").exists():
+        data = self.content("status.json")
+        if data is None:
+            if self.content("result.json") is not None:
                 raise DamagedError(path, "it is missing", _REMEDY)
             return self._pending()
+        status = parse_json(data, path, _STATUS_FIELDS, _REMEDY)
         if status["status"] not in STATUSES:
             raise DamagedError(path, f"there is no status {status['status']!r:.40}", _REMEDY)
         if not isinstance(status.setdefault("reason", None), (str, type(None))):
@@ -249,7 +262,7 @@ class RunFolder:
 
     def _result(self, status: dict[str, Any]) -> dict[str, Any] | None:
         path = self.path / "result.json"
-        data, digests = read_bytes(path), status.get("digests")
+        data, digests = self.content("result.json"), status.get("digests")
         if data is None:
             if status["status"] in ENDED:
                 raise DamagedError(path, "it is missing", _REMEDY)
@@ -261,7 +274,7 @@ class RunFolder:
             if digest(data) != digests.get("result"):
                 raise DamagedError(path, "its digest in status.json doesn't match", _REMEDY)
             metrics = self.path / "metrics.jsonl"
-            if digest(read_bytes(metrics) or b"") != digests.get("metrics"):
+            if digest(self.content("metrics.jsonl") or b"") != digests.get("metrics"):
                 raise DamagedError(metrics, "its digest in status.json doesn't match", _REMEDY)
         result = parse_json(data, path, {"status": str}, _REMEDY)
         if result["status"] not in ENDED:
@@ -290,15 +303,15 @@ class RunFolder:
         return [found for _, found in self._evals() if isinstance(found, DamagedError)]
 
     def _evals(self) -> list[tuple[str, dict[str, Any] | DamagedError]]:
-        folder = self.path / "evals"
         found: list[tuple[str, dict[str, Any] | DamagedError]] = []
-        for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
-            remedy = "`lmscale eval` makes it again"
+        for name in self.eval_names():
+            path, remedy = self.path / "evals" / f"{name}.json", "`lmscale eval` makes it again"
             try:
-                values = read_json(path, {"evaluation": dict, "scores": dict}, remedy)
-                if values is None:
+                data = self.content(f"evals/{name}.json")
+                if data is None:
                     # Deleted since the folder was listed.
                     continue
+                values = parse_json(data, path, {"evaluation": dict, "scores": dict}, remedy)
                 if not isinstance(values["scores"].get("loss"), (int, float)):
                     raise DamagedError(path, "its scores have no loss", remedy)
                 if values.get("run", self.path.name) != self.path.name:
@@ -329,7 +342,7 @@ class RunFolder:
         Raises:
           DamagedError: when a line is no record.
         """
-        return read_records(self.log_path)
+        return parse_records(self.content("metrics.jsonl") or b"", self.log_path)
 
     def kept_metrics(self, step: int, mark: Mark | None) -> bytes:
         """What of the log goes with a checkpoint; see `metrics_log.kept_content`."""
@@ -347,7 +360,7 @@ class RunFolder:
 
     def damage_notes(self) -> list[str]:
         """Those words."""
-        data = read_bytes(self.path / "damage.log") or b""
+        data = self.content("damage.log") or b""
         return data.decode(errors="replace").splitlines()
 
 

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from lmscale.data.loader import gather_on_device
 from lmscale.parallel.partition import Rules, head_params, on_mesh
 from lmscale.training import layout
+from lmscale.training.fused_loss import fused_mean_loss
 from lmscale.training.loss import losses_in_pieces, mean_loss_in_pieces
 from lmscale.training.optimizer import make_optimizer
 from lmscale.training.schedule import learning_rate
@@ -38,6 +39,7 @@ class RunStep:
       n_micro_batches: parts of a batch whose gradients are added up.
       attention, remat, unroll: see `lmscale.architectures.ModelSpec.module`.
       logit_pieces: see `lmscale.training.loss.losses_in_pieces`.
+      head: "xla", or "fused" to train without logits in memory, see `lmscale.training.fused_loss`.
       flat: whether the state has the layout of `lmscale.training.layout` while it is trained.
     """
 
@@ -49,6 +51,7 @@ class RunStep:
     remat: bool
     unroll: bool
     flat: bool
+    head: str = "xla"
 
     @functools.cached_property
     def rules(self) -> Rules:
@@ -150,9 +153,11 @@ class RunStep:
         self, params: Any, windows: jax.Array, dropout_key: jax.Array | None
     ) -> jax.Array:
         """A micro-batch's share of the mean loss of the batch, so that the shares add up to it."""
-        loss = self._loss(
-            mean_loss_in_pieces, self._graph(self.unroll), params, windows, dropout_key
-        )
+        graph = self._graph(self.unroll)
+        if self.head == "fused":
+            loss = self._fused_loss(graph, params, windows, dropout_key)
+        else:
+            loss = self._loss(mean_loss_in_pieces, graph, params, windows, dropout_key)
         return loss / self.n_micro_batches
 
     # --- Evaluation -------------------------------------------------------------------------
@@ -203,6 +208,17 @@ class RunStep:
                 return nnx.merge(graph, {**shapes, **head}).logits(hidden)
 
             return function(logits, head, hidden, windows[:, 1:], self.logit_pieces)
+
+    def _fused_loss(
+        self, graph: nnx.GraphDef, params: Any, windows: jax.Array, dropout_key: jax.Array | None
+    ) -> jax.Array:
+        """The mean loss of the model's predictions, without logits in memory."""
+        with on_mesh(self.mesh, self.rules):
+            model = nnx.merge(graph, layout.stack_layers(params))
+            hidden = model.hidden(windows[:, :-1], dropout_key=dropout_key)
+            head = model.head_matrix()
+            hidden = hidden.reshape(-1, hidden.shape[-1]).astype(head.dtype)
+            return fused_mean_loss(hidden, head, windows[:, 1:].reshape(-1))
 
     def _graph(self, unroll: bool) -> nnx.GraphDef:
         """The model without its parameters."""

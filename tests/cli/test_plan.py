@@ -5,6 +5,9 @@ import json
 import pytest
 
 from lmscale.cli import main
+from lmscale.data import build_corpus
+from tests.cli.answers import refused
+from tests.data.prose import document, write_text
 
 
 def test_plan_as_json(capsys, corpus):
@@ -77,3 +80,46 @@ def test_plan_says_what_float32_means_and_why_attention_is_slow(capsys, corpus):
     assert main([*argv, "cpu:2"]) == 0
     said = capsys.readouterr().out
     assert "TF32" not in said and "all scores" not in said
+
+
+def test_plan_builds_no_corpus(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("LMSCALE_DATA", str(tmp_path / "data"))
+
+    def built(*_):
+        raise AssertionError("plan has built a corpus")
+
+    monkeypatch.setattr("lmscale.data.build.write_corpus", built)
+    # Built-in text of other kinds is evaluated on, as the field --eval asks for it and transfer does.
+    assert main(["plan", "transfer", "--eval", "more=installed-prose", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert not plan["corpus_is_built"] and plan["corpus"] == "installed-python-v512"
+    assert 1e6 < plan["train_tokens"] < 1e8 and plan["store_refuses"] is None
+    assert main(["plan", "all"]) == 0
+    assert "installed-python-v512 is not built yet (run builds it)" in capsys.readouterr().out
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_plan_says_how_often_the_sources_of_a_mixture_are_seen(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("LMSCALE_DATA", str(tmp_path))
+    inputs = {}
+    for name, n in (("wiki", 60), ("books", 30)):
+        texts = [document(f"{name}{i}") for i in range(n)]
+        inputs[write_text(tmp_path / f"{name}.txt", texts)] = n
+    build_corpus(
+        "mix", inputs, vocab_size=320, tokens=100_000, valid_fraction=0.1, test_fraction=0.1
+    )
+    assert main(["plan", "isoflop", "--data", "mix", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [source["weight"] for source in plan["mixture"]] == pytest.approx([2 / 3, 1 / 3])
+    assert main(["plan", "isoflop", "--data", "mix"]) == 0
+    passes = plan["max_epochs"] * plan["mixture"][1]["train"]["epochs"]
+    assert f"books.txt ({passes:.2f} epochs of its" in capsys.readouterr().out
+
+
+def test_named_evaluation_sets_that_cannot_be_are_one_line(capsys, corpus):
+    argv = ("plan", "isoflop", "--data", "tiny", "--eval")
+    assert main([*argv, "a=tiny", "--json"]) == 0
+    capsys.readouterr()
+    assert "--eval must not name a set valid" in refused(capsys, *argv, "valid=tiny")
+    assert "--eval names two sets a" in refused(capsys, *argv, "a=tiny", "a=tiny")
+    assert "no corpus nothing" in refused(capsys, *argv, "a=nothing")

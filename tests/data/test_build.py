@@ -264,22 +264,70 @@ import sys, time
 from lmscale.data import build_corpus
 
 def wait(stage, done, total):
-    if stage == "encoding":
-        print("encoding", flush=True)
+    print(stage, flush=True)
+    if stage == sys.argv[2] and done / total >= float(sys.argv[3]):
+        print("waiting", flush=True)
         time.sleep(60)
 
 build_corpus("a", [sys.argv[1]], vocab_size=320, valid_fraction=.1, test_fraction=.1, progress=wait)
 """
 
 
-def test_a_killed_build_leaves_nothing_that_looks_complete(text, root):
+def killed(text, stage, share=0.0):
+    """The stages of a build that is killed in one of them, when that share of it is done."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-c", KILLED, text]
-    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
-    assert child.stdout.readline() == b"encoding\n"
+    command = [sys.executable, "-c", KILLED, text, stage, str(share)]
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    seen = []
+    while (line := child.stdout.readline().strip()) != "waiting":
+        assert line, "the build ended before it was killed"
+        seen.append(line)
     child.send_signal(signal.SIGKILL)
     child.wait()
     child.stdout.close()
+    return list(dict.fromkeys(seen))
+
+
+def test_a_killed_build_goes_on_where_it_was(text, root):
+    expected = build_corpus("whole", [text], **SETTINGS)
+    assert killed(text, "looking for copies") == ["reading", "looking for copies"]
+    assert killed(text, "encoding", 0.3) == [
+        "looking for copies", "learning the tokeniser", "encoding",
+    ]  # fmt: skip
+    (left,) = root.glob(".a.*.building")
+    encoded = {path: path.stat().st_mtime_ns for path in (left / "texts").glob("*.train.0")}
+    assert encoded
+    seen = []
+    corpus = build_corpus("a", [text], progress=lambda *event: seen.append(event), **SETTINGS)
+    assert list(dict.fromkeys(stage for stage, _, _ in seen)) == ["encoding", "measuring copies"]
+    assert seen[0][1] > 0.25 * seen[0][2]
+    assert list(root.glob(".a.*.building")) == []
+    assert sorted(path.name for path in corpus.path.iterdir()) == sorted(
+        path.name for path in expected.path.iterdir()
+    )
+    for path in expected.path.glob("*.*"):
+        if path.name != "manifest.json":
+            assert (corpus.path / path.name).read_bytes() == path.read_bytes()
+    manifests = [{**c.manifest, "name": "", "integrity": ""} for c in (corpus, expected)]
+    assert manifests[0] == manifests[1]
+
+
+@pytest.mark.parametrize(
+    "change", [{"vocab_size": 330}, {"test_fraction": 0.2}, {"input": "other"}]
+)
+def test_another_build_of_that_name_begins_anew(text, root, tmp_path, change):
+    killed(text, "encoding")
+    if "input" in change:
+        text = write_text(tmp_path / "other.txt", documents(130))
+    seen = []
+    settings = {**SETTINGS, **{k: v for k, v in change.items() if k != "input"}}
+    build_corpus("a", [text], progress=lambda *event: seen.append(event), **settings).verify()
+    assert seen[0][0] == "reading"
+    assert list(root.glob(".a.*.building")) == []
+
+
+def test_a_killed_build_leaves_nothing_that_looks_complete(text, root):
+    killed(text, "encoding")
     assert len(list(root.glob(".a.*.building"))) == 1
     with pytest.raises(DataError, match="no corpus a"):
         open_corpus("a")

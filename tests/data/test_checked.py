@@ -13,14 +13,14 @@ import pytest
 
 from lmscale.cli import main
 from lmscale.data import Corpus, DataError, build_corpus, checked, open_corpus
-from lmscale.data.corpus import MANIFEST, TOKENIZER
+from lmscale.data.corpus import MANIFEST
 from lmscale.files import DamagedError
 from lmscale.training.run_folder import RunFolder
 from tests.data.prose import documents, write_text
 from tests.training.specs import run_spec
 
 SETTINGS = {"vocab_size": 320, "valid_fraction": 0.1, "test_fraction": 0.1}
-FILES = ("train.bin", "valid.bin", "test.bin", TOKENIZER)
+FILES = ("train.bin", "valid.bin", "test.bin", "tokenizer.model")
 
 
 @pytest.fixture(autouse=True)

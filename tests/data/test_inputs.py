@@ -83,7 +83,10 @@ def test_a_folder_says_what_it_does_not_read(tmp_path, monkeypatch, capsys):
         (folder / name).touch()
     assert build(folder) == 2
     line = one_line(capsys)
-    assert "no .txt, .jsonl, .json.gz or .parquet file" in line and "it holds 2 .pdf, " in line
+    assert (
+        "no .txt, .jsonl, .ndjson, .json.gz or .parquet file" in line
+        and "it holds 2 .pdf, " in line
+    )
     write_text(folder / "a.txt", documents(60))
     assert build(folder) == 0
     (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("skipped")]
@@ -119,7 +122,7 @@ def test_a_disk_error_names_the_file(tmp_path, monkeypatch):
     ("content", "message"),
     [
         (bytes(5000), "no character that a vocabulary can be learnt from"),
-        (b"\xef\xbb\xbf", "vocab"),
+        (b"\xef\xbb\xbf", "has no text"),
     ],
 )
 def test_text_without_characters(tmp_path, capsys, content, message):
@@ -145,7 +148,7 @@ def test_a_huge_vocabulary_is_refused(tmp_path, capsys, size):
         (["--input", "az://bucket/a.txt"], "pip install adlfs"),
         (
             ["--input", "a.txt", "--tokenizer-from", "./tokenizer.json"],
-            "is a file, and a tokeniser",
+            "give the file of a tokeniser as tokenizer (--tokenizer)",
         ),
         (["--input", "a.txt", "--tokenizer-from", "hf://org/model"], "hf://org/model is not read"),
         (["--input", "a.txt", "--tokenizer-from", "s3://b/c"], "pip install s3fs"),
@@ -283,12 +286,20 @@ def test_a_build_that_is_stopped_leaves_nothing(tmp_path, root):
     assert list(root.iterdir()) == []
 
 
-def test_what_a_killed_build_leaves_is_removed_by_the_next_of_any_name(tmp_path, root, capsys):
+def test_what_a_killed_build_leaves_stays_for_a_day_and_is_then_removed(tmp_path, root, capsys):
     text = write_text(tmp_path / "a.txt", documents(120))
     code, _ = stopped(text, signal.SIGKILL)
     assert code == -signal.SIGKILL
-    assert any(path.name.endswith(".building") for path in root.iterdir())
+    (left,) = root.glob(".*.building")
     build_corpus("b", [text], **SETTINGS)
+    assert sorted(path.name for path in root.iterdir()) == sorted([left.name, "b"])
+    capsys.readouterr()
+    assert main(["data", "list"]) == 0
+    assert "the build of a that was killed goes on" in capsys.readouterr().err
+    past = time.time() - in_building.SILENT_SECONDS - 60
+    os.utime(left, (past, past))
+    assert main(["data", "list"]) == 0
+    assert "removed what a build of a that was killed had left" in capsys.readouterr().err
     assert [path.name for path in root.iterdir()] == ["b"]
     (root / f".a.{in_building._host()}.{dead_pid()}.building").mkdir()
     capsys.readouterr()

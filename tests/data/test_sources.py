@@ -1,4 +1,6 @@
+import bz2
 import gzip
+import io
 import json
 import lzma
 
@@ -134,6 +136,68 @@ def test_bad_rows_can_be_left_out(tmp_path):
     assert "document 2" in str(said[-1])
 
 
+def packed(data, how):
+    """Compressed by the library of that format."""
+    if how == "zst":
+        return pytest.importorskip("zstandard").compress(data)
+    return {"gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress, "": bytes}[how](data)
+
+
+def parquet_bytes(documents):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    out = io.BytesIO()
+    parquet.write_table(pyarrow.table({"url": ["u"] * len(documents), "text": documents}), out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("how", ["", "gz", "xz", "bz2", "zst"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("content", ["text", "json lines", "json lines with CRLF"])
+def test_the_content_says_what_a_file_is(tmp_path, how, mark, content):
+    separated = "\n\x0c\n".join(DOCUMENTS).encode()
+    lines = [json.dumps({"id": 7, "text": text}) for text in DOCUMENTS]
+    end = "\r\n" if "CRLF" in content else "\n"
+    data = separated if content == "text" else end.join(lines).encode()
+    names = ["a", "a.txt", "part-00000.gz", "a.txt.zst", "a.md"]
+    names += [] if content == "text" else ["a.jsonl", "c4-train.00000-of-01024.json.gz", "a.ndjson"]
+    for name in names:
+        (tmp_path / name).write_bytes(packed(mark + data, how))
+        found = find_inputs([str(tmp_path / name)])
+        assert read(found[0]) == DOCUMENTS, name
+
+
+@pytest.mark.parametrize(
+    "name", ["a.parquet", "a.pq", "part-00000", "a.bin", "a.txt", "a.jsonl.gz"]
+)
+def test_parquet_is_found_under_any_name(tmp_path, name):
+    (tmp_path / name).write_bytes(parquet_bytes(DOCUMENTS))
+    assert read(find_inputs([str(tmp_path / name)])[0]) == DOCUMENTS
+
+
+def test_a_text_that_only_begins_like_json_is_text(tmp_path):
+    text = '{ the text : "text" }\nand more'
+    (tmp_path / "a.txt").write_text(text)
+    assert read(tmp_path / "a.txt") == [text]
+    # Rows that have other fields are text too, unless the name says that they are rows.
+    (tmp_path / "a.txt").write_text('{"body": "b"}\n')
+    assert read(tmp_path / "a.txt") == ['{"body": "b"}\n']
+
+
+def test_a_folder_gives_its_files_without_a_suffix_where_they_are_rows(tmp_path):
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS).encode()
+    contents = {"part-0": rows, "part-1": gzip.compress(rows), "part-2": parquet_bytes(DOCUMENTS)}
+    contents |= {"LICENSE": b"text", "a.ndjson": rows, "b.pq": contents["part-2"], "_SUCCESS": b""}
+    for name, data in contents.items():
+        (tmp_path / name).write_bytes(data)
+    skipped = []
+    found = find_inputs([str(tmp_path)], skipped.append)
+    assert [path.name for path in found] == ["a.ndjson", "b.pq", "part-0", "part-1", "part-2"]
+    assert skipped == ["without a suffix"] * 2
+    assert all(read(path) == DOCUMENTS for path in found)
+
+
 def test_line_ends_stay_as_they_are(tmp_path):
     path = tmp_path / "a.md"
     path.write_bytes(b"\r\na\r\nb\rc\n\n")
@@ -166,8 +230,18 @@ def test_folders_patterns_and_files(tmp_path):
         ("a.jsonl", b'{"text": 3}\n', "line 1, field 'text' is not text but int"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', r"line 1, field 'text' .* lone surrogate U\+D800"),
         ("a.jsonl", b'{"text": "\xff"}\n', "line 1 is not UTF-8: byte 0xff"),
-        ("a.txt.gz", b"not gzip", "cannot be decompressed"),
-        ("a.txt.xz", b"not xz", "cannot be decompressed"),
+        ("a.txt.gz", b"\x1f\x8bnot gzip", "cannot be decompressed"),
+        ("a.txt.xz", b"\xfd7zXZ\0not xz", "cannot be decompressed"),
+        ("a.txt.bz2", b"BZh9 not bzip2", "cannot be read|cannot be decompressed"),
+        ("a.txt", "text".encode("utf-16"), r"is UTF-16, not UTF-8: convert it \(iconv -f UTF-16"),
+        ("a.jsonl", "text".encode("utf-32"), "is UTF-32, not UTF-8"),
+        (
+            "a.json",
+            b'\n[ {"text": "a"},\n {"text": "b"}]',
+            r"is one JSON array: .*\(jq -c '\.\[\]' a\.json",
+        ),
+        ("a.txt.gz", gzip.compress(b"PAR1 and more"), "is compressed Parquet: decompress it first"),
+        ("a.parquet", b"no parquet", "is not a Parquet file"),
         ("a.txt.xz", lzma.compress(b"text " * 100)[:-20], "cannot be decompressed"),
     ],
 )
@@ -185,15 +259,14 @@ def test_what_cannot_be_read_is_one_line(tmp_path, name, data, message):
         ([], "no input given"),
         (["nowhere.txt"], "nothing matches .*nowhere.txt"),
         (["*.txt"], "nothing matches"),
-        (["empty"], "no .txt, .jsonl, .json.gz or .parquet file in the folder"),
+        (["empty"], "no .txt, .jsonl, .ndjson, .json.gz or .parquet file in the folder"),
         (["a.docx"], r"a\.docx is of an unknown kind: known are .txt"),
         (["a.parquet.gz"], "unknown kind"),
-        (["a.gz"], "unknown kind"),
     ],
 )
 def test_inputs_that_cannot_be_found_are_one_line(tmp_path, inputs, message):
     (tmp_path / "empty").mkdir()
-    for name in ("a.docx", "a.parquet.gz", "a.gz"):
+    for name in ("a.docx", "a.parquet.gz"):
         (tmp_path / name).touch()
     with pytest.raises(DataError, match=message) as error:
         find_inputs([str(tmp_path / name) for name in inputs])
@@ -204,6 +277,6 @@ def test_inputs_that_cannot_be_found_are_one_line(tmp_path, inputs, message):
 def test_missing_readers_name_the_extra(tmp_path, monkeypatch, name):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     monkeypatch.setattr(sources, "zstandard", None)
-    (tmp_path / name).touch()
+    (tmp_path / name).write_bytes(b"\x28\xb5\x2f\xfd and more")
     with pytest.raises(DataError, match=r"pip install 'lmscale\[data\]'"):
         read(tmp_path / name)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from lmscale.data import DataError, Tokenizer
-from lmscale.data.tokenizer import train_tokenizer
+from lmscale.data import DataError
+from lmscale.data.learned_tokenizer import LearnedTokenizer, train_tokenizer
 from tests.data.prose import documents
 
 NASTY = [
@@ -59,7 +59,7 @@ def test_sources_of_the_standard_library_come_back_as_sentencepiece_encodes_them
     texts += NASTY[-5:]
     for vocab_size in (400, 2000):
         tokenizer = train_tokenizer(texts[:10], vocab_size)
-        plain = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
+        plain = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.content)
         for text in texts:
             ids = tokenizer.encode(text)
             assert tokenizer.decode(ids) == text
@@ -67,7 +67,7 @@ def test_sources_of_the_standard_library_come_back_as_sentencepiece_encodes_them
 
 
 def test_training_is_reproducible_and_quiet(capfd):
-    models = {train_tokenizer(documents(30), 400).model for _ in range(2)}
+    models = {train_tokenizer(documents(30), 400).content for _ in range(2)}
     assert len(models) == 1
     assert capfd.readouterr() == ("", "")
 
@@ -76,7 +76,7 @@ def test_the_vocabulary_has_the_size_that_was_asked_for(tokenizer):
     assert tokenizer.vocab_size == len(tokenizer.token_bytes) == 500
     assert tokenizer.token_bytes[tokenizer.eod_id] == 0
     assert tokenizer.dtype == np.uint16
-    assert Tokenizer(tokenizer.model).hash == tokenizer.hash
+    assert LearnedTokenizer(tokenizer.content).hash == tokenizer.hash
 
 
 def test_many_scripts_leave_room_for_merges():
@@ -99,7 +99,7 @@ def test_a_lone_surrogate_is_refused(tokenizer):
 
 def test_the_word_cache_starts_afresh(monkeypatch, tokenizer):
     before = tokenizer.encode("model of data")
-    monkeypatch.setattr("lmscale.data.tokenizer._MAX_WORDS", 3)
+    monkeypatch.setattr("lmscale.data.learned_tokenizer._MAX_WORDS", 3)
     text = "one two three four five six seven eight"
     assert tokenizer.decode(tokenizer.encode(text)) == text
     assert len(tokenizer._words) <= 3

@@ -206,6 +206,33 @@ def test_precision(place, monkeypatch):
     assert kernels.precision(place).status == "failed"
 
 
+def test_the_fused_head(place, monkeypatch):
+    found = kernels.head(place)
+    assert (found.status, found.facts) == ("ok", {})
+    assert "needs an NVIDIA GPU" in found.text
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(platform="gpu")])
+
+    def says(monkeypatch, *numbers):
+        monkeypatch.setattr(kernels, "head_against_plain", lambda width: numbers)
+        return kernels.head(place)
+
+    assert says(monkeypatch, 0.001, 1.0, 2.0).status == "ok"
+    assert "2 times as fast at width 64" in says(monkeypatch, 0.001, 1.0, 2.0).text
+    assert says(monkeypatch, 0.001, 2.0, 1.0).status == "warning"
+    assert says(monkeypatch, 0.5, 1.0, 2.0).status == "failed"
+    assert says(monkeypatch, float("nan"), 1.0, 2.0).status == "failed"
+    monkeypatch.setattr(kernels, "head_against_plain", lambda width: 1 / 0)
+    assert "division by zero" in kernels.head(place).text
+
+
+def test_the_fused_head_is_compared_with_float32():
+    error, *seconds = kernels.head_against_plain(
+        16, runs=2, n_tokens=64, n_vocab=200, interpret=True
+    )
+    assert 0 < error < kernels.TOLERANCE["bfloat16"]
+    assert min(seconds) > 0
+
+
 def test_attention(place, monkeypatch):
     monkeypatch.setattr(kernels, "WIDTHS", (12,))
     found = kernels.attention(place)

@@ -16,7 +16,9 @@ from flax import nnx
 from lmscale.architectures import LlamaSpec, LSTMSpec, TransformerSpec
 from lmscale.architectures.hugging_face import from_theirs, to_theirs
 from lmscale.cli import main
-from lmscale.data.tokenizer import train_tokenizer
+from lmscale.data import read_tokenizer
+from lmscale.data.character_tokenizer import CharacterTokenizer
+from lmscale.data.learned_tokenizer import train_tokenizer
 from lmscale.export import ExportError, export_run, write
 from lmscale.export.tokenizer_json import differing_text, tokenizer_json
 from lmscale.serialize import SpecError
@@ -25,6 +27,8 @@ from lmscale.training.run_folder import RunFolder
 from lmscale.training.state import single_device_like
 from lmscale.training.trained import named_arrays
 from tests.cli.answers import answer, refused
+from tests.data import tokenizer_files as made
+from tests.data.prose import documents
 from tests.training.specs import LSTM, TRANSFORMER, VOCAB, run_spec
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -152,7 +156,7 @@ def named_shapes(state):
 def test_the_tokeniser_is_given_exactly(corpus, vocab_size):
     text = corpus.tokenizer.decode(np.asarray(corpus.tokens("train")[:20_000]))
     tokenizer = train_tokenizer([text + "aaa aaaa abab ababab   "], vocab_size)
-    content = json.dumps(tokenizer_json(tokenizer))
+    content = tokenizer_json(tokenizer)
     rng = random.Random(0)
     alphabet = [
         *"abtheo ",
@@ -176,7 +180,7 @@ def test_the_tokeniser_is_given_exactly(corpus, vocab_size):
 
 
 def test_a_tokeniser_that_differs_is_found(corpus):
-    values = tokenizer_json(corpus.tokenizer)
+    values = json.loads(tokenizer_json(corpus.tokenizer))
     values["model"]["merges"] = values["model"]["merges"][:5]
     assert differing_text(corpus.tokenizer, json.dumps(values), ["x", "the model"]) == "the model"
 
@@ -193,7 +197,7 @@ def test_safetensors_are_our_arrays_by_our_names(model, trained, corpus, tmp_pat
     for name, x in ours.items():
         np.testing.assert_array_equal(found[name], x)
     assert (out / "spec.json").read_bytes() == (folder.path / "spec.json").read_bytes()
-    assert (out / "tokenizer.model").read_bytes() == corpus.tokenizer.model
+    assert (out / "tokenizer.model").read_bytes() == corpus.tokenizer.content
     # The run has not ended.
     assert "the run is pending" in json.loads(printed)["notes"][0]
 
@@ -342,3 +346,26 @@ def test_a_gpt2_of_any_depth_has_every_array():
     assert theirs["transformer.h.0.attn.c_attn.bias"].shape == (24,)
     assert theirs["transformer.wpe.weight"].shape == (4, 8)
     assert len(theirs) == 4 + 3 * 12
+
+
+@pytest.mark.parametrize(
+    "name", ["llama.model", "unigram.model", "gpt2.json", "llama.json", "characters"]
+)
+def test_tokenisers_of_files_are_given_exactly(name, tmp_path):
+    if name == "characters":
+        tokenizer = CharacterTokenizer.of("éö漢")
+    else:
+        options = {"model_type": "unigram", "add_dummy_prefix": False} if "uni" in name else {}
+        makers = {"gpt2.json": made.gpt2_json, "llama.json": made.llama_json}
+        content = makers[name]() if name in makers else made.sentencepiece_model(**options)
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        tokenizer = read_tokenizer(str(path))
+    content = tokenizer_json(tokenizer)
+    if name.endswith(".json"):
+        assert content.encode() == tokenizer.content
+    texts = [*documents(5), "a é 漢字 😀", "  the\n\tx ", "<0x41>"]
+    assert differing_text(tokenizer, content, texts) is None
+    other = tokenizers.Tokenizer.from_str(content)
+    assert other.token_to_id(tokenizer.end_piece) == tokenizer.eod_id
+    assert all(other.decode(tokenizer.encode(t).tolist()) == t for t in texts)

@@ -17,7 +17,7 @@ from lmscale.planner.packs import make_plan
 from lmscale.planner.programs import slow_attention
 from lmscale.planner.roofline import executed_flops
 from lmscale.planner.topology import compiler
-from lmscale.spec import TransformerSpec
+from lmscale.spec import LSTMSpec, TransformerSpec
 from lmscale.sweep.experiment import Run
 from tests.planner.large_models import LargeModels
 from tests.planner.test_packs import runs
@@ -54,7 +54,9 @@ def test_a_step_takes_as_long_as_the_resource_that_it_needs_longest():
     (pack,) = plan.packs
     bounds = roofline(pack, plan.devices, compiled(1e9))
     spec = pack.runs[0].spec
-    assert bounds.compute == pytest.approx(executed_flops(spec, pack.step_config) / 16 / 197e12)
+    assert bounds.compute == pytest.approx(
+        executed_flops(spec, pack.step_config, "tpu") / 16 / 197e12
+    )
     assert bounds.memory == pytest.approx(1.0)
     assert bounds.links == pytest.approx(0.75)
     assert (bounds.step, bounds.bound) == (1.0, "memory")
@@ -74,8 +76,8 @@ def test_what_is_computed_twice_costs_time():
     plain = dataclasses.replace(how, remat=False, logit_pieces=1)
     remat = dataclasses.replace(plain, remat=True)
     parts = dataclasses.replace(plain, logit_pieces=8)
-    assert 1.1 < executed_flops(spec, remat) / executed_flops(spec, plain) < 4 / 3
-    assert executed_flops(spec, parts) == executed_flops(spec, plain)
+    assert 1.1 < executed_flops(spec, remat, "tpu") / executed_flops(spec, plain, "tpu") < 4 / 3
+    assert executed_flops(spec, parts, "tpu") == executed_flops(spec, plain, "tpu")
 
 
 def test_results_are_kept_by_all_that_they_depend_on():
@@ -250,6 +252,22 @@ def test_odd_and_wide_heads_compile_for_a_gpu_on_every_mesh(own_cache, d_head, m
     assert (found.error, found.unknown) == (None, ())
     assert slow_attention(pack.key, devices) is None
     assert bool(found.sent) == (mesh[1] * mesh[2] > 1)
+
+
+@needs_gpu
+@pytest.mark.slow
+def test_a_time_step_of_an_lstm_launches_few_kernels(own_cache, monkeypatch):
+    """Five forward, six backward: they were eleven forward, seven of which saved what backward read."""
+    devices = parse_devices("h100")
+    model = LSTMSpec(n_layer=1, d_hidden=256, d_embed=256, n_ctx=128, vocab_size=512)
+    several = [
+        dataclasses.replace(run, spec=dataclasses.replace(run.spec, compute_dtype="bfloat16"))
+        for run in runs([model], seeds=range(8))
+    ]
+    (pack,) = make_plan(several, devices, n_slots=8).packs
+    found = aot.compile_pack(pack, devices, TOKENS)
+    assert found.error is None
+    assert found.kernels < 12 * model.n_ctx + 250
 
 
 def test_a_program_is_compiled_and_read_as_in_the_other_process(monkeypatch):

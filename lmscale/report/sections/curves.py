@@ -8,6 +8,7 @@ import numpy as np
 
 from lmscale.report import caveats, style
 from lmscale.report.figures import size_legend
+from lmscale.report.notes import annotate, run_note
 from lmscale.report.registry import register
 from lmscale.report.section import Chart, Grid, Section
 from lmscale.report.tables import table
@@ -121,7 +122,8 @@ def _draw(axes: Any, curve: TrainingCurve, x: str, colour: str, points: int) -> 
     place, kept = getattr(curve, x), _thinned(curve.steps, points)
     look = {"lw": 0.9, "alpha": 0.3} if faint else {"lw": 1.2, "alpha": 0.95}
     dashes = (0, (3, 1.5)) if curve.is_lost else "-"
-    axes.plot(place[kept], curve.losses[kept], color=colour, ls=dashes, **look)
+    line = axes.plot(place[kept], curve.losses[kept], color=colour, ls=dashes, **look)[0]
+    annotate(line, [run_note({**curve.columns, "loss": curve.losses[-1]})])
     if curve.status == "diverged":
         axes.plot(place[-1], curve.losses[-1], "x", color=style.ALARM, ms=7, mew=1.8, zorder=5)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from lmscale.report.isoflop_figures import (
     plot_frontier,
     plot_profile,
 )
+from lmscale.report.notes import run_note
 from lmscale.report.registry import register
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
 from lmscale.report.tables import paired_words, shown, table
@@ -292,10 +294,10 @@ def _triptych(family: Family, results: Results) -> Chart:
     colours = style.ordered_colours([p.flops for p in profiles])
     with style.canvas(10.6, 3.9) as figure:
         left, *others = figure.subplots(1, 3, width_ratios=[1.25, 1, 1])
-        legend = []
+        legend, note = [], _note_of(family)
         for p in profiles:
             label = power_of_ten(p.flops) + (f" ({_flag(p)})" if _flag(p) else "")
-            legend.append((label, plot_profile(left, p, colours[p.flops])))
+            legend.append((label, plot_profile(left, p, colours[p.flops], note=note)))
         ncols = min(len(profiles), 4 if any(map(_flag, profiles)) else 9)
         x = f"N, {N_NAMES[family.native]}"
         figures.size_axes(left, x=x, y=figures.LOSS, title="Profiles", log_y=False)
@@ -324,6 +326,18 @@ def _triptych(family: Family, results: Results) -> Chart:
         return style.render(
             figure, name=f"{NAME}-{slug(family.name)}", caption=caption, alt=f"{alt}."
         )
+
+
+def _note_of(family: Family) -> Callable[[float, float], str]:
+    """Params and loss of a run, as the grid's convention counts -> what its point says."""
+
+    def key(n: float, loss: float) -> tuple[int, str]:
+        # A fit takes logarithms, which costs the last digits.
+        return round(n), f"{loss:.10g}"
+
+    rows = family.runs.to_dict("records")
+    notes = {key(row[f"params_{family.native}"], row["loss"]): run_note(row) for row in rows}
+    return lambda n, loss: notes[key(n, loss)]
 
 
 def _draw_minima(axes: Any, family: Family, symbol: str, colours: dict[float, str]) -> None:

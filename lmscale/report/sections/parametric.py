@@ -12,6 +12,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from lmscale import laws
 from lmscale.laws import FitResult
 from lmscale.report import caveats, figures, style
+from lmscale.report.notes import annotate, run_note
 from lmscale.report.registry import register
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
 from lmscale.report.sections.isoflop import slug
@@ -155,7 +156,7 @@ def _surface_chart(family: Family, results: Results) -> Chart:
     slices, name = family.has_budgets, family_name(family.name)
     with style.canvas(9.6 if slices else 5.4, 4.3) as figure:
         panels = figure.subplots(1, 1 + slices, squeeze=False)[0]
-        _draw_contours(panels[0], family)
+        _draw_contours(panels[0], family, results)
         if slices:
             _draw_slices(panels[1], family)
             style.bits_axis(panels[1], results.bits_per_nat)
@@ -177,7 +178,7 @@ def _surface_chart(family: Family, results: Results) -> Chart:
         )
 
 
-def _draw_contours(axes: Any, family: Family) -> None:
+def _draw_contours(axes: Any, family: Family, results: Results) -> None:
     """Runs, contours of equal loss and the efficient frontier, at C = 6ND."""
     n, loss = family.runs["params"].to_numpy(), family.runs["loss"].to_numpy()
     flops = 6 * n * family.runs["tokens"].to_numpy()
@@ -193,6 +194,8 @@ def _draw_contours(axes: Any, family: Family) -> None:
     points = axes.scatter(
         flops, n, c=loss, cmap=ladder, norm=scale, s=22, zorder=3, ec=style.PAPER, lw=0.5
     )
+    rows = results.table.set_index("run", drop=False)
+    annotate(points, [run_note(rows.loc[name].to_dict()) for name in family.names])
     axes.set(xlim=limits[0], ylim=limits[1], xlabel="C = 6ND (FLOPs)", ylabel="N (parameters)")
     style.log_axis(axes.xaxis, "power")
     style.log_axis(axes.yaxis, "count")

@@ -1,0 +1,165 @@
+"""Keeps the results of a finished store in a small folder, from which its page is made again.
+
+The folder has experiment.json, results.csv, summary.json and kept.json.xz (`lmscale.sweep.kept`), the
+figures that matter most as SVG, and README.md, a page about the experiment. Before it is done, everything
+that the report says is made from the kept results too, and compared with that of the full store.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from etils import epath
+
+from lmscale.files import digest, write_atomically, write_json
+from lmscale.report.claims import Verdict
+from lmscale.report.command import repeat_command
+from lmscale.report.kept_page import chosen_charts, kept_index, kept_page
+from lmscale.report.section import Section
+from lmscale.report.summary import read_summary, summarise
+from lmscale.report.write import fits_text, read_results
+from lmscale.studies.results import Results
+from lmscale.sweep.kept import KEPT, pack
+from lmscale.sweep.store import Store, StoreError
+from lmscale.wording import statuses
+
+__all__ = ["Kept", "keep", "write_index"]
+
+#: Decimals of the training losses that are tried first; they are kept exactly if a number needs it.
+_DECIMALS = 4
+#: States of a run that may still be trained.
+_WAITING = ("pending", "running", "preempted")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was kept of a store.
+
+    Attributes:
+      path: the folder.
+      runs: how many.
+      bytes: of experiment.json, results.csv, summary.json and kept.json.xz.
+      exact_curves: whether training losses are kept to the last digit, because a number needs it.
+      fits, verdicts: how many were made again from the kept results, all equal.
+    """
+
+    path: epath.Path
+    runs: int
+    bytes: int
+    exact_curves: bool
+    fits: int
+    verdicts: int
+
+
+def keep(store: Store, folder: epath.PathLike, machine: str = "") -> Kept:
+    """Writes what is kept of a store into a folder, replacing what was kept there before.
+
+    Args:
+      folder: made where it is missing.
+      machine: what the runs were trained on, in words, for the page.
+
+    Raises:
+      StoreError: runs of the store are not finished or damaged, or the folder holds another store.
+    """
+    folder, results = epath.Path(folder), Results.read(store)
+    _check(store, folder, results)
+    sections, verdicts = read_results(results)
+    said = _said(sections, verdicts)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "experiment.json", _for_anybody(results.experiment), sealed=True)
+    _copy_forecasts(store, folder)
+    runs = [run for run, _ in store.declared()]
+    for decimals in (_DECIMALS, None):
+        write_atomically(folder / KEPT, pack(runs, decimals))
+        there = Store.open(folder)
+        again, again_verdicts = read_results(Results.read(there))
+        if _said(again, again_verdicts) == said:
+            break
+    else:
+        raise RuntimeError(f"the kept results in {folder} do not give what {store.path} does")
+    there.write_table()
+    summary = summarise(results, sections, verdicts)
+    values = {**summary.to_json(), "fits": digest(fits_text(sections))}
+    write_json(folder / "summary.json", values, sealed=True)
+    charts = chosen_charts(sections)
+    for old in folder.glob("*.svg"):
+        old.unlink()
+    for chart in charts:
+        write_atomically(folder / f"{chart.name}.svg", chart.svg)
+    page = kept_page(folder.name, results, sections, verdicts, charts, machine)
+    write_atomically(folder / "README.md", page)
+    files = ("experiment.json", "results.csv", "summary.json", KEPT)
+    return Kept(
+        path=folder,
+        runs=len(runs),
+        bytes=sum(os.path.getsize(folder / name) for name in files),
+        exact_curves=decimals is None,
+        fits=sum(len(section.fits) for section in sections),
+        verdicts=len(verdicts),
+    )
+
+
+def write_index(folder: epath.PathLike) -> epath.Path:
+    """Writes FOLDER/README.md: what each experiment kept in the folder found, linked to its page."""
+    folder = epath.Path(folder)
+    found = []
+    for path in sorted(folder.iterdir()):
+        summary = read_summary(path) if (path / KEPT).exists() else None
+        if summary is not None:
+            found.append((path.name, summary))
+    write_atomically(folder / "README.md", kept_index(found))
+    return folder / "README.md"
+
+
+def _check(store: Store, folder: epath.Path, results: Results) -> None:
+    if damage := results.damage:
+        raise StoreError(f"{store.path} has damaged files ({damage[0]}): `lmscale run` mends it")
+    if not len(results.table):
+        raise StoreError(f"{store.path} declares no runs")
+    waiting = results.table[results.table["status"].isin(_WAITING)]
+    if len(waiting):
+        left = statuses(waiting["status"])
+        raise StoreError(
+            f"{store.path} is not finished ({left}): keep it when `lmscale run` is done"
+        )
+    if (folder / "experiment.json").exists() and not (folder / KEPT).exists():
+        raise StoreError(f"{folder} is a store that trains: give another --out")
+    if (folder / KEPT).exists():
+        there = Store.open(folder).experiment()
+        names = [values.get("name") for values in (there, results.experiment)]
+        if names[0] != names[1]:
+            raise StoreError(f"{folder} holds kept results of {names[0]}: give another --out")
+
+
+def _said(sections: Sequence[Section], verdicts: Sequence[Verdict]) -> list[Any]:
+    """All that a page says in words and numbers; figures are drawn from the same."""
+    said: list[Any] = [fits_text(sections), [verdict.to_json() for verdict in verdicts]]
+    for section in sections:
+        said += [section.finding, list(section.details), list(section.warnings)]
+        # As text, in which NaN equals NaN and every digit counts.
+        said += [repr(section.key_numbers), repr(section.grids), repr(section.measures)]
+        said += [[(chart.name, chart.caption) for chart in section.charts]]
+    return said
+
+
+def _for_anybody(experiment: dict[str, Any]) -> dict[str, Any]:
+    """experiment.json without the paths of the machine that trained."""
+    values = {**experiment, "command": repeat_command(experiment)}
+    if "declarations" in experiment:
+        values["declarations"] = [
+            {**one, "command": repeat_command({**experiment, "command": one.get("command")})}
+            for one in experiment["declarations"]
+        ]
+    return values
+
+
+def _copy_forecasts(store: Store, folder: epath.Path) -> None:
+    """The forecasts of `lmscale verify` and their outcomes, without the runs that tested them."""
+    for path in store.path.glob("verify/*/*.json"):
+        place = folder / "verify" / path.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place / path.name)

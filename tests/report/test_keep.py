@@ -1,0 +1,144 @@
+"""Kept results make the page of the full store, and a page about them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lmscale.report import write_report
+from lmscale.report.keep import keep, write_index
+from lmscale.report.kept_page import chosen_charts
+from lmscale.report.section import Chart, Section
+from lmscale.studies.results import Results
+from lmscale.sweep.claims import Claim
+from lmscale.sweep.declaration import recorded_declarations
+from lmscale.sweep.kept import KEPT
+from lmscale.sweep.store import Store, StoreError
+from tests.cli.answers import answer, refused
+from tests.report import planted_store as planted
+
+CLAIMS = [
+    Claim(
+        text="A | *star* costs <b>",
+        source="A paper",
+        measure="size/gap_ratio",
+        low=0.0,
+        high=9.0,
+        would_tell="x",
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("full") / "sizes"
+    found = planted.plant(
+        path,
+        planted.size_runs(layers=(), seeds=(0, 1)),
+        analyses=["size"],
+        law=planted.SizeLaw(),
+        name="model_size",
+        claims=CLAIMS,
+        status=lambda index, run: "diverged" if index == 4 else "done",
+    )
+    experiment = json.loads((path / "experiment.json").read_text())
+    experiment["command"] = "lmscale run all --scale cpu --out /some/where"
+    (path / "experiment.json").write_text(json.dumps(experiment))
+    return found
+
+
+@pytest.fixture(scope="module")
+def kept(store, tmp_path_factory):
+    return keep(store, tmp_path_factory.mktemp("kept") / "sizes", "two cores")
+
+
+def test_the_report_of_kept_results_is_that_of_the_store(store, kept):
+    write_report(store)
+    write_report(Store.open(kept.path))
+    for name in ("fits.json", "summary.json", "figures/size.svg"):
+        assert (store.path / name).read_bytes() == (kept.path / name).read_bytes(), name
+    store.write_table()
+    assert (store.path / "results.csv").read_bytes() == (kept.path / "results.csv").read_bytes()
+    assert kept.runs == len(Results.read(store).table) and kept.verdicts == 1 and kept.fits > 0
+
+
+def test_it_is_small_and_has_no_path_of_the_machine(store, kept):
+    assert not kept.exact_curves
+    full = sum(path.stat().length for path in store.path.glob("runs/*/*"))
+    assert kept.bytes < 0.25 * full
+    for path in kept.path.glob("*.*"):
+        assert b"/some/where" not in path.read_bytes(), path.name
+
+
+def test_a_number_that_reads_curves_keeps_them_exactly(store, tmp_path, monkeypatch):
+    def read(results):
+        losses = [r["loss"] for rows in results.metrics.values() for r in rows if "loss" in r]
+        return [Section(name="sum", title="", finding=repr(sum(losses)))], []
+
+    monkeypatch.setattr("lmscale.report.keep.read_results", read)
+    assert keep(store, tmp_path / "kept").exact_curves
+
+
+def test_the_page_says_what_was_run_found_and_typed(kept):
+    page = (kept.path / "README.md").read_text()
+    for part in ("two cores", "9 done and 1 diverged", "lmscale run model_size --scale cpu\n"):
+        assert part in page, part
+    # What a store holds is text on the page, not markup.
+    assert r"A \| \*star\* costs &lt;b&gt;" in page
+    assert "](size.svg)" in page and (kept.path / "size.svg").exists()
+    index = write_index(kept.path.parent).read_text()
+    assert "(sizes/README.md)" in index and "1 experiment, 10 runs" in index
+
+
+def test_three_figures_of_what_answers_and_no_curves():
+    def section(name, charts, conclusive):
+        drawn = [Chart(name=c, caption="", alt="", svg="", png=b"") for c in charts]
+        return Section(name=name, title="", finding="", conclusive=conclusive, charts=drawn)
+
+    sections = [
+        section("curves", ["c"], True),
+        section("open", ["o"], False),
+        section("first", ["f1", "f2"], True),
+        section("second", ["s1"], True),
+    ]
+    assert [chart.name for chart in chosen_charts(sections)] == ["f1", "s1", "o"]
+    assert [chart.name for chart in chosen_charts(sections[:1])] == ["c"]
+
+
+def test_unfinished_stores_and_folders_that_train_are_refused(store, kept, tmp_path):
+    runs = planted.size_runs(layers=(), seeds=(0,))
+    waiting = planted.plant(
+        tmp_path / "waiting",
+        runs,
+        analyses=["curves"],
+        status=lambda index, run: "pending" if index == 1 else "done",
+    )
+    with pytest.raises(StoreError, match="not finished"):
+        keep(waiting, tmp_path / "kept")
+    with pytest.raises(StoreError, match="store that trains"):
+        keep(store, waiting.path)
+    other = planted.plant(tmp_path / "other", runs, analyses=["curves"], name="other")
+    with pytest.raises(StoreError, match="kept results of model_size"):
+        keep(other, kept.path)
+    assert not (tmp_path / "kept").exists()
+
+
+def test_the_command_keeps_many_and_writes_an_index(tmp_path, capsys):
+    runs = planted.size_runs(layers=(), seeds=(0,))
+    for name in ("a", "b"):
+        planted.plant(tmp_path / "all" / name, runs, analyses=["curves"], name=name)
+    code, out, err = answer(capsys, "keep", tmp_path / "all", "--out", tmp_path / "kept", "--json")
+    assert code == 0, err
+    found = json.loads(out)["kept"]
+    assert [one["runs"] for one in found] == [5, 5]
+    assert {p.name for p in (tmp_path / "kept").iterdir()} == {"a", "b", "README.md"}
+    assert (tmp_path / "kept" / "a" / KEPT).exists()
+    line = refused(capsys, "keep", tmp_path / "nothing", "--out", tmp_path / "kept")
+    assert "holds no experiment.json" in line
+
+
+def test_kept_results_are_not_trained_on(kept):
+    there = Store.open(kept.path)
+    (declaration,) = recorded_declarations(there.experiment())
+    assert "kept results, which cannot be trained on" in there.refusal(declaration, extend=True)
