@@ -29,7 +29,12 @@ def chosen_charts(sections: Sequence[Section]) -> list[Chart]:
     """
     lead = lead_section(sections)
     ranked = sorted(sections, key=lambda s: (s is not lead, not s.conclusive, s.name == "curves"))
-    rounds = zip_longest(*(section.charts for section in ranked if section.name != "curves"))
+    drawn = [
+        [chart for chart in section.charts if not chart.other_view_of]
+        for section in ranked
+        if section.name != "curves"
+    ]
+    rounds = zip_longest(*drawn)
     charts = [chart for one_each in rounds for chart in one_each if chart is not None]
     return (charts or [chart for section in ranked for chart in section.charts])[:_CHARTS]
 
@@ -67,7 +72,7 @@ def kept_index(found: Sequence[tuple[str, Summary]]) -> str:
     words = [verdict["word"] for _, summary in found for verdict in summary.verdicts]
     rows = [
         [
-            f"[{_text(summary.title)}]({name}/README.md)",
+            f"[{_text(summary.title)}]({name}/README.md) (`{name}`)",
             _text(summary.finding),
             _text(_short_tally(summary)),
         ]
@@ -92,7 +97,8 @@ def _facts(results: Results, machine: str) -> list[list[str]]:
     corpus, versions = experiment.get("corpus", {}), experiment.get("versions", {})
     done = table[table["status"] == "done"]
     families = listed([family_name(family) for family in results.families])
-    facts = [["runs", f"{_text(statuses(table['status']))}: {_text(families)}"]]
+    facts = [["command", f"`{repeat_command(experiment)}`"]]
+    facts += [["runs", f"{_text(statuses(table['status']))}: {_text(families)}"]]
     if len(done):
         n, tokens = done["params_kaplan"], done["tokens"]
         facts += [
@@ -138,7 +144,7 @@ def _repeat(name: str, results: Results) -> str:
     command = repeat_command(results.experiment)
     seconds = duration(float(results.table["seconds"].sum()))
     return (
-        f"From the kept results, in this folder's parent, without training:\n\n```\nlmscale report {name}\n"
+        f"In the folder above, from the kept results, without training:\n\n```\nlmscale report {name}\n"
         f"```\n\nFrom the start, {seconds} of training summed over runs:\n\n```\n{command}\n```\n\n"
         "The text is that of the machine that trains unless `--data` names a corpus, so losses differ "
         "with it."

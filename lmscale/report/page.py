@@ -50,6 +50,9 @@ _CONVENTIONS = {
     "program computes it.",
 }
 
+#: Pixels of a figure that fits a phone of 390.
+_PHONE = 336
+
 
 def page(
     results: Results,
@@ -105,7 +108,7 @@ def render_page(template: str, title: str, **values: Any) -> str:
         "rich": rich_text,
         "powers": _powers,
         "drawing": _drawing,
-        "stepping": _stepping,
+        "frame": _frame,
     }
     script = "\n" + (files / "page.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -151,22 +154,26 @@ def _powers(text: str) -> Markup:
 
 def _drawing(chart: Chart) -> Markup:
     """A chart's SVG, named for blind readers and as large as its own type asks for."""
-    svg = style.inline(chart)
-    width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg).group(1))
-    # 72 points an inch; 1.4 makes 8-point labels as large as the caption.
-    size = f"width:{min(1080, width * 1.4):.0f}px;max-width:100%"
+    size = f"--own:{_own_width(chart):.0f}px"
     named = f'<svg style="{size}" role="img" aria-label="{html.escape(chart.alt)}"'
-    return Markup(svg.replace("<svg", named, 1))
+    return Markup(style.inline(chart).replace("<svg", named, 1))
 
 
-def _stepping(chart: Chart) -> Markup:
-    """Attributes of the frame of a chart, which a keyboard reaches where its points have notes."""
-    if not any(chart.notes.values()):
-        return Markup("")
-    label = f"{chart.alt} Arrow keys step through its points."
-    return Markup(
-        ' tabindex="0" role="application" aria-roledescription="figure" aria-label="{}"'
-    ).format(label)
+def _own_width(chart: Chart) -> float:
+    """Pixels at which 8-point labels are as large as the caption; 72 points are an inch."""
+    width = float(re.search(r'viewBox="0 0 ([\d.]+)', chart.svg).group(1))
+    return min(1080, 1.4 * width)
+
+
+def _frame(chart: Chart) -> Markup:
+    """The attributes of a chart's frame, which a keyboard reaches where its points have notes."""
+    wide = " wide" if _own_width(chart) > _PHONE else ""
+    attributes = Markup(' class="plate{}"').format(wide)
+    if any(chart.notes.values()):
+        label = f"{chart.alt} Arrow keys step through its points."
+        role = ' tabindex="0" role="application" aria-roledescription="figure" aria-label="{}"'
+        attributes += Markup(role).format(label)
+    return attributes
 
 
 # --- head ---------------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ class Chart:
       name: the stem of its files.
       caption: what the page says below it.
       alt: what it shows, for a blind reader.
+      view: how this figure reads the runs, where others read them otherwise.
+      other_view_of: name of the figure in whose place the page can show this one.
       svg, png: the drawing.
       pdf: the drawing of a figure for a paper (`style.paper`), otherwise empty.
       notes: name of an element of the SVG -> what each of its points says of its run (`lmscale.report.notes`).
@@ -35,6 +37,8 @@ class Chart:
     name: str
     caption: str
     alt: str
+    view: str = ""
+    other_view_of: str = ""
     svg: str = field(repr=False)
     png: bytes = field(repr=False)
     pdf: bytes = field(default=b"", repr=False)
@@ -159,3 +163,7 @@ class Section:
     fits: dict[str, FitResult] = field(default_factory=dict)
     measures: dict[str, Measure] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+
+    def views_of(self, chart: Chart) -> list[Chart]:
+        """A figure, and those that the page can show in its place."""
+        return [chart, *(one for one in self.charts if one.other_view_of == chart.name)]

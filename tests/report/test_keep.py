@@ -82,7 +82,12 @@ def test_a_number_that_reads_curves_keeps_them_exactly(store, tmp_path, monkeypa
 
 def test_the_page_says_what_was_run_found_and_typed(kept):
     page = (kept.path / "README.md").read_text()
-    for part in ("two cores", "9 done and 1 diverged", "lmscale run model_size --scale cpu\n"):
+    for part in (
+        "two cores",
+        "| command | `lmscale run model_size --scale cpu` |",
+        "9 done and 1 diverged",
+        "lmscale run model_size --scale cpu\n",
+    ):
         assert part in page, part
     # What a store holds is text on the page, not markup.
     assert r"A \| \*star\* costs &lt;b&gt;" in page

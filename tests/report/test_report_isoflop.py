@@ -48,11 +48,22 @@ def test_two_families_are_compared_and_published_values_named(tmp_path):
     assert section.finding.startswith("The best Transformer for a budget grows as N ∝ C^0.")
     assert "for the LSTM the exponent is 0." in section.finding
     assert any("0.5 (Hoffmann et al. 2022, Approach 1)" in text for text in section.details)
-    assert {chart.name for chart in section.charts} == {
+    own = [chart for chart in section.charts if not chart.other_view_of]
+    assert {chart.name for chart in own} == {
         "isoflop-transformer",
         "isoflop-lstm",
         "isoflop-exponents",
     }
+    assert own[0].view == "standard (the grid's own)"
+    # Each other count that gives an exponent is a figure that the page can show in its place.
+    _, *others = section.views_of(own[0])
+    counts = {
+        c for c in ("kaplan", "chinchilla", "exact") if section.fits[f"transformer/{c}"].exponents
+    }
+    assert {chart.view for chart in others} == counts and counts
+    for chart in others:
+        assert chart.name == f"isoflop-transformer-{chart.view}"
+        assert f"standard budgets restated as {chart.view} counts" in chart.caption
 
 
 def test_a_learning_rate_search_at_its_edge_is_a_warning(tmp_path):

@@ -43,7 +43,7 @@ class Text(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.ids += [value for name, value in attrs if name == "id"]
-        if tag not in ("meta", "br", "link", "img"):
+        if tag not in ("meta", "br", "link", "img", "input"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -81,7 +81,8 @@ def store(tmp_path_factory):
 
 def test_it_writes_the_page_every_figure_twice_and_the_fits(store):
     names = {path.name for path in (store.path / "figures").iterdir()}
-    stems = {"isoflop-transformer", "isoflop-exponents", "curves"}
+    views = {f"isoflop-transformer-{count}" for count in ("kaplan", "chinchilla", "exact")}
+    stems = {"isoflop-transformer", *views, "isoflop-exponents", "curves"}
     assert names == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
     for stem in stems:
         png = (store.path / "figures" / f"{stem}.png").read_bytes()
@@ -96,7 +97,7 @@ def test_the_page_needs_no_network_and_no_other_file(store):
     addresses = set(re.findall(r"https?://[^\s\"'<>)]+", page))
     assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
     assert not re.search(r"<(link|img|iframe|script[^>]+src)|@import|url\((?!#)", page)
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 6
 
 
 def test_the_page_is_well_formed_with_unique_ids(store):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ N_NAMES = {
 @register(NAME)
 def section(found: Isoflop, results: Results) -> Section:
     fitted = [family for family in found.families if not family.fit.failure]
-    charts = [_triptych(family, results) for family in fitted]
+    charts = [chart for family in fitted for chart in _views(family, results)]
     return Section(
         name=NAME,
         title=TITLE,
@@ -288,13 +289,32 @@ def _counts(value: float, interval: tuple[float, float]) -> str:
 # --- figures ------------------------------------------------------------------------------------
 
 
-def _triptych(family: Family, results: Results) -> Chart:
-    """Hoffmann et al. 2022, Fig. 3."""
+def _views(family: Family, results: Results) -> list[Chart]:
+    """The figure by the grid's own count, and by each other one that gives an exponent."""
+    own = _triptych(family, results)
+    others = [
+        replace(
+            _triptych(replace(family, native=convention), results, family.native),
+            view=convention,
+            other_view_of=own.name,
+        )
+        for convention, fit in family.fits.items()
+        if convention != family.native and fit.exponents
+    ]
+    return [replace(own, view=f"{family.native} (the grid's own)"), *others]
+
+
+def _triptych(family: Family, results: Results, grid: str = "") -> Chart:
+    """Hoffmann et al. 2022, Fig. 3.
+
+    Args:
+      grid: the count in which the budgets were set, where `family` is restated in another.
+    """
     profiles, name = family.profiles, family_name(family.name)
     colours = style.ordered_colours([p.flops for p in profiles])
     with style.canvas(10.6, 3.9) as figure:
         left, *others = figure.subplots(1, 3, width_ratios=[1.25, 1, 1])
-        legend, note = [], _note_of(family)
+        legend, note = [], _note_between if grid else _note_of(family)
         for p in profiles:
             label = power_of_ten(p.flops) + (f" ({_flag(p)})" if _flag(p) else "")
             legend.append((label, plot_profile(left, p, colours[p.flops], note=note)))
@@ -309,8 +329,9 @@ def _triptych(family: Family, results: Results) -> Chart:
         if family.seeds == 1:
             points = "one seed, so that the points have no bars and their noise shows about the "
             points += "parabolas"
+        restated = f", the grid's {grid} budgets restated as {family.native} counts" if grid else ""
         caption = (
-            f"IsoFLOP profiles of the {name} (Hoffmann et al. 2022, Fig. 3). Left: final loss over "
+            f"IsoFLOP profiles of the {name} (Hoffmann et al. 2022, Fig. 3){restated}. Left: final loss over "
             f"model size, one colour a budget, {points}; the parabola is fitted to the filled points "
             f"(hollow ones lie outside its window), diamonds mark its minimum. Middle and right: the "
             f"minima and the power law through them; bars and bands are 95% intervals "
@@ -323,8 +344,9 @@ def _triptych(family: Family, results: Results) -> Chart:
         alt = f"{len(profiles)} IsoFLOP profiles of {name}"
         if family.fit.exponents:
             alt += f"; best size grows with compute to the power {family.exponent().value:.3f}"
+        ending = f"-{family.native}" if grid else ""
         return style.render(
-            figure, name=f"{NAME}-{slug(family.name)}", caption=caption, alt=f"{alt}."
+            figure, name=f"{NAME}-{slug(family.name)}{ending}", caption=caption, alt=f"{alt}."
         )
 
 
@@ -338,6 +360,11 @@ def _note_of(family: Family) -> Callable[[float, float], str]:
     rows = family.runs.to_dict("records")
     notes = {key(row[f"params_{family.native}"], row["loss"]): run_note(row) for row in rows}
     return lambda n, loss: notes[key(n, loss)]
+
+
+def _note_between(n: float, loss: float) -> str:
+    """Of a point that is read between runs."""
+    return f"N = {si(n)}, loss {loss:.4g}, read from the runs of this size"
 
 
 def _draw_minima(axes: Any, family: Family, symbol: str, colours: dict[float, str]) -> None:
