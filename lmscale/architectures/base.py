@@ -322,8 +322,14 @@ class ModelSpec(Spec, abc.ABC):
           attention: see `module`.
         """
 
-    def gpu_costs(self) -> GpuCosts:
-        """The costs of a layer on a GPU; by default those of a Transformer's."""
+    def gpu_costs(self, unrolled: bool) -> GpuCosts:
+        """The costs of a layer on a GPU; by default those of a Transformer's.
+
+        Args:
+          unrolled: the layers are not looped over, which would copy what every layer saves.
+        """
+        if unrolled:
+            return GpuCosts(kernels=45, passes=11, derivatives=21)
         return GpuCosts(kernels=105, passes=16, derivatives=21)
 
     def splits_over(self, n_devices: int) -> bool:

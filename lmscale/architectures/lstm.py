@@ -184,7 +184,8 @@ class LSTMSpec(ModelSpec):
             layer_params=4 * h * (h + max(h, self.d_embed)),
         )
 
-    def gpu_costs(self) -> GpuCosts:
+    def gpu_costs(self, unrolled: bool) -> GpuCosts:
+        del unrolled
         # A time step is 5 kernels forward and 6 backward, and reads the recurrent kernel in both.
         return GpuCosts(
             kernels=11 * self.n_ctx + 10,

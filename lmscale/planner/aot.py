@@ -216,6 +216,7 @@ def _request(pack: Pack, devices: Devices, tokens: tuple[int, str], effort: str)
         "micro_batch": pack.micro_batch,
         "remat": pack.remat,
         "logit_pieces": pack.logit_pieces,
+        "unroll": pack.unroll,
         "chunk_steps": pack.chunk_steps,
         "device": dataclasses.asdict(devices),
         "tokens": n_tokens,
@@ -322,6 +323,7 @@ def _lower(request: dict[str, Any], devices: Devices) -> tuple[Any, int]:
         attention=request["attention"],
         logit_pieces=request["logit_pieces"],
         remat=request["remat"],
+        unroll=request["unroll"],
         head=request["head"],
     )
     corpus = jax.ShapeDtypeStruct((request["tokens"],), request["dtype"])

@@ -15,7 +15,7 @@ from lmscale import flops, optimizers
 from lmscale.architectures import ModelSpec
 from lmscale.parallel.mesh import AXES
 from lmscale.parallel.partition import path_name, run_spec
-from lmscale.planner.step_config import StepConfig, choose_head, default_attention
+from lmscale.planner.step_config import StepConfig, choose_head, choose_unroll, default_attention
 from lmscale.spec import RunSpec
 from lmscale.training.state import ProgramKey, initial_state
 
@@ -49,16 +49,19 @@ def device_memory(spec: RunSpec, platform: str, config: StepConfig, kind: str = 
     devices = config.data * config.model
     if choose_head(platform, spec.model, spec.compute_dtype, devices) == "fused":
         head = 0.0
-    derivatives = 0.0
+    derivatives, unrolled = 0.0, False
     if platform == "gpu":
-        numbers = spec.model.gpu_costs().derivatives * spec.model.width
+        unrolled = choose_unroll(platform, spec.model, config)
+        numbers = spec.model.gpu_costs(unrolled).derivatives * spec.model.width
         derivatives = sizes.width * numbers / config.model
     layer, backward = sizes.whole + sizes.split / config.model, sizes.backward / config.model
     if config.remat:
         saved = sizes.depth * sizes.input + max(layer + backward + sizes.ends, head)
     else:
         after = sizes.depth * backward + sizes.ends
-        saved = sizes.depth * layer + max(after, head, derivatives)
+        # Without a loop the compiler begins a layer's derivatives while the logits are there.
+        most = head + derivatives if unrolled else max(head, derivatives)
+        saved = sizes.depth * layer + max(after, most)
     gathered = 0.0
     if config.data > 1:
         # The matrix and its gradient in float32. With logit pieces both are float32, each twice.

@@ -16,12 +16,9 @@ from lmscale.planner.lineage import HasSpec, ancestors
 from lmscale.planner.memory import device_memory
 from lmscale.planner.mesh_search import Constraints, fastest_step_config, search_mesh
 from lmscale.planner.roofline import filling_runs, step_roofline, step_seconds
-from lmscale.planner.step_config import StepConfig
+from lmscale.planner.step_config import StepConfig, choose_unroll
 from lmscale.training.state import ProgramKey
 
-#: Deepest models whose layers are unrolled on a CPU. A loop over layers copies what every layer
-#: saves for the backward pass (a tenth of a step). Unrolled, compile time grows with the depth.
-CPU_UNROLLED_LAYERS = 4
 #: Seconds that one dispatch should take: long against its overhead, short against the time that a
 #: process is given to save its runs.
 DISPATCH_SECONDS = 0.5
@@ -253,7 +250,7 @@ def _make_pack(runs: tuple[HasSpec, ...], devices: Devices, asked: Constraints) 
         micro_batch=config.micro_batch,
         remat=config.remat,
         logit_pieces=config.logit_pieces,
-        unroll=devices.platform == "cpu" and spec.model.depth <= CPU_UNROLLED_LAYERS,
+        unroll=choose_unroll(devices.platform, spec.model, config),
         chunk_steps=1,
         memory=0.0,
         flops=math.fsum(flops.flops_without_start(run.spec) for run in runs),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lmscale import flops
 from lmscale.planner.devices import Devices
 from lmscale.planner.memory import activation_sizes
-from lmscale.planner.step_config import StepConfig, choose_head
+from lmscale.planner.step_config import StepConfig, choose_head, choose_unroll
 from lmscale.spec import RunSpec
 
 #: Seconds that a collective takes however little it sends.
@@ -25,7 +25,7 @@ UPDATE_BYTES = 40.0
 #: How often a byte of the head's input passes through a GPU's memory, and of the logits where they are there.
 HIDDEN_PASSES, LOGIT_PASSES = 12.0, 8.0
 #: Kernels of a step beside its layers: of the update, of a micro-batch, and of a part of the logits.
-STEP_KERNELS, MICRO_BATCH_KERNELS, HEAD_KERNELS = 90.0, 50.0, 8.0
+STEP_KERNELS, MICRO_BATCH_KERNELS, HEAD_KERNELS = 60.0, 50.0, 8.0
 
 
 def executed_flops(spec: RunSpec, config: StepConfig, platform: str) -> float:
@@ -154,7 +154,7 @@ def gpu_bytes(spec: RunSpec, config: StepConfig, kind: str = "") -> float:
     model, tokens = spec.model, spec.batch_tokens / config.data
     sizes = activation_sizes(model, spec.compute_dtype, "gpu", kind)
     saved = sizes.depth * (sizes.whole + (sizes.split + sizes.backward) / config.model)
-    costs = model.gpu_costs()
+    costs = model.gpu_costs(choose_unroll("gpu", model, config))
     passes = costs.passes * (4 / 3 if config.remat else 1)
     devices = config.data * config.model
     fused = choose_head("gpu", model, spec.compute_dtype, devices) == "fused"
@@ -174,7 +174,8 @@ def gpu_bytes(spec: RunSpec, config: StepConfig, kind: str = "") -> float:
 def gpu_kernels(spec: RunSpec, config: StepConfig) -> float:
     """Kernels that a step launches on a GPU, for one run or for many; fitted to compiled programs."""
     n_micro_batches = spec.batch_size // config.micro_batch
-    layers = spec.model.depth * spec.model.gpu_costs().kernels * (4 / 3 if config.remat else 1)
+    costs = spec.model.gpu_costs(choose_unroll("gpu", spec.model, config))
+    layers = spec.model.depth * costs.kernels * (4 / 3 if config.remat else 1)
     pieces = HEAD_KERNELS * config.logit_pieces
     return n_micro_batches * (layers + pieces + MICRO_BATCH_KERNELS) + STEP_KERNELS
 

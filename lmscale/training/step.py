@@ -157,7 +157,8 @@ class RunStep:
         if self.head == "fused":
             loss = self._fused_loss(graph, params, windows, dropout_key)
         else:
-            loss = self._loss(mean_loss_in_pieces, graph, params, windows, dropout_key)
+            pieces = self.logit_pieces
+            loss = self._loss(mean_loss_in_pieces, pieces, graph, params, windows, dropout_key)
         return loss / self.n_micro_batches
 
     # --- Evaluation -------------------------------------------------------------------------
@@ -177,7 +178,7 @@ class RunStep:
 
         def add(total, xs):
             windows, weights = xs
-            losses = self._loss(losses_in_pieces, graph, params, windows)
+            losses = self._loss(losses_in_pieces, self._eval_pieces, graph, params, windows)
             return total + jnp.einsum("bt,b->t", losses, weights), losses.mean(axis=1)
 
         zero = jnp.zeros(self.key.model.n_ctx)
@@ -186,9 +187,23 @@ class RunStep:
 
     # --- The model --------------------------------------------------------------------------
 
+    @functools.cached_property
+    def _eval_pieces(self) -> int:
+        """Parts of the context whose logits exist at a time in evaluation.
+
+        Training with a fused head leaves no room for logits. As many parts are taken as make a token's
+        share of them no larger than what its backward pass holds: some 16 numbers a unit of the width.
+        """
+        if self.head != "fused":
+            return self.logit_pieces
+        model = self.key.model
+        least = min(model.n_ctx, model.vocab_size / (16 * model.head_width))
+        return next(n for n in range(1, model.n_ctx + 1) if n >= least and model.n_ctx % n == 0)
+
     def _loss(
         self,
         function: Callable[..., jax.Array],
+        n_pieces: int,
         graph: nnx.GraphDef,
         params: Any,
         windows: jax.Array,
@@ -200,14 +215,14 @@ class RunStep:
             params = layout.stack_layers(params)
             hidden = nnx.merge(graph, params).hidden(windows[:, :-1], dropout_key=dropout_key)
             # The head is gathered once, not for each part of the logits.
-            head = head_params(params, whole=self.logit_pieces > 1)
+            head = head_params(params, whole=n_pieces > 1)
             shapes = jax.eval_shape(lambda: params)
 
             def logits(head, hidden):
                 # The head reads no other parameters, so their shapes suffice.
                 return nnx.merge(graph, {**shapes, **head}).logits(hidden)
 
-            return function(logits, head, hidden, windows[:, 1:], self.logit_pieces)
+            return function(logits, head, hidden, windows[:, 1:], n_pieces)
 
     def _fused_loss(
         self, graph: nnx.GraphDef, params: Any, windows: jax.Array, dropout_key: jax.Array | None

@@ -40,7 +40,12 @@ def test_plan_says_how_much_text_the_runs_need(capsys, corpus):
     assert plan["runs_of_too_many_epochs"] == plan["runs"]
     assert main([*argv, "--compile", "none"]) == 0
     said = f"the runs need {needs:,} training tokens and tiny has {has:,}: give a larger corpus with --data"
-    assert said in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert said in out
+    # What a step waits for, and what the times assume.
+    assert {pack["bound"] for pack in plan["packs"]} <= {"compute", "memory", "links", "launch"}
+    assert "  limit" in out
+    assert "40% of 9.89e+14 FLOP/s, 70% of 3.35e+12 bytes/s and 3 us a kernel a device" in out
 
 
 def test_plan_says_that_a_study_of_repeated_text_means_to(capsys, corpus):

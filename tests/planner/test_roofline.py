@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from lmscale.planner import aot
+from lmscale.planner import aot, step_config
 from lmscale.planner.compiled import Compiled, roofline
 from lmscale.planner.devices import parse_devices
 from lmscale.planner.memory import device_memory
@@ -18,7 +18,7 @@ from lmscale.planner.roofline import (
     step_roofline,
     step_seconds,
 )
-from lmscale.planner.step_config import StepConfig
+from lmscale.planner.step_config import StepConfig, choose_unroll
 from lmscale.planner.topology import compiler
 from lmscale.spec import LSTMSpec, TransformerSpec
 from lmscale.sweep.experiment import Run
@@ -37,9 +37,10 @@ def spec_of(kind, n_layer, width, batch, vocab, n_ctx, dtype="bfloat16"):
 
 
 SMALL = ("transformer", 2, 64, 16, 4096, 512)
+#: With layers in a loop.
 #: Kind, layers, width, sequences, vocabulary, context; runs side by side; then what XLA of jax 0.10.2 compiled
 #: for an H100 has: GB read and written a step, kernels, GB of memory without training tokens.
-COMPILED = [
+LOOPED = [
     (SMALL, 1, 0.58, 313, 0.063),
     (SMALL, 16, 9.53, 386, 1.02),
     (SMALL, 64, 38.97, 395, 4.06),
@@ -55,12 +56,26 @@ COMPILED = [
 ]
 
 
-@pytest.mark.parametrize(("shape", "n_runs", "moved", "kernels", "memory"), COMPILED)
-def test_counts_are_near_those_of_compiled_programs(shape, n_runs, moved, kernels, memory):
+#: The same, with layers unrolled.
+UNROLLED = [
+    (SMALL, 1, 0.429, 181, 0.055),
+    (("transformer", 2, 64, 8, 8192, 512), 64, 16.44, 247, 2.23),
+    (("transformer", 5, 128, 8, 8192, 512), 64, 64.88, 324, 9.40),
+    (("transformer", 12, 768, 32, 50_304, 1024), 1, 134.25, 810, 17.2),
+]
+COMPILED = [(False, *row) for row in LOOPED] + [(True, *row) for row in UNROLLED]
+
+
+@pytest.mark.parametrize(("unrolled", "shape", "n_runs", "moved", "kernels", "memory"), COMPILED)
+def test_counts_are_near_those_of_compiled_programs(
+    monkeypatch, unrolled, shape, n_runs, moved, kernels, memory
+):
+    if not unrolled:
+        monkeypatch.setattr(step_config, "UNROLLED_LAYERS", {})
     spec = spec_of(*shape)
     config = StepConfig(micro_batch=spec.batch_size)
     assert n_runs * gpu_bytes(spec, config, "h100") / 1e9 == pytest.approx(moved, rel=0.15)
-    assert gpu_kernels(spec, config) == pytest.approx(kernels, rel=0.2)
+    assert gpu_kernels(spec, config) == pytest.approx(kernels, rel=0.25)
     planned = n_runs * device_memory(spec, "gpu", config, "h100") / 1e9
     assert planned == pytest.approx(memory, rel=0.15)
 
@@ -80,8 +95,19 @@ def test_a_small_run_waits_for_launches_and_a_pack_of_them_for_memory():
 def test_micro_batches_and_remat_launch_more():
     spec = spec_of(*SMALL)
     whole = gpu_kernels(spec, StepConfig(micro_batch=16))
-    assert gpu_kernels(spec, StepConfig(micro_batch=4)) > 3 * whole
+    assert gpu_kernels(spec, StepConfig(micro_batch=4)) > 2.5 * whole
     assert gpu_kernels(spec, StepConfig(micro_batch=16, remat=True)) > 1.1 * whole
+
+
+def test_layers_are_unrolled_where_nothing_must_be_freed_between_them():
+    def unrolled(platform, n_layer, **config):
+        model = TransformerSpec(n_layer=n_layer, d_model=8, n_head=1, n_ctx=8, vocab_size=9)
+        return choose_unroll(platform, model, StepConfig(**config))
+
+    assert unrolled("cpu", 4) and unrolled("gpu", 16)
+    assert not (unrolled("cpu", 5) or unrolled("gpu", 17) or unrolled("tpu", 1))
+    assert not (unrolled("gpu", 2, data=2) or unrolled("gpu", 2, model=2))
+    assert not unrolled("gpu", 2, remat=True)
 
 
 def test_logits_are_counted_where_they_pass_through_memory():

@@ -17,7 +17,7 @@ from lmscale.spec import LSTMSpec, TransformerSpec
 from lmscale.training import step
 from lmscale.training.fused_loss import WIDEST, fused_mean_loss
 from lmscale.training.loss import mean_loss_in_pieces
-from lmscale.training.program import build_program
+from lmscale.training.program import build_program, device_bytes, train_arguments
 from lmscale.training.state import ProgramKey, initial_state
 from lmscale.training.step import RunStep
 from tests.training.specs import run_spec
@@ -138,6 +138,20 @@ def test_a_step_has_the_same_gradients_with_either_head(interpreted, name):
     assert max(errors(gradient("fused"), gradient("xla"))) < 2e-6
 
 
+@pytest.mark.parametrize(("width", "vocab", "n_ctx", "pieces"), [
+    (64, 8192, 512, 8), (256, 4096, 512, 1), (16, 4096, 512, 16), (64, 50_304, 1000, 50), (8, 9999, 4, 4),
+])  # fmt: skip
+def test_evaluation_takes_logits_in_parts_where_training_has_none(width, vocab, n_ctx, pieces):
+    model = TransformerSpec(n_layer=1, d_model=width, n_head=1, n_ctx=n_ctx, vocab_size=vocab)
+    key = ProgramKey.of(run_spec(model=model))
+
+    def step_of(head):
+        return RunStep(key, mesh_of(1), 1, "xla", 2, False, False, False, head)
+
+    assert step_of("fused")._eval_pieces == pieces
+    assert step_of("xla")._eval_pieces == 2
+
+
 def test_the_head_is_fused_where_a_kernel_takes_it(monkeypatch):
     def chosen(platform="gpu", dtype="bfloat16", split=1, width=64):
         model = TransformerSpec(n_layer=1, d_model=width, n_head=1, n_ctx=16, vocab_size=300)
@@ -194,3 +208,28 @@ def test_the_kernels_fit_a_gpu_and_keep_no_logits(kind, width):
     program = lowered.compile()
     assert program.as_text().count("custom-call") >= 2
     assert program.memory_analysis().temp_size_in_bytes < 2 * n_tokens * n_vocab * 2 / 4
+
+
+@needs_gpu_compiler
+@pytest.mark.slow
+def test_evaluation_needs_no_more_memory_than_training():
+    devices = parse_devices("h100")
+    (device,) = absent_devices("h100", "gpu", 1, devices.linked)
+    model = TransformerSpec(n_layer=2, d_model=64, n_head=1, n_ctx=512, vocab_size=8192)
+    spec = run_spec(model=model, compute_dtype="bfloat16", batch_size=8)
+    program = build_program(
+        ProgramKey.of(spec),
+        n_slots=4,
+        mesh=make_mesh(1, 1, 1, devices=[device]),
+        chunk_steps=4,
+        attention="cudnn",
+        head="fused",
+    )
+    state, *others = train_arguments(program, spec, None)
+    training = program.lower_train(state, *others, platform="cuda").compile()
+    windows = jax.ShapeDtypeStruct((2, program.eval_batch, 513), jnp.int32)
+    weights = jax.ShapeDtypeStruct((2, program.eval_batch), jnp.float32)
+    traced = program._evaluate.trace(state, windows, weights)
+    evaluation = traced.lower(lowering_platforms=("cuda",)).compile()
+    logits = 4 * program.eval_batch * 512 * 8192 * 2
+    assert device_bytes(evaluation) < device_bytes(training) < logits
