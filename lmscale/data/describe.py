@@ -43,6 +43,7 @@ def describe(corpus: Corpus) -> dict[str, Any]:
         },
         "splits": splits,
         "mixture": manifest.get("mixture"),
+        "cut_by_itself": manifest.get("cut_by_itself"),
         "held_out": manifest["held_out"],
         "dropped": manifest["dropped"],
         "settings": manifest["settings"],
@@ -70,6 +71,12 @@ def summary_lines(corpus: Corpus) -> list[str]:
     lines = [_row(header), *map(_row, rows)]
     if found["mixture"]:
         lines.append(f"mixture: {mixture_sentence(found['mixture'])}")
+    if whole := found["cut_by_itself"]:
+        lines.append(
+            f"cut: {_count(whole['documents'], 'document')} are too few to hold some out, so pieces of at most "
+            f"{whole['bytes']:,} bytes are taken for documents (--separator names the line between the documents "
+            "of a text file)"
+        )
     lines += [_held_out_line(found), f"copied: {copies_sentence(corpus.copies)}"]
     dropped = found["dropped"]
     lines.append(
