@@ -73,8 +73,8 @@ def summary_lines(corpus: Corpus) -> list[str]:
         lines.append(f"mixture: {mixture_sentence(found['mixture'])}")
     if whole := found["cut_by_itself"]:
         lines.append(
-            f"cut: {_count(whole['documents'], 'document')} are too few to hold some out, so pieces of at most "
-            f"{whole['bytes']:,} bytes are taken for documents (--separator names the line between the documents "
+            f"cut: {_count(whole['documents'], 'document')} cannot be divided into splits well, so pieces of at "
+            f"most {whole['bytes']:,} bytes are taken for documents (--separator names the line between the documents "
             "of a text file)"
         )
     lines += [_held_out_line(found), f"copied: {copies_sentence(corpus.copies)}"]

@@ -85,7 +85,8 @@ def read_parquet(
         raise fault(error, "is not a Parquet file") from None
     if text_field not in names:
         raise DataError(
-            f"{path} has no column {text_field!r}; its columns are {names_in_words(names)}"
+            f"{path} has no column {text_field!r}; its columns are {names_in_words(names)} (--text-field, or "
+            "text_field, names the one that holds the text)"
         )
     rows = _column(file, text_field, pyarrow)
     row = 0

@@ -284,7 +284,9 @@ def _text_of_row(line: bytes, text_field: str, where: str) -> bytes:
         raise BadDocument(f"{where} is not a JSON object with a field {text_field!r}", "no field")
     if text_field not in row:
         raise BadDocument(
-            f"{where} has no field {text_field!r}; its fields are {names_in_words(row)}", "no field"
+            f"{where} has no field {text_field!r}; its fields are {names_in_words(row)} (--text-field, or "
+            "text_field, names the one that holds the text)",
+            "no field",
         )
     return utf8(row[text_field], f"{where}, field {text_field!r}")
 
