@@ -156,10 +156,20 @@ def _length_of_pieces(paths: Sequence[Path], settings: dict[str, Any]) -> int | 
     None where there are enough, where the user says how to cut, or where nothing is held out.
     """
     holds_out = any(settings[f"{split}_fraction"] != 0 for split in ("valid", "test"))
-    if not holds_out or settings.get("cut_documents") or count_unique(paths) >= FEW_TO_HOLD_OUT:
+    if not holds_out or settings.get("cut_documents") or not _are_few(paths):
         return None
     n_bytes = sum(path.stat().st_size for path in paths)
     return min(MAX_BYTES, max(SHORTEST_PIECE, n_bytes // WANTED_PIECES))
+
+
+def _are_few(paths: Sequence[Path]) -> bool:
+    """Whether there are fewer than `FEW_TO_HOLD_OUT` different documents in some buckets."""
+    n = 0
+    for path in paths:
+        n += count_unique([path])
+        if n >= FEW_TO_HOLD_OUT:
+            return False
+    return True
 
 
 def _hold_out(name: str, folder: Path, source: Source, progress: Progress) -> dict[str, Any]:

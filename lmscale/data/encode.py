@@ -242,7 +242,10 @@ def _serve() -> None:
             if os.getppid() != parent:
                 return  # the build was killed, and another one goes on in its folder
             raise
-        print(json.dumps(answer), flush=True)
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(answer), flush=True)
+            continue
+        os._exit(1)  # the same; ending in the usual way would try to write the rest
 
 
 def _n_cores() -> int:

@@ -294,8 +294,9 @@ def _text_of_row(line: bytes, text_field: str, where: str) -> bytes:
 def _decompressed(path: epath.Path, raw: BinaryIO, kind: str) -> io.BufferedReader:
     match kind:
         case "":
-            # A remote file has no `peek`.
-            return raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, _CHUNK)
+            if isinstance(raw, io.BufferedReader):
+                return raw
+            stream = raw  # a remote file, which may be able to do no more than read
         case ".bz2":
             stream = bz2.BZ2File(raw)
         case ".gz":
