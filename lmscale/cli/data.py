@@ -75,6 +75,13 @@ def _add_build_arguments(build: Parser) -> None:
     )
     build.add_argument("--text-field", default="text", help="of .jsonl and .parquet")
     build.add_argument(
+        "--where",
+        metavar="CONDITION",
+        nargs="+",
+        default=(),
+        help="read only the rows of .jsonl and .parquet that meet all: 'language_score>=0.9' meta.lang=en",
+    )
+    build.add_argument(
         "--separator",
         metavar="LINE",
         help="line between the documents of a .txt (a form feed or <|endoftext|>); '' for an empty one",
@@ -148,6 +155,7 @@ def _build(args: argparse.Namespace) -> int:
         text_field=args.text_field,
         separator=args.separator,
         skip_bad=args.skip_bad,
+        where=args.where,
         cut_documents=args.cut_documents,
         split_pieces=args.split_pieces,
         tokenizer=args.tokenizer,

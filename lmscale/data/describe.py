@@ -88,6 +88,10 @@ def summary_lines(corpus: Corpus) -> list[str]:
         f"{_count(dropped['empty'], 'empty document')}, {_count(dropped['bad'], 'bad row')}"
         + (f" (the first: {dropped['first_bad']})" if dropped["bad"] else "")
     )
+    if "filtered" in dropped:
+        lines.append(
+            f"filtered: {_count(dropped['filtered'], 'row')} did not meet the conditions (--where)"
+        )
     if reasons := dropped.get("bad_by_reason"):
         lines.append(f"bad rows: {kinds_in_words(reasons)}")
     lines += _changed_lines(found["tokenizer"])
