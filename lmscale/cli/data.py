@@ -21,8 +21,17 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
     _add_build_arguments(actions.add_parser("build", help="text -> tokeniser and token store"))
     listing = actions.add_parser("list", help="the corpora of this machine")
     listing.add_argument("--json", action="store_true")
-    show = actions.add_parser("show", help="one corpus: splits, held-out text, copies, settings")
+    show = actions.add_parser(
+        "show", help="one corpus: splits, held-out text, copies, settings, samples"
+    )
     show.add_argument("name", metavar="NAME")
+    show.add_argument(
+        "--samples",
+        type=_count,
+        default=3,
+        metavar="N",
+        help="beginnings of training documents (3)",
+    )
     show.add_argument("--json", action="store_true")
     check = actions.add_parser("verify", help="read all of a corpus: is it what was written?")
     check.add_argument("name", metavar="NAME")
@@ -66,6 +75,13 @@ def _add_build_arguments(build: Parser) -> None:
     )
     build.add_argument("--text-field", default="text", help="of .jsonl and .parquet")
     build.add_argument(
+        "--where",
+        metavar="CONDITION",
+        nargs="+",
+        default=(),
+        help="read only the rows of .jsonl and .parquet that meet all: 'language_score>=0.9' meta.lang=en",
+    )
+    build.add_argument(
         "--separator",
         metavar="LINE",
         help="line between the documents of a .txt (a form feed or <|endoftext|>); '' for an empty one",
@@ -95,6 +111,13 @@ def _add_build_arguments(build: Parser) -> None:
         metavar="CORPUS",
         help="take this corpus's tokeniser, for evaluation sets",
     )
+
+
+def _count(text: str) -> int:
+    """An int of at least 0, in digits."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, not {text!r}")
+    return int(text)
 
 
 def _bound_of_bad(text: str) -> int | float:
@@ -132,6 +155,7 @@ def _build(args: argparse.Namespace) -> int:
         text_field=args.text_field,
         separator=args.separator,
         skip_bad=args.skip_bad,
+        where=args.where,
         cut_documents=args.cut_documents,
         split_pieces=args.split_pieces,
         tokenizer=args.tokenizer,
@@ -176,14 +200,18 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     from lmscale.data import describe, open_corpus
-    from lmscale.data.describe import settings_lines
+    from lmscale.data.describe import samples, settings_lines
 
     corpus = open_corpus(args.name)
+    texts = samples(corpus, args.samples)
     if args.json:
-        print_json(describe(corpus))
+        print_json({**describe(corpus), "samples": texts})
         return 0
     _print_corpus(corpus)
     print("\n".join(settings_lines(corpus)))
+    for text in texts:
+        # In quotes, so that line ends and control characters of a stranger's text show as such.
+        print(f"sample: {text!r}")
     return 0
 
 

@@ -23,12 +23,19 @@ from typing import Any
 import numpy as np
 
 from lmscale.data.bad_documents import BadDocuments
-from lmscale.data.buckets import BucketWriter, Record, read_bucket, scatter
+from lmscale.data.buckets import (
+    BucketWriter,
+    Record,
+    count_unique,
+    cut_buckets,
+    read_bucket,
+    scatter,
+)
 from lmscale.data.character_tokenizer import CharacterTokenizer, count_characters
 from lmscale.data.corpus import FORMAT, MANIFEST, SPLITS, Corpus, fingerprint
 from lmscale.data.encode import encode_buckets, join_buckets, part_of, sum_of
 from lmscale.data.errors import DataError
-from lmscale.data.held_out import LEFT, HeldOut, choose_held_out
+from lmscale.data.held_out import LEFT, MAX_BYTES, HeldOut, choose_held_out
 from lmscale.data.learned_tokenizer import train_tokenizer
 from lmscale.data.mixture import Mixture, write_mixed
 from lmscale.data.shingles import END
@@ -44,6 +51,11 @@ Progress = Callable[[str, int, int], None]
 
 #: The setting `tokenizer` of a vocabulary of the characters of the text.
 CHARACTERS = "characters"
+#: With fewer documents than this, pieces of them are taken for documents: as many as are wanted, if none
+#: gets shorter than this.
+FEW_TO_HOLD_OUT = 10
+WANTED_PIECES = 2000
+SHORTEST_PIECE = 1 << 11
 #: Tokens of another corpus that are decoded at once.
 _TOKENS_AT_ONCE = 1 << 18
 
@@ -100,6 +112,7 @@ def write_corpus(name: str, folder: Path, source: Source, progress: Progress) ->
         **_described(name, source, tokenizer),
         **_join(folder, source, tokenizer, [*sizes], counts, divided["documents"]),
         "held_out": divided["held_out"],
+        **({"cut_by_itself": read["cut"]} if "cut" in read else {}),
         "dropped": {"duplicates": read["documents"] - divided["unique"], **read["dropped"]},
     }
     shutil.rmtree(folder / "texts")
@@ -127,10 +140,36 @@ def _read(name: str, folder: Path, source: Source, progress: Progress) -> dict[s
             of = f" {source.mixture.inputs[number]}" if source.mixture else ""
             raise DataError(f"the input{of} of corpus {name} has no text{bad}")
     progress("reading", source.total, source.total)
-    return {
+    read: dict[str, Any] = {
         "documents": sum(n for n, _ in found),
         "dropped": {"empty": sum(n for _, n in found), **source.bad.summary()},
     }
+    if length := _length_of_pieces(sorted(documents.iterdir()), source.settings):
+        read["cut"] = {"documents": read["documents"], "bytes": length}
+        read["documents"] = cut_buckets(documents, folder / "pieces", length)
+    return read
+
+
+def _length_of_pieces(paths: Sequence[Path], settings: dict[str, Any]) -> int | None:
+    """Bytes of the pieces that are taken for documents, where documents are too few to hold some out.
+
+    None where there are enough, where the user says how to cut, or where nothing is held out.
+    """
+    holds_out = any(settings[f"{split}_fraction"] != 0 for split in ("valid", "test"))
+    if not holds_out or settings.get("cut_documents") or not _are_few(paths):
+        return None
+    n_bytes = sum(path.stat().st_size for path in paths)
+    return min(MAX_BYTES, max(SHORTEST_PIECE, n_bytes // WANTED_PIECES))
+
+
+def _are_few(paths: Sequence[Path]) -> bool:
+    """Whether there are fewer than `FEW_TO_HOLD_OUT` different documents in some buckets."""
+    n = 0
+    for path in paths:
+        n += count_unique([path])
+        if n >= FEW_TO_HOLD_OUT:
+            return False
+    return True
 
 
 def _hold_out(name: str, folder: Path, source: Source, progress: Progress) -> dict[str, Any]:

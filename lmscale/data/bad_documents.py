@@ -8,6 +8,7 @@ from typing import Any
 
 from lmscale.data.errors import BadDocument, DataError
 from lmscale.data.inputs import kinds_in_words
+from lmscale.data.where import RowFilter
 
 
 @dataclass
@@ -27,6 +28,8 @@ class BadDocuments:
     count: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     first: str | None = None
+    #: The conditions that rows must meet, which count those that do not.
+    where: RowFilter | None = None
 
     def note(self, bad: BadDocument) -> None:
         """Counts one more.
@@ -52,7 +55,8 @@ class BadDocuments:
     def summary(self) -> dict[str, Any]:
         """What the manifest says of them."""
         reasons = dict(sorted(self.reasons.items()))
-        return {"bad": self.count, "bad_by_reason": reasons, "first_bad": self.first}
+        filtered = {"filtered": self.where.left_out} if self.where else {}
+        return {"bad": self.count, "bad_by_reason": reasons, "first_bad": self.first, **filtered}
 
     def _too_many(self, how_many: str) -> DataError:
         return DataError(

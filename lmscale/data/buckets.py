@@ -7,11 +7,13 @@ bucket, and all but one are dropped.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from lmscale.data.corpus import SPLITS
+from lmscale.data.sources import cut
 
 #: Bytes of text that are kept in memory before they are written to the buckets.
 _BUFFER_BYTES = 64 << 20
@@ -85,6 +87,28 @@ def scatter(
                 progress(position)
                 unreported = 0
     return n_documents, n_empty
+
+
+def cut_buckets(folder: Path, pieces: Path, length: int) -> int:
+    """Replaces the records in the buckets of a folder by pieces of at most `length` bytes of their texts.
+
+    Args:
+      pieces: a folder to write them in meanwhile.
+
+    Returns:
+      How many pieces there are.
+    """
+    shutil.rmtree(pieces, ignore_errors=True)
+    n_pieces = 0
+    with BucketWriter(pieces) as writer:
+        for path in sorted(folder.iterdir()):
+            for _, split, text, source in read_bucket(path):
+                for piece in cut(text, length):
+                    writer.write(Record(hashlib.sha256(piece).digest(), split, piece, source))
+                    n_pieces += 1
+    shutil.rmtree(folder)
+    pieces.rename(folder)
+    return n_pieces
 
 
 def read_bucket(path: Path) -> list[Record]:

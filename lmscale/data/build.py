@@ -35,6 +35,7 @@ from lmscale.data.mixture import Mixture
 from lmscale.data.sources import MAX_DOCUMENT_BYTES, cut, read_documents
 from lmscale.data.tokenizer import Tokenizer
 from lmscale.data.tokenizers_of_files import read_tokenizer
+from lmscale.data.where import RowFilter
 from lmscale.progress import progress as show_progress
 
 INSTALLED = "installed-python"
@@ -58,6 +59,7 @@ def build_corpus(
     text_field: str = "text",
     separator: str | None = None,
     skip_bad: bool | float = False,
+    where: Sequence[str] = (),
     sample_bytes: int = 8_000_000,
     tokens: int | None = None,
     cut_documents: int | None = None,
@@ -89,6 +91,8 @@ def build_corpus(
         a line that holds a form feed or <|endoftext|> alone.
       skip_bad: leave out rows and documents that are no text, instead of refusing them: any number
         (True), at most so many (an int), or at most this share of all (a float below 1).
+      where: conditions on the fields of JSON lines and Parquet, all of which a row must meet (see `where`):
+        "language_score >= 0.9".
       sample_bytes: training text from which the tokeniser is learnt.
       tokens: least length of a mixture's training text, for which sources are repeated; by default it ends
         where the first source ends.
@@ -133,9 +137,10 @@ def build_corpus(
         "apart_from": parent.fingerprint if parent else None,
         **_tokenizer_settings(tokenizer, chosen),
         **(mixture.settings() if mixture else {}),
+        **({"where": [*where]} if where else {}),
     }
     groups, record = _inputs([[name] for name in inputs] if mixture else [[*inputs]])
-    bad = BadDocuments(skip_bad)
+    bad = BadDocuments(skip_bad, where=RowFilter(where) if where else None)
     documents = _documents(groups, settings, bad)
     check_same = functools.partial(_check_same, name, settings, record)
     source = Source(documents, record["bytes"], record, settings, chosen, parent, bad, mixture)
@@ -304,7 +309,9 @@ def _documents_of(
     max_bytes = 4 * MAX_DOCUMENT_BYTES if pieces else MAX_DOCUMENT_BYTES
     field, separator = settings["text_field"], settings["separator"]
     for file in files:
-        for text, position in read_documents(file, field, separator, bad.note, max_bytes):
+        for text, position in read_documents(
+            file, field, separator, bad.note, max_bytes, bad.where
+        ):
             bad.n_documents += 1
             for piece in cut(text, size) if pieces else (text,):
                 yield piece, before[0] + position

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from lmscale.data.corpus import SPLITS, Corpus
 from lmscale.data.inputs import kinds_in_words
 from lmscale.data.token_copies import COPY_TOKENS
@@ -12,6 +14,8 @@ from lmscale.data.token_copies import COPY_TOKENS
 FEW_DOCUMENTS = 100
 #: A plan mentions a share of copies above this.
 MANY_COPIES = 0.02
+#: Tokens in which the beginning of a document is looked for.
+_SAMPLED_TOKENS = 1 << 16
 
 
 def describe(corpus: Corpus) -> dict[str, Any]:
@@ -43,6 +47,7 @@ def describe(corpus: Corpus) -> dict[str, Any]:
         },
         "splits": splits,
         "mixture": manifest.get("mixture"),
+        "cut_by_itself": manifest.get("cut_by_itself"),
         "held_out": manifest["held_out"],
         "dropped": manifest["dropped"],
         "settings": manifest["settings"],
@@ -70,6 +75,12 @@ def summary_lines(corpus: Corpus) -> list[str]:
     lines = [_row(header), *map(_row, rows)]
     if found["mixture"]:
         lines.append(f"mixture: {mixture_sentence(found['mixture'])}")
+    if whole := found["cut_by_itself"]:
+        lines.append(
+            f"cut: {_count(whole['documents'], 'document')} cannot be divided into splits well, so pieces of at "
+            f"most {whole['bytes']:,} bytes are taken for documents (--separator names the line between the documents "
+            "of a text file)"
+        )
     lines += [_held_out_line(found), f"copied: {copies_sentence(corpus.copies)}"]
     dropped = found["dropped"]
     lines.append(
@@ -77,6 +88,10 @@ def summary_lines(corpus: Corpus) -> list[str]:
         f"{_count(dropped['empty'], 'empty document')}, {_count(dropped['bad'], 'bad row')}"
         + (f" (the first: {dropped['first_bad']})" if dropped["bad"] else "")
     )
+    if "filtered" in dropped:
+        lines.append(
+            f"filtered: {_count(dropped['filtered'], 'row')} did not meet the conditions (--where)"
+        )
     if reasons := dropped.get("bad_by_reason"):
         lines.append(f"bad rows: {kinds_in_words(reasons)}")
     lines += _changed_lines(found["tokenizer"])
@@ -96,6 +111,18 @@ def _changed_lines(tokenizer: dict[str, Any]) -> list[str]:
         f"warning: {_count(changed, 'document')} do not come back from the tokeniser exactly as they were "
         f"(it normalises){lacks}; their bytes are counted as they come back"
     ]
+
+
+def samples(corpus: Corpus, n: int, n_characters: int = 200) -> list[str]:
+    """The beginnings of the first training documents of a corpus, which are in random order."""
+    ids = np.asarray(corpus.tokens("train")[: n * _SAMPLED_TOKENS])
+    found, start = [], 0
+    for end in [*np.flatnonzero(ids == corpus.eod_id).tolist(), len(ids)][:n]:
+        # A character is at most four tokens, its bytes.
+        text = corpus.tokenizer.decode(ids[start : min(end, start + 4 * n_characters)])
+        found.append(text[:n_characters])
+        start = end + 1
+    return [text for text in found if text]
 
 
 def settings_lines(corpus: Corpus) -> list[str]:

@@ -231,13 +231,21 @@ def _serve() -> None:
         signal.signal(number, signal.SIG_IGN)  # the parent handles Ctrl-C, and ends this process
     model, description, cut_held_out = sys.argv[1:]
     tokenizer = stored_tokenizer(json.loads(description), Path(model).read_bytes())
+    parent = os.getppid()
     for line in sys.stdin:
         try:
             path = Path(line.removesuffix("\n"))
             answer = _encode_bucket(path, tokenizer, int(cut_held_out) or None)
         except DataError as error:
             answer = {"error": str(error)}
-        print(json.dumps(answer), flush=True)
+        except OSError:
+            if os.getppid() != parent:
+                return  # the build was killed, and another one goes on in its folder
+            raise
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(answer), flush=True)
+            continue
+        os._exit(1)  # the same; ending in the usual way would try to write the rest
 
 
 def _n_cores() -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from etils import epath
 
 from lmscale.data.errors import BadDocument, DataError
+from lmscale.data.where import RowFilter
 
 #: Rows that are decoded at once. They are few, because each may be large.
 _ROWS_AT_ONCE = 64
@@ -55,12 +56,14 @@ def read_parquet(
     text_field: str,
     max_bytes: int,
     on_bad: Callable[[BadDocument], None],
+    where: RowFilter | None = None,
 ) -> Iterator[bytes]:
     """The text of a column, row by row.
 
     Args:
       max_bytes: of a row.
       on_bad: called for every row that is no text; it is then left out.
+      where: which rows are read; all by default.
 
     Raises:
       DataError: when the file is no Parquet, is damaged or has no such column.
@@ -85,32 +88,45 @@ def read_parquet(
         raise fault(error, "is not a Parquet file") from None
     if text_field not in names:
         raise DataError(
-            f"{path} has no column {text_field!r}; its columns are {names_in_words(names)}"
+            f"{path} has no column {text_field!r}; its columns are {names_in_words(names)} (--text-field, or "
+            "text_field, names the one that holds the text)"
         )
-    rows = _column(file, text_field, pyarrow)
+    conditions = where.fields if where else []
+    if lacking := [name for name in conditions if name not in names]:
+        raise DataError(
+            f"{path} has no column {lacking[0]!r}, which a condition (--where) reads; its columns are "
+            f"{names_in_words(names)}"
+        )
+    rows = _rows(file, text_field, conditions, pyarrow)
     row = 0
     while True:
         try:
-            value = next(rows)
+            value, others = next(rows)
         except StopIteration:
             return
         except damaged as error:
             raise fault(error, f"cannot be read after row {row:,}") from None
         row += 1
-        where = f"{path}, row {row}, column {text_field!r}"
+        if where is not None and not where.keeps(others):
+            continue
+        place = f"{path}, row {row}, column {text_field!r}"
         try:
             if isinstance(value, bytes | str) and len(value) > max_bytes:
-                raise BadDocument(f"{where} is longer than {max_bytes:,} bytes", "too long")
-            text = utf8(value, where)
+                raise BadDocument(f"{place} is longer than {max_bytes:,} bytes", "too long")
+            text = utf8(value, place)
         except BadDocument as error:
             on_bad(error)
             continue
         yield text
 
 
-def _column(file: Any, name: str, pyarrow: Any) -> Iterator[Any]:
-    for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[name]):
-        column = batch.column(0)
+def _rows(
+    file: Any, name: str, conditions: Sequence[str], pyarrow: Any
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Yields (text of a row, the columns that conditions read)."""
+    columns = list(dict.fromkeys([name, *conditions]))
+    for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns):
+        column = batch.column(batch.schema.get_field_index(name))
         if pyarrow.types.is_string(column.type):
             # Read as bytes: as text, one row that is not UTF-8 would make the whole batch unreadable.
             column = column.cast(pyarrow.binary())
@@ -118,4 +134,5 @@ def _column(file: Any, name: str, pyarrow: Any) -> Iterator[Any]:
             column = column.cast(pyarrow.large_binary())
         elif pyarrow.types.is_binary(column.type) or pyarrow.types.is_large_binary(column.type):
             raise ValueError("the column holds bytes, not text")
-        yield from column.to_pylist()
+        others = batch.select(list(conditions)).to_pylist() if conditions else [{}] * len(column)
+        yield from zip(column.to_pylist(), others, strict=True)

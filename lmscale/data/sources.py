@@ -13,7 +13,7 @@ import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from etils import epath
 
@@ -28,6 +28,7 @@ from lmscale.data.formats import (
 )
 from lmscale.data.inputs import format_by_name, unreadable
 from lmscale.data.rows import names_in_words, read_parquet, utf8
+from lmscale.data.where import RowFilter
 
 try:
     import zstandard
@@ -65,6 +66,7 @@ def read_documents(
     separator: str | None = None,
     on_bad: OnBad = _raise,
     max_bytes: int | None = None,
+    where: RowFilter | None = None,
 ) -> Iterator[tuple[bytes, int]]:
     """Every document of a file, with the position in the file (bytes) reached by then.
 
@@ -77,6 +79,7 @@ def read_documents(
       separator: the separating line of text files; "" for an empty line.
       on_bad: called for every document that is no text; it is then left out.
       max_bytes: of a document of a text file (MAX_DOCUMENT_BYTES).
+      where: which rows are read; all by default.
 
     Raises:
       DataError: one line that names the file, and the line or document where reading failed.
@@ -86,12 +89,17 @@ def read_documents(
             kind, stream = _opened(path, raw, text_field, on_bad)
             match kind:
                 case "text":
+                    if where is not None:
+                        raise DataError(
+                            f"{path} is text, which has no fields: conditions (--where) are for JSON lines and "
+                            "Parquet"
+                        )
                     most = max_bytes or MAX_DOCUMENT_BYTES
                     texts = _read_text(path, stream, _separating(separator), on_bad, most)
                 case "jsonl":
-                    texts = _read_jsonl(path, stream, text_field, on_bad)
+                    texts = _read_jsonl(path, stream, text_field, on_bad, where)
                 case "parquet":
-                    texts = read_parquet(path, stream, text_field, MAX_ROW_BYTES, on_bad)
+                    texts = read_parquet(path, stream, text_field, MAX_ROW_BYTES, on_bad, where)
                 case _:
                     texts = iter(())
             for text in texts:
@@ -236,16 +244,23 @@ def _without_line_end(text: bytes) -> bytes:
 
 
 def _read_jsonl(
-    path: epath.Path, stream: BinaryIO, text_field: str, on_bad: OnBad
+    path: epath.Path,
+    stream: BinaryIO,
+    text_field: str,
+    on_bad: OnBad,
+    where: RowFilter | None,
 ) -> Iterator[bytes]:
     for number, line in enumerate(_lines(stream, MAX_ROW_BYTES), 1):
         if line is not None and not line.strip():
             continue
-        where = f"{path}, line {number}"
+        place = f"{path}, line {number}"
         try:
             if line is None:
-                raise BadDocument(f"{where} is longer than {MAX_ROW_BYTES:,} bytes", "too long")
-            text = _text_of_row(line, text_field, where)
+                raise BadDocument(f"{place} is longer than {MAX_ROW_BYTES:,} bytes", "too long")
+            row = _row(line, text_field, place)
+            if where is not None and not where.keeps(row):
+                continue
+            text = _text_of_row(row, text_field, place)
         except BadDocument as error:
             on_bad(error)
             continue
@@ -263,7 +278,7 @@ def _lines(file: BinaryIO, most: int) -> Iterator[bytes | None]:
             line = file.readline(_CHUNK)
 
 
-def _text_of_row(line: bytes, text_field: str, where: str) -> bytes:
+def _row(line: bytes, text_field: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line.decode())
     except UnicodeDecodeError as error:
@@ -282,9 +297,15 @@ def _text_of_row(line: bytes, text_field: str, where: str) -> bytes:
         raise BadDocument(f"{where} holds a number that is too long", "not JSON") from None
     if not isinstance(row, dict):
         raise BadDocument(f"{where} is not a JSON object with a field {text_field!r}", "no field")
+    return row
+
+
+def _text_of_row(row: dict[str, Any], text_field: str, where: str) -> bytes:
     if text_field not in row:
         raise BadDocument(
-            f"{where} has no field {text_field!r}; its fields are {names_in_words(row)}", "no field"
+            f"{where} has no field {text_field!r}; its fields are {names_in_words(row)} (--text-field, or "
+            "text_field, names the one that holds the text)",
+            "no field",
         )
     return utf8(row[text_field], f"{where}, field {text_field!r}")
 
@@ -292,8 +313,9 @@ def _text_of_row(line: bytes, text_field: str, where: str) -> bytes:
 def _decompressed(path: epath.Path, raw: BinaryIO, kind: str) -> io.BufferedReader:
     match kind:
         case "":
-            # A remote file has no `peek`.
-            return raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, _CHUNK)
+            if isinstance(raw, io.BufferedReader):
+                return raw
+            stream = raw  # a remote file, which may be able to do no more than read
         case ".bz2":
             stream = bz2.BZ2File(raw)
         case ".gz":

@@ -10,6 +10,7 @@ from lmscale.data.corpus import MANIFEST
 from lmscale.files import seal
 from lmscale.sweep.experiment import Experiment, Run
 from lmscale.sweep.store import Store
+from tests.cli.answers import refused
 from tests.data.prose import documents, write_text
 from tests.training.specs import run_spec
 
@@ -58,8 +59,15 @@ def test_show_tells_all_of_a_corpus(tmp_path, capsys):
     assert shown.startswith(built)
     assert f"fingerprint: {corpus.fingerprint}" in shown
     assert "cut_documents 500" in shown
+    assert shown.count("sample: ") == 3
+    assert main(["data", "show", "a", "--samples", "0"]) == 0
+    assert "sample: " not in capsys.readouterr().out
+    assert "at least 0, not '-1'" in refused(capsys, "data", "show", "a", "--samples=-1")
     assert main(["data", "show", "a", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    ids = corpus.tokens("train").tolist()
+    first = corpus.tokenizer.decode(ids[: ids.index(corpus.eod_id)])
+    assert found["samples"][0] == first[:200]
     assert found["fingerprint"] == corpus.fingerprint
     assert found["settings"]["cut_documents"] == 500
     for split in ("valid", "test"):

@@ -17,11 +17,13 @@ from lmscale.data import (
     build,
     build_corpus,
     data_root,
+    describe,
     encode,
     open_corpus,
 )
+from lmscale.data.describe import summary_lines
 from lmscale.data.sources import cut
-from tests.data.prose import documents, write_text
+from tests.data.prose import document, documents, write_text
 
 SPLITS = ("train", "valid", "test")
 SETTINGS = {"vocab_size": 320, "valid_fraction": 0.1, "test_fraction": 0.1}
@@ -180,10 +182,9 @@ def test_a_tokeniser_can_be_shared(tmp_path, text):
 def test_one_long_document_can_be_split_into_pieces(tmp_path):
     path = tmp_path / "novel.txt"
     path.write_text("".join(documents(100)))
-    for cut_documents in (None, 800):
-        # Its pieces stay together unless they are said to be documents.
-        with pytest.raises(DataError, match=r"of 1 documents none fell to .* split_pieces"):
-            build_corpus("a", [str(path)], cut_documents=cut_documents, **SETTINGS)
+    # Its pieces stay together unless they are said to be documents.
+    with pytest.raises(DataError, match=r"of 1 documents none fell to .* split_pieces"):
+        build_corpus("a", [str(path)], cut_documents=800, **SETTINGS)
     corpus = build_corpus("a", [str(path)], cut_documents=800, split_pieces=True, **SETTINGS)
     assert sum(corpus.n_bytes(split) for split in SPLITS) == path.stat().st_size
     pieces = texts(corpus, "train")
@@ -400,3 +401,28 @@ def visible(root):
     if not root.exists():
         return []
     return sorted(path.name for path in data_root().iterdir() if path.name[0] != ".")
+
+
+@pytest.mark.parametrize("n", [1, 3, 9])
+def test_few_long_documents_are_cut_and_the_corpus_says_so(tmp_path, n):
+    """As tinyshakespeare: one text of 100 KB."""
+    whole = [document(f"{i}", 900 // n) for i in range(n)]
+    corpus = build_corpus("a", [write_text(tmp_path / "a.txt", whole)], vocab_size=320)
+    found = {split: texts(corpus, split) for split in SPLITS}
+    assert all(len(text.encode()) <= 2048 for split in SPLITS for text in found[split])
+    assert found["valid"] and found["test"]
+    assert sum(map(len, chain(*found.values()))) == sum(map(len, whole))
+    assert describe(corpus)["cut_by_itself"] == {"documents": n, "bytes": 2048}
+    assert f"cut: {n} document" in "\n".join(summary_lines(corpus))
+
+
+def test_documents_are_not_cut_unasked_where_they_are_enough_or_nothing_is_held_out(tmp_path):
+    few = write_text(tmp_path / "few.txt", [document(f"{i}", 100) for i in range(3)])
+    nothing = build_corpus("nothing", [few], vocab_size=320, valid_fraction=0, test_fraction=0)
+    assert nothing.n_documents("train") == 3
+    asked = build_corpus("asked", [few], vocab_size=320, cut_documents=5000, split_pieces=True)
+    enough = write_text(tmp_path / "enough.txt", [document(f"{i}", 100) for i in range(20)])
+    twenty = build_corpus("twenty", [enough], vocab_size=320)
+    assert sum(map(twenty.n_documents, SPLITS)) == 20
+    assert twenty.n_documents("valid") and twenty.n_documents("test")
+    assert all(describe(corpus)["cut_by_itself"] is None for corpus in (nothing, asked, twenty))

@@ -180,9 +180,9 @@ def test_copies_are_made_up_for_by_looking_at_more(tmp_path):
 
 
 def test_a_handful_of_documents_holds_out_one_each(tmp_path):
-    documents = [document(f"d{i}", 60) for i in range(4)]
+    documents = [document(f"d{i}", 60) for i in range(10)]
     corpus = build(tmp_path, "a", documents, vocab_size=400)
-    assert [corpus.n_documents(split) for split in SPLITS] == [2, 1, 1]
+    assert [corpus.n_documents(split) for split in SPLITS] == [8, 1, 1]
 
 
 def test_one_share_may_be_given(tmp_path):

@@ -168,6 +168,33 @@ def test_the_content_says_what_a_file_is(tmp_path, how, mark, content):
         assert read(found[0]) == DOCUMENTS, name
 
 
+class Remote:
+    """What the file of an object store can be relied on to do."""
+
+    def __init__(self, file):
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("how", ["", "gz", "zst"])
+@pytest.mark.parametrize("chunk", [16, 1 << 20])
+def test_a_file_that_can_only_be_read_is_enough(tmp_path, monkeypatch, how, chunk):
+    monkeypatch.setattr(sources, "_CHUNK", chunk)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(packed(b"\xef\xbb\xbf" + JSONL.encode(), how))
+
+    class Place(type(path)):
+        def open(self, *_):
+            return Remote(io.BytesIO(path.read_bytes()))
+
+    assert [text.decode() for text, _ in read_documents(Place(path))] == DOCUMENTS
+
+
 @pytest.mark.parametrize(
     "name", ["a.parquet", "a.pq", "part-00000", "a.bin", "a.txt", "a.jsonl.gz"]
 )
