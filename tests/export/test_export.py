@@ -364,7 +364,12 @@ def test_tokenisers_of_files_are_given_exactly(name, tmp_path):
     content = tokenizer_json(tokenizer)
     if name.endswith(".json"):
         assert content.encode() == tokenizer.content
-    texts = [*documents(5), "a é 漢字 😀", "  the\n\tx ", "<0x41>"]
+    texts = [*documents(5), "a é 漢字 😀", "  the\n\tx "]
+    if name == "unigram.model":
+        # What the note of an export says of these models.
+        assert differing_text(tokenizer, content, ["<0x41>"]) == "<0x41>"
+    else:
+        texts.append("<0x41>")
     assert differing_text(tokenizer, content, texts) is None
     other = tokenizers.Tokenizer.from_str(content)
     assert other.token_to_id(tokenizer.end_piece) == tokenizer.eod_id
