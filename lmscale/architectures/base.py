@@ -476,36 +476,6 @@ def elementwise(*work: tuple[tuple[int, int], int], params: int = 0) -> Operatio
     return Operation(params, float(forward), float(backward))
 
 
-def usual_head_width(d_model: int) -> int:
-    """Width of the attention heads of a standard shape: 16 in the smallest models, 64 from 256 on."""
-    return 64 if d_model >= 256 else 32 if d_model >= 64 else 16
-
-
-def nearest_heads(d_model: int, multiple: int) -> tuple[int, int]:
-    """The model width nearest to `d_model` whose heads are a multiple of `multiple` wide.
-
-    Heads may be from three quarters to twice as wide as usual (`usual_head_width`). Between equal
-    widths, and where ten times as much is gained, the head that is nearer to the usual one wins.
-
-    Returns:
-      The width, and how many heads it has.
-    """
-    usual = usual_head_width(d_model)
-    widths = range(multiple, max(2 * usual, multiple) + 1, multiple)
-    options = [
-        (heads * d_head, heads)
-        for d_head in widths
-        if 4 * d_head >= 3 * usual
-        for heads in range(1, 2 * d_model // d_head + 2)
-    ]
-
-    def distance(option: tuple[int, int]) -> float:
-        width, heads = option
-        return abs(math.log(width / d_model)) + 0.1 * abs(math.log(width / heads / usual))
-
-    return min(options, key=distance)
-
-
 def output_head(model: ModelSpec) -> Operation:
     """The matmul of the logits; a tied head stores no parameters of its own."""
     found = matmul(model.head_width * model.vocab_size)

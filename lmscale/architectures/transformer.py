@@ -28,13 +28,12 @@ from lmscale.architectures.base import (
     SizeOptions,
     elementwise,
     matmul,
-    nearest_heads,
     output_head,
     register,
     shared_fields,
-    usual_head_width,
 )
 from lmscale.architectures.chinchilla_table import CHINCHILLA_SHAPES
+from lmscale.architectures.heads import nearest_heads, usual_head_width
 from lmscale.architectures.hugging_face import HuggingFace, Renamed
 from lmscale.serialize import DERIVED, Derived, SpecError, require, require_positive, short
 from lmscale.terminal import plural

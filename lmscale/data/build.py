@@ -106,16 +106,15 @@ def build_corpus(
       DataError: one line, when the inputs, the settings or the name cannot be.
     """
     check_name(name)
+    if name.startswith(_RESERVED):
+        raise DataError(f"the name {name} is reserved for a built-in corpus: choose another one")
     mixture = Mixture.of(inputs, tokens) if isinstance(inputs, Mapping) else None
     if tokens is not None and mixture is None:
         raise DataError("tokens is the length of a mixture: give every input a weight (INPUT=0.7)")
-    if name.startswith(_RESERVED):
-        raise DataError(f"the name {name} is reserved for a built-in corpus: choose another one")
     _check_settings(valid_fraction, test_fraction, sample_bytes, cut_documents, split_pieces)
+    _check_skipped(skip_bad)
     if tokenizer and tokenizer_from:
         raise DataError("tokenizer and tokenizer_from exclude each other: give one of them")
-    if isinstance(skip_bad, float) and not 0 < skip_bad < 1:
-        raise DataError(f"skip_bad must be True, a whole number or a share below 1, not {skip_bad}")
     parent = _corpus_of_tokenizer(tokenizer_from, vocab_size) if tokenizer_from else None
     chosen = parent.tokenizer if parent else _chosen_tokenizer(tokenizer, end_token, vocab_size)
     if chosen is not None:
@@ -217,6 +216,11 @@ def _check_settings(
             raise DataError(f"{setting} must be at least 1, not {value}")
     if split_pieces and cut_documents is None:
         raise DataError("split_pieces needs cut_documents: the bytes of a piece")
+
+
+def _check_skipped(skip_bad: bool | float) -> None:
+    if isinstance(skip_bad, float) and not 0 < skip_bad < 1:
+        raise DataError(f"skip_bad must be True, a whole number or a share below 1, not {skip_bad}")
 
 
 def _corpus_of_tokenizer(name: str, vocab_size: int | None) -> Corpus:
