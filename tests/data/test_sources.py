@@ -267,7 +267,11 @@ def test_folders_patterns_and_files(tmp_path):
             b'\n[ {"text": "a"},\n {"text": "b"}]',
             r"is one JSON array: .*\(jq -c '\.\[\]' a\.json",
         ),
-        ("a.txt.gz", gzip.compress(b"PAR1 and more"), "is compressed Parquet: decompress it first"),
+        (
+            "a.txt.gz",
+            gzip.compress(b"PAR1 and more", mtime=0),
+            "is compressed Parquet: decompress it first",
+        ),
         ("a.parquet", b"no parquet", "is not a Parquet file"),
         ("a.txt.xz", lzma.compress(b"text " * 100)[:-20], "cannot be decompressed"),
     ],

@@ -44,7 +44,7 @@ def read(path, content, **options):
         ("spaces.txt", CSV.replace(",", "   ")),
         ("comments.csv", "# exported 2026, in nats\n\n" + CSV.replace("\n", "\n# a note\n", 3)),
         ("commented_header.txt", "#" + CSV.replace(",", " ")),
-        ("runs.csv.gz", gzip.compress(CSV.encode())),
+        ("runs.csv.gz", gzip.compress(CSV.encode(), mtime=0)),
         ("runs.csv.xz", lzma.compress(CSV.encode())),
         ("runs.csv.bz2", bz2.compress(CSV.encode())),
         ("records.json", json.dumps(RECORDS)),
