@@ -6,7 +6,7 @@ best batch of every (N, D) follows in the same way, and with it the rate at that
 Li et al. 2025 ("StepLaw") publish: 1.79 N^-0.713 D^0.307 and 0.58 D^0.571 tokens.
 
     lmscale run learning_rate                # cpu: 3 sizes x 3 D x 3 batches x 5 rates, minutes
-    lmscale run learning_rate --scale gpu    # 36 cells x 6 rates, under an hour on one H100
+    lmscale run learning_rate --scale gpu    # 36 cells x 6 rates, 80 minutes on one H100
     lmscale plan learning_rate --scale paper --device v5p:256
 
 The rule can drive other experiments: `lmscale run schedules --lr-fit

@@ -9,7 +9,7 @@ the schedule knows no budget, so one run a size is evaluated where it crosses ea
 
     lmscale run reconcile                     # cpu: 4 budgets, 7 sizes, 3 seeds, 10 minutes
     lmscale run reconcile --scale cpu-hour    # 6 budgets over a factor of 110, an hour
-    lmscale run reconcile --scale gpu         # 6 budgets x 10 sizes, under an hour on one H100
+    lmscale run reconcile --scale gpu         # 6 budgets x 10 sizes, 80 minutes on one H100
     lmscale plan reconcile --scale paper --device v5p:256
 
 The smaller scales shrink the paper's lengths with the runs: the fixed warmup is as long as the best

@@ -5,7 +5,7 @@ applies it several times. The paper found it slightly better than a plain Transf
 stored parameters, and slightly worse than one that takes as much compute.
 
     lmscale run recurrent_transformer                # cpu: 11 models x 3 rates x 3 seeds, 13 minutes
-    lmscale run recurrent_transformer --scale gpu    # 25 models x 3 seeds, under an hour on one H100
+    lmscale run recurrent_transformer --scale gpu    # 25 models x 3 seeds, 80 minutes on one H100
     lmscale plan recurrent_transformer --scale paper --device v5p:256
 
 LSTMs, which share nothing over depth but all over time, are trained beside. The paper says neither in
