@@ -46,7 +46,6 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
         "--every",
         metavar="SECONDS",
         type=argument_types.seconds,
-        default=WATCH_SECONDS,
         help=f"between two looks of --watch ({WATCH_SECONDS:g})",
     )
 
@@ -58,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
     if args.watch and args.style == "paper":
         raise CommandError("--watch keeps the page fresh: leave --style paper out, or --watch")
     if args.watch:
-        return _watch(stores, many, args.every)
+        return _watch(stores, WATCH_SECONDS if args.every is None else args.every)
+    if args.every is not None:
+        raise CommandError("--every is the time between two looks of --watch: give --watch too")
     if args.style == "paper":
         for store in stores:
             for path in write_paper_figures(store):
@@ -74,10 +75,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _watch(stores: Sequence[Any], many: bool, seconds: float) -> int:
+def _watch(stores: Sequence[Any], seconds: float) -> int:
     from lmscale.report.watch import watch
 
-    if many:
+    if len(stores) != 1:
         names = ", ".join(store.path.name for store in stores[:3])
         raise CommandError(f"--watch wants one store, and there are several ({names}): give one")
     if seconds < 1:

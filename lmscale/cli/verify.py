@@ -8,6 +8,7 @@ from typing import Any
 
 from lmscale.cli import argument_types
 from lmscale.cli.declared import Declared, plan_line
+from lmscale.cli.errors import CommandError
 from lmscale.cli.parser import Parser
 from lmscale.cli.places import training_corpus
 from lmscale.cli.shared_arguments import DEFAULT_FAMILY, add_checkpoint_seconds, add_law_choice
@@ -64,6 +65,10 @@ def run(args: argparse.Namespace) -> int:
     from lmscale.training.loop import Preempted
 
     store, law, family = Store.open(args.dir), args.law or "isoflop", args.family or DEFAULT_FAMILY
+    if store.kept and not args.dry_run:
+        raise CommandError(
+            f"{store.path} holds kept results, which cannot be trained on: --dry-run shows the forecast"
+        )
     folder = verify.verification_store(store, args.compute, family, law)
     known = verify.read_forecast(folder)
     if known is None:

@@ -7,6 +7,7 @@ that the report says is made from the kept results too, and compared with that o
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Sequence
@@ -67,9 +68,29 @@ def keep(store: Store, folder: epath.PathLike, machine: str = "") -> Kept:
     """
     folder, results = epath.Path(folder), Results.read(store)
     _check(store, folder, results)
+    # Beside its place until it is whole: what is kept is there as a whole or not at all.
+    new = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    new.mkdir(parents=True)
+    try:
+        kept = _write(store, results, new, folder.name, machine)
+        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+        if folder.exists():
+            folder.rename(old)
+            # A user's own files there, and a report that was made of them, stay.
+            for path in old.iterdir():
+                if path.suffix != ".svg" and not (new / path.name).exists():
+                    path.rename(new / path.name)
+        new.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return dataclasses.replace(kept, path=folder)
+
+
+def _write(store: Store, results: Results, folder: epath.Path, name: str, machine: str) -> Kept:
+    """Writes what is kept into an empty folder; `name` is that of its later place."""
     sections, verdicts = read_results(results)
     said = _said(sections, verdicts)
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "experiment.json", _for_anybody(results.experiment), sealed=True)
     _copy_forecasts(store, folder)
     runs = [run for run, _ in store.declared()]
@@ -80,17 +101,15 @@ def keep(store: Store, folder: epath.PathLike, machine: str = "") -> Kept:
         if _said(again, again_verdicts) == said:
             break
     else:
-        raise RuntimeError(f"the kept results in {folder} do not give what {store.path} does")
+        raise RuntimeError(f"the kept results of {name} do not give what {store.path} does")
     there.write_table()
     summary = summarise(results, sections, verdicts)
     values = {**summary.to_json(), "fits": digest(fits_text(sections))}
     write_json(folder / "summary.json", values, sealed=True)
     charts = chosen_charts(sections)
-    for old in folder.glob("*.svg"):
-        old.unlink()
     for chart in charts:
         write_atomically(folder / f"{chart.name}.svg", chart.svg)
-    page = kept_page(folder.name, results, sections, verdicts, charts, machine)
+    page = kept_page(name, results, sections, verdicts, charts, machine)
     write_atomically(folder / "README.md", page)
     files = ("experiment.json", "results.csv", "summary.json", KEPT)
     return Kept(
@@ -120,6 +139,9 @@ def _check(store: Store, folder: epath.Path, results: Results) -> None:
         raise StoreError(f"{store.path} has damaged files ({damage[0]}): `lmscale run` mends it")
     if not len(results.table):
         raise StoreError(f"{store.path} declares no runs")
+    for verification in results.verifications:
+        if verification["problem"]:
+            raise StoreError(verification["problem"])
     waiting = results.table[results.table["status"].isin(_WAITING)]
     if len(waiting):
         left = statuses(waiting["status"])

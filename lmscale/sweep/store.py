@@ -257,8 +257,10 @@ class Store:
 
         Raises:
           StoreError: when a run's name is that of no folder in the store.
+          DamagedError: when kept.json.xz, which holds all runs of a kept store, is not what was written.
         """
         found: RunFolder | DamagedError
+        kept_runs = self.kept
         for entry in self.experiment()["runs"]:
             if not is_plain_name(entry["run"]):
                 raise StoreError(
@@ -266,7 +268,7 @@ class Store:
                     "folder of runs/; did lmscale write this store?"
                 )
             try:
-                kept = self.kept.get(entry["run"])
+                kept = kept_runs.get(entry["run"])
                 found = kept or RunFolder.open(self.path / "runs" / entry["run"])
             except DamagedError as error:
                 found = error

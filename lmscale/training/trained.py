@@ -46,7 +46,7 @@ def trained_state(folder: RunFolder, step: int | None = None) -> tuple[int, Any]
     except DamagedError as error:
         # A run that has ended is not looked at again while it has a result.
         remedy = (
-            f"delete {folder.path / 'result.json'}, then `lmscale run` trains its last part again"
+            f"delete {folder.path / 'result.json'}, then `lmscale run` trains it again"
         )
         raise DamagedError(error.path, error.fault, remedy) from error
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -147,3 +148,46 @@ def test_kept_results_are_not_trained_on(kept):
     there = Store.open(kept.path)
     (declaration,) = recorded_declarations(there.experiment())
     assert "kept results, which cannot be trained on" in there.refusal(declaration, extend=True)
+
+
+def test_what_is_kept_is_whole_or_not_there(tmp_path, monkeypatch):
+    runs = planted.size_runs(layers=(), seeds=(0,))
+    store = planted.plant(tmp_path / "full", runs, analyses=["curves"])
+    forecast = store.path / "verify" / "C1e10" / "forecast-0123456789abcdef.json"
+    forecast.parent.mkdir(parents=True)
+    forecast.write_text("{}")
+    with pytest.raises(StoreError, match="has been changed since it was written"):
+        keep(store, tmp_path / "kept")
+    shutil.rmtree(store.path / "verify")
+    place = keep(store, tmp_path / "kept").path
+    (place / "notes.txt").write_text("mine")
+    (place / "old.svg").write_text("a figure of before")
+    before = (place / KEPT).read_bytes()
+    monkeypatch.setattr("lmscale.report.keep.kept_page", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        keep(store, place)
+    assert (place / KEPT).read_bytes() == before
+    monkeypatch.undo()
+    keep(store, place)
+    assert (place / "notes.txt").read_text() == "mine" and not (place / "old.svg").exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".kept")] == []
+
+
+@pytest.mark.parametrize("command", [["report"], ["fit", "--law", "power"], ["status"]])
+def test_damaged_kept_results_are_named_with_what_mends_them(command, tmp_path, capsys):
+    runs = planted.size_runs(layers=(), seeds=(0,))
+    store = planted.plant(tmp_path / "full", runs, analyses=["curves"])
+    path = keep(store, tmp_path / "kept").path
+    (path / KEPT).write_bytes((path / KEPT).read_bytes()[:-100])
+    code, _, err = answer(capsys, command[0], path, *command[1:])
+    assert code != 0
+    assert KEPT in err and "`lmscale keep` writes it again" in err and "lmscale run" not in err
+
+
+def test_verify_does_not_train_kept_results(kept, capsys):
+    line = refused(capsys, "verify", kept.path, "--compute", "1e10")
+    assert "cannot be trained on" in line
+
+
+def test_a_time_between_looks_needs_watching(kept, capsys):
+    assert "--watch" in refused(capsys, "report", kept.path, "--every", "5")
