@@ -29,22 +29,24 @@ def is_finished(found: Overview) -> bool:
 
 
 def live_line(found: Overview) -> str:
-    """How far a store is: '12 done, 2 running and 16 pending, 41% of the FLOPs, about 9 min left'."""
+    """How far a store is: '12 done, 2 running and 16 pending; 41% of the FLOPs, about 9 min left'.
+
+    It says so where no process is known to train.
+    """
     whole = found.whole
     left = f", about {duration(whole.left)} left" if whole.left is not None else ""
     states = statuses(run.status for run in found.runs)
-    return f"{states}; {math.floor(100 * whole.share)}% of the FLOPs{left}"
+    at_work = any(run.status == "running" and run.silent is None for run in found.runs)
+    still = "" if at_work or is_finished(found) else "; nothing trains at the moment"
+    return f"{states}; {math.floor(100 * whole.share)}% of the FLOPs{left}{still}"
 
 
 def live_section(found: Overview, results: Results) -> Section:
     """What is done, what is under way with its latest loss, and what is to come."""
     under_way = [run for run in found.runs if run.status == "running"]
     silent = [run for run in under_way if run.silent is not None]
-    finding = f"Training goes on: {live_line(found)}."
-    if under_way and len(silent) == len(under_way):
-        finding = f"Nothing trains at the moment: {live_line(found)}."
-    elif not under_way:
-        finding = f"No run is under way: {live_line(found)}."
+    goes_on = len(silent) < len(under_way)
+    finding = f"{'Training goes on' if goes_on else 'Not finished'}: {live_line(found)}."
     warnings = [
         f"{run.run}: not heard of for {duration(run.silent or 0.0)}; its worker may be gone."
         for run in silent

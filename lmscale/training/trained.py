@@ -45,9 +45,7 @@ def trained_state(folder: RunFolder, step: int | None = None) -> tuple[int, Any]
         return chosen, checkpoints.restore(chosen, single_device_like(folder.spec))[0]
     except DamagedError as error:
         # A run that has ended is not looked at again while it has a result.
-        remedy = (
-            f"delete {folder.path / 'result.json'}, then `lmscale run` trains it again"
-        )
+        remedy = f"delete {folder.path / 'result.json'}, then `lmscale run` trains it again"
         raise DamagedError(error.path, error.fault, remedy) from error
     finally:
         checkpoints.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 
@@ -27,6 +28,21 @@ def store_of(path, states):
 @pytest.fixture
 def store(tmp_path):
     return store_of(tmp_path / "store", {3: "running", 4: "pending"})
+
+
+def test_it_says_so_where_nothing_trains(store):
+    found = overview(store)
+    (running,) = [run for run in found.runs if run.status == "running"]
+
+    def line(silent):
+        runs = [
+            dataclasses.replace(run, silent=silent) if run is running else run for run in found.runs
+        ]
+        return live_line(dataclasses.replace(found, runs=runs))
+
+    assert "nothing trains" not in line(None) and "nothing trains at the moment" in line(17.0)
+    ended = [run for run in found.runs if run.status == "done"]
+    assert "nothing trains" not in live_line(dataclasses.replace(found, runs=ended))
 
 
 class Training:
