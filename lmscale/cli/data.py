@@ -15,6 +15,15 @@ from lmscale.terminal import print_json, say
 
 __all__ = ["add_arguments", "run"]
 
+_BUILD_EPILOG = """\
+Rows of .jsonl and .parquet are documents; a .txt is one, or several between separating lines. Held-out
+documents are chosen by their hash, and no copies of training text. A corpus that is there is not built again.
+
+  lmscale data build mytext --input ~/text '~/more/*.jsonl.zst' --vocab-size 8192
+  lmscale data build mix --input ~/wiki=0.7 ~/books=0.3 --tokens 2e9 --tokenizer ~/gpt2/tokenizer.json
+  lmscale data build books --input ~/books --tokenizer-from mytext        a set to evaluate mytext's runs on
+"""
+
 
 def add_arguments(parser: Parser, words: Sequence[str]) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -39,14 +48,16 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
 
 
 def _add_build_arguments(build: Parser) -> None:
+    build.formatter_class = argparse.RawDescriptionHelpFormatter
+    build.epilog = _BUILD_EPILOG
     build.add_argument("name", metavar="NAME")
     build.add_argument(
         "--input",
         metavar="PATH[=WEIGHT]",
         nargs="+",
         required=True,
-        help="files, folders, globs: .txt .jsonl .json (also .xz .gz .zst) .parquet; each with a weight for "
-        "a mixture: wiki/=0.7 books/=0.3",
+        help="files, folders, globs: .txt .jsonl .ndjson .json (also .gz .xz .zst .bz2) .parquet; each with a "
+        "weight for a mixture: wiki/=0.7 books/=0.3",
     )
     build.add_argument(
         "--tokens",
@@ -98,8 +109,8 @@ def _add_build_arguments(build: Parser) -> None:
     )
     build.add_argument(
         "--tokenizer",
-        metavar="FILE",
-        help="a SentencePiece .model or a Hugging Face tokenizer.json, or bytes, or characters",
+        metavar="FILE|bytes|characters",
+        help="a SentencePiece .model or a Hugging Face tokenizer.json (one learnt from the text)",
     )
     build.add_argument(
         "--end-token",

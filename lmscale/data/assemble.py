@@ -128,17 +128,17 @@ def _read(name: str, folder: Path, source: Source, progress: Progress) -> dict[s
     """Writes all documents to buckets; returns how many, and what was left out."""
     documents = folder / "documents"
     shutil.rmtree(documents, ignore_errors=True)
-    found = [
-        scatter(
+    found = []
+    for number, some in enumerate(source.documents):
+        if source.bad.where:
+            source.bad.where.begin()
+        counts = scatter(
             some, documents, lambda position: progress("reading", position, source.total), number
         )
-        for number, some in enumerate(source.documents)
-    ]
-    for number, (n_documents, _) in enumerate(found):
-        if not n_documents:
-            bad = f": {source.bad.first}" if source.bad.first else ""
+        if not counts[0]:
             of = f" {source.mixture.inputs[number]}" if source.mixture else ""
-            raise DataError(f"the input{of} of corpus {name} has no text{bad}")
+            raise DataError(f"the input{of} of corpus {name}{source.bad.why_nothing()}")
+        found.append(counts)
     progress("reading", source.total, source.total)
     read: dict[str, Any] = {
         "documents": sum(n for n, _ in found),

@@ -52,6 +52,12 @@ class BadDocuments:
             if self.count > self.allowed * total:
                 raise self._too_many(f"{self.count:,} of {total:,}, more than {self.allowed:.4g},")
 
+    def why_nothing(self) -> str:
+        """Why a source gave no document: what an error says after the name of the source."""
+        if why := self.where and self.where.why_nothing():
+            return f": {why}"
+        return f" has no text{f': {self.first}' if self.first else ''}"
+
     def summary(self) -> dict[str, Any]:
         """What the manifest says of them."""
         reasons = dict(sorted(self.reasons.items()))

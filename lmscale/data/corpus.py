@@ -81,7 +81,7 @@ class Corpus:
         text, "documents": how many lie in copies by more than half}.
 
       mixture: where it is one, the sources: {"input", "weight", and for each split "tokens", "available" (what
-        the source has) and "epochs"}.
+        the source has), "epochs" and "largest" (its longest document)}.
 
     Raises:
       DataError: when the folder holds no corpus, one of another format, or cannot be read.

@@ -12,6 +12,11 @@ from lmscale.data.token_copies import COPY_TOKENS
 
 #: With fewer held-out documents than this, losses depend noticeably on which documents were held out.
 FEW_DOCUMENTS = 100
+#: A share of a mixture further from its weight than this is warned of.
+MISSED_WEIGHT = 0.02
+#: Most bytes of a piece that the warning proposes to cut documents into.
+_LONGEST_PIECE = 1 << 16
+_SHORTEST_PIECE = 1 << 10
 #: A plan mentions a share of copies above this.
 MANY_COPIES = 0.02
 #: Tokens in which the beginning of a document is looked for.
@@ -75,6 +80,7 @@ def summary_lines(corpus: Corpus) -> list[str]:
     lines = [_row(header), *map(_row, rows)]
     if found["mixture"]:
         lines.append(f"mixture: {mixture_sentence(found['mixture'])}")
+        lines += _missed_weights(found)
     if whole := found["cut_by_itself"]:
         lines.append(
             f"cut: {_count(whole['documents'], 'document')} cannot be divided into splits well, so pieces of at "
@@ -99,6 +105,36 @@ def summary_lines(corpus: Corpus) -> list[str]:
         files = _count(sum(skipped.values()), "file")
         lines.append(f"skipped {files} of other kinds: {kinds_in_words(skipped)}")
     return lines + _warnings(found)
+
+
+def _missed_weights(found: dict[str, Any]) -> list[str]:
+    """A warning where the training text of a mixture misses its weights, with the reason and the remedy."""
+    mixture, train = found["mixture"], found["splits"]["train"]
+    if not train["tokens"]:
+        return []
+    reached = [source["train"]["tokens"] / train["tokens"] for source in mixture]
+    over = [share - source["weight"] for share, source in zip(reached, mixture, strict=True)]
+    missed = [
+        f"{share:.1%} of the training text is of {source['input']}, not the {source['weight']:.1%} asked for"
+        for share, source, by in zip(reached, mixture, over, strict=True)
+        if abs(by) > MISSED_WEIGHT
+    ]
+    if not missed:
+        return []
+    # Only a long document takes a source far above its weight.
+    ahead = mixture[max(range(len(mixture)), key=over.__getitem__)]
+    largest = ahead["train"].get("largest")
+    # A manifest of an earlier version does not say how long it is.
+    long = f" is {largest / train['tokens']:.1%} of all" if largest else " is too long"
+    remedy = "give more text"
+    if not found["cut_by_itself"]:
+        # About a hundredth of the training text at most.
+        about = 1 << max(0, (train["bytes"] // 100).bit_length() - 1)
+        length = min(_LONGEST_PIECE, max(_SHORTEST_PIECE, about))
+        remedy = f"store long documents in pieces (--cut-documents {length})"
+    return [
+        f"warning: {'; '.join(missed)}. The longest document of {ahead['input']}{long}: {remedy}"
+    ]
 
 
 def _changed_lines(tokenizer: dict[str, Any]) -> list[str]:

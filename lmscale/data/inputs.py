@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -135,6 +135,13 @@ def kinds_in_words(kinds: dict[str, int]) -> str:
     if others := sum(n for _, n in ordered[8:]):
         words.append(f"{others:,} others")
     return ", ".join(words)
+
+
+def names_in_words(names: Iterable[str]) -> str:
+    """The names of fields for an error: the first eight, each cut short."""
+    names = [name if len(name) <= 40 else f"{name[:40]}..." for name in names]
+    more = [f"{len(names) - 8:,} more"] if len(names) > 8 else []
+    return ", ".join(names[:8] + more) or "none"
 
 
 def _find(name: str, on_skipped: OnSkipped) -> list[epath.Path]:

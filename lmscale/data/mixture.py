@@ -146,13 +146,15 @@ def write_mixed(
 
     Returns:
       (counts of the split as in a manifest, for each source {"documents", "tokens", "available": tokens
-      that it has, "epochs": how often they are passed over})
+      that it has, "epochs": how often they are passed over, "largest": tokens of its longest document})
     """
     digest = hashlib.sha256()
     end = np.array([tokenizer.eod_id], tokenizer.dtype)
-    shares = [{"documents": 0, "tokens": 0, "available": part.tokens} for part in parts]
+    shares: list[dict[str, Any]] = [
+        {"documents": 0, "tokens": 0, "available": part.tokens, "largest": 0} for part in parts
+    ]
     waiting: list[np.ndarray] = []
-    held = n_bytes = largest = 0
+    held = n_bytes = 0
 
     def flush() -> None:
         nonlocal held, n_bytes
@@ -168,9 +170,10 @@ def write_mixed(
     ]
     with open(path, "wb") as file:
         for number, document in interleaved(sources, mixture.weights, n_tokens):
-            shares[number]["documents"] += 1
-            shares[number]["tokens"] += len(document)
-            largest = max(largest, len(document))
+            share = shares[number]
+            share["documents"] += 1
+            share["tokens"] += len(document)
+            share["largest"] = max(share["largest"], len(document))
             waiting.append(document)
             held += len(document)
             if held >= _AT_ONCE:
@@ -184,7 +187,7 @@ def write_mixed(
         "pieces": n_documents,
         "bytes": n_bytes,
         "tokens": sum(share["tokens"] for share in shares),
-        "largest": largest,
+        "largest": max(share["largest"] for share in shares),
         "sha256": digest.hexdigest(),
     }
     return counts, shares

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from etils import epath
 
 from lmscale.data.errors import BadDocument, DataError
+from lmscale.data.inputs import names_in_words
 from lmscale.data.where import RowFilter
 
 #: Rows that are decoded at once. They are few, because each may be large.
 _ROWS_AT_ONCE = 64
-
-
-def names_in_words(names: Iterable[str]) -> str:
-    """The names of fields for an error: the first eight, each cut short."""
-    names = [name if len(name) <= 40 else f"{name[:40]}..." for name in names]
-    more = [f"{len(names) - 8:,} more"] if len(names) > 8 else []
-    return ", ".join(names[:8] + more) or "none"
 
 
 def utf8(value: Any, where: str) -> bytes:

@@ -26,8 +26,8 @@ from lmscale.data.formats import (
     is_parquet,
     other_encoding,
 )
-from lmscale.data.inputs import format_by_name, unreadable
-from lmscale.data.rows import names_in_words, read_parquet, utf8
+from lmscale.data.inputs import format_by_name, names_in_words, unreadable
+from lmscale.data.rows import read_parquet, utf8
 from lmscale.data.where import RowFilter
 
 try:

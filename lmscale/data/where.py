@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmscale.data.errors import DataError
+from lmscale.data.inputs import names_in_words
 
 __all__ = ["RowFilter"]
 
 _CONDITION = re.compile(r"\s*([^\s<>=!]+)\s*(>=|<=|!=|==|=|>|<)\s*(.+?)\s*")
+#: Names of fields that are kept for an error; rows may have a name each.
+_MOST_NAMES = 100
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
     "==": operator.eq,
@@ -46,9 +49,10 @@ class RowFilter:
     """Rows of JSON lines or Parquet that meet all of some conditions.
 
     Args:
-      conditions: FIELD SIGN VALUE each, with one of >= <= != = > <. A field of an object within the row is
+      conditions: FIELD SIGN VALUE each, with one of >= <= != = > < (== is =). A field of an object within the row is
         written with dots. A value that is a number is compared as one; other values know = and != alone.
-        A row without the field, or with a value of another kind, is left out.
+        A row without the field, or with a value of another kind, is left out: with != too, and null is of
+        no kind. Booleans are the words true and false.
 
     Attributes:
       left_out: rows that did not meet them, so far.
@@ -59,7 +63,15 @@ class RowFilter:
 
     def __init__(self, conditions: Sequence[str]):
         self._conditions = [_parsed(text) for text in conditions]
+        self._texts = [*conditions]
         self.left_out = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """Another source begins, of which `why_nothing` speaks."""
+        self._n_rows = 0
+        self._any_kept = False
+        self._fields = [_Fields(condition.path) for condition in self._conditions]
 
     @property
     def fields(self) -> list[str]:
@@ -70,7 +82,51 @@ class RowFilter:
         """Whether a row meets all conditions; counts those that do not."""
         kept = all(condition.holds(row) for condition in self._conditions)
         self.left_out += not kept
+        self._n_rows += 1
+        self._any_kept |= kept
+        if not self._any_kept:
+            for fields in self._fields:
+                fields.note(row)
         return kept
+
+    def why_nothing(self) -> str | None:
+        """In words why none of the rows of a source was kept; None where one was, or where there was no row."""
+        if self._any_kept or not self._n_rows:
+            return None
+        for text, fields in zip(self._texts, self._fields, strict=True):
+            if not fields.is_there:
+                return (
+                    f"no row has a field {'.'.join(fields.path)!r} (--where {text}); there are "
+                    f"{names_in_words(fields.names)}"
+                )
+        rows = "1 row" if self._n_rows == 1 else f"{self._n_rows:,} rows"
+        return f"{rows}, and none meets --where {' '.join(self._texts)}"
+
+
+class _Fields:
+    """Whether some row has a field, and which fields lie beside the place where it is looked for."""
+
+    def __init__(self, path: tuple[str, ...]):
+        self.path = path
+        self.is_there = False
+        self.names: dict[str, None] = {}
+        self._depth = 0
+
+    def note(self, row: Mapping[str, Any]) -> None:
+        found: Any = row
+        for depth, name in enumerate(self.path):
+            if not isinstance(found, Mapping):
+                return
+            if depth > self._depth:
+                self._depth = depth
+                self.names.clear()
+            if depth == self._depth and len(self.names) < _MOST_NAMES:
+                before = self.path[:depth]
+                self.names |= {".".join((*before, str(key))): None for key in found}
+            if name not in found:
+                return
+            found = found[name]
+        self.is_there = True
 
 
 def _parsed(text: str) -> _Condition:

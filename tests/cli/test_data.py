@@ -150,3 +150,12 @@ def test_a_store_records_what_is_held_out(tmp_path):
     recorded = store.experiment()["corpus"]
     assert recorded["copies"] == corpus.copies
     assert recorded["held_out_documents"] == {s: corpus.n_documents(s) for s in ("valid", "test")}
+
+
+def test_help_of_build_names_every_compression_and_tokeniser_with_examples(capsys):
+    with pytest.raises(SystemExit):
+        main(["data", "build", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert ".gz .xz .zst .bz2" in said
+    assert "--tokenizer FILE|bytes|characters" in said
+    assert "lmscale data build mytext --input" in said

@@ -1,12 +1,13 @@
 """Mixtures: the order of their documents, their weights, what is repeated, and what is refused."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
 from lmscale.cli import main
-from lmscale.data import DataError, build_corpus, describe
+from lmscale.data import DataError, build_corpus, describe, open_corpus
 from lmscale.data.describe import summary_lines
 from lmscale.data.mixture import interleaved, parse_weights
 from tests.cli.answers import refused
@@ -97,6 +98,31 @@ def test_without_a_length_nothing_is_repeated(sources):
         build_corpus("mix", {wiki: 0.5, books: 0.5}, **SETTINGS)
     with pytest.raises(DataError, match="exists with other inputs, mixture"):
         build_corpus("mix", [wiki, books], **SETTINGS)
+
+
+def test_a_long_document_that_misses_the_weights_is_said_with_its_remedy(tmp_path, capsys):
+    a = write_text(tmp_path / "a.txt", [document(f"a{i}") for i in range(60)])
+    long = "\n".join(document(f"long{i}") for i in range(90))
+    b = write_text(tmp_path / "b.txt", [long, *(document(f"b{i}") for i in range(3))])
+    settings = ["--tokenizer", "bytes", "--valid-fraction", "0", "--test-fraction", "0"]
+    argv = ["data", "build", "mix", *settings, "--input", f"{a}=0.8", f"{b}=0.2"]
+    assert main(argv) == 0
+    said = capsys.readouterr().out
+    mixture = describe(open_corpus("mix"))["mixture"]
+    total = sum(source["train"]["tokens"] for source in mixture)
+    shares = [source["train"]["tokens"] / total for source in mixture]
+    assert shares[1] > 0.3
+    (line,) = [line for line in said.splitlines() if "asked for" in line]
+    assert f"{shares[0]:.1%} of the training text is of {a}, not the 80.0% asked for" in line
+    assert f"{shares[1]:.1%} of the training text is of {b}, not the 20.0% asked for" in line
+    largest = mixture[1]["train"]["largest"] / total
+    assert f"The longest document of {b} is {largest:.1%} of all" in line
+    assert main(["data", "show", "mix"]) == 0
+    assert line in capsys.readouterr().out
+    # The remedy that is named is one.
+    remedy = re.search(r"--cut-documents \d+", line)[0].split()
+    assert main([*argv[:2], "cut", *argv[3:], *remedy]) == 0
+    assert "asked for" not in capsys.readouterr().out
 
 
 def test_a_document_of_two_sources_is_of_the_first(tmp_path):

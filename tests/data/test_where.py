@@ -10,7 +10,14 @@ from lmscale.data.where import RowFilter
 from tests.cli.answers import refused
 from tests.data.prose import documents, write_text
 
-ROW = {"score": 0.9, "lang": "en", "n": 3, "meta": {"source": "a b", "ok": True}, "none": None}
+ROW = {
+    "score": 0.9,
+    "lang": "en",
+    "n": 3,
+    "meta": {"source": "a b", "ok": True},
+    "none": None,
+    "digits": "3",
+}
 
 
 @pytest.mark.parametrize(
@@ -21,6 +28,8 @@ ROW = {"score": 0.9, "lang": "en", "n": 3, "meta": {"source": "a b", "ok": True}
         ("n=3", True), ("n!=3", False), ("meta.source = a b", True), ("meta.ok=true", True),
         ("meta.source.deeper=1", False), ("none=1", False), ("none!=1", False), ("absent>=0", False),
         ("lang>=1", False), ("score=en", False),
+        ("meta.ok=True", False), ("meta.ok==true", True), ("none=null", False), ("digits=3", False),
+        ('digits="3"', True), ("absent!=1", False), ("lang!=1", False), ("n!=en", False),
     ],
 )  # fmt: skip
 def test_conditions(condition, kept):
@@ -57,8 +66,32 @@ def test_a_corpus_of_the_rows_that_meet_all_conditions(tmp_path, rows, kind):
     assert f"{100 - len(expected)} rows did not meet" in "\n".join(summary_lines(corpus))
     with pytest.raises(DataError, match="exists with where"):
         build_corpus("a", [str(path)], where=where[:1], **settings)
-    with pytest.raises(DataError, match=r"has no text|no column 'absent', which a condition"):
+    with pytest.raises(DataError, match=r"no row has a field 'absent'|no column 'absent', which"):
         build_corpus("b", [str(path)], where=["absent=1"], **settings)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "why"),
+    [
+        (["nope=3"], "no row has a field 'nope' (--where nope=3); there are score, meta, text"),
+        (["score>0", "meta.nope=3"], "no row has a field 'meta.nope' (--where meta.nope=3); there are meta.lang"),
+        (["score>2"], "100 rows, and none meets --where score>2"),
+        (["score<0.5", "score>0.6"], "100 rows, and none meets --where score<0.5 score>0.6"),
+    ],
+)  # fmt: skip
+def test_why_no_row_was_kept(tmp_path, rows, capsys, conditions, why):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = refused(capsys, "data", "build", "a", "--input", str(path), "--where", *conditions)
+    assert f"the input of corpus a: {why}" in said
+
+
+def test_the_source_of_a_mixture_of_which_no_row_was_kept_is_named(tmp_path, rows, capsys):
+    for name, some in (("a", rows), ("b", [{"text": row["text"] + "b"} for row in rows])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    argv = ("data", "build", "c", "--where", "score>=0", "--input")
+    said = refused(capsys, *argv, f"{tmp_path}/a.jsonl=0.5", f"{tmp_path}/b.jsonl=0.5")
+    assert f"the input {tmp_path}/b.jsonl of corpus c: no row has a field 'score'" in said
 
 
 def test_what_is_no_condition_is_one_line(tmp_path, rows, capsys):
