@@ -18,6 +18,7 @@ from etils import epath
 
 from lmscale import flops
 from lmscale.files import DamagedError, digest, parse_json, read_bytes, read_json
+from lmscale.remote import unreachable
 from lmscale.spec import ModelSpec, SpecError
 
 __all__ = [
@@ -255,9 +256,11 @@ def fitted_rule(path: epath.PathLike, family: str = "transformer") -> FittedRule
         make_run(model, learning_rate=rule, ...)
 
     Raises:
-      SpecError: the file holds no such rule.
+      SpecError: the file cannot be reached, or holds no such rule.
       DamagedError: the file is not what was written.
     """
+    if (why := unreachable(path)) is not None:
+        raise SpecError(f"{why}; {_WANTED_FITS}")
     file = epath.Path(path).expanduser()
     if file.is_dir():
         raise SpecError(f"{file} is a folder: {_WANTED_FITS}")

@@ -18,7 +18,7 @@ def unreachable(path: object) -> str | None:
 
     None for a path of this machine, and for a remote one that can be tried.
     """
-    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", str(path), flags=re.DOTALL)
+    found = re.match(r"([A-Za-z0-9+.-]*)://(.*)", str(path), flags=re.DOTALL)
     if not found:
         return None
     scheme, rest = found.groups()

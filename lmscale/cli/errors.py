@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 __all__ = ["EXIT_CODES", "CommandError", "code_and_line"]
 
 
@@ -38,6 +40,9 @@ EXIT_CODES = {
 
 def code_and_line(error: BaseException) -> tuple[int, str | None]:
     """The exit code of an error, and the line that tells it; None in its place for a fault of ours."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        # Every other name would do, so it is the input that is wrong.
+        return 2, _line(error)
     for cls in type(error).__mro__:
         code = EXIT_CODES.get(f"{cls.__module__}.{cls.__qualname__}")
         if code is not None:

@@ -1,5 +1,6 @@
 """The table of errors and exit codes."""
 
+import errno
 import importlib
 import os
 import pkgutil
@@ -56,6 +57,7 @@ def test_every_error_of_lmscale_is_in_the_table():
         (FieldError("IsoFLOP", "steps", "must be 1"), 2, "IsoFLOP.steps must be 1"),
         (DamagedError("a.json", "it is empty"), 1, "a.json is damaged: it is empty"),
         (FileNotFoundError(2, "No such file", "a.csv"), 1, "a.csv: No such file"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "xx"), 2, "xx: File name too long"),
         (ValueError("a fault of ours"), 1, None),
         (KeyError("x"), 1, None),
     ],

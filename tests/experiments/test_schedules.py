@@ -6,6 +6,7 @@ import json
 import pytest
 from lmscale_experiments.schedules import OVERSHOOTS, SCALES, summed_learning_rate
 
+from lmscale.spec import SpecError
 from lmscale.training.state import ProgramKey
 from tests.experiments.fake_corpus import CORPUS
 
@@ -43,6 +44,13 @@ def test_the_peak_can_follow_a_fitted_rule(tmp_path):
     experiment = dataclasses.replace(SCALES["cpu"], lr_fit=str(tmp_path / "fits.json"))
     peak = experiment.runs(CORPUS)[0].spec.optimizer.peak_lr
     assert peak == pytest.approx(0.5 * 13824**-0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("path", ["://", "nowhere://fits.json"])
+def test_a_rule_that_cannot_be_reached_is_told_in_one_line(path):
+    experiment = dataclasses.replace(SCALES["cpu"], lr_fit=path)
+    with pytest.raises(SpecError, match="is not read in place"):
+        experiment.runs(CORPUS)
 
 
 def test_those_that_decay_do_so_at_the_end():
