@@ -58,17 +58,17 @@ def _seed(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     from lmscale.cli import start_jax
-
-    start_jax()
-    from lmscale.sweep import verify
     from lmscale.sweep.store import Store
-    from lmscale.training.loop import Preempted
 
     store, law, family = Store.open(args.dir), args.law or "isoflop", args.family or DEFAULT_FAMILY
     if store.kept and not args.dry_run:
         raise CommandError(
             f"{store.path} holds kept results, which cannot be trained on: --dry-run shows the forecast"
         )
+    start_jax()
+    from lmscale.sweep import verify
+    from lmscale.training.loop import Preempted
+
     folder = verify.verification_store(store, args.compute, family, law)
     known = verify.read_forecast(folder)
     if known is None:
