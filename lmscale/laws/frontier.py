@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lmscale.laws.frontier_loss import fit_loss
+from lmscale.laws.known import percentiles_of_known
 from lmscale.laws.scatter import LOG_N_SCALE, between_posterior, draw_between
 
 __all__ = ["covariance_of", "fit_power_laws", "line"]
@@ -39,7 +40,7 @@ def covariance_of(draws: np.ndarray) -> np.ndarray:
     """Covariance [point, point] of draws [point, draw]; tails beyond 1% are cut, NaN counts as median."""
     if draws.shape[1] < 2:
         return np.zeros((len(draws), len(draws)))
-    low, middle, high = np.nanpercentile(draws, [1, 50, 99], axis=1)[..., None]
+    low, middle, high = percentiles_of_known(draws, [1, 50, 99], axis=1)[..., None]
     filled = np.where(np.isfinite(draws), draws, middle)
     return np.cov(np.clip(filled, low, high))
 

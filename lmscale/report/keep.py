@@ -23,7 +23,7 @@ from lmscale.report.kept_page import chosen_charts, kept_index, kept_page
 from lmscale.report.section import Section
 from lmscale.report.summary import read_summary, summarise
 from lmscale.report.write import fits_text, read_results
-from lmscale.studies.results import Results
+from lmscale.studies.results import WAITING, Results
 from lmscale.sweep.kept import KEPT, pack
 from lmscale.sweep.store import Store, StoreError
 from lmscale.wording import statuses
@@ -32,8 +32,6 @@ __all__ = ["Kept", "keep", "write_index"]
 
 #: Decimals of the training losses that are tried first; they are kept exactly if a number needs it.
 _DECIMALS = 4
-#: States of a run that may still be trained.
-_WAITING = ("pending", "running", "preempted")
 
 
 @dataclass(frozen=True)
@@ -73,18 +71,34 @@ def keep(store: Store, folder: epath.PathLike, machine: str = "") -> Kept:
     new.mkdir(parents=True)
     try:
         kept = _write(store, results, new, folder.name, machine)
-        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-        if folder.exists():
-            folder.rename(old)
-            # A user's own files there, and a report that was made of them, stay.
-            for path in old.iterdir():
-                if path.suffix != ".svg" and not (new / path.name).exists():
-                    path.rename(new / path.name)
-        new.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        _replace(folder, new)
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return dataclasses.replace(kept, path=folder)
+
+
+def _replace(folder: epath.Path, new: epath.Path) -> None:
+    """Puts a folder in the place of another, whose other files are copied first; on failure the old one stays."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    # A user's own files there, and a report that was made of what was kept.
+    for path in folder.iterdir():
+        place = new / path.name
+        if place.exists() or path.suffix == ".svg":
+            continue
+        if path.is_dir():
+            shutil.copytree(path, place)
+        else:
+            shutil.copy2(path, place)
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write(store: Store, results: Results, folder: epath.Path, name: str, machine: str) -> Kept:
@@ -142,7 +156,7 @@ def _check(store: Store, folder: epath.Path, results: Results) -> None:
     for verification in results.verifications:
         if verification["problem"]:
             raise StoreError(verification["problem"])
-    waiting = results.table[results.table["status"].isin(_WAITING)]
+    waiting = results.table[results.table["status"].isin(WAITING)]
     if len(waiting):
         left = statuses(waiting["status"])
         raise StoreError(

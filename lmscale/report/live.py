@@ -10,15 +10,13 @@ import pandas as pd
 
 from lmscale.report.section import Grid, Section
 from lmscale.report.tables import table
-from lmscale.studies.results import LOST, Results
+from lmscale.studies.results import LOST, WAITING, Results
 from lmscale.sweep.overview import Overview, RunState
 from lmscale.wording import duration, family_name, power_of_ten, si, statuses
 
 __all__ = ["WAITING", "is_finished", "live_line", "live_section"]
 
 NAME = "live"
-#: States of a run that is still to be trained, or goes on.
-WAITING = ("pending", "running", "preempted")
 #: Most groups of runs that are listed.
 _MOST_ROWS = 40
 

@@ -23,7 +23,7 @@ from lmscale.report import caveats, style
 from lmscale.report.checklist import checklist
 from lmscale.report.claims import Verdict, grouped, tally
 from lmscale.report.section import Chart, KeyNumber, Section
-from lmscale.studies.results import Results
+from lmscale.studies.results import WAITING, Results
 from lmscale.wording import (
     count,
     duration,
@@ -182,7 +182,7 @@ def _frame(chart: Chart) -> Markup:
 def _unfinished(results: Results) -> str:
     if not len(results.table):
         return "This experiment declares no runs."
-    waiting = results.table[results.table["status"].isin(["pending", "running", "preempted"])]
+    waiting = results.table[results.table["status"].isin(WAITING)]
     if not len(waiting):
         return ""
     return (

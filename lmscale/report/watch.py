@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from lmscale.files import DamagedError
 from lmscale.report.claims import Verdict
-from lmscale.report.live import WAITING, is_finished, live_line, live_section
+from lmscale.report.live import is_finished, live_line, live_section
 from lmscale.report.registry import analyse
 from lmscale.report.section import Section
 from lmscale.report.write import Report, read_results, write_files, write_page, write_report
-from lmscale.studies.results import Results
+from lmscale.studies.results import WAITING, Results
 from lmscale.sweep.overview import Overview, overview
 from lmscale.sweep.store import Store
 

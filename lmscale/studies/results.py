@@ -16,11 +16,13 @@ from lmscale.sweep.claims import Claim
 from lmscale.sweep.store import Store
 from lmscale.sweep.verify import verifications
 
-__all__ = ["LOST", "Results"]
+__all__ = ["LOST", "WAITING", "Results"]
 
 _Made = TypeVar("_Made")
 #: States of a run that ended without a result to use.
 LOST = ("diverged", "failed", "out_of_memory")
+#: States of a run that is still to be trained, or goes on.
+WAITING = ("pending", "running", "preempted")
 #: The columns that `Results.curves` has in any case, in this order.
 _FIRST_OF_CURVES = ("run", "step", "tokens", "flops", "loss")
 

@@ -29,7 +29,7 @@ from lmscale.studies.exponents import is_informative
 from lmscale.studies.isoflop import Family, Isoflop, tokens_per_param
 from lmscale.studies.published_exponents import EXPONENTS
 from lmscale.studies.restate import Restated
-from lmscale.studies.results import Results
+from lmscale.studies.results import WAITING, Results
 from lmscale.wording import (
     between,
     family_name,
@@ -188,7 +188,7 @@ def _warnings(family: Family, results: Results) -> list[str]:
     lost = table[~table["status"].isin(["done", "pending", "running"])]["status"]
     if len(lost) and not family.fit.failure:
         own.append(f"the profiles lack runs that did not end well ({statuses(lost)}).")
-    waiting = int(table["status"].isin(["pending", "running", "preempted"]).sum())
+    waiting = int(table["status"].isin(WAITING).sum())
     if waiting:
         own.append(f"{plural(waiting, 'run')} not finished, so this will change.")
     own += caveats.search_edges(results, family.name)
