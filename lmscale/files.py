@@ -159,11 +159,7 @@ def parse_json(
     if not isinstance(values, dict):
         raise damaged(f"it holds a JSON {_json_name(values)}, not an object")
     check_fields(values, path, fields or {}, remedy)
-    if SEAL in values:
-        found = values.pop(SEAL)
-        if found != _seal(values):
-            raise damaged("its digest doesn't match its content")
-    return values
+    return unseal(values, path, remedy)
 
 
 def check_fields(
@@ -201,6 +197,18 @@ def seal(values: Mapping[str, Any]) -> dict[str, Any]:
     """An object with the digest of its content, which `read_json` checks and removes."""
     content = {name: value for name, value in values.items() if name != SEAL}
     return {**content, SEAL: _seal(content)}
+
+
+def unseal(values: Mapping[str, Any], path: epath.PathLike, remedy: str = "") -> dict[str, Any]:
+    """The content of a sealed object; an object without a digest as it is.
+
+    Raises:
+      DamagedError: the digest is not that of the content; `path` and `remedy` are for its line.
+    """
+    content = {name: value for name, value in values.items() if name != SEAL}
+    if SEAL in values and values[SEAL] != _seal(content):
+        raise DamagedError(path, "its digest doesn't match its content", remedy)
+    return content
 
 
 def write_atomically(path: epath.Path, content: str | bytes) -> None:

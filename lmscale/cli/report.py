@@ -68,8 +68,7 @@ def run(args: argparse.Namespace) -> int:
     for store in stores:
         for line in store.damage():
             say(f"left out: {line}; `lmscale run` makes it again")
-        store.write_table()
-        print(write_report(store))
+        print(write_report(store, say))
     if many:
         print(write_front(stores[0].path.parent))
     return 0

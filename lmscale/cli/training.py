@@ -126,8 +126,8 @@ def _report(store: Any, bar: Any) -> bool:
 
     for line in store.damage():
         bar.log(f"left out: {line}; the same command makes it again")
-    table = store.write_table()
-    page = write_report(store)
+    page = write_report(store, bar.log)
+    table = store.table()
     counts = table["status"].value_counts().to_dict()
     bar.log(", ".join(f"{count} {status}" for status, count in counts.items()))
     if (summary := read_summary(store)) is not None:

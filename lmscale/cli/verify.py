@@ -135,8 +135,7 @@ def _report_outcome(
 
     outcome = verify.compare(forecast, folder)
     write_json(folder.path / "outcome.json", outcome, sealed=True)
-    store.write_table()
-    page = write_report(store)
+    page = write_report(store, say)
     if args.json:
         print_json({"forecast": forecast, "outcome": outcome})
     else:

@@ -8,6 +8,7 @@ that the report says is made from the kept results too, and compared with that o
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -16,13 +17,13 @@ from typing import Any
 
 from etils import epath
 
-from lmscale.files import digest, write_atomically, write_json
+from lmscale.files import write_atomically, write_json
 from lmscale.report.claims import Verdict
 from lmscale.report.command import repeat_command
 from lmscale.report.kept_page import chosen_charts, kept_index, kept_page
 from lmscale.report.section import Section
-from lmscale.report.summary import read_summary, summarise
-from lmscale.report.write import fits_text, read_results
+from lmscale.report.summary import read_summary
+from lmscale.report.write import Report, fits_of, read_results, summary_of
 from lmscale.studies.results import WAITING, Results
 from lmscale.sweep.kept import KEPT, pack
 from lmscale.sweep.store import Store, StoreError
@@ -117,9 +118,8 @@ def _write(store: Store, results: Results, folder: epath.Path, name: str, machin
     else:
         raise RuntimeError(f"the kept results of {name} do not give what {store.path} does")
     there.write_table()
-    summary = summarise(results, sections, verdicts)
-    values = {**summary.to_json(), "fits": digest(fits_text(sections))}
-    write_json(folder / "summary.json", values, sealed=True)
+    report = Report(results, sections, verdicts)
+    write_json(folder / "summary.json", summary_of(folder, report), sealed=True)
     charts = chosen_charts(sections)
     for chart in charts:
         write_atomically(folder / f"{chart.name}.svg", chart.svg)
@@ -173,10 +173,12 @@ def _check(store: Store, folder: epath.Path, results: Results) -> None:
 
 def _said(sections: Sequence[Section], verdicts: Sequence[Verdict]) -> list[Any]:
     """All that a page says in words and numbers; figures are drawn from the same."""
-    said: list[Any] = [fits_text(sections), [verdict.to_json() for verdict in verdicts]]
+    # As text, in which every digit and the order count.
+    fits = json.dumps(fits_of(sections))
+    said: list[Any] = [fits, [verdict.to_json() for verdict in verdicts]]
     for section in sections:
         said += [section.finding, list(section.details), list(section.warnings)]
-        # As text, in which NaN equals NaN and every digit counts.
+        # In which NaN equals NaN too.
         said += [repr(section.key_numbers), repr(section.grids), repr(section.measures)]
         said += [[(chart.name, chart.caption) for chart in section.charts]]
     return said

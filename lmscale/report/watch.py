@@ -14,6 +14,7 @@ from lmscale.report.section import Section
 from lmscale.report.write import Report, read_results, write_files, write_page, write_report
 from lmscale.studies.results import WAITING, Results
 from lmscale.sweep.overview import Overview, overview
+from lmscale.sweep.ownership import turn
 from lmscale.sweep.store import Store
 
 __all__ = ["watch"]
@@ -58,7 +59,6 @@ def watch(
     except KeyboardInterrupt:
         page.end()
         raise
-    store.write_table()
     tell(f"{live_line(found)}; {write_report(store)} is complete")
 
 
@@ -84,8 +84,10 @@ class _LivePage:
             sections, verdicts = read_results(results)
             self._fitted, self._made = ended, self._clock()
             self._took = self._made - now
-            self._store.write_table()
-            write_files(self._store, self._show(results, [live, *sections], verdicts))
+            report = self._show(results, [live, *sections], verdicts)
+            with turn(self._store.path, lambda line: None):
+                self._store.write_table()
+                write_files(self._store, report)
             return
         sections = [
             analyse("curves", results) if section.name == "curves" else section

@@ -1,15 +1,14 @@
-"""Writes the report of a store: report.html, figures/, fits.json and summary.json."""
+"""Writes the report of a store: results.csv, report.html, figures/, fits.json and summary.json."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from etils import epath
 
-from lmscale.files import digest, write_atomically, write_json
+from lmscale.files import DamagedError, digest, read_json, seal, write_atomically, write_json
 from lmscale.report import style
 from lmscale.report.claims import Verdict, judge
 from lmscale.report.forecast import forecast_section
@@ -18,12 +17,14 @@ from lmscale.report.registry import analyse
 from lmscale.report.section import Section
 from lmscale.report.summary import summarise
 from lmscale.studies.results import Results
+from lmscale.sweep.ownership import turn
 from lmscale.sweep.store import Store
 
 __all__ = [
     "Report",
-    "fits_text",
+    "fits_of",
     "read_results",
+    "summary_of",
     "write_files",
     "write_page",
     "write_paper_figures",
@@ -41,35 +42,56 @@ class Report:
     reload_seconds: float | None = None
 
 
-def write_report(store: Store) -> epath.Path:
+def write_report(store: Store, tell: Callable[[str], None] = lambda line: None) -> epath.Path:
     """Draws what the experiment's analyses make of the store as it stands.
 
-    Writes report.html (one file that needs no other), figures/NAME.png and .svg, and fits.json:
-    "analysis/family/convention" -> what `lmscale fit --json` prints; and summary.json, from which
-    the front page over several stores is made. Each file is replaced whole.
+    Writes results.csv; report.html (one file that needs no other); figures/NAME.png and .svg;
+    fits.json: "analysis/family/convention" -> what `lmscale fit --json` prints; and summary.json, from
+    which the front page over several stores is made. Each file is replaced whole.
     Equal stores give equal bytes.
+
+    Of processes that end at the same time one after the other reads the store and writes, so that the
+    files that stay are those of the last reading.
+
+    Args:
+      tell: is given a line when another process is writing.
 
     Returns:
       The path of report.html.
+
+    Raises:
+      OSError: when the store cannot be written to.
     """
-    results = Results.read(store)
-    return write_files(store, Report(results, *read_results(results)))
+    with turn(store.path, tell) as waited:
+        store.write_table()
+        # Whom this process waited for may have read the same results.
+        if waited and _is_of(store):
+            return store.path / "report.html"
+        results = Results.read(store)
+        return write_files(store, Report(results, *read_results(results)))
+
+
+def _is_of(store: Store) -> bool:
+    """Whether the report was made of the results in results.csv."""
+    try:
+        summary = read_json(store.path / "summary.json") or {}
+    except DamagedError:
+        return False
+    return summary.get("table") == digest((store.path / "results.csv").read_bytes())
 
 
 def write_files(store: Store, report: Report) -> epath.Path:
-    """Writes the files of `write_report`."""
-    results, sections, verdicts = report.results, report.sections, report.verdicts
+    """Writes the files of `write_report` but for results.csv, which is written already."""
     (store.path / "figures").mkdir(parents=True, exist_ok=True)
-    for section in sections:
+    for section in report.sections:
         for chart in section.charts:
             write_atomically(store.path / "figures" / f"{chart.name}.svg", chart.svg)
             write_atomically(store.path / "figures" / f"{chart.name}.png", chart.png)
-    fits = fits_text(sections)
-    write_atomically(store.path / "fits.json", fits)
-    # Whose keys are the fits' alone, so that its digest stands elsewhere.
-    summary = {**summarise(results, sections, verdicts).to_json(), "fits": digest(fits)}
-    write_json(store.path / "summary.json", summary, sealed=True)
-    return write_page(store, report)
+    write_json(store.path / "fits.json", fits_of(report.sections))
+    path = write_page(store, report)
+    # The last, because it says of which results all the others are.
+    write_json(store.path / "summary.json", summary_of(store.path, report), sealed=True)
+    return path
 
 
 def write_page(store: Store, report: Report) -> epath.Path:
@@ -108,11 +130,18 @@ def read_results(results: Results) -> tuple[list[Section], list[Verdict]]:
     return sections, [judge(claim, sections, results) for claim in results.claims]
 
 
-def fits_text(sections: Sequence[Section]) -> str:
-    """The content of fits.json."""
-    fits: dict[str, Any] = {
-        f"{section.name}/{key}": fit.to_json()
+def fits_of(sections: Sequence[Section]) -> dict[str, Any]:
+    """The content of fits.json: every fit is sealed, so that the keys are the fits' alone."""
+    return {
+        f"{section.name}/{key}": seal(fit.to_json())
         for section in sections
         for key, fit in section.fits.items()
     }
-    return json.dumps(fits, indent=1, allow_nan=False) + "\n"
+
+
+def summary_of(folder: epath.Path, report: Report) -> dict[str, Any]:
+    """The content of summary.json; of a last page with the digest of the results.csv in the folder."""
+    summary = summarise(report.results, report.sections, report.verdicts).to_json()
+    if report.reload_seconds is not None:
+        return summary
+    return {**summary, "table": digest((folder / "results.csv").read_bytes())}

@@ -1,4 +1,4 @@
-"""Ownership of a run: which process trains it, so that no two ever do.
+"""Ownership of a run: which process trains it, so that no two ever do; and of a store's report.
 
 A claim is a file in the run's folder. It holds host, process, time and a token of its own. The process that
 holds the claim renews it every `BEAT_SECONDS`. A claim is taken over when its holder is dead (its
@@ -33,7 +33,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -46,6 +46,8 @@ from lmscale.files import DamagedError, parse_json, read_bytes
 BEAT_SECONDS = 20.0
 #: Seconds without a renewal after which a claim may be taken over.
 SILENT_SECONDS = 300.0
+#: The same two for a turn, whose holder works for seconds to minutes.
+_TURN_BEAT, _TURN_SILENT = 5.0, 60.0
 #: Tries for a claim of an object store that others want at the same moment, and the longest pause.
 _TRIES, _PAUSE = 8, 1.5
 #: Errors of file systems without links.
@@ -240,6 +242,39 @@ def is_free(folder: epath.Path) -> bool:
     """Whether no living process holds a run, as far as is known at once."""
     claim = find_claim(folder)
     return claim is None or claim.holder.dead() is True
+
+
+@contextlib.contextmanager
+def turn(folder: epath.PathLike, tell: Callable[[str], None]) -> Iterator[bool]:
+    """Waits until no other process or thread has its turn in a folder, and keeps others out meanwhile.
+
+    Args:
+      folder: one that exists.
+      tell: is given a line when there is one to wait for.
+
+    Yields:
+      Whether it had to wait.
+
+    Raises:
+      OSError: when the folder cannot be written to; it names the folder.
+    """
+    with Claims(beat=_TURN_BEAT, silent=_TURN_SILENT) as claims:
+        waited = False
+        while (holder := _take(claims, folder)) is not None:
+            if not waited:
+                tell(f"waiting for {holder}, which writes to {folder}")
+            waited = True
+            time.sleep(random.uniform(0.1, 0.5))
+        yield waited
+
+
+def _take(claims: Claims, folder: epath.PathLike) -> Holder | None:
+    try:
+        return claims.take(folder)
+    except OSError as error:
+        # The name of a temporary file would tell a user nothing.
+        error.filename = str(folder)
+        raise
 
 
 def clock() -> float:

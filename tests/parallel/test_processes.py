@@ -321,7 +321,8 @@ def test_a_second_group_that_jax_sends_to_the_same_port_is_refused_too(
     for one in first:
         one.wait_until(lambda: logged() > before)
     first[0].processes[0].send_signal(signal.SIGTERM)
-    assert [one.finish()[0] for one in first] == [[42], [42]]
+    ends = [one.finish() for one in first]
+    assert [codes for codes, _ in ends] == [[42], [42]], "\n".join(e for _, errors in ends for e in errors)
 
 
 def test_groups_that_come_to_one_port_at_once_are_kept_apart(group, tmp_path):

@@ -254,7 +254,7 @@ def test_no_content_of_a_store_file_stops_a_reader(name, finished, tmp_path_fact
     """It is read as it was, or said to be damaged in one line, or not needed."""
     store = small_copy(finished, tmp_path_factory)
     path = store.path
-    write_json(path / "summary.json", {"fits": "x"}, sealed=True)
+    write_json(path / "summary.json", {"table": "x"}, sealed=True)
     valid = (path / "experiment.json").read_bytes()
     if name == "forecast":
         name = "verify/C1e13/forecast-0123456789abcdef.json"
