@@ -421,6 +421,7 @@ def checkpoint_steps(folder: Any) -> list[int]:
 
 def checkpoint_manager(
     folder: Any,
+    name: str,
     *,
     max_to_keep: int | None,
     on_written: Callable[[], None],
@@ -430,6 +431,9 @@ def checkpoint_manager(
 
     Args:
       folder: is created, unless `read_only`.
+      name: sets it apart from the other managers of these processes, and is the same in all of them. Without
+        it the managers of two runs that are saved at once share their barriers: a process that has written one run
+        would count as having written the other, whose checkpoint gets its final name half written.
       max_to_keep: newest checkpoints that are kept; all when None.
       on_written: called for each checkpoint before its folder gets its final name: by the first
         process, when all have written, in the thread that waits for the save.
@@ -445,6 +449,9 @@ def checkpoint_manager(
             create=not read_only,
             cleanup_tmp_directories=not read_only,
             async_options=ocp.AsyncOptions(post_finalization_callback=on_written),
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                barrier_sync_key_prefix=name
+            ),
         ),
     )
 

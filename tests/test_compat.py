@@ -330,7 +330,7 @@ def test_orbax_writes_what_the_digests_expect(tmp_path):
         folders = [tmp_path / "3", *tmp_path.glob(compat.unfinished_checkpoints(3))]
         written.append([folder.name for folder in folders if folder.exists()])
 
-    manager = compat.checkpoint_manager(tmp_path, max_to_keep=1, on_written=note)
+    manager = compat.checkpoint_manager(tmp_path, "a run", max_to_keep=1, on_written=note)
     for step in (2, 3):
         args = ocp.args.Composite(state=ocp.args.StandardSave({"x": jnp.zeros(3)}))
         manager.save(step, args=args, force=True)

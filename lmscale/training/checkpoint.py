@@ -77,6 +77,7 @@ class Checkpoints:
         self._saving: int | None = None
         self._manager = compat.checkpoint_manager(
             self._folder,
+            f"{run}/{self._folder.name}",
             max_to_keep=None if keep_all or read_only else GENERATIONS,
             on_written=self._write_digests,
             read_only=read_only,

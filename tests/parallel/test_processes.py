@@ -13,7 +13,9 @@ import jax
 import numpy as np
 import pytest
 
+from lmscale.training.checkpoint import checkpoint_fault
 from tests.end_to_end.conftest import EXPERIMENT, catches
+from tests.parallel.checkpoint_worker import RUNS
 from tests.parallel.group_worker import DISPATCH, train
 from tests.quick_compile import quick_jit
 from tests.training import damage
@@ -322,7 +324,19 @@ def test_a_second_group_that_jax_sends_to_the_same_port_is_refused_too(
         one.wait_until(lambda: logged() > before)
     first[0].processes[0].send_signal(signal.SIGTERM)
     ends = [one.finish() for one in first]
-    assert [codes for codes, _ in ends] == [[42], [42]], "\n".join(e for _, errors in ends for e in errors)
+    assert [codes for codes, _ in ends] == [[42], [42]], "\n".join(
+        e for _, errors in ends for e in errors
+    )
+
+
+def test_a_run_is_sealed_when_every_process_has_written_it(group, tmp_path):
+    """Not when every process has written some run, where several are saved at once."""
+    codes, errors = group(2, 1, "tests.parallel.checkpoint_worker", str(tmp_path)).finish()
+    assert codes == [0, 0], errors
+    assert not list(tmp_path.glob("* was sealed without *"))
+    assert len(list(tmp_path.glob("* is written by *"))) == 4
+    for run in RUNS:
+        assert checkpoint_fault(tmp_path / run / "checkpoints", run, 1) is None
 
 
 def test_groups_that_come_to_one_port_at_once_are_kept_apart(group, tmp_path):
