@@ -140,12 +140,14 @@ def _fixed(value: float, places: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """'48 s', '12 min', '3.4 h'."""
+    """'48 s', '12 min', '3.4 h', '5.2 days'."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86_400:.1f} days"
 
 
 def sentence(text: str) -> str:

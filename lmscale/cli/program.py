@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +42,8 @@ COMMANDS = {
     "data": "Build, list, show and verify corpora.",
 }
 
+#: Exit code of a command that ends because nobody reads what it prints: that of SIGPIPE, as in other tools.
+READER_GONE = 128 + 13
 #: Commands that train: they can be asked to stop, and save what they have.
 TRAINING_COMMANDS = ("run", "verify")
 #: With one of these a training command trains nothing.
@@ -63,7 +67,26 @@ def entry_point() -> None:
     """What the installed command runs."""
     if is_asked():
         answer_shell()
-    sys.exit(main())
+    code = main()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = code or READER_GONE
+    if code == READER_GONE:
+        # Python must not find that out once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def _reader_is_gone() -> bool:
+    """Whether the reader of what is printed, such as `head`, has seen enough and left."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout, 0)
+        return bool(poll.poll(0))
+    except (OSError, ValueError):
+        # It is no file of the system's, or closed.
+        return False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,6 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("lmscale: interrupted", file=sys.stderr)
         return 1
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            return READER_GONE
         code, line = code_and_line(error)
         if line is None:
             raise

@@ -11,6 +11,7 @@ from lmscale.cli.parser import Parser
 from lmscale.cli.places import stores_in
 from lmscale.foreign_text import readable
 from lmscale.terminal import print_json, print_table, say
+from lmscale.wording import duration
 
 __all__ = ["add_arguments", "run"]
 
@@ -84,11 +85,7 @@ def _print(name: str, found: Any) -> None:
     for run in found.runs:
         if run.status in ("done", "pending"):
             continue
-        why = run.reason or ""
-        if run.silent is not None:
-            why = f"not heard of for {_duration(run.silent)}: its worker may be gone"
-        elif run.worker:
-            why = run.worker
+        why = run.doubt or run.worker or run.reason or ""
         step = f"{run.step}/{run.steps}"
         rows.append([run.status, step, _left(run.left), run.run, why])
     if len(rows) > 1:
@@ -102,11 +99,4 @@ def _counts(part: Any) -> str:
 
 
 def _left(seconds: float | None) -> str:
-    return "" if seconds is None else f"about {_duration(seconds)} left"
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return "" if seconds is None else f"about {duration(seconds)} left"

@@ -45,10 +45,7 @@ def live_section(found: Overview, results: Results) -> Section:
     silent = [run for run in under_way if run.silent is not None]
     goes_on = len(silent) < len(under_way)
     finding = f"{'Training goes on' if goes_on else 'Not finished'}: {live_line(found)}."
-    warnings = [
-        f"{run.run}: not heard of for {duration(run.silent or 0.0)}; its worker may be gone."
-        for run in silent
-    ]
+    warnings = [f"{run.run}: {run.doubt}." for run in silent]
     return Section(
         name=NAME,
         title="Progress",

@@ -19,6 +19,7 @@ from lmscale.sweep.ownership import Claim, find_claim
 from lmscale.sweep.shards import shard_runs
 from lmscale.sweep.store import Store
 from lmscale.training.run_folder import ENDED
+from lmscale.wording import duration
 
 #: Seconds without a new status after which a run is reported as silent. Workers write the status at every
 #: checkpoint, by default once a minute.
@@ -36,6 +37,7 @@ class RunState:
       left: predicted seconds, for a run under way.
       silent: seconds since its last sign of life, for a run under way whose process is dead or overdue.
       worker: the process that trains it ("process 123 on HOST"); None where none does.
+      gone: the process that trained it and is known to have ended; None where none is.
     """
 
     run: str
@@ -50,6 +52,18 @@ class RunState:
     left: float | None
     silent: float | None
     worker: str | None
+    gone: str | None = None
+
+    @property
+    def doubt(self) -> str:
+        """Why a run under way is thought to be trained by nobody; empty where it is not."""
+        if self.silent is None:
+            return ""
+        if self.gone is not None:
+            return (
+                f"its worker, {self.gone}, has ended; the same command goes on from its checkpoint"
+            )
+        return f"not heard of for {duration(self.silent)}: its worker may be gone"
 
 
 @dataclass(frozen=True)
@@ -161,6 +175,7 @@ def _state(store: Store, run: Run, now: float) -> RunState:
         left=left,
         silent=silent,
         worker=str(claim.holder) if claim and silent is None else None,
+        gone=str(claim.holder) if claim and silent is not None and claim.holder.dead() else None,
     )
 
 

@@ -1,5 +1,6 @@
 """The command line: errors in one line with exit code 2, JSON alone on standard output."""
 
+import os
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import pytest
 
 import lmscale
 from lmscale.cli import main
-from lmscale.cli.program import COMMANDS
+from lmscale.cli.program import COMMANDS, READER_GONE
 from tests.cli.answers import answer, refused
 
 
@@ -125,3 +126,13 @@ def test_the_package_runs_as_a_module():
 
 def test_an_option_without_a_command_is_one_line(capsys):
     assert refused(capsys, "--load", "missing.py").startswith("lmscale: --load wants a Python file")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_seen_enough_ends_a_command_in_silence(unbuffered):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen([sys.executable, "-m", "lmscale", "list"], env=env, **pipes) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == READER_GONE == 141

@@ -57,11 +57,15 @@ def test_who_trains_a_run_is_told_and_that_it_is_dead(store):
         claims.take(folder)
         assert overview(store).runs[2].worker == f"process {os.getpid()} on {platform.node()}"
         # Hours later by the clock of this process it has not been renewed.
-        assert overview(store, now=time.time() + 3600).runs[2].worker is None
+        late = overview(store, now=time.time() + 3600).runs[2]
+        assert late.worker is None and late.gone is None
+        assert late.doubt == "not heard of for 60 min: its worker may be gone"
         path = folder / "claim.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"started": "1"}))
         found = overview(store).runs[2]
         assert found.silent is not None and found.worker is None
+        assert found.gone == f"process {os.getpid()} on {platform.node()}"
+        assert found.doubt.startswith(f"its worker, {found.gone}, has ended")
 
 
 def test_shards_end_when_their_own_runs_do(store):
