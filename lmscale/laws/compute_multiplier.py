@@ -18,13 +18,13 @@ from scipy.linalg import block_diag
 from scipy.special import ndtr
 
 from lmscale.laws.frontier import covariance_of
-from lmscale.laws.frontier_loss import LEAST_ALPHA
+from lmscale.laws.frontier_loss import LEAST_ALPHA, narrow_floors
 from lmscale.laws.scatter import LOSS_SCALE, tau_prior
 
 __all__ = ["JointFrontiers", "Minima", "fit_jointly", "log_compute", "response"]
 
-#: Steps of the grid over L_inf, and how often it is narrowed to where the posterior lies.
-_FLOOR_STEPS, _NARROWED = 60, 8
+#: Points of the grid over L_inf.
+_FLOOR_STEPS = 60
 
 
 @dataclass(frozen=True)
@@ -121,15 +121,12 @@ def fit_jointly(
       shared_exponent: one alpha_C for all families, instead of one each.
     """
     grid = _Grid(minima, shared_exponent)
-    low, high = 0.0, float(grid.loss.min()) * (1 - 1e-6)
-    for _ in range(_NARROWED):
-        floors = np.linspace(low, high, _FLOOR_STEPS)
+
+    def solve(floors: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
         weight = grid.weights(floors)
-        held = np.flatnonzero(weight.sum(axis=1) > 1e-4 * weight.sum(axis=1).max())
-        first, last = max(held[0] - 1, 0), min(held[-1] + 1, _FLOOR_STEPS - 1)
-        if last - first > _FLOOR_STEPS // 3:
-            break
-        low, high = floors[first], floors[last]
+        return (floors, weight), weight
+
+    floors, weight = narrow_floors(float(grid.loss.min()), _FLOOR_STEPS, solve)
     floor, theta = grid.draw(floors, weight, n_draws, rng)
     n = len(minima)
     alpha = np.maximum(theta[:, n:], LEAST_ALPHA).T

@@ -13,9 +13,10 @@ runs the forecast then follows the slope of the last budgets, and is less sure t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.interpolate import CubicHermiteSpline
@@ -25,7 +26,16 @@ from scipy.special import ndtr, ndtri
 from lmscale.laws.result import interval
 from lmscale.laws.scatter import LOSS_SCALE, tau_prior
 
-__all__ = ["LEAST_ALPHA", "LossCurve", "LossForecast", "fit_loss", "forecast_loss"]
+__all__ = [
+    "LEAST_ALPHA",
+    "LossCurve",
+    "LossForecast",
+    "fit_loss",
+    "forecast_loss",
+    "narrow_floors",
+]
+
+T = TypeVar("T")
 
 #: Points of the grid over the irreducible loss.
 _LOSS_STEPS = 60
@@ -287,21 +297,39 @@ class _LossGrid:
         return _Solved(floors, level, alpha, covariance, weight / weight.sum(), precision)
 
     def posterior(self, n_floors: int) -> _Solved:
-        """The posterior on a grid of L_inf that holds all but 1e-4 of it.
+        """The posterior on a grid of L_inf that holds nearly all of it; see `narrow_floors`."""
 
-        The prior of L_inf is uniform between 0 and the lowest loss.
-        """
-        low, high = 0.0, float(self.loss.min()) * (1 - 1e-6)
-        for _ in range(_NARROWED):
-            floors = np.linspace(low, high, n_floors)
+        def solve(floors: np.ndarray) -> tuple[_Solved, np.ndarray]:
             solved = self.solve(floors)
-            share = solved.weight.sum(axis=1)
-            held = np.flatnonzero(share > 1e-4 * share.max())
-            first, last = max(held[0] - 1, 0), min(held[-1] + 1, n_floors - 1)
-            if last - first > n_floors // 3:
-                break
-            low, high = floors[first], floors[last]
-        return solved
+            return solved, solved.weight
+
+        return narrow_floors(float(self.loss.min()), n_floors, solve)
+
+
+def narrow_floors(
+    lowest: float, n_floors: int, solve: Callable[[np.ndarray], tuple[T, np.ndarray]]
+) -> T:
+    """A posterior on a grid of L_inf that holds all but 1e-4 of it.
+
+    The prior of L_inf is uniform between 0 and the lowest loss.
+
+    Args:
+      lowest: the lowest loss.
+      n_floors: points of the grid.
+      solve: L_inf [floor] -> what is wanted, and the posterior on that grid [floor, component], which
+        need not be normalised.
+    """
+    low, high = 0.0, lowest * (1 - 1e-6)
+    for _ in range(_NARROWED):
+        floors = np.linspace(low, high, n_floors)
+        solved, weight = solve(floors)
+        share = weight.sum(axis=1)
+        held = np.flatnonzero(share > 1e-4 * share.max())
+        first, last = max(held[0] - 1, 0), min(held[-1] + 1, n_floors - 1)
+        if last - first > n_floors // 3:
+            break
+        low, high = floors[first], floors[last]
+    return solved
 
 
 @dataclass(frozen=True)
