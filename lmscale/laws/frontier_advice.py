@@ -23,6 +23,10 @@ __all__ = ["EnvelopeLoss", "advise_on_frontier", "run_noise"]
 _NEAREST_PROFILES = 3
 #: Points of an envelope that the loss along it is fitted to.
 _ENVELOPE_POINTS = 60
+#: Models learn to use their context between about 1M and 10M tokens, and their loss then falls faster than
+#: smaller budgets show: by up to so many nats for every e-fold of tokens. In the four quickstarts of
+#: RESULTS.md it was 0.09 on average.
+_CONTEXT_GAIN, _CONTEXT_LEARNT = 0.15, 1e7
 #: Draws of the loss along the frontier of IsoFLOP profiles.
 _FORECAST_DRAWS = 1000
 
@@ -112,8 +116,22 @@ def advise_on_frontier(
             widths["loss"]["run_noise"] = 2 * noise / reached
         along = widened(reached, drawn, _total(widths["loss"]))
         near = _Neighbours(
-            curve, budget, n, reached, along, _curvatures(result), intervals.get("n_params", (n, n))
+            curve,
+            budget,
+            n,
+            d,
+            reached,
+            along,
+            _curvatures(result),
+            intervals.get("n_params", (n, n)),
+            _tokens_seen(result),
         )
+        if near.context_gain(1.0) > 0:
+            warnings.append(
+                f"the best run of the largest budget saw {near.seen / 1e6:.2g} million tokens: until about "
+                f"{_CONTEXT_LEARNT / 1e6:.0f} million models learn to use their context, and the loss may "
+                f"fall faster than forecast; its lower end allows for that"
+            )
         if along[0] < along[1]:
             found, warning = _target_interval(near, asked_for_loss=loss is not None)
             intervals |= found
@@ -166,35 +184,46 @@ class _Neighbours:
     """Runs at a budget, on the frontier and beside it.
 
     Attributes:
-      n, reached, along: the best size, its loss, and the interval of that.
+      n, d, reached, along: the best size, its tokens, its loss, and the interval of that.
       bends: curvatures of the nearest profiles (`_curvatures`).
       sizes: interval of the best size.
+      seen: tokens of the best run of the largest budget; NaN where that is not known.
     """
 
     curve: EnvelopeLoss | LossForecast
     flops: float
     n: float
+    d: float
     reached: float
     along: tuple[float, float]
     bends: list[float]
     sizes: tuple[float, float]
+    seen: float
+
+    def context_gain(self, factor: float) -> float:
+        """How far below its forecast a run of `factor` times the best size may come by learning to use its
+        context, in nats."""
+        tokens = min(self.d / factor, _CONTEXT_LEARNT)
+        return _CONTEXT_GAIN * math.log(tokens / self.seen) if tokens > self.seen else 0.0
 
     def run(self, factor: float) -> tuple[float, tuple[float, float], float]:
         """A run of `factor` times the best size: loss, interval, and its compute over the compute
         that reaches the same loss at the best size. Needs `bends`."""
         value = self.reached + float(np.median(self.bends)) * math.log(factor) ** 2
-        return value, self._reach(value, self.n * factor), self.flops / self.curve.budget(value)
+        return value, self._reach(value, factor), self.flops / self.curve.budget(value)
 
-    def _reach(self, value: float, size: float) -> tuple[float, float]:
-        """The interval of the loss `value` of a run of `size`; the best size may be anywhere in
-        `sizes`, and a profile may have any of the curvatures."""
+    def _reach(self, value: float, factor: float) -> tuple[float, float]:
+        """The interval of the loss `value` of a run of `factor` times the best size, which may be
+        anywhere in `sizes`; a profile may have any of the curvatures."""
+        size = factor * self.n
         low, high = (math.log(size / edge) for edge in (self.sizes[1], self.sizes[0]))
         nearest = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
         farthest = max(abs(low), abs(high))
         up = max(self.bends) * farthest**2 - (value - self.reached)
         down = (value - self.reached) - min(self.bends) * nearest**2
         return (
-            value - math.hypot(self.reached - self.along[0], max(0.0, down)),
+            value
+            - math.hypot(self.reached - self.along[0], max(0.0, down), self.context_gain(factor)),
             value + math.hypot(self.along[1] - self.reached, max(0.0, up)),
         )
 
@@ -215,6 +244,13 @@ def _target_interval(
         f"the compute has no interval: a run may miss this loss by {near.reached - low:.2g} nats, "
         f"and the frontier never comes that far below it"
     ]
+
+
+def _tokens_seen(result: FitResult) -> float:
+    known = result.ranges.get("flops")
+    if known is None or "published" in result.details:
+        return math.nan
+    return float(result.parameters["k_D"] * known[1] ** result.parameters["b"])
 
 
 def _total(widths: dict[str, float] | None) -> float:
