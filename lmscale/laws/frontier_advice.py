@@ -23,10 +23,8 @@ __all__ = ["EnvelopeLoss", "advise_on_frontier", "run_noise"]
 _NEAREST_PROFILES = 3
 #: Points of an envelope that the loss along it is fitted to.
 _ENVELOPE_POINTS = 60
-#: Models learn to use their context between about 1M and 10M tokens, and their loss then falls faster than
-#: smaller budgets show: by up to so many nats for every e-fold of tokens. In the four quickstarts of
-#: RESULTS.md it was 0.09 on average.
-_CONTEXT_GAIN, _CONTEXT_LEARNT = 0.15, 1e7
+#: Tokens within which models learn to use their context (`lmscale.laws.frontier_loss`).
+_CONTEXT_TOKENS = 1e7
 #: Draws of the loss along the frontier of IsoFLOP profiles.
 _FORECAST_DRAWS = 1000
 
@@ -109,6 +107,12 @@ def advise_on_frontier(
         drawn = None
         if isinstance(curve, LossForecast):
             drawn, widths["loss"] = curve.interval(budget, level), {}
+            if beyond and curve.learning:
+                warnings.append(
+                    f"the runs see fewer than {_CONTEXT_TOKENS / 1e6:.0f} million tokens, within which models "
+                    f"learn to use their context: the loss is forecast to fall faster than along the runs, by "
+                    f"an amount that is hardly known"
+                )
         else:
             widths["loss"] = curve.half_widths(budget, level)
         noise = run_noise(result)
@@ -116,22 +120,8 @@ def advise_on_frontier(
             widths["loss"]["run_noise"] = 2 * noise / reached
         along = widened(reached, drawn, _total(widths["loss"]))
         near = _Neighbours(
-            curve,
-            budget,
-            n,
-            d,
-            reached,
-            along,
-            _curvatures(result),
-            intervals.get("n_params", (n, n)),
-            _tokens_seen(result),
+            curve, budget, n, reached, along, _curvatures(result), intervals.get("n_params", (n, n))
         )
-        if near.context_gain(1.0) > 0:
-            warnings.append(
-                f"the best run of the largest budget saw {near.seen / 1e6:.2g} million tokens: until about "
-                f"{_CONTEXT_LEARNT / 1e6:.0f} million models learn to use their context, and the loss may "
-                f"fall faster than forecast; its lower end allows for that"
-            )
         if along[0] < along[1]:
             found, warning = _target_interval(near, asked_for_loss=loss is not None)
             intervals |= found
@@ -184,46 +174,35 @@ class _Neighbours:
     """Runs at a budget, on the frontier and beside it.
 
     Attributes:
-      n, d, reached, along: the best size, its tokens, its loss, and the interval of that.
+      n, reached, along: the best size, its loss, and the interval of that.
       bends: curvatures of the nearest profiles (`_curvatures`).
       sizes: interval of the best size.
-      seen: tokens of the best run of the largest budget; NaN where that is not known.
     """
 
     curve: EnvelopeLoss | LossForecast
     flops: float
     n: float
-    d: float
     reached: float
     along: tuple[float, float]
     bends: list[float]
     sizes: tuple[float, float]
-    seen: float
-
-    def context_gain(self, factor: float) -> float:
-        """How far below its forecast a run of `factor` times the best size may come by learning to use its
-        context, in nats."""
-        tokens = min(self.d / factor, _CONTEXT_LEARNT)
-        return _CONTEXT_GAIN * math.log(tokens / self.seen) if tokens > self.seen else 0.0
 
     def run(self, factor: float) -> tuple[float, tuple[float, float], float]:
         """A run of `factor` times the best size: loss, interval, and its compute over the compute
         that reaches the same loss at the best size. Needs `bends`."""
         value = self.reached + float(np.median(self.bends)) * math.log(factor) ** 2
-        return value, self._reach(value, factor), self.flops / self.curve.budget(value)
+        return value, self._reach(value, self.n * factor), self.flops / self.curve.budget(value)
 
-    def _reach(self, value: float, factor: float) -> tuple[float, float]:
-        """The interval of the loss `value` of a run of `factor` times the best size, which may be
-        anywhere in `sizes`; a profile may have any of the curvatures."""
-        size = factor * self.n
+    def _reach(self, value: float, size: float) -> tuple[float, float]:
+        """The interval of the loss `value` of a run of `size`; the best size may be anywhere in
+        `sizes`, and a profile may have any of the curvatures."""
         low, high = (math.log(size / edge) for edge in (self.sizes[1], self.sizes[0]))
         nearest = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
         farthest = max(abs(low), abs(high))
         up = max(self.bends) * farthest**2 - (value - self.reached)
         down = (value - self.reached) - min(self.bends) * nearest**2
         return (
-            value
-            - math.hypot(self.reached - self.along[0], max(0.0, down), self.context_gain(factor)),
+            value - math.hypot(self.reached - self.along[0], max(0.0, down)),
             value + math.hypot(self.along[1] - self.reached, max(0.0, up)),
         )
 
@@ -244,13 +223,6 @@ def _target_interval(
         f"the compute has no interval: a run may miss this loss by {near.reached - low:.2g} nats, "
         f"and the frontier never comes that far below it"
     ]
-
-
-def _tokens_seen(result: FitResult) -> float:
-    known = result.ranges.get("flops")
-    if known is None or "published" in result.details:
-        return math.nan
-    return float(result.parameters["k_D"] * known[1] ** result.parameters["b"])
 
 
 def _total(widths: dict[str, float] | None) -> float:
@@ -305,7 +277,8 @@ def _loss_curve(result: FitResult) -> tuple[EnvelopeLoss | LossForecast | None, 
     if "frontier_loss" in result.details:
         covariance = np.asarray(result.details["frontier_loss"]["covariance"], float)
         rng = np.random.default_rng(0)
-        return forecast_loss(np.log(flops), loss, covariance, _FORECAST_DRAWS, rng), ""
+        learning = _still_learning(result)
+        return forecast_loss(np.log(flops), loss, covariance, _FORECAST_DRAWS, rng, learning), ""
     if len(flops) > _ENVELOPE_POINTS:
         every = np.linspace(0, len(flops) - 1, _ENVELOPE_POINTS).astype(int)
         flops, loss = flops[every], loss[every]
@@ -318,6 +291,16 @@ def _loss_curve(result: FitResult) -> tuple[EnvelopeLoss | LossForecast | None, 
         rival = _fitted(flops, loss, offset=True)
     line = Line.through(np.log(flops), np.log(loss))
     return EnvelopeLoss(alpha, c_c, floor, line, scatter, rival), ""
+
+
+def _still_learning(result: FitResult) -> float:
+    """E-folds of compute from the largest budget to the one whose best run sees `_CONTEXT_TOKENS`; 0 if it is
+    smaller."""
+    k, b = result.parameters["k_D"], result.parameters["b"]
+    if b <= 0:
+        return 0.0
+    largest = math.log(result.ranges["flops"][1])
+    return max(0.0, (math.log(_CONTEXT_TOKENS) - math.log(k)) / b - largest)
 
 
 def _fitted(flops: np.ndarray, loss: np.ndarray, *, offset: bool) -> tuple[float, float, float]:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from lmscale import laws
-from lmscale.laws import frontier_advice
 from lmscale.laws.advise import too_far
 from lmscale.laws.chinchilla import chinchilla_loss, optimal_allocation
 from lmscale.laws.published import PUBLISHED, published
@@ -283,35 +282,6 @@ def test_the_compute_for_a_loss_has_the_interval_that_the_loss_would_have():
     assert low < 2e21 < high
     edges = [laws.advise(law, flops=c).loss for c in (high, low)]
     assert edges == pytest.approx(laws.advise(law, flops=2e21).intervals["loss"], rel=1e-4)
-
-
-def test_a_loss_below_ten_million_tokens_may_fall_further_than_forecast(monkeypatch):
-    """By up to 0.15 nats for every e-fold of tokens beyond those of the largest budget."""
-    table = isoflop_table(noise=0.002)
-    tokens = np.array(table["tokens"])
-    law = laws.fit(table, "isoflop", bootstrap=50)
-    large = laws.advise(law, flops=3e21)
-    assert not any("use their context" in warning for warning in large.warnings)
-    most = law.parameters["k_D"] * 1e21 ** law.parameters["b"]
-    # The best run of the largest budget saw 1 million tokens, then 7 million.
-    for scale in (1e6 / most, 7e6 / most):
-        law = laws.fit({**table, "tokens": tokens * scale}, "isoflop", bootstrap=50)
-        seen = law.parameters["k_D"] * (1e21 * scale) ** law.parameters["b"]
-        with monkeypatch.context() as patched:
-            patched.setattr(frontier_advice, "_CONTEXT_GAIN", 0.0)
-            plain = laws.advise(law, flops=3e21 * scale)
-        found = laws.advise(law, flops=3e21 * scale)
-        assert any("use their context" in warning for warning in found.warnings)
-        assert (
-            found.loss == plain.loss and found.intervals["n_params"] == plain.intervals["n_params"]
-        )
-        runs = [(found.n_tokens, found.loss, found.intervals["loss"], plain.intervals["loss"])]
-        for ours, without in zip(found.off_optimum, plain.off_optimum, strict=True):
-            runs += [(ours.n_tokens, ours.loss, ours.loss_interval, without.loss_interval)]
-        for d, loss, (low, high), (plain_low, plain_high) in runs:
-            gain = 0.15 * max(0.0, np.log(min(d, 1e7) / seen))
-            assert loss - low == pytest.approx(np.hypot(loss - plain_low, gain))
-            assert high == plain_high
 
 
 def test_a_published_frontier_turns_about_the_middle_of_its_budgets():
