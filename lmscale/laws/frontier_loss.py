@@ -52,8 +52,8 @@ _NO_BEND = 0.1
 _FORECAST_STEPS = 40, 16, 16
 #: Models learn to use their context within their first 10 million tokens or so. A frontier of shorter runs does
 #: not show what those beyond it gain by that: between nothing and so many nats for every e-fold of compute.
-#: In five quickstarts the advised model gained 0.10 on average, and no model more than 0.16 (RESULTS.md).
-_CONTEXT_GAIN = 0.2
+#: The models that quickstarts advised gained 0.08 to 0.12 on Python text and 0.23 on wiki text (RESULTS.md).
+_CONTEXT_GAIN = 0.3
 #: A loss is looked for along the forecast within this factor of the budgets, in steps of ln C.
 _FARTHEST, _STEP = 1e15, 0.3
 #: Least exponent of the loss; below it C_c would overflow.

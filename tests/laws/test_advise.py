@@ -286,7 +286,7 @@ def test_the_compute_for_a_loss_has_the_interval_that_the_loss_would_have():
 
 
 def test_runs_of_few_tokens_are_forecast_to_gain_by_learning_to_use_their_context(monkeypatch):
-    """Between nothing and 0.2 nats for every e-fold of compute, until the best run sees 10 million tokens."""
+    """Between nothing and 0.3 nats for every e-fold of compute, until the best run sees 10 million tokens."""
     table = isoflop_table(noise=0.002)
     tokens = np.array(table["tokens"])
     law = laws.fit(table, "isoflop", bootstrap=50)
@@ -305,12 +305,12 @@ def test_runs_of_few_tokens_are_forecast_to_gain_by_learning_to_use_their_contex
         return found, without, law.parameters["b"]
 
     found, without, b = advice(1e6, 3.0)
-    assert without.loss - found.loss == pytest.approx(0.1 * np.log(3), rel=0.1)
+    assert without.loss - found.loss == pytest.approx(0.15 * np.log(3), rel=0.1)
     low, high = found.intervals["loss"]
-    assert low < without.loss - 0.19 * np.log(3) and high > without.loss - 0.01 * np.log(3)
+    assert low < without.loss - 0.28 * np.log(3) and high > without.loss - 0.01 * np.log(3)
     # Of 7 million tokens the budget of 10 million is near, and nothing is gained beyond it.
     found, without, b = advice(7e6, 20.0)
-    assert without.loss - found.loss == pytest.approx(0.1 * np.log(10 / 7) / b, rel=0.2)
+    assert without.loss - found.loss == pytest.approx(0.15 * np.log(10 / 7) / b, rel=0.2)
 
 
 def test_runs_of_many_tokens_and_budgets_within_the_runs_are_forecast_as_before():
