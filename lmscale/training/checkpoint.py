@@ -53,9 +53,6 @@ class OtherVersionError(ValueError):
 class Checkpoints:
     """The checkpoints of one run.
 
-    Saving returns as soon as the arrays are copied; in a thread beside the main one, when all is
-    written.
-
     Args:
       folder: theirs alone.
       run: id of the run; a checkpoint of another run counts as damaged.
@@ -92,7 +89,10 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
-        """Saves a pytree of arrays and a JSON-ready dictionary."""
+        """Saves a pytree of arrays and a JSON-ready dictionary.
+
+        Returns when all is written; in processes that train together as soon as the arrays are copied.
+        """
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave({**extra, _CHECKED: True})
         )
@@ -101,7 +101,7 @@ class Checkpoints:
             self.wait()
             self._saving = step
             self._manager.save(step, args=args, force=True)
-            if threading.current_thread() is not threading.main_thread():
+            if jax.process_count() == 1:
                 self.wait()
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any], bool]:

@@ -30,6 +30,7 @@ from lmscale.training.result import non_finite, result, without_windows, worse_t
 from lmscale.training.resume import take_up
 from lmscale.training.run_folder import RunFolder
 from lmscale.training.run_queue import RunSource
+from lmscale.training.saver import Saver
 from lmscale.training.slot import Slot, falls_no_more
 from lmscale.training.spikes import SpikeCounter
 from lmscale.training.state import State, all_finite, packed_hyperparameters
@@ -64,7 +65,7 @@ def train_pack(
       evaluator: their evaluation sets.
       bar: counts the training FLOPs (exact convention) of all runs.
       kept_steps: run -> the steps at which other runs start from it.
-      checkpoint_seconds: at most this much work is lost to a kill.
+      checkpoint_seconds: from one save to the next, or as long as a save takes. So much work is lost to a kill.
       stop: asked before every dispatch; when it returns True, everything is saved.
 
     Raises:
@@ -75,7 +76,7 @@ def train_pack(
     last_save = time.monotonic()
 
     def save_is_due() -> bool:
-        return time.monotonic() - last_save >= checkpoint_seconds
+        return time.monotonic() - last_save >= checkpoint_seconds and not pack.is_saving()
 
     try:
         while True:
@@ -131,6 +132,7 @@ class _Pack:
         self._slots: list[Slot | None] = [None] * program.n_slots
         self._hyper: dict[str, np.ndarray] | None = None
         self._told_unchecked = False
+        self._saver = Saver()
         #: The last dispatch: its metrics, still on the device, [(slot, step before)] and its steps.
         self._unread: tuple[dict[str, Any], list[tuple[Slot, int]], int] | None = None
 
@@ -271,6 +273,7 @@ class _Pack:
 
     def _leave(self, slot: Slot) -> None:
         """Frees a run's slot."""
+        self._saver.drop(slot.checkpoints)
         slot.checkpoints.close()
         slot.ended = True
         self._slots[slot.index] = None
@@ -349,7 +352,7 @@ class _Pack:
             self._end_diverged(slot, slot.step, fault)
             return
         self._checkpoint(slot, one)
-        slot.checkpoints.wait()
+        self._saver.wait(slot.checkpoints)
         self._drop_lost()
         if slot.ended:
             return
@@ -375,7 +378,7 @@ class _Pack:
                 "good": slot.good,
                 "lost_gradients": slot.lost_gradients,
             }
-            slot.checkpoints.save(slot.step, one, extra)
+            self._saver.save(slot.checkpoints, slot.step, one, extra)
             slot.saved_step = slot.step
 
     def _end_diverged(self, slot: Slot, step: int, fault: str) -> None:
@@ -401,9 +404,14 @@ class _Pack:
             self._checkpoint(slot)
         for slot in self.slots():
             if status == "preempted":
-                slot.checkpoints.wait()
+                self._saver.wait(slot.checkpoints)
             slot.folder.write_status(status, step=slot.step, seconds=slot.trained_seconds())
 
+    def is_saving(self) -> bool:
+        """Whether the last save of the runs is not written yet."""
+        return self._saver.is_saving()
+
     def close(self) -> None:
+        self._saver.close()
         for slot in self.slots():
             slot.checkpoints.close()
