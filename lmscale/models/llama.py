@@ -9,6 +9,7 @@ Dropout applies to the embedding and to both residual branches.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -132,7 +133,10 @@ class Block(nnx.Module):
         def attention(x: jax.Array) -> jax.Array:
             return self.attention(x, documents)
 
-        branches = ((self.norm_attention, attention), (self.norm_feed_forward, self.feed_forward))
+        branches: tuple[tuple[RMSNorm, Callable[[jax.Array], jax.Array]], ...] = (
+            (self.norm_attention, attention),
+            (self.norm_feed_forward, self.feed_forward),
+        )
         for i, (norm, layer) in enumerate(branches):
             x = constrain_activations(
                 x + dropout(layer(norm(x)), self.rate, fold_key(dropout_key, i))

@@ -111,7 +111,10 @@ class Block(nnx.Module):
         def attention(x: jax.Array) -> jax.Array:
             return self.attention(x, documents)
 
-        branches = ((self.norm_attention, attention), (self.norm_feed_forward, self.feed_forward))
+        branches: tuple[tuple[LayerNorm, Callable[[jax.Array], jax.Array]], ...] = (
+            (self.norm_attention, attention),
+            (self.norm_feed_forward, self.feed_forward),
+        )
         for i, (norm, layer) in enumerate(branches):
             key = fold_key(dropout_key, i)
             if self.pre_norm:
