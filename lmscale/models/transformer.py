@@ -164,6 +164,8 @@ class Transformer(LanguageModel):
         """tokens int32 [batch, time <= n_ctx] -> input of the output head [batch, time, d_model]."""
         spec = self.spec
         n_time = tokens.shape[1]
+        # Positions count from the start of the window, also where documents are masked. If they began
+        # again with every document, late positions would be trained by long documents alone.
         x = self.embed(tokens) + self.position[...][:n_time].astype(self.dtype)
         x = dropout(x, spec.dropout, fold_key(dropout_key, 0))
         documents = document_numbers(tokens, spec.document_separator)
