@@ -74,8 +74,7 @@ def _add_fields(parser: Parser, named: str, scale: str) -> None:
     for field, (kind, many) in field_types(experiment).items():
         default = getattr(experiment, field)
         flag, dest = f"--{field.replace('_', '-')}", f"field_{field}"
-        if kind is bool:
-            # Without a value: the text "false" would be true.
+        if kind is bool and not many and not is_optional(experiment, field):
             text = f"{helps[field]} [{'yes' if default else 'no'}]".strip().replace("%", "%%")
             group.add_argument(flag, dest=dest, action=argparse.BooleanOptionalAction, help=text)
             continue

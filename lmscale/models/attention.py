@@ -191,5 +191,5 @@ def _splash(
     scaled = query * jnp.asarray(1 / math.sqrt(d_head), query.dtype)
     if documents is None:
         return on_each_device(attend, (_SPLIT,) * 3)(scaled, key, value)
-    split = ((_SPLIT,) * 3) + (("data", None),)
+    split = (_SPLIT, _SPLIT, _SPLIT, ("data", None))
     return on_each_device(attend, split)(scaled, key, value, documents)

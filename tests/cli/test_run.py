@@ -1,5 +1,6 @@
 """`lmscale run --print-config` and `--dry-run`: what would be trained, without training it."""
 
+import argparse
 import dataclasses
 import json
 import shutil
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from lmscale.cli import training
+from lmscale.cli.argument_types import NONE, field_value
 from lmscale.files import write_json
 from lmscale.sweep.experiment import experiment_names, load_scales
 from tests.cli.answers import answer, refused
@@ -54,6 +56,13 @@ def test_a_switch_takes_no_value(capsys, flags, value):
     assert code == 0 and yaml.safe_load(out)["fields"]["mask_documents"] is value
     line = refused(capsys, "run", "isoflop", *(flags or ["--mask-documents"]), "false")
     assert "unrecognized arguments: false" in line
+
+
+def test_a_switch_that_may_be_none_takes_the_words():
+    parse = field_value(bool, True)
+    assert (parse("false"), parse("True"), parse("none")) == (False, True, NONE)
+    with pytest.raises(argparse.ArgumentTypeError, match="must be true or false, not '1'"):
+        parse("1")
 
 
 def test_masked_documents_go_to_a_folder_of_their_own(capsys, own_folder, corpus):
