@@ -331,7 +331,8 @@ def splash_attention(n_head: int, n_time: int, block: int) -> Callable[..., jax.
       block: tokens that the kernel computes at a time.
 
     Returns:
-      (query, key, value) [n_head, n_time, d_head] -> [n_head, n_time, d_head]; it does not scale.
+      (query, key, value) [n_head, n_time, d_head] -> [n_head, n_time, d_head]; it does not scale. A fourth
+      argument, int32 [n_time], numbers the documents: a position then sees its own only.
     """
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         splash_attention_kernel,
@@ -342,9 +343,19 @@ def splash_attention(n_head: int, n_time: int, block: int) -> Callable[..., jax.
     blocks: dict[str, Any] = {f"block_{name}": block for name in names}
     sizes = splash_attention_kernel.BlockSizes(**blocks)
     mask = splash_attention_mask.CausalMask((n_time, n_time))
-    return splash_attention_kernel.make_splash_mha_single_device(
+    kernel = splash_attention_kernel.make_splash_mha_single_device(
         splash_attention_mask.MultiHeadMask([mask] * n_head), block_sizes=sizes
     )
+
+    def attend(
+        query: jax.Array, key: jax.Array, value: jax.Array, documents: jax.Array | None = None
+    ) -> jax.Array:
+        if documents is None:
+            return kernel(query, key, value)
+        ids = splash_attention_kernel.SegmentIds(q=documents, kv=documents)
+        return kernel(query, key, value, ids)
+
+    return attend
 
 
 def pallas() -> Any:

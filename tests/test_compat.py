@@ -300,8 +300,9 @@ def test_a_gpus_memory_is_allocated_unless_the_user_says_how_much(monkeypatch, c
 def test_the_splash_kernel_is_made_for_heads_and_context():
     kernel = compat.splash_attention(2, 256, 128)
     one = jax.ShapeDtypeStruct((2, 256, 64), jnp.float32)
-    out = jax.eval_shape(kernel, one, one, one)
-    assert (out.shape, out.dtype) == (one.shape, jnp.float32)
+    for documents in ((), (jax.ShapeDtypeStruct((256,), jnp.int32),)):
+        out = jax.eval_shape(kernel, one, one, one, *documents)
+        assert (out.shape, out.dtype) == (one.shape, jnp.float32)
 
 
 # --- optax --------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ everything else about the architecture:
 | name of the architecture | `kind` | JSON, tables, `--model` |
 | widths and depth | `width`, `head_width`, `attention_width`, `depth`, `label` | tables, planner, run names |
 | the model itself | `module` | training, evaluation, sampling |
+| documents hidden from each other | `MASKS_DOCUMENTS` | `document_separator` of every model |
 | parameters and FLOPs | `operations`, `NON_EMBEDDING`, `MATMULS`, `softmax_flops` | `lmscale.flops` |
 | sharding and weight decay | `ARRAYS`, `STACKS` | partition rules, optimizers, layouts |
 | memory | `activations`, `REMAT`, `CPU_MICRO_BATCHES` | planner |
@@ -155,6 +156,10 @@ class ModelSpec(Spec, abc.ABC):
     #: Whether the output head is the transposed embedding.
     tied_head: bool = True
     dropout: float = 0.0
+    #: The token id that separates documents. With it a token sees only its own document, which begins
+    #: with the separator; positions still count from the start of the window. None: windows cross
+    #: documents, and a token sees all that comes before it.
+    document_separator: int | None = None
 
     #: Operations whose parameters are Kaplan's N.
     NON_EMBEDDING: ClassVar[tuple[str, ...]]
@@ -166,6 +171,8 @@ class ModelSpec(Spec, abc.ABC):
     STACKS: ClassVar[tuple[str, ...]] = ("blocks",)
     #: Whether layers can save only their inputs, and be recomputed in the backward pass.
     REMAT: ClassVar[bool] = True
+    #: Whether the module hides documents from each other, as `document_separator` asks.
+    MASKS_DOCUMENTS: ClassVar[bool] = False
     #: Whether a CPU is faster with micro-batches that fit its cache than with whole batches.
     CPU_MICRO_BATCHES: ClassVar[bool] = True
     #: All-reduces of a layer over the mesh axis `model` in a training step.
@@ -180,6 +187,17 @@ class ModelSpec(Spec, abc.ABC):
     def _check(self) -> None:
         require_positive(self, "n_layer", "n_ctx", "vocab_size")
         require_fraction(self, "dropout")
+        if self.document_separator is not None:
+            require(
+                self.MASKS_DOCUMENTS,
+                f"the architecture {self.kind} cannot hide documents from each other: leave out "
+                "document_separator (--mask-documents)",
+            )
+            require(
+                0 <= self.document_separator < self.vocab_size,
+                f"{type(self).__name__}.document_separator must be a token id from 0 to "
+                f"{self.vocab_size - 1}, not {short(self.document_separator)}",
+            )
 
     @classmethod
     def class_of(cls, values: dict[str, Any], where: str) -> type[Spec]:
@@ -245,7 +263,8 @@ class ModelSpec(Spec, abc.ABC):
         """The model, freshly initialised from `rngs` (stream `params`).
 
         It maps token ids int32 [batch, time] to float32 logits [batch, time, vocab]. The two steps are
-        also available one by one: `logits(hidden(tokens, dropout_key=...))`.
+        also available one by one: `logits(hidden(tokens, dropout_key=...))`. Where `MASKS_DOCUMENTS` holds
+        it finds documents by the `document_separator` in the tokens.
 
         Args:
           rngs: source of the initial parameters, which are always float32.

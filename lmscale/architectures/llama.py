@@ -68,6 +68,7 @@ class LlamaSpec(ModelSpec):
     #: Standard deviation of the initial weights; see `TransformerSpec.init_std`.
     init_std: float = 0.02
 
+    MASKS_DOCUMENTS = True
     NON_EMBEDDING = ("qkv", "attention_out", "feed_forward")
     MATMULS = ("qkv", "attention_scores", "attention_out", "feed_forward")
     SHAPE_FIELDS = ("n_layer", "d_model", "n_head", "n_kv_head", "d_head", "d_ff")

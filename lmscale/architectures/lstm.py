@@ -71,6 +71,7 @@ class LSTMSpec(ModelSpec):
     #: are small at first (about 0.2), so a gain of 2 trains better than 1.
     projection_gain: float = 1.0
 
+    MASKS_DOCUMENTS = True
     NON_EMBEDDING = ("lstm_input", "lstm_recurrent", "projection", "bias")
     MATMULS = ("lstm_input", "lstm_recurrent", "projection")
     SHAPE_FIELDS = ("n_layer", "d_hidden")

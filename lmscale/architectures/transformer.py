@@ -75,6 +75,7 @@ class TransformerSpec(ModelSpec):
     #: narrower models need more, about 0.5 / sqrt(d_model): otherwise attention stays uniform for long.
     init_std: float = 0.02
 
+    MASKS_DOCUMENTS = True
     NON_EMBEDDING = ("qkv", "attention_out", "feed_forward")
     MATMULS = ("qkv", "attention_scores", "attention_out", "feed_forward")
     SHAPE_FIELDS = ("n_layer", "d_model", "n_head", "d_ff", "d_attn")

@@ -53,7 +53,8 @@ class Transformer(nn.Module):
 
     def __init__(self, spec: TransformerSpec):
         super().__init__()
-        if spec.reuse != 1 or spec.norm != "pre" or spec.activation != "gelu" or spec.dropout:
+        plain = spec.reuse == 1 and spec.norm == "pre" and spec.activation == "gelu"
+        if not plain or spec.dropout or spec.document_separator is not None:
             raise ValueError(f"torch's reference is the plain Transformer, not {spec}")
         self.embedding = nn.Embedding(spec.vocab_size, spec.d_model)
         self.position = nn.Embedding(spec.n_ctx, spec.d_model)
@@ -74,7 +75,8 @@ class LSTM(nn.Module):
 
     def __init__(self, spec: LSTMSpec):
         super().__init__()
-        if not spec.projection or not spec.tied_head or spec.dropout:
+        plain = spec.projection and spec.tied_head and spec.document_separator is None
+        if not plain or spec.dropout:
             raise ValueError(f"torch's reference is the plain LSTM, not {spec}")
         self.embedding = nn.Embedding(spec.vocab_size, spec.d_embed)
         self.lstm = nn.LSTM(spec.d_embed, spec.d_hidden, spec.n_layer, batch_first=True)

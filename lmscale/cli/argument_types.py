@@ -22,6 +22,7 @@ __all__ = [
     "positive_whole",
     "seconds",
     "shard",
+    "switch",
     "whole",
 ]
 
@@ -83,6 +84,13 @@ def folder(text: str) -> str:
     return text
 
 
+def switch(text: str) -> bool:
+    """true or false; of any other text `bool` would make true."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"must be true or false, not {text!r}")
+    return text.lower() == "true"
+
+
 class _NoValue:
     """What "none" on the command line stands for: None says that an option was not given."""
 
@@ -99,7 +107,7 @@ def field_value(kind: type, optional: bool) -> Callable[[str], Any]:
     argparse says that a text is no number, in its own words and with this function's name; `sweep.fields`
     says which numbers a field takes.
     """
-    parse = whole if kind is int else kind
+    parse: Callable[[str], Any] = {int: whole, bool: switch}.get(kind, kind)
     if not optional:
         return parse
 

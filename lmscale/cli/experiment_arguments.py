@@ -73,14 +73,19 @@ def _add_fields(parser: Parser, named: str, scale: str) -> None:
     helps = _helps(experiment)
     for field, (kind, many) in field_types(experiment).items():
         default = getattr(experiment, field)
+        flag, dest = f"--{field.replace('_', '-')}", f"field_{field}"
+        if kind is bool and not many and not is_optional(experiment, field):
+            text = f"{helps[field]} [{'yes' if default else 'no'}]".strip().replace("%", "%%")
+            group.add_argument(flag, dest=dest, action=argparse.BooleanOptionalAction, help=text)
+            continue
         shown = (
             " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in default)
             if many
             else default
         )
         group.add_argument(
-            f"--{field.replace('_', '-')}",
-            dest=f"field_{field}",
+            flag,
+            dest=dest,
             type=field_value(kind, is_optional(experiment, field)),
             nargs="+" if many else None,
             metavar=kind.__name__.upper(),

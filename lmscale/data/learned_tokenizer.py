@@ -33,7 +33,7 @@ MAX_VOCAB = 1_000_000
 _SPACE_MARK = "\u2581"
 #: Marks that the trainer uses itself: for spaces, unknown text, borders and the end of a string.
 _NEVER_IN_PIECES = f"{_SPACE_MARK}\u2585\t\x00"
-_EOD_ID = 1
+EOD_ID = 1
 _FIRST_BYTE_ID = 2
 #: Words in the cache, about 200 MB.
 _MAX_WORDS = 1_000_000
@@ -57,7 +57,7 @@ class LearnedTokenizer(Tokenizer):
 
     def __init__(self, content: bytes):
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=content)
-        super().__init__(content, self._processor.get_piece_size(), _EOD_ID)
+        super().__init__(content, self._processor.get_piece_size(), EOD_ID)
         # A text with hardly any space (Chinese, a table) may give a vocabulary without a space.
         processor = self._processor
         self._has_space = processor.piece_to_id(_SPACE_MARK) != processor.unk_id()
@@ -159,7 +159,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> LearnedTokenizer:
             allow_whitespace_only_pieces=True,
             max_sentence_length=2**30,
             unk_id=0,
-            eos_id=_EOD_ID,
+            eos_id=EOD_ID,
             eos_piece=EOD_PIECE,
             bos_id=-1,
             pad_id=-1,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lmscale.data.installed import MAX_BYTES, OTHER_KINDS, PYTHON, find_installed
+from lmscale.data.learned_tokenizer import EOD_ID
 from lmscale.data.tokenizer import token_dtype
 
 __all__ = ["UnbuiltCorpus"]
@@ -37,6 +38,8 @@ class UnbuiltCorpus:
 
     fingerprint = "not-built"
     mixture = None
+    #: Built-in corpora learn their tokeniser.
+    eod_id = EOD_ID
 
     @property
     def copies(self) -> dict[str, dict[str, Any]]:

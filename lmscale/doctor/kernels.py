@@ -54,20 +54,24 @@ def attention(place: Place) -> Finding:
     platform = jax.devices()[0].platform
     kernels = [("xla", "float32"), ("xla", "bfloat16")]
     kernels += [(name, "bfloat16") for name, (where, _) in _KERNELS.items() if where == platform]
+    cases = [
+        (kernel, dtype, d_head, masked)
+        for kernel, dtype in kernels
+        for d_head, masked in [*((width, False) for width in WIDTHS), (WIDTHS[0], True)]
+        # cuDNN's kernel has no mask between documents.
+        if not (masked and kernel == "cudnn")
+    ]
     errors, wrong = {}, []
-    for kernel, dtype in kernels:
-        for d_head in WIDTHS:
-            name = f"{kernel} {dtype} heads of {d_head}"
-            try:
-                errors[name] = kernel_error(kernel, dtype, d_head)
-            except (
-                Exception
-            ) as error:  # One kernel that is not there says nothing about the others.
-                first = (str(error).strip() or type(error).__name__).splitlines()[0]
-                wrong.append(f"{name}: {first[:160]}")
-                continue
-            if not errors[name] < TOLERANCE[dtype]:
-                wrong.append(f"{name} is off by {errors[name]:.2g}")
+    for kernel, dtype, d_head, masked in cases:
+        name = f"{kernel} {dtype} heads of {d_head}" + " and masked documents" * masked
+        try:
+            errors[name] = kernel_error(kernel, dtype, d_head, masked)
+        except Exception as error:  # One kernel that is not there says nothing about the others.
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            wrong.append(f"{name}: {first[:160]}")
+            continue
+        if not errors[name] < TOLERANCE[dtype]:
+            wrong.append(f"{name} is off by {errors[name]:.2g}")
     absent = [
         f"{name} needs {what}" for name, (where, what) in _KERNELS.items() if where != platform
     ]
@@ -173,8 +177,12 @@ def _timed(function: Any, arguments: Any) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def kernel_error(kernel: str, dtype: str, d_head: int) -> float:
-    """Largest error of a kernel's output and gradients, relative to the largest number of each."""
+def kernel_error(kernel: str, dtype: str, d_head: int, masked: bool = False) -> float:
+    """Largest error of a kernel's output and gradients, relative to the largest number of each.
+
+    Args:
+      masked: with documents of 40 tokens that are masked from each other.
+    """
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -184,6 +192,7 @@ def kernel_error(kernel: str, dtype: str, d_head: int) -> float:
     shape = (2, 256, 2, d_head)
     given = np.random.default_rng(0).normal(size=(4, *shape)).astype(np.float32)
     *inputs, weight = (jnp.asarray(x, dtype) for x in given)
+    documents = jnp.broadcast_to(jnp.arange(shape[1]) // 40, shape[:2]) if masked else None
 
     def both(function: Any) -> Any:
         def total(query: Any, key: Any, value: Any) -> Any:
@@ -192,10 +201,11 @@ def kernel_error(kernel: str, dtype: str, d_head: int) -> float:
 
         return jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))
 
-    found = both(lambda q, k, v: causal_attention(q, k, v, kernel))(*inputs)
+    found = both(lambda q, k, v: causal_attention(q, k, v, kernel, documents))(*inputs)
     with jax.default_matmul_precision("highest"):
         # Of the same rounded inputs.
-        expected = both(written_out)(*(x.astype(jnp.float32) for x in inputs))
+        wide = (x.astype(jnp.float32) for x in inputs)
+        expected = both(lambda q, k, v: written_out(q, k, v, documents))(*wide)
     pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
     return max(_relative(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in pairs)
 
@@ -204,11 +214,14 @@ def _relative(found: Any, expected: Any) -> float:
     return float(abs(found - expected).max() / abs(expected).max())
 
 
-def written_out(query: Any, key: Any, value: Any) -> Any:
-    """Causal attention of [batch, time, n_head, d_head] as a textbook has it."""
+def written_out(query: Any, key: Any, value: Any, documents: Any = None) -> Any:
+    """Causal attention of [batch, time, n_head, d_head] as a textbook has it, within documents [batch, time]."""
     import jax
     import jax.numpy as jnp
 
     scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
-    scores = jnp.where(jnp.tril(jnp.ones(scores.shape[-2:], bool)), scores, -jnp.inf)
+    seen = jnp.tril(jnp.ones(scores.shape[-2:], bool))
+    if documents is not None:
+        seen = seen & (documents[:, None, :, None] == documents[:, None, None, :])
+    scores = jnp.where(seen, scores, -jnp.inf)
     return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, axis=-1), value)

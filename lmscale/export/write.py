@@ -173,10 +173,17 @@ def _form(spec: RunSpec) -> Any:
 
 
 def _notes(folder: RunFolder, step: int) -> list[str]:
-    status = folder.status()["status"]
-    if status == "done" and step == folder.status()["step"]:
-        return []
-    return [f"the run is {status}: these are its weights at step {step} of {folder.spec.steps}"]
+    status, notes = folder.status()["status"], []
+    if status != "done" or step != folder.status()["step"]:
+        notes.append(
+            f"the run is {status}: these are its weights at step {step} of {folder.spec.steps}"
+        )
+    if folder.spec.model.document_separator is not None:
+        notes.append(
+            "trained with documents masked from each other, which only lmscale does: elsewhere give it one "
+            "document at a time, after the end-of-document token"
+        )
+    return notes
 
 
 def _write_configs(place: Path, config: Mapping[str, Any], corpus: Corpus | None) -> None:

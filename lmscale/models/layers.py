@@ -250,20 +250,21 @@ def apply_layers(
     stack: nnx.Module,
     x: jax.Array,
     dropout_key: jax.Array | None,
-    *,
+    *shared: jax.Array | None,
     n_layer: int,
     unroll: bool,
     remat: bool,
 ) -> jax.Array:
-    """Applies all layers of `stack_layers` to x, each as layer(x, its dropout key) -> x.
+    """Applies all layers of `stack_layers` to x, each as layer(x, its dropout key, *shared) -> x.
 
     Args:
+      shared: what every layer gets alike, such as the documents of the tokens.
       unroll, remat: see `lmscale.architectures.ModelSpec.module`.
     """
     graphdef, state = nnx.split(stack)
 
     def apply(x, layer_state, layer):
-        return nnx.merge(graphdef, layer_state)(x, fold_key(dropout_key, layer))
+        return nnx.merge(graphdef, layer_state)(x, fold_key(dropout_key, layer), *shared)
 
     if remat:
         # In a scan, the loop already keeps the compiler from merging both passes.

@@ -9,13 +9,14 @@ Dropout applies to the embedding and to both residual branches.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from lmscale.architectures.llama import LlamaSpec
-from lmscale.models.attention import causal_attention
+from lmscale.models.attention import causal_attention, document_numbers
 from lmscale.models.layers import (
     Embedding,
     LanguageModel,
@@ -84,7 +85,7 @@ class Attention(nnx.Module):
         self.group = spec.n_head // spec.n_kv_head
         self.implementation = implementation
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, documents: jax.Array | None) -> jax.Array:
         query, key = constrain_activations(self.query(x), 2), constrain_activations(self.key(x), 2)
         value = constrain_activations(self.value(x), 2)
         if self.norm_query is not None and self.norm_key is not None:
@@ -93,7 +94,7 @@ class Attention(nnx.Module):
         if self.group > 1:
             # The attention kernels need as many key heads as query heads.
             key, value = (jnp.repeat(part, self.group, axis=2) for part in (key, value))
-        mixed = causal_attention(query, key, value, self.implementation)
+        mixed = causal_attention(query, key, value, self.implementation, documents)
         return self.out(constrain_activations(mixed, 2))
 
 
@@ -126,9 +127,14 @@ class Block(nnx.Module):
         self.feed_forward = FeedForward(spec, rngs, dtype=dtype)
         self.rate = spec.dropout
 
-    def __call__(self, x: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
-        branches = (
-            (self.norm_attention, self.attention),
+    def __call__(
+        self, x: jax.Array, dropout_key: jax.Array | None, documents: jax.Array | None
+    ) -> jax.Array:
+        def attention(x: jax.Array) -> jax.Array:
+            return self.attention(x, documents)
+
+        branches: tuple[tuple[RMSNorm, Callable[[jax.Array], jax.Array]], ...] = (
+            (self.norm_attention, attention),
             (self.norm_feed_forward, self.feed_forward),
         )
         for i, (norm, layer) in enumerate(branches):
@@ -169,6 +175,7 @@ class Llama(LanguageModel):
             self.blocks,
             x,
             fold_key(dropout_key, 1),
+            document_numbers(tokens, self.spec.document_separator),
             n_layer=self.spec.n_layer,
             unroll=self.unroll,
             remat=self.remat,

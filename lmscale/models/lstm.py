@@ -3,7 +3,7 @@
 A layer has two bias vectors, as in cuDNN, which gives the parameter counts of the paper. The paper
 gives no initialisation. Here each kernel is N(0, 1/fan-in) and the bias of the forget gate is 1
 (Jozefowicz et al. 2015); embedding and projection follow the spec. The state is zero at the start of
-every sequence.
+every sequence, and with a `document_separator` at the start of every document.
 
 Dropout applies to the inputs of every layer and of the head, never to the recurrence.
 """
@@ -55,7 +55,7 @@ class LSTMLayer(nnx.Module):
         self.recurrent_bias = nnx.Param(jnp.zeros((4, d_hidden)))
         self.dtype = dtype
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, keep: jax.Array | None) -> jax.Array:
         # The input projection of all time steps is one matmul outside the recurrence.
         kernel = self.input_kernel[...].astype(self.dtype)
         gates = dense_matmul(x.astype(self.dtype), kernel, 1, batch_first=False)
@@ -68,7 +68,8 @@ class LSTMLayer(nnx.Module):
             # One axis for all gates: a CPU is faster with one axis than with two.
             gates = gates.reshape(*gates.shape[:2], -1)
             kernel = kernel.reshape(kernel.shape[0], -1)
-        hidden = recurrence(constrain_activations(gates, -1, batch_axis=1), kernel, on_gpu())
+        gates = constrain_activations(gates, -1, batch_axis=1)
+        hidden = recurrence(gates, kernel, on_gpu(), keep)
         return constrain_activations(hidden, -1, batch_axis=1)
 
 
@@ -112,14 +113,17 @@ class LSTM(LanguageModel):
         x = self.embed(tokens) * math.sqrt(spec.d_embed)
         # Time first, so that a time step is contiguous in memory.
         x = jnp.swapaxes(x, 0, 1)
-        x = self.first(dropout(x, spec.dropout, fold_key(dropout_key, 0)))
+        keep = None
+        if spec.document_separator is not None:
+            keep = (tokens != spec.document_separator).T[:, :, None].astype(jnp.float32)
+        x = self.first(dropout(x, spec.dropout, fold_key(dropout_key, 0)), keep)
         if self.rest is not None:
             graphdef, state = nnx.split(self.rest)
 
             def one_layer(x, xs):
                 layer_state, layer = xs
                 x = dropout(x, spec.dropout, fold_key(dropout_key, layer))
-                return nnx.merge(graphdef, layer_state)(x), None
+                return nnx.merge(graphdef, layer_state)(x, keep), None
 
             n_rest = spec.n_layer - 1
             layers = jnp.arange(1, spec.n_layer)
@@ -136,7 +140,9 @@ def _embed_std(spec: LSTMSpec, width: int) -> float:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def recurrence(gates: jax.Array, kernel: jax.Array, rebuild: bool = False) -> jax.Array:
+def recurrence(
+    gates: jax.Array, kernel: jax.Array, rebuild: bool = False, keep: jax.Array | None = None
+) -> jax.Array:
     """The LSTM recurrence (Hochreiter & Schmidhuber 1997, with a forget gate).
 
     i, f, o = sigmoid, g = tanh of gates_t + h_{t-1} kernel;  c_t = f c_{t-1} + i g;  h_t = o tanh c_t
@@ -148,6 +154,7 @@ def recurrence(gates: jax.Array, kernel: jax.Array, rebuild: bool = False) -> ja
       rebuild: save only hidden and cell states in the time scan, and compute the gates of all time
         steps again by one matmul in the backward pass. A GPU launches a kernel for every array that a
         time step saves; elsewhere this only adds a matmul.
+      keep: float32 [time, batch, 1], 0 where h_{t-1} and c_{t-1} are replaced by zeros, else 1.
 
     Returns:
       Hidden states [time, batch, d_hidden]. The cell state is kept in float32.
@@ -155,15 +162,17 @@ def recurrence(gates: jax.Array, kernel: jax.Array, rebuild: bool = False) -> ja
     The derivative is written by hand, and the gradient of the kernel is one matmul after the backward
     scan. Without `rebuild` it recomputes no exponential.
     """
-    return _recurrence_forward(gates, kernel, rebuild)[0]
+    return _recurrence_forward(gates, kernel, rebuild, keep)[0]
 
 
-def _recurrence_forward(gates, kernel, rebuild):
+def _recurrence_forward(gates, kernel, rebuild, keep):
     n_batch, d_hidden = gates.shape[1], kernel.shape[0]
     activate = _activation(kernel)
 
-    def step(carry, gates_t):
+    def step(carry, xs):
         h, c = carry
+        gates_t, keep_t = xs
+        h, c = _kept(h, keep_t), _kept(c, keep_t)
         z = (gates_t + jnp.tensordot(h, kernel, 1)).astype(jnp.float32)
         i, f, g, o = activate(z)
         c = f * c + i * g
@@ -175,23 +184,24 @@ def _recurrence_forward(gates, kernel, rebuild):
         return (h, c), (h, c, *(x.astype(gates.dtype) for x in (tanh_c, i, f, g, o)))
 
     zeros = jnp.zeros((n_batch, d_hidden), jnp.float32)
-    _, kept = jax.lax.scan(step, (zeros.astype(gates.dtype), zeros), gates)
-    return kept[0], (gates if rebuild else None, *kept, kernel)
+    _, kept = jax.lax.scan(step, (zeros.astype(gates.dtype), zeros), (gates, keep))
+    return kept[0], (gates if rebuild else None, *kept, kernel, keep)
 
 
 def _recurrence_backward(rebuild, saved, d_hidden_states):
-    gates, *kept, kernel = saved
+    gates, *kept, kernel, keep = saved
     hidden = kept[0]
     (_, n_batch, d_hidden), dtype = hidden.shape, kernel.dtype
     # Transposed once; XLA would do it at every time step.
     transposed = jax.lax.optimization_barrier(kernel.reshape(d_hidden, -1).T)
-    earlier = jnp.concatenate([jnp.zeros_like(hidden[:1]), hidden[:-1]])
+    earlier = _kept(jnp.concatenate([jnp.zeros_like(hidden[:1]), hidden[:-1]]), keep)
     if rebuild:
         kept = [kept[1], gates + jnp.tensordot(earlier, kernel, 1)]
     activate = _activation(kernel)
 
     def step(carry, xs):
         dh, dc = carry
+        keep_t, *xs = xs
         d_out, *values = (x.astype(jnp.float32) for x in xs)
         if rebuild:
             c, z = values
@@ -202,7 +212,7 @@ def _recurrence_backward(rebuild, saved, d_hidden_states):
             h, c, tanh_c, i, f, g, o = values
         added = i * g
         dh = dh + d_out
-        # o (1 - tanh^2 c), and c - added is f times the cell before.
+        # o (1 - tanh^2 c), and c - added is f times the cell before, or zero where that was not kept.
         dc = dc + dh * (o - h * tanh_c)
         d_gates = (
             dc * added * (1 - i),
@@ -212,11 +222,16 @@ def _recurrence_backward(rebuild, saved, d_hidden_states):
         )
         dz = _join_gates(*d_gates, like=kernel).astype(dtype)
         dh = (dz.reshape(n_batch, -1) @ transposed).astype(jnp.float32)
-        return (dh, dc * f), dz
+        return (_kept(dh, keep_t), _kept(dc * f, keep_t)), dz
 
     zeros = jnp.zeros((n_batch, d_hidden), jnp.float32)
-    _, dz = jax.lax.scan(step, (zeros, zeros), (d_hidden_states, *kept), reverse=True)
-    return dz, jnp.tensordot(earlier, dz, ((0, 1), (0, 1))).astype(dtype)
+    _, dz = jax.lax.scan(step, (zeros, zeros), (keep, d_hidden_states, *kept), reverse=True)
+    return dz, jnp.tensordot(earlier, dz, ((0, 1), (0, 1))).astype(dtype), None
+
+
+def _kept(x: jax.Array, keep: jax.Array | None) -> jax.Array:
+    """x [..., batch, d_hidden], with zeros where `keep` [..., batch, 1] is 0."""
+    return x if keep is None else x * keep.astype(x.dtype)
 
 
 def _activation(kernel: jax.Array) -> Callable[[jax.Array], list[jax.Array]]:

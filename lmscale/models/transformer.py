@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmscale.architectures import TransformerSpec
-from lmscale.models.attention import causal_attention
+from lmscale.models.attention import causal_attention, document_numbers
 from lmscale.models.layers import (
     Embedding,
     LanguageModel,
@@ -68,9 +68,9 @@ class Attention(nnx.Module):
         )
         self.implementation = implementation
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, documents: jax.Array | None) -> jax.Array:
         query, key, value = split_qkv(constrain_activations(self.qkv(x), 3))
-        mixed = causal_attention(query, key, value, self.implementation)
+        mixed = causal_attention(query, key, value, self.implementation, documents)
         return self.out(constrain_activations(mixed, 2))
 
 
@@ -105,9 +105,14 @@ class Block(nnx.Module):
         self.pre_norm = spec.norm == "pre"
         self.rate = spec.dropout
 
-    def __call__(self, x: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
-        branches = (
-            (self.norm_attention, self.attention),
+    def __call__(
+        self, x: jax.Array, dropout_key: jax.Array | None, documents: jax.Array | None
+    ) -> jax.Array:
+        def attention(x: jax.Array) -> jax.Array:
+            return self.attention(x, documents)
+
+        branches: tuple[tuple[LayerNorm, Callable[[jax.Array], jax.Array]], ...] = (
+            (self.norm_attention, attention),
             (self.norm_feed_forward, self.feed_forward),
         )
         for i, (norm, layer) in enumerate(branches):
@@ -159,12 +164,17 @@ class Transformer(LanguageModel):
         """tokens int32 [batch, time <= n_ctx] -> input of the output head [batch, time, d_model]."""
         spec = self.spec
         n_time = tokens.shape[1]
+        # Positions count from the start of the window, also where documents are masked. If they began
+        # again with every document, late positions would be trained by long documents alone.
         x = self.embed(tokens) + self.position[...][:n_time].astype(self.dtype)
         x = dropout(x, spec.dropout, fold_key(dropout_key, 0))
-        x = self._apply_blocks(x, fold_key(dropout_key, 1))
+        documents = document_numbers(tokens, spec.document_separator)
+        x = self._apply_blocks(x, fold_key(dropout_key, 1), documents)
         return x if self.norm_final is None else self.norm_final(x)
 
-    def _apply_blocks(self, x: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+    def _apply_blocks(
+        self, x: jax.Array, dropout_key: jax.Array | None, documents: jax.Array | None
+    ) -> jax.Array:
         """All `spec.depth` applications of the blocks, in the order of the spec."""
         spec = self.spec
         graphdef, state = nnx.split(self.blocks)
@@ -172,7 +182,7 @@ class Transformer(LanguageModel):
 
         def forward(x, layer_state, layer, step):
             block = nnx.merge(graphdef, layer_state)
-            return block(x, fold_key(dropout_key, step * spec.n_layer + layer))
+            return block(x, fold_key(dropout_key, step * spec.n_layer + layer), documents)
 
         apply: Callable[..., jax.Array] = forward
         if self.remat:

@@ -80,25 +80,25 @@ def constrain_activations(
     return _constrained(x, tuple(axes))
 
 
-def on_each_device(function: Callable, axes: tuple[str | None, ...]) -> Callable:
+def on_each_device(function: Callable, axes: tuple[tuple[str | None, ...], ...]) -> Callable:
     """A function that each device applies to its own shards.
 
     Args:
-      function: of arrays of one shape.
-      axes: the mesh axis that splits each of their dimensions, or None.
+      function: of arrays, whose result has the shape of the first.
+      axes: for each array, the mesh axis that splits each of its dimensions, or None.
     """
 
     def apply(*arrays: jax.Array) -> jax.Array:
         mesh = _mesh.get()
         if mesh is None or mesh.size == 1:
             return function(*arrays)
-        spec = _fitting(axes, arrays[0].shape, mesh)
+        specs = tuple(_fitting(a, x.shape, mesh) for a, x in zip(axes, arrays, strict=True))
         # Kernels do not declare which outputs vary over the mesh, so JAX cannot check it.
         split = jax.shard_map(
             function,
             mesh=mesh,
-            in_specs=(spec,) * len(arrays),
-            out_specs=spec,
+            in_specs=specs,
+            out_specs=specs[0],
             check_vma=False,
         )
         return split(*arrays)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lmscale.architectures import ModelSpec
-from lmscale.models.attention import cudnn_refuses, splash_takes
+from lmscale.models.attention import CUDNN_REFUSES_DOCUMENTS, cudnn_refuses, splash_takes
 from lmscale.training.fused_loss import refuses
 
 #: Deepest models whose layers are unrolled, by platform. A loop over layers copies what every layer saves for
@@ -66,6 +66,8 @@ def choose_attention(
     if platform == "gpu":
         widest = 256 if kind in NEWER_GPUS else 128
         refused = cudnn_refuses(model.attention_width, compute_dtype, widest)
+        if model.document_separator is not None:
+            refused = CUDNN_REFUSES_DOCUMENTS
         return AttentionChoice("cudnn") if refused is None else AttentionChoice("xla", refused)
     if platform == "tpu":
         if splash_takes(model.n_ctx):

@@ -33,6 +33,8 @@ DEFAULT_CORPUS = "installed-python"
 _LONGEST, _DIGITS = 80, 8
 #: How many differences, and how many values of a list, a message shows.
 _NAMED, _VALUES = 6, 8
+#: Fields of all experiments that stores of earlier versions lack, with what their runs did.
+_EARLIER = {"mask_documents": False}
 #: Lists that are no axes of a grid, and numbers that only select which cells are trained. Runs that
 #: differ in any other field (batch size, context) may not be joined: a fit would treat them as alike.
 _NO_AXES = ("critical_batch", "eval_corpora", "d_embed")
@@ -95,7 +97,7 @@ def recorded_declarations(recorded: dict[str, Any]) -> list[Declaration]:
             Declaration(
                 recorded["name"],
                 part["scale"],
-                part.get("fields", {}),
+                _EARLIER | part.get("fields", {}),
                 recorded["corpus"]["name"],
                 recorded["corpus"]["fingerprint"],
                 tuple(entry for entry in entries if entry["run"] in own),

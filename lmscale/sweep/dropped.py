@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lmscale.data import Corpus
+from lmscale.sweep.documents import with_masked_documents
 from lmscale.sweep.fields import ExperimentError, most_runs
 
 if TYPE_CHECKING:
@@ -51,10 +52,13 @@ def declared_runs(name: str, experiment: Experiment, corpus: Corpus) -> tuple[li
 
     Raises:
       ExperimentError: when nothing is left to train, or there are too many runs.
+      SpecError: when an architecture cannot do what the fields ask of it.
     """
     token = _recorded.set([])
     try:
         runs = experiment.runs(corpus)
+        if experiment.mask_documents:
+            runs = with_masked_documents(runs, corpus.eod_id)
         dropped = _recorded.get() or []
     finally:
         _recorded.reset(token)

@@ -77,6 +77,12 @@ class Experiment:
             "help": "more evaluation sets, NAME=CORPUS each, in the tokens of the training corpus"
         },
     )
+    mask_documents: bool = dataclasses.field(
+        default=False,
+        metadata={
+            "help": "a token sees only its own document; otherwise a window of several is seen as one text"
+        },
+    )
 
     def __post_init__(self) -> None:
         for name, (kind, many) in field_types(self).items():

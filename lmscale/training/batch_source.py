@@ -14,7 +14,7 @@ from lmscale.compat import memory_limit
 from lmscale.data import Corpus
 from lmscale.data.loader import SequenceOrder, batch_indices, gather, n_sequences, sequence_order
 from lmscale.parallel.distributed import broadcast_from_main, place
-from lmscale.spec import RunSpec, SpecError
+from lmscale.spec import ModelSpec, RunSpec, SpecError
 
 #: Share of a device's memory that the training tokens may take before they stay on the host.
 DEVICE_SHARE = 0.2
@@ -53,8 +53,9 @@ class BatchSource:
         """The endless order of a run's batches: a pure function of its seed and the step.
 
         Raises:
-          SpecError: when the corpus has too few tokens for the run.
+          SpecError: when the corpus has too few tokens for the run, or another separator of documents.
         """
+        check_separator(spec.model, self.corpus)
         n_tokens = len(self._tokens)
         subset = spec.data.subset_tokens
         if subset is not None and subset > n_tokens:
@@ -113,6 +114,16 @@ class BatchSource:
                 lambda part: gather(self._tokens, indices(part), n_ctx),
             )
         }
+
+
+def check_separator(model: ModelSpec, corpus: Corpus) -> None:
+    """Raises `SpecError` where a model masks documents by a token that does not end those of a corpus."""
+    separator = model.document_separator
+    if separator is not None and separator != corpus.eod_id:
+        raise SpecError(
+            f"{model.label} masks documents by the token id {separator} (document_separator), but in "
+            f"{corpus.name} documents end with {corpus.eod_id}: use a corpus with the same tokeniser"
+        )
 
 
 def fits_on_device(n_tokens: int, n_bytes: int, memory: float | None) -> bool:

@@ -12,7 +12,8 @@ import numpy as np
 
 from lmscale.data import Corpus
 from lmscale.data.loader import evaluation_windows
-from lmscale.spec import EvalSpec, RunSpec, SpecError
+from lmscale.spec import EvalSpec, ModelSpec, RunSpec, SpecError
+from lmscale.training.batch_source import check_separator
 from lmscale.training.program import Program
 
 
@@ -32,14 +33,14 @@ class EvalSet:
     bytes_per_token: float
 
 
-def load_eval_set(
-    spec: EvalSpec, corpus: Corpus, n_ctx: int, vocab_size: int, eval_batch: int
-) -> EvalSet:
+def load_eval_set(spec: EvalSpec, corpus: Corpus, model: ModelSpec, eval_batch: int) -> EvalSet:
     """Reads an evaluation set.
 
     Raises:
-      SpecError: when the corpus has changed, has another vocabulary or too little text.
+      SpecError: when the corpus has changed, has another vocabulary or separator of documents than the
+        model, or too little text.
     """
+    n_ctx, vocab_size = model.n_ctx, model.vocab_size
     if corpus.fingerprint != spec.fingerprint:
         raise SpecError(
             f"evaluation set {spec.name!r} was declared on {spec.corpus} with fingerprint "
@@ -50,6 +51,7 @@ def load_eval_set(
             f"evaluation set {spec.name!r} has a vocabulary of {corpus.vocab_size}, the model one "
             f"of {vocab_size}: build it with the tokeniser of the training corpus"
         )
+    check_separator(model, corpus)
     windows, document = evaluation_windows(corpus, spec.split, n_ctx, spec.tokens, spec.sampling)
     if len(windows) == 0:
         raise SpecError(
@@ -127,8 +129,7 @@ class Evaluator:
             self._sets[spec] = load_eval_set(
                 spec,
                 self._open_corpus(spec),
-                model.n_ctx,
-                model.vocab_size,
+                model,
                 self._program.eval_batch,
             )
         return self._sets[spec]

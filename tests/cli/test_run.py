@@ -1,13 +1,16 @@
 """`lmscale run --print-config` and `--dry-run`: what would be trained, without training it."""
 
+import argparse
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
 
 from lmscale.cli import training
+from lmscale.cli.argument_types import NONE, field_value
 from lmscale.files import write_json
 from lmscale.sweep.experiment import experiment_names, load_scales
 from tests.cli.answers import answer, refused
@@ -42,6 +45,36 @@ def test_the_printed_config_has_the_overrides(capsys, own_folder):
     assert found["fields"]["budgets"] == [1e16, 2.5e9]
     assert found["fields"]["n_layer"] is None
     assert not list(own_folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "value"),
+    [([], False), (["--mask-documents"], True), (["--no-mask-documents"], False)],
+)
+def test_a_switch_takes_no_value(capsys, flags, value):
+    code, out, _ = answer(capsys, "run", *flags, "isoflop", "--print-config")
+    assert code == 0 and yaml.safe_load(out)["fields"]["mask_documents"] is value
+    line = refused(capsys, "run", "isoflop", *(flags or ["--mask-documents"]), "false")
+    assert "unrecognized arguments: false" in line
+
+
+def test_a_switch_that_may_be_none_takes_the_words():
+    parse = field_value(bool, True)
+    assert (parse("false"), parse("True"), parse("none")) == (False, True, NONE)
+    with pytest.raises(argparse.ArgumentTypeError, match="must be true or false, not '1'"):
+        parse("1")
+
+
+def test_masked_documents_go_to_a_folder_of_their_own(capsys, own_folder, corpus):
+    code, out, _ = answer(capsys, *SMALL, "--mask-documents", "--dry-run")
+    assert code == 0 and "isoflop: 4 runs in 2 packs, " in out
+    assert "mask_documents-True" in out
+
+
+def test_an_architecture_that_cannot_mask_documents_is_named(capsys, corpus):
+    own = str(Path(__file__).parents[1] / "architectures" / "convolution.py")
+    line = refused(capsys, "run", own, "--data", "tiny", "--mask-documents", "--dry-run")
+    assert "the architecture convolution cannot hide documents from each other" in line
 
 
 def test_many_configs_are_documents_of_one_stream(capsys):

@@ -202,6 +202,22 @@ def test_safetensors_are_our_arrays_by_our_names(model, trained, corpus, tmp_pat
     assert "the run is pending" in json.loads(printed)["notes"][0]
 
 
+def test_a_run_with_masked_documents_is_exported_with_a_note(trained, corpus, tmp_path, capsys):
+    masked = dataclasses.replace(TRANSFORMER, document_separator=corpus.eod_id)
+    folder, params = trained(masked)
+    out = tmp_path / "out"
+    argv = ("export", folder.path, "--format", "hf", "--out", out, "--json")
+    code, printed, _ = answer(capsys, *argv)
+    assert code == 0
+    notes = json.loads(printed)["notes"]
+    assert any("documents masked from each other, which only lmscale does" in n for n in notes)
+    found, form = load_file(out / "model.safetensors"), TRANSFORMER.hugging_face()
+    for name, x in to_theirs(form, named_arrays(params)).items():
+        np.testing.assert_array_equal(found[name], x)
+    code, printed, _ = answer(capsys, "sample", folder.path, "--prompt", "the ", "--tokens", "3")
+    assert code == 0 and printed.startswith("the ")
+
+
 def test_an_export_is_whole_and_replaces_only_its_own(trained, tmp_path, capsys):
     folder, _ = trained(TRANSFORMER)
     out = tmp_path / "out"

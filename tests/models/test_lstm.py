@@ -93,11 +93,15 @@ def test_scanned_layers_equal_unrolled_layers():
 # The recurrence.
 
 
-def plain_recurrence(gates, kernel):
-    """The equations in the docstring of `recurrence`, with nothing saved or derived by hand."""
+def plain_recurrence(gates, kernel, begins):
+    """The equations in the docstring of `recurrence`, with nothing saved or derived by hand.
 
-    def step(carry, gates_t):
-        h, c = carry
+    `begins` [time, batch]: whether the state is zero before a time step.
+    """
+
+    def step(carry, xs):
+        gates_t, begins_t = xs
+        h, c = (jnp.where(begins_t[:, None], 0.0, x) for x in carry)
         z = gates_t + jnp.einsum("bh,hgk->bgk", h, kernel)
         i, f, g, o = z[:, 0], z[:, 1], z[:, 2], z[:, 3]
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
@@ -105,7 +109,7 @@ def plain_recurrence(gates, kernel):
         return (h, c), h
 
     zeros = jnp.zeros((gates.shape[1], gates.shape[3]), gates.dtype)
-    return jax.lax.scan(step, (zeros, zeros), gates)[1]
+    return jax.lax.scan(step, (zeros, zeros), (gates, begins))[1]
 
 
 def draw_recurrence(n_time: int, *runs: int):
@@ -125,16 +129,25 @@ def weighted(cell):
 
 
 @pytest.mark.parametrize("rebuild", [False, True], ids=["gates-saved", "gates-rebuilt"])
-def test_derivative_equals_autodiff_of_the_plain_recurrence_in_float64(rebuild):
+@pytest.mark.parametrize("documents", [False, True], ids=["one-document", "documents"])
+def test_derivative_equals_autodiff_of_the_plain_recurrence_in_float64(rebuild, documents):
     """Of three runs, alone and under vmap, each with a kernel of its own."""
+    begins = np.zeros((7, 3), bool)
+    if documents:
+        # Rows differ, and one has two documents that are next to each other.
+        begins[[0, 2, 3, 5, 6], [0, 0, 0, 1, 1]] = True
+    keep = 1.0 - begins[:, :, None].astype(np.float32) if documents else None
 
     def cell(gates, kernel):
-        return recurrence(gates, kernel, rebuild)
+        return recurrence(gates, kernel, rebuild, keep)
+
+    def plain(gates, kernel):
+        return plain_recurrence(gates, kernel, begins)
 
     arguments = draw_recurrence(7, 3)
     with jax.enable_x64(True):
         wide = [jnp.asarray(x, jnp.float64) for x in arguments]
-        true_values, truths = jax.device_get(quick(jax.vmap(weighted(plain_recurrence)))(*wide))
+        true_values, truths = jax.device_get(quick(jax.vmap(weighted(plain)))(*wide))
         assert truths[0].dtype == truths[1].dtype == np.float64
     packed_values, packed = jax.device_get(quick(jax.vmap(weighted(cell)))(*arguments))
     alone = quick(weighted(cell))
@@ -167,7 +180,8 @@ def test_only_a_gpu_rebuilds_the_gates(monkeypatch, platform):
     mesh = types.SimpleNamespace(devices=devices, shape={"run": 1, "data": 1, "model": 1}, size=1)
     asked = []
 
-    def seen(gates, kernel, rebuild):
+    def seen(gates, kernel, rebuild, keep):
+        assert keep is None
         asked.append(rebuild)
         return gates[..., : kernel.shape[0]]
 

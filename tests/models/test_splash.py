@@ -27,15 +27,23 @@ def arrays(shape=SHAPE):
     return [jax.random.normal(key, shape) for key in keys]
 
 
-def value_and_gradients(implementation, query, key, value, weight):
+def documents_of(n_batch, n_time):
+    """int32 [batch, time]: documents of about 40 tokens, which begin elsewhere in every row."""
+    starts = np.random.default_rng(0).random((n_batch, n_time)) < 1 / 40
+    return np.cumsum(starts, axis=1, dtype=np.int32)
+
+
+def value_and_gradients(implementation, query, key, value, weight, documents=None):
     def total(query, key, value):
-        return (causal_attention(query, key, value, implementation) * weight).sum()
+        mixed = causal_attention(query, key, value, implementation, documents)
+        return (mixed * weight).sum()
 
     return jax.value_and_grad(total, argnums=(0, 1, 2))(query, key, value)
 
 
-def test_the_kernel_computes_what_xla_does():
-    given = arrays()
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_kernel_computes_what_xla_does(masked):
+    given = [*arrays(), documents_of(*SHAPE[:2]) if masked else None]
     expected = value_and_gradients("xla", *given)
     found = value_and_gradients("splash", *given)
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-4)
@@ -43,17 +51,19 @@ def test_the_kernel_computes_what_xla_does():
         np.testing.assert_allclose(one, other, atol=2e-4)
 
 
-def test_runs_batches_and_heads_are_each_on_their_own_device():
+@pytest.mark.parametrize("masked", [False, True])
+def test_runs_batches_and_heads_are_each_on_their_own_device(masked):
     """Two runs side by side on a mesh with every axis."""
     mesh = make_mesh(2, 2, 2)
     query, key, value, _ = arrays((2, 2, 128, 2, 64))
+    documents = documents_of(4, 128).reshape(2, 2, 128) if masked else None
 
     def packed(implementation):
-        def one(query, key, value):
+        def one(query, key, value, documents):
             with on_mesh(mesh):
-                return causal_attention(query, key, value, implementation)
+                return causal_attention(query, key, value, implementation, documents)
 
-        return jax.jit(jax.vmap(one, spmd_axis_name="run"))(query, key, value)
+        return jax.jit(jax.vmap(one, spmd_axis_name="run"))(query, key, value, documents)
 
     expected = packed("xla")
     found = packed("splash")

@@ -265,6 +265,28 @@ def test_heads_too_wide_for_a_gpu_are_computed_by_xla_with_the_reason():
     assert slow_attention(key, parse_devices("h100")) is None
 
 
+def test_masked_documents_are_computed_by_xla_on_a_gpu_with_the_reason_and_their_memory():
+    model = TransformerSpec(n_layer=2, d_model=64, n_ctx=1024, vocab_size=512)
+    masked = dataclasses.replace(model, document_separator=1)
+    assert choose_attention("gpu", masked, "bfloat16", "h100") == (
+        "xla",
+        "the flash kernel has no mask between documents (mask_documents)",
+    )
+    assert choose_attention("tpu", masked, "bfloat16", "v5e") == ("splash", None)
+    crossing, apart = (
+        dataclasses.replace(runs()[0].spec, model=one, compute_dtype="bfloat16")
+        for one in (model, masked)
+    )
+    assert "between documents" in slow_attention(ProgramKey.of(apart), parse_devices("h100"))
+    config = StepConfig(micro_batch=8)
+    more = device_memory(apart, "gpu", config, "h100") - device_memory(
+        crossing, "gpu", config, "h100"
+    )
+    # Scores in float32 and weights in bfloat16, of one head, in each of two layers.
+    assert more == pytest.approx(8 * 1024 * 2 * 6 * 1024, rel=0.1)
+    assert device_memory(apart, "tpu", config) == device_memory(crossing, "tpu", config)
+
+
 @pytest.mark.parametrize("mesh", [(2, 2, 1), (1, 4, 1), (1, 2, 2), (4, 1, 1)])
 def test_the_mesh_can_be_chosen(mesh):
     plan = make_plan(runs(), parse_devices("h100:4"), mesh=mesh)
