@@ -124,6 +124,7 @@ class BatchSize(ByWidth):
                 n_ctx=self.n_ctx,
                 vocab_size=corpus.vocab_size,
                 init_std=self.init_std or init_by_width(width),
+                positions=self.positions,
             )
             steps = round(self.steps * (1 + self.turning_batch / choice["batch_size"]))
             spec = make_run(
@@ -153,6 +154,7 @@ SCALES = {
         shapes=("2x16", "2x32"),
         # As in the other experiments on CPU: widths of 24 and 32 start badly from 0.02.
         init_std=0.08,
+        positions="rotary",
         batch_sizes=(2, 4, 8, 16, 32, 64),
         steps=220,
         turning_batch=16,

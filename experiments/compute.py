@@ -82,7 +82,12 @@ class LearningCurves(SharedRecipe):
     )
 
     def models(self, vocab_size):
-        shared = {"n_ctx": self.n_ctx, "vocab_size": vocab_size, "init_std": self.init_std}
+        shared = {
+            "n_ctx": self.n_ctx,
+            "vocab_size": vocab_size,
+            "init_std": self.init_std,
+            "positions": self.positions,
+        }
         if not self.sizes:
             return [TransformerSpec(n_layer=n, d_model=d, **shared) for n, d in PAPER_TRANSFORMERS]
         multiple = head_multiple(self.compute_dtype)
@@ -221,6 +226,7 @@ CPU = {
     "n_layer": 2,
     "sizes": tuple(24.0 * width**2 for width in (8, 12, 16, 24, 32, 48)),
     "init_std": 0.08,
+    "positions": "rotary",
     # Long runs of small sizes cost little, and a best size needs a smaller one that got as far.
     "steps": 3900,
     "longer": 0.33,

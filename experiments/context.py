@@ -93,7 +93,12 @@ class Context(SharedRecipe):
     )
 
     def models(self, n_ctx, vocab_size):
-        shared = {"n_ctx": n_ctx, "vocab_size": vocab_size, "init_std": self.init_std}
+        shared = {
+            "n_ctx": n_ctx,
+            "vocab_size": vocab_size,
+            "init_std": self.init_std,
+            "positions": self.positions,
+        }
         if self.sizes:
             multiple = head_multiple(self.compute_dtype)
             return transformer_ladder(
@@ -128,6 +133,7 @@ SCALES = {
         sizes=(3.5e3, 1.4e4, 7.5e4, 5.6e5),
         n_layer=2,
         init_std=0.08,
+        positions="rotary",
         steps=1200,
         n_ctx=512,
         batch_size=2,

@@ -217,6 +217,7 @@ SCALES = {
         sizes_per_budget=4,
         tokens_per_param=18.0,
         init_std=0.08,
+        positions="rotary",
         batch_size=1,
         warmup_steps=100,
         swept_lrs=(0.25, 0.5, 1.0, 2.0, 4.0),

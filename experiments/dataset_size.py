@@ -113,6 +113,7 @@ class DatasetSize(SharedRecipe):
             shape = {
                 "n_layer": self.n_layer,
                 "init_std": self.init_std,
+                "positions": self.positions,
                 "head_multiple": head_multiple(self.compute_dtype),
             }
             return transformer_ladder(self.sizes, **shape, **shared)
@@ -152,6 +153,7 @@ SCALES = {
         sizes=tuple(24.0 * width**2 for width in (12, 24, 40)),
         divisors=(1, 128, 256, 512, 1024, 2048),
         init_std=0.08,
+        positions="rotary",
         # At the rule's own rate test losses scattered by 0.05 nats from one evaluation to the next.
         lr_factor=0.5,
         steps=1200,

@@ -42,6 +42,7 @@ from lmscale.sweep import (
     BASE_LR_HELP,
     CENTRE,
     GPU_RECIPE,
+    POSITIONS_HELP,
     Experiment,
     ExperimentError,
     chinchilla_shapes,
@@ -182,6 +183,7 @@ class IsoFLOP(Experiment):
     init_std: float | None = field(
         default=0.02, metadata={"help": "of the initial weights; none goes with the width"}
     )
+    positions: str = field(default="learned", metadata={"help": POSITIONS_HELP})
     architectures: tuple[str, ...] = field(
         default=("transformer",),
         metadata={
@@ -230,6 +232,11 @@ class IsoFLOP(Experiment):
         alone = len(self.architectures) == 1 or len({*self.centre_lr_factors, 1.0}) > 2
         return self.lr_factors if alone or self.lr_factors != (1.0,) else RIVAL_LR_FACTORS
 
+    def own_fields(self, kind):
+        """Fields of the models that not all architectures have."""
+        positions = {"positions": self.positions} if kind == "transformer" else {}
+        return {**one_depth(kind, self.n_layer), **positions}
+
     def models(self, budget, vocab_size):
         """The shapes of each architecture's ladder around the budget's centre."""
         shared = {"n_ctx": self.n_ctx, "vocab_size": vocab_size}
@@ -238,7 +245,7 @@ class IsoFLOP(Experiment):
         heads = head_multiple(self.compute_dtype)
         fields = {"init_std": self.init_std, "head_multiple": heads, **shared}
         ladders = [
-            ladder(kind, self.sizes, **fields, **one_depth(kind, self.n_layer))
+            ladder(kind, self.sizes, **fields, **self.own_fields(kind))
             if self.sizes
             else chinchilla_shapes(**shared)
             for kind in self.architectures
@@ -328,6 +335,7 @@ SCALES = {
         tokens_per_param=18.0,
         # With GPT-2's 0.02 the widths of 24 and 32 ended 0.1 and 0.5 nats higher at 1e11 FLOPs.
         init_std=0.08,
+        positions="rotary",
         batch_size=2,
         eval_tokens=2**17,
     ),
@@ -339,6 +347,7 @@ SCALES = {
         sizes_per_budget=5,
         tokens_per_param=18.0,
         init_std=0.08,
+        positions="rotary",
         batch_size=2,
         centre_lr_factors=(0.5, 1.0, 2.0),
         centre_budgets=(1.6e11, 5.12e12),

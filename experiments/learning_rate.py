@@ -180,6 +180,7 @@ SCALES = {
         batch_sizes=(1, 4, 16),
         n_layer=2,
         init_std=0.08,
+        positions="rotary",
         n_ctx=128,
         eval_tokens=2**15,
     ),

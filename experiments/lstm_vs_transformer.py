@@ -146,6 +146,7 @@ class LSTMvsTransformer(SharedRecipe):
         depth = {
             "n_layer": self.n_layer,
             "init_std": self.init_std,
+            "positions": self.positions,
             "head_multiple": head_multiple(self.compute_dtype),
         }
         for model in transformer_ladder(self.sizes, **depth, **shared):
@@ -180,6 +181,7 @@ _CPU = LSTMvsTransformer(
     d_embed=(64,),
     n_layer=1,
     init_std=0.08,
+    positions="rotary",
     steps=1400,
     n_ctx=256,
     batch_size=2,

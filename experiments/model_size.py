@@ -103,6 +103,7 @@ class ModelSize(SharedRecipe):
                 n_ctx=self.n_ctx,
                 vocab_size=vocab_size,
                 init_std=self.init_std or init_by_width(width),
+                positions=self.positions,
             )
             # The paper's legend.
             many = "transformer, more than 6 layers"
@@ -125,6 +126,7 @@ SCALES = {
         depths=(1, 2, 3, 6),
         widths=(8, 12, 16, 20),
         init_std=0.08,
+        positions="rotary",
         steps=10_000,
         n_ctx=128,
         batch_size=2,

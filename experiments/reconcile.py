@@ -228,6 +228,7 @@ _CPU = Reconcile(
     spread=4.0,
     tokens_per_param=18.0,
     init_std=0.08,
+    positions="rotary",
     fixed_lr=1e-2,
     fixed_batch=4,
     tuned_batch=2,

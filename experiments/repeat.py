@@ -119,6 +119,7 @@ class Repeat(ByWidth):
         shape = {
             "n_layer": self.n_layer,
             "init_std": self.init_std,
+            "positions": self.positions,
             "head_multiple": head_multiple(self.compute_dtype),
         }
         for model in transformer_ladder(self.sizes, **shape, **shared):
@@ -168,6 +169,7 @@ SCALES = {
         # What 16 epochs are worth is read off a fresh run of at least as many tokens.
         fresh=(2, 4, 8, 16),
         init_std=0.08,
+        positions="rotary",
         n_ctx=64,
         batch_size=4,
         seeds=(0, 1, 2),

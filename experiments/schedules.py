@@ -163,6 +163,7 @@ class Schedules(ByWidth):
             vocab_size=corpus.vocab_size,
             n_layer=self.n_layer,
             init_std=self.init_std,
+            positions=self.positions,
         )
         runs = []
         for (name, schedule, cycle, decays), factor in itertools.product(
@@ -202,6 +203,7 @@ SCALES = {
         size=1.4e4,
         n_layer=2,
         init_std=0.08,
+        positions="rotary",
         steps=25_000,
         n_ctx=128,
         batch_size=1,

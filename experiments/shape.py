@@ -113,6 +113,7 @@ class Shape(SharedRecipe):
             n_ctx=self.n_ctx,
             vocab_size=vocab_size,
             init_std=self.init_std or init_by_width(d_model),
+            positions=self.positions,
         )
 
     def scans(self):
@@ -175,6 +176,7 @@ SCALES = {
         d_head=16,
         multiple=2,
         init_std=0.08,
+        positions="rotary",
         steps=16_900,
         n_ctx=128,
         batch_size=2,

@@ -97,6 +97,7 @@ class Transfer(SharedRecipe):
             vocab_size=corpus.vocab_size,
             n_layer=self.n_layer,
             init_std=self.init_std,
+            positions=self.positions,
             head_multiple=head_multiple(self.compute_dtype),
         )
         evals = self.evals(corpus)
@@ -120,6 +121,7 @@ SCALES = {
         sizes=(3.5e3, 1.4e4, 3.8e4, 9.8e4),
         n_layer=2,
         init_std=0.08,
+        positions="rotary",
         steps=1000,
         n_ctx=128,
         batch_size=4,

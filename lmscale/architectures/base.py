@@ -477,6 +477,8 @@ def kinds() -> tuple[str, ...]:
 ADD = (1, 1)
 SCALE = (1, 1)
 LAYER_NORM = (6, 12)
+#: Of rotary positions: two products and a sum.
+ROTATION = (3, 3)
 SOFTMAX = (5, 4)
 ACTIVATION = {"gelu": (7, 14), "relu": (1, 2)}
 CROSS_ENTROPY = (3, 4)

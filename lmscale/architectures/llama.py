@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from lmscale.architectures.base import (
     ADD,
     CROSS_ENTROPY,
+    ROTATION,
     SCALE,
     SHARED_ARRAYS,
     SOFTMAX,
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     from flax import nnx
 
 #: FLOPs per element, forward and backward, as in `lmscale.models.llama`: x^2, mean, two products;
-#: the rotation's two products and a sum; silu(gate) * up.
-RMS_NORM, ROTATION, SWIGLU = (4, 9), (3, 3), (5, 9)
+#: silu(gate) * up.
+RMS_NORM, SWIGLU = (4, 9), (5, 9)
 
 
 @register

@@ -17,6 +17,7 @@ from lmscale.architectures.base import (
     ADD,
     CROSS_ENTROPY,
     LAYER_NORM,
+    ROTATION,
     SCALE,
     SHARED_ARRAYS,
     SOFTMAX,
@@ -71,6 +72,10 @@ class TransformerSpec(ModelSpec):
     norm: Literal["pre", "post"] = "pre"
     activation: Literal["gelu", "relu"] = "gelu"
     bias: bool = True
+    #: "learned" adds a vector for each place in the window, as GPT-2 does. "rotary" turns queries and keys
+    #: instead (Su et al. 2021): attention to the token before need not be learnt for every place, which
+    #: takes small models a million tokens and more.
+    positions: Literal["learned", "rotary"] = "learned"
     #: Standard deviation of the initial weights; 0.02 is that of GPT-2, whose width is 768. Much
     #: narrower models need more, about 0.5 / sqrt(d_model): otherwise attention stays uniform for long.
     init_std: float = 0.02
@@ -111,6 +116,10 @@ class TransformerSpec(ModelSpec):
             self.init_std > 0, f"TransformerSpec.init_std must be positive, not {self.init_std!r}"
         )
         require(
+            self.positions == "learned" or self.attention_width % 2 == 0,
+            f"rotary positions need heads of an even width, not {self.attention_width}",
+        )
+        require(
             self.d_attn % self.n_head == 0,
             f"TransformerSpec.d_attn ({self.d_attn}) must be a multiple of n_head ({self.n_head})",
         )
@@ -148,6 +157,7 @@ class TransformerSpec(ModelSpec):
         reasons = {
             "recurrence (reuse > 1)": self.reuse > 1,
             "step signals": self.step_signal != "none",
+            "rotary positions": self.positions != "learned",
             "post-normalisation": self.norm != "pre",
             f"attention of another width ({self.d_attn}) than d_model ({self.d_model})": self.d_attn
             != self.d_model,
@@ -248,11 +258,16 @@ class TransformerSpec(ModelSpec):
         n_signals = {"stack": self.reuse, "layer": depth}[self.reuse_order]
         if self.step_signal == "none":
             n_signals = 0
+        n_learned, rotation = 1, {}
+        if self.positions == "rotary":
+            n_learned, rotation = 0, {"rotation": elementwise((ROTATION, depth * 2 * a))}
         return {
             # Forward, the lookup is a copy. Backward, the gradient of a token is added to its row.
             "embedding": Operation(self.vocab_size * d, 0.0, float(d)),
             # The signal has no parameters, so only the learned positions accumulate gradients.
-            "position": Operation(c * d, float((1 + n_signals) * d), float(d)),
+            "position": Operation(
+                n_learned * c * d, float((n_learned + n_signals) * d), float(n_learned * d)
+            ),
             "norm": elementwise(
                 (LAYER_NORM, (2 * depth + n_final) * d), params=(2 * n + n_final) * d
             ),
@@ -269,6 +284,7 @@ class TransformerSpec(ModelSpec):
             ),
             "head": output_head(self),
             "loss": elementwise((CROSS_ENTROPY, self.vocab_size)),
+            **rotation,
         }
 
     def softmax_flops(self) -> float:

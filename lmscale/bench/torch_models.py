@@ -54,6 +54,7 @@ class Transformer(nn.Module):
     def __init__(self, spec: TransformerSpec):
         super().__init__()
         plain = spec.reuse == 1 and spec.norm == "pre" and spec.activation == "gelu"
+        plain = plain and spec.positions == "learned"
         if not plain or spec.dropout or spec.document_separator is not None:
             raise ValueError(f"torch's reference is the plain Transformer, not {spec}")
         self.embedding = nn.Embedding(spec.vocab_size, spec.d_model)

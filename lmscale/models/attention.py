@@ -24,6 +24,21 @@ CUDNN_REFUSES_DOCUMENTS = "the flash kernel has no mask between documents (mask_
 _SPLIT = ("data", None, "model", None)
 
 
+def rotate(x: jax.Array, theta: float) -> jax.Array:
+    """Rotary position embedding (Su et al. 2021) of x [batch, time, n_head, d_head].
+
+    Dimension i of the first half of a head and dimension i of its second half are a pair. At position
+    t the pair is rotated by the angle t theta^(-2 i / d_head).
+    """
+    n_time, half = x.shape[1], x.shape[-1] // 2
+    rate = theta ** (-jnp.arange(half) / half)
+    angle = (jnp.arange(n_time)[:, None] * rate)[:, None, :]
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
 def document_numbers(tokens: jax.Array, separator: int | None) -> jax.Array | None:
     """The document of each token in its window, counted from 0; None where nothing is masked.
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmscale.architectures.llama import LlamaSpec
-from lmscale.models.attention import causal_attention, document_numbers
+from lmscale.models.attention import causal_attention, document_numbers, rotate
 from lmscale.models.layers import (
     Embedding,
     LanguageModel,
@@ -42,21 +42,6 @@ class RMSNorm(nnx.Module):
         wide = x.astype(jnp.float32)
         inverse = jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.epsilon)
         return (wide * inverse * self.scale[...]).astype(self.dtype)
-
-
-def rotate(x: jax.Array, theta: float) -> jax.Array:
-    """Rotary position embedding (Su et al. 2021) of x [batch, time, n_head, d_head].
-
-    Dimension i of the first half of a head and dimension i of its second half are a pair. At position
-    t the pair is rotated by the angle t theta^(-2 i / d_head).
-    """
-    n_time, half = x.shape[1], x.shape[-1] // 2
-    rate = theta ** (-jnp.arange(half) / half)
-    angle = (jnp.arange(n_time)[:, None] * rate)[:, None, :]
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x.dtype)
 
 
 class Attention(nnx.Module):

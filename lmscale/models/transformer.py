@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmscale.architectures import TransformerSpec
-from lmscale.models.attention import causal_attention, document_numbers
+from lmscale.models.attention import causal_attention, document_numbers, rotate
 from lmscale.models.layers import (
     Embedding,
     LanguageModel,
@@ -31,6 +31,9 @@ from lmscale.models.layers import (
     stack_layers,
 )
 from lmscale.parallel.partition import constrain_activations
+
+#: Base of the rotary positions' wavelengths (Su et al. 2021).
+ROPE_THETA = 10_000.0
 
 
 @jax.custom_vjp
@@ -67,9 +70,12 @@ class Attention(nnx.Module):
             dtype=dtype,
         )
         self.implementation = implementation
+        self.rotary = spec.positions == "rotary"
 
     def __call__(self, x: jax.Array, documents: jax.Array | None) -> jax.Array:
         query, key, value = split_qkv(constrain_activations(self.qkv(x), 3))
+        if self.rotary:
+            query, key = rotate(query, ROPE_THETA), rotate(key, ROPE_THETA)
         mixed = causal_attention(query, key, value, self.implementation, documents)
         return self.out(constrain_activations(mixed, 2))
 
@@ -145,9 +151,10 @@ class Transformer(LanguageModel):
         self.embed = Embedding(
             spec.vocab_size, spec.d_model, rngs, std=spec.init_std, dtype=self.dtype
         )
-        self.position = nnx.Param(
-            0.5 * spec.init_std * jax.random.normal(rngs.params(), (spec.n_ctx, spec.d_model))
-        )
+        self.position = None
+        if spec.positions == "learned":
+            draws = jax.random.normal(rngs.params(), (spec.n_ctx, spec.d_model))
+            self.position = nnx.Param(0.5 * spec.init_std * draws)
 
         def block(rngs: nnx.Rngs) -> Block:
             return Block(spec, rngs, dtype=self.dtype, attention=attention)
@@ -164,9 +171,11 @@ class Transformer(LanguageModel):
         """tokens int32 [batch, time <= n_ctx] -> input of the output head [batch, time, d_model]."""
         spec = self.spec
         n_time = tokens.shape[1]
-        # Positions count from the start of the window, also where documents are masked. If they began
-        # again with every document, late positions would be trained by long documents alone.
-        x = self.embed(tokens) + self.position[...][:n_time].astype(self.dtype)
+        x = self.embed(tokens)
+        if self.position is not None:
+            # Positions count from the start of the window, also where documents are masked. If they began
+            # again with every document, late positions would be trained by long documents alone.
+            x = x + self.position[...][:n_time].astype(self.dtype)
         x = dropout(x, spec.dropout, fold_key(dropout_key, 0))
         documents = document_numbers(tokens, spec.document_separator)
         x = self._apply_blocks(x, fold_key(dropout_key, 1), documents)

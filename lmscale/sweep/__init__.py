@@ -22,6 +22,7 @@ from lmscale.sweep.gpu_recipe import (
 from lmscale.sweep.grids import (
     BASE_LR_HELP,
     KAPLAN_RECIPE,
+    POSITIONS_HELP,
     ByWidth,
     SharedRecipe,
     TransformersBySize,
@@ -41,6 +42,7 @@ __all__ = [
     "GPU_RECIPE",
     "KAPLAN_RECIPE",
     "LSTM_INIT",
+    "POSITIONS_HELP",
     "Bounds",
     "ByWidth",
     "Claim",

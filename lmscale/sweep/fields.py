@@ -131,6 +131,7 @@ BOUNDS: dict[str, Bounds] = {
     "depths": _DEPTHS,
     "lstm_layers": _DEPTHS,
     "reuse": _spec("reuse", distinct=True),
+    "positions": _choices(spec.TransformerSpec, "positions"),
     "reuse_order": _choices(spec.TransformerSpec, "reuse_order"),
     "step_signal": _choices(spec.TransformerSpec, "step_signal"),
     "widths": _WIDTHS,

@@ -43,7 +43,11 @@ KAPLAN_RECIPE: dict[str, Any] = {
 #: Non-embedding parameters above which `SharedRecipe.large_optimizer` is used.
 LARGE = 1e9
 
-#: Help of the field `base_lr` of experiments.
+#: Help of fields of experiments.
+POSITIONS_HELP = (
+    "of Transformers: learned, as in GPT-2 and the papers, or rotary, which models that see few tokens "
+    "learn from much sooner"
+)
 BASE_LR_HELP = (
     "peak learning rate at width 32, from which other widths follow; none: a rule by scale"
 )
@@ -247,6 +251,7 @@ class ByWidth(Experiment):
         default=0.02,
         metadata={"help": "of the initial weights of Transformers; none goes with the width"},
     )
+    positions: str = field(default="learned", metadata={"help": POSITIONS_HELP})
     base_lr: float | None = field(default=None, metadata={"help": BASE_LR_HELP})
 
 
@@ -269,6 +274,7 @@ class TransformersBySize(ByWidth):
             vocab_size=vocab_size,
             n_layer=self.n_layer,
             init_std=self.init_std,
+            positions=self.positions,
             head_multiple=head_multiple(self.compute_dtype),
         )
 
