@@ -116,10 +116,6 @@ class TransformerSpec(ModelSpec):
             self.init_std > 0, f"TransformerSpec.init_std must be positive, not {self.init_std!r}"
         )
         require(
-            self.positions == "learned" or self.attention_width % 2 == 0,
-            f"rotary positions need heads of an even width, not {self.attention_width}",
-        )
-        require(
             self.d_attn % self.n_head == 0,
             f"TransformerSpec.d_attn ({self.d_attn}) must be a multiple of n_head ({self.n_head})",
         )

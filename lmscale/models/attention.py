@@ -28,15 +28,19 @@ def rotate(x: jax.Array, theta: float) -> jax.Array:
     """Rotary position embedding (Su et al. 2021) of x [batch, time, n_head, d_head].
 
     Dimension i of the first half of a head and dimension i of its second half are a pair. At position
-    t the pair is rotated by the angle t theta^(-2 i / d_head).
+    t the pair is rotated by the angle t theta^(-2 i / d_head). The last dimension of a head of odd width
+    has no partner and stays as it is.
     """
     n_time, half = x.shape[1], x.shape[-1] // 2
     rate = theta ** (-jnp.arange(half) / half)
     angle = (jnp.arange(n_time)[:, None] * rate)[:, None, :]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x.dtype)
+    wide = x.astype(jnp.float32)
+    first, second = wide[..., :half], wide[..., half : 2 * half]
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    if x.shape[-1] % 2:
+        turned.append(wide[..., -1:])
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
 def document_numbers(tokens: jax.Array, separator: int | None) -> jax.Array | None:
