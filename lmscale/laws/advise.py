@@ -10,7 +10,6 @@ An interval holds more than the noise of the fitted runs:
   distance of the extrapolation (`lmscale.laws.backtest`);
 - for the loss along IsoFLOP minima instead, that its exponent may change with compute
   (`lmscale.laws.frontier_loss`);
-- there, too, what models gain by learning to use their context, where the runs see few tokens;
 - along an envelope, the difference that an irreducible loss makes, where the fitted curve has none;
 - for the loss, the noise of one run and the chance that the advised size is not the best one.
 """

@@ -23,8 +23,6 @@ __all__ = ["EnvelopeLoss", "advise_on_frontier", "run_noise"]
 _NEAREST_PROFILES = 3
 #: Points of an envelope that the loss along it is fitted to.
 _ENVELOPE_POINTS = 60
-#: Tokens within which models learn to use their context (`lmscale.laws.frontier_loss`).
-_CONTEXT_TOKENS = 1e7
 #: Draws of the loss along the frontier of IsoFLOP profiles.
 _FORECAST_DRAWS = 1000
 
@@ -107,12 +105,6 @@ def advise_on_frontier(
         drawn = None
         if isinstance(curve, LossForecast):
             drawn, widths["loss"] = curve.interval(budget, level), {}
-            if beyond and curve.learning:
-                warnings.append(
-                    f"the runs see fewer than {_CONTEXT_TOKENS / 1e6:.0f} million tokens, within which models "
-                    f"learn to use their context: the loss is forecast to fall faster than along the runs, by "
-                    f"an amount that is hardly known"
-                )
         else:
             widths["loss"] = curve.half_widths(budget, level)
         noise = run_noise(result)
@@ -277,8 +269,7 @@ def _loss_curve(result: FitResult) -> tuple[EnvelopeLoss | LossForecast | None, 
     if "frontier_loss" in result.details:
         covariance = np.asarray(result.details["frontier_loss"]["covariance"], float)
         rng = np.random.default_rng(0)
-        learning = _still_learning(result)
-        return forecast_loss(np.log(flops), loss, covariance, _FORECAST_DRAWS, rng, learning), ""
+        return forecast_loss(np.log(flops), loss, covariance, _FORECAST_DRAWS, rng), ""
     if len(flops) > _ENVELOPE_POINTS:
         every = np.linspace(0, len(flops) - 1, _ENVELOPE_POINTS).astype(int)
         flops, loss = flops[every], loss[every]
@@ -291,16 +282,6 @@ def _loss_curve(result: FitResult) -> tuple[EnvelopeLoss | LossForecast | None, 
         rival = _fitted(flops, loss, offset=True)
     line = Line.through(np.log(flops), np.log(loss))
     return EnvelopeLoss(alpha, c_c, floor, line, scatter, rival), ""
-
-
-def _still_learning(result: FitResult) -> float:
-    """E-folds of compute from the largest budget to the one whose best run sees `_CONTEXT_TOKENS`; 0 if it is
-    smaller."""
-    k, b = result.parameters["k_D"], result.parameters["b"]
-    if b <= 0:
-        return 0.0
-    largest = math.log(result.ranges["flops"][1])
-    return max(0.0, (math.log(_CONTEXT_TOKENS) - math.log(k)) / b - largest)
 
 
 def _fitted(flops: np.ndarray, loss: np.ndarray, *, offset: bool) -> tuple[float, float, float]:

@@ -50,10 +50,6 @@ _NO_BEND = 0.1
 #: The forecast's grids over L_inf, the scatter and the rate of the bend. Coarser than those of the law,
 #: since their product counts.
 _FORECAST_STEPS = 40, 16, 16
-#: Models learn to use their context within their first 10 million tokens or so. A frontier of shorter runs does
-#: not show what those beyond it gain by that: between nothing and so many nats for every e-fold of compute.
-#: The models that quickstarts advised gained 0.08 to 0.12 on Python text and 0.23 on wiki text (RESULTS.md).
-_CONTEXT_GAIN = 0.3
 #: A loss is looked for along the forecast within this factor of the budgets, in steps of ln C.
 _FARTHEST, _STEP = 1e15, 0.3
 #: Least exponent of the loss; below it C_c would overflow.
@@ -130,8 +126,6 @@ class LossForecast:
       bend, slope: the bend and its derivative at the budgets [budget, draw].
       wander: how far the bend strays from its last slope one e-fold beyond the budgets [draw].
       scatter: of a single minimum about the curve, in nats [draw].
-      context: what models gain beyond the budgets by learning to use their context, in nats for every e-fold
-        of compute [draw], over the first `learning` e-folds.
     """
 
     center: float
@@ -143,8 +137,6 @@ class LossForecast:
     slope: np.ndarray
     wander: np.ndarray
     scatter: np.ndarray
-    context: np.ndarray
-    learning: float
 
     def curves(self, flops: np.ndarray | float) -> np.ndarray:
         """The loss of the curve at each compute [..., draw]."""
@@ -155,8 +147,7 @@ class LossForecast:
         beyond = x - inside
         last = np.where(beyond > 0, self.slope[-1], self.slope[0])
         bend = bend + beyond * last + np.abs(beyond) ** 1.5 * self.wander
-        gain = self.context * np.clip(x - self.x[-1], 0.0, self.learning)
-        return self.floor + np.exp(self.level - self.alpha * x + bend) - gain
+        return self.floor + np.exp(self.level - self.alpha * x + bend)
 
     def __call__(self, flops: float) -> float:
         return float(np.median(self.curves(flops)))
@@ -188,7 +179,6 @@ def forecast_loss(
     covariance: np.ndarray,
     n_draws: int,
     rng: np.random.Generator,
-    learning: float = 0.0,
 ) -> LossForecast:
     """Draws of the loss along the frontier, where the exponent may change with compute.
 
@@ -196,8 +186,6 @@ def forecast_loss(
       log_flops, loss: [point], three or more.
       covariance: of the losses, from the noise of the runs.
       n_draws: at least one.
-      learning: e-folds of compute beyond the largest budget within which models still learn to use their
-        context.
     """
     order = np.argsort(log_flops)
     log_flops, loss, covariance = log_flops[order], loss[order], covariance[np.ix_(order, order)]
@@ -232,8 +220,6 @@ def forecast_loss(
         slope=slope,
         wander=grid.rate[j] / math.sqrt(3) * rng.standard_normal(n_draws),
         scatter=grid.tau[j] * rng.standard_normal(n_draws),
-        context=_CONTEXT_GAIN * rng.random(n_draws),
-        learning=learning,
     )
 
 

@@ -44,6 +44,10 @@ def choices_of(store: epath.Path, devices: Devices) -> SlotChoices:
     return SlotChoices((store / "slots", *machine), devices)
 
 
+#: Fields of models that stores of earlier versions do not know, at the defaults that mean "as before".
+_LATER_FIELDS = ("document_separator=None", "positions='learned'")
+
+
 @dataclass(frozen=True)
 class SlotChoices:
     """The numbers of slots of a store's packs, in one small file each.
@@ -131,7 +135,10 @@ class SlotChoices:
         device = self.devices.kind, self.devices.count, jax.__version__
         # Stores hold files that were named when StepConfig was called Execution.
         config = repr(pack.step_config).replace("StepConfig(", "Execution(", 1)
-        speed = f"({pack.key!r}, {pack.mesh!r}, {config}, {pack.n_slots!r}, {device!r})"
+        key = repr(pack.key)
+        for later in _LATER_FIELDS:
+            key = key.replace(f", {later}", "")
+        speed = f"({key}, {pack.mesh!r}, {config}, {pack.n_slots!r}, {device!r})"
         return f"{hashlib.sha256(speed.encode()).hexdigest()[:16]}.json"
 
 

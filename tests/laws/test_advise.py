@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from lmscale import laws
-from lmscale.laws import frontier_loss
 from lmscale.laws.advise import too_far
 from lmscale.laws.chinchilla import chinchilla_loss, optimal_allocation
 from lmscale.laws.published import PUBLISHED, published
@@ -283,43 +282,6 @@ def test_the_compute_for_a_loss_has_the_interval_that_the_loss_would_have():
     assert low < 2e21 < high
     edges = [laws.advise(law, flops=c).loss for c in (high, low)]
     assert edges == pytest.approx(laws.advise(law, flops=2e21).intervals["loss"], rel=1e-4)
-
-
-def test_runs_of_few_tokens_are_forecast_to_gain_by_learning_to_use_their_context(monkeypatch):
-    """Between nothing and 0.3 nats for every e-fold of compute, until the best run sees 10 million tokens."""
-    table = isoflop_table(noise=0.002)
-    tokens = np.array(table["tokens"])
-    law = laws.fit(table, "isoflop", bootstrap=50)
-    most = law.parameters["k_D"] * 1e21 ** law.parameters["b"]
-
-    def advice(tokens_seen, times):
-        """With runs of a millionth of the tokens or so, of which the best of the largest budget saw these."""
-        scale = tokens_seen / most
-        law = laws.fit({**table, "tokens": tokens * scale}, "isoflop", bootstrap=50)
-        found = laws.advise(law, flops=times * 1e21 * scale)
-        with monkeypatch.context() as patched:
-            patched.setattr(frontier_loss, "_CONTEXT_GAIN", 0.0)
-            without = laws.advise(law, flops=times * 1e21 * scale)
-        assert any("learn to use their context" in warning for warning in found.warnings)
-        assert found.intervals["n_params"] == without.intervals["n_params"]
-        return found, without, law.parameters["b"]
-
-    found, without, b = advice(1e6, 3.0)
-    assert without.loss - found.loss == pytest.approx(0.15 * np.log(3), rel=0.1)
-    low, high = found.intervals["loss"]
-    assert low < without.loss - 0.28 * np.log(3) and high > without.loss - 0.01 * np.log(3)
-    # Of 7 million tokens the budget of 10 million is near, and nothing is gained beyond it.
-    found, without, b = advice(7e6, 20.0)
-    assert without.loss - found.loss == pytest.approx(0.15 * np.log(10 / 7) / b, rel=0.2)
-
-
-def test_runs_of_many_tokens_and_budgets_within_the_runs_are_forecast_as_before():
-    table = isoflop_table(noise=0.002)
-    law = laws.fit(table, "isoflop", bootstrap=50)
-    tokens = np.array(table["tokens"]) * 1e-5
-    few = laws.fit({**table, "tokens": tokens}, "isoflop", bootstrap=50)
-    for found in (laws.advise(law, flops=3e21), laws.advise(few, flops=5e15)):
-        assert not any("their context" in warning for warning in found.warnings)
 
 
 def test_a_published_frontier_turns_about_the_middle_of_its_budgets():
