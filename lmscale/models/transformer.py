@@ -151,10 +151,13 @@ class Transformer(LanguageModel):
         self.embed = Embedding(
             spec.vocab_size, spec.d_model, rngs, std=spec.init_std, dtype=self.dtype
         )
-        self.position = None
-        if spec.positions == "learned":
-            draws = jax.random.normal(rngs.params(), (spec.n_ctx, spec.d_model))
-            self.position = nnx.Param(0.5 * spec.init_std * draws)
+        self.position = (
+            nnx.Param(
+                0.5 * spec.init_std * jax.random.normal(rngs.params(), (spec.n_ctx, spec.d_model))
+            )
+            if spec.positions == "learned"
+            else None
+        )
 
         def block(rngs: nnx.Rngs) -> Block:
             return Block(spec, rngs, dtype=self.dtype, attention=attention)
