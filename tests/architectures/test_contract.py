@@ -29,10 +29,16 @@ from tests.training.test_step import TOLERANCE, different_specs, train
 
 SHARED = {"n_ctx": 16, "vocab_size": 304}
 each_kind = pytest.mark.parametrize("kind", kinds())
+ROTARY = "transformer, rotary"
+each_model = pytest.mark.parametrize("kind", [*kinds(), ROTARY])
 
 
-def model_of(kind: str, **fields) -> ModelSpec:
-    return architecture(kind).of_shape(2, 32, **{**SHARED, **fields})
+def model_of(kind: str, width: int = 32, **fields) -> ModelSpec:
+    fields = {**SHARED, **fields}
+    if kind == ROTARY:
+        model = architecture("transformer").of_shape(2, width, **fields)
+        return dataclasses.replace(model, positions="rotary")
+    return architecture(kind).of_shape(2, width, **fields)
 
 
 def masked(model: ModelSpec) -> ModelSpec:
@@ -92,7 +98,7 @@ def test_matrices_are_split_over_eight_devices(kind):
             assert axes >= {"data", "model"}, name
 
 
-@each_kind
+@each_model
 def test_what_is_counted_is_what_is_stored(kind):
     model = model_of(kind)
     stored = sum(math.prod(shape) for shape in arrays_of(model).values())
@@ -117,7 +123,7 @@ def test_shapes_come_in_every_size(kind, size):
 
 
 @pytest.mark.slow
-@each_kind
+@each_model
 def test_a_packed_run_equals_the_run_alone(kind):
     specs = different_specs(model_of(kind), n=2)
     together, _, _ = train(specs)
@@ -151,7 +157,7 @@ def test_masked_runs_are_the_same_packed_on_a_mesh_in_pieces_and_alone(kind):
 
 
 @pytest.mark.slow
-@each_kind
+@each_model
 def test_a_mesh_of_eight_devices_gives_the_losses_of_one(kind):
     specs = different_specs(model_of(kind), n=2)
     expected, _, _ = train(specs)
@@ -160,7 +166,7 @@ def test_a_mesh_of_eight_devices_gives_the_losses_of_one(kind):
 
 
 @pytest.mark.slow
-@each_kind
+@each_model
 def test_layers_apart_recomputed_and_in_pieces_give_the_same_losses(kind):
     model = model_of(kind)
     specs = different_specs(model, n=1)
@@ -170,7 +176,7 @@ def test_layers_apart_recomputed_and_in_pieces_give_the_same_losses(kind):
 
 
 @pytest.mark.slow
-@each_kind
+@each_model
 def test_a_saved_run_goes_on_in_another_pack(kind):
     """What is taken from a slot can be put into a slot of a program of another form."""
     specs = different_specs(model_of(kind), n=2)
@@ -181,10 +187,10 @@ def test_a_saved_run_goes_on_in_another_pack(kind):
     jax.tree.map(np.testing.assert_array_equal, moved, one)
 
 
-@each_kind
+@each_model
 def test_the_plan_foretells_memory(kind):
     """Within a quarter of what the compiler lays out for this CPU."""
-    check_memory(architecture(kind).of_shape(2, 64, n_ctx=128, vocab_size=512))
+    check_memory(model_of(kind, 64, n_ctx=128, vocab_size=512))
 
 
 @pytest.mark.slow
