@@ -169,7 +169,7 @@ def advise(
       unique_tokens: how many tokens there are; beyond them data repeat.
       inference_tokens: tokens served later, which the compute then pays for as well.
       law: isoflop unless given; of a table what fits it.
-      family: whose law of a store (transformer).
+      family: whose law of a store; by default the only one, or else the Transformers'.
       extrapolate: answer also far from the runs (`lmscale.laws.advise.FARTHEST`).
       columns, where, convention, cells: how a table is read; see `fit`.
 

@@ -12,7 +12,6 @@ from typing import Any
 from lmscale.cli import argument_types
 
 __all__ = [
-    "DEFAULT_FAMILY",
     "add_checkpoint_seconds",
     "add_law_choice",
     "add_mesh",
@@ -20,9 +19,6 @@ __all__ = [
     "add_table_reading",
     "table_reading",
 ]
-
-#: The family whose law is read from a store, if none is named.
-DEFAULT_FAMILY = "transformer"
 
 
 def add_mesh(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +53,7 @@ def add_checkpoint_seconds(parser: argparse.ArgumentParser) -> None:
 
 def add_law_choice(parser: argparse.ArgumentParser) -> None:
     """Which family's law of a store, which law, and how far it is trusted: of `advise`, `verify`."""
-    parser.add_argument("--family", help=f"whose law of a store ({DEFAULT_FAMILY})")
+    parser.add_argument("--family", help="whose law of a store (the only one; else transformer)")
     parser.add_argument(
         "--law", metavar="LAW", help="isoflop, parametric, ... (isoflop; of a table what fits it)"
     )

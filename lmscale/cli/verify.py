@@ -11,7 +11,7 @@ from lmscale.cli.declared import Declared, plan_line
 from lmscale.cli.errors import CommandError
 from lmscale.cli.parser import Parser
 from lmscale.cli.places import training_corpus
-from lmscale.cli.shared_arguments import DEFAULT_FAMILY, add_checkpoint_seconds, add_law_choice
+from lmscale.cli.shared_arguments import add_checkpoint_seconds, add_law_choice
 from lmscale.cli.training import Job, train_job
 from lmscale.stopping import PREEMPTED, PREEMPTED_LINE
 from lmscale.terminal import plural, print_json, print_table, say
@@ -58,9 +58,11 @@ def _seed(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     from lmscale.cli import start_jax
+    from lmscale.sweep.recommend import default_family
     from lmscale.sweep.store import Store
 
-    store, law, family = Store.open(args.dir), args.law or "isoflop", args.family or DEFAULT_FAMILY
+    store, law = Store.open(args.dir), args.law or "isoflop"
+    family = args.family or default_family(store)
     if store.kept and not args.dry_run:
         raise CommandError(
             f"{store.path} holds kept results, which cannot be trained on: --dry-run shows the forecast"

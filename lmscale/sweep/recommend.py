@@ -53,7 +53,8 @@ def recommend(
       FitError: when the law cannot answer, or the budget lies too far beyond its runs.
     """
     reading = {name: value for name, value in (reading or {}).items() if value is not None}
-    law, family = law or "isoflop", family or "transformer"
+    law = law or "isoflop"
+    family = family or (default_family(source) if isinstance(source, Store) else "transformer")
     fitted = store_law(source, family, law, **reading) if isinstance(source, Store) else source
     advice = advise(fitted, **question)
     refusal = None if extrapolate else too_far(advice)
@@ -66,6 +67,22 @@ def recommend(
         reason = "the table does not say by which recipe its runs were trained"
         return advice.replace(recipe=f"no recipe is known: {reason}")
     return _by_published_rule(advice)
+
+
+def default_family(store: Store) -> str:
+    """The family whose law is meant where none is named: the only one, or else the Transformers.
+
+    Raises:
+      FitError: there are several, and no Transformers among them.
+    """
+    families = sorted(set(store.table().get("family", [])))
+    if len(families) <= 1:
+        return families[0] if families else "transformer"
+    if "transformer" not in families:
+        raise FitError(
+            f"{store.path} has several families: choose one by --family: {', '.join(families)}"
+        )
+    return "transformer"
 
 
 def law_source(
