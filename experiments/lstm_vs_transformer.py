@@ -11,14 +11,11 @@ at 200 million about 0.5.
     lmscale plan lstm_vs_transformer --scale paper --device v5e:256
 
 At cpu scale each architecture has its own learning-rate rule (`width_rule`) and searches three rates
-about it, and its shapes are the strongest found by hand (RESULTS.md): one layer, for both. What its
-earlier grid (6e3 to 1e5 parameters, 1,200 steps) showed: after 0.61M tokens the LSTM is ahead at every
-size, by 0.15 nats at 7 thousand parameters (3.76 against 3.91) and by 0.43 at 1e5 (3.18 against 3.61),
-at each position of the context. Its lead is largest on the first 16 tokens (0.23 to 0.50) and smaller
-over the last 128 (0.15 to 0.43). Neither gains measurably beyond 100 tokens: the LSTM's plateau is
-there, the Transformer's long decline is not. More tokens help the Transformer more: over 4.1M the lead
-at 4e4 falls from 0.38 to 0.31. The paper's order, if it comes, needs much longer training or contexts
-than a CPU has.
+about it, and its shapes are the strongest found by hand (RESULTS.md): one layer, for both, and rotary
+positions for Transformers, without which they lag by up to half a nat more. After 0.7M tokens the LSTM is
+ahead, by 0.15 nats at 1.5e4 parameters (3.52 against 3.67) and by 0.25 at 1e5 (3.13 against 3.38); its lead
+is largest on the first 16 tokens. The paper's order, if it comes, needs longer training or contexts than a
+CPU has.
 
 The paper publishes neither the LSTM's training recipe nor its initialisation (here: `LSTM_INIT`). At
 paper scale the widths, depths, context, batch, steps, schedule, optimizer and learning rates are those of
