@@ -25,12 +25,14 @@ class Renamed:
       n_in: leading axes (after the layer's) that are joined to the input dimension of a matrix; the
         others are joined to the output dimension. 0 for a vector, or an array that stays as it is.
       transposed: whether theirs is [output, input], as torch's Linear has it.
+      swapped: two axes of ours (after the layer's) that are in the other order there.
     """
 
     ours: str
     theirs: str
     n_in: int = 0
     transposed: bool = False
+    swapped: tuple[int, int] | None = None
 
     @property
     def stacked(self) -> bool:
@@ -97,7 +99,7 @@ def from_theirs(
             x = x.T if one.transposed and one.n_in else x
             if x.size != int(np.prod(own)):
                 raise ValueError(f"{name} has {x.size:,} numbers, not {int(np.prod(own)):,}")
-            parts.append(x.reshape(own))
+            parts.append(_our_shape(one, x, own))
             known.add(name)
         found[one.ours] = np.stack(parts) if one.stacked else parts[0]
     for name in form.zeros:
@@ -113,7 +115,17 @@ def _their_names(one: Renamed, shape: tuple[int, ...]) -> Iterator[str]:
         yield one.theirs.format(layer=layer)
 
 
+def _our_shape(one: Renamed, x: np.ndarray, own: tuple[int, ...]) -> np.ndarray:
+    if one.swapped is None:
+        return x.reshape(own)
+    theirs, (a, b) = list(own), one.swapped
+    theirs[a], theirs[b] = own[b], own[a]
+    return x.reshape(theirs).swapaxes(a, b)
+
+
 def _their_shape(one: Renamed, x: np.ndarray) -> np.ndarray:
+    if one.swapped is not None:
+        x = x.swapaxes(*one.swapped)
     if not one.n_in:
         return x if "bias" not in one.theirs else x.ravel()
     matrix = x.reshape(int(np.prod(x.shape[: one.n_in])), -1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
@@ -41,6 +41,12 @@ from lmscale.terminal import plural
 
 if TYPE_CHECKING:
     from flax import nnx
+
+
+#: Base of the rotary positions' wavelengths (Su et al. 2021).
+ROPE_THETA = 10_000.0
+#: Our activation functions by the names of transformers.
+_THEIR_ACTIVATION = {"gelu": "gelu_new", "relu": "relu"}
 
 
 @register
@@ -149,17 +155,27 @@ class TransformerSpec(ModelSpec):
         return Transformer(self, rngs, **options)
 
     def hugging_face(self) -> HuggingFace:
-        """`GPT2LMHeadModel`, which has this block; without biases there, they are zero."""
+        """`GPT2LMHeadModel`, or with rotary positions `GPTNeoXForCausalLM`, which have this block.
+
+        Without biases there, they are zero.
+        """
+        rotary = self.positions == "rotary"
         reasons = {
             "recurrence (reuse > 1)": self.reuse > 1,
             "step signals": self.step_signal != "none",
-            "rotary positions": self.positions != "learned",
             "post-normalisation": self.norm != "pre",
             f"attention of another width ({self.d_attn}) than d_model ({self.d_model})": self.d_attn
             != self.d_model,
+            f"rotation of heads of an odd width ({self.attention_width})": rotary
+            and self.attention_width % 2 == 1,
         }
+        form = self._gpt_neox() if rotary else self._gpt2()
         if why := [reason for reason, holds in reasons.items() if holds]:
-            raise SpecError(f"GPT2LMHeadModel of transformers has no {', no '.join(why)}")
+            (name,) = form.config["architectures"]
+            raise SpecError(f"{name} of transformers has no {', no '.join(why)}")
+        return form
+
+    def _gpt2(self) -> HuggingFace:
         config = {
             "architectures": ["GPT2LMHeadModel"],
             "model_type": "gpt2",
@@ -169,7 +185,7 @@ class TransformerSpec(ModelSpec):
             "n_layer": self.n_layer,
             "n_head": self.n_head,
             "n_inner": self.d_ff,
-            "activation_function": {"gelu": "gelu_new", "relu": "relu"}[self.activation],
+            "activation_function": _THEIR_ACTIVATION[self.activation],
             "embd_pdrop": self.dropout,
             "resid_pdrop": self.dropout,
             "attn_pdrop": 0.0,
@@ -189,47 +205,100 @@ class TransformerSpec(ModelSpec):
             Renamed("blocks.feed_forward.up.kernel", f"{layer}.mlp.c_fc.weight", 1),
             Renamed("blocks.feed_forward.down.kernel", f"{layer}.mlp.c_proj.weight", 1),
         ]
-        if not self.tied_head:
-            arrays.append(Renamed("head.kernel", "lm_head.weight", 1, transposed=True))
         biases = (
-            ("norm_final.bias", "transformer.ln_f.bias", d),
-            ("blocks.norm_attention.bias", f"{layer}.ln_1.bias", d),
-            ("blocks.norm_feed_forward.bias", f"{layer}.ln_2.bias", d),
-            ("blocks.attention.qkv.bias", f"{layer}.attn.c_attn.bias", 3 * d),
-            ("blocks.attention.out.bias", f"{layer}.attn.c_proj.bias", d),
-            ("blocks.feed_forward.up.bias", f"{layer}.mlp.c_fc.bias", f),
-            ("blocks.feed_forward.down.bias", f"{layer}.mlp.c_proj.bias", d),
+            (Renamed("norm_final.bias", "transformer.ln_f.bias"), d),
+            (Renamed("blocks.norm_attention.bias", f"{layer}.ln_1.bias"), d),
+            (Renamed("blocks.norm_feed_forward.bias", f"{layer}.ln_2.bias"), d),
+            (Renamed("blocks.attention.qkv.bias", f"{layer}.attn.c_attn.bias"), 3 * d),
+            (Renamed("blocks.attention.out.bias", f"{layer}.attn.c_proj.bias"), d),
+            (Renamed("blocks.feed_forward.up.bias", f"{layer}.mlp.c_fc.bias"), f),
+            (Renamed("blocks.feed_forward.down.bias", f"{layer}.mlp.c_proj.bias"), d),
         )
+        return self._form(config, arrays, biases)
+
+    def _gpt_neox(self) -> HuggingFace:
+        config = {
+            "architectures": ["GPTNeoXForCausalLM"],
+            "model_type": "gpt_neox",
+            "vocab_size": self.vocab_size,
+            "max_position_embeddings": self.n_ctx,
+            "hidden_size": self.d_model,
+            "num_hidden_layers": self.n_layer,
+            "num_attention_heads": self.n_head,
+            "intermediate_size": self.d_ff,
+            "hidden_act": _THEIR_ACTIVATION[self.activation],
+            "hidden_dropout": self.dropout,
+            "attention_dropout": 0.0,
+            "layer_norm_eps": 1e-5,
+            "initializer_range": self.init_std,
+            "tie_word_embeddings": self.tied_head,
+            "use_parallel_residual": False,
+            # Versions before 5 read the first two, later ones the third.
+            "rotary_pct": 1.0,
+            "rotary_emb_base": ROPE_THETA,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": ROPE_THETA,
+                "partial_rotary_factor": 1.0,
+            },
+        }
+        layer, d, f = "gpt_neox.layers.{layer}", self.d_model, self.d_ff
+        qkv = f"{layer}.attention.query_key_value"
+        arrays = [
+            Renamed("embed.embedding", "gpt_neox.embed_in.weight"),
+            Renamed("norm_final.scale", "gpt_neox.final_layer_norm.weight"),
+            Renamed("blocks.norm_attention.scale", f"{layer}.input_layernorm.weight"),
+            Renamed("blocks.norm_feed_forward.scale", f"{layer}.post_attention_layernorm.weight"),
+            # [d_model, 3, n_head, d_head]; theirs has query, key and value of one head side by side.
+            Renamed("blocks.attention.qkv.kernel", f"{qkv}.weight", 1, True, (1, 2)),
+            Renamed("blocks.attention.out.kernel", f"{layer}.attention.dense.weight", 2, True),
+            Renamed("blocks.feed_forward.up.kernel", f"{layer}.mlp.dense_h_to_4h.weight", 1, True),
+            Renamed(
+                "blocks.feed_forward.down.kernel", f"{layer}.mlp.dense_4h_to_h.weight", 1, True
+            ),
+        ]
+        biases = (
+            (Renamed("norm_final.bias", "gpt_neox.final_layer_norm.bias"), d),
+            (Renamed("blocks.norm_attention.bias", f"{layer}.input_layernorm.bias"), d),
+            (Renamed("blocks.norm_feed_forward.bias", f"{layer}.post_attention_layernorm.bias"), d),
+            (Renamed("blocks.attention.qkv.bias", f"{qkv}.bias", swapped=(0, 1)), 3 * d),
+            (Renamed("blocks.attention.out.bias", f"{layer}.attention.dense.bias"), d),
+            (Renamed("blocks.feed_forward.up.bias", f"{layer}.mlp.dense_h_to_4h.bias"), f),
+            (Renamed("blocks.feed_forward.down.bias", f"{layer}.mlp.dense_4h_to_h.bias"), d),
+        )
+        return self._form(config, arrays, biases)
+
+    def _form(
+        self,
+        config: dict[str, Any],
+        arrays: list[Renamed],
+        biases: Sequence[tuple[Renamed, int]],
+    ) -> HuggingFace:
+        """The head and the biases (with their widths) added, as far as the model has them."""
+        if not self.tied_head:
+            arrays = [*arrays, Renamed("head.kernel", "lm_head.weight", 1, transposed=True)]
         if self.bias:
-            arrays += [Renamed(ours, theirs) for ours, theirs, _ in biases]
-            return HuggingFace(config, tuple(arrays))
+            return HuggingFace(config, (*arrays, *(bias for bias, _ in biases)))
         zeros = {
-            theirs.format(layer=k): (width,)
-            for _, theirs, width in biases
+            bias.theirs.format(layer=k): (width,)
+            for bias, width in biases
             for k in range(self.n_layer)
         }
         return HuggingFace(config, tuple(arrays), zeros)
 
     @classmethod
     def of_hugging_face(cls, config: dict[str, Any]) -> TransformerSpec | None:
+        if config.get("model_type") == "gpt_neox":
+            return cls._of_gpt_neox(config)
         if config.get("model_type") != "gpt2":
             return None
-        activations: dict[str, Literal["gelu", "relu"]] = {
-            "gelu_new": "gelu",
-            "gelu_pytorch_tanh": "gelu",
-            "relu": "relu",
-        }
-        activation = config.get("activation_function", "gelu_new")
-        require(activation in activations, f"activation_function {activation!r} is not had here")
         own = {
             "layer_norm_epsilon": 1e-5,
             "scale_attn_weights": True,
             "scale_attn_by_inverse_layer_idx": False,
             "add_cross_attention": False,
         }
-        for name, value in own.items():
-            found = config.get(name, value)
-            require(found == value, f"{name} must be {value}, not {short(found)}")
+        _require_values(config, own)
         return cls(
             n_layer=config["n_layer"],
             n_ctx=config["n_positions"],
@@ -237,8 +306,42 @@ class TransformerSpec(ModelSpec):
             d_model=config["n_embd"],
             n_head=config["n_head"],
             d_ff=config.get("n_inner") or 4 * config["n_embd"],
-            activation=activations[activation],
+            activation=_our_activation(config.get("activation_function", "gelu_new")),
             tied_head=config.get("tie_word_embeddings", True),
+        )
+
+    @classmethod
+    def _of_gpt_neox(cls, config: dict[str, Any]) -> TransformerSpec:
+        rope = config.get("rope_parameters") or {}
+        found = {
+            "layer_norm_eps": 1e-5,
+            "attention_bias": True,
+            "use_parallel_residual": True,
+            "rope_type": "default",
+            "rotary_pct": rope.get("partial_rotary_factor", config.get("rotary_pct", 0.25)),
+            "rotary_emb_base": rope.get("rope_theta", config.get("rotary_emb_base", 10_000.0)),
+            **{k: v for k, v in config.items() if k not in ("rotary_pct", "rotary_emb_base")},
+            **({"rope_type": rope["rope_type"]} if "rope_type" in rope else {}),
+        }
+        own = {
+            "layer_norm_eps": 1e-5,
+            "attention_bias": True,
+            "use_parallel_residual": False,
+            "rope_type": "default",
+            "rotary_pct": 1.0,
+            "rotary_emb_base": ROPE_THETA,
+        }
+        _require_values(found, own)
+        return cls(
+            n_layer=config["num_hidden_layers"],
+            n_ctx=config["max_position_embeddings"],
+            vocab_size=config["vocab_size"],
+            d_model=config["hidden_size"],
+            n_head=config["num_attention_heads"],
+            d_ff=config["intermediate_size"],
+            activation=_our_activation(config.get("hidden_act", "gelu")),
+            tied_head=config.get("tie_word_embeddings", False),
+            positions="rotary",
         )
 
     def operations(self) -> dict[str, Operation]:
@@ -348,6 +451,23 @@ class TransformerSpec(ModelSpec):
             d_attn=n_head * d_head,
             n_head=n_head,
         )
+
+
+def _our_activation(theirs: str) -> Literal["gelu", "relu"]:
+    known: dict[str, Literal["gelu", "relu"]] = {
+        "gelu_new": "gelu",
+        "gelu_pytorch_tanh": "gelu",
+        "relu": "relu",
+    }
+    require(theirs in known, f"activation_function {theirs!r} is not had here")
+    return known[theirs]
+
+
+def _require_values(config: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Raises `SpecError` unless a config, where it has these fields, has these values of them."""
+    for name, value in own.items():
+        found = config.get(name, value)
+        require(found == value, f"{name} must be {value}, not {short(found)}")
 
 
 def aspect_ratio(n_params: float) -> float:

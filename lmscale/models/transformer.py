@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmscale.architectures import TransformerSpec
+from lmscale.architectures.transformer import ROPE_THETA
 from lmscale.models.attention import causal_attention, document_numbers, rotate
 from lmscale.models.layers import (
     Embedding,
@@ -31,9 +32,6 @@ from lmscale.models.layers import (
     stack_layers,
 )
 from lmscale.parallel.partition import constrain_activations
-
-#: Base of the rotary positions' wavelengths (Su et al. 2021).
-ROPE_THETA = 10_000.0
 
 
 @jax.custom_vjp

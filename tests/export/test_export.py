@@ -38,6 +38,10 @@ MODELS = {
     "gpt2": TRANSFORMER,
     "without biases": dataclasses.replace(TRANSFORMER, bias=False, activation="relu"),
     "untied": dataclasses.replace(TRANSFORMER, tied_head=False, d_ff=40),
+    "gpt-neox": dataclasses.replace(TRANSFORMER, positions="rotary"),
+    "gpt-neox, untied, without biases": dataclasses.replace(
+        TRANSFORMER, positions="rotary", tied_head=False, bias=False, activation="relu"
+    ),
     "llama": LLAMA,
     "tied llama": dataclasses.replace(LLAMA, tied_head=True, d_head=6, rope_theta=50.0),
     "qwen3": dataclasses.replace(LLAMA, qk_norm=True),

@@ -143,6 +143,9 @@ def test_what_is_counted_and_what_is_not():
     assert "rotation" not in others
 
 
-def test_it_cannot_be_a_gpt2():
-    with pytest.raises(SpecError, match="GPT2LMHeadModel of transformers has no rotary positions"):
-        SPEC.hugging_face()
+def test_transformers_rotate_heads_of_even_width():
+    odd = dataclasses.replace(SPEC, d_model=21, d_attn=21)
+    with pytest.raises(
+        SpecError, match=r"GPTNeoXForCausalLM .* no rotation of heads of an odd width \(7\)"
+    ):
+        odd.hugging_face()
