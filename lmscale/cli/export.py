@@ -14,8 +14,9 @@ __all__ = ["add_arguments", "run"]
 _EPILOG = """\
 hf writes config.json, generation_config.json, model.safetensors, tokenizer.json and tokenizer.model:
 a Transformer is a GPT2LMHeadModel, with rotary positions a GPTNeoXForCausalLM, a Llama a
-LlamaForCausalLM, with qk_norm a Qwen3ForCausalLM, with the same logits. Recurrent and post-norm Transformers and LSTMs are not in transformers. safetensors
-writes the arrays of any architecture by lmscale's own names, and spec.json. Needs the extra `hf`.
+LlamaForCausalLM, with qk_norm a Qwen3ForCausalLM, with the same logits. Recurrent and post-norm
+Transformers and LSTMs are not in transformers. safetensors writes the arrays of any architecture by
+lmscale's own names, and spec.json. Needs the extra `hf`.
 
   lmscale export results/isoflop-cpu/runs/RUN --format hf --out mymodel
   python -c "from transformers import pipeline; print(pipeline('text-generation', 'mymodel')('def '))"
