@@ -66,6 +66,7 @@ def page(tmp_path_factory):
     store = planted.plant(
         path, runs, analyses=["size"], status=lambda k, run: "running" if k == 3 else "done"
     )
+    store.write_table()
     results = Results.read(store)
     sections = [live_section(overview(store), results)]
     sections += [analyse(name, results) for name in ("size", "curves")]
