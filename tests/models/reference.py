@@ -117,6 +117,33 @@ def distance(value, truth) -> float:
     return float(np.linalg.norm(value - truth) / np.linalg.norm(truth))
 
 
+def check_against_transformers(spec: ModelSpec, other, theirs) -> None:
+    """Holds logits, loss and the gradients of every parameter against a model of the transformers library.
+
+    Args:
+      other: the model, in float64.
+      theirs: our arrays by name -> the same under its names and in its shapes.
+    """
+    import torch
+
+    params, loss, logits, gradients = evaluated(spec)
+    state = {name: torch.tensor(x) for name, x in theirs(params).items()}
+    missing = other.load_state_dict(state, strict=False)
+    assert not missing.unexpected_keys
+    assert set(missing.missing_keys) <= ({"lm_head.weight"} if spec.tied_head else set())
+    tokens, targets = (torch.tensor(x.astype(np.int64)) for x in batch(spec))
+    found = other(tokens).logits
+    assert deviation(logits, found.detach().numpy()) < 1e-5
+    mean = torch.nn.functional.cross_entropy(found.flatten(0, 1), targets.flatten())
+    assert math.isclose(loss, mean.item(), rel_tol=1e-6)
+    mean.backward()
+    theirs_by_name = {name: x.grad.numpy() for name, x in other.named_parameters()}
+    ours_by_name = theirs(gradients)
+    assert set(ours_by_name) == set(theirs_by_name)
+    for name, gradient in ours_by_name.items():
+        assert deviation(gradient, theirs_by_name[name]) < 1e-5, name
+
+
 # What it is compared with.
 
 

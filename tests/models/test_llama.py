@@ -14,7 +14,7 @@ import pytest
 from lmscale.architectures import LlamaSpec
 from lmscale.serialize import SpecError
 from tests.models import reference
-from tests.models.reference import deviation, evaluated
+from tests.models.reference import check_against_transformers
 
 SPEC = LlamaSpec(
     n_layer=3, d_model=32, n_head=4, d_ff=72, n_ctx=reference.TIME, vocab_size=97, epsilon=1e-6
@@ -65,7 +65,7 @@ def theirs(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 @pytest.mark.parity
 @pytest.mark.parametrize("spec", CASES.values(), ids=CASES)
 def test_logits_and_gradients_are_those_of_transformers(spec):
-    torch = pytest.importorskip("torch")
+    pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     kinds = {
         False: (transformers.LlamaConfig, transformers.LlamaForCausalLM),
@@ -88,22 +88,7 @@ def test_logits_and_gradients_are_those_of_transformers(spec):
             attention_bias=False,
         )
     ).double()
-    params, loss, logits, gradients = evaluated(spec)
-    state = {name: torch.tensor(x) for name, x in theirs(params).items()}
-    missing = other.load_state_dict(state, strict=False)
-    assert not missing.unexpected_keys
-    assert set(missing.missing_keys) <= ({"lm_head.weight"} if spec.tied_head else set())
-    tokens, targets = (torch.tensor(x.astype(np.int64)) for x in reference.batch(spec))
-    found = other(tokens).logits
-    assert deviation(logits, found.detach().numpy()) < 1e-5
-    mean = torch.nn.functional.cross_entropy(found.flatten(0, 1), targets.flatten())
-    assert loss == pytest.approx(mean.item(), rel=1e-6)
-    mean.backward()
-    theirs_by_name = {name: x.grad.numpy() for name, x in other.named_parameters()}
-    ours_by_name = theirs(gradients)
-    assert set(ours_by_name) == set(theirs_by_name)
-    for name, gradient in ours_by_name.items():
-        assert deviation(gradient, theirs_by_name[name]) < 1e-5, name
+    check_against_transformers(spec, other, theirs)
 
 
 def test_defaults_follow_the_width():

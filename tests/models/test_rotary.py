@@ -15,7 +15,7 @@ from lmscale.architectures import TransformerSpec
 from lmscale.models.attention import rotate
 from lmscale.serialize import SpecError
 from tests.models import reference
-from tests.models.reference import deviation, evaluated
+from tests.models.reference import check_against_transformers, evaluated
 
 SPEC = TransformerSpec(
     n_layer=3, d_model=24, n_head=3, n_ctx=reference.TIME, vocab_size=97, positions="rotary"
@@ -39,7 +39,6 @@ LAYER = {
     "norm_feed_forward.scale": ("post_attention_layernorm.weight", 0),
     "norm_feed_forward.bias": ("post_attention_layernorm.bias", 0),
 }
-HEAD = "lm_head.weight"
 OUTSIDE = {
     "embed.embedding": "gpt_neox.embed_in.weight",
     "norm_final.scale": "gpt_neox.final_layer_norm.weight",
@@ -55,7 +54,7 @@ def theirs(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             found[OUTSIDE[name]] = x
             continue
         if name == "head.kernel":
-            found[HEAD] = x.T
+            found["lm_head.weight"] = x.T
             continue
         part = name.removeprefix("blocks.")
         for layer, own in enumerate(x):
@@ -79,7 +78,7 @@ def theirs(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 @pytest.mark.parity
 @pytest.mark.parametrize("spec", CASES.values(), ids=CASES)
 def test_logits_and_gradients_are_those_of_gpt_neox(spec):
-    torch = pytest.importorskip("torch")
+    pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     other = transformers.GPTNeoXForCausalLM(
         transformers.GPTNeoXConfig(
@@ -102,24 +101,8 @@ def test_logits_and_gradients_are_those_of_gpt_neox(spec):
             tie_word_embeddings=spec.tied_head,
         )
     ).double()
-    params, loss, logits, gradients = evaluated(spec)
-    assert "position" not in params
-    state = {name: torch.tensor(x) for name, x in theirs(params).items()}
-    missing = other.load_state_dict(state, strict=False)
-    assert not missing.unexpected_keys
-    assert set(missing.missing_keys) <= ({HEAD} if spec.tied_head else set())
-    tokens, targets = (torch.tensor(x.astype(np.int64)) for x in reference.batch(spec))
-    found = other(tokens).logits
-    assert deviation(logits, found.detach().numpy()) < 1e-5
-    mean = torch.nn.functional.cross_entropy(found.flatten(0, 1), targets.flatten())
-    assert loss == pytest.approx(mean.item(), rel=1e-6)
-    mean.backward()
-    theirs_by_name = {name: x.grad.numpy() for name, x in other.named_parameters()}
-    ours_by_name = theirs(gradients)
-    assert set(ours_by_name) == set(theirs_by_name)
-    for name, gradient in ours_by_name.items():
-        # A key's bias adds the same to all scores of a query only without the rotation.
-        assert deviation(gradient, theirs_by_name[name]) < 1e-5, name
+    assert "position" not in evaluated(spec)[0]
+    check_against_transformers(spec, other, theirs)
 
 
 def test_the_last_dimension_of_an_odd_head_is_not_turned():
