@@ -313,15 +313,13 @@ class TransformerSpec(ModelSpec):
     @classmethod
     def _of_gpt_neox(cls, config: dict[str, Any]) -> TransformerSpec:
         rope = config.get("rope_parameters") or {}
+        # With their defaults, where those are not ours.
         found = {
-            "layer_norm_eps": 1e-5,
-            "attention_bias": True,
             "use_parallel_residual": True,
-            "rope_type": "default",
+            **config,
+            "rope_type": rope.get("rope_type", "default"),
             "rotary_pct": rope.get("partial_rotary_factor", config.get("rotary_pct", 0.25)),
-            "rotary_emb_base": rope.get("rope_theta", config.get("rotary_emb_base", 10_000.0)),
-            **{k: v for k, v in config.items() if k not in ("rotary_pct", "rotary_emb_base")},
-            **({"rope_type": rope["rope_type"]} if "rope_type" in rope else {}),
+            "rotary_emb_base": rope.get("rope_theta", config.get("rotary_emb_base", ROPE_THETA)),
         }
         own = {
             "layer_norm_eps": 1e-5,
