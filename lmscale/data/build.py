@@ -68,19 +68,16 @@ def build_corpus(
 ) -> Corpus:
     """Builds a corpus from files, or returns the one already built from them in the same way.
 
-    The build happens beside its final place and moves there when it is complete, so what is found
-    under a name is always whole. Processes that build the same corpus at once wait for the first.
+    Processes that ask for one corpus at once wait for the first; what is found under a name is whole.
 
     Args:
       name: of the folder under `data_root`.
       inputs: files, folders and patterns (see `sources`); or, for a mixture, {one of these: its weight}.
-        The weights are shares of the tokens, met in every beginning of a split to within a document of
-        each source (see `mixture`).
+        The weights are shares of the tokens in every beginning of a split (see `mixture`).
       vocab_size: ids of the tokeniser that is learnt, 4,096 by default; of "characters" the most, by default
         as many as the text holds.
-      valid_fraction, test_fraction: the share of documents that each is chosen from; those that are
-        copies stay in the training text. 0 for none. By default the smallest share, between 1% and
-        10%, that gives 200 documents in each.
+      valid_fraction, test_fraction: the share of documents that each is chosen from (copies stay in the
+        training text), 0 for none; by default the smallest of 1% to 10% that gives each 200 documents.
       tokenizer: the file of a tokeniser (SentencePiece `.model`, Hugging Face `tokenizer.json`, or a folder
         that holds one), "bytes", or "characters"; by default one is learnt from the text.
       end_token: the token of that file that ends a document, where it does not say.
@@ -94,8 +91,7 @@ def build_corpus(
       where: conditions on the fields of JSON lines and Parquet, all of which a row must meet (see `where`):
         "language_score >= 0.9".
       sample_bytes: training text from which the tokeniser is learnt.
-      tokens: least length of a mixture's training text, for which sources are repeated; by default it ends
-        where the first source ends.
+      tokens: least length of a mixture's text, sources repeated; by default it ends where the first does.
       cut_documents: store documents longer than this many bytes in pieces, cut at line ends, so that
         the pieces of few long documents are shuffled. All pieces of one stay on one side.
       split_pieces: take every piece for a document, for text that is one long document: pieces of it
@@ -105,23 +101,11 @@ def build_corpus(
     Raises:
       DataError: one line, when the inputs, the settings or the name cannot be.
     """
-    check_name(name)
-    if name.startswith(_RESERVED):
-        raise DataError(f"the name {name} is reserved for a built-in corpus: choose another one")
-    mixture = Mixture.of(inputs, tokens) if isinstance(inputs, Mapping) else None
-    if tokens is not None and mixture is None:
-        raise DataError("tokens is the length of a mixture: give every input a weight (INPUT=0.7)")
+    _check_new_name(name)
+    mixture = _mixture_of(inputs, tokens)
     _check_settings(valid_fraction, test_fraction, sample_bytes, cut_documents, split_pieces)
     _check_skipped(skip_bad)
-    if tokenizer and tokenizer_from:
-        raise DataError("tokenizer and tokenizer_from exclude each other: give one of them")
-    parent = _corpus_of_tokenizer(tokenizer_from, vocab_size) if tokenizer_from else None
-    chosen = parent.tokenizer if parent else _chosen_tokenizer(tokenizer, end_token, vocab_size)
-    if chosen is not None:
-        vocab_size = chosen.vocab_size
-    elif tokenizer != CHARACTERS:
-        vocab_size = vocab_size or DEFAULT_VOCAB
-        check_vocab_size(vocab_size)
+    chosen, parent, vocab_size = _choose_tokenizer(tokenizer, tokenizer_from, end_token, vocab_size)
     settings = {
         "vocab_size": vocab_size,
         "valid_fraction": valid_fraction,
@@ -132,17 +116,15 @@ def build_corpus(
         "sample_bytes": sample_bytes,
         "cut_documents": cut_documents,
         "split_pieces": split_pieces,
-        "tokenizer_from": parent.tokenizer.hash if parent else None,
-        "apart_from": parent.fingerprint if parent else None,
-        **_tokenizer_settings(tokenizer, chosen),
+        **_tokenizer_settings(tokenizer, chosen, parent),
         **(mixture.settings() if mixture else {}),
         **({"where": [*where]} if where else {}),
     }
     groups, record = _inputs([[name] for name in inputs] if mixture else [[*inputs]])
     bad = BadDocuments(skip_bad, where=RowFilter(where) if where else None)
     documents = _documents(groups, settings, bad)
-    check_same = functools.partial(_check_same, name, settings, record)
     source = Source(documents, record["bytes"], record, settings, chosen, parent, bad, mixture)
+    check_same = functools.partial(_check_same, name, settings, record)
     return _build_once(name, source, check_same, progress)
 
 
@@ -197,6 +179,20 @@ def _name_of_kind(kind: str, training: Corpus) -> str:
     return f"{_RESERVED}{kind}-{training.fingerprint[:8]}"
 
 
+def _check_new_name(name: str) -> None:
+    check_name(name)
+    if name.startswith(_RESERVED):
+        raise DataError(f"the name {name} is reserved for a built-in corpus: choose another one")
+
+
+def _mixture_of(inputs: Sequence[str] | Mapping[str, float], tokens: int | None) -> Mixture | None:
+    if isinstance(inputs, Mapping):
+        return Mixture.of(inputs, tokens)
+    if tokens is not None:
+        raise DataError("tokens is the length of a mixture: give every input a weight (INPUT=0.7)")
+    return None
+
+
 def _check_settings(
     valid: float | None,
     test: float | None,
@@ -221,6 +217,28 @@ def _check_settings(
 def _check_skipped(skip_bad: bool | float) -> None:
     if isinstance(skip_bad, float) and not 0 < skip_bad < 1:
         raise DataError(f"skip_bad must be True, a whole number or a share below 1, not {skip_bad}")
+
+
+def _choose_tokenizer(
+    tokenizer: str | None, tokenizer_from: str | None, end_token: str | None, vocab_size: int | None
+) -> tuple[Tokenizer | None, Corpus | None, int | None]:
+    """Which tokeniser a corpus will have.
+
+    Returns:
+      The tokeniser, None where it is made from the text; the corpus that it is taken from, if any; and its
+      number of ids, None for as many characters as the text holds.
+    """
+    if tokenizer and tokenizer_from:
+        raise DataError("tokenizer and tokenizer_from exclude each other: give one of them")
+    parent = _corpus_of_tokenizer(tokenizer_from, vocab_size) if tokenizer_from else None
+    chosen = parent.tokenizer if parent else _chosen_tokenizer(tokenizer, end_token, vocab_size)
+    if chosen is not None:
+        return chosen, parent, chosen.vocab_size
+    if tokenizer == CHARACTERS:
+        return None, None, vocab_size
+    vocab_size = vocab_size or DEFAULT_VOCAB
+    check_vocab_size(vocab_size)
+    return None, None, vocab_size
 
 
 def _corpus_of_tokenizer(name: str, vocab_size: int | None) -> Corpus:
@@ -254,13 +272,23 @@ def _chosen_tokenizer(
     return chosen
 
 
-def _tokenizer_settings(name: str | None, chosen: Tokenizer | None) -> dict[str, Any]:
-    """What the manifest says of a tokeniser that was asked for; corpora with a learnt one say nothing."""
+def _tokenizer_settings(
+    name: str | None, chosen: Tokenizer | None, parent: Corpus | None
+) -> dict[str, Any]:
+    """What the manifest says of a tokeniser that was asked for, and of the corpus that it is taken from."""
+    settings = {
+        "tokenizer_from": parent.tokenizer.hash if parent else None,
+        "apart_from": parent.fingerprint if parent else None,
+    }
     if name is None:
-        return {}
+        return settings
     if name in (BYTES, CHARACTERS):
-        return {"tokenizer": name}
-    return {"tokenizer": f"{chosen.file} {chosen.hash[:16]}", "end_token": chosen.eod_id}
+        return {**settings, "tokenizer": name}
+    return {
+        **settings,
+        "tokenizer": f"{chosen.file} {chosen.hash[:16]}",
+        "end_token": chosen.eod_id,
+    }
 
 
 def _inputs(groups: Sequence[Sequence[str]]) -> tuple[list[list[epath.Path]], dict[str, Any]]:
