@@ -35,7 +35,7 @@ examples:
 an image, built from a clone:
   FROM python:3.11
   COPY . /lmscale
-  RUN pip install -e '/lmscale[tpu]' -c /lmscale/constraints.txt     # or [cuda13]
+  RUN pip install -e '/lmscale[tpu,gcs]' -c /lmscale/constraints.txt     # or [cuda13,gcs]
   WORKDIR /lmscale
 
 afterwards:

@@ -423,10 +423,71 @@ def unfinished_checkpoints(step: int) -> str:
     return f"{step}.orbax-checkpoint-tmp*"
 
 
+#: Keys of TensorStore's s3 driver -> variables of Amazon's tools that say the same, first ones first.
+_S3_VARIABLES = {
+    "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    "aws_region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+}
+
+
+def _reach(folder: Any) -> None:
+    if str(folder).startswith("s3://"):
+        _reach_s3()
+
+
+@functools.cache
+def _reach_s3() -> None:
+    """Lets Orbax keep checkpoints on s3://, as it does on gs://.
+
+    TensorStore can write there; what Orbax lacks is the address, and that a folder is complete when its
+    mark is there, as a rename copies every object. Should these functions change, saving to s3:// ends
+    with "Checkpoint path should be absolute".
+    """
+    from orbax.checkpoint._src.path import atomicity, atomicity_defaults
+    from orbax.checkpoint._src.serialization import tensorstore_utils
+
+    build = tensorstore_utils.build_kvstore_tspec
+
+    def build_kvstore_tspec(directory: str, *args: Any, **options: Any) -> dict[str, Any]:
+        if not str(directory).startswith("s3://"):
+            return build(directory, *args, **options)
+        spec = build(f"gs://{str(directory)[len('s3://') :]}", *args, **options)
+        _address_s3(spec)
+        return spec
+
+    tensorstore_utils.build_kvstore_tspec = build_kvstore_tspec
+    for name in ("get_default_temporary_path_class", "get_item_default_temporary_path_class"):
+        default = getattr(atomicity_defaults, name)
+
+        def chosen(path: Any, default: Any = default, **options: Any) -> Any:
+            if str(path).startswith("s3://"):
+                return atomicity.CommitFileTemporaryPath
+            return default(path, **options)
+
+        setattr(atomicity_defaults, name, chosen)
+
+
+def _address_s3(spec: dict[str, Any]) -> None:
+    """Turns what a TensorStore spec says of Google's store into the same of Amazon's, in place.
+
+    TensorStore reads credentials where Amazon's own tools do, but neither the region nor the endpoint of
+    another store that speaks S3.
+    """
+    if str(spec.get("driver", "")).startswith("gcs"):
+        spec["driver"] = "s3"
+        for key, variables in _S3_VARIABLES.items():
+            if value := next(filter(None, map(os.environ.get, variables)), None):
+                spec[key] = value
+    for value in spec.values():
+        if isinstance(value, dict):
+            _address_s3(value)
+
+
 def checkpoint_steps(folder: Any) -> list[int]:
     """The steps of all complete checkpoints of a folder that need not exist."""
     import orbax.checkpoint as ocp
 
+    _reach(folder)
     return ocp.utils.checkpoint_steps(folder)
 
 
@@ -453,6 +514,7 @@ def checkpoint_manager(
     """
     import orbax.checkpoint as ocp
 
+    _reach(folder)
     return _manager_class()(
         folder,
         options=ocp.CheckpointManagerOptions(

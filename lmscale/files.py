@@ -24,6 +24,7 @@ from typing import Any
 from etils import epath
 
 from lmscale.parallel.distributed import is_main_process
+from lmscale.remote import is_remote
 
 #: Bytes of the largest JSON file that is read, several times the largest result.
 LARGEST_JSON = 1 << 28
@@ -216,7 +217,7 @@ def write_atomically(path: epath.Path, content: str | bytes) -> None:
     if not is_main_process():
         return
     data = content.encode() if isinstance(content, str) else content
-    if "://" in str(path):
+    if is_remote(path):
         # The writes of an object store are atomic.
         epath.Path(path).write_bytes(data)
         return
@@ -239,11 +240,14 @@ def append(path: epath.Path, text: str) -> None:
     """Appends to a file, and returns when the text is on disk."""
     if not text or not is_main_process():
         return
+    if is_remote(path):
+        # Objects cannot grow: gcsfs replaces the object by what is appended.
+        path.write_bytes((read_bytes(path) or b"") + text.encode())
+        return
     with _named_errors(path), path.open("a") as file:
         file.write(text)
         file.flush()
-        if "://" not in str(path):
-            os.fsync(file.fileno())
+        os.fsync(file.fileno())
 
 
 def digest(data: bytes | str) -> str:

@@ -347,6 +347,34 @@ def test_orbax_writes_what_the_digests_expect(tmp_path):
     manager.close()
 
 
+def test_orbax_keeps_checkpoints_on_s3(monkeypatch):
+    import tensorstore
+    from etils import epath
+    from orbax.checkpoint._src.path import atomicity, atomicity_defaults
+    from orbax.checkpoint._src.serialization import tensorstore_utils
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.delenv("AWS_REGION", raising=False)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    compat.checkpoint_steps("/nothing")
+    before = tensorstore_utils.build_kvstore_tspec("/a/b", "x")
+    compat._reach_s3()
+    for options in ({"use_ocdbt": True}, {"use_ocdbt": False}):
+        spec = tensorstore_utils.build_kvstore_tspec("s3://bucket/a/b", **options)
+        base = tensorstore.KvStore.Spec(spec).to_json()
+        base = base.get("base", base)
+        assert (base["driver"], base["bucket"]) == ("s3", "bucket")
+        assert base["path"].rstrip("/") == "a/b"
+        assert (base["endpoint"], base["aws_region"]) == ("http://127.0.0.1:9", "eu-west-1")
+    assert tensorstore_utils.build_kvstore_tspec("/a/b", "x") == before
+    for chosen in (
+        atomicity_defaults.get_default_temporary_path_class,
+        atomicity_defaults.get_item_default_temporary_path_class,
+    ):
+        assert chosen(epath.Path("s3://bucket/a")) is atomicity.CommitFileTemporaryPath
+        assert chosen(epath.Path("/a")) is atomicity.AtomicRenameTemporaryPath
+
+
 def test_orbax_does_not_ask_jax_whether_to_stop():
     assert ocp.CheckpointManager.reached_preemption
     manager = compat._manager_class()

@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = {
     "completion": ("argcomplete",),
     "data": ("pyarrow", "zstandard"),
+    "gcs": ("gcsfs",),
     "hf": ("safetensors", "tokenizers"),
+    "s3": ("s3fs",),
     "notebook": ("ipykernel", "nbclient", "nbformat"),
     "tensorboard": ("tensorboardX",),
     "wandb": ("wandb",),
@@ -31,6 +33,8 @@ def test_the_tests_install_every_extra_that_they_use():
 
 
 @pytest.mark.skipif("CI" not in os.environ, reason="elsewhere such tests may be skipped")
-@pytest.mark.parametrize("package", [*sum(PACKAGES.values(), ()), "tensorboard"])
+@pytest.mark.parametrize(
+    "package", [*sum(PACKAGES.values(), ()), "tensorboard", "moto", "gcp_storage_emulator"]
+)
 def test_it_is_installed(package):
     assert importlib.util.find_spec(package) is not None

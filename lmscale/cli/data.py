@@ -11,6 +11,7 @@ from typing import Any
 
 from lmscale.cli.argument_types import positive_int, positive_whole
 from lmscale.cli.parser import Parser
+from lmscale.remote import is_remote
 from lmscale.terminal import print_json, say
 
 __all__ = ["add_arguments", "run"]
@@ -238,7 +239,7 @@ def _list(args: argparse.Namespace) -> int:
     from lmscale.data.building import remove_leftovers, unfinished
 
     corpora = list_corpora(lambda error: say(f"lmscale data list: {error}"))
-    if "://" not in str(data_root()):
+    if not is_remote(data_root()):
         for name in remove_leftovers(Path(data_root())):
             say(f"removed what a build of {name} that was killed had left")
         for name in unfinished(Path(data_root())):

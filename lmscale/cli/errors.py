@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 
+from lmscale.remote import store_error
+
 __all__ = ["EXIT_CODES", "CommandError", "code_and_line"]
 
 
@@ -47,6 +49,8 @@ def code_and_line(error: BaseException) -> tuple[int, str | None]:
         code = EXIT_CODES.get(f"{cls.__module__}.{cls.__qualname__}")
         if code is not None:
             return code, _line(error)
+    if line := store_error(error):
+        return 1, line
     return _start_of_jax(error)
 
 

@@ -28,6 +28,7 @@ from lmscale.cli.experiment_arguments import add_experiment, chosen_experiments,
 from lmscale.cli.parser import Parser
 from lmscale.cli.shared_arguments import add_checkpoint_seconds, add_mesh, add_prior
 from lmscale.cli.training import Job, train_job
+from lmscale.remote import is_remote
 from lmscale.stopping import PREEMPTED, PREEMPTED_LINE
 from lmscale.terminal import plural, say
 
@@ -259,7 +260,7 @@ def _out(args: argparse.Namespace, name: str) -> Path | str:
         return Path("results") / name
     if not args.many:
         return args.out
-    return f"{args.out.rstrip('/')}/{name}" if "://" in args.out else Path(args.out) / name
+    return f"{args.out.rstrip('/')}/{name}" if is_remote(args.out) else Path(args.out) / name
 
 
 def _opening_lines(args: argparse.Namespace, job: Job, prior: Any) -> list[str]:

@@ -37,6 +37,7 @@ from lmscale.data.tokenizer import Tokenizer
 from lmscale.data.tokenizers_of_files import read_tokenizer
 from lmscale.data.where import RowFilter
 from lmscale.progress import progress as show_progress
+from lmscale.remote import is_remote
 
 INSTALLED = "installed-python"
 #: Prefix of the names of built-in corpora.
@@ -242,7 +243,7 @@ def _choose_tokenizer(
 
 
 def _corpus_of_tokenizer(name: str, vocab_size: int | None) -> Corpus:
-    if "://" not in name and Path(name).is_file():
+    if not is_remote(name) and Path(name).is_file():
         raise DataError(
             f"{name} is a file, and tokenizer_from names a corpus of lmscale (see lmscale data list): give "
             "the file of a tokeniser as tokenizer (--tokenizer)"
@@ -389,7 +390,7 @@ def _build_once(
     name: str, source: Source, check_same: Callable[[Corpus], None], progress: Progress | None
 ) -> Corpus:
     root = data_root()
-    if "://" in str(root):
+    if is_remote(root):
         raise DataError(
             f"corpora are built on a local disk: unset LMSCALE_DATA ({root}), build, then copy the "
             "folder there"

@@ -35,6 +35,7 @@ from lmscale.data.remote import check_scheme, remote_error
 from lmscale.data.tokenizer import Tokenizer
 from lmscale.data.tokenizers_of_files import stored_tokenizer, tokenizer_file
 from lmscale.files import DamagedError, check_fields, read_json
+from lmscale.remote import is_remote
 
 SPLITS = ("train", "valid", "test")
 MANIFEST = "manifest.json"
@@ -305,4 +306,4 @@ def unreadable_corpus(path: epath.Path, error: Exception) -> Exception:
 
 
 def _is_local(path: epath.Path) -> bool:
-    return "://" not in str(path)
+    return not is_remote(path)

@@ -21,6 +21,7 @@ from lmscale.data.errors import DataError
 from lmscale.data.formats import UTF8_MARK, is_parquet
 from lmscale.data.formats import compression as compression_of
 from lmscale.data.remote import check_scheme, remote_error
+from lmscale.remote import is_remote
 
 #: Formats that a folder is searched for.
 _FORMATS = {
@@ -78,7 +79,7 @@ def find_inputs(
         for file in _find(str(name), on_skipped):
             format_by_name(file)
             # Several links, or a loop of links, may lead to the same file.
-            found.setdefault(str(file) if "://" in str(file) else os.path.realpath(file), file)
+            found.setdefault(str(file) if is_remote(file) else os.path.realpath(file), file)
     return list(found.values())
 
 
@@ -152,7 +153,7 @@ def _find(name: str, on_skipped: OnSkipped) -> list[epath.Path]:
         skipped[kind] = skipped.get(kind, 0) + 1
         on_skipped(kind)
 
-    check_scheme(name)
+    check_scheme(name, text=True)
     path = epath.Path(name).expanduser()
     try:
         kind = _kind(path)
@@ -169,7 +170,7 @@ def _find(name: str, on_skipped: OnSkipped) -> list[epath.Path]:
     except DataError:
         raise
     except Exception as error:
-        if "://" in name:
+        if is_remote(name):
             raise remote_error(name, error) from None
         if isinstance(error, OSError):
             raise unreadable(error.filename or name, error) from None
@@ -183,7 +184,7 @@ def _find(name: str, on_skipped: OnSkipped) -> list[epath.Path]:
 
 def _kind(path: epath.Path) -> str:
     """What lies at a path, after links: "file", "folder", "nothing" or another kind."""
-    if "://" in str(path):
+    if is_remote(path):
         return "folder" if path.is_dir() else "file" if path.exists() else "nothing"
     try:
         mode = os.stat(path).st_mode
@@ -235,7 +236,7 @@ def _format_by_content(path: epath.Path) -> str | None:
 
 
 def _walk(folder: epath.Path, skip: OnSkipped, seen: set[tuple[int, int]]) -> Iterator[epath.Path]:
-    if "://" not in str(folder):
+    if not is_remote(folder):
         found = os.stat(folder)
         if (found.st_dev, found.st_ino) in seen:
             return
@@ -251,7 +252,7 @@ def _glob(path: epath.Path) -> list[epath.Path]:
     name = str(path)
     if not glob.has_magic(name):
         return []
-    if "://" not in name:
+    if not is_remote(name):
         return [epath.Path(file) for file in sorted(glob.glob(name, recursive=True))]
     parts = path.parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))

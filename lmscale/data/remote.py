@@ -6,9 +6,9 @@ from lmscale.data.errors import DataError
 from lmscale.remote import PACKAGES, unreachable
 
 
-def check_scheme(name: str) -> None:
+def check_scheme(name: str, *, text: bool = False) -> None:
     """Raises `DataError` when a path cannot be opened; see `lmscale.remote.unreachable`."""
-    if why := unreachable(name):
+    if why := unreachable(name, text=text):
         raise DataError(why)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from lmscale.compat import OWN_VARIABLES, jax_variables, memory_limit, nvidia_gpu_present
 from lmscale.doctor.check import Finding, Place
 from lmscale.files import cache_folder
-from lmscale.remote import unreachable
+from lmscale.remote import is_remote, unreachable
 
 #: Packages that lmscale needs -> the least version that it was tried with (pyproject.toml).
 NEEDED = {
@@ -220,7 +220,7 @@ def cache(place: Place) -> Finding:
 
 def output(place: Place) -> Finding:
     """Whether results can be written."""
-    if "://" in str(place.out):
+    if is_remote(place.out):
         return _remote(str(place.out))
     return _folder(Path(place.out).absolute(), "failed", "give another folder with --out")
 

@@ -24,6 +24,7 @@ from lmscale.export.tokenizer_json import (
     tokenizer_json,
 )
 from lmscale.files import DiskError, write_json
+from lmscale.remote import is_remote
 from lmscale.spec import RunSpec, SpecError
 from lmscale.training.run_folder import RunFolder
 from lmscale.training.trained import named_arrays, trained_state
@@ -94,7 +95,7 @@ def export_run(
         importlib.import_module("safetensors.numpy")
     except ImportError:
         raise ExportError("exporting needs safetensors: pip install 'lmscale[hf]'") from None
-    if not str(out) or "://" in str(out):
+    if not str(out) or is_remote(out):
         raise ExportError(f"--out must be a folder of this machine, not {str(out)!r}")
     # What a link points to is written, and the link stays.
     path, place = Path(run).resolve(), Path(out).resolve()

@@ -41,6 +41,7 @@ from typing import Self
 from etils import epath
 
 from lmscale.files import DamagedError, parse_json, read_bytes
+from lmscale.remote import is_remote
 
 #: Seconds between two renewals of a claim.
 BEAT_SECONDS = 20.0
@@ -161,7 +162,7 @@ class Claims:
         with self._lock:
             if str(folder) in self._held:
                 return None
-            attempt = _Objects(folder) if "://" in str(folder) else _Mounted(folder)
+            attempt = _Objects(folder) if is_remote(folder) else _Mounted(folder)
             other = attempt.make(self._is_over)
             if other is not None:
                 return other
@@ -231,7 +232,7 @@ class Claims:
 
 def find_claim(folder: epath.PathLike) -> Claim | None:
     """The claim that holds a run, whether its holder lives or not; None for a free run."""
-    if "://" in str(folder):
+    if is_remote(folder):
         claims = _Objects(folder).all()
         return next((claim for claim in claims if claim.holder.held), None)
     chain = _Mounted(folder).chain()
@@ -471,7 +472,7 @@ def _read(path: epath.PathLike) -> Claim | None:
 
 def _now(folder: epath.PathLike) -> float:
     """The time by the clock of a mounted file system; 0 for others."""
-    if "://" in str(folder):
+    if is_remote(folder):
         return 0.0
     probe = Path(folder) / f"claim-{secrets.token_hex(8)}.tmp"
     try:
@@ -483,7 +484,7 @@ def _now(folder: epath.PathLike) -> float:
 
 def _modified(path: epath.PathLike) -> float:
     """Seconds since the epoch by the store's clock; 0 where it tells none."""
-    if "://" not in str(path):
+    if not is_remote(path):
         return os.stat(path).st_mtime
     return float(epath.Path(path).stat().mtime or 0)
 

@@ -19,6 +19,7 @@ import numpy as np
 from lmscale import flops, hparams
 from lmscale.files import DamagedError
 from lmscale.laws.result import FitError
+from lmscale.remote import is_remote
 from lmscale.spec import ModelSpec, RunSpec, SpecError
 from lmscale.sweep.store import Store
 from lmscale.terminal import say
@@ -305,7 +306,7 @@ def _study(store: Store, family: str) -> tuple[hparams.FittedRule, str] | None:
     own = store.experiment()["corpus"]["fingerprint"]
     key = f"learning_rate/{family}/kaplan"
     folders = [store.path]
-    if "://" not in str(store.path):
+    if not is_remote(store.path):
         beside = {path.parent for path in store.path.parent.glob("*/fits.json")}
         folders += sorted(beside - {store.path})
     for folder in folders:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from lmscale.files import DiskError
 from lmscale.planner.lineage import branch_steps
 from lmscale.planner.packs import Plan
+from lmscale.remote import is_remote
 from lmscale.sweep.store import Store, StoreError
 from lmscale.training.checkpoint import GENERATIONS, saved_steps
 from lmscale.training.state import ProgramKey, initial_state
@@ -31,7 +32,7 @@ def check_room(plan: Plan, store: Store, keep_every: int | None = None) -> None:
       DiskError: when that is too little.
       StoreError: when the path is on a file system that keeps no files, such as /proc.
     """
-    if "://" in str(store.path):
+    if is_remote(store.path):
         return
     need, (size, free) = bytes_to_write(plan, store, keep_every), _disk(Path(store.path))
     if not size:

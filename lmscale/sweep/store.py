@@ -21,7 +21,7 @@ from lmscale.architectures import kinds
 from lmscale.data import Corpus
 from lmscale.files import DamagedError, read_json, write_atomically, write_json
 from lmscale.foreign_text import is_plain_name, plain_cell
-from lmscale.remote import unreachable
+from lmscale.remote import is_remote, no_place_to_train, unreachable
 from lmscale.sweep.declaration import (
     Declaration,
     extended,
@@ -66,6 +66,17 @@ def _unreadable(path: epath.PathLike, error: Exception) -> str:
     return f"{path} cannot be read: {reason}"
 
 
+def _file_in_the_way(path: epath.Path) -> epath.Path | None:
+    """The file that stands where a folder is wanted, if there is one.
+
+    Object stores have no folders, and may forbid to ask for what is above the bucket.
+    """
+    if is_remote(path):
+        return None
+    above = next((folder for folder in (path, *path.parents) if folder.exists()), None)
+    return above if above is not None and not above.is_dir() else None
+
+
 class Store:
     """One experiment's folder. `path` may be remote (gs://, s3://).
 
@@ -77,7 +88,7 @@ class Store:
         if why := unreachable(path):
             raise StoreError(why)
         self.path = epath.Path(path).expanduser()
-        if "://" not in str(path):
+        if not is_remote(path):
             # Orbax needs absolute paths.
             self.path = self.path.absolute()
 
@@ -120,6 +131,8 @@ class Store:
     ) -> str | None:
         if self.kept:
             return f"{self.path} holds kept results, which cannot be trained on: give another --out"
+        if why := no_place_to_train(self.path):
+            return why
         if recorded is None:
             return None
         return refusal(self.path, recorded_declarations(recorded), declaration, extend)
@@ -199,9 +212,8 @@ class Store:
         """
         path = self.path / "experiment.json"
         if not self.holds_experiment():
-            above = [folder for folder in (self.path, *self.path.parents) if folder.exists()]
-            if above and not above[0].is_dir():
-                raise StoreError(f"{above[0]} is a file: give another --out")
+            if file := _file_in_the_way(self.path):
+                raise StoreError(f"{file} is a file: give another --out")
             return None
         try:
             values = self.experiment()

@@ -21,6 +21,7 @@ from etils import epath
 
 from lmscale.files import DamagedError, read_json, write_json
 from lmscale.foreign_text import is_plain_name
+from lmscale.remote import is_remote
 from lmscale.tracking.trackers import TrackedRun, Tracker
 from lmscale.training.run_folder import ENDED, RunFolder
 
@@ -155,7 +156,7 @@ class _Follower:
     def _take_lock(self, stack: contextlib.ExitStack) -> bool:
         """Whether this process is the one that sends; until its end."""
         self._place.mkdir(parents=True, exist_ok=True)
-        if "://" in str(self._place):
+        if is_remote(self._place):
             return True
         try:
             import fcntl

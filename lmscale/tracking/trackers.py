@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from etils import epath
 
+from lmscale.remote import is_remote
 from lmscale.user_files import load_file, load_module
 
 __all__ = ["TrackedRun", "Tracker", "TrackingError", "make_tracker", "scalars"]
@@ -154,7 +155,7 @@ class WandB:
     def log(self, run: TrackedRun, records: Sequence[Record], sent: int) -> None:
         own = self._runs.get(run.name)
         if own is None:
-            folder: dict[str, Any] = {} if "://" in str(run.store) else {"dir": str(run.store)}
+            folder: dict[str, Any] = {} if is_remote(run.store) else {"dir": str(run.store)}
             own = self._runs[run.name] = self._wandb.init(
                 project=os.environ.get("WANDB_PROJECT") or "lmscale",
                 group=run.group,

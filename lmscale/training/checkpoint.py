@@ -28,6 +28,7 @@ from etils import epath
 from lmscale import compat
 from lmscale.files import DamagedError, digest, file_digest, parse_json, read_json, write_json
 from lmscale.parallel.distributed import broadcast_from_main, is_main_process
+from lmscale.remote import is_remote
 
 #: Orbax numbers the saves of a process and signals by that number: those of two threads must not
 #: overlap, or one creates the other's folders.
@@ -254,7 +255,7 @@ def _size_and_digest(path: epath.Path) -> list[int | str | None]:
         values = parse_json(path.read_bytes(), path)
         values.pop(compat.COMMIT_TIME, None)
         return [None, digest(json.dumps(values, sort_keys=True))]
-    if "://" in str(path):
+    if is_remote(path):
         return [path.stat().length, None]
     return list(file_digest(path))
 

@@ -160,7 +160,7 @@ def test_a_huge_vocabulary_is_refused(tmp_path, capsys, size):
 def test_what_is_not_read_in_place_says_what_is_right(
     tmp_path, monkeypatch, capsys, arguments, message
 ):
-    for package in ("s3fs", "gcsfs", "adlfs"):
+    for package in ("s3fs", "gcsfs", "adlfs", "huggingface_hub"):
         monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.chdir(tmp_path)
     write_text(tmp_path / "a.txt", documents(60))

@@ -12,7 +12,7 @@ setup() {
   set -e
   python3 -m pip install --quiet --user uv
   ~/.local/bin/uv venv --quiet --clear --python 3.11 ~/lmscale/venv
-  ~/.local/bin/uv pip install --quiet --python ~/lmscale/venv -e '.[tpu]' -c constraints.txt
+  ~/.local/bin/uv pip install --quiet --python ~/lmscale/venv -e '.[tpu,gcs]' -c constraints.txt
 }
 # What every host does as one process of the job.
 train() {
