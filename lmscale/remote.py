@@ -25,7 +25,8 @@ TRAINED_ON = ("gs", "s3")
 #: The names under which fsspec knows the packages of its kind.
 _NAMES = {"gcsfs": ("gs", "gcs"), "s3fs": ("s3", "s3a"), "adlfs": ("az", "abfs", "abfss")}
 #: Packages through which stores are reached; an error of theirs is of the store, or of the right to use it.
-_CLIENTS = ("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "s3fs")
+_CLIENTS = ("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "s3fs")
+_CLIENTS_OF_GOOGLE = ("google.api_core", "google.auth", "google.cloud")
 _RIGHT = {
     "hf": "download it (pip install huggingface_hub; hf download ...) and give the local folder",
     **dict.fromkeys(("http", "https", "ftp"), "download it (curl -LO ...) and give the local file"),
@@ -78,7 +79,8 @@ def store_error(error: BaseException) -> str | None:
     Their packages raise errors of their own types, which are no OSError: a bucket that may not be read,
     credentials that are missing, an endpoint that does not answer.
     """
-    if type(error).__module__.partition(".")[0] not in _CLIENTS:
+    module = type(error).__module__
+    if module.partition(".")[0] not in _CLIENTS and not module.startswith(_CLIENTS_OF_GOOGLE):
         return None
     return f"the object store cannot be used: {type(error).__name__}: {str(error)[:300]}"
 

@@ -183,8 +183,9 @@ def difference(
     Args:
       missing: what is missing where one of the two is unknown.
       draws: of the difference, where both fits read the same draws of their runs.
-      seeds: how many seeds the runs have. Fewer than `LEAST_SEEDS` test no claim: intervals from resampled
-        rows contain the scatter about a curve, but not by how much another seed would move both.
+      seeds: how many seeds the runs have, where the interval depends on them: fewer than `LEAST_SEEDS` then
+        test no claim. So it is for seeds that are drawn, and for two intervals that count as independent; draws
+        of the runs of one grid need no second seed.
     """
     if not (ours.is_known and other.is_known):
         return Estimate(name=name, undecided_because=missing)

@@ -227,16 +227,15 @@ CONDITIONS: dict[str, tuple[Callable[[Grid], str], ...]] = {
         (
             *("isoflop/a", "isoflop/a_kaplan", "isoflop/tokens_per_param_exponent"),
             *("isoflop/tokens_per_param", "envelope/a", "parametric/a"),
-            *("reconcile/a_1", "reconcile/a_5"),
+            *("isoflop/kaplan_minus_native", "envelope/a_minus_approach_2"),
+            *("parametric/a_minus_approach_2", "reconcile/a_1", "reconcile/a_5"),
         ),
         (few_budgets,),
     ),
     **dict.fromkeys(
         (
-            *("isoflop/kaplan_minus_native", "envelope/a_minus_approach_2"),
-            *("parametric/a_minus_approach_2", "cooldown/a_difference"),
-            *("reconcile/change_2", "reconcile/change_3", "reconcile/change_4"),
-            *("reconcile/change_5", "reconcile/change_all"),
+            *("cooldown/a_difference", "reconcile/change_2", "reconcile/change_3"),
+            *("reconcile/change_4", "reconcile/change_5", "reconcile/change_all"),
         ),
         (few_budgets, few_seeds),
     ),

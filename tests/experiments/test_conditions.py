@@ -15,12 +15,6 @@ from tests.experiments.fake_corpus import of_tokens
 TOKENS = 50_000_000
 #: Claims that no grid of 15 minutes on two cores meets, or that a user must ask for, and what they need.
 UNMET = {
-    "isoflop": {
-        # One seed, for a first answer within minutes: --seeds 0 1 2, or the scale cpu-hour.
-        "isoflop/kaplan_minus_native",
-        "envelope/a_minus_approach_2",
-        "parametric/a_minus_approach_2",
-    },
     # Numbers of a batch far above the critical one.
     "compute": {"compute/alpha_C", "compute/size_exponent"},
     # A factor of 10,000 between sizes.

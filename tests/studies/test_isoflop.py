@@ -79,7 +79,8 @@ def test_the_planted_exponent_and_its_tokens_per_parameter_come_back(tmp_path):
     ratio = found.estimates["tokens_per_param"]
     best = law.best_size(ratio.at[0])
     assert ratio.interval[0] < ratio.at[0] / 6 / best**2 < ratio.interval[1]
-    assert "needs 3 seeds, not 1" in found.estimates["kaplan_minus_native"].undecided_because
+    # Both counts of one seed's runs are read from the same draws of them.
+    assert found.estimates["kaplan_minus_native"].may_be(0.086)
     assert approach_2(read(tmp_path / "again", runs, noise=0.002), "transformer").parameters == (
         found.fits["transformer/standard"].parameters
     )
