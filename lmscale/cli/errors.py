@@ -33,6 +33,7 @@ EXIT_CODES = {
     "lmscale.data.errors.BuildError": 1,
     "lmscale.files.DamagedError": 1,
     "lmscale.files.DiskError": 1,
+    "lmscale.report.registry.AnalysisError": 1,
     "lmscale.sweep.workers.WorkerError": 1,
     "lmscale.training.checkpoint.OtherVersionError": 1,
 }

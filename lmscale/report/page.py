@@ -123,8 +123,12 @@ def render_page(template: str, title: str, **values: Any) -> str:
 
 
 def lead_section(sections: Sequence[Section]) -> Section | None:
-    """The section whose finding heads the page: the first that answers its question."""
-    return next((s for s in sections if s.conclusive), sections[0] if sections else None)
+    """The section whose finding heads the page: the first that answers its question.
+
+    Where none does it is the first that has a finding, and a failure only where there is nothing else.
+    """
+    ranked = sorted(sections, key=lambda s: (not s.conclusive, bool(s.failure)))
+    return ranked[0] if ranked else None
 
 
 # --- text ---------------------------------------------------------------------------------------
