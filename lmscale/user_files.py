@@ -21,6 +21,8 @@ from typing import Any
 
 #: The loaded files: module name -> path.
 _FILES: dict[str, str] = {}
+#: Module name -> digest of what was loaded.
+_DIGESTS: dict[str, str] = {}
 
 
 class UserFileError(ValueError):
@@ -49,6 +51,7 @@ def load_file(path: Path) -> types.ModuleType:
         del sys.modules[name]
         raise UserFileError(_where(path, error)) from error
     _FILES[name] = str(path)
+    _DIGESTS[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return module
 
 
@@ -79,11 +82,8 @@ def loaded_files() -> list[str]:
 
 
 def code_digests() -> dict[str, str]:
-    """File name -> digest of its content, of the user's files that are loaded."""
-    return {
-        Path(path).name: hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
-        for path in _FILES.values()
-    }
+    """File name -> digest of its content when it was loaded, of the user's files."""
+    return {Path(_FILES[name]).name: digest for name, digest in _DIGESTS.items()}
 
 
 def source_of(thing: Any) -> tuple[str, str] | None:

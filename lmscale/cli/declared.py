@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +38,12 @@ class Declared(NamedTuple):
 
 
 def declare(args: argparse.Namespace, name: str, experiment: Any) -> Declared:
-    """The runs of an experiment on the corpus that --data names, which is built if need be."""
+    """The runs of an experiment on the corpus that --data names, which is built if need be.
+
+    Raises:
+      ExperimentError: the experiment of a user's file names an analysis that there is not.
+    """
+    _check_analyses(name, experiment)
     from lmscale.sweep.dropped import declared_runs
     from lmscale.sweep.support import unsupported
 
@@ -45,6 +51,26 @@ def declare(args: argparse.Namespace, name: str, experiment: Any) -> Declared:
     runs, dropped = declared_runs(name, experiment, corpus)
     lines = [*dropped, *unsupported(experiment.analyses, runs)]
     return Declared(name, experiment, corpus, runs, lines)
+
+
+def _check_analyses(name: str, experiment: Any) -> None:
+    from lmscale.sweep.fields import ExperimentError
+    from lmscale.user_files import file_of
+
+    if file_of(type(experiment)) is None:
+        # A test looks at those of lmscale, whose studies take seconds to import.
+        return
+    from lmscale import studies
+
+    known = studies.names()
+    for analysis in experiment.analyses:
+        if analysis not in known:
+            close = difflib.get_close_matches(analysis, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+            raise ExperimentError(
+                f"{name} names an analysis {analysis!r}, which is none: {hint} (one of your own is known when "
+                "its file is loaded: add --load FILE.py)"
+            )
 
 
 def default_store_name(args: argparse.Namespace, name: str, experiment: Any) -> str:

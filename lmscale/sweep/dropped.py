@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lmscale.data import Corpus
 from lmscale.sweep.documents import with_masked_documents
 from lmscale.sweep.fields import ExperimentError, most_runs
+from lmscale.sweep.own_runs import checked_runs
 
 if TYPE_CHECKING:
     from lmscale.sweep.experiment import Experiment, Run
@@ -51,12 +52,13 @@ def declared_runs(name: str, experiment: Experiment, corpus: Corpus) -> tuple[li
     """An experiment's runs, and a line for each part of its grid that was dropped.
 
     Raises:
-      ExperimentError: when nothing is left to train, or there are too many runs.
+      ExperimentError: when nothing is left to train, there are too many runs, or a user's experiment
+        fails.
       SpecError: when an architecture cannot do what the fields ask of it.
     """
     token = _recorded.set([])
     try:
-        runs = experiment.runs(corpus)
+        runs = checked_runs(name, experiment.runs, corpus)
         if experiment.mask_documents:
             runs = with_masked_documents(runs, corpus.eod_id)
         dropped = _recorded.get() or []

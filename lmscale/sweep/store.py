@@ -393,7 +393,7 @@ def _needs(runs: Sequence[Run]) -> dict[str, list[str]]:
     return {
         "architectures": sorted({run.spec.model.kind for run in runs}),
         "optimizers": sorted({run.spec.optimizer.name for run in runs}),
-        "files": loaded_files(),
+        "files": sorted(loaded_files()),
     }
 
 
