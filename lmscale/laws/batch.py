@@ -22,7 +22,7 @@ from lmscale.laws.resample import (
     jacobian,
     log_inputs,
 )
-from lmscale.laws.result import FitResult, interval
+from lmscale.laws.result import DRAWS, FitResult, interval
 from lmscale.laws.robust import residuals
 from lmscale.laws.solve import solve
 from lmscale.laws.table import Runs, Table, TableError
@@ -120,7 +120,7 @@ def hyperbola_residual(theta: Any, data: Any) -> Any:
 def fit_critical_batch(
     table: Any,
     *,
-    bootstrap: int = 1000,
+    bootstrap: int = DRAWS,
     resample: Literal["auto", "runs", "groups"] = "auto",
     level: float = 0.95,
     seed: int = 0,

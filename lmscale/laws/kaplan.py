@@ -24,7 +24,7 @@ from lmscale.laws.finish import LEAST_SQUARES, finish, solver_notes
 from lmscale.laws.newton import Residual
 from lmscale.laws.power import SYMBOLS
 from lmscale.laws.resample import draw
-from lmscale.laws.result import FitError, FitResult, intervals_of
+from lmscale.laws.result import DRAWS, FitError, FitResult, intervals_of
 from lmscale.laws.solve import multi_start, product_grid
 from lmscale.laws.table import Runs, Table
 
@@ -263,7 +263,7 @@ def fit_kaplan_nd(
     table: Any,
     *,
     delta: float | None = None,
-    bootstrap: int = 1000,
+    bootstrap: int = DRAWS,
     resample: Literal["auto", "runs", "groups"] = "auto",
     level: float = 0.95,
     seed: int = 0,
@@ -337,7 +337,7 @@ def fit_kaplan_ns(
     *,
     adjust: bool | Mapping[str, float] = False,
     delta: float | None = None,
-    bootstrap: int = 1000,
+    bootstrap: int = DRAWS,
     resample: Literal["auto", "runs", "groups"] = "auto",
     level: float = 0.95,
     seed: int = 0,

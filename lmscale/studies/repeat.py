@@ -32,8 +32,6 @@ ONCE = 1.01
 NEAR = 1.3
 #: How far D' is extrapolated beyond the longest fresh run, on the line through the last two points.
 REACH = 1.5
-#: Draws of the law's fit.
-BOOTSTRAP = 1000
 #: Tokens of GPT-2's vocabulary, in which the paper's base law counts.
 PAPER_VOCABULARY = 50_257
 ESTIMATES = ("excess_at_4", "worth_at_16", "gain_beyond_40", "R_D_star")
@@ -193,7 +191,7 @@ def _fit(runs: pd.DataFrame, vocab_size: int) -> FitResult:
             laws.Table.read(rows.drop(columns="epochs"), convention="chinchilla"),
             "data-constrained",
             base="fit" if own else "muennighoff",
-            bootstrap=BOOTSTRAP,
+            bootstrap=laws.DRAWS,
         ),
         needs=needs,
     )
