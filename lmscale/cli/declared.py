@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,7 @@ def declare(args: argparse.Namespace, name: str, experiment: Any) -> Declared:
 
     Raises:
       ExperimentError: the experiment of a user's file names an analysis that there is not.
+      SpecError: the architecture of a user's file cannot be trained.
     """
     _check_analyses(name, experiment)
     from lmscale.sweep.dropped import declared_runs
@@ -49,8 +51,19 @@ def declare(args: argparse.Namespace, name: str, experiment: Any) -> Declared:
 
     corpus = open_corpus(args.data, experiment.vocab_size)
     runs, dropped = declared_runs(name, experiment, corpus)
-    lines = [*dropped, *unsupported(experiment.analyses, runs)]
+    lines = [*dropped, *unsupported(experiment.analyses, runs), *_wrong_counts(runs)]
     return Declared(name, experiment, corpus, runs, lines)
+
+
+def _wrong_counts(runs: Sequence[Any]) -> list[str]:
+    """Checks the architectures of users' files; a line for each that counts itself wrongly."""
+    first = {type(run.spec.model): run.spec.model for run in reversed(runs)}
+    own = [model for cls, model in first.items() if not cls.__module__.startswith("lmscale.")]
+    if not own:
+        return []
+    from lmscale.training.check_model import check_model
+
+    return [line for model in own for line in check_model(model)]
 
 
 def _check_analyses(name: str, experiment: Any) -> None:
