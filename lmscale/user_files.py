@@ -113,10 +113,8 @@ def file_of(thing: Any) -> str | None:
     return found[0] if found is not None and found[0] in _FILES.values() else None
 
 
-def fault_of(error: BaseException, culprit: Any = None) -> str | None:
-    """An error of a user's code as a line: 'TypeError: ... (mine.py:31)'; None for an error of lmscale.
-
-    It is the user's where a frame of a loaded file is in the traceback; the innermost one is named.
+def place_of(error: BaseException, culprit: Any = None) -> str | None:
+    """The innermost line of a user's file that an error came through, as "mine.py:31"; None for no file.
 
     Args:
       culprit: the user's function or class that is at fault where no frame is, such as one that has
@@ -125,13 +123,20 @@ def fault_of(error: BaseException, culprit: Any = None) -> str | None:
     files = set(_FILES.values())
     frames = [at for at in traceback.extract_tb(error.__traceback__) if at.filename in files]
     if frames:
-        path, line = frames[-1].filename, frames[-1].lineno
-    elif (owner := file_of(culprit)) is not None:
-        code = getattr(_definition(culprit), "__code__", None)
-        path, line = owner, None if code is None else code.co_firstlineno
-    else:
+        return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
+    if (owner := file_of(culprit)) is None:
         return None
-    place = Path(path).name if line is None else f"{Path(path).name}:{line}"
+    code = getattr(_definition(culprit), "__code__", None)
+    return Path(owner).name + ("" if code is None else f":{code.co_firstlineno}")
+
+
+def fault_of(error: BaseException, culprit: Any = None) -> str | None:
+    """An error of a user's code as a line: 'TypeError: ... (mine.py:31)'; None for an error of lmscale.
+
+    It is the user's where a frame of a loaded file is in the traceback (`place_of`).
+    """
+    if (place := place_of(error, culprit)) is None:
+        return None
     if isinstance(error, SystemExit):
         return f"it calls sys.exit ({place})"
     if isinstance(error, WrongReturnError):

@@ -24,6 +24,7 @@ from lmscale.report.checklist import checklist
 from lmscale.report.claims import Verdict, grouped, tally
 from lmscale.report.section import Chart, KeyNumber, Section
 from lmscale.studies.results import WAITING, Results
+from lmscale.sweep.own_code import code_in_words
 from lmscale.wording import (
     count,
     duration,
@@ -331,6 +332,8 @@ def _facts(results: Results) -> list[tuple[str, Any]]:
     facts.append(("versions", ", ".join(f"{k} {v}" for k, v in versions.items())))
     commit = experiment.get("git_commit")
     facts.append(("git commit", code.format(commit) if commit else "not a checkout"))
+    if own := code_in_words(experiment):
+        facts.append(("own files", code.format(own)))
     fields = experiment.get("fields", {})
     if fields:
         shown = "; ".join(f"{k} = {_field(v)}" for k, v in fields.items())

@@ -272,14 +272,22 @@ def _field_types(cls: type[Experiment]) -> dict[str, tuple[type, bool]]:
     found = {}
     for field in dataclasses.fields(cls):
         hint = _hints(cls)[field.name]
-        if typing.get_origin(hint) in (types.UnionType, typing.Union):
-            hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
-        many = typing.get_origin(hint) is tuple
-        kind = typing.get_args(hint)[0] if many else hint
+        kind, many = _value_type(hint)
         if kind not in (int, float, str, bool):
+            said = hint.__name__ if type(hint) is type else hint
             raise ExperimentError(
-                f"{cls.__name__}.{field.name} has the type {hint}: a field is an int, a float, a str, a "
-                "bool, or a tuple[int, ...] of one of these"
+                f"{cls.__name__}.{field.name} has the type {said}: a field is an int, a float, a str, a "
+                "bool, a tuple[int, ...] of one of these, or one of these or None"
             )
         found[field.name] = (kind, many)
     return found
+
+
+def _value_type(hint: Any) -> tuple[Any, bool]:
+    """The type of a field's values, and whether it is a list; None for what cannot be a field."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        members = [one for one in typing.get_args(hint) if one is not type(None)]
+        return _value_type(members[0]) if len(members) == 1 else (None, False)
+    if typing.get_origin(hint) is tuple:
+        return typing.get_args(hint)[0], True
+    return hint, False

@@ -31,6 +31,7 @@ from lmscale.sweep.declaration import (
 )
 from lmscale.sweep.experiment import Experiment, Run
 from lmscale.sweep.kept import KeptRun, read_kept
+from lmscale.sweep.own_code import changed_code, code_history
 from lmscale.sweep.ownership import find_claim
 from lmscale.sweep.result_table import mark_best_lr, result_row
 from lmscale.terminal import say
@@ -150,6 +151,8 @@ class Store:
         recorded = self._recorded(here)
         if why := self._refusal(recorded, here, extend):
             raise StoreError(why)
+        if line := changed_code(recorded):
+            say(line)
         if recorded is None and self.holds_experiment():
             path = self.path / "experiment.json"
             say(f"{path} is damaged; written again, as these are its runs")
@@ -176,6 +179,7 @@ class Store:
             },
             "runs": list(here.runs),
             "needs": _needs(runs),
+            "code": code_history(recorded),
             "versions": _versions(),
             "git_commit": _git_commit(),
         }

@@ -131,6 +131,12 @@ BAD_FILES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def jax_as_it_is(monkeypatch):
+    """The tests have started jax with settings of their own; no command starts it again."""
+    monkeypatch.setattr("lmscale.cli.start_jax", lambda: None)
+
+
 def own_file(folder, old="", new=""):
     assert old in FILE
     path = folder / "own.py"
@@ -161,9 +167,11 @@ def test_a_fault_of_a_file_is_one_line(tmp_path, fault):
 
 
 @pytest.mark.parametrize("hint", ["list[int]", "dict", "tuple", "int | str"])
-def test_a_field_of_another_type_is_named(tmp_path, hint):
+def test_a_field_of_another_type_is_named(tmp_path, capsys, hint):
     path = own_file(tmp_path, "steps: int = 40", f"steps: int = 40\n    more: {hint} = None")
     assert main(["plan", str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "own.py, line 19: " in line and "Mine.more has the type " in line
 
 
 def test_a_fault_of_a_check_is_one_line(tmp_path, capsys):
@@ -176,7 +184,6 @@ def test_a_fault_of_a_check_is_one_line(tmp_path, capsys):
 @pytest.mark.usefixtures("corpus")
 @pytest.mark.parametrize("command", ["plan", "run"])
 def test_the_commands_say_it_and_train_nothing(tmp_path, capsys, command, monkeypatch):
-    monkeypatch.setattr("lmscale.cli.start_jax", lambda: None)
     monkeypatch.chdir(tmp_path)
     for old, new, says in (
         ('("curves",)', '("curve",)', "an analysis 'curve', which is none: did you mean curves?"),
