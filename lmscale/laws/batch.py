@@ -41,7 +41,12 @@ __all__ = [
 
 
 def critical_batch(loss: Any, B_star: float = 2.1e8, alpha_B: float = 0.21) -> Any:
-    """B_crit(L) in tokens, eq. 1.4 (constants of Table 5)."""
+    """B_crit(L) in tokens; Kaplan et al. 2020, eq. 1.4 (constants of Table 5).
+
+    Args:
+      loss: in nats a token; a number or an array.
+      B_star: in tokens.
+    """
     return B_star / np.asarray(loss, float) ** (1 / alpha_B)
 
 
