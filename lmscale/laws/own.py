@@ -94,6 +94,8 @@ def check_result(law: Law, result: Any) -> FitResult:
     for what in ("parameters", "intervals", "draws", "exponents", "details", "residuals", "ranges"):
         if not isinstance(getattr(result, what), Mapping):
             raise FitError(f"{who}: {what} of its FitResult must be a dictionary of name to value")
+    if isinstance(result.warnings, str) or not all(isinstance(one, str) for one in result.warnings):
+        raise FitError(f"{who}: warnings of its FitResult must be a tuple of sentences")
     if result.failure:
         return result
     for name, value in result.parameters.items():

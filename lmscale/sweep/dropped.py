@@ -58,13 +58,13 @@ def declared_runs(name: str, experiment: Experiment, corpus: Corpus) -> tuple[li
     """
     token = _recorded.set([])
     try:
-        runs = checked_runs(name, experiment.runs, corpus)
+        runs, twice = checked_runs(name, experiment.runs, corpus)
         if experiment.mask_documents:
             runs = with_masked_documents(runs, corpus.eod_id)
         dropped = _recorded.get() or []
     finally:
         _recorded.reset(token)
-    lines = _lines(dropped) + _lost_budgets(experiment, runs, dropped)
+    lines = _lines(dropped) + _lost_budgets(experiment, runs, dropped) + twice
     if not runs:
         why = f": {'; '.join(lines)}" if lines else ""
         raise ExperimentError(f"{name} declares no runs: give it other fields{why}")

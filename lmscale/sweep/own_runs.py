@@ -17,6 +17,7 @@ from lmscale.spec import RunSpec
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.fields import ExperimentError
 from lmscale.sweep.result_table import is_column
+from lmscale.terminal import plural
 from lmscale.user_files import WrongReturnError, told_by
 
 __all__ = ["checked_runs"]
@@ -25,11 +26,16 @@ __all__ = ["checked_runs"]
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,@~-]*")
 
 
-def checked_runs(name: str, runs: Callable[[Any], Iterable[Run]], corpus: Any) -> list[Run]:
+def checked_runs(
+    name: str, runs: Callable[[Any], Iterable[Run]], corpus: Any
+) -> tuple[list[Run], list[str]]:
     """The runs of an experiment on a corpus; of runs that are declared twice alike, one.
 
     Args:
       runs: `Experiment.runs`, bound to the experiment.
+
+    Returns:
+      The runs, and a line where some were declared twice.
 
     Raises:
       ExperimentError: it raises an error, or returns what are no runs.
@@ -55,7 +61,10 @@ def checked_runs(name: str, runs: Callable[[Any], Iterable[Run]], corpus: Any) -
         if run.labels not in labels:
             labels.append(run.labels)
             kept.append(run)
-    return kept
+    if len(kept) == len(checked):
+        return kept, []
+    twice = plural(len(checked) - len(kept), "run")
+    return kept, [f"{twice} declared a second time with the same labels: each counts once"]
 
 
 def _checked(place: int, run: Any) -> Run:
@@ -104,4 +113,8 @@ def _label(key: Any, value: Any, evals: list[str]) -> Any:
         )
     if isinstance(value, float) and not np.isfinite(value):
         raise WrongReturnError(f"the label {key!r} must be a finite number, not {value}")
+    if key == "family" and not isinstance(value, str):
+        raise WrongReturnError(f"the label family names a curve, as 'deep': {value!r} is no text")
+    if key in ("budget", "lr_factor") and not (type(value) in (int, float) and value > 0):
+        raise WrongReturnError(f"the label {key} must be a positive number, not {value!r}")
     return value

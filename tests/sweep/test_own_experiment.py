@@ -92,6 +92,12 @@ BAD_RUNS = {
         "the label 'family' must be a finite number, not nan",
     ),
     "a list": ('"mine"', "[1]", "the label 'family' is a list: it must be a text, a number"),
+    "a family": ('"mine"', "3", "the label family names a curve, as 'deep': 3 is no text"),
+    "a budget": (
+        '"family": "mine"',
+        '"budget": "1e9"',
+        "the label budget must be a positive number, not '1e9'",
+    ),
     "exit": (RETURN, "raise SystemExit\n", "own: it calls sys.exit (own.py:16)"),
 }
 BAD_FILES = {
@@ -203,7 +209,10 @@ def test_numbers_of_numpy_are_labels(tmp_path):
 
 
 def test_a_run_that_is_declared_twice_alike_counts_once(tmp_path):
-    assert len(runs_of(own_file(tmp_path, RETURN, "return [*runs, *runs]\n"))) == 2
+    name, _, scales = load_scales(str(own_file(tmp_path, RETURN, "return [*runs, *runs]\n")))
+    runs, lines = declared_runs(name, scales["cpu"], CORPUS)
+    assert len(runs) == 2
+    assert lines == ["2 runs declared a second time with the same labels: each counts once"]
     # A run that belongs to two curves has an entry for each.
     new = "return [*runs, *(Run(one.spec, {'family': 'other'}) for one in runs)]\n"
     assert len(runs_of(own_file(tmp_path, RETURN, new))) == 4
