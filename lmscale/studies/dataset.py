@@ -61,6 +61,8 @@ RULE = (5e3, 0.74)
 PAPER = laws.published("kaplan2020-nd")
 #: Fewest subsets that L(D) is fitted to.
 LEAST_SUBSETS = 4
+#: Draws of every fit.
+BOOTSTRAP = laws.DRAWS
 #: Stands for a bound that a draw of the laws does not have: later than any update.
 NEVER = np.finfo(float).max / 4
 
@@ -264,7 +266,7 @@ def fit_laws(results: Results, runs: pd.DataFrame) -> Laws:
 def _fit(law: str, rows: pd.DataFrame) -> FitResult:
     return attempt(
         law,
-        lambda: laws.fit(laws.Table.read(rows, convention="kaplan"), law, bootstrap=laws.DRAWS),
+        lambda: laws.fit(laws.Table.read(rows, convention="kaplan"), law, bootstrap=BOOTSTRAP),
         needs="" if len(rows) else "no runs that it could be fitted to",
     )
 

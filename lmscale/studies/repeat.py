@@ -34,6 +34,8 @@ NEAR = 1.3
 REACH = 1.5
 #: Tokens of GPT-2's vocabulary, in which the paper's base law counts.
 PAPER_VOCABULARY = 50_257
+#: Draws of the law's fit.
+BOOTSTRAP = laws.DRAWS
 ESTIMATES = ("excess_at_4", "worth_at_16", "gain_beyond_40", "R_D_star")
 
 
@@ -191,7 +193,7 @@ def _fit(runs: pd.DataFrame, vocab_size: int) -> FitResult:
             laws.Table.read(rows.drop(columns="epochs"), convention="chinchilla"),
             "data-constrained",
             base="fit" if own else "muennighoff",
-            bootstrap=laws.DRAWS,
+            bootstrap=BOOTSTRAP,
         ),
         needs=needs,
     )
