@@ -115,6 +115,8 @@ def _label(key: Any, value: Any, evals: list[str]) -> Any:
         raise WrongReturnError(f"the label {key!r} must be a finite number, not {value}")
     if key == "family" and not isinstance(value, str):
         raise WrongReturnError(f"the label family names a curve, as 'deep': {value!r} is no text")
-    if key in ("budget", "lr_factor") and not (type(value) in (int, float) and value > 0):
+    if key in ("budget", "lr_factor") and (
+        not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0
+    ):
         raise WrongReturnError(f"the label {key} must be a positive number, not {value!r}")
     return value
