@@ -90,7 +90,7 @@ def fit(
     convention: str | None = None,
     cells: str | None = None,
     at: float | Sequence[float] = (),
-    bootstrap: int = 1000,
+    bootstrap: int = laws.DRAWS,
     **options: Any,
 ) -> FitResult | Fits:
     """Fits a law, or several side by side, as `lmscale fit` does.

@@ -51,6 +51,18 @@ def process_settings():
         signal.signal(number, handler)
 
 
+@pytest.fixture(autouse=True)
+def own_files():
+    """Files of a user's own that a test loads are forgotten, since workers would load them too."""
+    from lmscale import user_files
+
+    known = [dict(kept) for kept in (user_files._FILES, user_files._DIGESTS)]
+    yield
+    for kept, before in zip((user_files._FILES, user_files._DIGESTS), known, strict=True):
+        kept.clear()
+        kept.update(before)
+
+
 _WORDS = [
     "the",
     "of",

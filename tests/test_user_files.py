@@ -1,11 +1,13 @@
 """A user's own file is loaded under a name that other processes find, and its faults are told."""
 
+import json
 import pickle
 import sys
 
 import pytest
 
-from lmscale.user_files import UserFileError, load_file, load_module, loaded_files
+from lmscale.parallel.distributed import share_failure
+from lmscale.user_files import UserFileError, load_file, load_module, loaded_files, place_of
 
 
 def test_what_a_file_defines_can_be_sent_to_a_process_that_has_loaded_it(tmp_path):
@@ -56,3 +58,17 @@ def test_a_fault_of_a_module_is_one_line_too(tmp_path, monkeypatch):
         load_module("module_with_a_fault")
     path.write_text("x = 1\n")
     assert load_module("module_with_a_fault").x == 1
+
+
+def test_a_failure_names_the_innermost_line_of_a_users_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("import json\ndef fail():\n    json.loads('{')\n")
+    module = load_file(path)
+    with pytest.raises(json.JSONDecodeError) as error:
+        module.fail()
+    assert place_of(error.value) == "mine.py:3"
+    (reason,), sound = share_failure(error.value)
+    assert sound and reason.startswith("JSONDecodeError: Expecting ")
+    assert reason.endswith("(mine.py:3)")
+    assert share_failure(ValueError("a\nb")) == (["ValueError: a\nb"], True)
+    assert place_of(ValueError()) is None and place_of(ValueError(), module.fail) == "mine.py:2"

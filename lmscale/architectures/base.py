@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Required, Self, Typ
 from lmscale.architectures.hugging_face import HuggingFace
 from lmscale.serialize import Spec, SpecError, require, require_fraction, require_positive, short
 from lmscale.terminal import plural
+from lmscale.user_files import source_of
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -410,6 +411,8 @@ def shared_fields(models: Sequence[ModelSpec]) -> SharedFields:
 # --- Registry -------------------------------------------------------------------------------------
 
 _REGISTRY: dict[str, type[ModelSpec]] = {}
+#: Mesh axes that split an array.
+_AXES = ("data", "model")
 
 
 def register(cls: type[ModelSpec]) -> type[ModelSpec]:
@@ -418,7 +421,8 @@ def register(cls: type[ModelSpec]) -> type[ModelSpec]:
     A file that is loaded again replaces its own architecture.
 
     Raises:
-      SpecError: the class is not complete, or another architecture has its kind.
+      SpecError: the class is not complete, another architecture has its kind, or a class variable is
+        not what the protocol says.
     """
     missing = sorted(cls.__abstractmethods__)
     missing += [
@@ -427,13 +431,53 @@ def register(cls: type[ModelSpec]) -> type[ModelSpec]:
         if getattr(cls, name, None) is None
     ]
     require(not missing, f"the architecture {cls.__name__} lacks {', '.join(missing)}")
+    require(
+        isinstance(cls.kind, str) and bool(re.fullmatch(r"[A-Za-z][\w.-]*", cls.kind)),
+        f"{cls.__name__}.kind begins the names of runs: give it letters, digits, . _ and - alone, not "
+        f"{short(cls.kind)}",
+    )
     other = _REGISTRY.get(cls.kind)
     require(
-        other is None or other.__qualname__ == cls.__qualname__,
+        other is None or source_of(other) == source_of(cls),
         f"{cls.__name__} and {other and other.__name__} are both of the kind {cls.kind!r}",
     )
+    _check_members(cls)
     _REGISTRY[cls.kind] = cls
     return cls
+
+
+def _check_members(cls: type[ModelSpec]) -> None:
+    """Raises a `SpecError` where a class variable cannot be what the protocol takes it for."""
+    for name in ("NON_EMBEDDING", "MATMULS", "SHAPE_FIELDS", "STACKS"):
+        value = getattr(cls, name)
+        require(
+            isinstance(value, (tuple, list)) and all(isinstance(item, str) for item in value),
+            f"{cls.__name__}.{name} must be a tuple of names, as ('a',), not {short(value)}",
+        )
+    fields = {field.name for field in dataclasses.fields(cls)}
+    for name in cls.SHAPE_FIELDS:
+        require(
+            name in fields,
+            f"{cls.__name__}.SHAPE_FIELDS names {name!r}, which is no field of it: there are "
+            f"{', '.join(sorted(fields))} (@register stands above @dataclass)",
+        )
+    for rule in cls.ARRAYS:
+        require(
+            isinstance(rule, Array) and isinstance(rule.pattern, str),
+            f"{cls.__name__}.ARRAYS must hold Array(pattern, axes, decays=..), not {short(rule)}",
+        )
+        try:
+            re.compile(rule.pattern)
+        except re.error as error:
+            raise SpecError(
+                f"{cls.__name__}.ARRAYS: {rule.pattern!r} is no regular expression: {error}"
+            ) from None
+        wrong = [axis for axis in rule.axes or () if axis not in (*_AXES, None)]
+        require(
+            not wrong and (rule.axes is None or isinstance(rule.axes, (tuple, list))),
+            f"{cls.__name__}.ARRAYS: the axes of {rule.pattern!r} must be 'data', 'model' or None, one for "
+            f"each dimension, not {short(rule.axes)}",
+        )
 
 
 def architecture(kind: str) -> type[ModelSpec]:

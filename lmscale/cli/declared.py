@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,14 +39,51 @@ class Declared(NamedTuple):
 
 
 def declare(args: argparse.Namespace, name: str, experiment: Any) -> Declared:
-    """The runs of an experiment on the corpus that --data names, which is built if need be."""
+    """The runs of an experiment on the corpus that --data names, which is built if need be.
+
+    Raises:
+      ExperimentError: the experiment of a user's file names an analysis that there is not.
+      SpecError: the architecture of a user's file cannot be trained.
+    """
+    _check_analyses(name, experiment)
     from lmscale.sweep.dropped import declared_runs
     from lmscale.sweep.support import unsupported
 
     corpus = open_corpus(args.data, experiment.vocab_size)
     runs, dropped = declared_runs(name, experiment, corpus)
-    lines = [*dropped, *unsupported(experiment.analyses, runs)]
+    lines = [*dropped, *unsupported(experiment.analyses, runs), *_wrong_counts(runs)]
     return Declared(name, experiment, corpus, runs, lines)
+
+
+def _wrong_counts(runs: Sequence[Any]) -> list[str]:
+    """Checks the architectures of users' files; a line for each that counts itself wrongly."""
+    first = {type(run.spec.model): run.spec.model for run in reversed(runs)}
+    own = [model for cls, model in first.items() if not cls.__module__.startswith("lmscale.")]
+    if not own:
+        return []
+    from lmscale.training.check_model import check_model
+
+    return [line for model in own for line in check_model(model)]
+
+
+def _check_analyses(name: str, experiment: Any) -> None:
+    from lmscale.sweep.fields import ExperimentError
+    from lmscale.user_files import file_of
+
+    if file_of(type(experiment)) is None:
+        # A test looks at those of lmscale, whose studies take seconds to import.
+        return
+    from lmscale import studies
+
+    known = studies.names()
+    for analysis in experiment.analyses:
+        if analysis not in known:
+            close = difflib.get_close_matches(analysis, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+            raise ExperimentError(
+                f"{name} names an analysis {analysis!r}, which is none: {hint} (one of your own is known when "
+                "its file is loaded: add --load FILE.py)"
+            )
 
 
 def default_store_name(args: argparse.Namespace, name: str, experiment: Any) -> str:

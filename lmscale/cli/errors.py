@@ -15,7 +15,7 @@ class CommandError(ValueError):
 
 #: Error, by the module that defines it -> exit code: 2 for bad usage and bad input, 1 for a failure. It
 #: holds for subclasses too. The names are text, so that no command imports a module for its error.
-#: Every other error is a fault of lmscale and gives a traceback.
+#: Every other error is a fault of a user's file, or of lmscale and gives a traceback.
 EXIT_CODES = {
     "lmscale.cli.errors.CommandError": 2,
     "lmscale.data.errors.DataError": 2,
@@ -35,13 +35,17 @@ EXIT_CODES = {
     "lmscale.data.errors.BuildError": 1,
     "lmscale.files.DamagedError": 1,
     "lmscale.files.DiskError": 1,
+    "lmscale.report.registry.AnalysisError": 1,
     "lmscale.sweep.workers.WorkerError": 1,
     "lmscale.training.checkpoint.OtherVersionError": 1,
 }
 
 
 def code_and_line(error: BaseException) -> tuple[int, str | None]:
-    """The exit code of an error, and the line that tells it; None in its place for a fault of ours."""
+    """The exit code of an error, and the line that tells it; None in its place for a fault of ours.
+
+    An error that came through a user's file is bad input.
+    """
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         # Every other name would do, so it is the input that is wrong.
         return 2, _line(error)
@@ -51,6 +55,10 @@ def code_and_line(error: BaseException) -> tuple[int, str | None]:
             return code, _line(error)
     if line := store_error(error):
         return 1, line
+    from lmscale.user_files import fault_of
+
+    if (fault := fault_of(error)) is not None:
+        return 2, fault
     return _start_of_jax(error)
 
 

@@ -121,6 +121,7 @@ def chosen_experiments(args: argparse.Namespace) -> list[tuple[str, Any]]:
     if args.many:
         return args.many
     from lmscale.sweep.fields import ExperimentError, FieldError
+    from lmscale.user_files import told_by
 
     name, experiment = args.loaded
     changes = {
@@ -131,7 +132,8 @@ def chosen_experiments(args: argparse.Namespace) -> list[tuple[str, Any]]:
         if key.startswith("field_") and value is not None
     }
     try:
-        return [(name, dataclasses.replace(experiment, **changes))]
+        with told_by(ExperimentError, type(experiment)):
+            return [(name, dataclasses.replace(experiment, **changes))]
     except FieldError as error:
         flag = f"--{error.field.replace('_', '-')}"
         raise ExperimentError(f"{flag} {error.fault}") from error

@@ -45,7 +45,7 @@ _MOST_DRAWS = 100_000
 
 def add_arguments(parser: Parser, words: Sequence[str]) -> None:
     """The table, the laws, and the options of every law."""
-    from lmscale.laws import LAWS
+    from lmscale.laws import DRAWS, LAWS
     from lmscale.sweep.fitting import all_options
 
     # `run` says which laws are asked for, and which options those have.
@@ -68,7 +68,9 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
         type=_positive,
         help="print N_opt, D_opt and loss at these budgets",
     )
-    parser.add_argument("--bootstrap", metavar="K", type=_draws, default=1000, help="draws (1000)")
+    parser.add_argument(
+        "--bootstrap", metavar="K", type=_draws, default=DRAWS, help=f"draws ({DRAWS})"
+    )
     parser.add_argument("--level", type=_share, help="of the intervals (0.95)")
     parser.add_argument("--seed", metavar="K", type=_whole, help="of the draws (0)")
     parser.add_argument("--json", action="store_true", help="one JSON object and nothing else")

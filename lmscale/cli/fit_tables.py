@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,7 +95,9 @@ def _print_law(line: Any) -> None:
     print(f"{fit.law}: {LAWS[fit.law].equation}")
     print(f"{fit.n_used} runs used, {len(fit.dropped)} dropped")
     state = "converged" if fit.converged else "not converged"
-    print(f"objective {fit.objective:.6g}, {state} ({fit.objective_name})")
+    if math.isfinite(fit.objective):
+        # A law of a user's own may have none.
+        print(f"objective {fit.objective:.6g}, {state} ({fit.objective_name})")
     if fit.parameters:
         head = f"{fit.level:.0%} interval ({fit.interval_method})" if fit.intervals else ""
         rows = [("parameter", "value", head)]

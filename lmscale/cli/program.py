@@ -7,6 +7,7 @@ import importlib
 import os
 import select
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,6 +49,9 @@ READER_GONE = 128 + 13
 TRAINING_COMMANDS = ("run", "verify")
 #: With one of these a training command trains nothing.
 _NO_TRAINING = {"-h", "--help", "--print-config", "--dry-run"}
+
+#: With this variable an error that is told in a line shows its traceback too, for those who write own files.
+_TRACEBACK = "LMSCALE_TRACEBACK"
 
 _EPILOG = """\
 a first study, on a laptop:
@@ -114,12 +118,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lmscale: interrupted", file=sys.stderr)
         return 1
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             return READER_GONE
+        # Bad usage of a command ends here as well, when its line has been said.
         code, line = code_and_line(error)
         if line is None:
             raise
+        if os.environ.get(_TRACEBACK):
+            traceback.print_exception(error)
         say(f"{' '.join(['lmscale', *words[:1]])}: {one_line(line)}")
         return code
     finally:

@@ -11,6 +11,7 @@ from lmscale.cli import argument_types
 from lmscale.cli.errors import CommandError
 from lmscale.cli.parser import Parser
 from lmscale.cli.places import stores_in
+from lmscale.cli.training import failures_of
 from lmscale.terminal import say
 
 __all__ = ["add_arguments", "run"]
@@ -52,6 +53,7 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from lmscale.report import write_front, write_paper_figures, write_report
+    from lmscale.studies.registry import check_known
 
     stores, many = stores_in(args.dir)
     if args.watch and args.style == "paper":
@@ -60,18 +62,30 @@ def run(args: argparse.Namespace) -> int:
         return _watch(stores, WATCH_SECONDS if args.every is None else args.every)
     if args.every is not None:
         raise CommandError("--every is the time between two looks of --watch: give --watch too")
+    failures: list[str] = []
     if args.style == "paper":
         for store in stores:
-            for path in write_paper_figures(store):
+            for path in write_paper_figures(store, failures.append):
                 print(path)
-        return 0
+        return _end(failures)
+    for store in stores:
+        # Before any page is written.
+        check_known(store)
     for store in stores:
         for line in store.damage():
             say(f"left out: {line}; `lmscale run` makes it again")
         print(write_report(store, say))
+        failures += failures_of(store)
     if many:
         print(write_front(stores[0].path.parent))
-    return 0
+    return _end(failures)
+
+
+def _end(failures: Sequence[str]) -> int:
+    """Says which analyses of users' files failed; the exit code."""
+    for failure in failures:
+        say(f"lmscale report: {failure}")
+    return 1 if failures else 0
 
 
 def _watch(stores: Sequence[Any], seconds: float) -> int:
@@ -92,4 +106,4 @@ def _watch(stores: Sequence[Any], seconds: float) -> int:
         say("lmscale report: stopped watching; the page stays as it is")
         return 0
     print(store.path / "report.html")
-    return 0
+    return _end(failures_of(store))

@@ -15,7 +15,7 @@ from lmscale.cli.declared import Declared
 from lmscale.cli.places import open_corpus
 from lmscale.terminal import plural
 
-__all__ = ["Job", "train_job"]
+__all__ = ["Job", "failures_of", "train_job"]
 
 
 class Job(NamedTuple):
@@ -44,7 +44,8 @@ def train_job(
     trackers: Mapping[str, Any] | None = None,
     keep_every: int | None = None,
 ) -> bool:
-    """Trains and reports one experiment; True where a run failed for another reason than its loss.
+    """Trains and reports one experiment; True where a run failed for another reason than its loss, or an
+    analysis of a user's file failed.
 
     Args:
       bar: progress, a `lmscale.progress.Tracker`.
@@ -121,7 +122,7 @@ def _prepare(
 
 
 def _report(store: Any, bar: Any) -> bool:
-    """Writes the table and the report; whether a run failed for another reason than its loss."""
+    """Writes the table and the report; whether a run or a user's analysis failed (`train_job`)."""
     from lmscale.report import read_summary, write_report
 
     for line in store.damage():
@@ -133,10 +134,20 @@ def _report(store: Any, bar: Any) -> bool:
     if (summary := read_summary(store)) is not None:
         for line in summary.lines():
             bar.log(line)
+    for failure in (failures := failures_of(store)):
+        bar.log(failure)
     bar.log(f"report: {page}")
     if next_step := _next_step(store, table):
         bar.log(next_step)
-    return bool({"failed", "out_of_memory"} & set(counts))
+    return bool(failures) or bool({"failed", "out_of_memory"} & set(counts))
+
+
+def failures_of(store: Any) -> Sequence[str]:
+    """A line for each analysis of a user's file that failed in the store's report."""
+    from lmscale.report import read_summary
+
+    summary = read_summary(store)
+    return () if summary is None else summary.failures
 
 
 def _next_step(store: Any, table: Any) -> str:
@@ -152,7 +163,22 @@ def _next_step(store: Any, table: Any) -> str:
     ):
         return ""
     compute = f"{3 * table['budget'].max():.3g}"
+    load = "".join(f" --load {shlex.quote(path)}" for path in _files_needed(store))
     return (
-        f"next: lmscale advise {store.path} --compute {compute}; "
-        f"lmscale verify {store.path} --compute {compute}"
+        f"next: lmscale advise {store.path} --compute {compute}{load}; "
+        f"lmscale verify {store.path} --compute {compute}{load}"
     )
+
+
+def _files_needed(store: Any) -> list[str]:
+    """The user's files without which another command cannot read the store, or would lose an analysis."""
+    from lmscale import optimizers, studies
+    from lmscale.architectures import architecture
+    from lmscale.user_files import file_of
+
+    experiment = store.experiment()
+    needs = experiment.get("needs", {})
+    things: list[Any] = [architecture(kind) for kind in needs.get("architectures", ())]
+    things += [optimizers.optimizer(name).direction for name in needs.get("optimizers", ())]
+    things += [studies.find(name) for name in experiment.get("analyses", ())]
+    return sorted({path for thing in things if (path := file_of(thing)) is not None})

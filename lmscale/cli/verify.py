@@ -12,7 +12,7 @@ from lmscale.cli.errors import CommandError
 from lmscale.cli.parser import Parser
 from lmscale.cli.places import training_corpus
 from lmscale.cli.shared_arguments import add_checkpoint_seconds, add_law_choice
-from lmscale.cli.training import Job, train_job
+from lmscale.cli.training import Job, failures_of, train_job
 from lmscale.stopping import PREEMPTED, PREEMPTED_LINE
 from lmscale.terminal import plural, print_json, print_table, say
 
@@ -67,6 +67,10 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(
             f"{store.path} holds kept results, which cannot be trained on: --dry-run shows the forecast"
         )
+    from lmscale.studies.registry import check_known
+
+    # Its report is written when all is trained.
+    check_known(store)
     start_jax()
     from lmscale.sweep import verify
     from lmscale.training.loop import Preempted
@@ -109,8 +113,8 @@ def run(args: argparse.Namespace) -> int:
         folder.write_table()
         say(PREEMPTED_LINE)
         return PREEMPTED
-    _report_outcome(args, store, folder, forecast)
-    return 1 if any_failed else 0
+    reported = _report_outcome(args, store, folder, forecast)
+    return 1 if any_failed or not reported else 0
 
 
 def _train(args: argparse.Namespace, declared: Declared, scale: str, store: Any) -> bool:
@@ -129,8 +133,11 @@ def _train(args: argparse.Namespace, declared: Declared, scale: str, store: Any)
 
 def _report_outcome(
     args: argparse.Namespace, store: Any, folder: Any, forecast: dict[str, Any]
-) -> None:
-    """Holds the forecast against the results in `folder`; writes both into the store's report."""
+) -> bool:
+    """Holds the forecast against the results in `folder`; writes both into the store's report.
+
+    False where an analysis of a user's file failed there.
+    """
     from lmscale.files import write_json
     from lmscale.report import write_report
     from lmscale.sweep import verify
@@ -142,7 +149,11 @@ def _report_outcome(
         print_json({"forecast": forecast, "outcome": outcome})
     else:
         _print_outcome(forecast, outcome)
+    failures = failures_of(store)
+    for failure in failures:
+        say(f"lmscale verify: {failure}")
     say(f"report: {page}")
+    return not failures
 
 
 def _say_plan(runs: list[Any]) -> None:

@@ -49,8 +49,12 @@ class Mixture:
     def of(cls, weights: Mapping[str, float], tokens: int | None = None) -> Mixture:
         """The mixture of some inputs by weights of any sum.
 
+        Args:
+          weights: input -> its share of the training text, in any unit.
+          tokens: least length of the training text; None ends it where the first source ends.
+
         Raises:
-          DataError: when they are no weights, or too many.
+          DataError: a weight is not positive and finite, there are more than MAX_SOURCES, or tokens < 1.
         """
         for name, weight in weights.items():
             if not (math.isfinite(weight) and weight > 0):

@@ -68,7 +68,7 @@ class RowFilter:
         self.begin()
 
     def begin(self) -> None:
-        """Another source begins, of which `why_nothing` speaks."""
+        """Starts the counts anew for the next source; `why_nothing` is about that source."""
         self._n_rows = 0
         self._any_kept = False
         self._fields = [_Fields(condition.path) for condition in self._conditions]

@@ -71,7 +71,7 @@ class Result:
 
     @property
     def fatal(self) -> bool:
-        """Whether something that is needed fails."""
+        """Whether a needed check failed."""
         return self.check.needed and self.finding.status == "failed"
 
     def to_json(self) -> dict[str, Any]:

@@ -150,7 +150,14 @@ def train(folder: Path, dispatches: int | None = None) -> bool:
 
 
 def results(folder: Path) -> dict[str, Any]:
-    """What decides whether two runs are the same: result.json, and the metrics of every step."""
+    """What decides whether two runs are the same: result.json, and the metrics of every record.
+
+    Args:
+      folder: a store of exactly one run.
+
+    Raises:
+      ValueError: it has none, or several.
+    """
     (run,) = (folder / "runs").iterdir()
     lines = (run / "metrics.jsonl").read_text().splitlines()
     metrics = [json.loads(line) for line in lines]

@@ -52,6 +52,7 @@ from lmscale.laws.kaplan import (
     stopping_ratio,
 )
 from lmscale.laws.over_training import fit_over_training
+from lmscale.laws.own import check_law, check_result, same_source, told
 from lmscale.laws.paired import Redrawn, paired_slopes, seeds_redrawn, widened
 from lmscale.laws.parametric import fit_parametric
 from lmscale.laws.position import fit_position
@@ -59,11 +60,12 @@ from lmscale.laws.power import fit_power
 from lmscale.laws.profile_bias import vertex_bias
 from lmscale.laws.profiles import Profile
 from lmscale.laws.published import PUBLISHED, PublishedLaw, published
-from lmscale.laws.result import FitError, FitResult
+from lmscale.laws.result import DRAWS, FitError, FitResult
 from lmscale.laws.table import CONVENTIONS, DroppedRow, Runs, Table, TableError
 
 __all__ = [
     "CONVENTIONS",
+    "DRAWS",
     "LAWS",
     "PUBLISHED",
     "Advice",
@@ -124,10 +126,13 @@ class Law:
 
     Attributes:
       name: on the command line and in `FitResult.law`.
-      needs: the columns that it reads, in words.
+      needs: the columns that it reads, in words. Those of a law that predicts a loss (`FitResult.model`)
+        are read when the largest runs are held out.
       equation, source: shown by `lmscale fit --help` and with every result.
       fit: takes a `Table`, the keyword arguments `bootstrap`, `level` and `seed`, and its own options.
-        Each of these needs a type hint, a default and a line under Args: in the docstring.
+        Each of these needs a type hint, a default and a line under Args: in the docstring. `columns`
+        (how a table that is no `Table` yet is read) and `redrawn` (noise of the runs that another fit
+        of them shares) are no options: a caller in Python may give them where the fit has them.
     """
 
     name: str
@@ -142,7 +147,18 @@ LAWS: dict[str, Law] = {}
 
 
 def register(law: Law) -> Law:
-    """Registers a law under its name; a file that is loaded again replaces its own."""
+    """Registers a law under its name; a file that is loaded again replaces its own.
+
+    Raises:
+      FitError: another law has the name, or an option has no type hint, no default or a name of
+        `lmscale fit` itself.
+    """
+    check_law(law)
+    known = LAWS.get(law.name)
+    if known is not None and not same_source(known, law):
+        raise FitError(
+            f"the name {law.name!r} is taken by the law of {known.fit.__module__}: choose another"
+        )
     LAWS[law.name] = law
     return law
 
@@ -241,8 +257,10 @@ def fit(
 
     Raises:
       TableError: the table cannot be used, in one line.
-      FitError: there is no such law, or an option is not valid.
+      FitError: there is no such law, an option is not valid, or a law of a user's own fails.
     """
     if law not in LAWS:
         raise FitError(f"there is no law {law!r}; choose from {', '.join(sorted(LAWS))}")
-    return LAWS[law].fit(Table.read(table, columns, convention=convention, cells=cells), **options)
+    table, one = Table.read(table, columns, convention=convention, cells=cells), LAWS[law]
+    with told(one):
+        return check_result(one, one.fit(table, **options))

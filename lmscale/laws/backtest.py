@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import t as student_t
 
 from lmscale.laws.allocation import optimum
-from lmscale.laws.holdout import PREDICTING, hold_out
+from lmscale.laws.holdout import hold_out
 from lmscale.laws.known import std_of_known
 from lmscale.laws.result import FitError, FitResult
 from lmscale.laws.table import TableError
@@ -97,7 +97,7 @@ def back_test(result: FitResult) -> BackTest:
     """
     if result.law == "isoflop":
         return _of_minima(result)
-    if result.law in PREDICTING:
+    if result.model is not None and {"params", "tokens"} <= result.residuals.keys():
         return _of_surface(result)
     raise FitError(f"the law {result.law} is not tested on budgets left out")
 

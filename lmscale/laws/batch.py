@@ -22,7 +22,7 @@ from lmscale.laws.resample import (
     jacobian,
     log_inputs,
 )
-from lmscale.laws.result import FitResult, interval
+from lmscale.laws.result import DRAWS, FitResult, interval
 from lmscale.laws.robust import residuals
 from lmscale.laws.solve import solve
 from lmscale.laws.table import Runs, Table, TableError
@@ -41,7 +41,12 @@ __all__ = [
 
 
 def critical_batch(loss: Any, B_star: float = 2.1e8, alpha_B: float = 0.21) -> Any:
-    """B_crit(L) in tokens, eq. 1.4 (constants of Table 5)."""
+    """B_crit(L) in tokens; Kaplan et al. 2020, eq. 1.4 (constants of Table 5).
+
+    Args:
+      loss: in nats a token; a number or an array.
+      B_star: in tokens.
+    """
     return B_star / np.asarray(loss, float) ** (1 / alpha_B)
 
 
@@ -120,7 +125,7 @@ def hyperbola_residual(theta: Any, data: Any) -> Any:
 def fit_critical_batch(
     table: Any,
     *,
-    bootstrap: int = 1000,
+    bootstrap: int = DRAWS,
     resample: Literal["auto", "runs", "groups"] = "auto",
     level: float = 0.95,
     seed: int = 0,

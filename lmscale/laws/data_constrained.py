@@ -28,7 +28,7 @@ from lmscale.laws.resample import (
     log_inputs,
     refit,
 )
-from lmscale.laws.result import FitError, FitResult
+from lmscale.laws.result import DRAWS, FitError, FitResult
 from lmscale.laws.robust import residuals
 from lmscale.laws.solve import MultiStart, multi_start, product_grid
 from lmscale.laws.table import Runs, Table
@@ -182,7 +182,7 @@ def fit_data_constrained(
     base: Mapping[str, float] | str = "fit",
     delta: float = HUBER_DELTA,
     starts: int = 12,
-    bootstrap: int = 1000,
+    bootstrap: int = DRAWS,
     resample: Literal["auto", "runs", "groups"] = "auto",
     level: float = 0.95,
     seed: int = 0,

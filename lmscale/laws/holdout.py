@@ -8,22 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from lmscale.laws.columns import COLUMNS
+from lmscale.laws.own import told
 from lmscale.laws.power import power_variable
 from lmscale.laws.result import FitError, FitResult
 from lmscale.laws.table import Runs, Table, TableError
 
 __all__ = ["Comparison", "HoldOut", "compare", "hold_out"]
 
-#: Laws that predict a run's loss from its columns.
-PREDICTING = (
-    "parametric",
-    "over-training",
-    "kaplan-nd",
-    "kaplan-ns",
-    "data-constrained",
-    "power",
-    "position",
-)
+#: Laws that are held out along a rule of their own; others along compute or another column (`_by_columns`).
+_ORDERED = ("parametric", "over-training", "kaplan-nd", "kaplan-ns", "data-constrained", "isoflop")
+_PREDICTS_NOTHING = "the law {} predicts no run's loss"
 
 
 @dataclass(frozen=True)
@@ -119,10 +114,8 @@ def hold_out(
     Raises:
       TableError: all runs have one budget, or the largest holds too many of them.
     """
-    from lmscale.laws import fit
+    from lmscale.laws import LAWS, fit
 
-    if law not in PREDICTING:
-        raise FitError(f"the law {law} predicts no run's loss")
     if not 0 < share < 1:
         raise FitError(f"share must be between 0 and 1, not {share!r}")
     table = Table.read(table, columns)
@@ -131,9 +124,14 @@ def hold_out(
     order = np.argsort(values, kind="stable")
     sorted_values = values[order]
     fitted = fit(table.only(runs.row[order[:cut]]), law, **options)
+    if fitted.model is None:
+        raise FitError(_PREDICTS_NOTHING.format(law))
     large = runs.take(order[cut:])
     inputs = {name: column for name, column in large.columns.items() if name != "loss"}
-    predicted = fitted.predict(**inputs)
+    with told(LAWS[law]):
+        predicted = np.asarray(fitted.predict(**inputs), float)
+        if predicted.shape != large["loss"].shape or not np.isfinite(predicted).all():
+            raise FitError(f"the law {law} predicts no finite loss for each of the largest runs")
     return HoldOut(
         law=law,
         fit=fitted,
@@ -246,6 +244,8 @@ def _ordering(table: Table, law: str, options: Mapping[str, Any]) -> tuple[str, 
     if law == "position":
         runs = table.runs("position", "loss", least=6)
         return "position", runs, runs["position"]
+    if law not in _ORDERED:
+        return _by_columns(table, law)
     if law != "kaplan-ns":
         extra = ("unique_tokens",) if law == "data-constrained" else ()
         runs = table.runs("params", "tokens", "loss", "flops", *extra, least=6)
@@ -258,6 +258,25 @@ def _ordering(table: Table, law: str, options: Mapping[str, Any]) -> tuple[str, 
     else:
         along, values = "params x steps", runs["params"] * runs["steps"]
     return along, runs, values
+
+
+def _by_columns(table: Table, law: str) -> tuple[str, Runs, np.ndarray]:
+    """The ordering of a law of a user's own: by compute where there is one, else by a column it needs."""
+    from lmscale.laws import LAWS
+
+    needs = [name for name in LAWS[law].needs if name in COLUMNS]
+    if "loss" not in needs or len(needs) < 2:
+        raise FitError(
+            f"the law {law} names no columns of a table in its needs: without loss and another of "
+            f"{', '.join(name for name in COLUMNS if name != 'loss')} nothing can be held out"
+        )
+    runs = table.runs(*needs, least=6)
+    along = next(
+        name
+        for name in ("flops", "tokens", "params", *needs)
+        if name in runs.columns and name != "loss"
+    )
+    return along, runs, runs[along]
 
 
 def compare(
@@ -294,9 +313,11 @@ def _line(
         return Comparison(law, problem=str(error))
     except np.linalg.LinAlgError as error:
         return Comparison(law, problem=f"these runs do not determine its parameters ({error})")
-    if law not in PREDICTING:
-        return Comparison(law, fitted, held_out_problem=f"the law {law} predicts no run's loss")
-    rms = float(np.sqrt(np.mean(fitted.residuals["residual"] ** 2)))
+    if fitted.model is None:
+        return Comparison(law, fitted, held_out_problem=_PREDICTS_NOTHING.format(law))
+    # A law of a user's own may give none.
+    residuals = fitted.residuals.get("residual")
+    rms = None if residuals is None else float(np.sqrt(np.mean(np.asarray(residuals) ** 2)))
     try:
         held_out = hold_out(table, law, share=share, bootstrap=0, **options)
     except (TableError, FitError, np.linalg.LinAlgError) as error:

@@ -36,7 +36,7 @@ from lmscale.laws.profiles import (
     in_window,
     parabola,
 )
-from lmscale.laws.result import FitError, FitResult, interval
+from lmscale.laws.result import DRAWS, FitError, FitResult, interval
 from lmscale.laws.table import Runs, Table
 
 __all__ = [
@@ -70,7 +70,7 @@ def fit_isoflop(
     window: float | None = 4.0,
     min_points: int = MIN_POINTS,
     weighted: bool | None = None,
-    bootstrap: int = 1000,
+    bootstrap: int = DRAWS,
     resample: Resample = "auto",
     noise: float | Callable[[np.ndarray], np.ndarray] | None = None,
     correct_bias: bool = False,
@@ -144,7 +144,12 @@ def fit_isoflop(
 
 
 def redraw_losses(
-    table: Any, *, draws: int = 1000, seed: int = 0, window: float | None = 4.0, columns: Any = None
+    table: Any,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    window: float | None = 4.0,
+    columns: Any = None,
 ) -> Redrawn | None:
     """The losses of a table of IsoFLOP profiles, drawn again for several fits of the same runs.
 

@@ -24,7 +24,7 @@ from lmscale.laws.finish import LEAST_SQUARES, finish, solver_notes
 from lmscale.laws.newton import Residual
 from lmscale.laws.power import SYMBOLS
 from lmscale.laws.resample import draw
-from lmscale.laws.result import FitError, FitResult, intervals_of
+from lmscale.laws.result import DRAWS, FitError, FitResult, intervals_of
 from lmscale.laws.solve import multi_start, product_grid
 from lmscale.laws.table import Runs, Table
 
@@ -58,7 +58,13 @@ PF_DAY = 8.64e19
 
 
 def kaplan_nd_loss(parameters: Mapping[str, Any], *, params: Any, tokens: Any, **_: Any) -> Any:
-    """L(N, D), eq. 1.5; tokens may be infinite."""
+    """L(N, D), eq. 1.5, in nats a token.
+
+    Args:
+      parameters: alpha_N, alpha_D, N_c, D_c; numbers, or draws [draw].
+      params: N without embeddings.
+      tokens: D, which may be infinite.
+    """
     alpha_n, alpha_d = parameters["alpha_N"], parameters["alpha_D"]
     size = (parameters["N_c"] / params) ** (alpha_n / alpha_d)
     return (size + parameters["D_c"] / tokens) ** alpha_d
@@ -131,20 +137,33 @@ class Frontier:
 
 
 def frontier_exponent(constants: Mapping[str, float] | None = None) -> float:
-    """alpha_C = 1 / (1/alpha_S + 1/alpha_B + 1/alpha_N) (eq. B.7)."""
+    """alpha_C = 1 / (1/alpha_S + 1/alpha_B + 1/alpha_N) (eq. B.7).
+
+    Args:
+      constants: alpha_N, alpha_S, alpha_B, N_c, S_c, B_star; those that are left out, or all where it is
+        None, are the paper's own of L(N, S) (Table 3) and of B_crit (eq. 1.4).
+    """
     k = _constants(constants)
     return 1 / (1 / k["alpha_S"] + 1 / k["alpha_B"] + 1 / k["alpha_N"])
 
 
 def allocation_exponents(constants: Mapping[str, float] | None = None) -> dict[str, float]:
-    """N ~ C^(alpha_C/alpha_N), and so for B and S; D = B S (eq. 1.8)."""
+    """N ~ C^(alpha_C/alpha_N), and so for B and S; D = B S (eq. 1.8).
+
+    Args:
+      constants: as in `frontier_exponent`; None takes the paper's.
+    """
     k, alpha_c = _constants(constants), frontier_exponent(constants)
     batch, steps = alpha_c / k["alpha_B"], alpha_c / k["alpha_S"]
     return {"N": alpha_c / k["alpha_N"], "B": batch, "S": steps, "D": batch + steps}
 
 
 def frontier_constant(constants: Mapping[str, float] | None = None) -> float:
-    """C_c of L(C) = (C_c/C)^alpha_C, in FLOPs (eq. B.8)."""
+    """C_c of L(C) = (C_c/C)^alpha_C, in FLOPs (eq. B.8).
+
+    Args:
+      constants: as in `frontier_exponent`; None takes the paper's.
+    """
     k = _constants(constants)
     a_n, a_s = k["alpha_N"], k["alpha_S"]
     return (
@@ -158,7 +177,12 @@ def frontier_constant(constants: Mapping[str, float] | None = None) -> float:
 
 
 def efficient_frontier(flops: Any, constants: Mapping[str, float] | None = None) -> Frontier:
-    """Best size, updates and loss at a budget (eqs. B.6, B.9, B.10), training at B_crit."""
+    """Best size, updates and loss at a budget (eqs. B.6, B.9, B.10), training at B_crit.
+
+    Args:
+      flops: training FLOPs; a number or an array.
+      constants: as in `frontier_exponent`; None takes the paper's.
+    """
     k = _constants(constants)
     ratio = k["alpha_N"] / k["alpha_S"]
     c_c, alpha_c = frontier_constant(k), frontier_exponent(k)
@@ -263,7 +287,7 @@ def fit_kaplan_nd(
     table: Any,
     *,
     delta: float | None = None,
-    bootstrap: int = 1000,
+    bootstrap: int = DRAWS,
     resample: Literal["auto", "runs", "groups"] = "auto",
     level: float = 0.95,
     seed: int = 0,
@@ -337,7 +361,7 @@ def fit_kaplan_ns(
     *,
     adjust: bool | Mapping[str, float] = False,
     delta: float | None = None,
-    bootstrap: int = 1000,
+    bootstrap: int = DRAWS,
     resample: Literal["auto", "runs", "groups"] = "auto",
     level: float = 0.95,
     seed: int = 0,

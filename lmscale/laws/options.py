@@ -18,11 +18,27 @@ from typing import Any, Literal, Union
 
 from lmscale.laws.result import FitError
 
-__all__ = ["Option", "options_of", "parse_option", "unknown_option"]
+__all__ = ["Option", "check_options", "options_of", "parse_option", "unknown_option"]
 
 #: Arguments of every fit, which are not options of a law.
 _COMMON = ("table", "columns", "bootstrap", "redrawn", "level", "seed")
-
+#: Names that `lmscale fit` and `lmscale.fit` have for themselves.
+_TAKEN = (
+    *(
+        "at",
+        "cells",
+        "convention",
+        "help",
+        "json",
+        "law",
+        "load",
+        "split",
+        "where",
+        "source",
+        "share",
+    ),
+    *("options", "laws"),
+)
 
 #: The words of help texts for types, and what they mean.
 _SAID = {
@@ -74,6 +90,43 @@ def options_of(law: Any) -> dict[str, Option]:
         if option.choices:
             found[name] = option
     return found
+
+
+def check_options(law: Any) -> None:
+    """Raises a `FitError` where a fit function cannot be called, or an option has no type or default."""
+    parameters = inspect.signature(law.fit).parameters
+    hints = typing.get_type_hints(law.fit)
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    for name in ("bootstrap", "level", "seed"):
+        if name not in parameters and not takes_any:
+            raise FitError(f"the fit of the law {law.name} lacks the keyword argument {name}")
+    for place, (name, parameter) in enumerate(parameters.items()):
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL) or name in _COMMON:
+            continue
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            if place and parameter.default is parameter.empty:
+                raise FitError(
+                    f"the fit of the law {law.name} takes one table, and options after a *: {name} is neither"
+                )
+            continue
+        if name in _TAKEN:
+            raise FitError(
+                f"the option {name} of the law {law.name} has a name that `lmscale fit` has itself: choose "
+                "another"
+            )
+        lacks = [
+            what
+            for what, is_there in (
+                ("a type hint", name in hints),
+                ("a default", parameter.default is not parameter.empty),
+            )
+            if not is_there
+        ]
+        if lacks:
+            raise FitError(
+                f"the option {name} of the law {law.name} lacks {' and '.join(lacks)}: write "
+                f"{name}: int | None = None, or another type and default"
+            )
 
 
 def parse_option(option: Option, text: str) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 
 from lmscale.laws.finish import finish, solver_notes
 from lmscale.laws.resample import draw
-from lmscale.laws.result import FitResult
+from lmscale.laws.result import DRAWS, FitResult
 from lmscale.laws.solve import multi_start
 from lmscale.laws.table import Table
 
@@ -69,7 +69,7 @@ def _starts(loss: np.ndarray) -> np.ndarray:
 def fit_over_training(
     table: Any,
     *,
-    bootstrap: int = 1000,
+    bootstrap: int = DRAWS,
     resample: Literal["auto", "runs", "groups"] = "auto",
     level: float = 0.95,
     seed: int = 0,

@@ -76,8 +76,12 @@ class Redrawn:
         """Every row gets a standardised deviation of `pool`, at its own scale and a random sign.
 
         Args:
-          pool: standardised deviations, each of the row (from 0) that `pool_rows` names.
-          scale: [row] standard deviation of each row's loss.
+          pool: [k] standardised deviations, each of the row (from 0) that `pool_rows` names.
+          pool_rows: [k] int.
+          scale: [row] standard deviation of each row's loss, in nats.
+
+        Returns:
+          Arrays [n_draws, row]; deviations in nats.
         """
         size = (n_draws, len(scale))
         given, sign = rng.integers(len(pool), size=size), rng.choice([-1.0, 1.0], size)

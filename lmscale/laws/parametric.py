@@ -35,7 +35,7 @@ from lmscale.laws.resample import (
     refit,
     seed_noise,
 )
-from lmscale.laws.result import FitError, FitResult, intervals_of
+from lmscale.laws.result import DRAWS, FitError, FitResult, intervals_of
 from lmscale.laws.robust import Influence, Tukey, influence, refit_tukey, residuals
 from lmscale.laws.solve import MultiStart, multi_start, product_grid
 from lmscale.laws.surface import NAMES, named_parameters, surface_data, surface_residual
@@ -62,7 +62,7 @@ def fit_parametric(
     starts: Literal["relative", "hoffmann", "coarse"] | np.ndarray = "relative",
     robust: Literal["huber", "tukey", "none"] = "huber",
     delta: float = HUBER_DELTA,
-    bootstrap: int = 1000,
+    bootstrap: int = DRAWS,
     resample: Literal["auto", "runs", "groups", "seeds"] = "auto",
     redrawn: Redrawn | None = None,
     level: float = 0.95,

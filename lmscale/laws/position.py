@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, Literal
 
 from lmscale.laws.power import fit_power
-from lmscale.laws.result import FitError, FitResult, intervals_of
+from lmscale.laws.result import DRAWS, FitError, FitResult, intervals_of
 from lmscale.laws.table import Table
 
 __all__ = ["fit_position", "position_law"]
@@ -21,7 +21,7 @@ def fit_position(
     table: Any,
     *,
     resample: Literal["auto", "runs", "positions"] = "auto",
-    bootstrap: int = 1000,
+    bootstrap: int = DRAWS,
     delta: float | None = None,
     level: float = 0.95,
     seed: int = 0,

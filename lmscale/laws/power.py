@@ -29,7 +29,7 @@ from lmscale.laws.resample import (
     log_inputs,
     refit,
 )
-from lmscale.laws.result import FitError, FitResult
+from lmscale.laws.result import DRAWS, FitError, FitResult
 from lmscale.laws.robust import residuals
 from lmscale.laws.solve import multi_start
 from lmscale.laws.table import Runs, Table
@@ -64,7 +64,7 @@ def fit_power(
     offset: bool = False,
     critical_batch: tuple[float, float] | None = None,
     by: Sequence[str] = (),
-    bootstrap: int = 1000,
+    bootstrap: int = DRAWS,
     resample: Literal["auto", "runs", "groups"] = "auto",
     delta: float | None = None,
     level: float = 0.95,

@@ -15,7 +15,10 @@ from scipy.stats import t as student_t
 from lmscale.laws.known import percentiles_of_known
 from lmscale.laws.table import DroppedRow
 
-__all__ = ["FitError", "FitResult", "expanded", "interval", "intervals_of", "plain"]
+__all__ = ["DRAWS", "FitError", "FitResult", "expanded", "interval", "intervals_of", "plain"]
+
+#: Bootstrap draws of a fit unless it is asked for others.
+DRAWS = 1000
 
 
 class FitError(ValueError):

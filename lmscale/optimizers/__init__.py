@@ -7,11 +7,13 @@ start without it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lmscale.serialize import require, short
+from lmscale.user_files import source_of
 
 if TYPE_CHECKING:
     import jax
@@ -47,10 +49,31 @@ class Optimizer:
 
 
 _REGISTRY: dict[str, Optimizer] = {}
+_NAME = re.compile(r"[A-Za-z][\w.-]*")
+#: Constants of `OptimizerSpec` that an optimizer may read, apart from peak_lr and grad_clip.
+CONSTANTS = ("beta1", "beta2", "eps", "weight_decay", "momentum")
 
 
 def register(optimizer: Optimizer) -> Optimizer:
-    """Registers an optimizer under its name; a file that is loaded again replaces its own."""
+    """Registers an optimizer under its name; a file that is loaded again replaces its own.
+
+    Raises:
+      SpecError: another optimizer has the name, or it reads a constant that no run has.
+    """
+    require(
+        isinstance(optimizer.name, str) and bool(_NAME.fullmatch(optimizer.name)),
+        f"an optimizer has a name of letters, digits and dashes, not {short(optimizer.name)}",
+    )
+    require(
+        not isinstance(optimizer.constants, str) and set(optimizer.constants) <= set(CONSTANTS),
+        f"the constants of the optimizer {optimizer.name} must be some of {', '.join(CONSTANTS)}, not "
+        f"{short(optimizer.constants)}",
+    )
+    known = _REGISTRY.get(optimizer.name)
+    require(
+        known is None or source_of(known.direction) == source_of(optimizer.direction),
+        f"the name {short(optimizer.name)} is taken by another optimizer: choose another",
+    )
     _REGISTRY[optimizer.name] = optimizer
     return optimizer
 

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lmscale import compat
 from lmscale.parallel.meeting import PATIENCE, MeetingError, meet
 from lmscale.stopping import PREEMPTED
+from lmscale.user_files import place_of
 
 # Commands that train nothing import this module too, and importing jax takes a second.
 if TYPE_CHECKING:
@@ -235,7 +236,7 @@ def share_failure(error: Exception) -> tuple[list[str], bool]:
     Returns:
       The reasons of all processes, that of the one that failed first first, and whether to go on.
     """
-    group, reason = _group, f"{type(error).__name__}: {error}"
+    group, reason = _group, _reason(error)
     if group.count == 1:
         return [reason], True
     folder = f"lmscale/failed/{group.epoch}"
@@ -260,6 +261,13 @@ def share_failure(error: Exception) -> tuple[list[str], bool]:
         # Also used where the process that failed is gone and JAX aborts this one because of it.
         group.code = 1
     return own, sound
+
+
+def _reason(error: Exception) -> str:
+    """What failed; its first line names the line of the user's file, if it came through one."""
+    first, *rest = f"{type(error).__name__}: {error}".splitlines()
+    place = place_of(error)
+    return "\n".join([first if place is None else f"{first} ({place})", *rest])
 
 
 def finish(code: int) -> int:

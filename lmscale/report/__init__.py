@@ -5,12 +5,13 @@ A file of your own brings its figure with `register`: a section beside the study
 """
 
 from lmscale.report.front import write_front
-from lmscale.report.registry import analyse, register
+from lmscale.report.registry import AnalysisError, analyse, register
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
 from lmscale.report.summary import Summary, read_summary
 from lmscale.report.write import write_paper_figures, write_report
 
 __all__ = [
+    "AnalysisError",
     "Chart",
     "Grid",
     "KeyNumber",

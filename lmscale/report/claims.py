@@ -78,7 +78,7 @@ def judge(claim: Claim, sections: Sequence[Section], results: Results | None = N
     section = next((s for s in sections if s.name == study), None)
     measure = section.measures.get(name) if section else None
     if measure is None or measure.value is None or not math.isfinite(measure.value):
-        why = measure.undecided_because if measure else ""
+        why = measure.undecided_because if measure else _missing(name, section)
         return _untested(claim, measure, why or "these results do not hold that number")
     if measure.undecided_because:
         verdict = _untested(claim, measure, measure.undecided_because)
@@ -88,6 +88,16 @@ def judge(claim: Claim, sections: Sequence[Section], results: Results | None = N
         why = "The number has no interval, so its noise is unknown, and it excludes nothing."
         return Verdict(claim, measure, "not decided", why)
     return _judge_number(claim, measure) if claim.is_number else _judge_finding(claim, measure)
+
+
+def _missing(name: str, section: Section | None) -> str:
+    """Why a section has not the number that a claim asks for; empty where nothing more is known."""
+    if section is not None and section.failure:
+        return section.failure
+    if section is not None and section.measures:
+        has = ", ".join(section.measures)
+        return f"the study {section.name} has no number {name!r} of these results; it has {has}"
+    return ""
 
 
 def grouped(verdicts: Sequence[Verdict]) -> list[VerdictGroup]:

@@ -24,6 +24,7 @@ from lmscale.report.kept_page import chosen_charts, kept_index, kept_page
 from lmscale.report.section import Section
 from lmscale.report.summary import read_summary
 from lmscale.report.write import Report, fits_of, read_results, summary_of
+from lmscale.studies.registry import check_known
 from lmscale.studies.results import WAITING, Results
 from lmscale.sweep.kept import KEPT, pack
 from lmscale.sweep.store import Store, StoreError
@@ -63,8 +64,10 @@ def keep(store: Store, folder: epath.PathLike, machine: str = "") -> Kept:
       machine: what the runs were trained on, in words, for the page.
 
     Raises:
-      StoreError: runs of the store are not finished or damaged, or the folder holds another store.
+      StoreError: runs of the store are not finished or damaged, the folder holds another store, or an
+        analysis of a user's file is not known here or fails.
     """
+    check_known(store)
     folder, results = epath.Path(folder), Results.read(store)
     _check(store, folder, results)
     # Beside its place until it is whole: what is kept is there as a whole or not at all.
@@ -105,6 +108,8 @@ def _replace(folder: epath.Path, new: epath.Path) -> None:
 def _write(store: Store, results: Results, folder: epath.Path, name: str, machine: str) -> Kept:
     """Writes what is kept into an empty folder; `name` is that of its later place."""
     sections, verdicts = read_results(results)
+    for failure in (section.failure for section in sections if section.failure):
+        raise StoreError(f"{store.path} is not kept: {failure}")
     said = _said(sections, verdicts)
     write_json(folder / "experiment.json", _for_anybody(results.experiment), sealed=True)
     _copy_forecasts(store, folder)

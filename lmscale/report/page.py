@@ -24,6 +24,7 @@ from lmscale.report.checklist import checklist
 from lmscale.report.claims import Verdict, grouped, tally
 from lmscale.report.section import Chart, KeyNumber, Section
 from lmscale.studies.results import WAITING, Results
+from lmscale.sweep.own_code import code_in_words
 from lmscale.wording import (
     count,
     duration,
@@ -123,8 +124,12 @@ def render_page(template: str, title: str, **values: Any) -> str:
 
 
 def lead_section(sections: Sequence[Section]) -> Section | None:
-    """The section whose finding heads the page: the first that answers its question."""
-    return next((s for s in sections if s.conclusive), sections[0] if sections else None)
+    """The section whose finding heads the page: the first that answers its question.
+
+    Where none does it is the first that has a finding, and a failure only where there is nothing else.
+    """
+    ranked = sorted(sections, key=lambda s: (not s.conclusive, bool(s.failure)))
+    return ranked[0] if ranked else None
 
 
 # --- text ---------------------------------------------------------------------------------------
@@ -327,6 +332,8 @@ def _facts(results: Results) -> list[tuple[str, Any]]:
     facts.append(("versions", ", ".join(f"{k} {v}" for k, v in versions.items())))
     commit = experiment.get("git_commit")
     facts.append(("git commit", code.format(commit) if commit else "not a checkout"))
+    if own := code_in_words(experiment):
+        facts.append(("own files", code.format(own)))
     fields = experiment.get("fields", {})
     if fields:
         shown = "; ".join(f"{k} = {_field(v)}" for k, v in fields.items())

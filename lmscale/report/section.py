@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmscale.foreign_text import is_plain_name
 from lmscale.laws import FitResult
 from lmscale.studies.estimate import Estimate
 from lmscale.wording import between, with_interval
@@ -23,7 +24,7 @@ class Chart:
     """A drawn figure, which a notebook shows as it is.
 
     Attributes:
-      name: the stem of its files.
+      name: the stem of its files; a page has it once.
       caption: what the page says below it.
       alt: what it shows, for a blind reader.
       view: how this figure reads the runs, where others read them otherwise.
@@ -32,6 +33,9 @@ class Chart:
       pdf: the drawing of a figure for a paper (`style.paper`), otherwise empty.
       notes: name of an element of the SVG -> what each of its points says of its run (`lmscale.report.notes`).
       figure: what it was drawn from: `chart.figure.axes[0].set_title(..)`, then `chart.figure.savefig`.
+
+    Raises:
+      ValueError: when the name is not that of a file.
     """
 
     name: str
@@ -44,6 +48,13 @@ class Chart:
     pdf: bytes = field(default=b"", repr=False)
     notes: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     figure: Figure | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not is_plain_name(self.name):
+            raise ValueError(
+                f"a figure is a file of figures/, and {self.name!r} is no name of a file there: give it a "
+                "name such as 'gain'"
+            )
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the drawing as .svg or .png.
@@ -150,6 +161,7 @@ class Section:
       fits: "family/convention" -> fit; they go to fits.json under "name/family/convention".
       measures: name -> number, for the experiment's claims ("ANALYSIS/NAME").
       warnings: what a reader must know before believing the finding.
+      failure: why there is no finding, in a line that names the user's file; empty where there is one.
     """
 
     name: str
@@ -163,6 +175,7 @@ class Section:
     fits: dict[str, FitResult] = field(default_factory=dict)
     measures: dict[str, Measure] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    failure: str = ""
 
     def views_of(self, chart: Chart) -> list[Chart]:
         """A figure, and those that the page can show in its place."""

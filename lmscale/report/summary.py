@@ -31,6 +31,7 @@ class Summary:
       runs: how many are declared.
       seconds: of training, summed over runs and restarts.
       verdicts: `Verdict.to_json` of every claim.
+      failures: a line for each analysis of a user's file that failed.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Summary:
     runs: int
     seconds: float
     verdicts: Sequence[dict[str, str]]
+    failures: Sequence[str] = ()
 
     def lines(self) -> list[str]:
         """The finding and a line a verdict, for a terminal."""
@@ -52,7 +54,10 @@ class Summary:
         return lines
 
     def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "verdicts": list(self.verdicts)}
+        values = {**vars(self), "verdicts": list(self.verdicts)}
+        if not values.pop("failures"):
+            return values
+        return {**values, "failures": list(self.failures)}
 
 
 def summarise(
@@ -69,6 +74,7 @@ def summarise(
         runs=len(table),
         seconds=float(table["seconds"].sum()) if len(table) else 0.0,
         verdicts=[verdict.to_json() for verdict in verdicts],
+        failures=[section.failure for section in sections if section.failure],
     )
 
 
@@ -82,4 +88,9 @@ def read_summary(store: Store | epath.PathLike) -> Summary | None:
     values = read_json(path / "summary.json", _FIELDS, f"`lmscale report {path}` writes it again")
     if values is None:
         return None
-    return Summary(figure=values.get("figure"), **{name: values[name] for name in _FIELDS})
+    # Reports of earlier versions name no failures.
+    return Summary(
+        figure=values.get("figure"),
+        failures=values.get("failures", ()),
+        **{name: values[name] for name in _FIELDS},
+    )

@@ -11,7 +11,14 @@ from lmscale.report.claims import Verdict
 from lmscale.report.live import is_finished, live_line, live_section
 from lmscale.report.registry import analyse
 from lmscale.report.section import Section
-from lmscale.report.write import Report, read_results, write_files, write_page, write_report
+from lmscale.report.write import (
+    Report,
+    read_results,
+    write_files,
+    write_page,
+    write_report,
+)
+from lmscale.studies.registry import check_known
 from lmscale.studies.results import WAITING, Results
 from lmscale.sweep.overview import Overview, overview
 from lmscale.sweep.ownership import turn
@@ -42,7 +49,9 @@ def watch(
 
     Raises:
       KeyboardInterrupt: after Ctrl-C, when the page has been written without its reload.
+      StoreError: an analysis is of a user's file that is not loaded.
     """
+    check_known(store)
     page = _LivePage(store, seconds, clock)
     try:
         while True:

@@ -13,9 +13,10 @@ from lmscale.report import style
 from lmscale.report.claims import Verdict, judge
 from lmscale.report.forecast import forecast_section
 from lmscale.report.page import page
-from lmscale.report.registry import analyse
+from lmscale.report.registry import analyse_all
 from lmscale.report.section import Section
 from lmscale.report.summary import summarise
+from lmscale.studies.registry import check_known
 from lmscale.studies.results import Results
 from lmscale.sweep.ownership import turn
 from lmscale.sweep.store import Store
@@ -61,7 +62,9 @@ def write_report(store: Store, tell: Callable[[str], None] = lambda line: None) 
 
     Raises:
       OSError: when the store cannot be written to.
+      StoreError: when an analysis is of a user's file that is not loaded.
     """
+    check_known(store)
     with turn(store.path, tell) as waited:
         store.write_table()
         # Whom this process waited for may have read the same results.
@@ -104,17 +107,28 @@ def write_page(store: Store, report: Report) -> epath.Path:
     return path
 
 
-def write_paper_figures(store: Store) -> list[epath.Path]:
+def write_paper_figures(
+    store: Store, tell: Callable[[str], None] = lambda line: None
+) -> list[epath.Path]:
     """Writes figures/paper/NAME.pdf and .svg of every figure, drawn for a paper (`style.paper`).
+
+    Args:
+      tell: is given a line for each analysis of a user's file that failed.
 
     Returns:
       The paths of the PDFs.
+
+    Raises:
+      StoreError: when an analysis is of a user's file that is not loaded.
     """
+    check_known(store)
     results, folder = Results.read(store), store.path / "figures" / "paper"
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     with style.paper():
         sections, _ = read_results(results)
+    for failure in (section.failure for section in sections if section.failure):
+        tell(failure)
     for chart in (chart for section in sections for chart in section.charts):
         write_atomically(folder / f"{chart.name}.svg", chart.svg)
         write_atomically(folder / f"{chart.name}.pdf", chart.pdf)
@@ -124,7 +138,7 @@ def write_paper_figures(store: Store) -> list[epath.Path]:
 
 def read_results(results: Results) -> tuple[list[Section], list[Verdict]]:
     """The sections of a store's page, and the verdicts on its claims."""
-    sections = [analyse(name, results) for name in results.experiment.get("analyses", [])]
+    sections = analyse_all(results.experiment.get("analyses", []), results)
     if (forecast := forecast_section(results)) is not None:
         sections.append(forecast)
     return sections, [judge(claim, sections, results) for claim in results.claims]

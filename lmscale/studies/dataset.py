@@ -62,7 +62,7 @@ PAPER = laws.published("kaplan2020-nd")
 #: Fewest subsets that L(D) is fitted to.
 LEAST_SUBSETS = 4
 #: Draws of every fit.
-BOOTSTRAP = 1000
+BOOTSTRAP = laws.DRAWS
 #: Stands for a bound that a draw of the laws does not have: later than any update.
 NEVER = np.finfo(float).max / 4
 

@@ -45,7 +45,12 @@ class Family:
         return unbiased_exponent(self.fit, symbol, of=self.name, n=n)
 
     def refit(self, redrawn: Redrawn, names: list[str]) -> FitResult:
-        """The same envelope, with the draws of another fit: the named runs get the same noise in both."""
+        """The same envelope, with the draws of another fit: the named runs get the same noise in both.
+
+        Args:
+          redrawn: draws of the other fit, whose column k is a run.
+          names: the run of each column of `redrawn`.
+        """
         return laws.fit(self.curves, "envelope", redrawn=(redrawn, names))
 
     @property

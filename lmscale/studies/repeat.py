@@ -32,10 +32,10 @@ ONCE = 1.01
 NEAR = 1.3
 #: How far D' is extrapolated beyond the longest fresh run, on the line through the last two points.
 REACH = 1.5
-#: Draws of the law's fit.
-BOOTSTRAP = 1000
 #: Tokens of GPT-2's vocabulary, in which the paper's base law counts.
 PAPER_VOCABULARY = 50_257
+#: Draws of the law's fit.
+BOOTSTRAP = laws.DRAWS
 ESTIMATES = ("excess_at_4", "worth_at_16", "gain_beyond_40", "R_D_star")
 
 

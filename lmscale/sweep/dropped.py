@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lmscale.data import Corpus
 from lmscale.sweep.documents import with_masked_documents
 from lmscale.sweep.fields import ExperimentError, most_runs
+from lmscale.sweep.own_runs import checked_runs
 
 if TYPE_CHECKING:
     from lmscale.sweep.experiment import Experiment, Run
@@ -51,18 +52,19 @@ def declared_runs(name: str, experiment: Experiment, corpus: Corpus) -> tuple[li
     """An experiment's runs, and a line for each part of its grid that was dropped.
 
     Raises:
-      ExperimentError: when nothing is left to train, or there are too many runs.
+      ExperimentError: when nothing is left to train, there are too many runs, or a user's experiment
+        fails.
       SpecError: when an architecture cannot do what the fields ask of it.
     """
     token = _recorded.set([])
     try:
-        runs = experiment.runs(corpus)
+        runs, twice = checked_runs(name, experiment.runs, corpus)
         if experiment.mask_documents:
             runs = with_masked_documents(runs, corpus.eod_id)
         dropped = _recorded.get() or []
     finally:
         _recorded.reset(token)
-    lines = _lines(dropped) + _lost_budgets(experiment, runs, dropped)
+    lines = _lines(dropped) + _lost_budgets(experiment, runs, dropped) + twice
     if not runs:
         why = f": {'; '.join(lines)}" if lines else ""
         raise ExperimentError(f"{name} declares no runs: give it other fields{why}")

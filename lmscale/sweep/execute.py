@@ -32,6 +32,7 @@ from lmscale.sweep.ownership import Claims, is_free
 from lmscale.sweep.scheduler import PackQueue, Scheduler, Seat
 from lmscale.sweep.store import Store
 from lmscale.sweep.workers import run_workers
+from lmscale.terminal import plural
 from lmscale.training.batch_source import BatchSource
 from lmscale.training.checkpoint import saved_steps
 from lmscale.training.evaluation import Evaluator
@@ -306,15 +307,15 @@ def _train_or_record(
                 continue
             status = "out_of_memory" if memory else "failed"
             reason = reasons[0].splitlines()[0]
-            left = 0
+            left, where = 0, ""
             for folder in queue.drain():
                 if (old := folder.status())["status"] not in ENDED:
                     place = {"step": old["step"], "seconds": old["seconds"]}
                     folder.write_status(status, **place, reason=reason)
                     write_atomically(folder.path / "error.txt", traceback.format_exc())
-                    left += 1
+                    left, where = left + 1, where or f"; traceback in {folder.path / 'error.txt'}"
                 queue.release(folder)
-            log(f"{pack.key.model.label}: {left} runs {status}: {reason}")
+            log(f"{pack.key.model.label}: {plural(left, 'run')} {status}: {reason}{where}")
             if not sound:
                 raise DistributedError(f"not every process has failed: {reason}", 1) from error
             return

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import inspect
 import pkgutil
 import re
 import types
@@ -22,8 +23,8 @@ from typing import Any, ClassVar
 from lmscale.data import Corpus, evaluation_corpus
 from lmscale.spec import DataSpec, EvalSpec, RunSpec
 from lmscale.sweep.claims import Claim
-from lmscale.sweep.fields import BOUNDS, Bounds, ExperimentError, FieldError, check_value
-from lmscale.user_files import load_file
+from lmscale.sweep.fields import BOUNDS, Bounds, ExperimentError, FieldError, check_value, short
+from lmscale.user_files import load_file, told_by
 
 #: The package as which the folder experiments/ is installed.
 PACKAGE = "lmscale_experiments"
@@ -182,7 +183,63 @@ def load_scales(name: str) -> tuple[str, str, dict[str, Experiment]]:
     scales = getattr(module, "SCALES", None)
     if not isinstance(scales, dict) or not scales:
         raise ExperimentError(f"{name} declares no SCALES: a dictionary of scale to experiment")
+    for scale, experiment in scales.items():
+        with told_by(ExperimentError, type(experiment)):
+            _check_declared(f"{name}: SCALES[{scale!r}]", experiment)
     return short, module.__doc__ or "", scales
+
+
+def _check_declared(where: str, experiment: Any) -> None:
+    """Raises an `ExperimentError` where a scale is no experiment that can be run."""
+    if isinstance(experiment, type):
+        raise ExperimentError(
+            f"{where} is the class {experiment.__name__}, not an experiment: write {experiment.__name__}()"
+        )
+    if not isinstance(experiment, Experiment):
+        raise ExperimentError(
+            f"{where} is a {type(experiment).__name__}: it must be an instance of a class that derives "
+            "from lmscale.sweep.Experiment"
+        )
+    cls = type(experiment)
+    if cls.runs is Experiment.runs:
+        raise ExperimentError(f"{where}: {cls.__name__} has no method runs(self, corpus)")
+    _check_fields(cls)
+    for what, kind in (("analyses", str), ("claims", Claim)):
+        items = getattr(experiment, what)
+        if not isinstance(items, (tuple, list)) or not all(isinstance(x, kind) for x in items):
+            wanted = (
+                'names, such as ("curves",)'
+                if kind is str
+                else "finding(..) and published_number(..)"
+            )
+            raise ExperimentError(
+                f"{where}: {cls.__name__}.{what} must be a tuple of {wanted}, not {short(items)}"
+            )
+    for claim in experiment.claims:
+        study = claim.measure.split("/")[0]
+        if study not in experiment.analyses and study != "forecast":
+            raise ExperimentError(
+                f"{where}: a claim is held against {claim.measure}, and {study} is not among the analyses "
+                f"({', '.join(experiment.analyses) or 'none'})"
+            )
+
+
+def _check_fields(cls: type[Experiment]) -> None:
+    """Raises an `ExperimentError` where what looks like a field of the class is none."""
+    fields = {field.name for field in dataclasses.fields(cls)}
+    for owner in cls.__mro__[: cls.__mro__.index(Experiment)]:
+        hints = inspect.get_annotations(owner)
+        for name, hint in hints.items():
+            if name not in fields and "ClassVar" not in str(hint):
+                raise ExperimentError(
+                    f"{owner.__name__}.{name} is no field: write @dataclass(frozen=True, kw_only=True) above "
+                    f"class {owner.__name__}"
+                )
+        for name in fields & vars(owner).keys() - hints.keys():
+            raise ExperimentError(
+                f"{owner.__name__}.{name} sets a field without its type: write {name}: TYPE = ..., or it is "
+                "left out"
+            )
 
 
 def field_types(experiment: Experiment) -> dict[str, tuple[type, bool]]:
@@ -215,8 +272,22 @@ def _field_types(cls: type[Experiment]) -> dict[str, tuple[type, bool]]:
     found = {}
     for field in dataclasses.fields(cls):
         hint = _hints(cls)[field.name]
-        if typing.get_origin(hint) in (types.UnionType, typing.Union):
-            hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
-        many = typing.get_origin(hint) is tuple
-        found[field.name] = (typing.get_args(hint)[0] if many else hint, many)
+        kind, many = _value_type(hint)
+        if kind not in (int, float, str, bool):
+            said = hint.__name__ if type(hint) is type else hint
+            raise ExperimentError(
+                f"{cls.__name__}.{field.name} has the type {said}: a field is an int, a float, a str, a "
+                "bool, a tuple[int, ...] of one of these, or one of these or None"
+            )
+        found[field.name] = (kind, many)
     return found
+
+
+def _value_type(hint: Any) -> tuple[Any, bool]:
+    """The type of a field's values, and whether it is a list; None for what cannot be a field."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        members = [one for one in typing.get_args(hint) if one is not type(None)]
+        return _value_type(members[0]) if len(members) == 1 else (None, False)
+    if typing.get_origin(hint) is tuple:
+        return typing.get_args(hint)[0], True
+    return hint, False

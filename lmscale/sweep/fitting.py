@@ -83,7 +83,7 @@ def fit_laws(
     *,
     source: Any = None,
     budgets: Sequence[float] = (),
-    bootstrap: int = 1000,
+    bootstrap: int = laws.DRAWS,
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Fits:
     """Fits laws to one table. A law that cannot be fitted says why in its line.

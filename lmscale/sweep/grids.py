@@ -146,7 +146,7 @@ def make_run(
     schedule: ScheduleName = "cosine",
     final_fraction: float = 0.1,
     optimizer: str = "adamw",
-    beta2: float = 0.95,
+    beta2: float = OptimizerSpec.beta2,
     weight_decay: float = 0.0,
     **fields: Any,
 ) -> RunSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lmscale import flops
@@ -11,7 +12,7 @@ from lmscale.training.run_folder import RunFolder
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["cell_columns", "mark_best_lr", "result_row"]
+__all__ = ["cell_columns", "is_column", "mark_best_lr", "result_row"]
 
 #: Columns that are equal within a cell: its runs differ only in learning rate and seed.
 _CELL = (
@@ -24,6 +25,41 @@ _CELL = (
     "steps",
     "batch_size",
 )
+#: The columns that every run has, which no label may be called.
+_OWN = {
+    *(
+        "run",
+        "status",
+        "reason",
+        "best_lr",
+        "architecture",
+        "n_layer",
+        "width",
+        "n_ctx",
+        "vocab_size",
+    ),
+    *("batch_size", "steps", "seed", "peak_lr", "batch_tokens", "unique_tokens", "evaluated_step"),
+    *(
+        "tokens",
+        "n_params",
+        "loss",
+        "bits_per_byte",
+        "train_loss",
+        "loss_spikes",
+        "seconds",
+        "device",
+    ),
+    *(f"{what}_{convention}" for what in ("params", "flops") for convention in flops.CONVENTIONS),
+}
+
+
+def is_column(name: str, evals: Sequence[str] = ()) -> bool:
+    """Whether the table has a column of that name which is no label.
+
+    Args:
+      evals: evaluation sets, each of which has a column `loss_NAME`.
+    """
+    return name in _OWN or name in {f"loss_{one}" for one in evals}
 
 
 def cell_columns(table: pd.DataFrame) -> list[str]:

@@ -89,7 +89,7 @@ class Scheduler:
         return None
 
     def abandon(self, reason: str) -> None:
-        """Hands out nothing more: the disk would fail for the next run too."""
+        """Gives out no more runs, because of `reason` (the disk fails, so the next run would too)."""
         with self.changed:
             self.abandoned = self.abandoned or reason
             self.changed.notify_all()

@@ -31,6 +31,7 @@ from lmscale.sweep.declaration import (
 )
 from lmscale.sweep.experiment import Experiment, Run
 from lmscale.sweep.kept import KeptRun, read_kept
+from lmscale.sweep.own_code import changed_code, code_history
 from lmscale.sweep.ownership import find_claim
 from lmscale.sweep.result_table import mark_best_lr, result_row
 from lmscale.terminal import say
@@ -163,6 +164,8 @@ class Store:
         recorded = self._recorded(here)
         if why := self._refusal(recorded, here, extend):
             raise StoreError(why)
+        if line := changed_code(recorded):
+            say(line)
         if recorded is None and self.holds_experiment():
             path = self.path / "experiment.json"
             say(f"{path} is damaged; written again, as these are its runs")
@@ -189,6 +192,7 @@ class Store:
             },
             "runs": list(here.runs),
             "needs": _needs(runs),
+            "code": code_history(recorded),
             "versions": _versions(),
             "git_commit": _git_commit(),
         }
@@ -405,7 +409,7 @@ def _needs(runs: Sequence[Run]) -> dict[str, list[str]]:
     return {
         "architectures": sorted({run.spec.model.kind for run in runs}),
         "optimizers": sorted({run.spec.optimizer.name for run in runs}),
-        "files": loaded_files(),
+        "files": sorted(loaded_files()),
     }
 
 

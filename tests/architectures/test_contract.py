@@ -1,12 +1,21 @@
-"""What every registered architecture keeps to, and one that is a single file of a user's own."""
+"""What every registered architecture keeps to, and one that is a single file of a user's own.
+
+    LMSCALE_OWN_FILE=mine.py pytest tests/architectures/test_contract.py -m "slow or not slow"
+
+holds the architectures of a user's file to it in place of those of lmscale.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
+from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -21,16 +30,28 @@ from lmscale.planner.programs import mesh_of, program_of
 from lmscale.serialize import SpecError
 from lmscale.spec import RunSpec
 from lmscale.sweep.experiment import Run
+from lmscale.training.check_model import array_shapes, check_model
 from lmscale.training.program import device_bytes, train_arguments
 from lmscale.training.state import ProgramKey, initial_state
-from tests.architectures import convolution
+from lmscale.user_files import file_of, load_file
 from tests.training.specs import run_spec
 from tests.training.test_step import TOLERANCE, different_specs, train
 
+OWN_FILE = os.environ.get("LMSCALE_OWN_FILE")
+if OWN_FILE:
+    load_file(Path(OWN_FILE))
+    KINDS = [kind for kind in kinds() if file_of(architecture(kind)) is not None]
+    assert KINDS, f"{OWN_FILE} registers no architecture"
+else:
+    from tests.architectures import convolution
+
+    KINDS = list(kinds())
+
 SHARED = {"n_ctx": 16, "vocab_size": 304}
-each_kind = pytest.mark.parametrize("kind", kinds())
+each_kind = pytest.mark.parametrize("kind", KINDS)
 ROTARY = "transformer, rotary"
-each_model = pytest.mark.parametrize("kind", [*kinds(), ROTARY])
+each_model = pytest.mark.parametrize("kind", KINDS if OWN_FILE else [*KINDS, ROTARY])
+of_lmscale = pytest.mark.skipif(bool(OWN_FILE), reason="is about the checks themselves")
 
 
 def model_of(kind: str, width: int = 32, **fields) -> ModelSpec:
@@ -44,14 +65,6 @@ def model_of(kind: str, width: int = 32, **fields) -> ModelSpec:
 def masked(model: ModelSpec) -> ModelSpec:
     """The model with documents that the token 1 separates."""
     return dataclasses.replace(model, document_separator=1)
-
-
-def arrays_of(model: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """The shapes of a model's parameters by path."""
-    built = nnx.eval_shape(lambda: model.module(nnx.Rngs(params=0)))
-    params = nnx.to_pure_dict(nnx.split(built)[1])
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    return {partition.path_name(path): x.shape for path, x in leaves}
 
 
 @each_kind
@@ -68,10 +81,11 @@ def test_a_spec_survives_json_and_names_its_architecture(kind):
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_array_has_a_rule(kind, tied):
     """Each decays or not, and is split or named as replicated; of the layers' axis no rule speaks."""
-    if kind == "convolution" and not tied:
-        pytest.skip("its head is always tied")
-    model = dataclasses.replace(model_of(kind), tied_head=tied)
-    for name, shape in arrays_of(model).items():
+    try:
+        model = dataclasses.replace(model_of(kind), tied_head=tied)
+    except SpecError:
+        pytest.skip("its head is of one kind")
+    for name, shape in array_shapes(model).items():
         (rule, *_) = (rule for rule in model.ARRAYS if re.search(rule.pattern, name))
         assert rule.decays == model.decays(name)
         if rule.axes is None:
@@ -85,11 +99,77 @@ def test_every_array_has_a_rule(kind, tied):
         assert not (stacked and shape[0] not in (model.n_layer, model.n_layer - 1)), name
 
 
+@each_model
+def test_it_is_what_its_class_says(kind):
+    """Logits float32 [batch, time, vocab], a rule for each array, no rule in vain, the right number."""
+    assert check_model(model_of(kind)) == []
+
+
+@each_model
+def test_no_token_sees_a_later_one(kind):
+    model = model_of(kind)
+    built = model.module(nnx.Rngs(params=0))
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(2, model.vocab_size, size=(2, model.n_ctx)).astype(np.int32)
+    before = np.asarray(built(jnp.asarray(tokens)))
+    for place in (1, model.n_ctx // 2, model.n_ctx - 1):
+        changed = tokens.copy()
+        changed[:, place] = (changed[:, place] + 7) % model.vocab_size
+        after = np.asarray(built(jnp.asarray(changed)))
+        np.testing.assert_array_equal(after[:, :place], before[:, :place])
+        assert np.abs(after[:, place:] - before[:, place:]).max() > 0
+
+
+def matmul_flops(jaxpr: Any) -> float:
+    """FLOPs of the matrix products and convolutions of a program; the bodies of loops count as often as they run."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, parameters = equation.primitive.name, equation.params
+        if name == "dot_general":
+            (contracted, _), _ = parameters["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            inner = math.prod(shape[axis] for axis in contracted)
+            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * inner
+        elif name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            features = kernel[parameters["dimension_numbers"].rhs_spec[0]]
+            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / features
+        times = parameters["length"] if name == "scan" else 1
+        for inside in jax.tree.leaves(
+            list(parameters.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
+        ):
+            if hasattr(inside, "jaxpr") or hasattr(inside, "eqns"):
+                total += times * matmul_flops(getattr(inside, "jaxpr", inside))
+    return total
+
+
+@each_model
+def test_the_flops_that_are_counted_are_those_of_its_matrix_products(kind):
+    """The rest, element by element, is a small part of the forward pass at this size."""
+    model = model_of(kind, 128, n_ctx=64, vocab_size=512)
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: model.module(nnx.Rngs(params=0))))
+    tokens = jax.ShapeDtypeStruct((2, model.n_ctx), jnp.int32)
+    traced = jax.make_jaxpr(lambda params, tokens: nnx.merge(graphdef, params)(tokens))
+    found = matmul_flops(traced(params, tokens).jaxpr) / (2 * model.n_ctx)
+    operations = model.operations()
+    counted = sum(one.forward_flops for one in operations.values())
+    assert 0.7 * counted < found < 1.02 * counted
+    matmuls = [operations[name] for name in (*model.MATMULS, "head")]
+    assert all(one.backward_flops == pytest.approx(2 * one.forward_flops) for one in matmuls)
+
+
+@each_kind
+def test_models_of_two_sizes_differ_in_the_fields_of_their_shape(kind):
+    models = [architecture(kind).of_size(size, n_ctx=64, vocab_size=1000) for size in (1e4, 1e7)]
+    small, large = ([getattr(m, name) for name in m.SHAPE_FIELDS] for m in models)
+    assert small != large
+
+
 @each_kind
 def test_matrices_are_split_over_eight_devices(kind):
     # Wide enough for two heads.
     mesh, model = make_mesh(1, 4, 2), architecture(kind).of_shape(2, 128, **SHARED)
-    for name, shape in arrays_of(model).items():
+    for name, shape in array_shapes(model).items():
         if name.endswith(("kernel", "embedding")):
             spec = partition.run_spec(name, shape, mesh, model.partition_rules())
             axes = {
@@ -101,7 +181,7 @@ def test_matrices_are_split_over_eight_devices(kind):
 @each_model
 def test_what_is_counted_is_what_is_stored(kind):
     model = model_of(kind)
-    stored = sum(math.prod(shape) for shape in arrays_of(model).values())
+    stored = sum(math.prod(shape) for shape in array_shapes(model).values())
     assert flops.n_params(model, "exact") == stored
     assert 0 < flops.n_params(model, "kaplan") < stored
     for convention in flops.CONVENTIONS:
@@ -135,7 +215,7 @@ def test_a_packed_run_equals_the_run_alone(kind):
 
 #: Kinds that mask documents from each other.
 each_masking_kind = pytest.mark.parametrize(
-    "kind", [kind for kind in kinds() if architecture(kind).MASKS_DOCUMENTS]
+    "kind", [kind for kind in KINDS if architecture(kind).MASKS_DOCUMENTS]
 )
 
 
@@ -226,6 +306,7 @@ def test_every_optimizer_has_a_state_for_it(kind, optimizer):
     assert jax.tree.leaves(state["opt"])
 
 
+@of_lmscale
 def test_an_array_without_a_rule_is_named():
     class Forgetful(convolution.ConvolutionSpec):
         ARRAYS = convolution.ConvolutionSpec.ARRAYS[:-1]
@@ -234,6 +315,7 @@ def test_an_array_without_a_rule_is_named():
         Forgetful.decays("blocks/now/kernel")
 
 
+@of_lmscale
 def test_an_incomplete_architecture_is_named():
     class Nothing(ModelSpec):
         kind = "nothing"
@@ -243,6 +325,7 @@ def test_an_incomplete_architecture_is_named():
     assert "nothing" not in kinds()
 
 
+@of_lmscale
 def test_two_architectures_of_one_kind_are_refused():
     class Other(convolution.ConvolutionSpec):
         pass

@@ -10,6 +10,8 @@ import sys
 import pytest
 
 import lmscale
+from lmscale import optimizers
+from lmscale.cli import main
 from lmscale.cli.errors import EXIT_CODES, CommandError, code_and_line
 from lmscale.files import DamagedError
 from lmscale.sweep.fields import FieldError
@@ -80,3 +82,50 @@ def test_a_wrong_variable_of_jax_is_told_in_one_line(tmp_path):
     assert line.startswith("lmscale run: jax does not start: invalid truth value 'banana'")
     assert "unset or mend" in line and "JAX_ENABLE_X64=banana" in line
     assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ('optax.scale(constants["rate"])', "lmscale plan: KeyError: 'rate' (lion.py:5)"),
+        ("raise_(SystemExit(0))", "lmscale plan: it calls sys.exit (lion.py:2)"),
+    ],
+)
+def test_an_error_of_a_users_file_is_one_line(tmp_path, capsys, monkeypatch, corpus, fault, says):
+    monkeypatch.setattr(optimizers, "_REGISTRY", dict(optimizers._REGISTRY))
+    path = tmp_path / "lion.py"
+    path.write_text(
+        "def raise_(error):\n    raise error\n"
+        "import optax\nfrom lmscale.optimizers import Optimizer, register\n"
+        f"register(Optimizer('lion', lambda model, constants: {fault}, constants=()))\n"
+    )
+    argv = ["plan", "isoflop", "--data", "tiny", "--optimizer", "lion", "--load", str(path)]
+    assert main(argv) == 2
+    assert capsys.readouterr().err.splitlines() == [says]
+    monkeypatch.setenv("LMSCALE_TRACEBACK", "1")
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback (most recent call last)") and err.endswith(f"{says}\n")
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ("'adamw', f", "the name 'adamw' is taken by another optimizer"),
+        ("'my opt', f", "an optimizer has a name of letters, digits and dashes, not 'my opt'"),
+        (
+            "'own', f, constants=('beta3',)",
+            "the constants of the optimizer own must be some of beta1",
+        ),
+        ("'own', f, constants='beta1'", "the constants of the optimizer own must be some of beta1"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_is_refused(tmp_path, capsys, fields, says):
+    path = tmp_path / "own.py"
+    path.write_text(
+        "from lmscale.optimizers import Optimizer, register\n"
+        f"def f(model, constants): ...\nregister(Optimizer({fields}))\n"
+    )
+    assert main(["list", "--load", str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line and "own.py, line 3" in line

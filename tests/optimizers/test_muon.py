@@ -134,7 +134,7 @@ def test_an_unknown_optimizer_is_named_with_those_there_are():
 # An optimizer of a user's own, in full.
 LION = register(
     Optimizer(
-        name="lion",
+        name="own-lion",
         direction=lambda model, constants: optax.scale_by_lion(
             constants["beta1"], constants["beta2"]
         ),
@@ -147,7 +147,7 @@ LION = register(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["muon", "lion"])
+@pytest.mark.parametrize("name", ["muon", "own-lion"])
 def test_every_optimizer_trains_packed_as_alone_and_on_every_mesh(name):
     from tests.training.test_step import TOLERANCE, train
 
