@@ -20,7 +20,7 @@ PAGES = {"README.md": "index.md"} | {
 MODULES = {
     "Python interface": ("lmscale.interface", "lmscale.figures", "lmscale.studies.results"),
     "Runs and experiments": ("lmscale.spec", "lmscale.sweep"),
-    "Architectures": ("lmscale.architectures.base",),
+    "Architectures": ("lmscale.architectures.base", "lmscale.architectures.parts"),
     "Optimizers": ("lmscale.optimizers",),
     "Counting": ("lmscale.flops",),
     "Laws": ("lmscale.laws",),

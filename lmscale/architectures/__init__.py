@@ -1,17 +1,14 @@
 """The architectures: one class for each, with all that is known of it (`lmscale.architectures.base`)."""
 
-from lmscale.architectures.base import (
+from lmscale.architectures.base import ModelSpec, architecture, kinds, register
+from lmscale.architectures.llama import LlamaSpec
+from lmscale.architectures.lstm import LSTM_INIT, LSTMSpec, lstm_shape
+from lmscale.architectures.parts import (
     Activations,
     Array,
     Ladder,
-    ModelSpec,
     Operation,
-    architecture,
-    kinds,
-    register,
 )
-from lmscale.architectures.llama import LlamaSpec
-from lmscale.architectures.lstm import LSTM_INIT, LSTMSpec, lstm_shape
 from lmscale.architectures.transformer import (
     TransformerSpec,
     chinchilla_shapes,

@@ -10,7 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
-from lmscale.architectures.base import (
+from lmscale.architectures.base import ModelSpec, register
+from lmscale.architectures.hugging_face import HuggingFace, Renamed
+from lmscale.architectures.parts import (
     ADD,
     CROSS_ENTROPY,
     ROTATION,
@@ -19,15 +21,12 @@ from lmscale.architectures.base import (
     SOFTMAX,
     Activations,
     Array,
-    ModelSpec,
     Operation,
     SizeOptions,
     elementwise,
     matmul,
     output_head,
-    register,
 )
-from lmscale.architectures.hugging_face import HuggingFace, Renamed
 from lmscale.architectures.transformer import nearest_shape, transformer_shape
 from lmscale.serialize import DERIVED, Derived, require, require_positive
 from lmscale.terminal import plural

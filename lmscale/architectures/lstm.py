@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from lmscale.architectures.base import (
+from lmscale.architectures.base import ModelSpec, register, shared_fields
+from lmscale.architectures.parts import (
     ADD,
     CROSS_ENTROPY,
     SHARED_ARRAYS,
@@ -20,14 +21,11 @@ from lmscale.architectures.base import (
     Array,
     GpuCosts,
     Ladder,
-    ModelSpec,
     Operation,
     SizeOptions,
     elementwise,
     matmul,
     output_head,
-    register,
-    shared_fields,
 )
 from lmscale.serialize import require, require_positive
 from lmscale.terminal import plural

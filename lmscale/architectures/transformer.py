@@ -12,7 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
-from lmscale.architectures.base import (
+from lmscale.architectures.base import ModelSpec, register, shared_fields
+from lmscale.architectures.chinchilla_table import CHINCHILLA_SHAPES
+from lmscale.architectures.heads import nearest_heads, usual_head_width
+from lmscale.architectures.hugging_face import HuggingFace, Renamed
+from lmscale.architectures.parts import (
     ACTIVATION,
     ADD,
     CROSS_ENTROPY,
@@ -24,18 +28,12 @@ from lmscale.architectures.base import (
     Activations,
     Array,
     Ladder,
-    ModelSpec,
     Operation,
     SizeOptions,
     elementwise,
     matmul,
     output_head,
-    register,
-    shared_fields,
 )
-from lmscale.architectures.chinchilla_table import CHINCHILLA_SHAPES
-from lmscale.architectures.heads import nearest_heads, usual_head_width
-from lmscale.architectures.hugging_face import HuggingFace, Renamed
 from lmscale.serialize import DERIVED, Derived, SpecError, require, require_positive, short
 from lmscale.terminal import plural
 

@@ -24,7 +24,7 @@ import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 #: (pattern searched at the end of the path, mesh axis of each dimension), see
-#: `lmscale.architectures.base.Array`. The first match wins; what matches nothing is replicated.
+#: `lmscale.architectures.parts.Array`. The first match wins; what matches nothing is replicated.
 Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmscale.architectures import Activations, Array, ModelSpec, base, register
+from lmscale.architectures import Activations, Array, ModelSpec, parts, register
 from lmscale.models.layers import Embedding, LayerNorm, Linear, apply_layers, stack_layers
 from lmscale.parallel.partition import constrain_activations
 from lmscale.sweep import Experiment, Run, make_run, product, width_rule
@@ -55,7 +55,7 @@ class ConvolutionSpec(ModelSpec):
     NON_EMBEDDING = MATMULS = ("convolution",)
     SHAPE_FIELDS = ("n_layer", "channels")
     ARRAYS = (
-        *base.SHARED_ARRAYS,
+        *parts.SHARED_ARRAYS,
         Array(r"norm/scale$", None, decays=False),
         Array(r"(now|before)/kernel$", (None, "data", "model"), decays=True),
     )
@@ -70,13 +70,13 @@ class ConvolutionSpec(ModelSpec):
     def operations(self):
         n, d = self.n_layer, self.channels
         return {
-            "embedding": base.matmul(self.vocab_size * d, uses=0),
-            "norm": base.elementwise((base.LAYER_NORM, n * d), params=n * d),
-            "convolution": base.matmul(2 * n * d * d),
-            "activation": base.elementwise(((1, 2), n * d)),
-            "residual": base.elementwise((base.ADD, 2 * n * d)),
-            "head": base.output_head(self),
-            "loss": base.elementwise((base.CROSS_ENTROPY, self.vocab_size)),
+            "embedding": parts.matmul(self.vocab_size * d, uses=0),
+            "norm": parts.elementwise((parts.LAYER_NORM, n * d), params=n * d),
+            "convolution": parts.matmul(2 * n * d * d),
+            "activation": parts.elementwise(((1, 2), n * d)),
+            "residual": parts.elementwise((parts.ADD, 2 * n * d)),
+            "head": parts.output_head(self),
+            "loss": parts.elementwise((parts.CROSS_ENTROPY, self.vocab_size)),
         }
 
     def activations(self, number_bytes, platform, attention):

@@ -29,23 +29,23 @@ FAULTS = {
         contract.test_no_token_sees_a_later_one,
     ),
     "parameters": (
-        "base.matmul(2 * n * d * d)",
-        "base.matmul(n * d * d)",
+        "parts.matmul(2 * n * d * d)",
+        "parts.matmul(n * d * d)",
         contract.test_it_is_what_its_class_says,
     ),
     "half of the FLOPs": (
-        "base.matmul(2 * n * d * d)",
-        "base.Operation(2 * n * d * d, 2.0 * n * d * d, 4.0 * n * d * d)",
+        "parts.matmul(2 * n * d * d)",
+        "parts.Operation(2 * n * d * d, 2.0 * n * d * d, 4.0 * n * d * d)",
         contract.test_the_flops_that_are_counted_are_those_of_its_matrix_products,
     ),
     "twice the FLOPs": (
-        "base.matmul(2 * n * d * d)",
-        "base.Operation(2 * n * d * d, 8.0 * n * d * d, 16.0 * n * d * d)",
+        "parts.matmul(2 * n * d * d)",
+        "parts.Operation(2 * n * d * d, 8.0 * n * d * d, 16.0 * n * d * d)",
         contract.test_the_flops_that_are_counted_are_those_of_its_matrix_products,
     ),
     "no backward pass": (
-        "base.matmul(2 * n * d * d)",
-        "base.Operation(2 * n * d * d, 4.0 * n * d * d, 0.0)",
+        "parts.matmul(2 * n * d * d)",
+        "parts.Operation(2 * n * d * d, 4.0 * n * d * d, 0.0)",
         contract.test_the_flops_that_are_counted_are_those_of_its_matrix_products,
     ),
     "axes": (

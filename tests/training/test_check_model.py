@@ -119,7 +119,7 @@ def test_a_class_that_cannot_be_is_refused_with_its_line(tmp_path, fault):
 
 def test_wrong_counts_are_a_line_of_the_plan(tmp_path, capsys, corpus, monkeypatch):
     monkeypatch.setattr("lmscale.cli.start_jax", lambda: None)
-    old, new = "base.matmul(2 * n * d * d)", "base.matmul(n * d * d)"
+    old, new = "parts.matmul(2 * n * d * d)", "parts.matmul(n * d * d)"
     path = own_file(tmp_path, old, new)
     assert main(["plan", str(path), "--data", "tiny", "--json"]) == 0
     (line,) = json.loads(capsys.readouterr().out)["left_out"]
