@@ -428,6 +428,11 @@ _S3_VARIABLES = {
     "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
     "aws_region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
 }
+#: Variables of Amazon's tools -> the files that they look for otherwise.
+_S3_FILES = {
+    "AWS_CONFIG_FILE": "~/.aws/config",
+    "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials",
+}
 
 
 def _reach(folder: Any) -> None:
@@ -443,6 +448,10 @@ def _reach_s3() -> None:
     mark is there, as a rename copies every object. Should these functions change, saving to s3:// ends
     with "Checkpoint path should be absolute".
     """
+    # Amazon's library in TensorStore logs an error at every use for each of these files that is not there.
+    for variable, name in _S3_FILES.items():
+        if variable not in os.environ and not os.path.exists(os.path.expanduser(name)):
+            os.environ[variable] = os.devnull
     from orbax.checkpoint._src.path import atomicity, atomicity_defaults
     from orbax.checkpoint._src.serialization import tensorstore_utils
 

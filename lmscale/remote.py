@@ -24,6 +24,8 @@ _TEXT_ALONE = ("hf",)
 TRAINED_ON = ("gs", "s3")
 #: The names under which fsspec knows the packages of its kind.
 _NAMES = {"gcsfs": ("gs", "gcs"), "s3fs": ("s3", "s3a"), "adlfs": ("az", "abfs", "abfss")}
+#: Under which names the packages give the checksum of an object: Google's, Amazon's.
+_CHECKSUMS = ("crc32c", "ETag")
 #: Packages through which stores are reached; an error of theirs is of the store, or of the right to use it.
 _CLIENTS = ("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "s3fs")
 _CLIENTS_OF_GOOGLE = ("google.api_core", "google.auth", "google.cloud")
@@ -83,6 +85,18 @@ def store_error(error: BaseException) -> str | None:
     if module.partition(".")[0] not in _CLIENTS and not module.startswith(_CLIENTS_OF_GOOGLE):
         return None
     return f"the object store cannot be used: {type(error).__name__}: {str(error)[:300]}"
+
+
+def checksum(path: object) -> str | None:
+    """What an object store says of the content of an object, as "crc32c:..."; None where it says nothing."""
+    scheme = str(path).partition("://")[0]
+    if not any(scheme in _NAMES[name] and importlib.util.find_spec(name) for name in _NAMES):
+        return None
+    import fsspec
+
+    known = fsspec.filesystem(scheme).info(str(path))
+    found = ((kind, known.get(kind)) for kind in _CHECKSUMS)
+    return next((f"{kind}:{value}" for kind, value in found if value), None)
 
 
 def _prepare_clients() -> None:

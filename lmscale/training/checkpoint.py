@@ -7,8 +7,8 @@ beside them, so any pack on any mesh can take it up.
       digests.json   size and digest of every other file, and which run and step they are of
 
 Digests are written before the folder gets its final name, so a checkpoint never lacks them unless an
-earlier version of lmscale wrote it. On object stores (gs://), which check what they deliver, only
-sizes are kept.
+earlier version of lmscale wrote it. On object stores (gs://) the digests are the checksums that the store
+gives of its objects, so that none is read again. A copy elsewhere is compared by size alone.
 
 `training.loop` decides when one is due.
 """
@@ -28,7 +28,7 @@ from etils import epath
 from lmscale import compat
 from lmscale.files import DamagedError, digest, file_digest, parse_json, read_json, write_json
 from lmscale.parallel.distributed import broadcast_from_main, is_main_process
-from lmscale.remote import is_remote
+from lmscale.remote import checksum, is_remote
 
 #: Orbax numbers the saves of a process and signals by that number: those of two threads must not
 #: overlap, or one creates the other's folders.
@@ -36,6 +36,8 @@ _SAVING = threading.Lock()
 #: Checkpoints of an unfinished run: should the newest be damaged, the one before is used.
 GENERATIONS = 2
 _DIGESTS = "digests.json"
+#: The kind of the digests that are made here.
+_OURS = "blake2b"
 #: Seconds within which Orbax has written its metadata.
 _SETTLING = 10.0
 #: Among the extra values: says that the checkpoint was written with digests.
@@ -118,8 +120,8 @@ class Checkpoints:
         """
         self.wait()
         path = self._folder / str(step)
-        fault, checked = broadcast_from_main(
-            lambda: [_fault(path, self._run), (path / _DIGESTS).exists()],
+        fault, checked, compared = broadcast_from_main(
+            lambda: [_fault(path, self._run), (path / _DIGESTS).exists(), _is_compared(path)],
         )
         if fault is not None:
             raise DamagedError(path, fault)
@@ -131,14 +133,14 @@ class Checkpoints:
         except jax.errors.JaxRuntimeError:
             raise
         except Exception as error:
-            if checked and isinstance(error, ValueError):
+            if compared and isinstance(error, ValueError):
                 # Its files are what was written, so they are of other arrays.
                 raise OtherVersionError(
                     f"{path} was written by another version of lmscale, whose state has other arrays: use "
                     f"that version, or remove {self._folder.parent} to train the run again"
                 ) from error
             # Of processes that train together others may wait for this one.
-            if checked or jax.process_count() > 1:
+            if compared or jax.process_count() > 1:
                 raise
             raise DamagedError(path, f"{type(error).__name__}: {_first_line(error)}") from error
         extra = dict(restored["extra"])
@@ -208,14 +210,34 @@ def _fault(path: epath.Path, run: str) -> str | None:
         except DamagedError as error:
             return f"{name}: {error.fault}"
         except OSError as error:
-            if error.errno not in _UNREADABLE:
+            if not isinstance(error, FileNotFoundError) and error.errno not in _UNREADABLE:
                 raise
-            return f"{name}: {error.strerror}"
-        if found != expected:
-            if found[0] == expected[0]:
-                return f"{name} doesn't match its digest"
+            return f"{name}: {error.strerror or 'it is missing'}"
+        if found[0] != expected[0]:
             return f"{name} has {found[0]:,} of {expected[0]:,} bytes"
+        if found[1] != expected[1] and _kind(found[1]) == _kind(expected[1]):
+            return f"{name} doesn't match its digest"
     return None
+
+
+def _is_compared(path: epath.Path) -> bool:
+    """Whether the content of all files of a checkpoint could be compared, not their sizes alone."""
+    try:
+        known = read_json(path / _DIGESTS, {"files": dict})
+    except DamagedError:
+        return False
+    if known is None:
+        return False
+    kinds = {_kind(entry[1]) for name, entry in known["files"].items() if entry[0] is not None}
+    return kinds <= {_kind(checksum(path / _DIGESTS)) if is_remote(path) else _OURS}
+
+
+def _kind(value: str | None) -> str | None:
+    """How a digest was made: `_OURS`, or what an object store calls it."""
+    if value is None:
+        return None
+    kind, colon, _ = value.partition(":")
+    return kind if colon else _OURS
 
 
 def _files_of(folder: epath.Path) -> list[str]:
@@ -256,7 +278,7 @@ def _size_and_digest(path: epath.Path) -> list[int | str | None]:
         values.pop(compat.COMMIT_TIME, None)
         return [None, digest(json.dumps(values, sort_keys=True))]
     if is_remote(path):
-        return [path.stat().length, None]
+        return [path.stat().length, checksum(path)]
     return list(file_digest(path))
 
 

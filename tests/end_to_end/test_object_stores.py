@@ -143,6 +143,30 @@ def test_a_checkpoint_that_a_kill_left_unfinished_is_not_taken_up(bucket, lmscal
     assert_same_runs(bucket, "half", on_disk)
 
 
+def test_a_changed_checkpoint_is_named_and_its_run_made_again(bucket, lmscale, finish, on_disk):
+    """The size of an object says nothing of its content."""
+    out = f"{bucket.path}/changed"
+    assert finish(*ARGUMENTS, "--out", out)[0] == 0
+    arrays = {
+        name: n for name, n in bucket.find("changed").items() if "/ocdbt.process_0/d/" in name
+    }
+    largest = max(arrays, key=arrays.get)
+    data = bytearray(bucket.read(f"changed/{largest}"))
+    data[len(data) // 2] ^= 0x10
+    bucket.write(f"changed/{largest}", bytes(data))
+    run = largest.split("/")[1]
+
+    code, said, err = finish("status", "--check", out)
+    assert run in said + err and "doesn't match its digest" in said + err
+    code, _, err = finish("eval", out, "--tokens", 512)
+    assert run in err and "doesn't match its digest" in err and "Traceback" not in err
+    bucket.remove(f"changed/runs/{run}/result.json")
+    bucket.remove(f"changed/runs/{run}/status.json")
+    code, _, err = finish(*ARGUMENTS, "--out", out)
+    assert code == 0 and "doesn't match its digest" in err, err
+    assert_same_runs(bucket, "changed", on_disk)
+
+
 def test_a_corpus_is_built_from_a_bucket_as_from_a_disk(bucket, finish, data_root, tmp_path):
     text = write_text(tmp_path / "part.txt", seed=1).read_bytes()
     rows = [{"text": part} for part in write_text(tmp_path / "rows.txt").read_text().split("\n\n")]
