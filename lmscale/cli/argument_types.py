@@ -66,6 +66,25 @@ def positive_int(text: str) -> int:
     return value
 
 
+def seed(text: str) -> int:
+    """The seed of a run or of a sampling: an int below 2^31, in digits."""
+    value = digits(text)
+    if value is None or value >= 2**31:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2^31 - 1, not {text!r}")
+    return value
+
+
+def temperature(text: str) -> float:
+    """From 0 to 1e9."""
+    value = float(text)
+    if not 0 <= value <= 1e9:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1e9, not {text!r}")
+    return value
+
+
+temperature.__name__ = "number"
+
+
 def seconds(text: str) -> float:
     """Seconds from 0 to 1e9."""
     value = float(text)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from lmscale.cli.argument_types import positive_int
+from etils import epath
+
+from lmscale.cli.argument_types import positive_int, seed, temperature
 from lmscale.cli.errors import CommandError
 from lmscale.cli.parser import Parser
+from lmscale.remote import is_remote, unreachable
 
 __all__ = ["add_arguments", "run"]
 
@@ -17,8 +19,10 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
     parser.add_argument("run", metavar="RUN_DIR")
     parser.add_argument("--prompt", metavar="TEXT", required=True)
     parser.add_argument("--tokens", type=positive_int, default=100)
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--temperature", type=temperature, default=0.8, help="0 takes the likeliest"
+    )
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--step", type=positive_int, help="of the checkpoint (the newest)")
 
 
@@ -30,7 +34,9 @@ def run(args: argparse.Namespace) -> int:
     from lmscale.training.run_folder import RunFolder
     from lmscale.training.sample import sample_tokens
 
-    path = Path(args.run).absolute()
+    if why := unreachable(args.run):
+        raise CommandError(why)
+    path = epath.Path(args.run) if is_remote(args.run) else epath.Path(args.run).absolute()
     try:
         there = (path / "spec.json").exists()
     except OSError as error:

@@ -39,7 +39,11 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
         help="of each of the three runs",
     )
     parser.add_argument(
-        "--seeds", type=_seed, nargs="+", default=[0], help="each size is trained once per seed (0)"
+        "--seeds",
+        type=argument_types.seed,
+        nargs="+",
+        default=[0],
+        help="each size is trained once per seed (0)",
     )
     add_law_choice(parser)
     parser.add_argument(
@@ -47,13 +51,6 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
     )
     add_checkpoint_seconds(parser)
     parser.add_argument("--json", action="store_true")
-
-
-def _seed(text: str) -> int:
-    value = argument_types.digits(text)
-    if value is None or value >= 2**31:
-        raise argparse.ArgumentTypeError(f"must be a whole number below 2^31, not {text!r}")
-    return value
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from lmscale import flops, hparams, laws
 from lmscale.architectures import ModelSpec, architecture
 from lmscale.laws.advice import Advice
 from lmscale.laws.advise import advise, too_far
 from lmscale.laws.result import FitError, FitResult
+from lmscale.remote import unreachable
 from lmscale.spec import RunSpec
 from lmscale.sweep.recipe import Recipe, read_recipe
 from lmscale.sweep.store import Store
-from lmscale.sweep.tables import table_of_runs
+from lmscale.sweep.tables import left_out, table_of_runs
 
 #: Advice warns when the nearest model of a ladder differs from the advised N by more than this factor.
 OFF_LADDER = 1.5
@@ -107,11 +109,15 @@ def law_source(
     if isinstance(source, (Store, FitResult)):
         return source
     if isinstance(source, (str, os.PathLike)):
-        name, path = os.fspath(source), Path(source)
-        if path.is_dir() or (
-            path.name == "results.csv" and (path.parent / "experiment.json").exists()
-        ):
-            return Store.open(source if path.is_dir() else path.parent)
+        name, path = os.fspath(source), epath.Path(source)
+        if why := unreachable(source):
+            raise FitError(why)
+        if path.is_dir():
+            return Store.open(path)
+        if path.name == "results.csv" and (path.parent / "experiment.json").exists():
+            store = Store.open(path.parent)
+            if path.read_text() == store.table_text():
+                return store
         if name in laws.PUBLISHED:
             if law or family or reading:
                 raise FitError(
@@ -144,6 +150,7 @@ def _law_of_table(table: laws.Table) -> FitResult:
 
 
 def _by_recipe(store: Store, family: str, advice: Advice, convention: str) -> Advice:
+    advice = advice.replace(warnings=(*advice.warnings, *left_out(store)))
     try:
         recipe = read_recipe(store, family)
     except FitError as error:

@@ -387,9 +387,13 @@ class Store:
         Text that a spreadsheet would take for a formula is written with an apostrophe before it.
         """
         table = self.table()
-        plain = table.rename(columns=plain_cell).map(plain_cell)
-        write_atomically(self.path / "results.csv", plain.to_csv(index=False))
+        write_atomically(self.path / "results.csv", self.table_text(table))
         return table
+
+    def table_text(self, table: pd.DataFrame | None = None) -> str:
+        """What results.csv holds, of the runs' folders as they are or of a table of them."""
+        table = self.table() if table is None else table
+        return table.rename(columns=plain_cell).map(plain_cell).to_csv(index=False)
 
 
 def note_worker(store: Store, shard: tuple[int, int]) -> None:

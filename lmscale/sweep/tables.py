@@ -14,7 +14,7 @@ from lmscale.laws.columns import is_results
 from lmscale.remote import unreachable
 from lmscale.sweep.store import Store
 
-__all__ = ["table_of_runs"]
+__all__ = ["left_out", "table_of_runs"]
 
 
 def table_of_runs(
@@ -53,12 +53,7 @@ def table_of_runs(
                 f"{source.path} has no finished run yet: see `lmscale status {source.path}`"
             )
         table = laws.Table.read(rows, **read)
-        if damage := source.damage():
-            note = (
-                f"left out as damaged, until `lmscale run` makes it again: {'; '.join(damage[:3])}"
-            )
-            note += f"; and {len(damage) - 3} more" if len(damage) > 3 else ""
-            table = dataclasses.replace(table, notes=(*table.notes, note))
+        table = dataclasses.replace(table, notes=(*table.notes, *left_out(source)))
     else:
         table = laws.Table.read(source, **read)
         if convention is not None and not is_results(table.header):
@@ -70,3 +65,14 @@ def table_of_runs(
                 f"columns by --columns params=COL,flops=COL"
             )
     return table if where is None else table.filter(where)
+
+
+def left_out(store: Store) -> list[str]:
+    """A line about the runs that are damaged, where there are such."""
+    damage = store.damage()
+    if not damage:
+        return []
+    more = f"; and {len(damage) - 3} more" if len(damage) > 3 else ""
+    return [
+        f"left out as damaged, until `lmscale run` makes it again: {'; '.join(damage[:3])}{more}"
+    ]

@@ -180,9 +180,17 @@ def saved_steps(folder: epath.PathLike) -> list[int]:
 
 
 def checkpoint_fault(folder: epath.Path, run: str, step: int) -> DamagedError | None:
-    """What is wrong with the files of a checkpoint; None also where it has no digests."""
-    fault = _fault(folder / str(step), run)
+    """What is wrong with the files of a checkpoint; None also where it was written without digests."""
+    fault = _fault(folder / str(step), run) or _lost_digests(folder / str(step))
     return None if fault is None else DamagedError(folder / str(step), fault)
+
+
+def _lost_digests(path: epath.Path) -> str | None:
+    """A line for a checkpoint that was written with digests and has none now."""
+    extra = read_json(path / "extra" / "metadata")
+    if extra is None or not extra.get(_CHECKED) or (path / _DIGESTS).exists():
+        return None
+    return f"its {_DIGESTS} is missing"
 
 
 def delete_step(folder: epath.Path, step: int) -> None:
@@ -252,7 +260,7 @@ def _files_of(folder: epath.Path) -> list[str]:
     return [name for name in found if name not in (_DIGESTS, compat.CHECKPOINT_MARK)]
 
 
-def _settled(path: epath.Path) -> list[int | str | None]:
+def _settled(path: epath.Path) -> tuple[int | None, str | None]:
     """`_size_and_digest` of a file that Orbax has written, or is about to have.
 
     A thread of Orbax's may be writing its metadata at this moment: they are empty for some
@@ -272,14 +280,14 @@ def _settled(path: epath.Path) -> list[int | str | None]:
         time.sleep(0.01)
 
 
-def _size_and_digest(path: epath.Path) -> list[int | str | None]:
+def _size_and_digest(path: epath.Path) -> tuple[int | None, str | None]:
     if path.name == compat.CHECKPOINT_METADATA:
         values = parse_json(path.read_bytes(), path)
         values.pop(compat.COMMIT_TIME, None)
-        return [None, digest(json.dumps(values, sort_keys=True))]
+        return None, digest(json.dumps(values, sort_keys=True))
     if is_remote(path):
-        return [path.stat().length, checksum(path)]
-    return list(file_digest(path))
+        return path.stat().length, checksum(path)
+    return file_digest(path)
 
 
 def _first_line(error: Exception) -> str:

@@ -86,7 +86,7 @@ def assert_same_runs(bucket, folder, on_disk):
     assert not [name for name in bucket.find(folder) if "claims/" in name]
 
 
-def test_a_killed_sweep_goes_on_from_its_checkpoints(bucket, lmscale, finish, on_disk):
+def test_a_killed_sweep_goes_on_from_its_checkpoints(bucket, lmscale, finish, on_disk, tmp_path):
     """Each step of it once failed: Google's objects cannot be appended to, and Orbax knows no s3://."""
     out = f"{bucket.path}/sweep"
     process = lmscale(*ARGUMENTS, *OFTEN, "--out", out)
@@ -114,6 +114,15 @@ def test_a_killed_sweep_goes_on_from_its_checkpoints(bucket, lmscale, finish, on
     assert (code, "4 done" in said) == (0, True), (said, err)
     code, said, err = finish("eval", out, "--tokens", 512)
     assert code == 0, err
+    run = next(name for name in on_disk if "transformer" in name).rpartition("/")[0]
+    code, said, err = finish("sample", f"{out}/{run}", "--prompt", "the", "--tokens", 4)
+    assert code == 0 and said.startswith("the"), err
+    there = ("--format", "safetensors", "--out", tmp_path / "exported")
+    code, said, err = finish("export", f"{out}/{run}", *there)
+    assert code == 0 and (tmp_path / "exported" / "model.safetensors").exists(), err
+    # It is found, and has no law.
+    code, said, err = finish("advise", out, "--compute", 1e12)
+    assert code == 2 and "there is no store" not in err and "Traceback" not in err
 
 
 def test_commands_that_share_a_bucket_train_each_run_once(bucket, lmscale, on_disk):

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from lmscale.laws.result import FitError
-from lmscale.sweep.recommend import default_family, recommend
+from lmscale.laws.result import FitError, FitResult
+from lmscale.sweep.recommend import default_family, law_source, recommend
 from lmscale.sweep.store import Store
 from tests.report import planted_store as planted
 
@@ -18,6 +18,31 @@ def test_a_store_of_one_family_is_asked_for_that_one(tmp_path):
     assert default_family(store) == family
     asked = recommend(store, flops=1e13)
     assert asked.n_params == recommend(store, family=family, flops=1e13).n_params
+
+
+@pytest.fixture
+def profiles(tmp_path):
+    runs = planted.isoflop_runs(seeds=(0,), lstm=False)
+    return planted.plant(tmp_path / "isoflop", runs, analyses=["isoflop"])
+
+
+def test_runs_that_are_damaged_are_said_to_be_left_out(profiles):
+    assert not recommend(profiles, flops=1e13).warnings
+    result = next(profiles.path.glob("runs/*/result.json"))
+    result.write_text("{}")
+    (warning,) = recommend(Store(profiles.path), flops=1e13).warnings
+    assert "left out as damaged" in warning and result.parent.name in warning
+
+
+def test_a_table_that_was_edited_is_a_table(profiles):
+    """Of its own results.csv a store is asked; other rows are not silently taken for its runs."""
+    profiles.write_table()
+    path = profiles.path / "results.csv"
+    assert isinstance(law_source(path), Store)
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join(rows[:-2]) + "\n")
+    fit = law_source(path)
+    assert isinstance(fit, FitResult) and fit.n_used < len(rows) - 1
 
 
 @pytest.mark.parametrize(

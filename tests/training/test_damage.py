@@ -275,6 +275,8 @@ def test_both_generations_damaged_begin_again(whole, half, corpus, runs, tmp_pat
     folder = Store(tmp_path / "out").folder(runs[0])
     for step in saved_steps(folder.checkpoints):
         (folder.checkpoints / str(step) / "digests.json").unlink()
+        fault = checkpoint_fault(folder.checkpoints, folder.run_id, step)
+        assert fault is not None and "digests.json is missing" in str(fault)
     lines = train(tmp_path / "out", corpus, runs)
     told = [line for line in lines if "digests.json is missing" in line]
     assert len(told) == 2 and all("trained again from the beginning" in line for line in told)
