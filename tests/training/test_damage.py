@@ -22,7 +22,7 @@ from lmscale.sweep.execute import execute
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.ownership import Claims
 from lmscale.sweep.store import Store
-from lmscale.training.checkpoint import Checkpoints, saved_steps
+from lmscale.training.checkpoint import Checkpoints, checkpoint_fault, saved_steps
 from lmscale.training.loop import Preempted
 from lmscale.training.sample import sample_tokens
 from tests.quick_compile import quick_jit
