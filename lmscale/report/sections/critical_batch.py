@@ -66,7 +66,7 @@ def _details(found: CriticalBatch) -> list[str]:
     middle = float(np.sqrt(losses[0] * losses[-1]))
     return [
         f"B_crit(L) = {number(scale, 3)} / L^{power:.2f} tokens over these losses: give "
-        f"`--critical-batch {scale:.3g} {1 / power:.3g}` to the experiments compute and "
+        f"--critical-batch {scale:.3g} {1 / power:.3g} to the experiments compute and "
         f"sample_efficiency. At a loss of {middle:.2f} that is {si(found.law.at(middle))} tokens; "
         f"Kaplan et al. 2020 have {si(float(laws.critical_batch(middle)))} there, for another text and "
         f"vocabulary, in which the same loss means a far better model."
