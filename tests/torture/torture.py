@@ -298,7 +298,9 @@ class _Round:
             return None
         # `data build` has nothing to save: it says that it was interrupted.
         interrupted = phase == "corpus" and code == 1 and "interrupted" in process.said()
-        if code not in _CODES[kind] and not interrupted:
+        # What was damaged before may be found after the signal has come.
+        refused = bool(self.options.damage) and code == 1 and " is damaged: " in process.said()
+        if code not in _CODES[kind] and not interrupted and not refused:
             self._fail(f"{kind} in {phase} ended with {code}", process)
         if "Traceback" in process.said() and phase != "start-up":
             self._fail(f"{kind} in {phase} printed a traceback", process)
