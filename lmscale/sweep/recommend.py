@@ -109,9 +109,9 @@ def law_source(
     if isinstance(source, (Store, FitResult)):
         return source
     if isinstance(source, (str, os.PathLike)):
-        name, path = os.fspath(source), epath.Path(source)
         if why := unreachable(source):
             raise FitError(why)
+        name, path = os.fspath(source), epath.Path(source)
         if path.is_dir():
             return Store.open(path)
         if path.name == "results.csv" and (path.parent / "experiment.json").exists():

@@ -24,7 +24,7 @@ def test_the_envelope_finds_the_planted_exponent(results):
     assert found.estimates["b"].value == pytest.approx(1 - a.value, abs=0.02)
     gap = found.estimates["a_minus_approach_2"]
     assert gap.interval[0] < 0 < gap.interval[1]
-    assert gap.undecided_because == "a difference needs 3 seeds, not 1"
+    assert not gap.undecided_because
     assert 0 < found.families[0].late_share <= 1
 
 
