@@ -76,10 +76,7 @@ def seed(text: str) -> int:
 
 def temperature(text: str) -> float:
     """From 0 to 1e9."""
-    value = float(text)
-    if not 0 <= value <= 1e9:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 1e9, not {text!r}")
-    return value
+    return _up_to_a_billion(text, "")
 
 
 temperature.__name__ = "number"
@@ -87,10 +84,7 @@ temperature.__name__ = "number"
 
 def seconds(text: str) -> float:
     """Seconds from 0 to 1e9."""
-    value = float(text)
-    if not 0 <= value <= 1e9:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 1e9 seconds, not {text!r}")
-    return value
+    return _up_to_a_billion(text, " seconds")
 
 
 seconds.__name__ = "number"
@@ -201,6 +195,13 @@ def nonnegative_tokens(text: str) -> float:
 def positive_loss(text: str) -> float:
     """A loss in nats per token."""
     return _quantity(text, "a positive number of nats per token", counts=False)
+
+
+def _up_to_a_billion(text: str, unit: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1e9:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1e9{unit}, not {text!r}")
+    return value
 
 
 def _quantity(text: str, what: str, *, zero: bool = False, **style: Any) -> float:
