@@ -104,13 +104,22 @@ def read_json(
 
 
 def read_bytes(path: epath.Path) -> bytes | None:
-    """The content of a small file, or None if there is none."""
+    """The content of a small file, or None if there is none.
+
+    Raises:
+      DamagedError: a folder has its name, or a file has the name of its folder.
+    """
     try:
         # Opening the file tells whether it exists; a check before could be outdated.
         with epath.Path(path).open("rb") as file:
             return file.read(LARGEST_JSON + 1)
     except FileNotFoundError:
         return None
+    except IsADirectoryError:
+        raise DamagedError(path, "it is a folder, where a file belongs", "remove it") from None
+    except NotADirectoryError:
+        folder = epath.Path(path).parent
+        raise DamagedError(folder, "it is a file, where a folder belongs", "remove it") from None
 
 
 def parse_json(

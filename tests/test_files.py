@@ -40,6 +40,18 @@ def test_damage_is_told_in_a_line_with_the_path_and_the_remedy(tmp_path, content
     assert fault in message and "\n" not in message
 
 
+def test_a_folder_in_place_of_a_file_is_damage(tmp_path):
+    (tmp_path / "status.json").mkdir()
+    with pytest.raises(files.DamagedError, match=r"status.json is damaged: it is a folder"):
+        files.read_json(epath.Path(tmp_path / "status.json"))
+
+
+def test_a_file_in_place_of_a_folder_is_damage(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(files.DamagedError, match=r"run is damaged: it is a file"):
+        files.read_json(epath.Path(tmp_path / "run" / "status.json"))
+
+
 def test_a_huge_file_is_refused_unread(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "LARGEST_JSON", 10)
     with pytest.raises(files.DamagedError, match="larger than 10 bytes"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,19 +135,18 @@ def _score_pack(
         state = program.empty()
         restored: list[tuple[int, RunFolder]] = []
         for slot, folder in enumerate(together):
-            checkpoints = Checkpoints(folder.checkpoints, folder.run_id, read_only=True)
+            if (result := folder.result()) is None:
+                bar.log(f"left out: {folder.path} has lost its result")
+                continue
+            place, run = folder.checkpoints, folder.run_id
             try:
-                if (result := folder.result()) is None:
-                    bar.log(f"left out: {folder.path} has lost its result")
-                    continue
-                one = checkpoints.restore(result["steps"], program.abstract_run)[0]
+                with closing(Checkpoints(place, run, read_only=True)) as checkpoints:
+                    one = checkpoints.restore(result["steps"], program.abstract_run)[0]
             except DamagedError as error:
                 bar.log(
                     f"left out: {error}; delete {folder.path / 'result.json'}, then `lmscale run`"
                 )
                 continue
-            finally:
-                checkpoints.close()
             state = program.put(state, np.int32(slot), one)
             restored.append((slot, folder))
         for slot, folder in restored:

@@ -16,10 +16,11 @@ gives of its objects, so that none is read again. A copy elsewhere is compared b
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
@@ -62,6 +63,9 @@ class Checkpoints:
       keep_all: keeps every step saved, where otherwise the newest `GENERATIONS` are kept.
       read_only: saves nothing, and leaves alone what is half written: another process may be
         writing it. Otherwise that is deleted, as what a kill has left, so the run must be ours.
+
+    Raises:
+      DamagedError: when one of them keeps a reader from all. Otherwise `restore` tells of damage.
     """
 
     def __init__(
@@ -75,13 +79,32 @@ class Checkpoints:
         self._folder = epath.Path(folder)
         self._run = run
         self._saving: int | None = None
-        self._manager = compat.checkpoint_manager(
+        open_manager = functools.partial(
+            compat.checkpoint_manager,
             self._folder,
             f"{run}/{self._folder.name}",
             max_to_keep=None if keep_all or read_only else GENERATIONS,
             on_written=self._write_digests,
             read_only=read_only,
         )
+        try:
+            self._manager = open_manager()
+        except (OSError, jax.errors.JaxRuntimeError):
+            raise
+        except Exception:
+            # Orbax reads the metadata of every step, and fails on those of another structure.
+            damaged = broadcast_from_main(self._damaged_steps)
+            if not damaged:
+                raise
+            if read_only:
+                step, fault = damaged[-1]
+                raise DamagedError(self._folder / str(step), fault) from None
+            # What is missing does not disturb Orbax, and `restore` names it.
+            if is_main_process():
+                for step, _ in damaged:
+                    (self._folder / str(step) / compat.CHECKPOINT_METADATA).unlink(missing_ok=True)
+            broadcast_from_main(lambda: None)
+            self._manager = open_manager()
 
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint."""
@@ -120,11 +143,9 @@ class Checkpoints:
         """
         self.wait()
         path = self._folder / str(step)
-        fault, checked, compared = broadcast_from_main(
-            lambda: [_fault(path, self._run), (path / _DIGESTS).exists(), _is_compared(path)],
-        )
-        if fault is not None:
-            raise DamagedError(path, fault)
+        found = _Comparison(*broadcast_from_main(lambda: list(_compare(path, self._run))))
+        if found.fault is not None:
+            raise DamagedError(path, found.fault)
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(like), extra=ocp.args.JsonRestore()
         )
@@ -133,20 +154,20 @@ class Checkpoints:
         except jax.errors.JaxRuntimeError:
             raise
         except Exception as error:
-            if compared and isinstance(error, ValueError):
+            if found.compared and isinstance(error, ValueError):
                 # Its files are what was written, so they are of other arrays.
                 raise OtherVersionError(
                     f"{path} was written by another version of lmscale, whose state has other arrays: use "
                     f"that version, or remove {self._folder.parent} to train the run again"
                 ) from error
             # Of processes that train together others may wait for this one.
-            if compared or jax.process_count() > 1:
+            if found.compared or jax.process_count() > 1:
                 raise
             raise DamagedError(path, f"{type(error).__name__}: {_first_line(error)}") from error
         extra = dict(restored["extra"])
-        if extra.pop(_CHECKED, False) and not checked:
+        if extra.pop(_CHECKED, False) and not found.has_digests:
             raise DamagedError(path, f"its {_DIGESTS} is missing")
-        return restored["state"], extra, checked
+        return restored["state"], extra, found.has_digests
 
     def discard(self, step: int) -> None:
         """Deletes a damaged checkpoint, so that it isn't met again."""
@@ -162,6 +183,12 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+    def _damaged_steps(self) -> list[tuple[int, str]]:
+        """The steps that are not what was written, oldest first, and what is wrong with each."""
+        steps = sorted(saved_steps(self._folder))
+        found = [(step, _compare(self._folder / str(step), self._run).fault) for step in steps]
+        return [(step, fault) for step, fault in found if fault is not None]
 
     def _write_digests(self) -> None:
         step = self._saving
@@ -181,16 +208,19 @@ def saved_steps(folder: epath.PathLike) -> list[int]:
 
 def checkpoint_fault(folder: epath.Path, run: str, step: int) -> DamagedError | None:
     """What is wrong with the files of a checkpoint; None also where it was written without digests."""
-    fault = _fault(folder / str(step), run) or _lost_digests(folder / str(step))
-    return None if fault is None else DamagedError(folder / str(step), fault)
+    path = folder / str(step)
+    found = _compare(path, run)
+    fault = found.fault if found.has_digests else _lost_digests(path)
+    return None if fault is None else DamagedError(path, fault)
 
 
 def _lost_digests(path: epath.Path) -> str | None:
-    """A line for a checkpoint that was written with digests and has none now."""
-    extra = read_json(path / "extra" / "metadata")
-    if extra is None or not extra.get(_CHECKED) or (path / _DIGESTS).exists():
-        return None
-    return f"its {_DIGESTS} is missing"
+    """A line for a checkpoint without digests that was written with them."""
+    try:
+        extra = read_json(path / "extra" / "metadata")
+    except DamagedError as error:
+        return f"extra/metadata: {error.fault}"
+    return f"its {_DIGESTS} is missing" if extra is not None and extra.get(_CHECKED) else None
 
 
 def delete_step(folder: epath.Path, step: int) -> None:
@@ -199,45 +229,57 @@ def delete_step(folder: epath.Path, step: int) -> None:
     path.rmtree() if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _fault(path: epath.Path, run: str) -> str | None:
+class _Comparison(NamedTuple):
+    """What its digests say of a checkpoint.
+
+    Attributes:
+      fault: what is wrong with it; None where nothing was found.
+      has_digests: whether it has any.
+      compared: whether the content of all files could be compared, not their sizes alone.
+    """
+
+    fault: str | None
+    has_digests: bool = True
+    compared: bool = False
+
+
+def _compare(path: epath.Path, run: str) -> _Comparison:
+    """Compares the files of a checkpoint with its digests."""
     if not path.is_dir():
-        return "it is missing" if not path.exists() else "it is not a folder"
+        return _Comparison("it is missing" if not path.exists() else "it is not a folder")
     try:
         fields = {"run": str, "kind": str, "step": int, "files": dict}
         known = read_json(path / _DIGESTS, fields)
     except DamagedError as error:
-        return f"{_DIGESTS}: {error.fault}"
+        return _Comparison(f"{_DIGESTS}: {error.fault}")
     if known is None:
-        return None
+        return _Comparison(None, has_digests=False)
     owner = known["run"], known["kind"], str(known["step"])
     if owner != (run, path.parent.name, path.name):
-        return f"it is of {owner[0]}, {owner[1]}/{owner[2]}"
+        return _Comparison(f"it is of {owner[0]}, {owner[1]}/{owner[2]}")
     for name, expected in known["files"].items():
-        try:
-            found = _size_and_digest(path / name)
-        except DamagedError as error:
-            return f"{name}: {error.fault}"
-        except OSError as error:
-            if not isinstance(error, FileNotFoundError) and error.errno not in _UNREADABLE:
-                raise
-            return f"{name}: {error.strerror or 'it is missing'}"
-        if found[0] != expected[0]:
-            return f"{name} has {found[0]:,} of {expected[0]:,} bytes"
-        if found[1] != expected[1] and _kind(found[1]) == _kind(expected[1]):
-            return f"{name} doesn't match its digest"
-    return None
+        if (fault := _file_fault(path / name, name, expected)) is not None:
+            return _Comparison(fault)
+    kinds = {_kind(entry[1]) for entry in known["files"].values() if entry[0] is not None}
+    here = _kind(checksum(path / _DIGESTS)) if is_remote(path) else _OURS
+    return _Comparison(None, compared=kinds <= {here})
 
 
-def _is_compared(path: epath.Path) -> bool:
-    """Whether the content of all files of a checkpoint could be compared, not their sizes alone."""
+def _file_fault(path: epath.Path, name: str, expected: list[Any]) -> str | None:
+    """What is wrong with one file of a checkpoint, whose size and digest were those `expected`."""
     try:
-        known = read_json(path / _DIGESTS, {"files": dict})
-    except DamagedError:
-        return False
-    if known is None:
-        return False
-    kinds = {_kind(entry[1]) for name, entry in known["files"].items() if entry[0] is not None}
-    return kinds <= {_kind(checksum(path / _DIGESTS)) if is_remote(path) else _OURS}
+        size, found = _size_and_digest(path)
+    except DamagedError as error:
+        return f"{name}: {error.fault}"
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError) and error.errno not in _UNREADABLE:
+            raise
+        return f"{name}: {error.strerror or 'it is missing'}"
+    if size != expected[0]:
+        return f"{name} has {size:,} of {expected[0]:,} bytes"
+    if found != expected[1] and _kind(found) == _kind(expected[1]):
+        return f"{name} doesn't match its digest"
+    return None
 
 
 def _kind(value: str | None) -> str | None:

@@ -8,6 +8,7 @@ run begins again: the same result in the end, after more work.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,15 +108,13 @@ def restore_branch(folder: RunFolder, like: Any) -> Any:
       DamagedError: when it is not what was written.
     """
     trunk, step = folder.trunk(), folder.start.step
-    branches = Checkpoints(trunk.branches, trunk.run_id, read_only=True)
     try:
-        return branches.restore(step, like)[0]
+        with closing(Checkpoints(trunk.branches, trunk.run_id, read_only=True)) as branches:
+            return branches.restore(step, like)[0]
     except DamagedError as error:
         raise DamagedError(
             error.path, error.fault, f"`lmscale run` makes it again, from {trunk.run_id}"
         ) from error
-    finally:
-        branches.close()
 
 
 def retrain_damaged_trunk(trunk: RunFolder, step: int) -> str | None:

@@ -11,6 +11,7 @@ has been made again.
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -28,6 +29,7 @@ from lmscale.files import (
 )
 from lmscale.foreign_text import is_plain_name
 from lmscale.parallel.distributed import is_main_process
+from lmscale.remote import is_remote, unreachable
 from lmscale.spec import RunSpec, SpecError, StartSpec
 from lmscale.training.metrics_log import Mark, MetricsLog, kept_content, parse_records
 
@@ -72,6 +74,26 @@ class RunFolder:
         if spec.run_id != path.name:
             raise DamagedError(path / "spec.json", f"it is of another run, {spec.run_id}", _REMEDY)
         return cls(path, spec)
+
+    @classmethod
+    def named(cls, path: epath.PathLike) -> RunFolder:
+        """The folder of a run that a user names, of this machine or in an object store.
+
+        Raises:
+          SpecError: when it is none; the message is one line.
+          DamagedError: see `open`.
+        """
+        if why := unreachable(path):
+            raise SpecError(why)
+        # Its name must be the run's, and not that of a link to it.
+        folder = epath.Path(path if is_remote(path) else os.path.realpath(path))
+        try:
+            there = (folder / "spec.json").exists()
+        except OSError as error:
+            raise SpecError(f"{path} cannot be read: {error.strerror}") from error
+        if not there:
+            raise SpecError(f"{path} holds no spec.json: give a folder of DIR/runs")
+        return cls.open(folder)
 
     def create(self) -> str | None:
         """Makes the folder and writes spec.json, unless they are there.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import jax
@@ -40,15 +41,13 @@ def trained_state(folder: RunFolder, step: int | None = None) -> tuple[int, Any]
         raise SpecError(
             f"{folder.path} has no checkpoint of step {chosen}, but of {', '.join(map(str, sorted(places)))}"
         )
-    checkpoints = Checkpoints(places[chosen], folder.run_id, read_only=True)
     try:
-        return chosen, checkpoints.restore(chosen, single_device_like(folder.spec))[0]
+        with closing(Checkpoints(places[chosen], folder.run_id, read_only=True)) as checkpoints:
+            return chosen, checkpoints.restore(chosen, single_device_like(folder.spec))[0]
     except DamagedError as error:
         # A run that has ended is not looked at again while it has a result.
         remedy = f"delete {folder.path / 'result.json'}, then `lmscale run` trains it again"
         raise DamagedError(error.path, error.fault, remedy) from error
-    finally:
-        checkpoints.close()
 
 
 def named_arrays(params: Any) -> dict[str, np.ndarray]:

@@ -388,3 +388,54 @@ def test_a_damaged_checkpoint_of_an_ended_run_is_found_and_made_again(
     assert Store(out).damaged_checkpoints() == []
     assert len(list(sample_tokens(folder, [1], n_tokens=1, temperature=0.0, seed=0))) == 1
     assert outcome(out) == outcome(whole)
+
+
+@pytest.mark.parametrize("content", ["[1]", "7", "{}", "", "{", '{"item_handlers": 3}'])
+def test_a_reader_names_what_orbax_itself_does_not_expect(content, whole, runs, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    folder = Store(out).folder(runs[0])
+    (folder.checkpoints / str(STEPS) / "_CHECKPOINT_METADATA").write_text(content)
+    with pytest.raises(DamagedError, match=r"_CHECKPOINT_METADATA.*then `lmscale run`"):
+        list(sample_tokens(folder, [1], n_tokens=1, temperature=0.0, seed=0))
+
+
+def test_the_run_goes_on_where_orbax_cannot_read_the_metadata_of_a_checkpoint(
+    whole, half, corpus, runs, tmp_path
+):
+    shutil.copytree(half, tmp_path / "out")
+    folder = Store(tmp_path / "out").folder(runs[0])
+    newest = max(saved_steps(folder.checkpoints))
+    (folder.checkpoints / str(newest) / "_CHECKPOINT_METADATA").write_text("[1]")
+    lines = train(tmp_path / "out", corpus, runs)
+    (told,) = [line for line in lines if "_CHECKPOINT_METADATA" in line]
+    assert f"checkpoints/{newest} is damaged" in told and "it goes on from step" in told
+    assert outcome(tmp_path / "out") == outcome(whole)
+
+
+def test_ended_runs_without_a_checkpoint_are_told(whole, runs, tmp_path, capsys):
+    """They are no damage: whoever wants the room deletes them."""
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    assert Store(out).without_checkpoint() == []
+    gone = Store(out).folder(runs[0])
+    shutil.rmtree(gone.checkpoints)
+    assert main(["status", str(out), "--check", "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["without_checkpoint"] == [gone.run_id]
+    assert (
+        f"1 run of out without a checkpoint, which `sample` and `export` need: {gone.run_id}"
+        in said.err
+    )
+
+
+@pytest.mark.parametrize("name", ["status.json", "result.json", "spec.json", "metrics.jsonl"])
+def test_a_folder_in_place_of_a_file_is_named(name, whole, runs, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    path = Path(Store(out).folder(runs[0]).path) / name
+    path.unlink()
+    path.mkdir()
+    assert main(["status", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "1 failed" in said and f"{path} is damaged: it is a folder" in said
