@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from lmscale.foreign_text import readable
 
-__all__ = ["one_line", "plural", "print_json", "print_table", "say"]
+__all__ = ["one_line", "plural", "print_json", "print_table", "say", "say_if_slow"]
 
 #: Longest message in characters: what a user typed may be of any length.
 _LONGEST = 1500
@@ -75,6 +77,18 @@ def print_json(values: dict[str, Any]) -> None:
 def say(message: str) -> None:
     """A message on standard error."""
     print("\n".join(map(readable, message.split("\n"))), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def say_if_slow(message: str, seconds: float = 10.0) -> Iterator[None]:
+    """Says something when what is done inside takes long, once."""
+    timer = threading.Timer(seconds, say, [message])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def one_line(message: str) -> str:

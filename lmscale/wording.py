@@ -20,6 +20,7 @@ __all__ = [
     "count",
     "duration",
     "family_name",
+    "first_few",
     "flipped",
     "listed",
     "number",
@@ -159,6 +160,13 @@ def listed(items: Sequence[Any]) -> str:
     """'a', 'a and b', 'a, b and c'."""
     words = [str(item) for item in items]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def first_few(items: Iterable[Any], most: int = 3) -> str:
+    """'a, b, c and 4 more'."""
+    words = [str(item) for item in items]
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
 
 
 def statuses(column: Iterable[str]) -> str:

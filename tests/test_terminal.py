@@ -2,10 +2,11 @@
 
 import contextlib
 import io
+import threading
 
 import pytest
 
-from lmscale.terminal import plural, print_table
+from lmscale.terminal import plural, print_table, say_if_slow
 
 ROWS = [("model", "N", ""), ("lstm [bold]x[/]", "1.5e+06", ""), ("\x1b[31mred", "-3", "remat")]
 
@@ -60,3 +61,13 @@ def test_a_terminal_too_narrow_loses_no_text(monkeypatch):
 )
 def test_plural(n, words):
     assert plural(n, "run") == words
+
+
+def test_something_is_said_of_what_takes_long_and_nothing_of_what_does_not(capsys):
+    said = threading.Event()
+    with say_if_slow("waiting", seconds=0.0):
+        while "waiting" not in capsys.readouterr().err:
+            said.wait(0.01)
+    with say_if_slow("waiting", seconds=60.0):
+        pass
+    assert capsys.readouterr().err == ""

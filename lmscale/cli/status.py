@@ -10,8 +10,8 @@ from typing import Any
 from lmscale.cli.parser import Parser
 from lmscale.cli.places import stores_in
 from lmscale.foreign_text import readable
-from lmscale.terminal import print_json, print_table, say
-from lmscale.wording import duration
+from lmscale.terminal import plural, print_json, print_table, say
+from lmscale.wording import duration, first_few
 
 __all__ = ["add_arguments", "run"]
 
@@ -32,9 +32,15 @@ def run(args: argparse.Namespace) -> int:
     stores, many = stores_in(args.dir)
     found = {store.path.name: overview(store) for store in stores}
     damaged = {s.path.name: s.damaged_checkpoints() if args.check else None for s in stores}
+    lacking = {s.path.name: s.without_checkpoint() if args.check else None for s in stores}
     if args.json:
         objects = [
-            {"store": name, **_to_json(one), "damaged_checkpoints": damaged[name]}
+            {
+                "store": name,
+                **_to_json(one),
+                "damaged_checkpoints": damaged[name],
+                "without_checkpoint": lacking[name],
+            }
             for name, one in found.items()
         ]
         print_json({"stores": objects} if many else objects[0])
@@ -43,6 +49,10 @@ def run(args: argparse.Namespace) -> int:
             if number:
                 print()
             _print(str(store.path), one)
+    for name, runs in lacking.items():
+        if runs:
+            what = f"{plural(len(runs), 'run')} of {name} without a checkpoint, which `sample` and `export` need"
+            say(f"lmscale status: {what}: {first_few(runs)}")
     remedy = "delete the run's result.json, then `lmscale run` makes it again"
     for line in (line for lines in damaged.values() for line in lines or ()):
         say(f"lmscale status: {line}; {remedy}")

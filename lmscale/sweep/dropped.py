@@ -13,6 +13,7 @@ from lmscale.data import Corpus
 from lmscale.sweep.documents import with_masked_documents
 from lmscale.sweep.fields import ExperimentError, most_runs
 from lmscale.sweep.own_runs import checked_runs
+from lmscale.wording import first_few
 
 if TYPE_CHECKING:
     from lmscale.sweep.experiment import Experiment, Run
@@ -84,8 +85,7 @@ def _lines(dropped: list[_Dropped]) -> list[str]:
         if not kept:
             lines.append(f"{group} is dropped: {whys}")
             continue
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        which = ", ".join(names[:_NAMED]) + more
+        which = first_few(names, _NAMED)
         lines.append(
             f"{group}: {len(names)} of {len(names) + kept} cells dropped ({which}): {whys}"
         )

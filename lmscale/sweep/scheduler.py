@@ -21,6 +21,7 @@ from lmscale.sweep.ownership import Claims, Holder, clock
 from lmscale.training.loop import Preempted
 from lmscale.training.run_folder import RunFolder
 from lmscale.training.run_queue import RunQueue
+from lmscale.wording import first_few
 
 #: Another worker loads the program of a pack only if at least so many predicted seconds of training wait in it.
 HELP_SECONDS = 4.0
@@ -446,7 +447,4 @@ class PackQueue:
 
 
 def _names(holders: Sequence[Holder]) -> str:
-    """The first three names, and how many more there are."""
-    names = sorted({str(holder) for holder in holders})
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+    return first_few(sorted({str(holder) for holder in holders}))

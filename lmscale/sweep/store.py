@@ -34,7 +34,7 @@ from lmscale.sweep.kept import KeptRun, read_kept
 from lmscale.sweep.own_code import changed_code, code_history
 from lmscale.sweep.ownership import find_claim
 from lmscale.sweep.result_table import mark_best_lr, result_row
-from lmscale.terminal import say
+from lmscale.terminal import say, say_if_slow
 from lmscale.training.run_folder import RunFolder
 from lmscale.user_files import loaded_files
 
@@ -111,8 +111,15 @@ class Store:
         Raises:
           StoreError: when the path cannot be a folder, or cannot be read.
         """
+        path = self.path / "experiment.json"
         try:
-            return (self.path / "experiment.json").exists()
+            if not is_remote(path):
+                return path.exists()
+            # The packages that reach object stores try for minutes, in silence.
+            with say_if_slow(
+                f"{self.path} has not answered yet: are its address and the network right?"
+            ):
+                return path.exists()
         except (OSError, ValueError) as error:
             raise StoreError(_unreadable(self.path, error)) from error
 
@@ -330,6 +337,18 @@ class Store:
                     if (fault := checkpoint_fault(kept, folder.run_id, step)) is not None:
                         lines.append(self._damaged(fault))
         return lines
+
+    def without_checkpoint(self) -> list[str]:
+        """The runs that are done and have no checkpoint here: deleted, or taken over from another store."""
+        from lmscale.training.checkpoint import saved_steps
+
+        if self.kept:
+            return []
+        return [
+            folder.run_id
+            for folder, _ in self.declared()
+            if folder.status()["status"] == "done" and not saved_steps(folder.checkpoints)
+        ]
 
     def _damaged(self, fault: DamagedError) -> str:
         """A line about a damaged file, with its path inside the store."""
