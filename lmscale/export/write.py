@@ -25,7 +25,7 @@ from lmscale.export.tokenizer_json import (
     tokenizer_json,
 )
 from lmscale.files import DiskError, write_json
-from lmscale.remote import is_remote, unreachable
+from lmscale.remote import is_remote
 from lmscale.spec import RunSpec, SpecError
 from lmscale.training.run_folder import RunFolder
 from lmscale.training.trained import named_arrays, trained_state
@@ -98,16 +98,11 @@ def export_run(
         raise ExportError("exporting needs safetensors: pip install 'lmscale[hf]'") from None
     if not str(out) or is_remote(out):
         raise ExportError(f"--out must be a folder of this machine, not {str(out)!r}")
+    folder = RunFolder.named(run)
+    path, spec = folder.path, folder.spec
     # What a link points to is written, and the link stays.
-    if why := unreachable(run):
-        raise ExportError(why)
-    path = epath.Path(run) if is_remote(run) else Path(run).resolve()
     place = Path(out).resolve()
-    if not (path / "spec.json").exists():
-        raise ExportError(f"{run} holds no spec.json: give a folder of DIR/runs")
     _check_place(place, path, force)
-    folder = RunFolder.open(path)
-    spec = folder.spec
     # All that can be refused is, before a checkpoint is read.
     form = _form(spec) if format == "hf" else None
     corpus = _corpus_of(spec) if tokenizer else None
@@ -143,7 +138,7 @@ def export_run(
     return Exported(place, step, loads, tuple(notes))
 
 
-def _check_place(place: Path, run: epath.Path | Path, force: bool) -> None:
+def _check_place(place: Path, run: epath.Path, force: bool) -> None:
     """Raises `ExportError` unless a folder may be written there."""
     if run == place or run in place.parents or place in run.parents:
         raise ExportError(f"{place} is part of the store: give a folder of its own as --out")
