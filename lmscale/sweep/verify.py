@@ -186,10 +186,16 @@ def read_forecast(folder: Store) -> tuple[dict[str, Any], epath.Path] | None:
     """The forecast of a folder, or None where there is none yet.
 
     Raises:
-      StoreError: when it is not as it was written, or is not the only one.
+      StoreError: when it is not as it was written, is not the only one, or was deleted after runs had been
+        declared to test it.
     """
     files = _files(folder)
     if not files:
+        if folder.holds_experiment():
+            raise StoreError(
+                f"{folder.path} has lost its forecast: restore forecast-*.json, or move the folder away and "
+                "make a new forecast"
+            )
         return None
     if len(files) > 1:
         names = ", ".join(file.name for file in files)

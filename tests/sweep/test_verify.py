@@ -128,6 +128,11 @@ def test_a_forecast_is_written_once_and_a_change_is_noticed(store, forecast, tmp
     (found,) = verifications(store)
     assert found["forecast"] is None and "has been changed" in found["problem"]
     path.unlink()
+    assert read_forecast(place) is None
+    (place.path / "experiment.json").write_text("{}")
+    with pytest.raises(StoreError, match="has lost its forecast"):
+        read_forecast(place)
+    (place.path / "experiment.json").unlink()
     place.path.rmdir()
 
 
