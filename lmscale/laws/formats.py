@@ -15,7 +15,7 @@ import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 from etils import epath
 
@@ -24,10 +24,13 @@ from lmscale.laws.errors import TableError
 
 __all__ = ["Cells", "cells_of_mapping", "read_cells"]
 
-_COMPRESSED: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
-    (b"\x1f\x8b", gzip.decompress),
-    (b"\xfd7zXZ\x00", lzma.decompress),
-    (b"BZh", bz2.decompress),
+#: Bytes of the largest table that is read, several times the largest public one. Devices and archives can
+#: hold more than the memory does.
+_LARGEST = 1 << 30
+_COMPRESSED: tuple[tuple[bytes, Callable[..., Any]], ...] = (
+    (b"\x1f\x8b", gzip.open),
+    (b"\xfd7zXZ\x00", lzma.open),
+    (b"BZh", bz2.open),
 )
 _FOREIGN = (
     (b"PAR1", "a Parquet file"),
@@ -86,17 +89,19 @@ def cells_of_mapping(source: Any) -> Cells:
 def _text(path: str | os.PathLike) -> str:
     name = os.fspath(path)
     try:
-        data = epath.Path(path).read_bytes()
+        with epath.Path(path).open("rb") as file:
+            data = _bounded(file, name)
     except FileNotFoundError:
         raise TableError(f"there is no file {name!r}; give the path of a CSV or JSON") from None
     except IsADirectoryError:
         raise TableError(f"{name!r} is a folder; give the path of a CSV or JSON") from None
     except OSError as error:
         raise TableError(f"{name!r} cannot be read: {error.strerror}") from None
-    for magic, decompress in _COMPRESSED:
+    for magic, open_archive in _COMPRESSED:
         if data.startswith(magic):
             try:
-                data = decompress(data)
+                with open_archive(io.BytesIO(data)) as file:
+                    data = _bounded(file, name)
             except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
                 raise TableError(f"{name!r} is a damaged archive: {error}") from None
     for magic, what in _FOREIGN:
@@ -110,6 +115,14 @@ def _text(path: str | os.PathLike) -> str:
         raise TableError(f"{name!r} is not text in UTF-8; save it as CSV or JSON") from None
     # The csv module refuses lines that end in a lone carriage return, as old spreadsheets write.
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _bounded(file: BinaryIO, name: str) -> bytes:
+    """All that an open file holds, unless it is too much."""
+    data = file.read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        raise TableError(f"{name!r} holds more than {_LARGEST >> 30} GB: give a table of runs")
+    return data
 
 
 # --- Separated values -----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import lzma
 import numpy as np
 import pytest
 
+from lmscale.laws import formats
 from lmscale.laws.cell_numbers import NumberStyle, parse_number, read_number
 from lmscale.laws.table import Table, TableError
 from tests.laws import planted
@@ -235,3 +236,17 @@ def test_a_bad_line_is_named_by_its_number_in_the_file(tmp_path):
     runs = Table.read(tmp_path / "runs.jsonl").runs("params", "loss", least=1)
     first, second = (item.reason for item in runs.dropped[:2])
     assert first.startswith("line 2 is not JSON") and second.startswith("line 4 is not JSON")
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress, bz2.compress])
+def test_more_than_a_table_can_hold_is_not_read(tmp_path, monkeypatch, pack):
+    """Devices never end, and a small archive can hold more than the memory does."""
+    monkeypatch.setattr(formats, "_LARGEST", 1 << 20)
+    with pytest.raises(TableError, match="holds more than"):
+        read(tmp_path / "zeros", pack(bytes((1 << 20) + 1)))
+
+
+def test_a_device_without_end_is_refused(monkeypatch):
+    monkeypatch.setattr(formats, "_LARGEST", 1 << 20)
+    with pytest.raises(TableError, match="'/dev/zero' holds more than"):
+        Table.read("/dev/zero")
