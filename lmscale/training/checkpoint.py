@@ -143,7 +143,7 @@ class Checkpoints:
         """
         self.wait()
         path = self._folder / str(step)
-        found = _Comparison(*broadcast_from_main(lambda: list(_compare(path, self._run))))
+        found = _Comparison(*broadcast_from_main(lambda: _compare(path, self._run)))
         if found.fault is not None:
             raise DamagedError(path, found.fault)
         args = ocp.args.Composite(
