@@ -176,13 +176,14 @@ SCALES = {
     "cpu": LearningRate(
         vocab_size=512,
         sizes=(3.5e3, 9.6e3, 3.8e4),
-        tokens=(4e4, 1e5, 2.4e5),
+        tokens=(4e4, 1.6e5, 6.4e5),
         batch_sizes=(1, 4, 16),
         n_layer=2,
         init_std=0.08,
         positions="rotary",
         n_ctx=128,
         eval_tokens=2**15,
+        seeds=(0, 1),
     ),
     "gpu": LearningRate(
         **GPU_RECIPE,
