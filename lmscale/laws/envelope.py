@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -42,6 +42,8 @@ _FREE = 3
 _END = 0.02
 #: A warning says so where the readings of a differ by more than this.
 _APART = 0.03
+#: Maps (ln N, ln D) to ln L.
+Surface: TypeAlias = Callable[[Any, np.ndarray], np.ndarray]
 #: Draws start from these readings in turn.
 _TURNS = ("envelope", "pareto", "envelope", "hull")
 
@@ -103,9 +105,9 @@ def fit_envelope(
         rng = np.random.default_rng(seed)
         n_draws = bootstrap if redrawn is None else len(redrawn[0])
         given, sign = _who_gets_whose(curves, redrawn, n_draws, rng)
-        draws = _draws(grid, curves, tokens, size, readings, given, sign)
-        # Student's tails: the size of the noise is known from the number of curves only.
-        share = student_level(level, len(curves) - _FREE)
+        noise, surface = _noise_about_surface(curves, size)
+        draws = _draws(grid, curves, tokens, size, readings, noise.drawn(given, sign), surface)
+        share = student_level(level, noise.freedom)
     parameters = {name: float(values[0]) for name, values in found.laws.items()}
     intervals = _intervals_about(parameters, draws, share)
     laws = {
@@ -216,8 +218,8 @@ def _draws(
     tokens: np.ndarray,
     size: np.ndarray,
     readings: Mapping[str, Envelopes],
-    given: np.ndarray,
-    sign: np.ndarray,
+    drawn: np.ndarray,
+    surface: Surface,
 ) -> dict[str, np.ndarray]:
     """Draws of a, b, k_N and k_D, about each of the readings in turn (`_TURNS`).
 
@@ -227,16 +229,16 @@ def _draws(
     than noise (`_beyond_noise`).
 
     Args:
-      given, sign: [draw, curve] whose residuals each curve gets, and their sign.
+      drawn: [draw, curve and place] the noise of the curves at `_SHARES` places of each.
+      surface: the curves without noise.
     """
-    n_draws = len(given)
+    n_draws = len(drawn)
     every = max(1, len(grid) // 300)
     grid, tokens = grid[::every], tokens[:, ::every]
-    noise, surface = _noise_about_surface(curves, size)
     smooth = np.stack(
         [within(c, grid, surface(n, d)) for c, n, d in zip(curves, size, tokens, strict=True)]
     )
-    drawn = noise.drawn(given, sign).reshape(n_draws, len(curves), _SHARES)
+    drawn = drawn.reshape(n_draws, len(curves), _SHARES)
     # The last envelope is that of the surface without noise.
     drawn = np.concatenate([drawn, np.zeros((1, *drawn.shape[1:]))])
     first, last = np.array([[c.log_c[0], c.log_c[-1]] for c in curves]).T[:, :, None]
@@ -317,12 +319,10 @@ def _beyond_noise(
     return max(0.0, 1 - (by_noise / gap**2) ** 2) if gap else 0.0
 
 
-def _noise_about_surface(
-    curves: Sequence[Curve], size: np.ndarray
-) -> tuple[Noise, Callable[[Any, np.ndarray], np.ndarray]]:
+def _noise_about_surface(curves: Sequence[Curve], size: np.ndarray) -> tuple[Noise, Surface]:
     """The residuals of the smoothed curves about the surface of Approach 3, and that surface.
 
-    Whole curves are drawn. The surface maps (ln N, ln D) to ln L.
+    Whole curves are drawn.
     """
     share = np.linspace(0, 1, _SHARES)
     along = [c.log_c[0] + share * (c.log_c[-1] - c.log_c[0]) for c in curves]
@@ -349,13 +349,33 @@ def _noise_about_surface(
     def surface(log_n: Any, log_d: np.ndarray) -> np.ndarray:
         return np.log(chinchilla_loss(law, params=np.exp(log_n), tokens=np.exp(log_d)))
 
-    residual = observed - surface(size[:, None], log_d)
-    residual *= math.sqrt(len(curves) / (len(curves) - _FREE))
+    residual, freedom = _corrected(observed - surface(size[:, None], log_d))
     units = Units(np.repeat(np.arange(len(curves)), _SHARES), "learning curves")
     scale = noise_scale_of(residual.ravel(), units, u[:, None] / np.ptp(u), len(curves) - _FREE)
-    return Noise(
-        residual.ravel(), scale, units, len(curves) - _FREE, np.arange(residual.size)
-    ), surface
+    return Noise(residual.ravel(), scale, units, freedom, np.arange(residual.size)), surface
+
+
+def _corrected(residual: np.ndarray) -> tuple[np.ndarray, float]:
+    """The noise of the curves [curve, place], from what a surface left of it; and its degrees of freedom.
+
+    The surface takes up differences between curves, and next to nothing of what varies along them. So the
+    mean of each curve is scaled for what was taken up, and the rest is kept. A curve tells the noise
+    between curves once and the noise along curves as often as its parts are independent; the freedom of
+    the sum is Satterthwaite's.
+    """
+    count, places = residual.shape
+    between = residual.mean(axis=1, keepdims=True)
+    along = residual - between
+    between *= math.sqrt(count / (count - _FREE))
+    variances = float(np.mean(between**2)), float(np.mean(along**2))
+    # The sum of the autocorrelations up to the first that is not positive is the length of a part.
+    products = [float(np.mean(along[:, lag:] * along[:, : places - lag])) for lag in range(places)]
+    kept = int(np.argmax(np.array([*products[1:], 0.0]) <= 0))
+    length = 1 + 2 * sum(products[1 : kept + 1]) / variances[1] if variances[1] else 1.0
+    parts = max(1.0, places / length - 1)
+    terms = variances[0] ** 2 / (count - _FREE) + variances[1] ** 2 / (count * parts)
+    freedom = sum(variances) ** 2 / terms if terms else count - _FREE
+    return between + along, float(freedom)
 
 
 # --- Warnings -----------------------------------------------------------------------------------
