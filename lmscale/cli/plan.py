@@ -179,6 +179,9 @@ def _pack_to_json(pack: Any, devices: Any) -> dict[str, Any]:
         if pack.key.model.attention_width is not None
         else None,
         "slow_attention": slow_attention(pack.key, devices),
+        "recurrence": pack.recurrence(devices.platform).form
+        if pack.key.model.recurrent_width is not None
+        else None,
         "memory_bytes": pack.memory,
         "fits": fits(pack, devices),
         "flops": pack.flops,
@@ -283,6 +286,9 @@ def _print_packs(planned: _Planned) -> None:
             print(f"{pack.key.model.label} does not fit: {remedy(pack, plan.devices)}")
     for reason, labels in _slow_attention(plan).items():
         print(f"{', '.join(labels)}: attention computes all scores, as {reason}")
+    for pack in plan.packs:
+        if reason := pack.recurrence(plan.devices.platform).reason:
+            print(f"{pack.key.model.label}: time steps are kernels of their own, as {reason}")
     if planned.repeated:
         print(planned.repeated)
     if mixture := planned.declared.corpus.mixture:

@@ -17,6 +17,7 @@ written: a hidden unit whose inputs and weights are zero has c = f c + i tanh(0)
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -26,9 +27,40 @@ from jax.sharding import Mesh
 
 from lmscale.compat import load_tile, pallas, store_tile, triton_params
 from lmscale.parallel.partition import on_each_run_device
+from lmscale.serialize import require
 
+#: The variable that switches the kernels on, and its values.
+SWITCH, CHOICES = "LMSCALE_LSTM", ("scan", "kernel")
+#: Most hidden units, by the type of the weights: 4 x 128 x 128 of two bytes are 128 kB, beside which a program
+#: needs 8 kB. A multiprocessor's shared memory has 227 kB on an H100, 163 kB on an A100.
+WIDEST = {"bfloat16": 128, "float32": 64}
 #: Sequences of a program: the fewest rows that the matrix unit takes, so that there are many programs.
 _TILE = 16
+
+
+def is_asked() -> bool:
+    """Whether the environment asks for the kernels. By default it does not: no GPU has run them yet.
+
+    Raises:
+      SpecError: when the variable has another value.
+    """
+    value = os.environ.get(SWITCH, CHOICES[0])
+    require(value in CHOICES, f"{SWITCH} must be {' or '.join(CHOICES)}, not {value!r}")
+    return value == "kernel"
+
+
+def refuses(d_hidden: int, dtype: str, split: int) -> str | None:
+    """Why the kernels do not take a layer, or None where they do.
+
+    Args:
+      d_hidden: hidden units.
+      dtype: of the weights in products.
+      split: devices that share a run.
+    """
+    widest = WIDEST.get(dtype, 0)
+    if d_hidden > widest:
+        return f"the kernel takes at most {widest} hidden units in {dtype}, not {d_hidden}"
+    return None if split == 1 else f"the kernel takes runs of one device, not of {split}"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -166,7 +198,10 @@ def _forward_kernel(w_ref, gates_ref, *refs, n_batch, d_hidden, masks):
             keep = load_tile(keep_ref.at[t, :], tile.rows)[:, None]
             h, c = h * keep, c * keep
         h = h.astype(w[0].dtype)
-        z = [tile.load(gates_ref, t, slice(None), k) + _dot(h, w_k) for k, w_k in zip(_gates(), w, strict=True)]
+        z = [
+            tile.load(gates_ref, t, slice(None), k) + _dot(h, w_k)
+            for k, w_k in zip(_gates(), w, strict=True)
+        ]
         i, f, o = (jax.nn.sigmoid(z[k]) for k in (0, 1, 3))
         g = jnp.tanh(z[2])
         c = f * c + i * g

@@ -57,6 +57,12 @@ def splits_layers() -> bool:
     return mesh is not None and mesh.shape["model"] > 1
 
 
+def run_devices() -> int:
+    """Devices that share a run in the program that is being traced."""
+    mesh = _mesh.get()
+    return 1 if mesh is None else mesh.shape["data"] * mesh.shape["model"]
+
+
 def on_gpu() -> bool:
     """Whether the program that is being traced is for GPUs."""
     mesh = _mesh.get()
