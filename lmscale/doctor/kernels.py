@@ -126,8 +126,8 @@ def lstm(place: Place) -> Finding:
 
     try:
         asked = is_asked()
-    except SpecError as error:
-        return Finding("failed", str(error), f"mend or unset {SWITCH}")
+    except SpecError as refused:
+        return Finding("failed", str(refused), f"mend or unset {SWITCH}")
     if jax.devices()[0].platform != "gpu":
         return Finding("ok", "the LSTM's kernels need an NVIDIA GPU; here time steps are a scan")
     bad: Literal["failed", "warning"] = "failed" if asked else "warning"
