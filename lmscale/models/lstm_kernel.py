@@ -61,8 +61,8 @@ def refuses(d_hidden: int, dtype: str, split: int) -> str | None:
     """
     widest = WIDEST.get(dtype, 0)
     if d_hidden > widest:
-        return f"the kernel takes at most {widest} hidden units in {dtype}, not {d_hidden}"
-    return None if split == 1 else f"the kernel takes runs of one device, not of {split}"
+        return f"the kernel takes at most {widest} hidden units in {dtype}"
+    return None if split == 1 else "the kernel takes runs of one device"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
