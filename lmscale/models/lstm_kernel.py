@@ -33,7 +33,7 @@ from lmscale.serialize import require
 #: The variable that switches the kernels on, and its values.
 SWITCH, CHOICES = "LMSCALE_LSTM", ("scan", "kernel")
 #: Most hidden units, by the type of the weights: 4 x 128 x 128 of two bytes are 128 kB, beside which a program
-#: needs 8 kB. A multiprocessor's shared memory has 227 kB on an H100, 163 kB on an A100.
+#: needs up to 20 kB. A multiprocessor's shared memory has 227 kB on an H100, 163 kB on an A100.
 WIDEST = {"bfloat16": 128, "float32": 64}
 #: Sequences of a program: the fewest rows that the matrix unit takes, so that there are many programs.
 _TILE = 16
@@ -73,7 +73,7 @@ def kernel_recurrence(
     mesh: Mesh | None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """`lmscale.models.lstm.recurrence`, by kernels.
+    """`lmscale.models.lstm.recurrence`, by kernels; where it is differentiated, it saves cells and gates.
 
     Args:
       gates: [time, batch, 4 d_hidden].
