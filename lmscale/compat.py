@@ -361,7 +361,8 @@ def splash_attention(n_head: int, n_time: int, block: int) -> Callable[..., jax.
 def pallas() -> Any:
     """`jax.experimental.pallas`, in which kernels are written.
 
-    Of it we use BlockSpec, pallas_call, program_id and ds. Without it GPUs write all logits to memory.
+    Of it we use BlockSpec, pallas_call, program_id and ds. Without it GPUs write all logits to memory, and
+    launch every time step of an LSTM.
     """
     from jax.experimental import pallas
 

@@ -211,7 +211,7 @@ class LSTMSpec(ModelSpec):
         serial = 2 * self.n_ctx * KERNEL_STEP_SECONDS
         # The gradient of the embedding, which is summed in a fixed order, moves as much as 12 passes of a layer.
         passes = 8 + 12 / self.n_layer
-        return kept, GpuCosts(kernels=5, passes=passes, derivatives=5, serial=serial)
+        return kept, GpuCosts(kernels=5, passes=passes, derivatives=8, serial=serial)
 
     @classmethod
     def of_shape(cls, n_layer: int, width: int, *, n_ctx: int, vocab_size: int) -> LSTMSpec:
