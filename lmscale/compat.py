@@ -361,7 +361,8 @@ def splash_attention(n_head: int, n_time: int, block: int) -> Callable[..., jax.
 def pallas() -> Any:
     """`jax.experimental.pallas`, in which kernels are written.
 
-    Of it we use BlockSpec, pallas_call, program_id and ds. Without it GPUs write all logits to memory.
+    Of it we use BlockSpec, pallas_call, program_id and ds. Without it GPUs write all logits to memory, and
+    launch every time step of an LSTM.
     """
     from jax.experimental import pallas
 
@@ -378,6 +379,20 @@ def triton_params(*, warps: int, stages: int) -> Any:
     from jax.experimental.pallas import triton
 
     return triton.CompilerParams(num_warps=warps, num_stages=stages)
+
+
+def load_tile(ref: Any, mask: jax.Array) -> jax.Array:
+    """What a kernel for a GPU reads where `mask` is true, and zeros elsewhere, by `jax.experimental.pallas.triton`."""
+    from jax.experimental.pallas import triton
+
+    return triton.load(ref, mask=mask, other=0.0)
+
+
+def store_tile(ref: Any, values: jax.Array, mask: jax.Array) -> None:
+    """Has a kernel for a GPU write where `mask` is true, by `jax.experimental.pallas.triton`."""
+    from jax.experimental.pallas import triton
+
+    triton.store(ref, values, mask=mask)
 
 
 # --- optax --------------------------------------------------------------------------------------

@@ -308,6 +308,26 @@ def test_the_splash_kernel_is_made_for_heads_and_context():
 # --- optax --------------------------------------------------------------------------------------
 
 
+def test_a_kernel_reads_zeros_and_writes_nothing_beyond_a_mask():
+    def kernel(x_ref, y_ref, total_ref):
+        mask = jnp.arange(4) < 3
+        x = compat.load_tile(x_ref.at[:], mask)
+        total_ref[...] = x + 1
+        compat.store_tile(y_ref.at[:], x + 1, mask)
+
+    shape = jax.ShapeDtypeStruct((4,), jnp.float32)
+    call = compat.pallas().pallas_call(
+        kernel,
+        out_shape=(shape, shape),
+        input_output_aliases={0: 0},
+        compiler_params=compat.triton_params(warps=1, stages=1),
+        interpret=True,
+    )
+    written, read = call(jnp.arange(4, 8, dtype=jnp.float32))
+    np.testing.assert_array_equal(read, [5, 6, 7, 1])
+    np.testing.assert_array_equal(written, [5, 6, 7, 7])
+
+
 def test_optax_makes_a_matrix_update_nearly_orthogonal():
     params = {"stack": jnp.zeros((3, 8, 4))}
     muon = compat.orthogonalized_momentum(

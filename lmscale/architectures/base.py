@@ -7,13 +7,14 @@ everything else about the architecture:
 | what | member | used by |
 |---|---|---|
 | name of the architecture | `kind` | JSON, tables, `--model` |
-| widths and depth | `width`, `head_width`, `attention_width`, `depth`, `label` | tables, planner, run names |
+| widths and depth | `width`, `head_width`, `depth`, `label` | tables, planner, run names |
+| widths that kernels must take | `attention_width`, `recurrent_width` | planner |
 | the model itself | `module` | training, evaluation, sampling |
 | documents hidden from each other | `MASKS_DOCUMENTS` | `document_separator` of every model |
 | parameters and FLOPs | `operations`, `NON_EMBEDDING`, `MATMULS`, `softmax_flops` | `lmscale.flops` |
 | sharding and weight decay | `ARRAYS`, `STACKS` | partition rules, optimizers, layouts |
 | memory | `activations`, `REMAT`, `CPU_MICRO_BATCHES` | planner |
-| launches and memory traffic on a GPU | `gpu_costs` | planner |
+| launches and memory traffic on a GPU | `gpu_costs`, `recurrent_kernel_costs` | planner |
 | tensor parallelism | `splits_over`, `REDUCTIONS`, `REDUCED_EVERY_TOKEN` | planner |
 | models of other sizes | `of_shape`, `of_size`, `ladders`, `scaled`, `SHAPE_FIELDS` | grids, advice |
 | heads that kernels take | `with_head_multiple` | ladders |
@@ -135,6 +136,11 @@ class ModelSpec(Spec, abc.ABC):
         return None
 
     @property
+    def recurrent_width(self) -> int | None:
+        """Hidden units of an LSTM layer, which decide about the kernel; None without such layers."""
+        return None
+
+    @property
     def depth(self) -> int:
         """Layers that a token passes through."""
         return self.n_layer
@@ -251,6 +257,13 @@ class ModelSpec(Spec, abc.ABC):
         if unrolled:
             return GpuCosts(kernels=45, passes=11, derivatives=21)
         return GpuCosts(kernels=105, passes=16, derivatives=21)
+
+    def recurrent_kernel_costs(self, number_bytes: int) -> tuple[Activations, GpuCosts]:
+        """`activations` and `gpu_costs` where a kernel computes all time steps of a layer.
+
+        Only a model with a `recurrent_width` has them.
+        """
+        raise NotImplementedError
 
     def splits_over(self, n_devices: int) -> bool:
         """Whether tensor parallelism can cut the layers into `n_devices` equal parts."""

@@ -43,6 +43,10 @@ FLAT_WIDTH = 256
 #: FLOPs per hidden unit of gates and cell, forward and backward.
 GATES = (20, 20)
 
+#: Seconds of a time step within a kernel. Estimated from data sheets: the weights of 128 hidden units pass
+#: from shared memory to the matrix units in 0.6 us, and a step waits for memory and barriers besides.
+KERNEL_STEP_SECONDS = 1.5e-6
+
 
 @register
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +124,10 @@ class LSTMSpec(ModelSpec):
         return self.d_hidden
 
     @property
+    def recurrent_width(self) -> int:
+        return self.d_hidden
+
+    @property
     def shape(self) -> str:
         return f"{plural(self.n_layer, 'layer')}, d_hidden {self.d_hidden}"
 
@@ -192,6 +200,18 @@ class LSTMSpec(ModelSpec):
             derivatives=4,
             weights=2 * self.n_ctx * 4 * self.d_hidden**2,
         )
+
+    def recurrent_kernel_costs(self, number_bytes: int) -> tuple[Activations, GpuCosts]:
+        # Saved are the input, four gates, the hidden state, and the cell in float32.
+        kept = dataclasses.replace(
+            self.activations(number_bytes, "gpu", "xla"),
+            split=(6 * number_bytes + 4) * self.d_hidden,
+            backward=0,
+        )
+        serial = 2 * self.n_ctx * KERNEL_STEP_SECONDS
+        # The gradient of the embedding, which is summed in a fixed order, moves as much as 12 passes of a layer.
+        passes = 8 + 12 / self.n_layer
+        return kept, GpuCosts(kernels=5, passes=passes, derivatives=8, serial=serial)
 
     @classmethod
     def of_shape(cls, n_layer: int, width: int, *, n_ctx: int, vocab_size: int) -> LSTMSpec:

@@ -25,12 +25,15 @@ class GpuCosts(NamedTuple):
       weights: numbers of weights that it reads for a micro-batch, beyond reading each once in either pass.
       derivatives: numbers that the backward pass of one layer holds at a time, beside those that were
         saved, for a token and a unit of the model's width.
+      serial: seconds for a micro-batch that its kernels take at least, for one run or for many, where they
+        go through time steps that wait for each other.
     """
 
     kernels: float
     passes: float
     derivatives: float
     weights: float = 0.0
+    serial: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -179,6 +179,9 @@ def _pack_to_json(pack: Any, devices: Any) -> dict[str, Any]:
         if pack.key.model.attention_width is not None
         else None,
         "slow_attention": slow_attention(pack.key, devices),
+        "recurrence": pack.recurrence(devices.platform).form
+        if pack.key.model.recurrent_width is not None
+        else None,
         "memory_bytes": pack.memory,
         "fits": fits(pack, devices),
         "flops": pack.flops,
@@ -283,6 +286,10 @@ def _print_packs(planned: _Planned) -> None:
             print(f"{pack.key.model.label} does not fit: {remedy(pack, plan.devices)}")
     for reason, labels in _slow_attention(plan).items():
         print(f"{', '.join(labels)}: attention computes all scores, as {reason}")
+    for reason, labels in _packs_by(
+        plan, lambda pack: pack.recurrence(plan.devices.platform).reason
+    ).items():
+        print(f"{', '.join(labels)}: time steps are kernels of their own, as {reason}")
     if planned.repeated:
         print(planned.repeated)
     if mixture := planned.declared.corpus.mixture:
@@ -295,9 +302,14 @@ def _slow_attention(plan: Any) -> dict[str, list[str]]:
     """Why packs do not use the flash attention kernel of their devices, and which packs these are."""
     from lmscale.planner.programs import slow_attention
 
+    return _packs_by(plan, lambda pack: slow_attention(pack.key, plan.devices))
+
+
+def _packs_by(plan: Any, reason_of: Callable[[Any], str | None]) -> dict[str, list[str]]:
+    """The models of packs that have a reason, by reason."""
     found: dict[str, list[str]] = {}
     for pack in plan.packs:
-        if (reason := slow_attention(pack.key, plan.devices)) is not None:
+        if (reason := reason_of(pack)) is not None:
             found.setdefault(reason, []).append(pack.key.model.label)
     return found
 

@@ -1,10 +1,10 @@
-"""Attention kernels, the fused output head and matmuls against references that are computed more precisely."""
+"""Attention kernels, the fused head, the LSTM's kernels and matmuls, against more precise references."""
 
 from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, Literal
 
 from lmscale.doctor.check import Finding, Place
 
@@ -17,6 +17,8 @@ FLOAT32_ERROR = 1e-5
 
 #: Widths of final hidden states that the fused head is tried with: small models', and its widest.
 HEAD_WIDTHS = (64, 256)
+#: Hidden units that the LSTM's kernels are tried with: small models', and their widest.
+LSTM_WIDTHS = (64, 128)
 _PLAIN = "LMSCALE_HEAD=xla in the environment trains with the plain head"
 _REPORT = "send the output of lmscale doctor --json with a report"
 
@@ -115,6 +117,91 @@ def head(place: Place) -> Finding:
     return Finding("warning" if slow else "ok", text, _PLAIN if slow else None, facts)
 
 
+def lstm(place: Place) -> Finding:
+    """The LSTM's kernels against its time scan, in error and in time. By default they are not used."""
+    import jax
+
+    from lmscale.models.lstm_kernel import SWITCH, is_asked
+    from lmscale.serialize import SpecError
+
+    try:
+        asked = is_asked()
+    except SpecError as refused:
+        return Finding("failed", str(refused), f"mend or unset {SWITCH}")
+    if jax.devices()[0].platform != "gpu":
+        return Finding("ok", "the LSTM's kernels need an NVIDIA GPU; here time steps are a scan")
+    bad: Literal["failed", "warning"] = "failed" if asked else "warning"
+    leave = f"{'unset' if asked else 'leave'} {SWITCH}{' unset' * (not asked)}"
+    facts: dict[str, Any] = {}
+    try:
+        for width in LSTM_WIDTHS:
+            error, kernel, scan = lstm_against_scan(width)
+            facts[str(width)] = {"error": error, "kernel_seconds": kernel, "scan_seconds": scan}
+    except Exception as error:  # Whatever a kernel raises is the finding.
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return Finding(bad, f"the LSTM's kernels: {first[:160]}", f"{leave}; {_REPORT}", facts)
+    worst = max(one["error"] for one in facts.values())
+    if not worst < TOLERANCE["bfloat16"]:
+        text = f"the LSTM's kernels are off by {worst:.2g}"
+        return Finding(bad, text, f"{leave}; {_REPORT}", facts)
+    speeds = ", ".join(
+        f"{one['scan_seconds'] / one['kernel_seconds']:.2g} times as fast at {width} hidden units"
+        for width, one in facts.items()
+    )
+    text = f"the LSTM's kernels agree with float32 to {worst:.1g}; they are {speeds} as its scan"
+    if any(one["kernel_seconds"] > one["scan_seconds"] for one in facts.values()):
+        return Finding("warning" if asked else "ok", text, leave, facts)
+    use = f"{SWITCH}=kernel in the environment trains narrow LSTMs with them"
+    return Finding("ok", text, None if asked else use, facts)
+
+
+def lstm_against_scan(
+    d_hidden: int,
+    *,
+    runs: int = 16,
+    n_time: int = 128,
+    n_batch: int = 32,
+    interpret: bool = False,
+) -> tuple[float, float, float]:
+    """The LSTM's kernels' largest relative error, their seconds, and those of the scan.
+
+    Args:
+      d_hidden, runs, n_time, n_batch: of a pack's layers, in bfloat16, whose documents are apart.
+      interpret: see `lmscale.models.lstm_kernel.kernel_recurrence`.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from lmscale.models.lstm import recurrence
+    from lmscale.models.lstm_kernel import kernel_recurrence
+
+    random = np.random.default_rng(0)
+    width, shape = 4 * d_hidden, (runs, n_time, n_batch)
+    gates = jnp.asarray(random.normal(size=(*shape, width)), jnp.bfloat16)
+    weights = random.normal(size=(runs, d_hidden, width)) / d_hidden**0.5
+    keep = jnp.asarray(random.random((*shape, 1)) > 1 / 40, jnp.float32)
+    d_out = jnp.asarray(random.normal(size=(*shape, d_hidden)), jnp.bfloat16)
+    given = gates, jnp.asarray(weights, jnp.bfloat16), keep, d_out
+
+    def both(cell: Any) -> Any:
+        def total(gates: Any, weights: Any, keep: Any, d_out: Any) -> Any:
+            hidden = cell(gates, weights, keep)
+            return (hidden.astype(jnp.float32) * d_out.astype(jnp.float32)).sum(), hidden
+
+        return jax.jit(jax.vmap(jax.grad(total, (0, 1), has_aux=True)))
+
+    def scan(gates: Any, weights: Any, keep: Any) -> Any:
+        return recurrence(gates, weights, True, keep)
+
+    def kernel(gates: Any, weights: Any, keep: Any) -> Any:
+        return kernel_recurrence(gates, weights, keep, None, interpret)
+
+    with jax.default_matmul_precision("highest"):
+        expected = both(scan)(*(x[:1].astype(jnp.float32) for x in given))
+    return _error_and_seconds(both(kernel), both(scan), given, expected)
+
+
 def head_against_plain(
     width: int,
     *,
@@ -157,14 +244,30 @@ def head_against_plain(
         expected = packed(plain)(
             *(x[:1].astype(jnp.float32) for x in (hidden, matrix)), targets[:1]
         )
-    given, seconds = (hidden, matrix, targets), []
-    for function in (packed(fused), packed(plain)):
+    given = hidden, matrix, targets
+    return _error_and_seconds(packed(fused), packed(plain), given, expected)
+
+
+def _error_and_seconds(
+    ours: Any, theirs: Any, given: Any, expected: Any
+) -> tuple[float, float, float]:
+    """Our largest relative error, our seconds and theirs.
+
+    Args:
+      ours, theirs: functions of `given`, for all runs.
+      expected: what is right for the first run.
+    """
+    import jax
+    import numpy as np
+
+    seconds = []
+    for function in (ours, theirs):
         # The first call compiles.
         found = [_timed(function, given) for _ in range(5)]
         seconds.append(min(time for time, _ in found[1:]))
         if len(seconds) == 1:
-            ours = jax.tree.map(lambda x: x[:1], found[0][1])
-    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True)
+            first = jax.tree.map(lambda x: x[:1], found[0][1])
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(expected), strict=True)
     error = max(_relative(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in pairs)
     return error, seconds[0], seconds[1]
 

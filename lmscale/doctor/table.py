@@ -17,6 +17,7 @@ CHECKS: tuple[Check, ...] = (
     Check("precision", kernels.precision),
     Check("attention", kernels.attention, needed=True),
     Check("head", kernels.head, needed=True),
+    Check("lstm", kernels.lstm, needed=True),
     Check("matmul", speed.matmul),
     Check("bandwidth", speed.bandwidth),
     Check("launch", speed.launch),

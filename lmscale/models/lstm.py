@@ -29,10 +29,13 @@ from lmscale.models.layers import (
     output_head,
     stack_layers,
 )
+from lmscale.models.lstm_kernel import is_asked, kernel_recurrence, refuses
 from lmscale.parallel.partition import (
     constrain_activations,
     on_gpu,
+    run_devices,
     splits_layers,
+    traced_mesh,
     unshard_data_axis,
 )
 
@@ -69,6 +72,8 @@ class LSTMLayer(nnx.Module):
             gates = gates.reshape(*gates.shape[:2], -1)
             kernel = kernel.reshape(kernel.shape[0], -1)
         gates = constrain_activations(gates, -1, batch_axis=1)
+        if on_gpu() and is_asked() and not refuses(kernel.shape[0], self.dtype.name, run_devices()):
+            return kernel_recurrence(gates, kernel, keep, traced_mesh())
         hidden = recurrence(gates, kernel, on_gpu(), keep)
         return constrain_activations(hidden, -1, batch_axis=1)
 

@@ -57,6 +57,12 @@ def splits_layers() -> bool:
     return mesh is not None and mesh.shape["model"] > 1
 
 
+def run_devices() -> int:
+    """Devices that share a run in the program that is being traced."""
+    mesh = _mesh.get()
+    return 1 if mesh is None else mesh.shape["data"] * mesh.shape["model"]
+
+
 def on_gpu() -> bool:
     """Whether the program that is being traced is for GPUs."""
     mesh = _mesh.get()
@@ -106,21 +112,31 @@ def on_each_device(function: Callable, axes: tuple[tuple[str | None, ...], ...])
     return apply
 
 
-def on_each_run_device(function: Callable) -> Callable:
+def traced_mesh() -> Mesh | None:
+    """The mesh of the program that is being traced; None outside of `on_mesh`."""
+    return _mesh.get()
+
+
+def on_each_run_device(function: Callable, mesh: Mesh | None = None) -> Callable:
     """A function of one run that each device applies to its own runs.
 
     XLA cannot split a kernel of our own: without this every device would compute all runs of a pack. For
     meshes that split nothing but runs.
+
+    Args:
+      function: of arrays.
+      mesh: by default that of the program that is being traced. A backward pass is traced outside of
+        `on_mesh`, so its functions need it.
     """
 
     def apply(*arrays: jax.Array) -> Any:
-        mesh = _mesh.get()
-        if mesh is None or mesh.size == 1:
+        split = mesh or _mesh.get()
+        if split is None or split.size == 1:
             return function(*arrays)
         # The run axis is that of the vmap around it. See `on_each_device`.
         return jax.shard_map(
             function,
-            mesh=mesh,
+            mesh=split,
             in_specs=PartitionSpec(),
             out_specs=PartitionSpec(),
             check_vma=False,

@@ -228,6 +228,7 @@ def _request(pack: Pack, devices: Devices, tokens: tuple[int, str], effort: str)
         "head": choose_head(
             devices.platform, pack.key.model, pack.key.compute_dtype, pack.mesh[1] * pack.mesh[2]
         ),
+        "recurrence": pack.recurrence(devices.platform).form,
         "versions": [
             *(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "flax")),
             compiler(devices.platform),

@@ -15,7 +15,14 @@ from lmscale import flops, optimizers
 from lmscale.architectures import ModelSpec
 from lmscale.parallel.mesh import AXES
 from lmscale.parallel.partition import path_name, run_spec
-from lmscale.planner.step_config import StepConfig, choose_head, choose_unroll, default_attention
+from lmscale.planner.step_config import (
+    StepConfig,
+    choose_head,
+    choose_recurrence,
+    choose_unroll,
+    default_attention,
+    layer_costs,
+)
 from lmscale.spec import RunSpec
 from lmscale.training.state import ProgramKey, initial_state
 
@@ -38,7 +45,9 @@ def device_memory(spec: RunSpec, platform: str, config: StepConfig, kind: str = 
       config: how its step is executed.
       kind: of device; see `lmscale.planner.step_config.choose_attention`.
     """
-    sizes = activation_sizes(spec.model, spec.compute_dtype, platform, kind)
+    devices = config.data * config.model
+    recurrence = choose_recurrence(platform, spec.model, spec.compute_dtype, devices).form
+    sizes = activation_sizes(spec.model, spec.compute_dtype, platform, kind, recurrence)
     params, moments = _state_bytes(ProgramKey.of(spec), config.data, config.model)
     # Parameters and gradients; with micro-batches also the gradient of one; on a CPU also a copy
     # while the update is formed.
@@ -46,13 +55,12 @@ def device_memory(spec: RunSpec, platform: str, config: StepConfig, kind: str = 
     tokens = config.micro_batch // config.data * spec.model.n_ctx
     split = config.head_split(spec.model)
     head = sizes.head / split / config.logit_pieces
-    devices = config.data * config.model
     if choose_head(platform, spec.model, spec.compute_dtype, devices) == "fused":
         head = 0.0
     derivatives, unrolled = 0.0, False
     if platform == "gpu":
         unrolled = choose_unroll(platform, spec.model, config)
-        numbers = spec.model.gpu_costs(unrolled).derivatives * spec.model.width
+        numbers = layer_costs(spec.model, spec.compute_dtype, config).derivatives * spec.model.width
         derivatives = sizes.width * numbers / config.model
     layer, backward = sizes.whole + sizes.split / config.model, sizes.backward / config.model
     if config.remat:
@@ -101,15 +109,26 @@ class ActivationSizes:
 
 @functools.lru_cache(maxsize=1024)
 def activation_sizes(
-    model: ModelSpec, compute_dtype: str, platform: str, kind: str = ""
+    model: ModelSpec,
+    compute_dtype: str,
+    platform: str,
+    kind: str = "",
+    recurrence: str = "scan",
 ) -> ActivationSizes:
-    """The sizes of a model's activations on a platform, or on a kind of its devices."""
+    """The sizes of a model's activations on a platform, or on a kind of its devices.
+
+    Args:
+      recurrence: see `lmscale.planner.step_config.choose_recurrence`.
+    """
     width = 2 if compute_dtype == "bfloat16" else 4
     # Exponentials (float32) and the gradient. XLA for GPUs recomputes the exponentials instead.
     gpu = platform == "gpu"
     head = (width if gpu else 4 + width) * model.vocab_size
     attention = default_attention(platform, model, compute_dtype, kind)
-    kept = model.activations(width, platform, attention)
+    if recurrence == "kernel":
+        kept = model.recurrent_kernel_costs(width)[0]
+    else:
+        kept = model.activations(width, platform, attention)
     return ActivationSizes(
         head=head,
         input=kept.input,

@@ -16,7 +16,12 @@ from lmscale.planner.lineage import HasSpec, ancestors
 from lmscale.planner.memory import device_memory
 from lmscale.planner.mesh_search import Constraints, fastest_step_config, search_mesh
 from lmscale.planner.roofline import filling_runs, step_roofline, step_seconds
-from lmscale.planner.step_config import StepConfig, choose_unroll
+from lmscale.planner.step_config import (
+    RecurrenceChoice,
+    StepConfig,
+    choose_recurrence,
+    choose_unroll,
+)
 from lmscale.training.state import ProgramKey
 
 #: Seconds that one dispatch should take: long against its overhead, short against the time that a
@@ -73,6 +78,11 @@ class Pack:
     def step_config(self) -> StepConfig:
         _, data, model = self.mesh
         return StepConfig(data, model, self.micro_batch, self.remat, self.logit_pieces)
+
+    def recurrence(self, platform: str) -> RecurrenceChoice:
+        """How the time steps of its model are computed on a platform."""
+        split = self.mesh[1] * self.mesh[2]
+        return choose_recurrence(platform, self.key.model, self.key.compute_dtype, split)
 
 
 @dataclass(frozen=True)

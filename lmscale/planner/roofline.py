@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from lmscale import flops
 from lmscale.planner.devices import Devices
 from lmscale.planner.memory import activation_sizes
-from lmscale.planner.step_config import StepConfig, choose_head, choose_unroll
+from lmscale.planner.step_config import (
+    StepConfig,
+    choose_head,
+    choose_recurrence,
+    layer_costs,
+)
 from lmscale.spec import RunSpec
 
 #: Seconds that a collective takes however little it sends.
@@ -48,7 +53,8 @@ class Roofline:
       compute: of its matrix units.
       memory: of its memory's bandwidth.
       links: of what it sends and waits for.
-      launch: of the host that tells it what to run, kernel by kernel.
+      launch: of the host that tells it what to run, kernel by kernel; and of kernels' time steps that wait for
+        each other.
     """
 
     compute: float
@@ -80,7 +86,8 @@ def step_roofline(spec: RunSpec, devices: Devices, config: StepConfig, n_runs: i
     - Memory: every micro-batch reads the parameters and adds to the gradients, and every part of its
       logits adds to the head's gradient. On a GPU, where these were counted in compiled programs, also
       activations and logits (`gpu_bytes`), at the assumed share of the bandwidth.
-    - A GPU launches as many kernels for many runs as for one (`gpu_kernels`).
+    - A GPU launches as many kernels for many runs as for one (`gpu_kernels`), and time steps within a kernel
+      wait for each other as long.
     - Over `data` each micro-batch gathers the parameters for the forward and for the backward pass and
       reduces their gradients. This overlaps with the computation.
     - Over `model` each layer's partial sums are reduced twice in either pass (in a Transformer; an
@@ -109,6 +116,8 @@ def _parts(
     if devices.platform == "gpu" and devices.bandwidth is not None:
         memory = gpu_bytes(spec, config, devices.kind) / (devices.bandwidth * BANDWIDTH_SHARE)
         launch = gpu_kernels(spec, config) * devices.launch
+        serial = layer_costs(model, spec.compute_dtype, config).serial
+        launch += n_micro_batches * model.depth * serial
     elif devices.bandwidth is not None:
         hbm_bytes = n_params * (3 * width + 12 / config.data)
         memory = n_micro_batches * hbm_bytes / devices.bandwidth
@@ -152,11 +161,12 @@ def gpu_bytes(spec: RunSpec, config: StepConfig, kind: str = "") -> float:
     every micro-batch, updated with their moments once.
     """
     model, tokens = spec.model, spec.batch_tokens / config.data
-    sizes = activation_sizes(model, spec.compute_dtype, "gpu", kind)
-    saved = sizes.depth * (sizes.whole + (sizes.split + sizes.backward) / config.model)
-    costs = model.gpu_costs(choose_unroll("gpu", model, config))
-    passes = costs.passes * (4 / 3 if config.remat else 1)
     devices = config.data * config.model
+    recurrence = choose_recurrence("gpu", model, spec.compute_dtype, devices).form
+    sizes = activation_sizes(model, spec.compute_dtype, "gpu", kind, recurrence)
+    saved = sizes.depth * (sizes.whole + (sizes.split + sizes.backward) / config.model)
+    costs = layer_costs(model, spec.compute_dtype, config)
+    passes = costs.passes * (4 / 3 if config.remat else 1)
     fused = choose_head("gpu", model, spec.compute_dtype, devices) == "fused"
     head = HIDDEN_PASSES * sizes.width * model.head_width
     if not fused:
@@ -174,7 +184,7 @@ def gpu_bytes(spec: RunSpec, config: StepConfig, kind: str = "") -> float:
 def gpu_kernels(spec: RunSpec, config: StepConfig) -> float:
     """Kernels that a step launches on a GPU, for one run or for many; fitted to compiled programs."""
     n_micro_batches = spec.batch_size // config.micro_batch
-    costs = spec.model.gpu_costs(choose_unroll("gpu", spec.model, config))
+    costs = layer_costs(spec.model, spec.compute_dtype, config)
     layers = spec.model.depth * costs.kernels * (4 / 3 if config.remat else 1)
     pieces = HEAD_KERNELS * config.logit_pieces
     return n_micro_batches * (layers + pieces + MICRO_BATCH_KERNELS) + STEP_KERNELS

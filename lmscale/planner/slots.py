@@ -139,6 +139,8 @@ class SlotChoices:
         for later in _LATER_FIELDS:
             key = key.replace(f", {later}", "")
         speed = f"({key}, {pack.mesh!r}, {config}, {pack.n_slots!r}, {device!r})"
+        if pack.recurrence(self.devices.platform).form == "kernel":
+            speed += " with the kernel of time steps"
         return f"{hashlib.sha256(speed.encode()).hexdigest()[:16]}.json"
 
 

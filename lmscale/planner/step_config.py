@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lmscale.architectures import ModelSpec
+from lmscale.architectures.parts import GpuCosts
+from lmscale.models import lstm_kernel
 from lmscale.models.attention import CUDNN_REFUSES_DOCUMENTS, cudnn_refuses, splash_takes
 from lmscale.training.fused_loss import refuses
 
@@ -97,6 +99,45 @@ def choose_head(platform: str, model: ModelSpec, compute_dtype: str, split: int 
     if refuses(model.head_width, compute_dtype, split) is None:
         return "fused"
     return "xla"
+
+
+class RecurrenceChoice(NamedTuple):
+    """How the time steps of an LSTM are computed, and why not as the environment asks.
+
+    Attributes:
+      form: "scan" (`lmscale.models.lstm.recurrence`) or "kernel" (`lmscale.models.lstm_kernel`).
+      reason: why it is the scan although the kernel is asked for; else None.
+    """
+
+    form: str
+    reason: str | None = None
+
+
+def choose_recurrence(
+    platform: str, model: ModelSpec, compute_dtype: str, split: int = 1
+) -> RecurrenceChoice:
+    """How the time steps of a model are computed: by the kernel where LMSCALE_LSTM=kernel asks for it.
+
+    Args:
+      platform: "cpu", "gpu" or "tpu".
+      split: devices that share a run.
+
+    Raises:
+      SpecError: when the model has time steps and LMSCALE_LSTM another value than there are.
+    """
+    width = model.recurrent_width
+    if width is None or not lstm_kernel.is_asked() or platform != "gpu":
+        return RecurrenceChoice("scan")
+    reason = lstm_kernel.refuses(width, compute_dtype, split)
+    return RecurrenceChoice("kernel" if reason is None else "scan", reason)
+
+
+def layer_costs(model: ModelSpec, compute_dtype: str, config: StepConfig) -> GpuCosts:
+    """The costs of a layer of a model on a GPU."""
+    split = config.data * config.model
+    if choose_recurrence("gpu", model, compute_dtype, split).form == "kernel":
+        return model.recurrent_kernel_costs(2 if compute_dtype == "bfloat16" else 4)[1]
+    return model.gpu_costs(choose_unroll("gpu", model, config))
 
 
 def choose_unroll(platform: str, model: ModelSpec, config: StepConfig) -> bool:

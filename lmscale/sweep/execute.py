@@ -233,6 +233,8 @@ class _PackTrainer:
         line = f"{pack.key.model.label}: {n_runs} runs, {pack.n_slots} at a time"
         if self.options.attention is None and (why := slow_attention(pack.key, self.plan.devices)):
             line += f"; attention computes all scores, as {why}"
+        if why := pack.recurrence(self.plan.devices.platform).reason:
+            line += f"; time steps are kernels of their own, as {why}"
         self.seat.log(line)
 
     def _program(self, pack: Pack) -> Program:

@@ -87,6 +87,34 @@ def test_plan_says_what_float32_means_and_why_attention_is_slow(capsys, corpus):
     assert "TF32" not in said and "all scores" not in said
 
 
+def test_plan_says_which_lstms_the_kernel_does_not_take(capsys, corpus, monkeypatch):
+    argv = ["plan", "lstm_vs_transformer", "--scale", "gpu", "--data", "tiny", "--device", "h100"]
+    assert main([*argv, "--json"]) == 0
+    packs = json.loads(capsys.readouterr().out)["packs"]
+    assert {pack["recurrence"] for pack in packs} == {"scan", None}
+    monkeypatch.setenv("LMSCALE_LSTM", "kernel")
+    assert main([*argv, "--json"]) == 0
+    packs = json.loads(capsys.readouterr().out)["packs"]
+    forms = {pack["model"]: pack["recurrence"] for pack in packs}
+    assert forms["lstm-1x128"] == "kernel" and forms["lstm-4x200"] == "scan"
+    assert main(argv) == 0
+    said = capsys.readouterr().out
+    (line,) = (line for line in said.splitlines() if "time steps are kernels of their own" in line)
+    assert line.endswith(", as the kernel takes at most 128 hidden units in bfloat16")
+    named = line.partition(":")[0].split(", ")
+    assert "lstm-4x200" in named and "lstm-1x128" not in named
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_wrong_switch_of_the_lstm_is_refused_in_a_line(
+    capsys, corpus, monkeypatch, tmp_path, command
+):
+    monkeypatch.setenv("LMSCALE_LSTM", "fast")
+    monkeypatch.chdir(tmp_path)
+    said = refused(capsys, command, "lstm_vs_transformer", "--data", "tiny")
+    assert "LMSCALE_LSTM must be scan or kernel, not 'fast'" in said
+
+
 def test_plan_builds_no_corpus(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("LMSCALE_DATA", str(tmp_path / "data"))
 

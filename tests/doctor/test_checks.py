@@ -233,6 +233,41 @@ def test_the_fused_head_is_compared_with_float32():
     assert min(seconds) > 0
 
 
+def test_the_lstm_kernels(place, monkeypatch):
+    found = kernels.lstm(place)
+    assert (found.status, found.facts) == ("ok", {})
+    assert "need an NVIDIA GPU" in found.text
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(platform="gpu")])
+
+    def says(*numbers):
+        monkeypatch.setattr(kernels, "lstm_against_scan", lambda width: numbers)
+        return kernels.lstm(place)
+
+    quick = says(0.001, 1.0, 8.0)
+    assert quick.status == "ok" and "8 times as fast at 64 hidden units" in quick.text
+    assert "LMSCALE_LSTM=kernel in the environment" in quick.remedy
+    assert quick.facts["128"] == {"error": 0.001, "kernel_seconds": 1.0, "scan_seconds": 8.0}
+    slow, wrong = says(0.001, 2.0, 1.0), says(0.5, 1.0, 8.0)
+    assert (slow.status, slow.remedy) == ("ok", "leave LMSCALE_LSTM unset")
+    assert wrong.status == "warning" and "leave LMSCALE_LSTM unset" in wrong.remedy
+    monkeypatch.setenv("LMSCALE_LSTM", "kernel")
+    assert says(0.001, 1.0, 8.0).remedy is None
+    slow, wrong = says(0.001, 2.0, 1.0), says(float("nan"), 1.0, 8.0)
+    assert (slow.status, slow.remedy) == ("warning", "unset LMSCALE_LSTM")
+    assert wrong.status == "failed" and "unset LMSCALE_LSTM" in wrong.remedy
+    monkeypatch.setattr(kernels, "lstm_against_scan", lambda width: 1 / 0)
+    assert "division by zero" in kernels.lstm(place).text
+    monkeypatch.setenv("LMSCALE_LSTM", "fast")
+    refused = kernels.lstm(place)
+    assert refused.status == "failed" and "scan or kernel, not 'fast'" in refused.text
+
+
+def test_the_lstm_kernels_are_compared_with_float32():
+    error, *seconds = kernels.lstm_against_scan(16, runs=1, n_time=8, n_batch=4, interpret=True)
+    assert 0 < error < kernels.TOLERANCE["bfloat16"]
+    assert min(seconds) > 0
+
+
 def test_attention(place, monkeypatch):
     monkeypatch.setattr(kernels, "WIDTHS", (12,))
     found = kernels.attention(place)

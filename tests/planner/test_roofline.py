@@ -18,7 +18,7 @@ from lmscale.planner.roofline import (
     step_roofline,
     step_seconds,
 )
-from lmscale.planner.step_config import StepConfig, choose_unroll
+from lmscale.planner.step_config import StepConfig, choose_recurrence, choose_unroll
 from lmscale.planner.topology import compiler
 from lmscale.spec import LSTMSpec, TransformerSpec
 from lmscale.sweep.experiment import Run
@@ -78,6 +78,52 @@ def test_counts_are_near_those_of_compiled_programs(
     assert gpu_kernels(spec, config) == pytest.approx(kernels, rel=0.25)
     planned = n_runs * device_memory(spec, "gpu", config, "h100") / 1e9
     assert planned == pytest.approx(memory, rel=0.15)
+
+
+#: LSTMs whose time steps are in a kernel, unrolled.
+RECURRENT = [
+    (("lstm", 1, 128, 32, 4096, 256), 1, 0.375, 87, 0.045),
+    (("lstm", 1, 128, 32, 4096, 256), 64, 28.64, 95, 2.84),
+    (("lstm", 2, 128, 32, 4096, 256), 16, 9.15, 126, 1.03),
+    (("lstm", 4, 80, 16, 4096, 512), 1, 0.485, 149, 0.057),
+    (("lstm", 1, 32, 8, 4096, 128), 64, 1.18, 80, 0.203),
+    (("lstm", 1, 64, 32, 4096, 256, "float32"), 16, 19.4, 91, 2.56),
+]
+
+
+@pytest.mark.parametrize(("shape", "n_runs", "moved", "kernels", "memory"), RECURRENT)
+def test_counts_of_the_lstm_kernel_are_near_those_of_compiled_programs(
+    monkeypatch, shape, n_runs, moved, kernels, memory
+):
+    spec = spec_of(*shape)
+    config = StepConfig(micro_batch=spec.batch_size)
+    scan = gpu_kernels(spec, config), step_roofline(spec, H100, config, n_runs).launch
+    monkeypatch.setenv("LMSCALE_LSTM", "kernel")
+    assert n_runs * gpu_bytes(spec, config, "h100") / 1e9 == pytest.approx(moved, rel=0.2)
+    # The kernels outside of the layers are those of a Transformer, which has some more.
+    assert gpu_kernels(spec, config) == pytest.approx(kernels, abs=45)
+    planned = n_runs * device_memory(spec, "gpu", config, "h100") / 1e9
+    assert planned == pytest.approx(memory, rel=0.2)
+    launch = step_roofline(spec, H100, config, n_runs).launch
+    waited = 2 * spec.model.n_layer * spec.model.n_ctx * 1.5e-6
+    assert launch == pytest.approx(gpu_kernels(spec, config) * H100.launch + waited)
+    assert scan[0] > 10 * gpu_kernels(spec, config) and scan[1] > 5 * launch
+
+
+def test_time_steps_are_in_a_kernel_where_it_is_asked_for_and_takes_them(monkeypatch):
+    wide = spec_of("lstm", 1, 136, 16, 4096, 64).model
+    narrow = dataclasses.replace(wide, d_hidden=128)
+    assert choose_recurrence("gpu", narrow, "bfloat16") == ("scan", None)
+    monkeypatch.setenv("LMSCALE_LSTM", "kernel")
+    assert choose_recurrence("gpu", narrow, "bfloat16") == ("kernel", None)
+    assert choose_recurrence("cpu", narrow, "bfloat16") == ("scan", None)
+    assert choose_recurrence("gpu", spec_of(*SMALL).model, "bfloat16") == ("scan", None)
+    assert choose_recurrence("gpu", wide, "bfloat16") == (
+        "scan",
+        "the kernel takes at most 128 hidden units in bfloat16",
+    )
+    assert "at most 64" in choose_recurrence("gpu", narrow, "float32").reason
+    assert "runs of one device" in choose_recurrence("gpu", narrow, "bfloat16", 2).reason
 
 
 def test_a_small_run_waits_for_launches_and_a_pack_of_them_for_memory():

@@ -10,7 +10,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from lmscale.files import read_json
 from lmscale.planner import slots
-from lmscale.planner.devices import local_devices
+from lmscale.planner.devices import local_devices, parse_devices
 from lmscale.planner.packs import make_plan
 from lmscale.planner.programs import CompileAhead, mesh_of, program_of
 from lmscale.planner.slots import SlotChoices, best_number
@@ -96,6 +96,20 @@ def test_a_store_finds_the_choices_of_an_earlier_version(tmp_path, monkeypatch):
     (pack,) = packs_of(*seeds(2))
     devices = dataclasses.replace(local_devices(), count=1)
     assert SlotChoices((tmp_path,), devices)._name(pack) == "40abca0bb3719c05.json"
+
+
+def test_what_was_measured_with_a_scan_is_not_taken_for_the_kernel(tmp_path, monkeypatch):
+    model = dataclasses.replace(LSTM, d_hidden=8)
+    (pack,) = packs_of(run_spec(model=model, compute_dtype="bfloat16"))
+
+    def names():
+        on = (parse_devices(kind) for kind in ("h100", "cpu:1"))
+        return [SlotChoices((tmp_path,), devices)._name(pack) for devices in on]
+
+    scan = names()
+    monkeypatch.setenv("LMSCALE_LSTM", "kernel")
+    kernel = names()
+    assert scan[0] != kernel[0] and scan[1] == kernel[1]
 
 
 def test_a_short_pack_is_trained_as_planned(tmp_path):
