@@ -34,10 +34,10 @@ _LONGEST, _DIGITS = 80, 8
 #: How many differences, and how many values of a list, a message shows.
 _NAMED, _VALUES = 6, 8
 #: Fields of all experiments that stores of earlier versions lack, with what their runs did.
-_EARLIER = {"mask_documents": False}
+_EARLIER = {"mask_documents": False, "recipe": []}
 #: Lists that are no axes of a grid, and numbers that only select which cells are trained. Runs that
 #: differ in any other field (batch size, context) may not be joined: a fit would treat them as alike.
-_NO_AXES = ("critical_batch", "eval_corpora", "d_embed")
+_NO_AXES = ("critical_batch", "eval_corpora", "d_embed", "recipe")
 _GRID = ("sizes_per_budget", "tokens_per_param", "spread", "swept_budget")
 
 

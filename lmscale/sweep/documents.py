@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lmscale.spec import RunSpec
+from lmscale.sweep.changed_recipe import changed_runs
 
 if TYPE_CHECKING:
     from lmscale.sweep.experiment import Run
@@ -23,15 +23,9 @@ def with_masked_documents(runs: Sequence[Run], separator: int) -> list[Run]:
     Raises:
       SpecError: an architecture cannot hide documents from each other.
     """
-    specs = {run.spec.run_id: run.spec for run in runs}
 
-    @functools.cache
-    def masked(run_id: str) -> RunSpec:
-        spec = specs[run_id]
+    def masked(spec: RunSpec) -> RunSpec:
         model = dataclasses.replace(spec.model, document_separator=separator)
-        start = spec.start
-        if start is not None and start.run in specs:
-            start = dataclasses.replace(start, run=masked(start.run).run_id)
-        return dataclasses.replace(spec, model=model, start=start)
+        return dataclasses.replace(spec, model=model)
 
-    return [dataclasses.replace(run, spec=masked(run.spec.run_id)) for run in runs]
+    return changed_runs(runs, masked)

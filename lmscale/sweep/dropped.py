@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lmscale.data import Corpus
+from lmscale.sweep.changed_recipe import with_recipe
 from lmscale.sweep.documents import with_masked_documents
 from lmscale.sweep.fields import ExperimentError, most_runs
 from lmscale.sweep.own_runs import checked_runs
@@ -54,12 +55,14 @@ def declared_runs(name: str, experiment: Experiment, corpus: Corpus) -> tuple[li
 
     Raises:
       ExperimentError: when nothing is left to train, there are too many runs, or a user's experiment
-        fails.
+        fails, or its recipe cannot be changed so.
       SpecError: when an architecture cannot do what the fields ask of it.
     """
     token = _recorded.set([])
     try:
         runs, twice = checked_runs(name, experiment.runs, corpus)
+        if experiment.recipe:
+            runs = with_recipe(runs, experiment.recipe)
         if experiment.mask_documents:
             runs = with_masked_documents(runs, corpus.eod_id)
         dropped = _recorded.get() or []

@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 
 from lmscale.data import Corpus, evaluation_corpus
 from lmscale.spec import DataSpec, EvalSpec, RunSpec
+from lmscale.sweep.changed_recipe import KEYS, read_recipe
 from lmscale.sweep.claims import Claim
 from lmscale.sweep.fields import BOUNDS, Bounds, ExperimentError, FieldError, check_value, short
 from lmscale.user_files import load_file, told_by
@@ -85,6 +86,14 @@ class Experiment:
         },
     )
 
+    recipe: tuple[str, ...] = dataclasses.field(
+        default=(),
+        metadata={
+            "help": "KEY=VALUE of every run, in place of what the experiment sets: "
+            + ", ".join(KEYS)
+        },
+    )
+
     def __post_init__(self) -> None:
         for name, (kind, many) in field_types(self).items():
             value = getattr(self, name)
@@ -93,6 +102,10 @@ class Experiment:
             if fault := check_value(value, kind, many, bounds_of(self, name)):
                 raise self.wrong(name, fault)
         self._check_eval()
+        try:
+            read_recipe(self.recipe)
+        except ValueError as error:
+            raise self.wrong("recipe", str(error)) from error
         self.check()
 
     def check(self) -> None:
