@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmscale.cli.argument_types import NONE, field_value
+from lmscale.cli.config_file import Config, field_values, is_config, read_config
 from lmscale.cli.parser import Parser
 
 __all__ = ["add_experiment", "chosen_experiments", "config_lines"]
@@ -23,13 +24,23 @@ def add_experiment(parser: Parser, words: Sequence[str]) -> None:
     """
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     name = parser.add_argument(
-        "experiment", metavar="EXPERIMENT", help="a name, a .py file, a folder of them, or all"
+        "experiment",
+        metavar="EXPERIMENT",
+        help="a name, a .py file, a .yaml file as --print-config prints it, a folder of .py files, or all",
     )
     name.completer = _names_for_shell  # type: ignore[attr-defined]  # of argcomplete
     parser.set_defaults(many=[])
     parser.add_argument("--scale", default="cpu", help="cpu, gpu, paper; some have cpu-hour")
     parser.add_argument("--data", metavar="CORPUS", default="installed-python")
     named, scale = _named(parser.prog, words)
+    if named is not None and is_config(named):
+        config = read_config(named)
+        parser.set_defaults(scale=config.scale, data=config.data)
+        if scale not in (None, config.scale):
+            parser.error(f"{named} is of the scale {config.scale}: leave --scale out")
+        _add_fields(parser, config.experiment, config.scale, config)
+        return
+    scale = scale or "cpu"
     if named is None:
         from lmscale.sweep.experiment import experiment_names
 
@@ -49,18 +60,18 @@ def _names_for_shell(prefix: str, **_: Any) -> list[str]:
     return [*experiment_names(), "all", *here]
 
 
-def _named(prog: str, words: Sequence[str]) -> tuple[str | None, str]:
-    """EXPERIMENT and --scale, which decide what else may be given."""
+def _named(prog: str, words: Sequence[str]) -> tuple[str | None, str | None]:
+    """EXPERIMENT and --scale as far as they are given, which decide what else may be given."""
     first_look = Parser(prog=prog, add_help=False)
     first_look.keeps_unknown = True
     first_look.add_argument("experiment", nargs="?")
-    first_look.add_argument("--scale", default="cpu")
+    first_look.add_argument("--scale")
     known = first_look.parse_args([word for word in words if word not in ("-h", "--help")])
     return known.experiment, known.scale
 
 
-def _add_fields(parser: Parser, named: str, scale: str) -> None:
-    """An option for each field of one experiment."""
+def _add_fields(parser: Parser, named: str, scale: str, config: Config | None = None) -> None:
+    """An option for each field of one experiment, with the value of a configuration file as default."""
     from lmscale.sweep.experiment import ExperimentError, field_types, is_optional, load_scales
 
     name, doc, scales = load_scales(named)
@@ -71,6 +82,9 @@ def _add_fields(parser: Parser, named: str, scale: str) -> None:
     parser.set_defaults(loaded=(name, experiment))
     group = parser.add_argument_group(f"fields of {name} at scale {scale}")
     helps = _helps(experiment)
+    if config is not None:
+        values = field_values(config, experiment)
+        parser.set_defaults(**{f"field_{field}": value for field, value in values.items()})
     for field, (kind, many) in field_types(experiment).items():
         default = getattr(experiment, field)
         flag, dest = f"--{field.replace('_', '-')}", f"field_{field}"
@@ -142,8 +156,13 @@ def chosen_experiments(args: argparse.Namespace) -> list[tuple[str, Any]]:
 def config_lines(name: str, experiment: Any, args: argparse.Namespace) -> list[str]:
     """An experiment as a YAML document: each field with its value, under its help as a comment."""
     lines = [f"# {experiment.title}"] if experiment.title else []
-    lines += [f"{key}: {_yaml(value)}" for key, value in
-              (("experiment", name), ("scale", args.scale), ("data", args.data))]  # fmt: skip
+    own = not args.many and Path(args.experiment).suffix == ".py"
+    heads = (
+        ("experiment", args.experiment if own else name),
+        ("scale", args.scale),
+        ("data", args.data),
+    )
+    lines += [f"{key}: {_yaml(value)}" for key, value in heads]
     lines.append("fields:")
     for field, text in _helps(experiment).items():
         if text:

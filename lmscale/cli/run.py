@@ -87,7 +87,8 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
     parser.add_argument(
         "--print-config",
         action="store_true",
-        help="print the fields of the experiment, their values and what they mean, as YAML; train nothing",
+        help="print the fields of the experiment, their values and what they mean, as YAML; train nothing "
+        "(lmscale run FILE.yaml runs such a file)",
     )
     parser.add_argument(
         "--dry-run",
