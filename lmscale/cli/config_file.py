@@ -65,15 +65,19 @@ def read_config(path: str) -> Config:
     found = documents[0]
     for key in found:
         _check_known(path, key, _KEYS)
-    heads = {key: found.get(key, default) for key, default in
-             (("experiment", None), ("scale", "cpu"), ("data", "installed-python"))}  # fmt: skip
-    for key, value in heads.items():
-        if not isinstance(value, str) or not value:
-            raise CommandError(f"{path}: {key} must be a name, not {value!r}")
+    experiment = _name(path, "experiment", found.get("experiment"))
+    scale = _name(path, "scale", found.get("scale", "cpu"))
+    data = _name(path, "data", found.get("data", "installed-python"))
     fields = found.get("fields") or {}
     if not isinstance(fields, dict):
         raise CommandError(f"{path}: fields must be a list of NAME: VALUE, indented")
-    return Config(path, *heads.values(), fields)
+    return Config(path, experiment, scale, data, fields)
+
+
+def _name(path: str, key: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise CommandError(f"{path}: {key} must be a name, not {value!r}")
+    return value
 
 
 def _check_known(path: str, key: Any, known: Any) -> None:
