@@ -1,19 +1,18 @@
 """`--recipe KEY=VALUE`: every run of an experiment with other constants, and what it does not go with."""
 
 import dataclasses
-import json
 import re
 
 import pytest
 
 from lmscale.data.unbuilt import UnbuiltCorpus
-from lmscale.files import write_json
 from lmscale.spec import ScheduleSpec
 from lmscale.sweep.changed_recipe import KEYS, read_recipe
 from lmscale.sweep.dropped import declared_runs
 from lmscale.sweep.experiment import experiment_names, load_scales
 from lmscale.sweep.fields import ExperimentError
-from lmscale.sweep.store import Store, StoreError
+from lmscale.sweep.store import StoreError
+from tests.sweep.earlier import store_without_field
 
 SMALL = dataclasses.replace(
     load_scales("isoflop")[2]["cpu"], budgets=(2e9, 1e10), sizes=(1536.0, 3456.0)
@@ -132,15 +131,8 @@ def test_schedules_of_runs_that_go_on_from_others_stay():
 
 def test_runs_of_another_recipe_do_not_join_a_store(tmp_path, corpus):
     """Nor does an earlier version's store, whose declaration lacks the field, take them."""
-    store = Store(tmp_path / "store")
     runs = declared_runs("isoflop", SMALL, corpus)[0]
-    store.declare("isoflop", "cpu", SMALL, corpus, runs, "lmscale run isoflop")
-    path = store.path / "experiment.json"
-    recorded = json.loads(path.read_text())
-    del recorded["fields"]["recipe"]
-    write_json(path, recorded)
-    store = Store(store.path)
-    store.declare("isoflop", "cpu", SMALL, corpus, runs, "lmscale run isoflop")
+    store = store_without_field(tmp_path / "store", "recipe", SMALL, corpus, runs)
     other = dataclasses.replace(SMALL, recipe=("weight_decay=0.1",))
     changed = declared_runs("isoflop", other, corpus)[0]
     with pytest.raises(StoreError, match=r"recipe: none there, weight_decay=0\.1 here"):

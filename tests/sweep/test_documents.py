@@ -1,20 +1,19 @@
 """`--mask-documents`: every run of an experiment with masked documents, and what it does not go with."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 
 from lmscale.data.unbuilt import UnbuiltCorpus
-from lmscale.files import write_json
 from lmscale.serialize import SpecError
 from lmscale.spec import EvalSpec
 from lmscale.sweep.dropped import declared_runs
 from lmscale.sweep.experiment import experiment_names, load_scales
-from lmscale.sweep.store import Store, StoreError
+from lmscale.sweep.store import StoreError
 from lmscale.training.batch_source import check_separator
 from lmscale.training.evaluation import load_eval_set
+from tests.sweep.earlier import store_without_field
 from tests.training.specs import TRANSFORMER
 
 SMALL = dataclasses.replace(
@@ -53,15 +52,8 @@ def test_a_built_corpus_has_the_separator_of_one_that_is_not_built(corpus):
 
 def test_masked_runs_do_not_join_those_of_an_earlier_version(tmp_path, corpus):
     """Whose declaration does not have the field."""
-    store = Store(tmp_path / "store")
     runs = runs_of(SMALL, corpus, False)
-    store.declare("isoflop", "cpu", SMALL, corpus, runs, "lmscale run isoflop")
-    path = store.path / "experiment.json"
-    recorded = json.loads(path.read_text())
-    del recorded["fields"]["mask_documents"]
-    write_json(path, recorded)
-    store = Store(store.path)
-    store.declare("isoflop", "cpu", SMALL, corpus, runs, "lmscale run isoflop")
+    store = store_without_field(tmp_path / "store", "mask_documents", SMALL, corpus, runs)
     masked = dataclasses.replace(SMALL, mask_documents=True)
     with pytest.raises(StoreError, match="mask_documents: False there, True here"):
         store.declare(
