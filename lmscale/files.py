@@ -78,6 +78,12 @@ def say_os_error(error: OSError) -> str:
     return f"{os.fspath(error.filename)}: {words}" if error.filename else words
 
 
+def unreadable(path: epath.PathLike, error: Exception) -> str:
+    """In one line that a path cannot be read, and why."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return f"{path} cannot be read: {reason}"
+
+
 def cache_folder() -> Path:
     """The folder of files that can be made again: compiled programs, compiled plans, measured speeds."""
     return Path(os.environ.get("LMSCALE_CACHE") or Path.home() / ".cache" / "lmscale")

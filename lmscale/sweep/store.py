@@ -19,7 +19,7 @@ from etils import epath
 from lmscale import optimizers
 from lmscale.architectures import kinds
 from lmscale.data import Corpus
-from lmscale.files import DamagedError, read_json, write_atomically, write_json
+from lmscale.files import DamagedError, read_json, unreadable, write_atomically, write_json
 from lmscale.foreign_text import is_plain_name, plain_cell
 from lmscale.remote import is_remote, no_place_to_train, unreachable
 from lmscale.sweep.declaration import (
@@ -60,11 +60,6 @@ _REMEDY = "the `lmscale run` that made the store writes it again"
 
 class StoreError(ValueError):
     """A folder that is no store, or another experiment's; the message is one line."""
-
-
-def _unreadable(path: epath.PathLike, error: Exception) -> str:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-    return f"{path} cannot be read: {reason}"
 
 
 def _file_in_the_way(path: epath.Path) -> epath.Path | None:
@@ -121,7 +116,7 @@ class Store:
             ):
                 return path.exists()
         except (OSError, ValueError) as error:
-            raise StoreError(_unreadable(self.path, error)) from error
+            raise StoreError(unreadable(self.path, error)) from error
 
     def inside(self) -> list[Store]:
         """The stores in the folders of this one."""

@@ -24,6 +24,7 @@ from lmscale.files import (
     parse_json,
     read_bytes,
     read_json,
+    unreadable,
     write_atomically,
     write_json,
 )
@@ -85,12 +86,12 @@ class RunFolder:
         """
         if why := unreachable(path):
             raise SpecError(why)
-        # Its name must be the run's, and not that of a link to it.
-        folder = epath.Path(path if is_remote(path) else os.path.realpath(path))
         try:
+            # Its name must be the run's, and not that of a link to it.
+            folder = epath.Path(path if is_remote(path) else os.path.realpath(path))
             there = (folder / "spec.json").exists()
-        except OSError as error:
-            raise SpecError(f"{path} cannot be read: {error.strerror}") from error
+        except (OSError, ValueError) as error:
+            raise SpecError(unreadable(path, error)) from error
         if not there:
             raise SpecError(f"{path} holds no spec.json: give a folder of DIR/runs")
         return cls.open(folder)
