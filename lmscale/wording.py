@@ -6,6 +6,7 @@ that begins with 1 or 2, and never fewer than two decimals where it is below 1.
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections import Counter
@@ -29,6 +30,7 @@ __all__ = [
     "sentence",
     "si",
     "statuses",
+    "suggestion",
     "with_interval",
 ]
 
@@ -167,6 +169,13 @@ def first_few(items: Iterable[Any], most: int = 3) -> str:
     words = [str(item) for item in items]
     more = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """For a name that is not known: 'did you mean isoflop?', or 'there are ...' where none is near."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
 
 
 def statuses(column: Iterable[str]) -> str:

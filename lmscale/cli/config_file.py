@@ -7,12 +7,12 @@ lmscale run mine.yaml
 from __future__ import annotations
 
 import argparse
-import difflib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmscale.cli.argument_types import field_value
 from lmscale.cli.errors import CommandError
+from lmscale.wording import suggestion
 
 __all__ = ["Config", "field_values", "is_config", "read_config"]
 
@@ -82,9 +82,7 @@ def _name(path: str, key: str, value: Any) -> str:
 
 def _check_known(path: str, key: Any, known: Any) -> None:
     if key not in known:
-        close = difflib.get_close_matches(str(key), known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-        raise CommandError(f"{path} has no use for {key!r}: {hint}")
+        raise CommandError(f"{path} has no use for {key!r}: {suggestion(str(key), known)}")
 
 
 def field_values(config: Config, experiment: Any) -> dict[str, Any]:

@@ -7,7 +7,6 @@ learning rate) is changed here, for all of its runs alike, after the experiment 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmscale.spec import RunSpec, SpecError
 from lmscale.sweep.fields import ExperimentError
-from lmscale.terminal import plural
+from lmscale.wording import plural, suggestion
 
 if TYPE_CHECKING:
     from lmscale.sweep.experiment import Run
@@ -47,9 +46,7 @@ def read_recipe(entries: Sequence[str]) -> dict[str, Any]:
         if not equals or not text:
             raise ValueError(f"must be KEY=VALUE, such as weight_decay=0.1, not {entry!r}")
         if key not in KEYS:
-            close = difflib.get_close_matches(key, KEYS, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(KEYS)}"
-            raise ValueError(f"has no key {key!r}: {hint}")
+            raise ValueError(f"has no key {key!r}: {suggestion(key, KEYS)}")
         if key in found:
             raise ValueError(f"has {key} twice: give it once")
         found[key] = _value(key, text)

@@ -9,7 +9,6 @@ user may override on the command line, and `SCALES`, which names its instances:
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -26,6 +25,7 @@ from lmscale.sweep.changed_recipe import KEYS, read_recipe
 from lmscale.sweep.claims import Claim
 from lmscale.sweep.fields import BOUNDS, Bounds, ExperimentError, FieldError, check_value, short
 from lmscale.user_files import load_file, told_by
+from lmscale.wording import suggestion
 
 #: The package as which the folder experiments/ is installed.
 PACKAGE = "lmscale_experiments"
@@ -188,8 +188,7 @@ def load_scales(name: str) -> tuple[str, str, dict[str, Experiment]]:
     else:
         names = experiment_names()
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
+            hint = suggestion(name, names)
             raise ExperimentError(f"there is no experiment {name!r}: {hint} (or give a .py file)")
         module = importlib.import_module(f"{PACKAGE}.{name}")
         short = name
