@@ -18,8 +18,8 @@ ROOT = Path(lmscale.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     # These import nothing of ours.
     ("serialize", "compat", "stopping", "foreign_text", "user_files", "laws", "remote"),
-    # Processes, files and what is said on a terminal.
-    ("parallel", "progress", "terminal"),
+    # The environment, processes, files and what is said on a terminal.
+    ("environment", "parallel", "progress", "terminal"),
     ("files", "wording"),
     ("cache",),
     # What a run is. `models` belongs to the architectures.

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -27,8 +26,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lmscale.compat import load_tile, pallas, store_tile, triton_params
+from lmscale.environment import choice
 from lmscale.parallel.partition import on_each_run_device
-from lmscale.serialize import require
 
 #: The variable that switches the kernels on, and its values.
 SWITCH, CHOICES = "LMSCALE_LSTM", ("scan", "kernel")
@@ -46,9 +45,7 @@ def is_asked() -> bool:
     Raises:
       SpecError: when the variable has another value.
     """
-    value = os.environ.get(SWITCH, CHOICES[0])
-    require(value in CHOICES, f"{SWITCH} must be {' or '.join(CHOICES)}, not {value!r}")
-    return value == "kernel"
+    return choice(SWITCH, CHOICES) == "kernel"
 
 
 def refuses(d_hidden: int, dtype: str, split: int) -> str | None:

@@ -25,6 +25,7 @@ from lmscale.files import DamagedError, read_json, write_json
 from lmscale.parallel.distributed import broadcast_from_main, is_main_process
 from lmscale.planner.devices import Devices
 from lmscale.planner.packs import Pack, most_slots, with_slots
+from lmscale.planner.step_config import asked_head
 from lmscale.training.batch_source import BatchSource
 from lmscale.training.program import Program
 from lmscale.training.state import packed_hyperparameters
@@ -141,6 +142,8 @@ class SlotChoices:
         speed = f"({key}, {pack.mesh!r}, {config}, {pack.n_slots!r}, {device!r})"
         if pack.recurrence(self.devices.platform).form == "kernel":
             speed += " with the kernel of time steps"
+        if self.devices.platform == "gpu" and asked_head() == "xla":
+            speed += " with the plain head"
         return f"{hashlib.sha256(speed.encode()).hexdigest()[:16]}.json"
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from lmscale.architectures import ModelSpec
 from lmscale.architectures.parts import GpuCosts
+from lmscale.environment import choice
 from lmscale.models import lstm_kernel
 from lmscale.models.attention import CUDNN_REFUSES_DOCUMENTS, cudnn_refuses, splash_takes
 from lmscale.training.fused_loss import refuses
@@ -16,6 +16,8 @@ from lmscale.training.fused_loss import refuses
 #: the backward pass: a tenth of a step on a CPU, and on a GPU a quarter of the bytes and half of the
 #: kernels. Unrolled, compile time grows with the depth.
 UNROLLED_LAYERS = {"cpu": 4, "gpu": 16}
+#: The variable that switches the fused head off, and its values.
+HEAD_SWITCH, HEAD_CHOICES = "LMSCALE_HEAD", ("fused", "xla")
 #: Kinds of GPU of compute capability 9.0 (Hopper) or later.
 NEWER_GPUS = ("h100", "h200", "b200")
 
@@ -83,6 +85,15 @@ def default_attention(platform: str, model: ModelSpec, compute_dtype: str, kind:
     return choose_attention(platform, model, compute_dtype, kind).kernel
 
 
+def asked_head() -> str:
+    """The head of a GPU's training step that the environment asks for: "fused" by default.
+
+    Raises:
+      SpecError: when LMSCALE_HEAD has another value than there are.
+    """
+    return choice(HEAD_SWITCH, HEAD_CHOICES)
+
+
 def choose_head(platform: str, model: ModelSpec, compute_dtype: str, split: int = 1) -> str:
     """How the loss of a platform's training step meets the output head.
 
@@ -92,12 +103,11 @@ def choose_head(platform: str, model: ModelSpec, compute_dtype: str, split: int 
 
     Returns:
       "fused" (`lmscale.training.fused_loss`) on a GPU that it takes the model on, else "xla". Always
-      "xla" where the environment has LMSCALE_HEAD=xla.
+      "xla" where the environment has LMSCALE_HEAD=xla (`asked_head`).
     """
-    if os.environ.get("LMSCALE_HEAD") == "xla" or platform != "gpu":
-        return "xla"
-    if refuses(model.head_width, compute_dtype, split) is None:
-        return "fused"
+    asked = asked_head()
+    if platform == "gpu" and refuses(model.head_width, compute_dtype, split) is None:
+        return asked
     return "xla"
 
 

@@ -105,14 +105,17 @@ def test_plan_says_which_lstms_the_kernel_does_not_take(capsys, corpus, monkeypa
     assert "lstm-4x200" in named and "lstm-1x128" not in named
 
 
+@pytest.mark.parametrize(
+    ("variable", "choices"), [("LMSCALE_LSTM", "scan or kernel"), ("LMSCALE_HEAD", "fused or xla")]
+)
 @pytest.mark.parametrize("command", ["plan", "run"])
-def test_a_wrong_switch_of_the_lstm_is_refused_in_a_line(
-    capsys, corpus, monkeypatch, tmp_path, command
+def test_a_wrong_switch_is_refused_in_a_line(
+    capsys, corpus, monkeypatch, tmp_path, command, variable, choices
 ):
-    monkeypatch.setenv("LMSCALE_LSTM", "fast")
+    monkeypatch.setenv(variable, "fast")
     monkeypatch.chdir(tmp_path)
     said = refused(capsys, command, "lstm_vs_transformer", "--data", "tiny")
-    assert "LMSCALE_LSTM must be scan or kernel, not 'fast'" in said
+    assert f"{variable} must be {choices}, not 'fast'" in said
 
 
 def test_plan_builds_no_corpus(capsys, tmp_path, monkeypatch):

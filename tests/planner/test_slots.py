@@ -112,6 +112,21 @@ def test_what_was_measured_with_a_scan_is_not_taken_for_the_kernel(tmp_path, mon
     assert scan[0] != kernel[0] and scan[1] == kernel[1]
 
 
+def test_what_was_measured_with_the_fused_head_is_not_taken_for_the_plain_one(
+    tmp_path, monkeypatch
+):
+    (pack,) = packs_of(*seeds(2))
+
+    def names():
+        on = (parse_devices(kind) for kind in ("h100", "cpu:1"))
+        return [SlotChoices((tmp_path,), devices)._name(pack) for devices in on]
+
+    fused = names()
+    monkeypatch.setenv("LMSCALE_HEAD", "xla")
+    plain = names()
+    assert fused[0] != plain[0] and fused[1] == plain[1]
+
+
 def test_a_short_pack_is_trained_as_planned(tmp_path):
     (pack,) = packs_of(*seeds(8))
 

@@ -13,6 +13,7 @@ from lmscale.planner.devices import parse_devices
 from lmscale.planner.memory import device_memory
 from lmscale.planner.step_config import StepConfig, choose_head
 from lmscale.planner.topology import absent_devices, compiler
+from lmscale.serialize import SpecError
 from lmscale.spec import LSTMSpec, TransformerSpec
 from lmscale.training import step
 from lmscale.training.fused_loss import WIDEST, fused_mean_loss
@@ -162,6 +163,9 @@ def test_the_head_is_fused_where_a_kernel_takes_it(monkeypatch):
     assert {*others, chosen(width=WIDEST + 1)} == {"xla"}
     monkeypatch.setenv("LMSCALE_HEAD", "xla")
     assert chosen() == "xla"
+    monkeypatch.setenv("LMSCALE_HEAD", "plain")
+    with pytest.raises(SpecError, match="LMSCALE_HEAD must be fused or xla, not 'plain'"):
+        chosen()
 
 
 def test_a_program_refuses_a_head_that_its_kernels_do_not_take():
