@@ -108,6 +108,13 @@ def test_the_library_never_imports_experiments():
         assert not any(other.startswith("lmscale_experiments") for other in imported(tree)), name
 
 
+def test_no_module_imports_scipy_stats():
+    """It alone takes a second, at every start of every command. Functions that need it may import it."""
+    for name, tree in modules():
+        for node in tree.body:
+            assert getattr(node, "module", None) != "scipy.stats", name
+
+
 def test_the_checks_see_what_they_should():
     tree = ast.parse(
         "from typing import TYPE_CHECKING\n"

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student_t
 
 from lmscale.laws.allocation import optimum
 from lmscale.laws.holdout import hold_out
 from lmscale.laws.known import std_of_known
+from lmscale.laws.quantiles import student_quantile
 from lmscale.laws.result import FitError, FitResult
 from lmscale.laws.table import TableError
 
@@ -58,7 +58,7 @@ class Line:
         return self.quantile(level) * self.scatter * math.sqrt(self.leverage(x))
 
     def quantile(self, level: float) -> float:
-        return float(student_t.ppf(0.5 + level / 2, max(1, len(self.x) - 2)))
+        return float(student_quantile(0.5 + level / 2, max(1, len(self.x) - 2)))
 
 
 @dataclass(frozen=True)

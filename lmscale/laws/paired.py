@@ -17,11 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student_t
 
 from lmscale.laws import frontier
 from lmscale.laws.profiles import Profile
+from lmscale.laws.quantiles import normal_quantile, student_quantile
 from lmscale.laws.result import FitError, FitResult
 from lmscale.laws.scatter import LOG_N_SCALE, between_posterior, draw_between
 
@@ -115,7 +114,7 @@ def seeds_redrawn(
         raise FitError("seeds can be drawn only where cells were run with two or more")
     freedom = (n - 1) * len(set(size))
     tail = 0.5 + level / 2
-    widen = student_t.ppf(tail, freedom) / norm.ppf(tail) * math.sqrt(n / (n - 1))
+    widen = student_quantile(tail, freedom) / normal_quantile(tail) * math.sqrt(n / (n - 1))
     deviation = np.zeros((n_draws, len(losses)))
     source = np.tile(np.arange(len(losses)), (n_draws, 1))
     drawn = {
@@ -134,7 +133,9 @@ def seeds_redrawn(
 
 def widened(draws: np.ndarray, value: float, share: float, level: float) -> np.ndarray:
     """Draws [draw] of which `share` make an interval of `level`, spread about `value` to be of `level`."""
-    return value + norm.ppf(0.5 + share / 2) / norm.ppf(0.5 + level / 2) * (draws - value)
+    return value + normal_quantile(0.5 + share / 2) / normal_quantile(0.5 + level / 2) * (
+        draws - value
+    )
 
 
 def paired_slopes(one: FitResult, other: FitResult, seed: int = 0) -> np.ndarray:

@@ -23,8 +23,6 @@ from typing import Any, Literal
 
 import numpy as np
 from scipy.special import digamma
-from scipy.stats import norm
-from scipy.stats import t as student_t
 
 from lmscale.laws.profiles import (
     Points,
@@ -34,6 +32,7 @@ from lmscale.laws.profiles import (
     read_minima,
     share_curvature,
 )
+from lmscale.laws.quantiles import normal_quantile, student_quantile
 from lmscale.laws.result import FitError
 
 __all__ = [
@@ -166,7 +165,7 @@ def _scales(
         [(np.mean(x**2), dof) for x, dof in zip(parts, dofs, strict=True) if dof]
     )
     # With few degrees of freedom the noise itself is uncertain: Student's t in place of a normal.
-    widen = float(student_t.ppf(0.975, max(2, sum(dofs))) / norm.ppf(0.975))
+    widen = float(student_quantile(0.975, max(2, sum(dofs))) / normal_quantile(0.975))
     scales = []
     for part, dof, p in zip(parts, dofs, points, strict=True):
         own = dof * np.mean(part**2) if dof else 0.0

@@ -13,8 +13,8 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.stats import norm
 
+from lmscale.laws.quantiles import normal_quantile
 from lmscale.laws.surface import NAMES
 
 __all__ = ["design_correlation", "frontier_draws", "hoffmann_design", "joint_draws"]
@@ -115,4 +115,4 @@ def _two_sided(
     """Log-normal draws on either side of `value`, from standard normal draws z."""
     low, high = interval
     side = np.where(z < 0, math.log(value / low), math.log(high / value))
-    return value * np.exp(z / norm.ppf(0.5 + level / 2) * side)
+    return value * np.exp(z / normal_quantile(0.5 + level / 2) * side)

@@ -27,11 +27,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student_t
+from scipy.special import ndtr
 
 from lmscale.laws.cpu import float64_on_cpu
 from lmscale.laws.newton import Residual
+from lmscale.laws.quantiles import student_quantile
 from lmscale.laws.solve import MultiStart, solve
 from lmscale.laws.table import Runs
 from lmscale.laws.units import Units, choose_units, freedom_between, project
@@ -298,7 +298,7 @@ def jacobian(residual: Residual, theta: np.ndarray, data: Any) -> np.ndarray:
 
 def student_level(level: float, freedom: float) -> float:
     """The share of normal draws that is as wide as an interval of `level` of Student's t."""
-    return float(min(2 * norm.cdf(student_t.ppf(0.5 + level / 2, max(1.0, freedom))) - 1, 0.9999))
+    return float(min(2 * ndtr(student_quantile(0.5 + level / 2, max(1.0, freedom))) - 1, 0.9999))
 
 
 # --- The noise ----------------------------------------------------------------------------------

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student_t
+from scipy.special import ndtr
 
 from lmscale.laws.known import percentiles_of_known
+from lmscale.laws.quantiles import student_quantile
 from lmscale.laws.table import DroppedRow
 
 __all__ = ["DRAWS", "FitError", "FitResult", "expanded", "interval", "intervals_of", "plain"]
@@ -119,8 +119,8 @@ def expanded(level: float, n: int, n_parameters: int) -> float:
     percentile interval, Hesterberg 2015, sec. 3.2).
     """
     freedom = max(1, n - n_parameters)
-    z = student_t.ppf(0.5 + level / 2, freedom) * math.sqrt(n / freedom)
-    return float(min(2 * norm.cdf(z) - 1, 0.9999))
+    z = student_quantile(0.5 + level / 2, freedom) * math.sqrt(n / freedom)
+    return float(min(2 * ndtr(z) - 1, 0.9999))
 
 
 def interval(draws: np.ndarray, level: float, axis: int = 0) -> tuple[Any, Any]:

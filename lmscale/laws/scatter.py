@@ -7,7 +7,6 @@ posterior, and every draw takes one value of it.
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import cauchy
 
 __all__ = ["LOG_N_SCALE", "LOSS_SCALE", "between_posterior", "draw_between", "tau_prior"]
 
@@ -39,7 +38,7 @@ def tau_prior(
     if contrasts >= _ENOUGH_CONTRASTS:
         weight = np.gradient(tau)
         return tau, np.log(weight / weight.sum())
-    weight = cauchy.pdf(tau / scale) * np.gradient(tau)
+    weight = 1 / np.pi / (1 + (tau / scale) ** 2) * np.gradient(tau)
     weight[0] = 0.0
     weight *= (1 - none) / weight.sum()
     weight[0] = none

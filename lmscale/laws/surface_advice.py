@@ -7,13 +7,13 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import t as student_t
 
 from lmscale.laws.advice import Advice, OffOptimum
 from lmscale.laws.allocation import MODELS, AllocationProblem
 from lmscale.laws.backtest import BackTest, widened
 from lmscale.laws.data_constrained import MUENNIGHOFF
 from lmscale.laws.over_training import as_parametric
+from lmscale.laws.quantiles import student_quantile
 from lmscale.laws.result import FitError, FitResult, interval
 
 __all__ = ["advise_on_surface"]
@@ -195,7 +195,7 @@ def _half_widths(
     if freedom > 0:
         # The draws know the surface, but not how far the next run lies from it.
         noise = math.sqrt(float(np.sum(np.square(_log_residual(result)))) / freedom)
-        widths["loss"]["scatter"] = float(student_t.ppf(0.5 + level / 2, freedom)) * noise
+        widths["loss"]["scatter"] = float(student_quantile(0.5 + level / 2, freedom)) * noise
     if test is not None:
         beyond = max(0.0, math.log(flops / result.ranges["flops"][1]))
         widths["n_params"]["back_test"] = 2 * test.drift("size") * beyond

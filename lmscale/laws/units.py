@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import f as fisher
+from scipy.special import fdtrc
 
 from lmscale.laws.result import FitError
 from lmscale.laws.table import Runs
@@ -257,7 +257,7 @@ def correlate(
     spread = float(rest @ rest) - means
     if spread <= 0:
         return (1.0, 0.0) if means > 0 else (None, 1.0)
-    p_value = float(fisher.sf(means / between / (spread / within), between, within))
+    p_value = float(fdtrc(between, within, means / between / (spread / within)))
     # Z' (I - H) Z, and |(I - H) Z|^2 = tr Z' (I - H) Z.
     cross = np.diag(size) - sums @ sums.T
     of_means = float(np.sum(cross**2 / size[:, None]))

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
 
 from lmscale.laws import FitResult
+from lmscale.laws.quantiles import student_quantile
 from lmscale.studies.cells import Cell, measured_cells
 from lmscale.studies.estimate import Basis, Estimate, few_seeds, interval_of_mean, undecided
 from lmscale.studies.fits import attempt
@@ -291,7 +291,7 @@ def _short_gain(
         if few:
             return Estimate(name=name, value=value, **basis)
         freedom = sizes * (2 * seeds - 2)
-        half = float(student.ppf(0.975, freedom)) * math.sqrt(text + variance)
+        half = float(student_quantile(0.975, freedom)) * math.sqrt(text + variance)
         return Estimate(name=name, value=value, interval=(value - half, value + half), **basis)
 
     gains = [

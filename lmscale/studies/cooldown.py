@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from lmscale import laws
 from lmscale.laws import FitResult, paired_slopes
+from lmscale.laws.quantiles import student_quantile
 from lmscale.studies.estimate import (
     LEAST_SEEDS,
     LEVEL,
@@ -249,7 +249,7 @@ def _mean_gap(losses: pd.DataFrame, steps: float) -> Estimate:
         share = (by_size.size() / len(wide)).to_numpy()
         parts = share**2 * by_size.mean().var(axis=1, ddof=1).to_numpy() / seeds
         freedom = (seeds - 1) * parts.sum() ** 2 / max((parts**2).sum(), 1e-300)
-        quantile = float(student.ppf(0.5 + LEVEL / 2, max(freedom, 1.0)))
+        quantile = float(student_quantile(0.5 + LEVEL / 2, max(freedom, 1.0)))
         half = quantile * math.sqrt(parts.sum())
         interval = (value - half, value + half)
     return Estimate(

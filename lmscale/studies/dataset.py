@@ -18,7 +18,7 @@ from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from lmscale import laws
 from lmscale.laws import FitResult
@@ -146,8 +146,10 @@ class Stops:
             return 0.0, 1.0
         # Both limits take the same uniform number. They are evenly spread, to leave less to chance.
         place = (np.random.default_rng(0).permutation(len(kept)) + 0.5) / len(kept)
-        low = np.where(kept > 0, beta.ppf(place, np.maximum(kept, 1), judged - kept + 1), 0.0)
-        high = np.where(kept < judged, beta.ppf(place, kept + 1, np.maximum(judged - kept, 1)), 1.0)
+        low = np.where(kept > 0, betaincinv(np.maximum(kept, 1), judged - kept + 1, place), 0.0)
+        high = np.where(
+            kept < judged, betaincinv(kept + 1, np.maximum(judged - kept, 1), place), 1.0
+        )
         return interval(low, LEVEL)[0], interval(high, LEVEL)[1]
 
     def bound_interval(self) -> tuple[np.ndarray, np.ndarray]:

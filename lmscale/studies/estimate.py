@@ -14,9 +14,9 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import t as student
 
 from lmscale.laws import FitResult
+from lmscale.laws.quantiles import student_quantile
 from lmscale.laws.result import interval as percentile_interval
 
 __all__ = [
@@ -187,6 +187,6 @@ def interval_of_mean(values: ArrayLike, level: float = LEVEL) -> tuple[float, fl
         return None
     if len(values) == 2:
         return float(values.min()), float(values.max())
-    half = student.ppf(0.5 + level / 2, len(values) - 1) * values.std(ddof=1)
+    half = student_quantile(0.5 + level / 2, len(values) - 1) * values.std(ddof=1)
     half = float(half / math.sqrt(len(values)))
     return float(values.mean()) - half, float(values.mean()) + half

@@ -14,10 +14,10 @@ from typing import Unpack
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from lmscale import laws
 from lmscale.laws import FitResult
+from lmscale.laws.quantiles import student_quantile
 from lmscale.studies.cells import Cell, cell_rows, measured_cells, seed_noise, unfinished
 from lmscale.studies.estimate import Basis, Estimate
 from lmscale.studies.fits import attempt
@@ -181,7 +181,7 @@ def single_layer_shift(
     slope, level = np.polyfit(x[deep], y[deep], 1)
     rest_of_line = y - slope * x - level
     scatter = math.sqrt(float(np.sum(rest_of_line[deep] ** 2)) / (n - 2))
-    half = student.ppf(0.975, n - 2) * scatter * math.sqrt(1 / n + 1 / m)
+    half = student_quantile(0.975, n - 2) * scatter * math.sqrt(1 / n + 1 / m)
     value = float(rest_of_line[single].mean())
     interval = (math.expm1(value - half), math.expm1(value + half))
     return Estimate(

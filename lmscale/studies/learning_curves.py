@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
 
 from lmscale import laws
 from lmscale.flops import CONVENTIONS
 from lmscale.laws import FitResult
+from lmscale.laws.quantiles import normal_quantile
 from lmscale.laws.result import intervals_of
 from lmscale.laws.solve import seed_weights
 from lmscale.studies.estimate import LEAST_SEEDS
@@ -125,7 +125,7 @@ class Ladder:
         if self.batch_error is None:
             return [self.batch_law]
         loss, factor, *alphas = self.batch_error
-        middle = norm.ppf((np.arange(BATCH_DRAWS) + 0.5) / BATCH_DRAWS)
+        middle = normal_quantile((np.arange(BATCH_DRAWS) + 0.5) / BATCH_DRAWS)
         middle /= middle.std()
         rng = np.random.default_rng(0)
         # Level and power each take every one of their sixteen quantiles once.

@@ -11,7 +11,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
+
+from lmscale.laws.quantiles import student_quantile
 
 __all__ = ["Line", "fit_line", "lines_through"]
 
@@ -34,7 +35,9 @@ class Line:
     def slope_interval(self, level: float = 0.95) -> tuple[float, float] | None:
         if self.freedom < 1:
             return None
-        half = float(student.ppf(0.5 + level / 2, self.freedom) * math.sqrt(self.covariance[1, 1]))
+        half = float(
+            student_quantile(0.5 + level / 2, self.freedom) * math.sqrt(self.covariance[1, 1])
+        )
         return self.slope - half, self.slope + half
 
     def draws(self, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

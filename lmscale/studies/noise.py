@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import studentized_range
-from scipy.stats import t as student
 
+from lmscale.laws.quantiles import student_quantile
 from lmscale.studies.estimate import LEVEL
 
 __all__ = ["Noise", "additive_noise"]
@@ -48,7 +47,7 @@ class Noise:
 
     @property
     def _student(self) -> float:
-        return float(student.ppf(0.5 + LEVEL / 2, self.freedom))
+        return float(student_quantile(0.5 + LEVEL / 2, self.freedom))
 
 
 def additive_noise(losses: ArrayLike) -> Noise:
@@ -63,4 +62,6 @@ def additive_noise(losses: ArrayLike) -> Noise:
 @functools.cache
 def _studentized(cells: int, freedom: int) -> float:
     """The 95% point of the largest difference of so many means, in units of the standard error of one."""
+    from scipy.stats import studentized_range  # a second of import, for a few reports
+
     return float(studentized_range.ppf(LEVEL, cells, freedom))

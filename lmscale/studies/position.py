@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Unpack
 
 import numpy as np
-from scipy.stats import t as student
 
 from lmscale import laws
 from lmscale.laws import FitResult
+from lmscale.laws.quantiles import student_quantile
 from lmscale.laws.result import interval as interval_of_draws
 from lmscale.studies.cells import Cell, measured_cells
 from lmscale.studies.estimate import LEVEL, Basis, Estimate, few_seeds, interval_of_mean, undecided
@@ -348,7 +348,9 @@ def contrast(
             sums = sum(sign * member[:, a - 1 : b].mean(axis=1) for (a, b), sign in parts)
             variance += float(sums.var(ddof=1)) / len(member)
             freedom += len(member) - 1
-    half = float(student.ppf(0.5 + LEVEL / 2, freedom) if freedom else 1.96) * math.sqrt(variance)
+    half = float(student_quantile(0.5 + LEVEL / 2, freedom) if freedom else 1.96) * math.sqrt(
+        variance
+    )
     basis: Basis = {"at": tuple(sorted(end for ends, _ in parts for end in ends)), **rest}
     return Estimate(name=name, value=value, interval=(value - half, value + half), **basis)
 

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.stats import norm
 
 from lmscale.laws import FitResult
 from lmscale.laws.known import mean_of_known
+from lmscale.laws.quantiles import normal_quantile
 from lmscale.studies.cells import Cell, measured_cells
 from lmscale.studies.estimate import LEVEL, Estimate, few_seeds, interval_of_mean
 from lmscale.studies.interpolate import between
@@ -174,7 +174,7 @@ def _shift(sizes: Sequence[Size], own: str, name: str, level: float = LEVEL) -> 
         rests = [s.final(name) - s.final(own) for s in sizes if s.seeds > 1]
         error = math.sqrt(np.mean([rest.var(ddof=1) / len(rest) for rest in rests]))
         low, high = of_mean
-        half = math.hypot(0.5 * (high - low), float(norm.ppf(0.5 + level / 2)) * error)
+        half = math.hypot(0.5 * (high - low), float(normal_quantile(0.5 + level / 2)) * error)
         interval = (value - half, value + half)
     return Estimate(
         name="stage_shift",

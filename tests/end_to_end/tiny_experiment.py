@@ -9,7 +9,7 @@ from lmscale.sweep import Experiment, Run, make_run, product, width_rule
 @dataclass(frozen=True, kw_only=True)
 class Tiny(Experiment):
     title = "A tiny grid"
-    analyses = ("size", "position", "curves")
+    analyses = ("size", "curves")
     steps: int = 1200
     seeds: tuple[int, ...] = (0, 1, 2)
     lr_factor: tuple[float, ...] = (1.0,)
