@@ -65,7 +65,7 @@ def test_sigkill_at_random_moments_changes_no_bit(lmscale, finish, uninterrupted
         process.send_signal(signal.SIGKILL)
         process.communicate()
         kills += 1
-        if kills == 4:
+        if kills == 3:
             break
     code, _, err = finish(*ARGUMENTS, "--out", tmp_path)
     assert code == 0, err

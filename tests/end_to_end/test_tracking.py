@@ -28,7 +28,7 @@ def fail(run, records):
 def test_a_tracked_sweep_is_the_same_and_every_record_is_sent_once(lmscale, finish, tmp_path):
     hook = tmp_path / "hook.py"
     hook.write_text(HOOK)
-    small = (EXPERIMENT, "--data", "tiny", "--steps", 4000, "--seeds", 0)
+    small = (EXPERIMENT, "--data", "tiny", "--steps", 2000, "--seeds", 0)
     code, _, said = finish("run", *small, "--out", tmp_path / "plain", "--track", f"{hook}:fail")
     assert code == 0, said
     assert said.count("has failed and stops, training goes on: OSError: no such server") == 1

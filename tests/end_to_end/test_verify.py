@@ -14,8 +14,8 @@ from lmscale.sweep.grids import isoflop_grid, width_rule
 from tests.report.planted_store import Law, plant
 
 pytestmark = pytest.mark.slow
-BUDGETS = (1e9, 2e9, 4e9, 8e9)
-BUDGET = 1.6e10
+BUDGETS = (4e8, 8e8, 1.6e9, 3.2e9)
+BUDGET = 6.4e9
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def steps_logged(folder):
 
 def test_a_forecast_survives_a_kill_and_is_held_against_the_outcome(lmscale, finish, store):
     arguments = ("verify", store.path, "--compute", BUDGET, "--checkpoint-seconds", "0.01")
-    folder = Path(store.path) / "verify" / "C1.6e10"
+    folder = Path(store.path) / "verify" / "C6.4e09"
     process = lmscale(*arguments)
     while process.poll() is None and steps_logged(folder) == 0:
         time.sleep(0.02)

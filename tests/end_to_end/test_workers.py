@@ -80,9 +80,10 @@ def assert_trained_once(out):
     assert not list(out.rglob("claim*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_killed_workers_are_replaced_and_no_bit_changes(sweep, undisturbed, tmp_path, number):
-    rng, kills = random.Random(), 0
+def test_killed_workers_are_replaced_and_no_bit_changes(sweep, undisturbed, tmp_path):
+    # As the out-of-memory killer ends a process, and as a fault in a library does.
+    rng, kills = random.Random(), []
+    signals = (signal.SIGKILL, signal.SIGSEGV)
     process = sweep(tmp_path)
     begin = time.monotonic()
     while process.poll() is None and time.monotonic() - begin < 300:
@@ -90,18 +91,18 @@ def test_killed_workers_are_replaced_and_no_bit_changes(sweep, undisturbed, tmp_
         time.sleep(rng.uniform(0.2, 0.6))
         after = sum(p.stat().st_size for p in tmp_path.glob("runs/*/metrics.jsonl"))
         # At moments when training goes on, so that no run is hit twice at one place.
-        if kills < 4 and after > before and (found := workers(process)):
-            os.kill(rng.choice(found), number)
-            kills += 1
+        if len(kills) < 4 and after > before and (found := workers(process)):
+            kills.append(signals[len(kills) % 2])
+            os.kill(rng.choice(found), kills[-1])
     error = process.communicate(timeout=10)[1]
-    assert kills >= 1
+    assert kills
     if process.returncode == 1:
         # Twice at one place after all: marked, and trained at the next start.
         assert "two processes in a row" in error
         process = sweep(tmp_path)
-        error = process.communicate(timeout=300)[1]
+        error += process.communicate(timeout=300)[1]
     assert process.returncode == 0, error
-    assert f"was killed by {number.name}" in error or kills
+    assert any(f"was killed by {number.name}" in error for number in kills)
     assert results(tmp_path) == results(undisturbed)
     assert_trained_once(tmp_path)
 
@@ -126,8 +127,8 @@ def test_a_sweep_with_a_dead_worker_still_stops_when_asked(sweep, tmp_path, numb
 
 def test_sweeps_on_one_store_train_every_run_once(sweep, lmscale, undisturbed, tmp_path):
     rng = random.Random()
-    for number in range(3):
-        out, count = tmp_path / str(number), (2, 4, 2)[number]
+    for count in (2, 3):
+        out = tmp_path / str(count)
         shards = ["0/1", *(rng.choice(SHARDS) for _ in range(count - 1))]
         processes = [lmscale(*ARGUMENTS, "--out", out, "--shard", shard) for shard in shards]
         for process in processes:

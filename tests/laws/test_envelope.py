@@ -149,7 +149,7 @@ def test_an_envelope_needs_curves():
 def test_envelope_intervals_cover_the_truth(noise):
     """The exponent, and N_opt at 10 and 100 times the largest compute."""
     inside, found = [], []
-    for seed in range(100):
+    for seed in range(50):
         fit = fit_envelope(learning_curves(**noise, seed=seed), points=300, seed=seed)
         flops = fit.ranges["flops"][1]
         row = [fit.intervals["a"][0] <= TRUTH <= fit.intervals["a"][1]]
@@ -160,7 +160,8 @@ def test_envelope_intervals_cover_the_truth(noise):
         inside.append(row)
         found.append(fit.parameters["a"])
     share = np.mean(inside, axis=0)
-    assert np.all((0.90 <= share) & (share <= 1.0)), share
+    # Where intervals cover 0.95, fewer than 44 of 50 have a chance of 1%. RESULTS.md has 100 a row.
+    assert np.all(0.88 <= share), share
     # The lowest of noisy curves is a biased choice: with 8 sizes by 0.006 where tables scatter by
     # 0.014, which the intervals above hold.
     assert np.mean(found) == pytest.approx(TRUTH, abs=max(0.004, np.std(found) / 2))
