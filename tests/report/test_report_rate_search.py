@@ -24,7 +24,7 @@ def columns(grid, *names):
     return [tuple(row[i] for i in at) for row in grid.rows]
 
 
-def test_every_cell_and_factor_is_shown_with_the_best(tmp_path):
+def test_every_cell_and_factor_is_shown_with_the_best(tmp_path, drawn):
     study = searched(tmp_path, best={"transformer": 1.0, "lstm": 1.0})
     section = analyse("rate_search", study)
     (grid,) = section.grids
