@@ -148,8 +148,7 @@ def parse_json(
     if len(data) > LARGEST_JSON:
         raise damaged(f"it is larger than {LARGEST_JSON:,} bytes")
     try:
-        decoder = _LENIENT if allow_nan else _STRICT
-        values = json.loads(data, cls=lambda: decoder)
+        values = (_LENIENT if allow_nan else _STRICT).decode(_text(data))
     except RecursionError:
         raise damaged("its JSON is nested too deeply") from None
     except UnicodeDecodeError as error:
@@ -162,7 +161,7 @@ def parse_json(
     except ValueError as error:
         raise damaged(str(error)) from None
     # An escape of half a surrogate pair, which cannot be written as UTF-8.
-    if (_SURROGATE_BYTES if isinstance(data, bytes) else _SURROGATE).search(data):
+    if _SURROGATE_BYTES.search(data) if isinstance(data, bytes) else _SURROGATE.search(data):
         try:
             json.dumps(values, ensure_ascii=False).encode()
         except UnicodeEncodeError:
@@ -309,6 +308,13 @@ def _short(text: str) -> int:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"it holds {name}, which is no number")
+
+
+def _text(data: bytes | str) -> str:
+    """JSON as text, as `json.loads` reads it: in UTF-8, or else in what its first bytes show."""
+    if isinstance(data, bytes):
+        return data.decode(json.detect_encoding(data), "surrogatepass")
+    return data
 
 
 _SURROGATE = re.compile(r"(?i)\\ud[89a-f]")
