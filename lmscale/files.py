@@ -148,12 +148,7 @@ def parse_json(
     if len(data) > LARGEST_JSON:
         raise damaged(f"it is larger than {LARGEST_JSON:,} bytes")
     try:
-        values = json.loads(
-            data,
-            parse_constant=(lambda _: None) if allow_nan else _no_constant,
-            parse_float=_finite,
-            parse_int=_short,
-        )
+        values = (_LENIENT if allow_nan else _STRICT).decode(_text(data))
     except RecursionError:
         raise damaged("its JSON is nested too deeply") from None
     except UnicodeDecodeError as error:
@@ -166,8 +161,7 @@ def parse_json(
     except ValueError as error:
         raise damaged(str(error)) from None
     # An escape of half a surrogate pair, which cannot be written as UTF-8.
-    escape = r"(?i)\\ud[89a-f]"
-    if re.search(escape.encode(), data) if isinstance(data, bytes) else re.search(escape, data):
+    if _SURROGATE_BYTES.search(data) if isinstance(data, bytes) else _SURROGATE.search(data):
         try:
             json.dumps(values, ensure_ascii=False).encode()
         except UnicodeEncodeError:
@@ -314,6 +308,20 @@ def _short(text: str) -> int:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"it holds {name}, which is no number")
+
+
+def _text(data: bytes | str) -> str:
+    """JSON as text, as `json.loads` reads it: in UTF-8, or else in what its first bytes show."""
+    if isinstance(data, bytes):
+        return data.decode(json.detect_encoding(data), "surrogatepass")
+    return data
+
+
+_SURROGATE = re.compile(r"(?i)\\ud[89a-f]")
+_SURROGATE_BYTES = re.compile(_SURROGATE.pattern.encode())
+# Made once: `json.loads` would make a decoder for each line of a log, which takes as long as reading it.
+_STRICT = json.JSONDecoder(parse_float=_finite, parse_int=_short, parse_constant=_no_constant)
+_LENIENT = json.JSONDecoder(parse_float=_finite, parse_int=_short, parse_constant=lambda name: None)
 
 
 def _is_of(value: Any, kinds: type | tuple[type, ...]) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -52,14 +52,15 @@ class UnbuiltCorpus:
     def n_tokens(self, split: str) -> int:
         """Tokens of a split, estimated from the sizes of the files."""
         share = _SHARES[split] if self.kind is None else float(split == "valid")
-        return int(share * self._bytes / self.bytes_per_token(split))
+        return int(share * _bytes_of(self.kind) / self.bytes_per_token(split))
 
     def bytes_per_token(self, split: str) -> float:
         """About how many bytes of Python sources a token is."""
         return max(1.0, _AT_512 + _A_DOUBLING * math.log2(self.vocab_size / 512))
 
-    @cached_property
-    def _bytes(self) -> int:
-        patterns = PYTHON if self.kind is None else OTHER_KINDS[self.kind]
-        files, _ = find_installed(patterns)
-        return min(MAX_BYTES, sum(file.stat().st_size for file in files if file.is_file()))
+
+@functools.cache
+def _bytes_of(kind: str | None) -> int:
+    """Bytes of the installed text of a kind: looked up once, as a plan of all experiments asks for each."""
+    files, _ = find_installed(PYTHON if kind is None else OTHER_KINDS[kind])
+    return min(MAX_BYTES, sum(file.stat().st_size for file in files if file.is_file()))

@@ -34,7 +34,13 @@ from lmscale.laws.chinchilla import iso_loss, optimal_allocation
 from lmscale.laws.data_constrained import fit_data_constrained
 from lmscale.laws.envelope import fit_envelope
 from lmscale.laws.holdout import Comparison, HoldOut, compare, hold_out
-from lmscale.laws.isoflop import fit_isoflop, redraw_losses, unusable_profiles, window_spread
+from lmscale.laws.isoflop import (
+    exponents_again,
+    fit_isoflop,
+    redraw_losses,
+    unusable_profiles,
+    window_spread,
+)
 from lmscale.laws.kaplan import (
     Contradiction,
     Frontier,
@@ -96,6 +102,7 @@ __all__ = [
     "data_requirement",
     "early_stopping_bound",
     "efficient_frontier",
+    "exponents_again",
     "fit",
     "frontier_constant",
     "frontier_exponent",

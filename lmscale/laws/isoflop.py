@@ -14,6 +14,7 @@ the embedding counted: then a drifts with C.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ from lmscale.laws.profiles import (
     akima,
     borrow_curvature,
     in_window,
+    lacks_minima,
     parabola,
 )
 from lmscale.laws.result import DRAWS, FitError, FitResult, interval
@@ -42,6 +44,7 @@ from lmscale.laws.table import Runs, Table
 __all__ = [
     "LEAST_BUDGETS",
     "MIN_POINTS",
+    "exponents_again",
     "fit_isoflop",
     "redraw_losses",
     "unusable_profiles",
@@ -51,6 +54,8 @@ __all__ = [
 #: Least standard deviation of a spline's minimum, as a share of the distance between two sizes
 #: (Porian et al. 2024).
 _AKIMA_LEAST_STD = 0.33
+#: The parabola takes sizes within this factor of the one with the lowest loss, unless a caller asks for others.
+_WINDOW = 4.0
 #: Fewest sizes of a profile that has a minimum, unless a caller asks for fewer.
 MIN_POINTS = 4
 #: Fewest budgets of a frontier: two points always lie on a line, and only a third can contradict it.
@@ -67,7 +72,7 @@ def fit_isoflop(
     table: Any,
     *,
     method: Literal["parabola", "akima"] = "parabola",
-    window: float | None = 4.0,
+    window: float | None = _WINDOW,
     min_points: int = MIN_POINTS,
     weighted: bool | None = None,
     bootstrap: int = DRAWS,
@@ -148,7 +153,7 @@ def redraw_losses(
     *,
     draws: int = DRAWS,
     seed: int = 0,
-    window: float | None = 4.0,
+    window: float | None = _WINDOW,
     columns: Any = None,
 ) -> Redrawn | None:
     """The losses of a table of IsoFLOP profiles, drawn again for several fits of the same runs.
@@ -260,6 +265,37 @@ def window_spread(
             exponents = next(iter(result.exponents.values()))
             spread[name] = {**exponents, "profiles": len(result.details["frontier"]["flops"])}
     return spread
+
+
+def exponents_again(table: Any, losses: np.ndarray) -> np.ndarray:
+    """The exponent a of `fit_isoflop` [draw] for other losses of the same runs [draw, row of the table].
+
+    Only what the value depends on is made again, so that a draw takes a fraction of a fit. NaN where fewer
+    than two profiles are usable, or a draw's runs do not determine a parabola.
+
+    Raises:
+      TableError: the table has no profiles.
+    """
+    _, flops, points = read_budgets(Table.read(table), BUDGET_TOLERANCE)
+    found = np.full(len(losses), math.nan)
+    for k, own in enumerate(losses):
+        again = [dataclasses.replace(p, loss=own[p.row - 1]) for p in points]
+        with contextlib.suppress(np.linalg.LinAlgError):
+            found[k] = _exponent(again, np.log(flops))
+    return found
+
+
+def _exponent(points: list[Points], log_flops: np.ndarray) -> float:
+    """The exponent a by parabolas, without draws."""
+    used = [in_window(p, _WINDOW) for p in points]
+    fits = [parabola(p, u, MIN_POINTS) for p, u in zip(points, used, strict=True)]
+    if lacks_minima(fits):
+        noise = draws_of.noise_of(points, used, fits, None, "auto", "parabola")
+        fits = borrow_curvature(points, fits, noise.typical(), log_flops)
+    ok = np.array([fit.ok for fit in fits])
+    at = np.array([fit.center + fit.minimum for fit in fits if fit.ok])
+    slope, _ = frontier.line(log_flops[ok], at[:, None], np.ones((len(at), 1)))
+    return float(slope[0])
 
 
 def _with_noise(asked: Reading, redrawn: Redrawn) -> Reading:

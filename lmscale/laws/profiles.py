@@ -26,6 +26,7 @@ __all__ = [
     "akima_minima",
     "borrow_curvature",
     "in_window",
+    "lacks_minima",
     "mean_by_size",
     "parabola",
     "points_of",
@@ -345,6 +346,12 @@ def _shared_curvature(
     return mean * trend[:, None], spread
 
 
+def lacks_minima(fits: Sequence[ProfileFit]) -> bool:
+    """Whether so few budgets have their minimum inside that `borrow_curvature` looks outside."""
+    inside = [fit.ok for fit in fits if fit.coefficients is not None]
+    return len(inside) >= 2 and sum(inside) < min(len(inside), _ENOUGH_INSIDE)
+
+
 def borrow_curvature(
     points: Sequence[Points],
     fits: Sequence[ProfileFit],
@@ -364,10 +371,9 @@ def borrow_curvature(
     Returns:
       The fits. Some without a minimum inside are now "ok", with a reason.
     """
-    fitted = [k for k, fit in enumerate(fits) if fit.coefficients is not None]
-    inside = sum(fits[k].ok for k in fitted)
-    if len(fitted) < 2 or inside >= min(len(fitted), _ENOUGH_INSIDE):
+    if not lacks_minima(fits):
         return list(fits)
+    fitted = [k for k, fit in enumerate(fits) if fit.coefficients is not None]
     log_flops = np.asarray(log_flops)[fitted]
     own = np.array([fits[k].coefficients for k in fitted]).T[:, :, None]
     covariance = np.stack([fits[k].covariance(noise[k]) for k in fitted])

@@ -169,8 +169,9 @@ def render(figure: Figure, *, name: str, caption: str, alt: str) -> Chart:
     if _for_paper.get():
         _make_printable(figure)
     notes = noted_artists(figure)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # Laid out once, for both.
+    # Laid out once, for both: with an engine, each file would be drawn once more only to lay it out.
+    figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine(None)
     svg, png = io.StringIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     figure.savefig(png, format="png", dpi=200, metadata={"Software": None})

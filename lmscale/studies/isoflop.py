@@ -338,13 +338,13 @@ def _spread_over_texts(
     if view.moved:
         return None
 
-    def exponent_of(losses: np.ndarray) -> float | None:
-        rows = view.rows.assign(loss=losses)
-        table = laws.Table.read(rows, convention=native)
-        fit = attempt("isoflop", lambda: laws.fit(table, "isoflop", bootstrap=0))
-        return fit.parameters.get("a")
+    def exponents_of(losses: np.ndarray) -> np.ndarray:
+        try:
+            return laws.exponents_again(laws.Table.read(view.rows, convention=native), losses)
+        except laws.TableError:
+            return np.full(len(losses), np.nan)
 
-    return text_spread(results, runs["run"].tolist(), exponent_of)
+    return text_spread(results, runs["run"].tolist(), exponents_of)
 
 
 # --- estimates ----------------------------------------------------------------------------------

@@ -101,17 +101,17 @@ def pair_error(results: Results, family: str, base: str) -> float | None:
 
 
 def text_spread(
-    results: Results, runs: Sequence[str], read: Callable[[np.ndarray], float | None]
+    results: Results, runs: Sequence[str], read: Callable[[np.ndarray], np.ndarray]
 ) -> float | None:
     """Standard deviation of a quantity over draws of the documents; None where it is unknown.
 
     Args:
       runs: in the order in which `read` takes their losses.
-      read: losses [run] -> the quantity, or None where they give none.
+      read: losses [draw, run] -> the quantity [draw], NaN where they give none.
     """
     found = windows_of(results, runs)
     if found is None or len(set(found[1].tolist())) < LEAST_DOCUMENTS:
         return None
-    read_values = (read(losses) for losses in resample_documents(*found, DRAWS))
-    values = [value for value in read_values if value is not None]
+    drawn = read(np.stack(list(resample_documents(*found, DRAWS))))
+    values = drawn[np.isfinite(drawn)]
     return float(np.std(values, ddof=1)) if len(values) > DRAWS / 2 else None

@@ -83,11 +83,12 @@ def parse_records(data: bytes, path: epath.Path) -> list[dict[str, Any]]:
       DamagedError: when a line is no record.
     """
     records = []
+    where = str(path)  # Once: a path makes its text anew each time.
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
-        record = parse_json(line, f"{path} line {number}", {"step": int}, allow_nan=True)
+        record = parse_json(line, f"{where} line {number}", {"step": int}, allow_nan=True)
         for name, kinds in _TYPES.items():
             if not isinstance(record.get(name), kinds):
-                raise DamagedError(f"{path} line {number}", f"its {name!r} has the wrong type")
+                raise DamagedError(f"{where} line {number}", f"its {name!r} has the wrong type")
         records.append(record)
     return records
 

@@ -1,11 +1,14 @@
 """`lmscale bench` on models of a few hundred parameters: what it reports, not how fast they are."""
 
 import dataclasses
+import functools
 import json
 
 import pytest
 
 from lmscale import flops
+from lmscale.bench import paths as bench_paths
+from lmscale.bench import timing
 from lmscale.bench.paths import Row
 from lmscale.bench.sweep_runs import SCALES
 from lmscale.bench.timing import Timing
@@ -19,7 +22,15 @@ from tests.fake_corpus import fake_corpus
 TINY = ["--shape", "1x8", "--batch", "2", "--context", "16", "--vocab", "64", "--repeat", "2"]
 
 
-def test_every_path_is_measured(capsys):
+@pytest.fixture
+def briefly(monkeypatch):
+    """Timed for moments: what is reported of a time does not depend on how long it was taken."""
+    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 0.02)
+    brief = functools.partial(bench_paths.matmul_peak, seconds=0.02)
+    monkeypatch.setattr(bench_paths, "matmul_peak", brief)
+
+
+def test_every_path_is_measured(capsys, briefly):
     paths = ["train", "evaluate", "data", "checkpoint"]
     command = ["bench", "--model", "lstm", *TINY, "--pack", "2", "--path", *paths, "--json"]
     assert main(command) == 0
@@ -64,9 +75,12 @@ def test_bad_arguments_are_told_in_one_line(arguments, message, capsys):
     assert message in err and err.count("\n") == 1
 
 
-def test_every_architecture_is_timed_and_others_are_refused(capsys):
+def test_every_architecture_is_timed_and_others_are_refused(capsys, briefly, monkeypatch):
+    # Eight virtual devices would be planned as eight processes.
+    monkeypatch.setattr("lmscale.planner.devices.local_devices", lambda: parse_devices("cpu:1"))
     assert main(["bench", "--model", "llama", *TINY, "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["planned"] and row["workers"] == 1
     assert row["model"] == "llama-1x8" and row["tokens_per_second"] > 0
     assert main(["bench", "--model", "lama", *TINY]) == 2
     assert "no architecture 'lama'; there are" in capsys.readouterr().err

@@ -32,6 +32,18 @@ def document(name, n_lines=30, per_line=8):
     )
 
 
+_LETTERS = bytes(b"abcdefghijklmnop"[byte % 16] for byte in range(256))
+
+
+def long_document(name, n_lines, per_line=8):
+    """As `document`, drawn at once: for hundreds of lines a call a letter takes longer than a test."""
+    rng, n = random.Random(name), n_lines * per_line
+    letters = rng.randbytes(8 * n).translate(_LETTERS).decode()
+    words = [letters[8 * i : 8 * i + 2 + byte % 7] for i, byte in enumerate(rng.randbytes(n))]
+    lines = (" ".join(words[i : i + per_line]) for i in range(0, n, per_line))
+    return "".join(f"{name}: {line}\n" for line in lines)
+
+
 def write_text(path, texts):
     path.write_text("\n\x0c\n".join(texts), newline="")
     return str(path)

@@ -15,7 +15,7 @@ from lmscale.data import (
 )
 from lmscale.data.installed import find_installed, read_installed
 from lmscale.files import DamagedError
-from tests.data.prose import document, documents, write_text
+from tests.data.prose import document, documents, long_document, write_text
 
 
 @pytest.fixture(autouse=True)
@@ -176,7 +176,7 @@ def test_other_installed_text_is_bounded_and_holds_nothing_of_the_training_text(
     # Some are training documents but for a line, some are a licence with a little more.
     texts = [*fresh, *("more\n" + text for text in known)]
     texts += [licence + document(f"l{i}", 10) for i in range(5)]
-    long = document("long", 3000)
+    long = long_document("long", 3000)
     for i, text in enumerate([*texts, long]):
         (folder / f"README{i}.md").write_text(text)
     monkeypatch.setattr(

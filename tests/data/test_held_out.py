@@ -8,7 +8,7 @@ import pytest
 
 from lmscale.data import build_corpus, encode, held_out, open_corpus
 from lmscale.data.held_out import _stretch, _whole_lines
-from tests.data.prose import document, write_text
+from tests.data.prose import document, long_document, write_text
 
 SPLITS = ("train", "valid", "test")
 SETTINGS = {"vocab_size": 400, "valid_fraction": 0.1, "test_fraction": 0.1}
@@ -40,8 +40,8 @@ def build(tmp_path, name, documents, **settings):
 
 def test_pieces_of_a_document_lie_on_one_side_and_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(held_out, "_ENOUGH_BYTES", 0)
-    n_lines = [random.Random(i).choice([3, 30, 800]) for i in range(120)]
-    documents = [document(f"d{i}", n) for i, n in enumerate(n_lines)]
+    n_lines = [random.Random(i).choice([3, 30, 500]) for i in range(120)]
+    documents = [long_document(f"d{i}", n) for i, n in enumerate(n_lines)]
     corpus = build(tmp_path, "a", documents, cut_documents=1000, **SETTINGS)
     found = {split: names(corpus, split) for split in SPLITS}
     assert not found["train"] & found["valid"]
@@ -71,7 +71,7 @@ def test_pieces_of_a_document_lie_on_one_side_and_are_bounded(tmp_path, monkeypa
 
 
 def test_few_documents_contribute_more_of_each(tmp_path):
-    documents = [document(f"d{i}", 2500) for i in range(20)]
+    documents = [long_document(f"d{i}", 800) for i in range(20)]
     corpus = build(tmp_path, "a", documents, **SETTINGS)
     limit = corpus.manifest["held_out"]["max_bytes"]
     assert limit == 2**20 // 2

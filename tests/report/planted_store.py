@@ -223,7 +223,7 @@ def _write_run(folder: RunFolder, loss: float, status: str) -> None:
         return
     share = {"diverged": 0.35, "running": 0.6, "preempted": 0.5, "failed": 0.1}.get(status, 1.0)
     last = max(1, int(share * spec.steps))
-    folder.append_metrics(list(_records(spec, loss, last)))
+    records = list(_records(spec, loss, last))
     reason = {
         "diverged": f"the training loss is nan at step {last}",
         "failed": "ValueError: <planted> failure",
@@ -238,16 +238,9 @@ def _write_run(folder: RunFolder, loss: float, status: str) -> None:
             "by_window": _by_window(spec, loss),
             "document": [i // WINDOWS_A_DOCUMENT for i in range(WINDOWS)],
         }
-        folder.append_metrics(
-            [
-                {
-                    "step": spec.steps,
-                    "tokens": spec.n_tokens,
-                    "flops": 0.0,
-                    "eval": {"valid": evaluation},
-                }
-            ]
-        )
+        place = {"step": spec.steps, "tokens": spec.n_tokens, "flops": 0.0}
+        records.append(place | {"eval": {"valid": evaluation}})
+    folder.append_metrics(records)
     if status in ("done", "diverged"):
         folder.write_result(result(folder, status, reason, "cpu", last))
     folder.write_status(status, step=last, seconds=12.5, reason=reason)

@@ -6,7 +6,7 @@ from tests.report import planted_store as planted
 from tests.studies.test_curves import STATUSES
 
 
-def test_how_the_runs_ended_is_said_and_shown(tmp_path):
+def test_how_the_runs_ended_is_said_and_shown(tmp_path, drawn):
     runs = planted.size_runs(layers=(1,), seeds=(0,))
     planted.plant(
         tmp_path, runs, analyses=["curves"], status=lambda i, run: STATUSES.get(i, "done")

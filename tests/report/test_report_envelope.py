@@ -29,7 +29,7 @@ def study(tmp_path_factory):
     return planted_curves(tmp_path_factory.mktemp("e"))
 
 
-def test_the_section_tells_and_draws_the_envelope(study):
+def test_the_section_tells_and_draws_the_envelope(study, drawn):
     section = analyse("envelope", study)
     assert section.finding.startswith(
         "Along the envelope of the Transformer's training curves N ∝ C^0."

@@ -8,7 +8,7 @@ from tests.report import planted_curves as planted
 from tests.studies.test_learning import BATCH, wrong
 
 
-def test_the_law_is_said_and_drawn(tmp_path):
+def test_the_law_is_said_and_drawn(tmp_path, drawn):
     runs = planted.ladder_runs()
     study = planted.plant(tmp_path, runs, analyses=["learning"], critical_batch=BATCH)
     section = analyse("learning", study)

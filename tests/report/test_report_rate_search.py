@@ -18,15 +18,20 @@ def undrawn(monkeypatch):
         monkeypatch.setattr(analysis, "_chart", lambda *args: None)
 
 
+@pytest.fixture(scope="module")
+def best_inside(tmp_path_factory):
+    path = tmp_path_factory.mktemp("search")
+    return searched(path, best={"transformer": 1.0, "lstm": 1.0})
+
+
 def columns(grid, *names):
     """Those columns of every row, as text."""
     at = [grid.header.index(name) for name in names]
     return [tuple(row[i] for i in at) for row in grid.rows]
 
 
-def test_every_cell_and_factor_is_shown_with_the_best(tmp_path):
-    study = searched(tmp_path, best={"transformer": 1.0, "lstm": 1.0})
-    section = analyse("rate_search", study)
+def test_every_cell_and_factor_is_shown_with_the_best(best_inside, drawn):
+    section = analyse("rate_search", best_inside)
     (grid,) = section.grids
     assert len(grid.rows) == 6
     for *losses, best in columns(grid, "×0.5", "×1", "×2", "best"):
@@ -43,8 +48,8 @@ def test_every_cell_and_factor_is_shown_with_the_best(tmp_path):
     assert "LSTM" in chart.alt and "Transformer" in chart.alt
 
 
-def test_the_rules_rate_of_each_architecture_is_shown(tmp_path):
-    study = searched(tmp_path, best={"transformer": 1.0, "lstm": 1.0})
+def test_the_rules_rate_of_each_architecture_is_shown(best_inside):
+    study = best_inside
     (grid,) = analyse("rate_search", study).grids
     for family, rate in columns(grid, "family", "rule's rate"):
         kind = "lstm" if "LSTM" in family else "transformer"

@@ -8,7 +8,7 @@ from tests.studies.test_recurrent import read
 undrawn = undrawn_section(recurrent_section)
 
 
-def test_the_gain_at_equal_size_is_said(tmp_path):
+def test_the_gain_at_equal_size_is_said(tmp_path, drawn):
     section = analyse("recurrent", read(tmp_path))
     what = section.measures["params"].what
     assert "mean of 5 models with reuse 2× and 4×, 3 seeds each" in what

@@ -14,7 +14,7 @@ def results(tmp_path_factory):
     return read(tmp_path_factory.mktemp("transfer"))
 
 
-def test_the_section_holds_slopes_and_verdicts(results):
+def test_the_section_holds_slopes_and_verdicts(results, drawn):
     section = analyse("transfer", results)
     slopes = {row[0]: row[3] for row in section.grids[0].rows}
     for name, truth in SLOPES.items():

@@ -52,15 +52,18 @@ def plant(path, runs, noise=0.005):
         spec, folder = run.spec, store.folder(run)
         shift = noise * rng.standard_normal()
         warm = spec.schedule.warmup_steps
+        records, losses = [], []
         for step in range(spec.eval_every, spec.steps + 1, spec.eval_every):
-            loss = loss_curve(spec, step) + shift
+            losses.append(loss_curve(spec, step) + shift)
             place = {"step": step, "tokens": step * spec.batch_tokens, "flops": 1.0 * step}
-            values = {"loss": loss, "bits_per_byte": loss / 2.2, "by_position": []}
+            values = {"loss": losses[-1], "bits_per_byte": losses[-1] / 2.2, "by_position": []}
             lr = min(1.0, step / warm)
-            record = {"loss": loss - 0.1 * step / spec.steps, "lr": lr, "steps_averaged": 1}
-            folder.append_metrics([place | record, place | {"eval": {"valid": values}}])
-            if falls_no_more(folder):
+            record = {"loss": losses[-1] - 0.1 * step / spec.steps, "lr": lr, "steps_averaged": 1}
+            records += [place | record, place | {"eval": {"valid": values}}]
+            if spec.stopping and len(losses) - 1 - np.argmin(losses) >= spec.stopping.patience:
                 break
+        folder.append_metrics(records)
+        assert falls_no_more(folder) or step == spec.steps
         folder.write_result(result(folder, "done", None, "cpu", step))
         folder.write_status("done", step=step, seconds=1.0, reason=None)
     return store

@@ -49,8 +49,8 @@ def test_runs_on_other_windows_are_not_paired(study):
 
 def test_what_is_common_to_all_models_does_not_move_an_exponent(study):
     runs = study.usable["run"].tolist()
-    of_level = text_spread(study, runs, lambda losses: float(losses.mean()))
-    of_contrast = text_spread(study, runs, lambda losses: float(losses[0] - losses[1]))
+    of_level = text_spread(study, runs, lambda losses: losses.mean(axis=1))
+    of_contrast = text_spread(study, runs, lambda losses: losses[:, 0] - losses[:, 1])
     assert of_level == pytest.approx(text_error(study).loss, rel=0.15)
     assert of_contrast < 0.1 * of_level
     section = analyse("isoflop", study)
