@@ -34,6 +34,17 @@ def compilation_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
+def programs_once():
+    """Packs of many tests have equal programs: each is traced and compiled once in a process."""
+    from lmscale.planner import programs
+    from tests.built_programs import build_once
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs, "build_program", build_once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def own_folders(tmp_path_factory):
     """No test reads or writes what the user has, whichever test comes first."""
     for name in ("LMSCALE_DATA", "LMSCALE_CACHE"):

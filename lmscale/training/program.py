@@ -40,7 +40,8 @@ class Program:
         run = pack.run
         self.key, self.mesh = run.key, run.mesh
         self.n_slots, self.chunk_steps, self.eval_batch = pack.n_slots, pack.chunk_steps, eval_batch
-        self._one = jax.eval_shape(run.init, jax.ShapeDtypeStruct((), jnp.int32))
+        # From the shapes as they are saved, so that the initialisation isn't traced once more.
+        self._one = jax.eval_shape(run.to_train_layout, run.checkpoint_state)
         self._packed = run_shardings(self._one, self.mesh, run.rules, packed=True)
         single = run_shardings(run.checkpoint_state, self.mesh, run.rules, packed=False)
         self.abstract_run = jax.tree.map(_placed, run.checkpoint_state, single)

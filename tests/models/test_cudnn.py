@@ -12,6 +12,7 @@ from lmscale.models import attention
 from lmscale.models.attention import causal_attention, cudnn_refuses
 from lmscale.parallel.mesh import make_mesh
 from lmscale.parallel.partition import on_mesh
+from tests.quick_compile import quick_jit as quick
 
 
 @pytest.fixture
@@ -33,8 +34,8 @@ def seen(monkeypatch):
 
 
 def arrays(shape, dtype="float32"):
-    keys = jax.random.split(jax.random.key(0), 4)
-    return [jax.random.normal(key, shape, dtype) for key in keys]
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=shape), dtype) for _ in range(4)]
 
 
 def value_and_gradients(implementation, query, key, value, weight):
@@ -42,7 +43,7 @@ def value_and_gradients(implementation, query, key, value, weight):
         mixed = causal_attention(query, key, value, implementation)
         return (mixed * weight).sum(), mixed
 
-    return jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(query, key, value)
+    return quick(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))(query, key, value)
 
 
 @pytest.mark.parametrize("d_head", [32, 36, 44, 52, 91, 7])
@@ -69,7 +70,7 @@ def test_batches_and_heads_are_split_also_where_runs_are_packed(seen, mesh):
             with on_mesh(make_mesh(*mesh)):
                 return causal_attention(query, key, value, implementation)
 
-        return jax.jit(jax.vmap(one, spmd_axis_name="run"))(query, key, value)
+        return quick(jax.vmap(one, spmd_axis_name="run"))(query, key, value)
 
     expected = packed("xla").astype(jnp.float32)
     found = packed("cudnn").astype(jnp.float32)

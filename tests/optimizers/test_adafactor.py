@@ -1,13 +1,15 @@
 """Adafactor against a NumPy one that knows single matrices only, and against `transformers`."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from lmscale.optimizers.adafactor import Factors, scale_by_adafactor
 from lmscale.spec import LSTMSpec, TransformerSpec
+from tests.quick_compile import quick_jit as quick
 from tests.training.specs import LSTM, TRANSFORMER
 
 #: (path, axes of the matrix's input) of each kind of parameter that is a matrix.
@@ -48,9 +50,11 @@ MODELS = pytest.mark.parametrize(
 )
 
 
+@functools.cache
 def parameters(model) -> dict[str, np.ndarray]:
     """Path -> initial values."""
-    params = nnx.to_pure_dict(nnx.split(model.module(nnx.Rngs(params=0)))[1])
+    make = quick(lambda: nnx.to_pure_dict(nnx.split(model.module(nnx.Rngs(params=0)))[1]))
+    params = make()
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     return {"/".join(key.key for key in path): np.asarray(x) for path, x in leaves}
 
@@ -62,7 +66,7 @@ def nested(flat: dict[str, np.ndarray]) -> dict:
         inner = tree
         for folder in folders:
             inner = inner.setdefault(folder, {})
-        inner[last] = jnp.float32(x)
+        inner[last] = np.float32(x)
     return tree
 
 
@@ -83,7 +87,7 @@ def random_gradients(params, n: int) -> list[dict[str, np.ndarray]]:
 
 def our_updates(gradients) -> list[dict[str, np.ndarray]]:
     tx = scale_by_adafactor(("blocks", "rest"))
-    state, seen, step = tx.init(nested(gradients[0])), [], jax.jit(tx.update)
+    state, seen, step = quick(tx.init)(nested(gradients[0])), [], quick(tx.update)
     for gradient in gradients:
         update, state = step(nested(gradient), state)
         leaves = jax.tree_util.tree_flatten_with_path(update)[0]

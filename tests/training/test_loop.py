@@ -168,8 +168,9 @@ def test_the_parts_of_the_noise_scale_are_squared_gradient_norms(tmp_path, corpu
     tokens, n_ctx = corpus.tokens("train"), spec.model.n_ctx
     order = sequence_order(n_sequences(len(tokens), n_ctx), 8, spec.seed)
     windows = gather(tokens, batch_indices(order, 0, 1)[0], n_ctx)
-    params = initial_state(ProgramKey.of(spec), np.int32(spec.seed))["params"]
-    graphdef = nnx.split(spec.model.module(nnx.Rngs(0)))[0]
+    key = ProgramKey.of(spec)
+    params = jax.jit(lambda seed: initial_state(key, seed)["params"])(np.int32(spec.seed))
+    graphdef = nnx.split(nnx.eval_shape(lambda: spec.model.module(nnx.Rngs(0))))[0]
 
     @jax.jit
     def squared(windows):

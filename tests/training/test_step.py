@@ -14,6 +14,7 @@ from lmscale.data.loader import batch_indices, gather
 from lmscale.parallel.mesh import make_mesh
 from lmscale.training.program import build_program, device_bytes, train_arguments
 from lmscale.training.state import ProgramKey, packed_hyperparameters
+from tests.built_programs import build_once
 from tests.training.specs import LSTM, TRANSFORMER, run_spec
 
 #: Relative difference in loss that a pack or a mesh may make, by the order of float32 sums.
@@ -22,22 +23,32 @@ STEPS = 6
 MODELS = pytest.mark.parametrize("model", [TRANSFORMER, LSTM], ids=["transformer", "lstm"])
 
 
-def train(
+def train(specs, *, active=None, **options):
+    """Losses [STEPS, R], the final state of a pack, not to be changed, and its program.
+
+    The tokens follow from a formula. What was trained before is not trained again.
+    """
+    active = (True,) * (options.get("n_slots") or len(specs)) if active is None else tuple(active)
+    return _trained(jax.jit, tuple(specs), active=active, **options)
+
+
+@functools.lru_cache(maxsize=32)
+def _trained(
+    made_by,
     specs,
     *,
+    active,
     mesh=(1, 1, 1),
     n_slots=None,
     micro_batch=None,
     windows=False,
     chunk=STEPS,
-    active=None,
     **execution,
 ):
-    """Losses [STEPS, R] and the final state of a pack, on tokens that follow from a formula."""
     tokens = (np.arange(4001) ** 2 % 97).astype(np.uint16)
     n_slots = n_slots or len(specs)
     devices = jax.devices()[: int(np.prod(mesh))]
-    program = build_program(
+    program = build_once(
         ProgramKey.of(specs[0]),
         n_slots=n_slots,
         mesh=make_mesh(*mesh, devices=devices),
@@ -45,7 +56,6 @@ def train(
         micro_batch=micro_batch,
         **execution,
     )
-    active = np.ones(n_slots, bool) if active is None else np.array(active)
     hyper = packed_hyperparameters(specs)
     state = program.reset(program.empty(), hyper["seed"], np.ones(n_slots, bool))
     n_ctx = specs[0].model.n_ctx
@@ -58,7 +68,7 @@ def train(
         else:
             whole = NamedSharding(program.mesh, PartitionSpec())
             data = {"corpus": jax.device_put(tokens, whole), "indices": indices}
-        state, metrics = program.train(state, hyper, data, np.int32(chunk), active)
+        state, metrics = program.train(state, hyper, data, np.int32(chunk), np.array(active))
         losses.append(np.asarray(metrics["loss"]))
     return np.concatenate(losses), jax.device_get(state), program
 
@@ -77,14 +87,9 @@ def different_specs(model, n=4):
     ]
 
 
-@functools.cache
-def losses_of_one_device(model):
-    return train(different_specs(model))[0]
-
-
 @MODELS
 def test_a_packed_run_equals_the_run_alone(model):
-    specs, together = different_specs(model), losses_of_one_device(model)
+    specs, together = different_specs(model), train(different_specs(model))[0]
     for i, spec in enumerate(specs):
         alone, _, _ = train([spec])
         np.testing.assert_allclose(together[:, i], alone[:, 0], rtol=TOLERANCE)
@@ -104,7 +109,7 @@ def test_a_packed_run_equals_the_run_alone(model):
 )
 def test_every_mesh_gives_the_losses_of_one_device(model, mesh):
     got, _, _ = train(different_specs(model), mesh=mesh)
-    np.testing.assert_allclose(got, losses_of_one_device(model), rtol=TOLERANCE)
+    np.testing.assert_allclose(got, train(different_specs(model))[0], rtol=TOLERANCE)
 
 
 @pytest.mark.parametrize(
