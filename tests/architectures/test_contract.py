@@ -110,7 +110,7 @@ def test_it_is_what_its_class_says(kind):
 def test_no_token_sees_a_later_one(kind):
     model = model_of(kind)
     graphdef, params = quick(lambda: nnx.split(model.module(nnx.Rngs(params=0))))()
-    logits = quick(lambda tokens: nnx.merge(graphdef, params)(tokens))
+    logits = quick(nnx.merge(graphdef, params))
     rng = np.random.default_rng(0)
     tokens = rng.integers(2, model.vocab_size, size=(2, model.n_ctx)).astype(np.int32)
     before = np.asarray(logits(tokens))
@@ -271,8 +271,8 @@ def test_a_saved_run_goes_on_in_another_pack(kind):
 
 @each_model
 def test_the_plan_foretells_memory(kind):
-    """Within a quarter of what the compiler lays out for this CPU."""
-    check_memory(model_of(kind, 64, n_ctx=128, vocab_size=512))
+    """Within an eighth of what the compiler lays out for this CPU."""
+    check_memory(model_of(kind, 64, n_ctx=128, vocab_size=1024))
 
 
 @pytest.mark.slow
@@ -287,7 +287,7 @@ def check_memory(model):
     pack = make_plan([Run(spec, {})], parse_devices("cpu:1")).packs[0]
     program = program_of(pack, mesh_of(pack, jax.devices()[:1]), "cpu")
     compiled = program.lower_train(*train_arguments(program, spec, None)).compile()
-    assert pack.memory == pytest.approx(device_bytes(compiled), rel=0.25)
+    assert pack.memory == pytest.approx(device_bytes(compiled), rel=0.12)
 
 
 @each_kind
