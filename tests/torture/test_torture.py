@@ -23,7 +23,7 @@ def tortured(out, kills, **options):
 
 
 def test_sweeps_killed_anywhere_end_bit_identical(tmp_path):
-    tortured(tmp_path, 12, kinds=PARENT_KILLS, damage=(), scales=("cpu", "workers"))
+    tortured(tmp_path, 6, kinds=PARENT_KILLS, damage=(), scales=("cpu", "workers"))
 
 
 def test_sweeps_whose_workers_are_killed_end_bit_identical(tmp_path):
@@ -31,5 +31,5 @@ def test_sweeps_whose_workers_are_killed_end_bit_identical(tmp_path):
 
 
 def test_damage_is_mended_or_named_and_never_changes_a_result(tmp_path):
-    counts = tortured(tmp_path, 12, kinds=("group",), damage=tuple(DAMAGE), scales=("cpu",))
+    counts = tortured(tmp_path, 8, kinds=("group",), damage=tuple(DAMAGE), scales=("cpu",))
     assert counts.damage
