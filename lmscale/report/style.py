@@ -170,7 +170,9 @@ def render(figure: Figure, *, name: str, caption: str, alt: str) -> Chart:
         _make_printable(figure)
     notes = noted_artists(figure)
     # Laid out once, for both: with an engine, each file would be drawn once more only to lay it out.
-    figure.get_layout_engine().execute(figure)
+    engine = figure.get_layout_engine()
+    if figure.axes and engine is not None:
+        engine.execute(figure)
     figure.set_layout_engine(None)
     svg, png = io.StringIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})

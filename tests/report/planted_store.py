@@ -249,7 +249,8 @@ def _write_run(folder: RunFolder, loss: float, status: str) -> None:
 def _records(spec: RunSpec, loss: float, last: int):
     per_step = flops.training_flops(spec, "exact") / spec.steps
     rng = np.random.default_rng(spec.seed)
-    every = log_interval(spec.steps)
+    # A quarter of what training logs: to write and to read logs is half of what many tests take.
+    every = 4 * log_interval(spec.steps)
     for step in range(every, last + 1, every):
         ease = (1 - step / spec.steps) * 0.3
         value = loss + (math.log(VOCAB) - loss) * (1 + step / 20) ** -0.7 * (0.6 + ease)
