@@ -52,6 +52,8 @@ SHARED = {"n_ctx": 16, "vocab_size": 304}
 each_kind = pytest.mark.parametrize("kind", KINDS)
 ROTARY = "transformer, rotary"
 each_model = pytest.mark.parametrize("kind", KINDS if OWN_FILE else [*KINDS, ROTARY])
+#: For tests that train a few steps.
+quickly = pytest.mark.usefixtures("compile_quickly")
 of_lmscale = pytest.mark.skipif(bool(OWN_FILE), reason="is about the checks themselves")
 
 
@@ -205,6 +207,7 @@ def test_shapes_come_in_every_size(kind, size):
 
 
 @pytest.mark.slow
+@quickly
 @each_model
 def test_a_packed_run_equals_the_run_alone(kind):
     specs = different_specs(model_of(kind), n=2)
@@ -222,6 +225,7 @@ each_masking_kind = pytest.mark.parametrize(
 
 
 @pytest.mark.slow
+@quickly
 @each_masking_kind
 def test_masked_runs_are_the_same_packed_on_a_mesh_in_pieces_and_alone(kind):
     # A third of the windows of 16 tokens hold the token 1: it is every 48th.
@@ -239,6 +243,7 @@ def test_masked_runs_are_the_same_packed_on_a_mesh_in_pieces_and_alone(kind):
 
 
 @pytest.mark.slow
+@quickly
 @each_model
 def test_a_mesh_of_eight_devices_gives_the_losses_of_one(kind):
     specs = different_specs(model_of(kind), n=2)
@@ -248,6 +253,7 @@ def test_a_mesh_of_eight_devices_gives_the_losses_of_one(kind):
 
 
 @pytest.mark.slow
+@quickly
 @each_model
 def test_layers_apart_recomputed_and_in_pieces_give_the_same_losses(kind):
     model = model_of(kind)
@@ -258,6 +264,7 @@ def test_layers_apart_recomputed_and_in_pieces_give_the_same_losses(kind):
 
 
 @pytest.mark.slow
+@quickly
 @each_model
 def test_a_saved_run_goes_on_in_another_pack(kind):
     """What is taken from a slot can be put into a slot of a program of another form."""
