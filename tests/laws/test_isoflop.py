@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lmscale import laws
-from lmscale.laws.isoflop import fit_isoflop, window_spread
+from lmscale.laws.isoflop import exponents_again, fit_isoflop, window_spread
 from lmscale.laws.profile_bias import vertex_bias
 from lmscale.laws.table import TableError
 
@@ -48,6 +48,27 @@ def test_exact_parabolas_give_the_planted_power_law():
     assert result.exponents == {"given": {"N": result.parameters["a"], "D": result.parameters["b"]}}
     assert result.objective < 1e-20 and result.converged and result.n_used == 48
     assert result.warnings == ()
+
+
+@pytest.mark.parametrize("off_centre", [1.0, 5.0], ids=["minima inside", "minima at an edge"])
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_exponents_of_other_losses_are_those_of_fits(repeats, off_centre):
+    table = parabolas(points=8, repeats=repeats)
+    # Profiles whose sizes all lie beside the minimum borrow their curvature from each other.
+    table["params"] = [n * off_centre for n in table["params"]]
+    rng = np.random.default_rng(3)
+    size, flops = np.array(table["params"]), np.array(table["flops"])
+    loss = 8 * flops**-0.03 + 0.08 * np.log(size / (0.2 * flops**0.49)) ** 2
+    losses = loss + 0.004 * rng.standard_normal((12, len(size)))
+    fits = [fit_isoflop({**table, "loss": own}, bootstrap=0) for own in losses]
+    expected = [fit.parameters["a"] for fit in fits]
+    assert exponents_again(table, losses) == pytest.approx(expected, rel=1e-12)
+    assert np.ptp(expected) > 1e-3
+
+
+def test_exponents_of_one_profile_are_no_numbers():
+    table = {name: values[:8] for name, values in parabolas(points=8).items()}
+    assert np.isnan(exponents_again(table, np.array([table["loss"]] * 2))).all()
 
 
 @pytest.mark.parametrize(
