@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 __all__ = [
+    "LEAST_SQUARES",
     "STAGES",
     "ClosedForm",
     "Residual",
@@ -39,6 +40,8 @@ STAGES = 2
 _STAGE_STEPS = 100
 _STAGE_TOLERANCE = 1e-4
 _TOLERANCE = 1e-16
+#: A delta that no residual reaches, and whose square is still a number.
+LEAST_SQUARES = 1e150
 #: The blocks of problems are spread over our own threads. XLA's threads would only wait for each
 #: other on arrays this small.
 _OPTIONS: dict[str, bool | int] = {
@@ -135,12 +138,13 @@ def first_states(theta: np.ndarray, stage: int) -> State:
 
 
 @functools.cache
-def program(residual: Residual, robust: bool, max_steps: int) -> Callable[..., Any]:
-    """The compiled program of a law.
+def program(residual: Residual) -> Callable[..., Any]:
+    """The compiled program of a law: one for all its fits, since to compile takes longer than most fits.
 
     Its arguments: states [groups, lanes, numbers] (see `_unpacked`), weights and the problem's own
     columns [groups, lanes, chunks, runs], shared columns [chunks, runs], the number of chunks in
-    use, delta, the last stage, and the number of steps after which a problem pauses.
+    use, delta, the last stage, the number of steps after which a problem pauses, and the most steps of
+    the last stage.
     """
     evaluate = derivatives(residual)
 
@@ -153,6 +157,7 @@ def program(residual: Residual, robust: bool, max_steps: int) -> Callable[..., A
         delta: Any,
         end: Any,
         horizon: Any,
+        max_steps: Any,
     ) -> State:
         def sums(theta: Any, delta: Any, rough: Any) -> tuple[Any, ...]:
             def add(i: Any, total: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -164,7 +169,7 @@ def program(residual: Residual, robust: bool, max_steps: int) -> Callable[..., A
             return jax.lax.fori_loop(0, chunks, add, none)
 
         def step(s: State) -> State:
-            return _advance(s, sums, delta, end, robust=robust, max_steps=max_steps)
+            return _advance(s, sums, delta, end, max_steps)
 
         return jax.lax.while_loop(lambda s: ~s.done & (s.steps < horizon), step, state)
 
@@ -184,9 +189,7 @@ def _advance(
     sums: Callable[..., tuple[Any, ...]],
     delta: Any,
     end: Any,
-    *,
-    robust: bool,
-    max_steps: int,
+    max_steps: Any,
 ) -> State:
     """One Newton step of one problem.
 
@@ -194,6 +197,7 @@ def _advance(
       sums: (theta, delta, rough) -> the derivatives of the objective, summed over all runs.
       delta: Huber's delta of stage 0, the last one; stage k has 10^k times that.
       end: the stage to stop after. Stages count down; only stage 0 solves to the full tolerance.
+      max_steps: most steps of stage 0.
     """
     n = s.theta.shape[0]
     scale = s.bound + 1e-14 * jnp.sum(s.bound) + 1e-200
@@ -203,7 +207,7 @@ def _advance(
     predicted = -(s.gradient @ move + 0.5 * move @ (s.hessian @ move))
 
     trial = s.theta + move
-    here = delta * 10.0**s.stage if robust else jnp.asarray(1e150)
+    here = delta * 10.0**s.stage
     value, gradient, hessian, bound = sums(trial, here, s.stage == STAGES)
     usable = positive & jnp.isfinite(value) & jnp.all(jnp.isfinite(hessian))
     gain = s.value - value

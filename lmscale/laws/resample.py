@@ -19,6 +19,7 @@ e_g = (I - H_gg)^(-1/2) r_g, where H is the hat matrix (HC2 for rows, CR2 for gr
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -290,10 +291,16 @@ def log_inputs(runs: Runs, names: Sequence[str]) -> np.ndarray:
     return np.stack(columns, axis=1) if columns else np.empty((len(runs), 0))
 
 
+@functools.cache
+def _jacobian(residual: Residual) -> Callable[..., Any]:
+    # In one program: to compile its operations one by one takes seconds.
+    return jax.jit(jax.jacfwd(residual))
+
+
 def jacobian(residual: Residual, theta: np.ndarray, data: Any) -> np.ndarray:
     """d r / d theta [n, P]."""
     with float64_on_cpu():
-        return np.asarray(jax.jacfwd(residual)(jnp.asarray(theta), data))
+        return np.asarray(_jacobian(residual)(jnp.asarray(theta), data))
 
 
 def student_level(level: float, freedom: float) -> float:

@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmscale.laws.cpu import float64_on_cpu
-from lmscale.laws.newton import STAGES, Residual, State, first_states, program
+from lmscale.laws.newton import LEAST_SQUARES, STAGES, Residual, State, first_states, program
 
 __all__ = [
     "MultiStart",
@@ -116,7 +116,8 @@ def solve(
     shared = np.ndim(weights) == 1 and not own
     weights = np.atleast_2d(np.asarray(weights, np.float64))
     data = jax.tree.map(lambda x: np.asarray(x, np.float64), data)
-    compiled = program(residual, robust, max_steps)
+    compiled = program(residual)
+    delta = delta if robust else LEAST_SQUARES
     states = first_states(theta, stages)
     leader = np.arange(len(theta))
     pending, evaluations = leader, 0
@@ -125,14 +126,14 @@ def solve(
         # The first stage only leads each start to its basin, and some of the runs are enough for
         # that. Most starts have met by then, so few problems are left for all runs.
         few = jax.tree.map(lambda x: x[rows], data)
-        run, size = _runner(compiled, states, few, {}, weights[:, rows], delta)
+        run, size = _runner(compiled, states, few, {}, weights[:, rows], delta, max_steps)
         _finish(run, size, states, pending, leader, stages)
         evaluations += int(states.steps.sum()) * len(rows)
         states.stage[:], states.fresh[:], states.steps[:] = stages - 1, True, 0
         states.done[:] = ~np.isfinite(states.value)
         pending = _merge(states, np.unique(_resolve_leaders(leader)), leader)
         pending = pending[~states.done[pending]]
-    run, size = _runner(compiled, states, data, own, weights, delta if robust else 1.0)
+    run, size = _runner(compiled, states, data, own, weights, delta, max_steps)
     _finish(run, size, states, pending, leader if shared else None, 0)
     leader = _resolve_leaders(leader)
     evaluations += int(states.steps.sum()) * weights.shape[1]
@@ -243,6 +244,7 @@ def _runner(
     own: Mapping[str, np.ndarray],
     weights: np.ndarray,
     delta: float,
+    max_steps: int,
 ) -> tuple[Callable[[np.ndarray, int, int], list[np.ndarray]], int]:
     """A function that calls the program, and the most problems that it takes.
 
@@ -279,7 +281,7 @@ def _runner(
         mine = {k: v[full].reshape(*shape, room, _CHUNK) for k, v in own.items()}
         with float64_on_cpu():
             numbers = here.reshape(*shape, -1)
-            out = compiled(numbers, weight, mine, data, chunks, delta, last, horizon)
+            out = compiled(numbers, weight, mine, data, chunks, delta, last, horizon, max_steps)
             out = np.asarray(out).reshape(total, -1)[: len(index)]
         parts = np.split(out, np.cumsum([x[0].size for x in states])[:-1], axis=1)
         return [part.reshape(-1, *x.shape[1:]) for part, x in zip(parts, states, strict=True)]
