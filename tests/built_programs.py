@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 from typing import Any
 
 import jax
@@ -16,8 +17,9 @@ KEPT = 64
 
 
 @functools.lru_cache(maxsize=KEPT)
-def _built(made_by: tuple, key: Any, **options: Any) -> Program:
-    return program.build_program(key, **options)
+def _built(made_by: tuple, arguments: tuple) -> Program:
+    key, *options = arguments
+    return program.build_program(key[1], **dict(options))
 
 
 def build_once(key: Any, **options: Any) -> Program:
@@ -27,4 +29,6 @@ def build_once(key: Any, **options: Any) -> Program:
     """
     # What tests replace while programs are built.
     made_by = jax.jit, step.fused_mean_loss
-    return copy.copy(_built(made_by, key, **options))
+    given = inspect.signature(program.build_program).bind(key, **options)
+    given.apply_defaults()
+    return copy.copy(_built(made_by, tuple(given.arguments.items())))
