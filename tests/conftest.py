@@ -51,6 +51,14 @@ def own_folders(tmp_path_factory):
         os.environ[name] = str(tmp_path_factory.mktemp(name.removeprefix("LMSCALE_").lower()))
 
 
+@pytest.fixture
+def compile_quickly(monkeypatch):
+    """For tests whose programs run a few steps each."""
+    from tests.quick_compile import quick_jit
+
+    monkeypatch.setattr(jax, "jit", quick_jit)
+
+
 @pytest.fixture(autouse=True)
 def process_settings():
     """Puts back what a command sets for its process, as the next test is in the same one."""

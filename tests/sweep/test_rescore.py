@@ -19,8 +19,15 @@ from tests.quick_compile import quick_jit
 from tests.training.specs import LSTM, run_spec
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", quick_jit)
+        yield
+
+
 @pytest.fixture(scope="module")
-def store(corpus, tmp_path_factory):
+def store(quick, corpus, tmp_path_factory):
     """Three finished runs of two shapes, evaluated on a part of the test split."""
     store = Store(tmp_path_factory.mktemp("store"))
     evals = (
@@ -39,12 +46,10 @@ def store(corpus, tmp_path_factory):
         run_spec(corpus, model=LSTM, evals=evals),
     ]
     runs = [Run(spec, {"family": spec.model.kind}) for spec in specs]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "jit", quick_jit)
-        store.declare("tiny", "cpu", Experiment(), corpus, runs, "lmscale run tiny")
-        plan = make_plan(runs, local_devices(), n_slots=1)
-        with progress("training", plan.flops) as bar:
-            execute(plan, store, lambda name: corpus, bar)
+    store.declare("tiny", "cpu", Experiment(), corpus, runs, "lmscale run tiny")
+    plan = make_plan(runs, local_devices(), n_slots=1)
+    with progress("training", plan.flops) as bar:
+        execute(plan, store, lambda name: corpus, bar)
     return store
 
 

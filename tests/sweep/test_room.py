@@ -21,6 +21,8 @@ from lmscale.sweep.store import Store, StoreError
 from lmscale.training.state import ProgramKey
 from tests.training.specs import TRANSFORMER, run_spec
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 
 def plan_of(*specs):
     return make_plan([Run(spec, {}) for spec in specs], local_devices(), n_slots=1)
