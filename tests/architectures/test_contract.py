@@ -31,6 +31,7 @@ from lmscale.serialize import SpecError
 from lmscale.spec import RunSpec
 from lmscale.sweep.experiment import Run
 from lmscale.training.check_model import array_shapes, check_model
+from lmscale.training.compiler import quick_options
 from lmscale.training.program import device_bytes, train_arguments
 from lmscale.training.state import ProgramKey, initial_state
 from lmscale.user_files import file_of, load_file
@@ -110,7 +111,7 @@ def test_it_is_what_its_class_says(kind):
 def test_no_token_sees_a_later_one(kind):
     model = model_of(kind)
     graphdef, params = quick(lambda: nnx.split(model.module(nnx.Rngs(params=0))))()
-    logits = quick(lambda tokens: nnx.merge(graphdef, params)(tokens))
+    logits = quick(nnx.merge(graphdef, params))
     rng = np.random.default_rng(0)
     tokens = rng.integers(2, model.vocab_size, size=(2, model.n_ctx)).astype(np.int32)
     before = np.asarray(logits(tokens))
@@ -271,8 +272,8 @@ def test_a_saved_run_goes_on_in_another_pack(kind):
 
 @each_model
 def test_the_plan_foretells_memory(kind):
-    """Within a quarter of what the compiler lays out for this CPU."""
-    check_memory(model_of(kind, 64, n_ctx=128, vocab_size=512))
+    """Within an eighth of what the compiler lays out for this CPU."""
+    check_memory(model_of(kind, 64, n_ctx=128, vocab_size=1024))
 
 
 @pytest.mark.slow
@@ -286,8 +287,10 @@ def check_memory(model):
     spec = run_spec(model=model, batch_size=16)
     pack = make_plan([Run(spec, {})], parse_devices("cpu:1")).packs[0]
     program = program_of(pack, mesh_of(pack, jax.devices()[:1]), "cpu")
-    compiled = program.lower_train(*train_arguments(program, spec, None)).compile()
-    assert pack.memory == pytest.approx(device_bytes(compiled), rel=0.25)
+    lowered = program.lower_train(*train_arguments(program, spec, None))
+    # Machine code that is made quickly needs the same memory within 128 bytes.
+    compiled = lowered.compile(compiler_options=quick_options())
+    assert pack.memory == pytest.approx(device_bytes(compiled), rel=0.12)
 
 
 @each_kind
