@@ -11,6 +11,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from lmscale.models.attention import causal_attention
 from lmscale.parallel.mesh import make_mesh
 from lmscale.parallel.partition import on_mesh
+from tests.quick_compile import quick_jit as quick
 
 SHAPE = (1, 256, 2, 64)
 
@@ -23,8 +24,8 @@ def interpreted(monkeypatch):
 
 
 def arrays(shape=SHAPE):
-    keys = jax.random.split(jax.random.key(0), 4)
-    return [jax.random.normal(key, shape) for key in keys]
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(4)]
 
 
 def documents_of(n_batch, n_time):
@@ -38,7 +39,7 @@ def value_and_gradients(implementation, query, key, value, weight, documents=Non
         mixed = causal_attention(query, key, value, implementation, documents)
         return (mixed * weight).sum()
 
-    return jax.value_and_grad(total, argnums=(0, 1, 2))(query, key, value)
+    return quick(jax.value_and_grad(total, argnums=(0, 1, 2)))(query, key, value)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -63,7 +64,7 @@ def test_runs_batches_and_heads_are_each_on_their_own_device(masked):
             with on_mesh(mesh):
                 return causal_attention(query, key, value, implementation, documents)
 
-        return jax.jit(jax.vmap(one, spmd_axis_name="run"))(query, key, value, documents)
+        return quick(jax.vmap(one, spmd_axis_name="run"))(query, key, value, documents)
 
     expected = packed("xla")
     found = packed("splash")
