@@ -6,6 +6,7 @@ Imports inside functions count, because they are dependencies as well; imports f
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,12 +48,15 @@ TOGETHER = ({"architectures", "models"},)
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
-    """Every module of lmscale by its dotted name, but for the public interface itself."""
+@functools.cache
+def modules() -> dict[str, set[str]]:
+    """What every module of lmscale imports, by its dotted name, but for the public interface itself."""
+    found = {}
     for path in sorted(ROOT.rglob("*.py")):
         name = ".".join(("lmscale", *path.relative_to(ROOT).with_suffix("").parts))
         if name != "lmscale.__init__":
-            yield name, ast.parse(path.read_text())
+            found[name] = set(imported(ast.parse(path.read_text())))
+    return found
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
@@ -81,8 +85,8 @@ def room_of(module: str) -> str:
 def edges() -> dict[tuple[str, str], set[str]]:
     """(room, room that it imports) -> the modules that do."""
     found: dict[tuple[str, str], set[str]] = {}
-    for name, tree in modules():
-        for other in imported(tree):
+    for name, others in modules().items():
+        for other in others:
             if other.startswith("lmscale.") and room_of(other) != room_of(name):
                 found.setdefault((room_of(name), room_of(other)), set()).add(name)
     return found
@@ -94,7 +98,7 @@ def is_downward(edge: tuple[str, str]) -> bool:
 
 
 def test_every_room_has_a_layer():
-    rooms = {room_of(name) for name, _ in modules()}
+    rooms = {room_of(name) for name in modules()}
     assert rooms <= LEVEL.keys(), "say in LAYERS what these may import"
 
 
@@ -104,8 +108,8 @@ def test_imports_run_one_way():
 
 
 def test_the_library_never_imports_experiments():
-    for name, tree in modules():
-        assert not any(other.startswith("lmscale_experiments") for other in imported(tree)), name
+    for name, others in modules().items():
+        assert not any(other.startswith("lmscale_experiments") for other in others), name
 
 
 def test_the_checks_see_what_they_should():

@@ -1,5 +1,6 @@
 """The scale gpu of every experiment follows one recipe."""
 
+import functools
 import math
 from itertools import groupby
 
@@ -31,6 +32,7 @@ def other_text(monkeypatch):
     monkeypatch.setattr(transfer, "evaluation_corpus", lambda name, corpus: of_tokens(4096, 1))
 
 
+@functools.cache
 def runs_of(name):
     experiment = load_scales(name)[2]["gpu"]
     return experiment, experiment.runs(CORPUS)

@@ -36,8 +36,13 @@ def grid(**fields):
     return isoflop_grid(BUDGETS, **recipe)
 
 
-def test_a_recipe_followed_exactly_is_recovered_exactly(tmp_path):
-    recipe = read_recipe(plant(tmp_path / "store", grid(), analyses=(), law=LAW))
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return plant(tmp_path_factory.mktemp("recipe") / "store", grid(), analyses=(), law=LAW)
+
+
+def test_a_recipe_followed_exactly_is_recovered_exactly(store):
+    recipe = read_recipe(store)
     assert recipe.n_exact == recipe.n_runs == len(grid())
     assert recipe.rate.powers == pytest.approx({"N": -0.3, "D": -0.1}, abs=1e-4)
     assert recipe.rate.c == pytest.approx(0.3, rel=1e-3)
@@ -158,8 +163,7 @@ def test_a_second_variable_must_earn_its_place():
     assert list(noisy.powers) == ["N"] and noisy.powers["N"] < -0.2
 
 
-def test_beyond_thirty_times_the_largest_budget_a_store_gives_no_point(tmp_path):
-    store = plant(tmp_path / "store", grid(), analyses=(), law=LAW)
+def test_beyond_thirty_times_the_largest_budget_a_store_gives_no_point(store):
     with pytest.raises(
         FitError, match="times the largest run of this law, which is trusted up to 30"
     ):
@@ -168,8 +172,7 @@ def test_beyond_thirty_times_the_largest_budget_a_store_gives_no_point(tmp_path)
     assert recommend(store, flops=20 * BUDGETS[-1]).n_params > 0
 
 
-def test_a_model_that_is_not_of_the_advised_size_is_warned_of(tmp_path):
-    store = plant(tmp_path / "store", grid(), analyses=(), law=LAW)
+def test_a_model_that_is_not_of_the_advised_size_is_warned_of(store):
     far = recommend(store, flops=1e5, extrapolate=True)
     (warning,) = (text for text in far.warnings if "nearest model of the ladder" in text)
     assert f"times the advised {far.n_params:.3g}" in warning
