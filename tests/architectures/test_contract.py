@@ -31,6 +31,7 @@ from lmscale.serialize import SpecError
 from lmscale.spec import RunSpec
 from lmscale.sweep.experiment import Run
 from lmscale.training.check_model import array_shapes, check_model
+from lmscale.training.compiler import quick_options
 from lmscale.training.program import device_bytes, train_arguments
 from lmscale.training.state import ProgramKey, initial_state
 from lmscale.user_files import file_of, load_file
@@ -278,23 +279,26 @@ def test_a_saved_run_goes_on_in_another_pack(kind):
 
 @each_model
 def test_the_plan_foretells_memory(kind):
-    """Within an eighth of what the compiler lays out for this CPU."""
-    check_memory(model_of(kind, 64, n_ctx=128, vocab_size=1024))
+    """Within an eighth of what the compiler lays out for this CPU; a user's own within a quarter."""
+    within = 0.25 if OWN_FILE else 0.12
+    check_memory(model_of(kind, 64, n_ctx=128, vocab_size=1024), within)
 
 
 @pytest.mark.slow
 @each_masking_kind
 def test_the_plan_foretells_memory_with_masked_documents(kind):
     model = architecture(kind).of_shape(2, 64, n_ctx=128, vocab_size=512)
-    check_memory(masked(model))
+    check_memory(masked(model), 0.25)
 
 
-def check_memory(model):
+def check_memory(model: ModelSpec, within: float):
     spec = run_spec(model=model, batch_size=16)
     pack = make_plan([Run(spec, {})], parse_devices("cpu:1")).packs[0]
     program = program_of(pack, mesh_of(pack, jax.devices()[:1]), "cpu")
-    compiled = program.lower_train(*train_arguments(program, spec, None)).compile()
-    assert pack.memory == pytest.approx(device_bytes(compiled), rel=0.12)
+    lowered = program.lower_train(*train_arguments(program, spec, None))
+    # Machine code that is made quickly needs the same memory within 128 bytes.
+    compiled = lowered.compile(compiler_options=quick_options())
+    assert pack.memory == pytest.approx(device_bytes(compiled), rel=within)
 
 
 @each_kind

@@ -1,5 +1,7 @@
 """The lower envelope of learning curves: a planted law at any number of points, noise, warnings."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -164,7 +166,9 @@ def test_envelope_intervals_cover_the_truth(noise):
     assert np.all(0.88 <= share), share
     # The lowest of noisy curves is a biased choice: with 8 sizes by 0.006 where tables scatter by
     # 0.014, which the intervals above hold.
-    assert np.mean(found) == pytest.approx(TRUTH, abs=max(0.004, np.std(found) / 2))
+    # The mean itself is known to a seventh of the scatter.
+    known = 2 * np.std(found) / math.sqrt(len(found))
+    assert np.mean(found) == pytest.approx(TRUTH, abs=max(0.004, np.std(found) / 2) + known)
 
 
 def test_shared_noise_moves_the_draws_as_it_moves_the_envelope():

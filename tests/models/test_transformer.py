@@ -199,7 +199,7 @@ def test_softmax_of_bfloat16_scores_is_computed_in_float32():
 def test_layer_norm_of_bfloat16_is_computed_in_float32():
     """A mean of 64 would lose up to 1/8 of the standard deviation if it were rounded to bfloat16."""
     x = jnp.asarray(64 + np.random.default_rng(3).standard_normal((32, 48)), jnp.bfloat16)
-    ours = quick(LayerNorm(48, bias=True, dtype=jnp.bfloat16).__call__)(x)
+    ours = quick(LayerNorm(48, bias=True, dtype=jnp.bfloat16))(x)
     assert ours.dtype == jnp.bfloat16
     x = np.asarray(x, np.float64)
     truth = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
