@@ -192,9 +192,9 @@ def covered(table, seed, **options):
 @pytest.mark.parametrize("robust", ["none", "huber"])
 @pytest.mark.parametrize("kind", ["4 x 5", "three budgets", "off centre"])
 def test_surface_intervals_cover_the_truth(kind, robust):
-    share = np.mean([covered(planted(kind, s), s, robust=robust) for s in range(200)], axis=0)
-    # Two standard errors of 200 tables below 0.95, three above it.
-    assert np.all((0.92 <= share) & (share <= 0.995)), share
+    share = np.mean([covered(planted(kind, s), s, robust=robust) for s in range(100)], axis=0)
+    # Three standard errors of 100 tables below 0.95; above it, of one number all may be inside.
+    assert np.all(share >= 0.89) and np.mean(share) <= 0.985, share
 
 
 @pytest.mark.slow

@@ -89,6 +89,7 @@ def plant(
         analyses=analyses,
         law=lambda spec: float(law(spec, np.array([float(spec.steps)]))[0]),
         noise=0.0,
+        thinned=1,
     )
     experiment = read_json(store.path / "experiment.json")
     experiment["fields"] |= fields

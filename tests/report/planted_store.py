@@ -167,8 +167,15 @@ def plant(
     name: str = "planted",
     title: str = "A planted law",
     claims: Sequence[Claim] = (),
+    thinned: int = 4,
 ) -> Store:
-    """Writes a store of `runs`; `status` says how the run of an index ended."""
+    """Writes a store of `runs`.
+
+    Args:
+      status: how the run of an index ended.
+      thinned: only every so many of the steps that training logs are in the logs. To write and to read
+        logs is half of what many tests take.
+    """
     law = law or Law()
     store = Store(path)
     store.path.mkdir(parents=True, exist_ok=True)
@@ -200,7 +207,7 @@ def plant(
         shift = noise * rng.standard_normal()
         factor = run.labels.get("lr_factor", 1.0)
         loss = law(run.spec) + shift + 0.05 * math.log(factor) ** 2
-        _write_run(store.folder(run), loss, status(index, run))
+        _write_run(store.folder(run), loss, status(index, run), thinned)
     return store
 
 
@@ -216,14 +223,14 @@ def plant_sizes(path: Any, study: str) -> Store:
     )
 
 
-def _write_run(folder: RunFolder, loss: float, status: str) -> None:
+def _write_run(folder: RunFolder, loss: float, status: str, thinned: int) -> None:
     spec = folder.spec
     folder.create()
     if status == "pending":
         return
     share = {"diverged": 0.35, "running": 0.6, "preempted": 0.5, "failed": 0.1}.get(status, 1.0)
     last = max(1, int(share * spec.steps))
-    records = list(_records(spec, loss, last))
+    records = list(_records(spec, loss, last, thinned))
     reason = {
         "diverged": f"the training loss is nan at step {last}",
         "failed": "ValueError: <planted> failure",
@@ -246,11 +253,10 @@ def _write_run(folder: RunFolder, loss: float, status: str) -> None:
     folder.write_status(status, step=last, seconds=12.5, reason=reason)
 
 
-def _records(spec: RunSpec, loss: float, last: int):
+def _records(spec: RunSpec, loss: float, last: int, thinned: int):
     per_step = flops.training_flops(spec, "exact") / spec.steps
     rng = np.random.default_rng(spec.seed)
-    # A quarter of what training logs: to write and to read logs is half of what many tests take.
-    every = 4 * log_interval(spec.steps)
+    every = thinned * log_interval(spec.steps)
     for step in range(every, last + 1, every):
         ease = (1 - step / spec.steps) * 0.3
         value = loss + (math.log(VOCAB) - loss) * (1 + step / 20) ** -0.7 * (0.6 + ease)
