@@ -30,6 +30,7 @@ def briefly(monkeypatch):
     monkeypatch.setattr(bench_paths, "matmul_peak", brief)
 
 
+@pytest.mark.slow
 def test_every_path_is_measured(capsys, briefly):
     paths = ["train", "evaluate", "data", "checkpoint"]
     command = ["bench", "--model", "lstm", *TINY, "--pack", "2", "--path", *paths, "--json"]

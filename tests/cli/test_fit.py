@@ -213,6 +213,7 @@ def test_a_wrong_option_is_one_line(capsys, table, argv, says):
     assert says in refused(capsys, table, "--law", *argv)
 
 
+@pytest.mark.slow
 def test_optima_at_asked_budgets(capsys, tmp_path):
     frame = profiles(8)
     frame["loss"] = chinchilla_loss(EPOCH, params=frame["params"], tokens=frame["tokens"])

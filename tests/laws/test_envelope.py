@@ -44,7 +44,9 @@ def last_decades(points, sizes=12):
     return rows
 
 
-@pytest.mark.parametrize("points", [8, 20, 50, 200, 1000])
+@pytest.mark.parametrize(
+    "points", [8, 50, 200, *(pytest.param(n, marks=pytest.mark.slow) for n in (20, 1000))]
+)
 def test_curves_without_noise_give_their_law_at_any_number_of_points(points):
     result = laws.fit(last_decades(points), "envelope", bootstrap=0)
     p = result.parameters

@@ -179,6 +179,7 @@ def test_a_sweep_measures_and_trains(tmp_path, corpus, monkeypatch):
     assert file.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_runs_that_are_due_together_are_evaluated_at_once(tmp_path, corpus, monkeypatch):
     calls = []
 

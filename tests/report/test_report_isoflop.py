@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from lmscale import flops
 from lmscale.report import analyse, caveats
 from lmscale.studies.results import Results
@@ -110,6 +112,7 @@ def test_an_experiment_without_budgets_has_no_profiles(tmp_path):
     assert "carry no budget" in analyse("isoflop", study(tmp_path, runs)).finding
 
 
+@pytest.mark.slow
 def test_a_difference_of_two_counts_needs_no_second_seed(tmp_path):
     runs = planted.isoflop_runs(lstm=False, seeds=(0,), sizes=5)
     exact = analyse("isoflop", study(tmp_path / "exact", runs, noise=0.0))
@@ -120,6 +123,7 @@ def test_a_difference_of_two_counts_needs_no_second_seed(tmp_path):
     assert "one seed, so that the points have no bars" in section.charts[0].caption
 
 
+@pytest.mark.slow
 def test_a_minimum_just_outside_the_sizes_is_not_called_inside(tmp_path):
     """A law whose best size lies a little above the grid, at every budget."""
     runs = planted.isoflop_runs(lstm=False, seeds=(0,), sizes=5)

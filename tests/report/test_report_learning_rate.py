@@ -45,6 +45,7 @@ def test_the_rules_are_said_and_shown(section):
     assert published.header[-4:] == ["Kaplan", "Porian", "DeepSeek", "StepLaw"]
 
 
+@pytest.mark.slow
 def test_the_rule_drives_other_experiments(store, section, drawn):
     write_report(store)
     rule = hparams.fitted_rule(store.path / "fits.json")

@@ -168,6 +168,7 @@ def test_figures_follow_the_colour_scheme(store):
     assert "@media screen and (prefers-color-scheme: dark){:root{" in page
 
 
+@pytest.mark.slow
 def test_equal_stores_give_equal_bytes_whatever_matplotlib_is_set_to(store):
     files = [store.path / "report.html", store.path / "fits.json"]
     files += sorted((store.path / "figures").iterdir())

@@ -148,6 +148,7 @@ def test_a_store_without_results_holds_nothing(tmp_path):
     assert all(estimate.value is None for estimate in found.estimates.values())
 
 
+@pytest.mark.slow
 def test_seeds_of_a_cell_share_what_it_strays_from_the_law(results, found):
     """Three seeds without noise of their own leave the intervals as one seed has them."""
     runs = found.runs

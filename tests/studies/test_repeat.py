@@ -115,6 +115,7 @@ def test_a_worth_that_fresh_runs_do_not_reach_decides_nothing(tmp_path, no_law):
     assert not estimates["excess_at_4"].undecided_because
 
 
+@pytest.mark.slow
 def test_seeds_of_one_cell_are_one_point_of_the_law(tmp_path):
     """More seeds that stray alike tell no more about R_D*."""
 

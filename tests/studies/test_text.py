@@ -47,6 +47,7 @@ def test_runs_on_other_windows_are_not_paired(study):
     assert text_error(Results(study.experiment, study.table, older)) is None
 
 
+@pytest.mark.slow
 def test_what_is_common_to_all_models_does_not_move_an_exponent(study):
     runs = study.usable["run"].tolist()
     of_level = text_spread(study, runs, lambda losses: losses.mean(axis=1))

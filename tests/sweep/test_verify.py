@@ -153,6 +153,7 @@ def test_too_large_a_budget_is_refused_before_anything_is_trained(store):
         forecast_of(store, 1000 * BUDGETS[-1])
 
 
+@pytest.mark.slow
 def test_the_report_shows_forecast_and_outcome(store, forecast):
     assert forecast_section(Results.read(store)) is None
     place = verification_store(store, BUDGET, "transformer", "isoflop")

@@ -152,6 +152,7 @@ def test_workers_with_nothing_to_save_are_ended_when_all_is_to_stop():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker is its parent's own child")
+@pytest.mark.slow
 def test_workers_whose_server_was_killed_are_replaced(tmp_path):
     shared = Shared(range(4))
     run_workers(2, kill_the_server_once, shared, Shared.METHODS, str(tmp_path / "mark"))

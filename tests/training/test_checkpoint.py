@@ -37,6 +37,7 @@ def test_threads_save_side_by_side(tmp_path):
         list(pool.map(work, range(3)))
 
 
+@pytest.mark.slow
 def test_factored_moments_are_saved_and_restored(tmp_path):
     spec = run_spec(optimizer={"name": "adafactor"})
     state = initial_state(ProgramKey.of(spec), jnp.int32(3))

@@ -308,6 +308,7 @@ def test_a_checkpoint_of_an_earlier_version_is_taken_up_with_a_line(
         assert (result, records) == theirs[name]
 
 
+@pytest.mark.slow
 def test_a_damaged_state_that_others_start_from_is_made_again(tmp_path, corpus):
     schedule = {"name": "constant", "warmup_steps": 3}
     trunk = run_spec(corpus, schedule=schedule, steps=12)

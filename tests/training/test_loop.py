@@ -84,6 +84,7 @@ def test_a_branch_of_a_diverged_run_is_diverged(tmp_path, corpus):
     assert wild.run_id in ends[1]["reason"]
 
 
+@pytest.mark.slow
 def test_states_that_are_kept_for_good_change_nothing(tmp_path, corpus):
     spec = run_spec(corpus)
     (plain,) = train(tmp_path / "plain", corpus, spec)

@@ -133,6 +133,7 @@ def test_a_gradient_norm_that_stays_infinite_is_a_divergence(tmp_path, corpus, m
     assert norms[2] is None and norms[3] is not None
 
 
+@pytest.mark.slow
 def test_spikes_are_counted_alike_however_a_run_is_cut(tmp_path, corpus, monkeypatch):
     def change(name, values, first):
         if name == "loss":
