@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from typing import Any
 
 from lmscale.cli import argument_types
 from lmscale.cli.errors import CommandError
@@ -55,11 +54,11 @@ def run(args: argparse.Namespace) -> int:
     from lmscale.report import write_front, write_paper_figures, write_report
     from lmscale.studies.registry import check_known
 
-    stores, many = stores_in(args.dir)
     if args.watch and args.style == "paper":
         raise CommandError("--watch keeps the page fresh: leave --style paper out, or --watch")
     if args.watch:
-        return _watch(stores, WATCH_SECONDS if args.every is None else args.every)
+        return _watch(args.dir, WATCH_SECONDS if args.every is None else args.every)
+    stores, many = stores_in(args.dir)
     if args.every is not None:
         raise CommandError("--every is the time between two looks of --watch: give --watch too")
     failures: list[str] = []
@@ -88,19 +87,23 @@ def _end(failures: Sequence[str]) -> int:
     return 1 if failures else 0
 
 
-def _watch(stores: Sequence[Any], seconds: float) -> int:
-    from lmscale.report.watch import watch
+def _watch(folder: str, seconds: float) -> int:
+    from lmscale.report.watch import wait_for_store, watch
 
-    if len(stores) != 1:
-        names = ", ".join(store.path.name for store in stores[:3])
-        raise CommandError(f"--watch wants one store, and there are several ({names}): give one")
     if seconds < 1:
         raise CommandError(f"--every must be at least 1 second, not {seconds:g}")
-    (store,) = stores
-    # The cores are for the training beside it.
-    os.nice(10)
-    say(f"lmscale report: {store.path / 'report.html'} is kept fresh; Ctrl-C ends this")
     try:
+        wait_for_store(folder, seconds, lambda line: say(f"lmscale report: {line}"))
+        stores, _ = stores_in(folder)
+        if len(stores) != 1:
+            names = ", ".join(store.path.name for store in stores[:3])
+            raise CommandError(
+                f"--watch wants one store, and there are several ({names}): give one"
+            )
+        (store,) = stores
+        # The cores are for the training beside it.
+        os.nice(10)
+        say(f"lmscale report: {store.path / 'report.html'} is kept fresh; Ctrl-C ends this")
         watch(store, seconds, lambda line: say(f"{store.path.name}: {line}"))
     except KeyboardInterrupt:
         say("lmscale report: stopped watching; the page stays as it is")

@@ -24,11 +24,38 @@ from lmscale.sweep.overview import Overview, overview
 from lmscale.sweep.ownership import turn
 from lmscale.sweep.store import Store
 
-__all__ = ["watch"]
+__all__ = ["wait_for_store", "watch"]
 
 #: Analyses are made again when runs have ended, but take at most this share of the time: they fit many
 #: draws, and the cores are for training.
 _SHARE_OF_FITS = 0.1
+
+
+def wait_for_store(
+    folder: str,
+    seconds: float,
+    tell: Callable[[str], None],
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Returns once a folder that is missing or empty holds a store; at once for any other folder.
+
+    `lmscale run` declares a store after it has read its text, which may take minutes.
+
+    Args:
+      tell: is given a line if there is something to wait for.
+
+    Raises:
+      StoreError: the path cannot be a folder, or cannot be read.
+    """
+    store = Store(folder)
+    if store.holds_experiment() or store.path.is_file():
+        return
+    if store.path.is_dir() and any(store.path.iterdir()):
+        return
+    tell(f"{folder} holds nothing yet: waiting for `lmscale run` to begin; Ctrl-C ends this")
+    while not store.holds_experiment():
+        sleep(seconds)
 
 
 def watch(

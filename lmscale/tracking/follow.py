@@ -22,6 +22,7 @@ from etils import epath
 from lmscale.files import DamagedError, read_json, write_json
 from lmscale.foreign_text import is_plain_name
 from lmscale.remote import is_remote
+from lmscale.tracking.titles import titles
 from lmscale.tracking.trackers import TrackedRun, Tracker
 from lmscale.training.run_folder import ENDED, RunFolder
 
@@ -86,6 +87,7 @@ class _Follower:
     ):
         self._name, self._label, self._tracker, self._warn = name, label, tracker, warn
         self._folders = list(runs)
+        self._titles = titles(folder.spec for folder, _ in runs)
         self._place = store / "tracking"
         slug = label.replace(":", "-").replace("/", "-")
         self._slug = slug if is_plain_name(slug) else "function"
@@ -134,10 +136,20 @@ class _Follower:
             tracked = self._open.get(run)
             if tracked is None:
                 tracked = self._open[run] = TrackedRun(
-                    run, self._state["group"], folder.spec.to_dict(), dict(labels), folder.path
+                    name=run,
+                    # Other runs may have joined the sweep since this one was first shown.
+                    title=seen.get("title", self._titles[run]),
+                    group=self._state["group"],
+                    spec=folder.spec.to_dict(),
+                    labels=dict(labels),
+                    folder=folder.path,
                 )
             self._tracker.log(tracked, fresh, seen["step"])
-            self._state["runs"][run] = {"sent": len(records), "step": fresh[-1]["step"]}
+            self._state["runs"][run] = {
+                "sent": len(records),
+                "step": fresh[-1]["step"],
+                "title": tracked.title,
+            }
             write_json(self._place / f"{self._slug}.json", self._state)
 
     def _end(self, run: TrackedRun) -> None:

@@ -30,6 +30,8 @@ class TrackedRun:
 
     Attributes:
       name: of its folder.
+      title: to show it by: what it is, and what tells it from the others of its sweep. It stays the
+        same when the run resumes, and may be that of another run as well.
       group: of the sweep; the same whenever its store is trained on.
       spec: its spec, as in spec.json.
       labels: that the experiment gives it.
@@ -37,10 +39,16 @@ class TrackedRun:
     """
 
     name: str
+    title: str
     group: str
     spec: Mapping[str, Any]
     labels: Mapping[str, Any]
     folder: epath.Path
+
+    @property
+    def digest(self) -> str:
+        """The hash at the end of its name, which tells it from all others."""
+        return self.name.rsplit("-", 1)[-1]
 
     @property
     def store(self) -> epath.Path:
@@ -121,7 +129,7 @@ class TensorBoard:
             resumed: dict[str, Any] = {"purge_step": sent + 1} if sent else {}
             # tensorboardX names a file by the second, and would write over that of a process before.
             resumed["filename_suffix"] = f".{time.time_ns()}"
-            folder = str(run.store / "tensorboard" / run.name)
+            folder = str(run.store / "tensorboard" / f"{run.title}-{run.digest}")
             writer = self._writers[run.name] = self._new(folder, **resumed)
             if not sent:
                 lines = [
@@ -159,10 +167,9 @@ class WandB:
             own = self._runs[run.name] = self._wandb.init(
                 project=os.environ.get("WANDB_PROJECT") or "lmscale",
                 group=run.group,
-                name=run.name,
-                # The hash at the end of a run's name tells it from all others.
-                id=f"{run.group}-{run.name.rsplit('-', 1)[-1]}",
-                config={**run.labels, **run.spec},
+                name=run.title,
+                id=f"{run.group}-{run.digest}",
+                config={**run.labels, **run.spec, "run": run.name},
                 resume="allow",
                 reinit="create_new",
                 settings=self._wandb.Settings(silent=True),

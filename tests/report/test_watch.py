@@ -11,7 +11,7 @@ import pytest
 from lmscale.report import watch as watching
 from lmscale.report.live import live_line, live_section
 from lmscale.report.section import Section
-from lmscale.report.watch import watch
+from lmscale.report.watch import wait_for_store, watch
 from lmscale.studies.results import Results
 from lmscale.sweep.overview import overview
 from tests.cli.answers import answer, refused
@@ -120,6 +120,29 @@ def test_after_ctrl_c_the_page_stays_and_reloads_no_more(store):
         training.watch()
     page = (store.path / "report.html").read_text()
     assert "data-reload" not in page and 'id="live"' in page
+
+
+def test_a_store_that_is_not_declared_yet_is_waited_for(tmp_path):
+    waited, lines = [], []
+
+    def sleep(seconds):
+        waited.append(seconds)
+        place = tmp_path / "new"
+        place.mkdir(exist_ok=True)
+        if len(waited) == 2:
+            (place / "claims.lock").touch()
+        if len(waited) == 3:
+            (place / "experiment.json").touch()
+
+    wait_for_store(str(tmp_path / "new"), 7.0, lines.append, sleep=sleep)
+    assert waited == [7.0] * 3
+    assert len(lines) == 1 and "new holds nothing yet: waiting for `lmscale run`" in lines[0]
+    # What is there is not waited for, whatever it is.
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    for folder in ("new", "other", "other/notes.txt"):
+        wait_for_store(str(tmp_path / folder), 7.0, lines.append, sleep=sleep)
+    assert len(waited) == 3 and len(lines) == 1
 
 
 def test_the_section_has_what_is_under_way_and_to_come(store):

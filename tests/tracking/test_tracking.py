@@ -11,6 +11,7 @@ import pytest
 from etils import epath
 
 from lmscale.tracking import TrackingError, follow, make_tracker, scalars
+from lmscale.tracking.titles import titles
 from lmscale.tracking.trackers import TensorBoard
 from lmscale.training.run_folder import RunFolder
 from tests.cli.answers import refused
@@ -96,6 +97,7 @@ def test_every_record_is_sent_once_through_kills(sweep):
         assert [x[name] for x in got if name in x] == [RECORDS[:5], RECORDS[5:]]
     assert tracker.run.group.startswith("tiny-cpu-") and tracker.run.spec["seed"] in (0, 1)
     assert tracker.run.labels == {"family": "transformer"}
+    assert f"{tracker.run.title}-{tracker.run.digest}" == tracker.run.name
     assert set(tracker.ended.values()) == {"pending"}
 
 
@@ -107,6 +109,41 @@ def test_the_group_is_that_of_the_store(sweep):
             sweep.train(0, last)
         groups.add(tracker.run.group)
     assert len(groups) == 1
+
+
+def test_a_title_says_what_tells_a_run_from_the_others():
+    plain, lower = run_spec(), run_spec(optimizer={"peak_lr": 0.00251})
+    decayed = run_spec(optimizer={"weight_decay": 0.1})
+    longer = run_spec(steps=2 * plain.steps)
+    base = plain.run_id.rpartition("-")[0]
+    assert titles([plain]) == {plain.run_id: base}
+    assert titles([plain, lower, decayed]) == {
+        plain.run_id: f"{base}-lr0.01-weight_decay0",
+        lower.run_id: f"{base}-lr0.00251-weight_decay0",
+        decayed.run_id: f"{base}-lr0.01-weight_decay0.1",
+    }
+    # What the id tells is not told twice; the rate is, wherever there are several.
+    assert titles([plain, longer]) == {
+        run.run_id: run.run_id.rpartition("-")[0] for run in (plain, longer)
+    }
+    assert titles([longer, lower])[lower.run_id] == f"{base}-lr0.00251"
+
+
+def test_a_run_keeps_its_title_when_others_join(sweep):
+    tracker = Recording()
+    with sweep.follow(mine=tracker):
+        sweep.train(0, 2)
+    before = tracker.run.title
+    other = run_spec(seed=1, optimizer={"peak_lr": 0.5})
+    sweep.folders.append(RunFolder(sweep.path / "runs" / other.run_id, other))
+    sweep.folders[-1].create()
+    shown = Recording()
+    with sweep.follow(mine=shown):
+        sweep.folders[1].append_metrics(RECORDS[2:3])
+    assert shown.run.title == before
+    with sweep.follow(mine=shown):
+        sweep.folders[2].append_metrics(RECORDS[:1])
+    assert shown.run.title == f"{before}-lr0.5"
 
 
 def test_one_process_at_a_time_sends(sweep):
@@ -271,7 +308,7 @@ def test_wandb_offline_keeps_the_log_and_the_group(sweep, monkeypatch):
         run, history = read_offline(file)
         assert run.run_group == group and run.run_id.startswith(group)
         found.setdefault(run.display_name, []).extend(history)
-    assert set(found) == {folder.path.name for folder in sweep.folders}
+    assert set(found) == {folder.path.name.rpartition("-")[0] for folder in sweep.folders}
     for history in found.values():
         losses = {step: row["loss"] for step, row in history if "loss" in row}
         assert losses == pytest.approx({r["step"]: r["loss"] for r in RECORDS if "loss" in r})
