@@ -58,7 +58,7 @@ from lmscale.laws.kaplan import (
     stopping_ratio,
 )
 from lmscale.laws.over_training import fit_over_training
-from lmscale.laws.own import check_law, check_result, same_source, told
+from lmscale.laws.own import check_law, check_result, same_source, told, with_residuals
 from lmscale.laws.paired import Redrawn, paired_slopes, seeds_redrawn, widened
 from lmscale.laws.parametric import fit_parametric
 from lmscale.laws.position import fit_position
@@ -270,4 +270,5 @@ def fit(
         raise FitError(f"there is no law {law!r}; choose from {', '.join(sorted(LAWS))}")
     table, one = Table.read(table, columns, convention=convention, cells=cells), LAWS[law]
     with told(one):
-        return check_result(one, one.fit(table, **options))
+        result = check_result(one, one.fit(table, **options))
+    return with_residuals(one, result, table)

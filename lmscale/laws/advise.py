@@ -1,6 +1,7 @@
 """From a law and a budget to a decision: how large a model, how many tokens, and what loss.
 
-Laws of loss in N and D are minimised on the line of equal cost (`lmscale.laws.surface_advice`).
+Laws of loss in N and D, also those of a user's own, are minimised on the line of equal cost
+(`lmscale.laws.surface_advice`).
 Laws that give N_opt(C) and D_opt(C) themselves are read directly (`lmscale.laws.frontier_advice`).
 
 An interval holds more than the noise of the fitted runs:
@@ -21,6 +22,7 @@ import math
 from collections.abc import Sequence
 
 from lmscale.laws.advice import Advice
+from lmscale.laws.allocation import surface_of
 from lmscale.laws.backtest import BackTest, back_test
 from lmscale.laws.frontier_advice import advise_on_frontier
 from lmscale.laws.published import PUBLISHED, published
@@ -39,6 +41,7 @@ WARN_BEYOND = 1.5
 #: holds: tests of laws are rarer there, and sizes soon reach models that cannot be built.
 FARTHEST = 30.0
 
+#: For the error message; `lmscale.laws.allocation` knows them, and those of a user's own.
 _SURFACES = ("parametric", "over-training", "data-constrained")
 _FRONTIERS = ("isoflop", "envelope", "frontier")
 
@@ -84,7 +87,7 @@ def advise(
     _check(flops, loss, unique_tokens, inference_tokens)
     level = (result.draw_level or result.level) if level is None else level
     test, untested = _tested(result)
-    if result.law in _SURFACES:
+    if surface_of(result) is not None:
         advice = advise_on_surface(
             result,
             flops=flops,
@@ -105,7 +108,8 @@ def advise(
     else:
         raise FitError(
             f"the law {result.law} says nothing on how to split compute; use one of "
-            f"{', '.join((*_SURFACES, *_FRONTIERS[:2]))}, or a published law"
+            f"{', '.join((*_SURFACES, *_FRONTIERS[:2]))}, a published law, or one of your own whose "
+            "model has params and tokens"
         )
     return _finish(result, advice, untested)
 
@@ -159,7 +163,9 @@ def _check(
 
 def _tested(result: FitResult) -> tuple[BackTest | None, str]:
     """The law's back-test, or None and why there is none; published laws have no runs to test on."""
-    if "published" in result.details or result.law not in (*_SURFACES, *_FRONTIERS):
+    if "published" in result.details or not (
+        result.law in _FRONTIERS or surface_of(result) is not None
+    ):
         return None, ""
     try:
         return back_test(result), ""

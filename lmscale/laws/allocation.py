@@ -8,6 +8,7 @@ no formulas of their own.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ import numpy as np
 from lmscale.laws.chinchilla import chinchilla_loss
 from lmscale.laws.data_constrained import data_constrained_loss
 from lmscale.laws.over_training import over_training_loss
-from lmscale.laws.result import FitError
+from lmscale.laws.own import is_ours, told
+from lmscale.laws.result import FitError, FitResult
 
-__all__ = ["MODELS", "AllocationProblem", "optimum"]
+__all__ = ["AllocationProblem", "is_own", "optimum", "surface_of"]
 
 #: Sizes tried on each pass of the search along a line of equal cost.
 _GRID = 65
@@ -97,7 +99,7 @@ class AllocationProblem:
 
 
 #: Laws of loss in N and D as functions of their parameters.
-MODELS = {
+_MODELS = {
     "parametric": chinchilla_loss,
     "over-training": over_training_loss,
     # With fresh data only.
@@ -105,8 +107,40 @@ MODELS = {
 }
 
 
-def optimum(law: str, parameters: Mapping[str, Any], flops: Any) -> tuple[Any, Any, Any]:
-    """(N, D, loss) of least loss at 6 N D = flops with fresh data; parameters may be draws."""
-    if law not in MODELS:
-        raise FitError(f"the law {law} says nothing on how to split compute")
-    return AllocationProblem(parameters, MODELS[law]).best(flops)
+def is_own(result: FitResult) -> bool:
+    """Whether a user's own law was fitted."""
+    from lmscale.laws import LAWS
+
+    return result.law in LAWS and not is_ours(LAWS[result.law])
+
+
+def surface_of(result: FitResult) -> Callable[..., Any] | None:
+    """A law of loss in the size N and the training tokens D: (parameters, params, tokens) -> loss.
+
+    A user's own law is one if its `model` has keyword arguments params and tokens. None for other laws.
+    """
+    from lmscale.laws import LAWS
+
+    model = result.model
+    if result.law in _MODELS or model is None or not is_own(result):
+        return _MODELS.get(result.law)
+    if not {"params", "tokens"} <= inspect.signature(model).parameters.keys():
+        return None
+
+    def told_model(parameters: Mapping[str, Any], *, params: Any, tokens: Any) -> Any:
+        with told(LAWS[result.law]):
+            return np.asarray(model(parameters, params=params, tokens=tokens), float)
+
+    return told_model
+
+
+def optimum(result: FitResult, parameters: Mapping[str, Any], flops: Any) -> tuple[Any, Any, Any]:
+    """(N, D, loss) of least loss at 6 N D = flops with fresh data, by the law of a fit.
+
+    Args:
+      parameters: of that law; they may be draws.
+    """
+    surface = surface_of(result)
+    if surface is None:
+        raise FitError(f"the law {result.law} says nothing on how to split compute")
+    return AllocationProblem(parameters, surface).best(flops)

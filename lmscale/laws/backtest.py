@@ -131,13 +131,13 @@ def _of_surface(result: FitResult) -> BackTest:
     try:
         held = hold_out(table, result.law, **options)
         flops = float(held.at.max())
-        found = [optimum(fit.law, fit.parameters, flops)[0] for fit in (held.fit, result)]
+        found = [optimum(fit, fit.parameters, flops)[0] for fit in (held.fit, result)]
     except (TableError, FitError, np.linalg.LinAlgError) as error:
         raise FitError(str(error)) from error
     spread = float(np.std(given["residual"]))
     size_noise = 0.0
     if result.draws:
-        drawn = optimum(result.law, result.draws, flops)[0]
+        drawn = optimum(result, result.draws, flops)[0]
         size_noise = float(std_of_known(np.log(drawn)))
     return BackTest(
         flops=np.array([flops]),

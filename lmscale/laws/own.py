@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import math
 import re
@@ -15,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lmscale.laws.errors import TableError
+from lmscale.laws.finish import ranges_of
 from lmscale.laws.options import check_options
 from lmscale.laws.result import FitError, FitResult
+from lmscale.laws.table import COLUMNS, Table
 
 if TYPE_CHECKING:
     from lmscale.laws import Law
 
-__all__ = ["check_law", "check_result", "same_source", "told"]
+__all__ = ["check_law", "check_result", "is_ours", "same_source", "told", "with_residuals"]
 
 
 def check_law(law: Law) -> None:
@@ -50,7 +53,8 @@ def _source(law: Law) -> tuple[Any, ...]:
     return (fit,) if code is None else (code.co_filename, fit.__qualname__)
 
 
-def _is_ours(law: Law) -> bool:
+def is_ours(law: Law) -> bool:
+    """Whether lmscale itself brings the law."""
     return str(getattr(law.fit, "__module__", "")).startswith("lmscale.")
 
 
@@ -62,7 +66,7 @@ def told(law: Law) -> Iterator[None]:
     except (TableError, FitError):
         raise
     except (Exception, SystemExit) as error:
-        if _is_ours(law):
+        if is_ours(law):
             raise
         code = getattr(inspect.unwrap(law.fit), "__code__", None)
         file = None if code is None else code.co_filename
@@ -83,7 +87,7 @@ def check_result(law: Law, result: Any) -> FitResult:
     Raises:
       FitError: it is no `FitResult` of that law with finite parameters.
     """
-    if _is_ours(law):
+    if is_ours(law):
         return result
     who = f"the law {law.name}"
     if not isinstance(result, FitResult):
@@ -115,3 +119,40 @@ def check_result(law: Law, result: Any) -> FitResult:
     if len(set(lengths.values())) > 1 or any(len(shape) != 1 for shape in lengths.values()):
         raise FitError(f"{who}: its draws must be arrays [draw] of one length, not {lengths}")
     return result
+
+
+def with_residuals(law: Law, result: FitResult, table: Table) -> FitResult:
+    """The result with its residuals and ranges, where a user's law with a `model` left them out.
+
+    They are read from the rows that are sound in the columns that the law needs. Where the law was fitted to
+    another number of rows, nobody but the law knows to which, and nothing is added.
+    """
+    needs = [name for name in law.needs if name in COLUMNS]
+    if (
+        is_ours(law)
+        or result.failure
+        or result.model is None
+        or result.residuals
+        or "loss" not in needs
+    ):
+        return result
+    try:
+        runs = table.runs(*needs)
+        inputs = {name: column for name, column in runs.columns.items() if name != "loss"}
+        with told(law):
+            predicted = np.asarray(result.predict(**inputs), float)
+    except (TableError, FitError):
+        # What is wrong is said where a prediction is asked for: on the largest runs, or at a budget.
+        return result
+    if len(runs) != result.n_used or predicted.shape != runs["loss"].shape:
+        return result
+    if not (np.isfinite(predicted) & (predicted > 0)).all():
+        return result
+    residuals = {
+        "row": runs.row,
+        **{name: column for name, column in inputs.items() if name in COLUMNS},
+        "observed": runs["loss"],
+        "predicted": predicted,
+        "residual": np.log(runs["loss"] / predicted),
+    }
+    return dataclasses.replace(result, residuals=residuals, ranges=result.ranges or ranges_of(runs))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lmscale.laws.advice import Advice, OffOptimum
-from lmscale.laws.allocation import MODELS, AllocationProblem
+from lmscale.laws.allocation import AllocationProblem, is_own, surface_of
 from lmscale.laws.backtest import BackTest, widened
 from lmscale.laws.data_constrained import MUENNIGHOFF
 from lmscale.laws.over_training import as_parametric
@@ -46,6 +46,7 @@ def advise_on_surface(
     problem, drawn, warnings = _posed(result, unique_tokens, inference_tokens)
     budget = _budget(result, problem, flops, loss)
     n, d, reached = (float(x) for x in problem.best(budget))
+    _check_inside(result, n, d, reached, budget)
     widths = _half_widths(result, budget - 2 * n * inference_tokens, level, test)
     intervals: dict[str, tuple[float, float]] = {}
     if drawn is not None:
@@ -115,6 +116,15 @@ def _budget(
     return found
 
 
+def _check_inside(result: FitResult, n: float, d: float, loss: float, flops: float) -> None:
+    """Raises a `FitError` where a user's law has no best size: its loss may fall all along the line."""
+    if is_own(result) and not (math.isfinite(loss) and n > 2 and d > 2):
+        raise FitError(
+            f"the law {result.law} has no best size at {flops:.3g} FLOPs: its least loss on 6 N D = C lies "
+            f"at N = {n:.3g} and D = {d:.3g}"
+        )
+
+
 def _too_large_to_serve(
     n: float, flops: float, inference_tokens: float, factors: Sequence[float]
 ) -> list[str]:
@@ -134,11 +144,18 @@ def _posed(
     result: FitResult, unique_tokens: float | None, inference_tokens: float
 ) -> tuple[AllocationProblem, AllocationProblem | None, list[str]]:
     """The problem with the law's parameters, with its draws (None without any), and warnings."""
+    surface = surface_of(result)
+    assert surface is not None, "a law of loss in N and D"
     warnings = []
     parameters, draws = dict(result.parameters), dict(result.draws)
     if unique_tokens is None and result.law == "data-constrained":
         parameters = {k: v for k, v in parameters.items() if not k.startswith("R_")}
     if unique_tokens is not None:
+        if is_own(result):
+            raise FitError(
+                f"the law {result.law} does not say what repeated tokens are worth: ask without a limit of "
+                "unique tokens, or take the law data-constrained"
+            )
         if result.law == "over-training":
             parameters, draws = as_parametric(parameters), as_parametric(draws) if draws else {}
         if "R_D_star" not in parameters:
@@ -150,7 +167,7 @@ def _posed(
                 "this law has not seen repeated data; what an epoch is worth is borrowed from "
                 "Muennighoff et al. 2023"
             )
-    problem = AllocationProblem(parameters, MODELS[result.law], unique_tokens, inference_tokens)
+    problem = AllocationProblem(parameters, surface, unique_tokens, inference_tokens)
     drawn = None
     if draws:
         some = {k: np.asarray(v)[:_MOST_DRAWS] if np.ndim(v) else v for k, v in draws.items()}

@@ -139,7 +139,9 @@ def test_a_law_that_predicts_is_held_out_by_the_columns_that_it_needs(tmp_path, 
     assert held.along == "flops" and len(held.row) == 2 and held.fit.n_used == 8
     assert held.mean_error < 1e-9
     (line,) = laws.compare(table, ["own"])
-    assert line.rms_log_residual is None and len(line.held_out.row) == 2
+    assert line.rms_log_residual < 1e-9 and len(line.held_out.row) == 2
+    assert list(line.fit.residuals) == ["row", "flops", "observed", "predicted", "residual"]
+    assert line.fit.ranges["flops"] == pytest.approx((1e18, 1e22))
     # The same file again is the same law.
     load_file(own_law(tmp_path))
 
@@ -165,6 +167,75 @@ def test_a_law_whose_needs_are_words_cannot_be_held_out(tmp_path, table):
     load_file(own_law(tmp_path, old="('flops', 'loss')", new="('compute, and so on', 'loss')"))
     (line,) = laws.compare(table, ["own"])
     assert "names no columns of a table in its needs" in line.held_out_problem
+
+
+SURFACE = """\
+from lmscale import laws
+
+def surface(parameters, *, params, tokens, **_):
+    a, b = parameters["A"] / params ** parameters["alpha"], parameters["B"] / tokens ** parameters["beta"]
+    return parameters["E"] + a + b
+
+def fit(table, *, bootstrap=1000, level=0.95, seed=0):
+    found = laws.fit(table, "parametric", bootstrap=bootstrap, level=level, seed=seed)
+    return laws.FitResult(
+        law="own", parameters=found.parameters, draws=found.draws, n_used=found.n_used, model=MODEL
+    )
+
+laws.register(laws.Law("own", ("params", "tokens", "loss"), "L", "me", fit))
+"""
+
+
+@pytest.fixture
+def grid():
+    rng = np.random.default_rng(0)
+    flops = np.repeat(np.geomspace(1e18, 1e20, 5), 6)
+    n = np.tile(np.geomspace(2e7, 2e9, 6), 5)
+    d = flops / (6 * n)
+    loss = (1.7 + 400 / n**0.34 + 2000 / d**0.36) * np.exp(0.002 * rng.standard_normal(len(n)))
+    return {"params": n, "tokens": d, "loss": loss}
+
+
+def test_a_law_in_params_and_tokens_answers_like_one_of_lmscale(tmp_path, grid):
+    (tmp_path / "own.py").write_text(SURFACE.replace("MODEL", "surface"))
+    load_file(tmp_path / "own.py")
+    fits = [laws.fit(grid, law, bootstrap=100) for law in ("own", "parametric")]
+    for question in ({"flops": 4e20}, {"flops": 1e20, "inference_tokens": 1e10}, {"loss": 2.9}):
+        own, ours = (laws.advise(fit, **question) for fit in fits)
+        for name in ("flops", "n_params", "n_tokens", "loss"):
+            assert getattr(own, name) == pytest.approx(getattr(ours, name), rel=1e-6)
+        assert own.intervals.keys() == ours.intervals.keys()
+        for name, (low, high) in own.intervals.items():
+            # Back-tests differ: lmscale's law is fitted with fewer starts there.
+            assert (low, high) == pytest.approx(ours.intervals[name], rel=0.02)
+    with pytest.raises(laws.FitError, match="does not say what repeated tokens are worth"):
+        laws.advise(fits[0], flops=1e20, unique_tokens=1e8)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("lambda parameters, *, flops: flops", "says nothing on how to split compute"),
+        (
+            "lambda parameters, *, params, tokens: params.nothing",
+            r"AttributeError: .*\(own\.py:\d+\)",
+        ),
+        (
+            "lambda parameters, *, params, tokens: 9 - 0.1 * params**0.1",
+            "has no best size at 1e.20",
+        ),
+        (
+            "lambda parameters, *, params, tokens: params * float('nan')",
+            "has no best size at 1e.20",
+        ),
+    ],
+    ids=["of compute", "fails", "no minimum", "nan"],
+)
+def test_a_model_that_gives_no_best_size_is_refused_in_a_line(tmp_path, grid, model, says):
+    (tmp_path / "own.py").write_text(SURFACE.replace("MODEL", model))
+    load_file(tmp_path / "own.py")
+    with pytest.raises(laws.FitError, match=says):
+        laws.advise(laws.fit(grid, "own", bootstrap=20), flops=1e20)
 
 
 def test_every_law_that_has_a_model_is_held_out():
