@@ -6,7 +6,7 @@ The paper found L(N, D) = [(N_c/N)^(alpha_N/alpha_D) + D_c/D]^alpha_D, so that o
 N^0.74/D only and D >~ 5e3 N^0.74 tokens avoid it; and that no run may stop before
 S_c / [L(N, D) - L(N, infinity)]^(1/alpha_S) updates.
 
-    lmscale run dataset_size                  # cpu: 3 sizes x 6 subsets x 3 seeds, minutes on two cores
+    lmscale run dataset_size                  # cpu: 3 sizes x 8 subsets x 3 seeds, minutes on two cores
     lmscale run dataset_size --scale gpu      # 5 sizes x 8 subsets, under an hour on one H100
     lmscale plan dataset_size --scale paper --device v5p:256
 
@@ -151,13 +151,15 @@ SCALES = {
         # One depth; widths 12, 24 and 40.
         n_layer=2,
         sizes=tuple(24.0 * width**2 for width in (12, 24, 40)),
-        divisors=(1, 128, 256, 512, 1024, 2048),
+        # L(N, D) is fitted to subsets of 42 updates and more, which are the first six; the last are so
+        # small that early stopping ends their runs, at the lowest loss that the data allow.
+        divisors=(1, 128, 256, 512, 1024, 2048, 4096, 8192),
         init_std=0.08,
         positions="rotary",
         # At the rule's own rate test losses scattered by 0.05 nats from one evaluation to the next.
         lr_factor=0.5,
-        steps=1200,
-        evaluations=40,
+        steps=2400,
+        evaluations=60,
         n_ctx=64,
         batch_size=8,
         eval_tokens=16_384,
