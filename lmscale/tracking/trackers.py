@@ -125,8 +125,9 @@ class TensorBoard:
     def log(self, run: TrackedRun, records: Sequence[Record], sent: int) -> None:
         writer = self._writers.get(run.name)
         if writer is None:
-            # What a killed process may have written beyond `sent` is not shown: it is sent again.
-            resumed: dict[str, Any] = {"purge_step": sent + 1} if sent else {}
+            # What a killed process may have written beyond `sent` is not shown: it is sent again. It may have
+            # been killed before it noted that it had sent anything.
+            resumed: dict[str, Any] = {"purge_step": sent + 1 if sent else 0}
             # tensorboardX names a file by the second, and would write over that of a process before.
             resumed["filename_suffix"] = f".{time.time_ns()}"
             folder = str(run.store / "tensorboard" / f"{run.title}-{run.digest}")

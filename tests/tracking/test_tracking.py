@@ -272,12 +272,16 @@ def curve(folder, tag):
     return [(event.step, pytest.approx(event.value)) for event in events.Scalars(tag)]
 
 
-def test_tensorboard_shows_the_log_through_a_kill(sweep):
+@pytest.mark.parametrize("noted", [True, False])
+def test_tensorboard_shows_the_log_through_a_kill(sweep, noted):
     pytest.importorskip("tensorboardX")
     with sweep.follow(tensorboard=TensorBoard()):
         sweep.train(0, 4)
     state = sweep.path / "tracking" / "tensorboard.json"
     before = state.read_text()
+    if not noted:
+        # Killed before it was noted that anything had been sent.
+        before = json.dumps({**json.loads(before), "runs": {}})
     with sweep.follow(tensorboard=TensorBoard()):
         sweep.train(2, 6)
     # Killed after sending and before it was noted: what was sent twice shows once.
