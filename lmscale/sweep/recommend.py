@@ -77,7 +77,8 @@ def default_family(store: Store) -> str:
     Raises:
       FitError: there are several, and no Transformers among them.
     """
-    families = sorted(set(store.table().get("family", [])))
+    labels = [entry["labels"] for entry in store.experiment()["runs"]]
+    families = sorted({one["family"] for one in labels if "family" in one})
     if len(families) <= 1:
         return families[0] if families else "transformer"
     if "transformer" not in families:

@@ -1,6 +1,5 @@
 """Whose law is asked where no family is named."""
 
-import pandas as pd
 import pytest
 
 from lmscale.laws.result import FitError, FitResult
@@ -55,7 +54,8 @@ def test_a_table_that_was_edited_is_a_table(profiles):
 )
 def test_of_several_families_the_transformers_are_meant(tmp_path, monkeypatch, families, expected):
     store = Store(tmp_path)
-    monkeypatch.setattr(Store, "table", lambda self: pd.DataFrame({"family": families}))
+    runs = [{"run": name, "labels": {"family": name}} for name in families]
+    monkeypatch.setattr(Store, "experiment", lambda self: {"runs": runs})
     if expected == "transformer":
         assert default_family(store) == expected
         return
