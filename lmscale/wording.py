@@ -128,9 +128,12 @@ def _places(value: float, interval: Sequence[float]) -> int:
     if scale <= 0:
         return 3
     size = math.floor(math.log10(scale))
-    if size == -1:
-        return 2
-    return min(6, max(0, (1 if scale < 3 * 10.0**size else 0) - size))
+    places = 2 if size == -1 else min(6, max(0, (1 if scale < 3 * 10.0**size else 0) - size))
+    # An edge near zero shows on which side of it the interval ends: -0.005 is not 0.00.
+    for more in (places + 1, places + 2):
+        if any(edge and not round(edge, places) and round(edge, more) for edge in interval):
+            return more
+    return places
 
 
 def _fixed(value: float, places: int) -> str:
