@@ -122,7 +122,8 @@ def _model(results: Results, cell: Cell) -> list[Model]:
         {
             step: e[results.eval_name]["by_position"]
             for step, e in run.items()
-            if results.eval_name in e
+            # `lmscale keep` leaves out all but the last of a run.
+            if "by_position" in e.get(results.eval_name, {})
         }
         for run in map(results.evaluations, cell.runs)
     ]

@@ -67,7 +67,7 @@ def test_sizes_of_the_two_architectures_match_at_the_cpu_scale():
 
 def test_embedding_widths_are_one_or_one_a_size():
     experiment = dataclasses.replace(SCALES["cpu"], d_embed=(32, 64))
-    with pytest.raises(ExperimentError, match="d_embed gives 2 widths for 4 sizes"):
+    with pytest.raises(ExperimentError, match="d_embed gives 2 values for 4 sizes"):
         experiment.runs(fake_corpus(512))
     one = dataclasses.replace(SCALES["cpu"], d_embed=(32,))
     models = [run.spec.model for run in one.runs(fake_corpus(512))]
