@@ -118,12 +118,13 @@ def study(results: Results) -> Context:
 
 def _model(results: Results, cell: Cell) -> list[Model]:
     """The model of one size and context; empty where its runs have no losses by position."""
+    name = results.eval_name
     runs = [
         {
-            step: e[results.eval_name]["by_position"]
+            step: e[name]["by_position"]
             for step, e in run.items()
             # `lmscale keep` leaves out all but the last of a run.
-            if "by_position" in e.get(results.eval_name, {})
+            if name in e and "by_position" in e[name]
         }
         for run in map(results.evaluations, cell.runs)
     ]
