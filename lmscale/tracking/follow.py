@@ -135,10 +135,12 @@ class _Follower:
                 continue
             tracked = self._open.get(run)
             if tracked is None:
+                # A run that was shown before has the title of then: other runs may have joined the sweep
+                # since, and earlier versions showed its name.
+                shown = run.rpartition("-")[0] if seen["sent"] else self._titles[run]
                 tracked = self._open[run] = TrackedRun(
                     name=run,
-                    # Other runs may have joined the sweep since this one was first shown.
-                    title=seen.get("title", self._titles[run]),
+                    title=seen.get("title", shown),
                     group=self._state["group"],
                     spec=folder.spec.to_dict(),
                     labels=dict(labels),

@@ -146,6 +146,24 @@ def test_a_run_keeps_its_title_when_others_join(sweep):
     assert shown.run.title == f"{before}-lr0.5"
 
 
+def test_a_run_that_an_earlier_version_showed_keeps_its_place(sweep):
+    other = run_spec(seed=1, optimizer={"peak_lr": 0.5})
+    sweep.folders.append(RunFolder(sweep.path / "runs" / other.run_id, other))
+    sweep.folders[-1].create()
+    with sweep.follow(mine=Recording()):
+        sweep.train(0, 2)
+    path = sweep.path / "tracking" / "mine.json"
+    state = json.loads(path.read_text())
+    for run in state["runs"].values():
+        del run["title"]
+    path.write_text(json.dumps(state))
+    tracker = Recording()
+    with sweep.follow(mine=tracker):
+        sweep.folders[-1].append_metrics(RECORDS[2:3])
+    # TensorBoard's folder is then that of before, named as the run.
+    assert f"{tracker.run.title}-{tracker.run.digest}" == other.run_id
+
+
 def test_one_process_at_a_time_sends(sweep):
     first, second = Recording(), Recording()
     with sweep.follow(mine=first):
