@@ -28,12 +28,13 @@ from lmscale.studies.registry import check_known
 from lmscale.studies.results import WAITING, Results
 from lmscale.sweep.kept import KEPT, pack
 from lmscale.sweep.store import Store, StoreError
-from lmscale.wording import statuses
+from lmscale.wording import listed, statuses
 
 __all__ = ["Kept", "keep", "write_index"]
 
-#: Decimals of the training losses that are tried first; they are kept exactly if a number needs it.
-_DECIMALS = 4
+#: Tried in turn until every number is there: decimals of the training losses (None: exactly), and whether
+#: losses by position during training are kept.
+_TRIED = ((4, False), (4, True), (None, False), (None, True))
 
 
 @dataclass(frozen=True)
@@ -114,14 +115,22 @@ def _write(store: Store, results: Results, folder: epath.Path, name: str, machin
     write_json(folder / "experiment.json", _for_anybody(results.experiment), sealed=True)
     _copy_forecasts(store, folder)
     runs = [run for run, _ in store.declared()]
-    for decimals in (_DECIMALS, None):
-        write_atomically(folder / KEPT, pack(runs, decimals))
+    for decimals, positions in _TRIED:
+        write_atomically(folder / KEPT, pack(runs, decimals, positions))
         there = Store.open(folder)
         again, again_verdicts = read_results(Results.read(there))
         if _said(again, again_verdicts) == said:
             break
     else:
-        raise RuntimeError(f"the kept results of {name} do not give what {store.path} does")
+        differ = [
+            ours.name
+            for ours, theirs in zip(sections, again, strict=True)
+            if _said([ours], ()) != _said([theirs], ())
+        ]
+        raise StoreError(
+            f"{store.path} is not kept: {listed(differ) or 'its verdicts'} would say another thing "
+            "without the full store; report this as a fault of lmscale"
+        )
     there.write_table()
     report = Report(results, sections, verdicts)
     write_json(folder / "summary.json", summary_of(folder, report), sealed=True)

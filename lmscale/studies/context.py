@@ -123,7 +123,7 @@ def _model(results: Results, cell: Cell) -> list[Model]:
         {
             step: e[name]["by_position"]
             for step, e in run.items()
-            # `lmscale keep` leaves out all but the last of a run.
+            # A kept store may have no more than the last of a run.
             if name in e and "by_position" in e[name]
         }
         for run in map(results.evaluations, cell.runs)

@@ -3,8 +3,9 @@
 It holds what studies read of every run: its spec, its status, its result, and its records of metrics.jsonl
 in columns. A folder with experiment.json and this file is read like any other store, so that figures, fits
 and verdicts can be made again without training. Left out are what can be counted again from the spec
-(parameters and operations), gradient norms and speeds, and the losses by position of evaluations during
-training and of all evaluation sets but the first.
+(parameters and operations), gradient norms and speeds, losses by window of evaluations during training, and
+the losses by position and window of all evaluation sets but the first. Losses by position during training are
+kept where a study reads them.
 """
 
 from __future__ import annotations
@@ -61,15 +62,16 @@ class KeptRun(RunFolder):
         return sorted(name.removeprefix("evals/").removesuffix(".json") for name in names)
 
 
-def pack(folders: Sequence[RunFolder], decimals: int | None) -> bytes:
+def pack(folders: Sequence[RunFolder], decimals: int | None, positions: bool = False) -> bytes:
     """The content of kept.json.xz.
 
     Args:
       folders: runs that have ended, or failed.
       decimals: to which training losses between evaluations are rounded, and learning rates to four digits;
         None keeps them exactly. Results and evaluations are always exact.
+      positions: whether to keep the losses by position of evaluations during training.
     """
-    runs = {folder.path.name: _packed(folder, decimals) for folder in folders}
+    runs = {folder.path.name: _packed(folder, decimals, positions) for folder in folders}
     text = json.dumps(seal({"format": _FORMAT, "runs": runs}), separators=(",", ":"))
     return lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)
 
@@ -104,11 +106,12 @@ def read_kept(folder: epath.Path) -> dict[str, KeptRun] | None:
     return runs
 
 
-def _packed(folder: RunFolder, decimals: int | None) -> dict[str, Any]:
+def _packed(folder: RunFolder, decimals: int | None, positions: bool) -> dict[str, Any]:
     status, result = folder.state()
     status = {name: value for name, value in status.items() if name != "digests"}
+    kept_sets = [evaluation.name for evaluation in folder.spec.evals[:1] if positions]
     records = [
-        {name: _short_eval(record[name]) for name in _OF_RECORDS if name in record}
+        {name: _short_eval(record[name], kept_sets) for name in _OF_RECORDS if name in record}
         for record in folder.metrics()
     ]
     if decimals is not None:
@@ -141,7 +144,7 @@ def _short_result(result: Mapping[str, Any]) -> dict[str, Any]:
 def _unpacked(name: str, packed: Mapping[str, Any]) -> tuple[RunSpec, dict[str, bytes]]:
     """The spec of a run, and its other files."""
     check_fields(packed, name, {"spec": dict, "status": dict, "records": dict})
-    records = _in_rows(packed["records"])
+    records = [_long_eval(record) for record in _in_rows(packed["records"])]
     files = {
         "status.json": _json(packed["status"]),
         "metrics.jsonl": b"".join(_json(record) + b"\n" for record in records),
@@ -165,11 +168,24 @@ def _json(values: Any) -> bytes:
     return json.dumps(values, separators=(",", ":")).encode()
 
 
-def _short_eval(value: Any) -> Any:
-    """An evaluation's losses by set, without those by position and by window; other values as they are."""
+def _short_eval(value: Any, by_position: Sequence[str]) -> Any:
+    """An evaluation's losses by set, those by position of the sets that are named, none by window; other values
+    as they are."""
     if not isinstance(value, Mapping):
         return value
-    return {name: _losses(scores) for name, scores in value.items()}
+    short = {name: _losses(scores) for name, scores in value.items()}
+    for name in by_position:
+        if name in value:
+            short[name]["by_position"] = _column(value[name]["by_position"])
+    return short
+
+
+def _long_eval(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with the lists of its losses by position, where `_short_eval` has kept them."""
+    for scores in record.get("eval", {}).values():
+        if "by_position" in scores:
+            scores["by_position"] = _values(scores["by_position"], [])
+    return record
 
 
 def _losses(scores: Mapping[str, Any]) -> dict[str, Any]:

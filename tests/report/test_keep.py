@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -11,13 +12,17 @@ from lmscale.report import write_report
 from lmscale.report.keep import keep, write_index
 from lmscale.report.kept_page import chosen_charts
 from lmscale.report.section import Chart, Section
+from lmscale.studies import context
 from lmscale.studies.results import Results
 from lmscale.sweep.claims import Claim
 from lmscale.sweep.declaration import recorded_declarations
 from lmscale.sweep.kept import KEPT
 from lmscale.sweep.store import Store, StoreError
 from tests.cli.answers import answer, refused
+from tests.report import planted_evaluations
 from tests.report import planted_store as planted
+from tests.studies.test_context import EXPERIMENT as CONTEXT
+from tests.studies.test_context import evaluations
 
 CLAIMS = [
     Claim(
@@ -79,6 +84,33 @@ def test_a_number_that_reads_curves_keeps_them_exactly(store, tmp_path, monkeypa
 
     monkeypatch.setattr("lmscale.report.keep.read_results", read)
     assert keep(store, tmp_path / "kept").exact_curves
+
+
+@pytest.mark.slow
+def test_losses_by_position_during_training_are_kept_where_a_study_reads_them(tmp_path):
+    """It was left without them, and what the study said of the steps could not be made again."""
+    experiment = dataclasses.replace(CONTEXT, sizes=(8e5, 3.2e6, 1.3e7))
+    runs = experiment.runs(planted_evaluations.CORPUS)
+    store = planted_evaluations.plant(tmp_path / "full", runs, evaluations, experiment=experiment)
+    assert keep(store, tmp_path / "kept").verdicts == len(experiment.claims)
+    ours, theirs = (
+        context.study(Results.read(path)) for path in (tmp_path / "kept", tmp_path / "full")
+    )
+    assert ours.estimates["long_range_delay"].value == theirs.estimates["long_range_delay"].value
+    for a, b in zip(ours.long, theirs.long, strict=True):
+        assert list(a.steps) == list(b.steps) and len(a.steps) > 3
+        assert all((a.steps[step] == b.steps[step]).all() for step in b.steps)
+
+
+def test_a_study_that_reads_what_is_never_kept_is_said_in_a_line(store, tmp_path, monkeypatch):
+    def read(results):
+        norms = [r for rows in results.metrics.values() for r in rows if "grad_norm" in r]
+        return [Section(name="norms", title="", finding=str(len(norms)))], []
+
+    monkeypatch.setattr("lmscale.report.keep.read_results", read)
+    with pytest.raises(StoreError, match="is not kept: norms would say another thing"):
+        keep(store, tmp_path / "kept")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_page_says_what_was_run_found_and_typed(kept):
