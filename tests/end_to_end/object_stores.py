@@ -9,6 +9,7 @@ import json
 import os
 import re
 import threading
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -97,7 +98,21 @@ def google() -> Iterator[Bucket]:
     class Requests(emulator.RequestHandler):
         def answer(self, method):
             with one:
-                getattr(super(), method)()
+                self.generation = _generation(storage, self.path)
+                status = _refusal(self.path, self.generation)
+                if status is None:
+                    getattr(super(), method)()
+                else:
+                    self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                    self.send_response(status)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+
+        def end_headers(self):
+            """Google's store says which version of an object it sends; the emulator does not."""
+            if self.command == "GET" and self.generation:
+                self.send_header("X-Goog-Generation", str(self.generation))
+            super().end_headers()
 
         do_GET = functools.partialmethod(answer, "do_GET")
         do_POST = functools.partialmethod(answer, "do_POST")
@@ -124,6 +139,29 @@ def google() -> Iterator[Bucket]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def _generation(storage: Any, url: str) -> int:
+    """The version of the object that a request names; 0: there is none."""
+    parts = urllib.parse.urlsplit(url)
+    found = re.search(r"/b/([^/]+)/o(?:/([^/]+))?$", parts.path)
+    query = urllib.parse.parse_qs(parts.query)
+    name = urllib.parse.unquote(found[2] or "") if found else ""
+    name = name or query.get("name", [""])[0]
+    if found is None:
+        return 0
+    held = storage.objects.get(found[1], {}).get(name)
+    return 0 if held is None else int(held["generation"])
+
+
+def _refusal(url: str, generation: int) -> int | None:
+    """The status by which Google's store refuses, where a condition does not hold."""
+    asked = urllib.parse.parse_qs(urllib.parse.urlsplit(url).query)
+    if any(int(value) != generation for value in asked.get("ifGenerationMatch", [])):
+        return 412
+    if any(int(value) == generation for value in asked.get("ifGenerationNotMatch", [])):
+        return 304
+    return None
 
 
 @contextlib.contextmanager
