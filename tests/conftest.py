@@ -45,6 +45,14 @@ def programs_once():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """Tests write thousands of small files in their own process, and none of them cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def own_folders(tmp_path_factory):
     """No test reads or writes what the user has, whichever test comes first."""
     for name in ("LMSCALE_DATA", "LMSCALE_CACHE"):
