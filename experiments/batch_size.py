@@ -161,7 +161,7 @@ SCALES = {
         n_ctx=128,
         evaluations=16,
         eval_tokens=2**13,
-        seeds=(0, 1, 2),
+        seeds=(0, 1, 2, 3, 4, 5),
     ),
     "gpu": BatchSize(
         **GPU_RECIPE,

@@ -153,7 +153,7 @@ SCALES = {
         sizes=tuple(24.0 * width**2 for width in (12, 24, 40)),
         # L(N, D) is fitted to subsets of 42 updates and more, which are the first six; the last are so
         # small that early stopping ends their runs, at the lowest loss that the data allow.
-        divisors=(1, 128, 256, 512, 1024, 2048, 4096, 8192),
+        divisors=(1, 128, 256, 512, 1024, 2048, 3072, 4096, 6144, 8192),
         init_std=0.08,
         positions="rotary",
         # At the rule's own rate test losses scattered by 0.05 nats from one evaluation to the next.

@@ -208,7 +208,7 @@ SCALES = {
         n_ctx=128,
         batch_size=1,
         warmup_steps=1250,
-        seeds=(0, 1, 2),
+        seeds=(0, 1, 2, 3),
     ),
     "gpu": Schedules(
         **GPU_RECIPE,
