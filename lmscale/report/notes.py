@@ -64,7 +64,7 @@ def with_notes(svg: str, notes: Mapping[str, Sequence[str]]) -> tuple[str, int]:
             continue
         for place, text in sorted(zip(points, texts, strict=True), reverse=True):
             cut = place + part[place:].index(" ")
-            mark = f' class="point" aria-label="{html.escape(text)}"'
+            mark = f' class="point" data-note="{html.escape(text)}"'
             part = f"{part[:cut]}{mark}{part[cut:]}"
         svg = svg[:start] + part + svg[end:]
         total += len(texts)

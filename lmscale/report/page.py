@@ -171,13 +171,16 @@ def _own_width(chart: Chart) -> float:
 
 
 def _frame(chart: Chart) -> Markup:
-    """The attributes of a chart's frame, which a keyboard reaches where its points have notes."""
+    """The attributes of a chart's frame, which a keyboard reaches where its points have notes, or where a phone
+    shows a part of it."""
     wide = " wide" if _own_width(chart) > _PHONE else ""
     attributes = Markup(' class="plate{}"').format(wide)
     if any(chart.notes.values()):
         label = f"{chart.alt} Arrow keys step through its points."
         role = ' tabindex="0" role="application" aria-roledescription="figure" aria-label="{}"'
         attributes += Markup(role).format(label)
+    elif wide:
+        attributes += Markup(' tabindex="0" role="group" aria-label="Figure"')
     return attributes
 
 

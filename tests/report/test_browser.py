@@ -87,6 +87,25 @@ def test_nothing_is_wider_than_the_screen(page, width):
     assert found["page"] <= found["screen"] and found["wide"] == []
 
 
+def test_a_screen_reader_finds_names_where_they_count_and_a_keyboard_whatever_scrolls(page):
+    """What an audit of accessibility found: labels on elements that may have none, figures out of reach of a
+    keyboard, empty heads of columns."""
+    probe = """
+    const all = (what) => [...document.querySelectorAll(what)].map((one) => one.outerHTML.slice(0, 80));
+    document.title = JSON.stringify({
+      named: all("svg [aria-label]:not([role])"),
+      unnamed: all("svg:not([aria-label]), [tabindex='0'][role='application']:not([aria-label])"),
+      beyond: [...document.querySelectorAll(".plate, .sheet")]
+        .filter((one) => one.scrollWidth > one.clientWidth && one.tabIndex < 0).map((one) => one.className),
+      heads: [...document.querySelectorAll("th")].filter((one) => !one.textContent.trim()).length,
+      wide: document.querySelectorAll(".plate.wide").length, points: document.querySelectorAll(".point").length });
+    """
+    _, title = opened(page, 390, probe=probe)
+    found = json.loads(title)
+    assert found.pop("wide") > 0 and found.pop("points") > 0
+    assert found == {"named": [], "unnamed": [], "beyond": [], "heads": 0}
+
+
 def test_the_console_is_silent(page):
     assert opened(page, 1280)[0] == []
 
@@ -105,7 +124,7 @@ def test_arrow_keys_step_through_the_points(page):
     const found = ["ArrowRight", "ArrowRight", "ArrowLeft", "End"].map((key) => { press(key); return said(); });
     press("Escape");
     document.title = JSON.stringify({ found, hidden: document.querySelector(".note").hidden,
-      last: [...plate.querySelectorAll(".point")].pop().getAttribute("aria-label"),
+      last: [...plate.querySelectorAll(".point")].pop().dataset.note,
       role: document.querySelector(".note").getAttribute("role") });
     """
     _, title = opened(page, 1280, probe=probe)

@@ -26,7 +26,7 @@ def chart_of(draw):
 
 
 def notes_in(svg):
-    return [html.unescape(text) for text in re.findall(r'class="point" aria-label="([^"]*)"', svg)]
+    return [html.unescape(text) for text in re.findall(r'class="point" data-note="([^"]*)"', svg)]
 
 
 def test_a_run_is_told_in_a_line():
@@ -49,11 +49,11 @@ def test_each_point_has_its_own_note_where_it_was_drawn():
     chart = chart_of(lambda axes: plot_points(axes, x, y, look, notes=texts))
     svg = style.inline(chart)
     assert notes_in(svg) == texts
-    places = re.findall(r'aria-label="[^"]*"[^>]* x="([\d.]+)"', svg)
+    places = re.findall(r'data-note="[^"]*"[^>]* x="([\d.]+)"', svg)
     order = sorted(range(3), key=lambda k: float(places[k]))
     assert [texts[k] for k in order] == [texts[1], texts[2], texts[0]]
     # What one puts into a paper is the plain drawing.
-    assert "aria-label" not in chart.svg
+    assert "data-note" not in chart.svg
 
 
 def test_a_scatter_and_a_line_without_markers_have_notes_too():

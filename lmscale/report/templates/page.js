@@ -31,7 +31,7 @@ function show(point) {
   note.hidden = !point;
   if (!point) return;
   point.classList.add("current");
-  note.textContent = point.getAttribute("aria-label");
+  note.textContent = point.dataset.note;
   const at = point.getBoundingClientRect();
   const left = Math.min(at.right + 10, innerWidth - note.offsetWidth - 12);
   const above = at.top - note.offsetHeight - 8;
