@@ -1,4 +1,4 @@
-"""What the site takes from elsewhere in the repository, so that nothing is written twice.
+"""What the site takes from elsewhere in the repository, so that nothing is written twice, and what its theme lacks.
 
 The README becomes the front page, the other pages at the top stay pages, and each public module gets a
 page made from its docstrings.
@@ -52,6 +52,26 @@ def on_page_markdown(markdown, page, config, files):
     return re.sub(
         r"\[([^\]]+)\]\((?:lmscale|tests|experiments|launch)/[^)]*(?<!\.png)\)", r"`\1`", markdown
     )
+
+
+#: What the theme's pages lack -> what they get in its place.
+MENDS = {
+    # Its switch of colours looks for these two, which are not there without its highlighting, and stops.
+    "</head>": '<style id="hljs-light"></style><style id="hljs-dark"></style></head>',
+    '<div class="navbar ': '<div role="banner" class="navbar ',
+    # A keyboard scrolls only what it can reach.
+    "<pre>": '<pre tabindex="0">',
+    "<table>": '<table tabindex="0">',
+    # A head without words names no column.
+    "<th></th>": "<td></td>",
+}
+
+
+def on_post_page(output, page, config):
+    """Pages that work without highlighting, by keyboard and for screen readers."""
+    for lacking, mended in MENDS.items():
+        output = output.replace(lacking, mended)
+    return output
 
 
 def slug(heading: str) -> str:

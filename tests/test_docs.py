@@ -39,3 +39,9 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "api" / "laws.html").read_text()
     assert "fit_isoflop" in page and "Hoffmann et al. 2022" in page
+    # What the theme lacks: the switch of colours, landmarks, and what a keyboard needs.
+    for path in [tmp_path / "index.html", *tmp_path.glob("*/*.html")]:
+        page = path.read_text()
+        for part in ('id="hljs-light"', 'id="hljs-dark"', 'role="banner"'):
+            assert page.count(part) == 1, (path, part)
+        assert not re.search("<pre>|<table>|<th></th>", page), path
