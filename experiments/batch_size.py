@@ -7,7 +7,7 @@ B_crit = E_min / S_min, twice as many steps and tokens as the least of each. The
 depends on the loss alone and not on the size, B_crit = 2.1e8 / L^4.8 tokens, so that it doubles
 when the loss falls by 13%, and that it roughly agrees with the gradient noise scale.
 
-    lmscale run batch_size                    # cpu: 2 sizes x 6 batches x 3 seeds, minutes on two cores
+    lmscale run batch_size                    # cpu: 2 sizes x 6 batches x 6 seeds, minutes on two cores
     lmscale run batch_size --scale gpu        # 2 sizes x 7 batches x 3 seeds, under an hour on one H100
     lmscale plan batch_size --scale paper --device v5p:256
 

@@ -6,7 +6,7 @@ The paper found L(N, D) = [(N_c/N)^(alpha_N/alpha_D) + D_c/D]^alpha_D, so that o
 N^0.74/D only and D >~ 5e3 N^0.74 tokens avoid it; and that no run may stop before
 S_c / [L(N, D) - L(N, infinity)]^(1/alpha_S) updates.
 
-    lmscale run dataset_size                  # cpu: 3 sizes x 8 subsets x 3 seeds, minutes on two cores
+    lmscale run dataset_size                  # cpu: 3 sizes x 10 subsets x 3 seeds, minutes on two cores
     lmscale run dataset_size --scale gpu      # 5 sizes x 8 subsets, under an hour on one H100
     lmscale plan dataset_size --scale paper --device v5p:256
 

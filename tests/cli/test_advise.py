@@ -131,6 +131,7 @@ def test_compute_with_serving_is_said_to_hold_it(capsys):
     assert "pays for training and serving, 6 N D + 2 N D_inference" in text
 
 
+@pytest.mark.slow
 def test_a_loss_that_was_given_has_no_interval_but_its_compute_has(capsys, store):
     for source, loss in (("besiroglu2024", 2.2), (store.path, 3.0)):
         advice = json.loads(answer(capsys, "advise", source, "--loss", loss, "--json")[1])

@@ -76,6 +76,7 @@ def test_bad_arguments_are_told_in_one_line(arguments, message, capsys):
     assert message in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_every_architecture_is_timed_and_others_are_refused(capsys, briefly, monkeypatch):
     # Eight virtual devices would be planned as eight processes.
     monkeypatch.setattr("lmscale.planner.devices.local_devices", lambda: parse_devices("cpu:1"))

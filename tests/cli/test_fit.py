@@ -164,6 +164,7 @@ def test_every_option_of_every_law_is_a_flag_with_its_meaning(capsys):
     assert "--window NUMBER|none isoflop: the parabola takes the sizes within this factor" in out
 
 
+@pytest.mark.slow
 def test_options_reach_their_laws(capsys, table):
     argv = (table, "--law", "isoflop", "parametric", "--bootstrap", 20, "--json")
     argv += ("--window", "2", "--method", "varpro", "--level", "0.5", "--seed", "3")
@@ -240,6 +241,7 @@ def test_optima_at_asked_budgets(capsys, tmp_path):
     assert lines[at + 3].startswith("1e+21  ") and lines[at + 4].startswith("1.2e+21")
 
 
+@pytest.mark.slow
 def test_a_filter_and_a_split(capsys, tmp_path):
     frame = pd.concat(
         [profiles().assign(mode="train"), profiles().assign(mode="valid"), profiles()[:2]]

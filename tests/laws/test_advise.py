@@ -303,6 +303,7 @@ def test_a_paper_without_errors_is_said_to_have_none():
 # --- Holding out --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_predicting_law_holds_out_what_it_extrapolates():
     n = np.repeat(np.geomspace(1e6, 1e9, 6), 6)
     steps = np.tile(np.geomspace(1e3, 1e5, 6), 6)

@@ -50,6 +50,7 @@ def test_the_published_losses(n, d, u, loss):
     assert found == pytest.approx(loss, abs=6e-5)
 
 
+@pytest.mark.slow
 def test_planted_decay_constants_come_back():
     result = laws.fit(repeated(), "data-constrained", base=MUENNIGHOFF, bootstrap=0)
     assert result.parameters["R_D_star"] == pytest.approx(15.387756, rel=1e-4)

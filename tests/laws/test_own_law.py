@@ -196,6 +196,7 @@ def grid():
     return {"params": n, "tokens": d, "loss": loss}
 
 
+@pytest.mark.slow
 def test_a_law_in_params_and_tokens_answers_like_one_of_lmscale(tmp_path, grid):
     (tmp_path / "own.py").write_text(SURFACE.replace("MODEL", "surface"))
     load_file(tmp_path / "own.py")
@@ -238,6 +239,7 @@ def test_a_model_that_gives_no_best_size_is_refused_in_a_line(tmp_path, grid, mo
         laws.advise(laws.fit(grid, "own", bootstrap=20), flops=1e20)
 
 
+@pytest.mark.slow
 def test_every_law_that_has_a_model_is_held_out():
     flops = np.repeat(np.geomspace(1e18, 1e20, 4), 4)
     n = np.tile(np.geomspace(1e7, 1e9, 4), 4)

@@ -69,6 +69,7 @@ def test_never_worse_than_the_best_of_scipy():
     assert ours.objective == pytest.approx(theirs.fun, rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_published_grid_finds_the_same_minimum():
     table = runs(n=50, noise=0.01, seed=1)
     ours = fit_parametric(table, starts="coarse", bootstrap=0)

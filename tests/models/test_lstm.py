@@ -292,8 +292,14 @@ def test_the_default_initialisation_is_that_of_older_runs():
     assert (spec.embed_std, spec.projection_gain) == (0.02, 1.0)
 
 
-@pytest.mark.parametrize("projection", [True, False])
-@pytest.mark.parametrize("tied_head", [True, False])
+@pytest.mark.parametrize(
+    ("tied_head", "projection"),
+    [
+        (True, True),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in ((True, False), (False, True))),
+        (False, False),
+    ],
+)
 def test_the_spec_scales_embedding_head_and_projection_and_nothing_else(projection, tied_head):
     shape = {"d_hidden": 24, "d_embed": 16 if projection or not tied_head else 24}
     spec = LSTMSpec(

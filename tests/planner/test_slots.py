@@ -163,6 +163,7 @@ def train(store, corpus, specs, *, worth, n_slots=1):
     return [store.folder(run).result() for run in runs]
 
 
+@pytest.mark.slow
 def test_a_sweep_measures_and_trains(tmp_path, corpus, monkeypatch):
     monkeypatch.setattr(slots, "TIMED_SECONDS", 0.0)
     store = Store(tmp_path)

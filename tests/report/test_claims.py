@@ -160,6 +160,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_reports_of_a_folder_get_a_front_page(folder, capsys):
     assert main(["report", str(folder)]) == 0
     lines = capsys.readouterr().out.split()

@@ -182,6 +182,7 @@ def test_kept_results_are_not_trained_on(kept):
     assert "kept results, which cannot be trained on" in there.refusal(declaration, extend=True)
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_whole_or_not_there(tmp_path, monkeypatch):
     runs = planted.size_runs(layers=(), seeds=(0,))
     store = planted.plant(tmp_path / "full", runs, analyses=["curves"])

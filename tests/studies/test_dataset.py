@@ -18,6 +18,8 @@ from lmscale.training.slot import falls_no_more
 from tests.report import planted_store as planted
 from tests.report.fixtures import throughout
 
+#: Its laws take long to fit; the section of the report has quick tests.
+pytestmark = pytest.mark.slow
 CORPUS = SimpleNamespace(
     name="planted",
     fingerprint="0123456789ab",

@@ -16,6 +16,7 @@ def results(tmp_path_factory):
     return planted_curves(tmp_path_factory.mktemp("e"))
 
 
+@pytest.mark.slow
 def test_the_envelope_finds_the_planted_exponent(results):
     found = study(results)
     a = found.estimates["a"]

@@ -13,6 +13,8 @@ from lmscale.studies import Results, repeat
 from tests.report import planted_store as planted
 from tests.report.fixtures import throughout, without_law
 
+#: Its laws take long to fit; the section of the report has quick tests.
+pytestmark = pytest.mark.slow
 CORPUS = SimpleNamespace(
     name="planted",
     fingerprint="0123456789ab",

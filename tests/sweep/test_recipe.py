@@ -172,6 +172,7 @@ def test_beyond_thirty_times_the_largest_budget_a_store_gives_no_point(store):
     assert recommend(store, flops=20 * BUDGETS[-1]).n_params > 0
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_of_the_advised_size_is_warned_of(store):
     far = recommend(store, flops=1e5, extrapolate=True)
     (warning,) = (text for text in far.warnings if "nearest model of the ladder" in text)

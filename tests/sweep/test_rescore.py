@@ -58,6 +58,7 @@ def score(store, corpus, evaluation):
         return rescore(store, evaluation, local_devices(), lambda name: corpus, bar)
 
 
+@pytest.mark.slow
 def test_the_same_text_gives_the_recorded_losses(store, corpus):
     evaluation = evaluation_set(corpus, "test", 320)
     assert evaluation.name == "tiny-test-320"

@@ -40,6 +40,7 @@ def train(path, corpus, *specs, stop=lambda: False, checkpoint_seconds=60.0):
     return [store.folder(run) for run in runs]
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_is_no_number_after_the_last_step_is_a_divergence(tmp_path, corpus):
     """The loss of the only step is taken before its update, so it is a good one."""
     wild = run_spec(corpus, steps=1, schedule={"warmup_steps": 1}, optimizer=WILD)

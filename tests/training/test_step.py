@@ -21,6 +21,10 @@ from tests.training.specs import LSTM, TRANSFORMER, run_spec
 TOLERANCE = 2e-5
 STEPS = 6
 MODELS = pytest.mark.parametrize("model", [TRANSFORMER, LSTM], ids=["transformer", "lstm"])
+#: For tests of what both share: one of them in the fast suite.
+ONE_QUICK = pytest.mark.parametrize(
+    "model", [TRANSFORMER, pytest.param(LSTM, marks=pytest.mark.slow)], ids=["transformer", "lstm"]
+)
 
 
 def train(specs, *, active=None, **options):
@@ -96,7 +100,7 @@ def different_specs(model, n=4):
     ]
 
 
-@MODELS
+@ONE_QUICK
 def test_a_packed_run_equals_the_run_alone(model):
     specs, together = different_specs(model), train(different_specs(model))[0]
     for i, spec in enumerate(specs):
@@ -299,7 +303,7 @@ def test_taking_and_putting_a_run_is_exact_on_any_mesh():
     jax.tree.map(np.testing.assert_array_equal, again, one)
 
 
-@MODELS
+@ONE_QUICK
 def test_unrolled_layers_change_only_rounding_and_what_is_saved_not_at_all(model):
     specs = different_specs(model)
     expected, state, looped = train(specs)
