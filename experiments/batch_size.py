@@ -51,7 +51,8 @@ class BatchSize(ByWidth):
     claims = (
         finding(
             "critical_batch/size_ratio",
-            "The critical batch depends on the loss alone, not on the size of the model.",
+            "The critical batch depends on the loss alone, not on the size of the model (here: to a "
+            "factor of 1.5; our bound).",
             "Kaplan et al. 2020, Fig. 10",
             at_least=0.67,
             at_most=1.5,
@@ -74,7 +75,8 @@ class BatchSize(ByWidth):
         ),
         finding(
             "critical_batch/noise_ratio",
-            "The gradient noise scale roughly agrees with the critical batch.",
+            "The gradient noise scale roughly agrees with the critical batch (here: to a factor of 3; "
+            "our bound).",
             "Kaplan et al. 2020, Fig. 10; McCandlish et al. 2018, Fig. 5",
             at_least=0.33,
             at_most=3.0,

@@ -150,7 +150,7 @@ class Compute(LearningCurves):
         finding(
             "compute/exponent_ratio",
             "The exponent of L(C_min) follows from those of L(N, S) and B_crit(L): their "
-            "inverses add up to its own.",
+            "inverses add up to its own (here: to a tenth; our bound).",
             "Kaplan et al. 2020, eq. 1.7",
             at_least=0.9,
             at_most=1.1,
@@ -196,7 +196,8 @@ class Compute(LearningCurves):
         ),
         finding(
             "compute/off_optimum",
-            "Models of 0.6 to 2.2 times the best size need at most about 20% more compute.",
+            "Models of 0.6 to 2.2 times the best size need at most about 20% more compute (here: 25%; "
+            "our bound).",
             "Kaplan et al. 2020, Fig. 12",
             at_most=0.25,
             would_tell=NEEDS_MORE,

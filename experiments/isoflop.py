@@ -115,7 +115,8 @@ class IsoFLOP(Experiment):
         ),
         finding(
             "isoflop/tokens_per_param_exponent",
-            "Model and data should grow alike: D_opt/N_opt does not depend on C.",
+            "Model and data should grow alike: D_opt/N_opt does not depend on C (here: as C^-0.1 to "
+            "C^0.1; our bounds).",
             "Hoffmann et al. 2022, abstract",
             at_least=-0.1,
             at_most=0.1,
@@ -131,7 +132,7 @@ class IsoFLOP(Experiment):
         ),
         finding(
             "envelope/a_minus_approach_2",
-            "The envelope and the profiles agree on the exponent.",
+            "The envelope and the profiles agree on the exponent (to 0.05; our bound).",
             "Hoffmann et al. 2022, Table 2 (0.50 and 0.49)",
             at_least=-0.05,
             at_most=0.05,
@@ -139,7 +140,7 @@ class IsoFLOP(Experiment):
         ),
         finding(
             "parametric/a_minus_approach_2",
-            "The parametric fit and the profiles agree on the exponent.",
+            "The parametric fit and the profiles agree on the exponent (to 0.05; our bound).",
             "Hoffmann et al. 2022, Table 2 (0.46 and 0.49)",
             at_least=-0.05,
             at_most=0.05,

@@ -47,7 +47,7 @@ def kept_page(
     charts: Sequence[Chart],
     machine: str,
 ) -> str:
-    """What was run, on what text and machine, when, the figures, the verdicts, and how to repeat it."""
+    """What was run, on what text and machine, when, the figures, the verdicts, the warnings, and how to repeat it."""
     lead = lead_section(sections)
     blocks = [f"# {_text(results.title)}"]
     if lead is not None:
@@ -61,6 +61,9 @@ def kept_page(
     if verdicts:
         blocks += ["## What the papers say", _text(tally([v.word for v in verdicts]))]
         blocks.append(_table(["verdict", "claim", "these runs"], _verdict_rows(verdicts)))
+    warnings = dict.fromkeys(text for section in sections for text in section.warnings)
+    if warnings:
+        blocks += ["## What to keep in mind", "\n".join(f"- {_text(text)}" for text in warnings)]
     blocks += ["## Repeat it", _repeat(name, results)]
     return "\n\n".join(blocks) + "\n"
 

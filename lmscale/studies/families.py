@@ -93,6 +93,9 @@ def study(results: Results) -> Families:
     """
     usable = results.usable
     runs = usable[usable["architecture"] == "transformer"] if len(usable) else usable
+    # The table does not say whether positions are learnt, and so whether they have parameters.
+    if len(runs):
+        runs = runs.assign(positions=[results.specs[run].model.positions for run in runs["run"]])
     models = measured_cells(runs, ["n_layer", "width"])
     models = sorted(models, key=lambda model: (model["n_layer"], model.n_params))
     deep = [model for model in models if model["n_layer"] >= LEAST_DEPTH]
@@ -115,8 +118,9 @@ def study(results: Results) -> Families:
 
 
 def n_total(model: Cell) -> float:
-    """N with the embeddings of tokens and positions."""
-    return model.n_params + float((model["vocab_size"] + model["n_ctx"]) * model["width"])
+    """N with the embeddings of tokens, and of positions where these are learnt."""
+    rows = model["vocab_size"] + (model["n_ctx"] if model["positions"] == "learned" else 0)
+    return model.n_params + float(rows * model["width"])
 
 
 def columns(models: Sequence[Cell]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lmscale import flops
 from lmscale.spec import TransformerSpec
 from lmscale.studies import Results, families
 from lmscale.studies.families import LEAST_DEPTH, collapse, kaplan_models, single_layer_shift
@@ -13,12 +14,16 @@ from tests.report import planted_store as planted
 SINGLE = 0.04
 
 
-def runs(depths=(1, 2, 3, 6), widths=(8, 16, 32, 64), seeds=(0, 1, 2)):
+def runs(depths=(1, 2, 3, 6), widths=(8, 16, 32, 64), seeds=(0, 1, 2), positions="learned"):
     return [
         Run(
             make_run(
                 TransformerSpec(
-                    n_layer=n, d_model=width, n_ctx=planted.N_CTX, vocab_size=planted.VOCAB
+                    n_layer=n,
+                    d_model=width,
+                    n_ctx=planted.N_CTX,
+                    vocab_size=planted.VOCAB,
+                    positions=positions,
                 ),
                 steps=1000,
                 data=planted.DATA,
@@ -53,6 +58,17 @@ def test_depths_collapse_without_embeddings_only(found):
     assert 1.5 < low < ratio.value < high
     assert (ratio.n, ratio.seeds) == (12, 3)
     assert found.collapse.including / found.collapse.without == pytest.approx(ratio.value)
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_embeddings_are_counted_as_the_model_has_them(tmp_path, positions):
+    """Rotary positions have no table; one was counted."""
+    chosen = runs(depths=(2,), widths=(8, 16), seeds=(0,), positions=positions)
+    planted.plant(tmp_path, chosen, analyses=["families"], law=law)
+    for model, run in zip(families.study(Results.read(tmp_path)).models, chosen, strict=True):
+        counted = flops.operations(run.spec.model)
+        has = counted["embedding"].params + counted["position"].params
+        assert families.n_total(model) == model.n_params + has
 
 
 def test_the_shift_of_a_single_layer_comes_back(found):
