@@ -15,9 +15,10 @@ from typing import Unpack
 import numpy as np
 import pandas as pd
 
-from lmscale import laws
+from lmscale import flops, laws
 from lmscale.laws import FitResult
 from lmscale.laws.quantiles import student_quantile
+from lmscale.spec import RunSpec
 from lmscale.studies.cells import Cell, cell_rows, measured_cells, seed_noise, unfinished
 from lmscale.studies.estimate import Basis, Estimate
 from lmscale.studies.fits import attempt
@@ -93,9 +94,8 @@ def study(results: Results) -> Families:
     """
     usable = results.usable
     runs = usable[usable["architecture"] == "transformer"] if len(usable) else usable
-    # The table does not say whether positions are learnt, and so whether they have parameters.
     if len(runs):
-        runs = runs.assign(positions=[results.specs[run].model.positions for run in runs["run"]])
+        runs = runs.assign(embeddings=[_embeddings(results.specs[run]) for run in runs["run"]])
     models = measured_cells(runs, ["n_layer", "width"])
     models = sorted(models, key=lambda model: (model["n_layer"], model.n_params))
     deep = [model for model in models if model["n_layer"] >= LEAST_DEPTH]
@@ -117,10 +117,15 @@ def study(results: Results) -> Families:
     )
 
 
+def _embeddings(spec: RunSpec) -> int:
+    """Parameters of the embeddings of tokens, and of positions where these are learnt."""
+    counted = flops.operations(spec.model)
+    return counted["embedding"].params + counted["position"].params
+
+
 def n_total(model: Cell) -> float:
-    """N with the embeddings of tokens, and of positions where these are learnt."""
-    rows = model["vocab_size"] + (model["n_ctx"] if model["positions"] == "learned" else 0)
-    return model.n_params + float(rows * model["width"])
+    """N with embeddings."""
+    return model.n_params + float(model["embeddings"])
 
 
 def columns(models: Sequence[Cell]) -> pd.DataFrame:
