@@ -129,7 +129,7 @@ def _write(store: Store, results: Results, folder: epath.Path, name: str, machin
         ]
         raise StoreError(
             f"{store.path} is not kept: {listed(differ) or 'its verdicts'} would say another thing "
-            "without the full store; report this as a fault of lmscale"
+            "without the full store: it reads something that is not kept (see lmscale.sweep.kept)"
         )
     there.write_table()
     report = Report(results, sections, verdicts)

@@ -175,7 +175,7 @@ def _short_eval(value: Any, by_position: Sequence[str]) -> Any:
         return value
     short = {name: _losses(scores) for name, scores in value.items()}
     for name in by_position:
-        if name in value:
+        if "by_position" in value.get(name, {}):
             short[name]["by_position"] = _column(value[name]["by_position"])
     return short
 
