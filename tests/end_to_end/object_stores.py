@@ -145,11 +145,11 @@ def _generation(storage: Any, url: str) -> int:
     """The version of the object that a request names; 0: there is none."""
     parts = urllib.parse.urlsplit(url)
     found = re.search(r"/b/([^/]+)/o(?:/([^/]+))?$", parts.path)
-    query = urllib.parse.parse_qs(parts.query)
-    name = urllib.parse.unquote(found[2] or "") if found else ""
-    name = name or query.get("name", [""])[0]
     if found is None:
         return 0
+    # An upload names its object in the query.
+    uploaded = urllib.parse.parse_qs(parts.query).get("name", [""])[0]
+    name = urllib.parse.unquote(found[2]) if found[2] else uploaded
     held = storage.objects.get(found[1], {}).get(name)
     return 0 if held is None else int(held["generation"])
 
