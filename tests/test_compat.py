@@ -12,7 +12,6 @@ import math
 import os
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from lmscale import compat
 from lmscale.parallel.mesh import make_mesh
 from lmscale.training import compiler
 from tests.parallel.test_processes import free_port
+from tests.waiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[1]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="signals of Linux")
@@ -38,7 +38,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="signals of Linux")
 def run(code: str, **options) -> subprocess.CompletedProcess:
     """Python code in a process of its own."""
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, cwd=ROOT, text=True, timeout=200, check=False, **options)
+    return subprocess.run(command, cwd=ROOT, text=True, timeout=PATIENCE, check=False, **options)
 
 
 def test_compat_is_imported_without_jax_and_without_ours():
@@ -150,7 +150,7 @@ def test_jax_finds_the_processes_of_an_srun(monkeypatch):
 def test_a_process_group_has_a_key_value_store_and_a_preemption_service():
     command = [sys.executable, "-c", _GROUP, f"127.0.0.1:{free_port()}"]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
@@ -190,16 +190,13 @@ def test_a_child_dies_with_its_parent():
         "if child == 0:\n"
         "    compat.die_with_parent()\n"
         "    os.write(writer, b'.')\n"
-        "    time.sleep(100)\n"
+        "    time.sleep(3600)\n"
         "os.read(reader, 1)\n"
         "print(child, flush=True)\n"
         "os._exit(0)\n"
     )
     child = int(run(code, stdout=subprocess.PIPE).stdout)
-    end = time.monotonic() + 20
-    while _is_running(child):
-        assert time.monotonic() < end, "it outlives its parent"
-        time.sleep(0.01)
+    wait_until(lambda: not _is_running(child))
 
 
 def _is_running(pid: int) -> bool:

@@ -53,7 +53,7 @@ def test_the_notebook_runs(path, place):
     for cell in notebook.cells:
         cell["source"] = cell["source"].replace("1.92e12", "5e13").replace("[1e12, 2e12]", "[5e13]")
     client = nbclient.NotebookClient(
-        notebook, timeout=300, resources={"metadata": {"path": str(place)}}
+        notebook, timeout=600, resources={"metadata": {"path": str(place)}}
     )
     client.execute()
     written = {"profiles.pdf", "mine.png", "report.svg", "runs.csv"}

@@ -11,6 +11,7 @@ import pytest
 from lmscale import doctor
 from lmscale.cli import main
 from lmscale.doctor import Check, Finding
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_a_check_that_hangs_is_named_and_ends_the_program(checks, monkeypatch, c
         ended.set()
 
     monkeypatch.setattr(os, "_exit", leave)
-    hangs = Check("hangs", lambda place: ended.wait(60) and Finding("ok", "in the end"))
+    hangs = Check("hangs", lambda place: ended.wait(PATIENCE) and Finding("ok", "in the end"))
     monkeypatch.setattr(doctor, "CHECKS", (*doctor.CHECKS, hangs))
     main(["doctor", "--limit", "1"])
     said = capsys.readouterr().out

@@ -15,6 +15,7 @@ from lmscale.cli import main
 from lmscale.cli.errors import EXIT_CODES, CommandError, code_and_line
 from lmscale.files import DamagedError
 from lmscale.sweep.fields import FieldError
+from tests.waiting import PATIENCE
 
 #: Errors that the code which raises them, or calls it, handles: no command ends with one of them.
 HANDLED = {
@@ -75,7 +76,7 @@ def test_a_wrong_variable_of_jax_is_told_in_one_line(tmp_path):
         env={**os.environ, "JAX_ENABLE_X64": "banana"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=PATIENCE,
         check=False,
     )
     (line,) = done.stderr.splitlines()

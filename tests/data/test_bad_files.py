@@ -16,8 +16,8 @@ from lmscale.data import open_corpus
 from tests.data.bad_files import bad_file
 
 N_FILES = int(os.environ.get("LMSCALE_BAD_FILES", "40"))
-#: Of a processor, and by the clock of a machine that others use too.
-MOST_SECONDS, MOST_WALL_SECONDS = 10.0, 60.0
+#: Of a processor, for one file.
+MOST_SECONDS = 10.0
 #: Beyond the most that this process had before, as other tests have run in it.
 MOST_BYTES = 2 << 30
 
@@ -57,12 +57,12 @@ def test_a_corpus_is_built_or_one_line_says_why_not(tmp_path, monkeypatch, capsy
         path = tmp_path / f"{seed}{suffix}"
         path.write_bytes(content)
         command = ["data", "build", "a", "--input", str(path), "--vocab-size", "320", *options(rng)]
-        began, busy = time.monotonic(), time.process_time()
+        busy = time.process_time()
         code = main(command)
-        seconds, busy = time.monotonic() - began, time.process_time() - busy
+        busy = time.process_time() - busy
         out, err = capsys.readouterr()
         where = f"file {seed}: {command}"
-        assert busy < MOST_SECONDS and seconds < MOST_WALL_SECONDS, where
+        assert busy < MOST_SECONDS, where
         left = [entry.name for entry in root.iterdir()] if root.exists() else []
         if code == 0:
             assert left == ["a"], where

@@ -24,6 +24,7 @@ from lmscale.data import (
 from lmscale.data.describe import summary_lines
 from lmscale.data.sources import cut
 from tests.data.prose import document, documents, write_text
+from tests.waiting import PATIENCE
 
 SPLITS = ("train", "valid", "test")
 SETTINGS = {"vocab_size": 320, "valid_fraction": 0.1, "test_fraction": 0.1}
@@ -351,7 +352,7 @@ def test_two_processes_that_build_at_once_get_one_corpus(text, root):
     ]
     for process in processes:
         process.start()
-    fingerprints = {results.get(timeout=60)[0] for _ in processes}
+    fingerprints = {results.get(timeout=PATIENCE)[0] for _ in processes}
     for process in processes:
         process.join()
     assert fingerprints == {open_corpus("a").fingerprint}

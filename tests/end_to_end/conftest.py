@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.quick_compile import xla_flags
+from tests.waiting import PATIENCE
 
 EXPERIMENT = Path(__file__).parent / "tiny_experiment.py"
 
@@ -52,7 +53,7 @@ def finish(lmscale):
 
     def run(*args) -> tuple[int, str, str]:
         process = lmscale(*args)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=PATIENCE)
         return process.returncode, out, err
 
     return run

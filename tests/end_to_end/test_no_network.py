@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from tests.end_to_end.conftest import EXPERIMENT
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +41,7 @@ def witnessed(environment, tmp_path):
     def run(*args):
         command = [sys.executable, *map(str, args)]
         done = subprocess.run(
-            command, env=environment | settings, check=False, capture_output=True, timeout=300
+            command, env=environment | settings, check=False, capture_output=True, timeout=PATIENCE
         )
         heard = tmp_path / "heard"
         began = (tmp_path / "heard.began").read_text()

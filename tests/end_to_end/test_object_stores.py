@@ -15,6 +15,7 @@ from lmscale.data import build_corpus
 from tests.conftest import write_text
 from tests.end_to_end.conftest import EXPERIMENT
 from tests.end_to_end.object_stores import KINDS, hub, without_keys
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 STEPS = 200
@@ -55,7 +56,7 @@ def lmscale(bucket, environment):
 def finish(lmscale):
     def run(*args, **variables):
         process = lmscale(*args, **variables)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=PATIENCE)
         return process.returncode, out, err
 
     return run
@@ -130,7 +131,7 @@ def test_commands_that_share_a_bucket_train_each_run_once(bucket, lmscale, on_di
     out = f"{bucket.path}/shared"
     processes = [lmscale(*ARGUMENTS, "--out", out, "--shard", shard) for shard in ("0/1", "1/2")]
     for process in processes:
-        _, err = process.communicate(timeout=300)
+        _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
     assert_same_runs(bucket, "shared", on_disk)
 
@@ -217,7 +218,7 @@ def test_a_corpus_is_built_from_the_hub(environment, data_root, tmp_path):
             env={**environment, "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=PATIENCE,
         )
     assert done.returncode == 0, done.stderr
     here = build_corpus("here", [str(tmp_path / name) for name in ("3", "4")], vocab_size=300)
@@ -243,7 +244,7 @@ def test_missing_keys_are_told_in_a_line(bucket, environment, words):
         env=without_keys(bucket.environment(environment)),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
     assert done.returncode == 1 and "NoCredentialsError" in done.stderr
     assert len(done.stderr.splitlines()) == 1

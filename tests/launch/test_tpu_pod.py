@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.launch.stub import calls, environment, stub
+from tests.waiting import PATIENCE, wait_until
 
 CLONE = Path(__file__).parents[2]
 
@@ -93,7 +94,7 @@ def test_taken_away_and_stopped_it_goes_on_until_all_is_done(launch, tmp_path):
         "  3 | 4) exit 42 ;;\n"
         "esac"
     )
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, error
     assert count(tmp_path, "queued-resources create") == 2
     assert count(tmp_path, "queued-resources delete") == 2
@@ -108,7 +109,7 @@ def test_taken_away_and_stopped_it_goes_on_until_all_is_done(launch, tmp_path):
 @pytest.mark.parametrize("code", [1, 2])
 def test_a_final_code_ends_it_and_the_slice_is_deleted(launch, tmp_path, code):
     process = launch(f"echo the reason; exit {code}")
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == code
     assert runs(tmp_path) == 2
     assert "the reason" in (tmp_path / "logs/turn-1.0.log").read_text()
@@ -120,17 +121,14 @@ def test_stopped_it_lets_the_hosts_save_and_deletes_the_slice(launch, tmp_path, 
     process = launch(
         "trap 'echo saved >>\"$here/saved\"; exit 42' TERM; while :; do sleep 0.1; done"
     )
-    end = time.monotonic() + 60
-    while runs(tmp_path) < 2:
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    wait_until(lambda: runs(tmp_path) == 2)
     time.sleep(0.5)
     if number == signal.SIGINT:
         # A terminal's Ctrl-C goes to the script too.
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 42, error
     assert (tmp_path / "saved").read_text() == "saved\n" * 2
     assert not (tmp_path / "state").exists()
@@ -138,7 +136,7 @@ def test_stopped_it_lets_the_hosts_save_and_deletes_the_slice(launch, tmp_path, 
 
 def test_without_progress_it_gives_up(launch, tmp_path):
     process = launch("exit 42", steps="7")
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert "no progress in 3 turns" in error
     assert runs(tmp_path) == 6

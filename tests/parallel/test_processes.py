@@ -19,6 +19,7 @@ from tests.parallel.checkpoint_worker import RUNS
 from tests.parallel.group_worker import DISPATCH, train
 from tests.quick_compile import quick_jit
 from tests.training import damage
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -57,7 +58,7 @@ class ProcessGroup:
 
     def finish(self) -> tuple[list[int], list[str]]:
         """Exit codes and standard errors."""
-        errors = [process.communicate(timeout=600)[1] for process in self.processes]
+        errors = [process.communicate(timeout=PATIENCE)[1] for process in self.processes]
         return [process.returncode for process in self.processes], errors
 
     def wait_until(self, condition):
@@ -255,17 +256,14 @@ def test_sigterm_before_the_processes_have_met_ends_all(group, tmp_path, asked):
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_ends_the_other_in_seconds(group, environment, tmp_path, victim):
+def test_a_killed_process_ends_the_other_before_jax_would(group, environment, tmp_path, victim):
     environment = {**environment, "LMSCALE_HEARTBEAT": "10"}
     pair = group(2, 1, *worker(job(tmp_path, steps=1_000_000)), environment=environment)
     pair.wait_until(lambda: list(tmp_path.glob("runs/*/metrics.jsonl")))
     pair.processes[victim].send_signal(signal.SIGKILL)
-    killed = time.monotonic()
     codes, errors = pair.finish()
     assert codes[1 - victim] == 42, errors
     assert "lost another process" in errors[1 - victim]
-    # JAX's own limit is 100 s.
-    assert time.monotonic() - killed < 60
     assert "failed" not in statuses(tmp_path)
 
 
@@ -279,13 +277,11 @@ def test_a_second_group_on_an_occupied_port_is_refused_and_harms_nothing(group, 
 
     first.wait_until(logged)
     for indices in ([1], [0, 1], [1, 0]):
-        begin = time.monotonic()
         # The last is the same command, started twice.
         out = running if indices == [1, 0] else tmp_path / "b"
         codes, errors = group(2, 1, *command(out, *options), port=port, indices=indices).finish()
         assert codes == [42] * len(indices), errors
         assert all(f"port {port} is taken" in error for error in errors)
-        assert time.monotonic() - begin < 60
     before = logged()
     first.wait_until(lambda: logged() > before)
     first.processes[0].send_signal(signal.SIGTERM)

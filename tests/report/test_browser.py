@@ -19,6 +19,7 @@ from lmscale.report.write import Report, write_files
 from lmscale.studies.results import Results
 from lmscale.sweep.overview import overview
 from tests.report import planted_store as planted
+from tests.waiting import PATIENCE
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -51,7 +52,7 @@ def opened(path, width, *, probe="", wait="--virtual-time-budget=2000"):
         [BROWSER, *flags, f"file://{page}"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=True,
     )
     console = [line for line in found.stderr.splitlines() if "CONSOLE" in line]

@@ -10,6 +10,7 @@ from lmscale.hparams import read_fits
 from lmscale.report import read_summary, write, write_report
 from lmscale.sweep.ownership import Claims, find_claim
 from tests.report import planted_store as planted
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def read(monkeypatch):
     def read_results(results):
         readings.append(int((results.table["status"] == "done").sum()))
         readings.began.set()
-        assert readings.free.wait(60)
+        assert readings.free.wait(PATIENCE)
         return [], []
 
     monkeypatch.setattr(write, "read_results", read_results)
@@ -55,7 +56,7 @@ def test_a_report_of_earlier_results_never_replaces_a_later_one(store, read):
     said = []
     first = threading.Thread(target=write_report, args=(store,))
     first.start()
-    assert read.began.wait(60)
+    assert read.began.wait(PATIENCE)
     one_ends(store)
     others = [threading.Thread(target=write_report, args=(store, said.append)) for _ in range(3)]
     for other in others:

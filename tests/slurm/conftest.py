@@ -4,19 +4,16 @@ import contextlib
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.conftest import EXPERIMENT, environment  # noqa: F401 (a fixture)
+from tests.waiting import wait_until
 
 CLONE = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("cluster.sh")
 LMSCALE = f"{sys.executable} -m lmscale"
-
-#: Seconds that anything here may take, on a busy machine.
-PATIENCE = 600
 
 
 class Cluster:
@@ -51,15 +48,8 @@ class Cluster:
     def finish(self, job: str) -> list[str]:
         """Waits for the job to end; its tasks' last states."""
         ended = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}
-        wait_for(lambda: set(self.states(job)) <= ended)
+        wait_until(lambda: set(self.states(job)) <= ended, pause=0.2)
         return self.states(job)
-
-
-def wait_for(condition, seconds: float = PATIENCE) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")

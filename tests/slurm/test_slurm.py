@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.conftest import wait_for
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +68,7 @@ def test_a_job_cut_at_its_time_limit_is_requeued_and_ends_with_the_same_bits(clu
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     runs = ("--", "--seeds", 0, "--steps", 2000, "--checkpoint-seconds", 3600)
     job = cluster.submit(cut, "--grace", 170, *runs)
-    wait_for(lambda: metrics(cut) or cluster.states(job) == ["FAILED"])
+    wait_until(lambda: metrics(cut) or cluster.states(job) == ["FAILED"])
     # Held still while Slurm comes to see that the time is over, however fast this machine trains.
     pid = trainer(cut)
     os.kill(pid, signal.SIGSTOP)
@@ -77,10 +77,10 @@ def test_a_job_cut_at_its_time_limit_is_requeued_and_ends_with_the_same_bits(clu
     elapsed = cluster.call("squeue", "--noheader", f"--jobs={job}", "--format=%M")
     limit = int(elapsed.split(":")[0]) + 3
     cluster.call("scontrol", "update", f"JobId={job}_0", f"TimeLimit={limit}")
-    wait_for(lambda: was_signalled(pid, signal.SIGTERM))
+    wait_until(lambda: was_signalled(pid, signal.SIGTERM))
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGCONT)
-    wait_for(lambda: "requeued after" in (cut / f"logs/{job}_0.log").read_text())
+    wait_until(lambda: "requeued after" in (cut / f"logs/{job}_0.log").read_text())
     steps = [json.loads(p.read_text())["step"] for p in cut.glob("runs/*/status.json")]
     assert 0 < sum(steps) < 4000
     cluster.call("scontrol", "update", f"JobId={job}_0", "TimeLimit=30")
@@ -93,7 +93,7 @@ def test_a_job_cut_at_its_time_limit_is_requeued_and_ends_with_the_same_bits(clu
 def test_a_cancelled_and_resubmitted_array_redoes_nothing(cluster, tmp_path):
     submit = (tmp_path, "--tasks", 2, "--", "--seeds", *range(4), "--steps", 1000)
     first = cluster.submit(*submit)
-    wait_for(lambda: results(tmp_path))
+    wait_until(lambda: results(tmp_path))
     cluster.call("scancel", first)
     assert "COMPLETED" not in cluster.finish(first), "it was to be cut"
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/result.json")}
@@ -115,7 +115,7 @@ def test_two_groups_of_two_processes_train_their_runs_over_four_devices_each(clu
     two = ("--lmscale", f"taskset --cpu-list {cores} {sys.executable} -m lmscale")
     # All processes are on this machine, so the two groups must not take the same port.
     job = cluster.submit(groups, "--tasks", 2, "--nodes", 2, *two, *runs, "--mesh", "1,2,2")
-    wait_for(lambda: metrics(groups) or "FAILED" in cluster.states(job))
+    wait_until(lambda: metrics(groups) or "FAILED" in cluster.states(job))
     cluster.call("scontrol", "requeue", f"{job}_0")
     other = cluster.submit(alone, *two, *runs)
     assert cluster.finish(job) == ["COMPLETED"] * 2, logs(groups)

@@ -17,6 +17,7 @@ from etils.epath import backend
 
 from lmscale.sweep import ownership
 from lmscale.sweep.ownership import Claims, find_claim
+from tests.waiting import PATIENCE, wait_until
 
 
 def holder_of(folder):
@@ -145,12 +146,14 @@ def test_an_owner_on_another_machine_lives_while_it_is_heard_of(folder):
 
 
 def test_claims_are_renewed(folder):
-    with Claims(beat=0.1) as owner, Claims(silent=2.0) as other:
+    def sign():
+        claim = find_claim(folder)
+        return claim.renewed, claim.holder.beat
+
+    with Claims(beat=0.1) as owner, Claims(silent=60.0) as other:
         assert owner.take(folder) is None
-        before = find_claim(folder)
-        time.sleep(1.0)
-        after = find_claim(folder)
-        assert (after.renewed, after.holder.beat) > (before.renewed, before.holder.beat)
+        before = sign()
+        wait_until(lambda: sign() > before)
         assert other.take(folder) is not None
 
 
@@ -203,36 +206,33 @@ def test_what_a_killed_process_left_of_its_attempt_is_swept_up(tmp_path):
     assert _files(tmp_path) == [new]
 
 
-def _take_and_wait(folder, won, go):
+def _take_and_wait(folder, ended, go):
     claims = Claims()
     go.wait()
-    if claims.take(folder) is None:
-        won.put(os.getpid())
+    ended.put((os.getpid(), claims.take(folder) is None))
     signal.pause()
 
 
 def test_processes_take_over_from_one_that_was_killed(tmp_path):
     context = multiprocessing.get_context("fork")
-    won, go = context.Queue(), context.Event()
+    ended, go = context.Queue(), context.Event()
     processes = [
-        context.Process(target=_take_and_wait, args=(tmp_path, won, go), daemon=True)
+        context.Process(target=_take_and_wait, args=(tmp_path, ended, go), daemon=True)
         for _ in range(3)
     ]
     for process in processes:
         process.start()
     go.set()
-    owner = won.get(timeout=30)
+    # All have tried before the owner is killed, or one that is late would take over.
+    tried = [ended.get(timeout=PATIENCE) for _ in processes]
+    (owner,) = [process for process, won in tried if won]
     with Claims() as claims:
         assert claims.take(tmp_path).process == owner
         os.kill(owner, signal.SIGSTOP)
         assert claims.take(tmp_path).process == owner
         os.kill(owner, signal.SIGKILL)
         # Dead at once, also while nobody has waited for it.
-        end = time.monotonic() + 10
-        while claims.take(tmp_path) is not None:
-            assert time.monotonic() < end
-            time.sleep(0.05)
-    assert won.empty()
+        wait_until(lambda: claims.take(tmp_path) is None)
     for process in processes:
         process.kill()
         process.join()

@@ -93,7 +93,7 @@ def be_preempted(shared):
 
 def sleep(shared):
     shared.say("asleep")
-    time.sleep(1000)
+    time.sleep(3600)
 
 
 def tell_environment(shared):
@@ -145,10 +145,9 @@ def test_how_workers_end_is_heard_of(work, error, words):
 def test_workers_with_nothing_to_save_are_ended_when_all_is_to_stop():
     shared = Shared(())
     shared.stopped = lambda: len(shared.said) == 2
-    begin = time.monotonic()
     with pytest.raises(Preempted):
         run_workers(2, sleep, shared, Shared.METHODS)
-    assert time.monotonic() - begin < 60 and shared.closed == []
+    assert shared.closed == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker is its parent's own child")

@@ -16,6 +16,7 @@ from lmscale.tracking.trackers import TensorBoard
 from lmscale.training.run_folder import RunFolder
 from tests.cli.answers import refused
 from tests.training.specs import run_spec
+from tests.waiting import PATIENCE, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -168,10 +169,7 @@ def test_one_process_at_a_time_sends(sweep):
     first, second = Recording(), Recording()
     with sweep.follow(mine=first):
         sweep.train(0, 1)
-        for _ in range(500):
-            if len(first.got) == 2:
-                break
-            time.sleep(0.01)
+        wait_until(lambda: len(first.got) == 2)
         with sweep.follow(mine=second):
             sweep.train(0, 3)
             time.sleep(0.1)
@@ -189,10 +187,7 @@ def test_a_run_that_has_ended_is_closed_while_others_train(sweep):
         one.write_status("done", step=12, seconds=1.0)
         one.write_result({"status": "done", "reason": None})
         one.write_status("done", step=12, seconds=1.0)
-        for _ in range(500):
-            if tracker.ended:
-                break
-            time.sleep(0.01)
+        wait_until(lambda: tracker.ended)
         assert tracker.ended == {one.path.name: "done"}
 
 
@@ -217,7 +212,7 @@ def test_a_tracker_that_hangs_is_left_behind(sweep, look_often, monkeypatch):
 
     class Hanging(Recording):
         def log(self, run, records, sent):
-            free.wait(30)
+            free.wait(PATIENCE)
 
     warned = []
     with sweep.follow(warned.append, slow=Hanging()):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lmscale.training.saver import Saver
+from tests.waiting import PATIENCE
 
 
 class Slow:
@@ -20,7 +21,7 @@ class Slow:
 
     def save(self, step, state, extra):
         self.began.set()
-        assert self.may_go_on.wait(60)
+        assert self.may_go_on.wait(PATIENCE)
         if self.error is not None:
             raise self.error
         self.saved.append((step, state, extra))
@@ -60,7 +61,7 @@ def test_waiting_for_one_does_not_wait_for_those_before_it(saver):
     slow, quick = Slow(gate), Slow()
     saver.save(slow, 5, {}, {})
     saver.save(quick, 7, {}, {})
-    assert slow.began.wait(60)
+    assert slow.began.wait(PATIENCE)
     saver.wait(quick)
     assert quick.saved == [(7, {}, {})] and not slow.saved
     gate.set()
@@ -72,7 +73,7 @@ def test_a_later_save_takes_the_place_of_one_that_has_not_begun(saver):
     gate = threading.Event()
     slow, other = Slow(gate), Slow()
     saver.save(slow, 5, {}, {})
-    assert slow.began.wait(60)
+    assert slow.began.wait(PATIENCE)
     for step in (5, 6):
         saver.save(other, step, {}, {})
     gate.set()
@@ -86,7 +87,7 @@ def test_what_is_dropped_is_not_written_unless_it_has_begun(saver):
     slow, other = Slow(gate), Slow()
     saver.save(slow, 5, {}, {})
     saver.save(other, 5, {}, {})
-    assert slow.began.wait(60)
+    assert slow.began.wait(PATIENCE)
     saver.drop(other)
     gate.set()
     saver.drop(slow)
@@ -111,7 +112,7 @@ def test_closing_waits_for_the_save_under_way_alone():
     saver, slow, other = Saver(), Slow(gate), Slow()
     saver.save(slow, 5, {}, {})
     saver.save(other, 5, {}, {})
-    assert slow.began.wait(60)
+    assert slow.began.wait(PATIENCE)
     threading.Timer(0.2, gate.set).start()
     saver.close()
     assert [step for step, *_ in slow.saved] == [5] and not other.saved
