@@ -325,6 +325,7 @@ def test_a_kernel_reads_zeros_and_writes_nothing_beyond_a_mask():
     np.testing.assert_array_equal(written, [5, 6, 7, 7])
 
 
+@pytest.mark.slow
 def test_optax_makes_a_matrix_update_nearly_orthogonal():
     params = {"stack": jnp.zeros((3, 8, 4))}
     muon = compat.orthogonalized_momentum(

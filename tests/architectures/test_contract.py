@@ -278,6 +278,7 @@ def test_a_saved_run_goes_on_in_another_pack(kind):
 
 
 @each_model
+@pytest.mark.slow
 def test_the_plan_foretells_memory(kind):
     """Within an eighth of what the compiler lays out for this CPU; a user's own within a quarter."""
     within = 0.25 if OWN_FILE else 0.12

@@ -264,12 +264,14 @@ def test_the_lstm_kernels(place, monkeypatch):
     assert refused.status == "failed" and "scan or kernel, not 'fast'" in refused.text
 
 
+@pytest.mark.slow
 def test_the_lstm_kernels_are_compared_with_float32():
     error, *seconds = kernels.lstm_against_scan(16, runs=1, n_time=8, n_batch=4, interpret=True)
     assert 0 < error < kernels.TOLERANCE["bfloat16"]
     assert min(seconds) > 0
 
 
+@pytest.mark.slow
 def test_attention(place, monkeypatch):
     monkeypatch.setattr(kernels, "WIDTHS", (12,))
     found = kernels.attention(place)

@@ -116,6 +116,7 @@ def test_scarce_data_repeat_and_say_so():
     )
 
 
+@pytest.mark.slow
 def test_a_fitted_surface_advises_with_intervals_that_hold_the_truth():
     result = laws.fit(isoflop_table(0.005), "parametric", starts="coarse", bootstrap=100)
     advice = laws.advise(result, flops=1e22)
@@ -178,6 +179,7 @@ def test_hold_out_predicts_the_largest_budget():
     assert wrong.mean_error > 0.02
 
 
+@pytest.mark.slow
 def test_laws_side_by_side():
     lines = {line.law: line for line in laws.compare(isoflop_table(0.002), bootstrap=0)}
     assert lines["parametric"].held_out.mean_error < 0.01

@@ -106,6 +106,7 @@ def surface(noise=0.0, bend=0.0, seed=0):
     return laws.fit(columns, "parametric", starts="coarse", bootstrap=50)
 
 
+@pytest.mark.slow
 def test_a_surface_is_tested_on_the_largest_fifth_of_its_compute():
     good, bent = surface(0.001), surface(0.001, bend=0.03)
     assert back_test(good).distance == pytest.approx([math.log(10**0.75)])

@@ -59,6 +59,7 @@ def test_curves_without_noise_give_their_law_at_any_number_of_points(points):
 
 
 @pytest.mark.parametrize("smooth", [None, 0.0])
+@pytest.mark.slow
 def test_the_interval_of_exact_curves_holds_their_exponent(smooth):
     result = fit_envelope(learning_curves(), smooth=smooth)
     low, high = result.intervals["a"]
@@ -78,6 +79,7 @@ def test_noise_of_points_is_smoothed_by_as_much_as_there_is():
     np.testing.assert_allclose(line, 1 - 0.1 * x, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_noisy_curves_keep_the_exponent_within_an_interval():
     for points in (20, 200):
         result = fit_envelope(learning_curves(12, points, point=0.003, seed=1))

@@ -57,6 +57,7 @@ def test_planted_decay_constants_come_back():
     assert result.parameters["R_N_star"] == pytest.approx(5.309743, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_base_is_fitted_to_the_runs_of_one_epoch():
     table = repeated()
     # At most the fed size in those runs, so that the base law is exact there.

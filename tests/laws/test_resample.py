@@ -144,6 +144,7 @@ def test_groups_that_cannot_be_drawn_are_refused():
 
 
 @pytest.mark.parametrize("law", ["kaplan-nd", "over-training", "power"])
+@pytest.mark.slow
 def test_every_law_of_losses_draws_the_same_units(law):
     options = {"x": "tokens"} if law == "power" else {}
     result = laws.fit(labelled(curves()), law, bootstrap=20, **options)

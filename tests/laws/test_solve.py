@@ -41,6 +41,7 @@ def test_closed_derivatives_are_those_of_autodiff(rough, delta):
 
 
 @pytest.mark.parametrize("n", [64, 65, 300])
+@pytest.mark.slow
 def test_every_run_counts_once_however_many_chunks_they_fill(n):
     table = planted(n)
     found = solve(surface_residual, NEAR, surface(table), np.ones(n), delta=1e-3)

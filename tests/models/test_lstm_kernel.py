@@ -110,6 +110,7 @@ def test_a_pack_has_the_derivative_of_the_equations_in_float64(documents):
         assert deviation(ours, true) < 2e-6
 
 
+@pytest.mark.slow
 def test_padding_to_a_power_of_two_changes_nothing():
     """Not a bit, against arrays that hold the zeros; and what is beside them stays zero."""
     (gates, kernel, weights), keep = problem(5, 3, 4)
@@ -198,6 +199,7 @@ def asking_for_the_kernel(monkeypatch):
 
 
 @pytest.mark.parametrize("separator", [None, 3], ids=["one-document", "documents"])
+@pytest.mark.slow
 def test_a_model_has_the_same_gradients_with_the_kernel(monkeypatch, separator):
     """In the loop over layers, whose first is beside it."""
     spec = spec_of(document_separator=separator)

@@ -126,6 +126,7 @@ def reference_updates(gradients: list[np.ndarray]) -> list[np.ndarray]:
 
 
 @MODELS
+@pytest.mark.slow
 def test_every_matrix_of_every_layer_is_updated_as_if_it_were_alone(model, matrices):
     gradients = random_gradients(parameters(model), 3)
     assert matrices.keys() <= gradients[0].keys()

@@ -270,6 +270,7 @@ def test_a_time_step_of_an_lstm_launches_few_kernels(own_cache, monkeypatch):
     assert found.kernels < 12 * model.n_ctx + 250
 
 
+@pytest.mark.slow
 def test_a_program_is_compiled_and_read_as_in_the_other_process(monkeypatch):
     """All but the stand-ins for devices: these are CPUs that are here."""
     monkeypatch.setattr(topology, "absent_devices", lambda *args: jax.devices())

@@ -58,6 +58,7 @@ def of(study, keep):
     return dataclasses.replace(study, table=study.table[keep(study.table)].reset_index(drop=True))
 
 
+@pytest.mark.slow
 def test_both_grids_and_the_rates_are_drawn(section):
     assert {chart.name for chart in section.charts} == {"cooldown", "cooldown-learning-rate"}
     assert section.conclusive

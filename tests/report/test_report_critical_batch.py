@@ -26,6 +26,7 @@ def test_it_says_what_to_give_to_the_other_experiments(section):
     assert [chart.name for chart in section.charts] == ["batch-hyperbolas", "critical-batch"]
 
 
+@pytest.mark.slow
 def test_batches_that_miss_the_hyperbola_are_told(tmp_path, section):
     found = analyse("critical_batch", results_of(tmp_path, law=bent))
     assert any("depends on which batches were run" in text for text in found.warnings)

@@ -17,6 +17,7 @@ def section(tmp_path_factory):
     return analyse("dataset", Results.read(plant(path, declared())))
 
 
+@pytest.mark.slow
 def test_the_finding_holds_the_exponent(section):
     assert section.conclusive and "Overfitting depends on N^0.7" in section.finding
 

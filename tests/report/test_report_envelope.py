@@ -29,6 +29,7 @@ def study(tmp_path_factory):
     return planted_curves(tmp_path_factory.mktemp("e"))
 
 
+@pytest.mark.slow
 def test_the_section_tells_and_draws_the_envelope(study, drawn):
     section = analyse("envelope", study)
     assert section.finding.startswith(

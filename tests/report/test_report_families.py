@@ -19,6 +19,7 @@ def section(tmp_path_factory):
     return analyse("families", Results.read(path))
 
 
+@pytest.mark.slow
 def test_the_finding_and_its_measures_name_the_models(section):
     assert "the models of 2, 3 and 6 layers scatter by" in section.finding
     assert "12 models of two or more layers, 3 seeds each" in section.measures["collapse"].what

@@ -43,6 +43,7 @@ def test_a_profile_whose_lowest_run_is_at_the_edge_is_flagged(tmp_path):
     assert any("lowest run at the edge" in row[5] for row in minima.rows)
 
 
+@pytest.mark.slow
 def test_two_families_are_compared_and_published_values_named(tmp_path):
     section = analyse(
         "isoflop", study(tmp_path, planted.isoflop_runs(seeds=(0,), sizes=5), noise=0.002)
@@ -98,6 +99,7 @@ def test_a_search_at_one_size_of_each_budget_warns_and_decides_nothing(tmp_path)
     assert "in 4 of 4 cells (0 at the lowest factor 0.5, 4 at the highest 1)" in warning
 
 
+@pytest.mark.slow
 def test_noise_that_hides_the_exponent_is_said_to(tmp_path):
     runs = planted.isoflop_runs((1e12, 1.3e12, 1.7e12), lstm=False, seeds=(0,), sizes=5)
     section = analyse("isoflop", study(tmp_path, runs, noise=0.01))

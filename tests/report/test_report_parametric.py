@@ -44,6 +44,7 @@ def test_two_figures_are_drawn(section):
     assert names == ["parametric-transformer", "parametric-residuals-transformer"]
 
 
+@pytest.mark.slow
 def test_warnings_of_the_fit_are_passed_on(study):
     """One ratio of tokens to parameters cannot tell the two terms apart."""
     line = study.table.assign(tokens=20.0 * study.table["params_standard"]).drop(columns="budget")

@@ -77,6 +77,7 @@ def section(seeds):
     return analyse("reconcile", seeds)
 
 
+@pytest.mark.slow
 def test_the_finding_is_the_change_over_all_steps(section):
     assert section.conclusive and section.finding.startswith("Counted and scheduled as Kaplan did")
     assert "seeds drawn alike" in section.measures["change_5"].what

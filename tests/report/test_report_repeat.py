@@ -18,6 +18,7 @@ def section(tmp_path_factory):
     return analyse("repeat", read(tmp_path_factory.mktemp("repeat"), declared()))
 
 
+@pytest.mark.slow
 def test_the_finding_holds_the_decay(section):
     assert section.conclusive and "R_D* =" in section.finding
     assert "from 32 to 64 epochs" in section.measures["gain_beyond_40"].what

@@ -25,6 +25,7 @@ def found(results):
     return compute.study(results)
 
 
+@pytest.mark.slow
 def test_the_exponents_are_those_of_appendix_b(found):
     alpha = laws.frontier_exponent(planted.LAW)
     size = laws.allocation_exponents(planted.LAW)["N"]

@@ -34,6 +34,7 @@ def found(tmp_path_factory):
     return critical_batch.study(with_noise(tmp_path_factory.mktemp("batch")))
 
 
+@pytest.mark.slow
 def test_the_critical_batch_comes_back_at_every_loss(found):
     for size in found.sizes:
         for one in size.hyperbolas:

@@ -44,6 +44,7 @@ def test_the_planted_constants_come_back(results):
     assert found.fits["transformer/kaplan"].n_used == 7 * 3 * 30
 
 
+@pytest.mark.slow
 def test_every_family_has_its_own_law(results):
     small = results.table[results.table["seed"] == 0]
     both = [results.table, small.assign(family="lstm")]
@@ -88,6 +89,7 @@ def test_the_ladder_counts_compute_by_the_step(results):
     assert adjusted == pytest.approx(flops / (1 + size.batch_tokens / found.b_crit(size.loss)))
 
 
+@pytest.mark.slow
 def test_the_error_of_the_critical_batch_widens_the_exponent_of_the_steps(results):
     """It decides only with that error declared, and S_min depends on it."""
     exact = ladders(results)[0]

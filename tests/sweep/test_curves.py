@@ -29,6 +29,7 @@ def store(tmp_path_factory):
     return store
 
 
+@pytest.mark.slow
 def test_the_envelope_of_a_store_is_that_of_its_curves(store, capsys):
     argv = [
         "fit",

@@ -49,6 +49,7 @@ def test_the_states_of_a_plan_are_counted(tmp_path, corpus):
     assert more == pytest.approx(1.02 * 2 * (state + room._STATE_OVERHEAD), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_what_is_there_need_not_be_written(tmp_path, corpus):
     plan = plan_of(run_spec(corpus))
     assert bytes_to_write(plan, Store(tmp_path)) > 0
@@ -79,6 +80,7 @@ def test_a_store_where_no_files_are_kept_is_bad_usage():
 @pytest.mark.parametrize(
     "number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO]
 )
+@pytest.mark.slow
 def test_a_disk_that_fails_ends_training_with_a_line(tmp_path, corpus, monkeypatch, number):
     """The run that was trained is failed, the next is pending, the one that has ended stays."""
     specs = [run_spec(corpus, seed=seed) for seed in range(3)]

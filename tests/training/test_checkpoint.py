@@ -59,6 +59,7 @@ def test_factored_moments_are_saved_and_restored(tmp_path):
         ("muon", {"[1].inner_states"}, 100),
     ],
 )
+@pytest.mark.slow
 def test_the_state_has_the_structure_of_earlier_versions(name, parts, nodes):
     """A state of other parts cannot be restored from any checkpoint that users have."""
     opt = initial_state(ProgramKey.of(run_spec(optimizer={"name": name})), jnp.int32(0))["opt"]

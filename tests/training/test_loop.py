@@ -156,6 +156,7 @@ def test_a_dispatch_gives_each_of_its_steps_an_even_share_of_its_time(tmp_path, 
     assert 0 < seconds <= folder.status()["seconds"] + 0.001
 
 
+@pytest.mark.slow
 def test_the_parts_of_the_noise_scale_are_squared_gradient_norms(tmp_path, corpus):
     """Against gradients of the micro-batches, each taken by itself."""
     pieces = 4
