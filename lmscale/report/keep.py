@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,8 +113,10 @@ def _write(store: Store, results: Results, folder: epath.Path, name: str, machin
     for failure in (section.failure for section in sections if section.failure):
         raise StoreError(f"{store.path} is not kept: {failure}")
     said = _said(sections, verdicts)
-    write_json(folder / "experiment.json", _for_anybody(results.experiment), sealed=True)
-    _copy_forecasts(store, folder)
+    write_json(
+        folder / "experiment.json", _for_anybody(results.experiment, repeat_command), sealed=True
+    )
+    _copy_forecasts(store, folder, name)
     runs = [run for run, _ in store.declared()]
     for decimals, positions in _TRIED:
         write_atomically(folder / KEPT, pack(runs, decimals, positions))
@@ -198,20 +201,41 @@ def _said(sections: Sequence[Section], verdicts: Sequence[Verdict]) -> list[Any]
     return said
 
 
-def _for_anybody(experiment: dict[str, Any]) -> dict[str, Any]:
-    """experiment.json without the paths of the machine that trained."""
-    values = {**experiment, "command": repeat_command(experiment)}
+def _for_anybody(
+    experiment: dict[str, Any], command_of: Callable[[dict[str, Any]], str]
+) -> dict[str, Any]:
+    """experiment.json without the paths of the machine that trained.
+
+    Args:
+      command_of: gives the command of an experiment that has its "command" as recorded.
+    """
+    values = {**experiment, "command": command_of(experiment)}
     if "declarations" in experiment:
         values["declarations"] = [
-            {**one, "command": repeat_command({**experiment, "command": one.get("command")})}
+            {**one, "command": command_of({**experiment, "command": one.get("command")})}
             for one in experiment["declarations"]
         ]
     return values
 
 
-def _copy_forecasts(store: Store, folder: epath.Path) -> None:
+def _copy_forecasts(store: Store, folder: epath.Path, name: str) -> None:
     """The forecasts of `lmscale verify` and their outcomes, without the runs that tested them."""
     for path in store.path.glob("verify/*/*.json"):
         place = folder / "verify" / path.parent.name
         place.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, place / path.name)
+        if path.name == "experiment.json":
+            tested = Store.open(path.parent).experiment()
+            values = _for_anybody(tested, lambda one: _verify_of(one.get("command"), name))
+            write_json(place / path.name, values, sealed=True)
+        else:
+            shutil.copyfile(path, place / path.name)
+
+
+def _verify_of(command: object, name: str) -> str:
+    """A recorded `lmscale verify`, of the kept folder in place of the store, and without the paths of its machine."""
+    words = shlex.split(command) if isinstance(command, str) else []
+    files = {word: epath.Path(word) for word in words if "/" in word}
+    return shlex.join(
+        word if word not in files else files[word].name if files[word].suffix == ".py" else name
+        for word in words
+    )

@@ -50,7 +50,9 @@ def steps_logged(folder):
     return sum(len(path.read_text().splitlines()) for path in folder.glob("runs/*/metrics.jsonl"))
 
 
-def test_a_forecast_survives_a_kill_and_is_held_against_the_outcome(lmscale, finish, store):
+def test_a_forecast_survives_a_kill_and_is_held_against_the_outcome(
+    lmscale, finish, store, tmp_path
+):
     arguments = ("verify", store.path, "--compute", BUDGET, "--checkpoint-seconds", "0.01")
     folder = Path(store.path) / "verify" / "C6.4e09"
     process = lmscale(*arguments)
@@ -82,6 +84,13 @@ def test_a_forecast_survives_a_kill_and_is_held_against_the_outcome(lmscale, fin
     assert found["forecast"] == json.loads(written)
     assert all(len(run["losses"]) == 2 for run in found["outcome"]["runs"])
     assert {p: p.stat().st_mtime_ns for p in results} == results
+
+    code, _, err = finish("keep", store.path, "--out", tmp_path / "kept")
+    assert code == 0, err
+    there = tmp_path / "kept" / folder.relative_to(tmp_path)
+    assert (there / path.name).read_bytes() == written
+    for kept in (tmp_path / "kept").rglob("*.json"):
+        assert str(tmp_path) not in kept.read_text(), kept
 
     path.write_bytes(written.replace(b'"law"', b'"law" '))
     code, out, err = finish(*arguments)
