@@ -6,7 +6,7 @@ paper found L(T) = a + b T^-c with c from 0.47 to 0.62, larger models better at 
 first, short range learned before long range, and models with a context of 8 better on the first
 tokens than those with 1024.
 
-    lmscale run context                  # cpu: 4 sizes to 5e5, 2 contexts, 3 seeds, 11 minutes on two cores
+    lmscale run context                  # cpu: 4 sizes to 5e5, 2 contexts, 3 seeds, 18 minutes on two cores
     lmscale run context --scale gpu      # 5 sizes x 2 contexts x 3 seeds, under an hour on one H100
     lmscale plan context --scale paper --device v5p:256
 

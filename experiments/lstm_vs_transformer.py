@@ -5,7 +5,7 @@ tokens. The paper found that LSTMs match Transformers on the first tokens of the
 improving after fewer than 100, so that at 400 thousand parameters they are about 0.2 nats behind and
 at 200 million about 0.5.
 
-    lmscale run lstm_vs_transformer            # cpu: 4 sizes x 2 architectures x 3 rates x 3 seeds, 13 minutes
+    lmscale run lstm_vs_transformer            # cpu: 4 sizes x 2 architectures x 3 rates x 3 seeds, 18 minutes
     lmscale run lstm_vs_transformer --scale cpu-hour    # up to 4e5 parameters, 2.9M tokens
     lmscale run lstm_vs_transformer --scale gpu
     lmscale plan lstm_vs_transformer --scale paper --device v5e:256

@@ -5,7 +5,7 @@ tokens. The paper found that against all parameters the losses form one curve a 
 the parameters without embeddings those of two and more layers fall on one line, L = (N_c / N)^0.076,
 from which only a single layer or an extreme ratio of depth to width departs.
 
-    lmscale run model_size                    # cpu: 4 depths x 4 widths x 3 seeds, 6 minutes on two cores
+    lmscale run model_size                    # cpu: 4 depths x 4 widths x 3 seeds, 9 minutes on two cores
     lmscale run model_size --scale gpu        # 5 depths x 4 widths x 3 seeds, under an hour on one H100
     lmscale plan model_size --scale paper --device v5p:256
 

@@ -7,7 +7,7 @@ head, a warmup and a cosine of one fixed length for every run: 0.835; (2) the he
 and batch tuned to the size: 0.497. Steps 1 and 2 are the same runs counted differently; up to step 3
 the schedule knows no budget, so one run a size is evaluated where it crosses each.
 
-    lmscale run reconcile                     # cpu: 4 budgets, 7 sizes, 3 seeds, 10 minutes
+    lmscale run reconcile                     # cpu: 4 budgets, 7 sizes, 3 seeds, 14 minutes
     lmscale run reconcile --scale cpu-hour    # 6 budgets over a factor of 110, an hour
     lmscale run reconcile --scale gpu         # 6 budgets x 10 sizes, 80 minutes on one H100
     lmscale plan reconcile --scale paper --device v5p:256

@@ -4,7 +4,7 @@ Kaplan et al. 2020, Fig. 17. A recurrent (Universal) Transformer stores a stack 
 applies it several times. The paper found it slightly better than a plain Transformer of equally many
 stored parameters, and slightly worse than one that takes as much compute.
 
-    lmscale run recurrent_transformer                # cpu: 11 models x 3 rates x 3 seeds, 13 minutes
+    lmscale run recurrent_transformer                # cpu: 11 models x 3 rates x 3 seeds, 22 minutes
     lmscale run recurrent_transformer --scale gpu    # 25 models x 3 seeds, 80 minutes on one H100
     lmscale plan recurrent_transformer --scale paper --device v5p:256
 

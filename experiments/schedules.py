@@ -6,7 +6,7 @@ summed learning rate is large, there is a warmup, and the rate decays at the end
 0.05 nats that runs differ by. Hoffmann et al. found that a cosine whose cycle is more than a quarter
 longer than the run ends clearly higher, and that a decay to a tenth is slightly better than to zero.
 
-    lmscale run schedules                # cpu: 17 schedules x 4 seeds, 11 minutes on two cores
+    lmscale run schedules                # cpu: 17 schedules x 4 seeds, 16 minutes on two cores
     lmscale run schedules --scale gpu    # 17 schedules x 5 seeds, under an hour on one H100
     lmscale plan schedules --scale paper --device v5p:256
 

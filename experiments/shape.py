@@ -6,7 +6,7 @@ is first moved to the size of its scan along L(N), whose slope comes from standa
 sizes. The paper found that shape hardly matters: a 40-fold aspect ratio costs less than 3% of the
 loss, d_ff between one and four times d_model under 0.3%, heads 16 to 64 wide under 0.6%.
 
-    lmscale run shape                    # cpu: 9 shapes x 3 seeds, 15 minutes on two cores
+    lmscale run shape                    # cpu: 9 shapes x 3 seeds, 20 minutes on two cores
     lmscale run shape --scale gpu        # 17 shapes x 3 seeds, under an hour on one H100
     lmscale plan shape --scale paper --device v5p:256
 

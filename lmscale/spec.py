@@ -300,6 +300,15 @@ class RunSpec(Spec):
         return self.steps * self.batch_tokens
 
     @property
+    def evaluated_steps(self) -> frozenset[int]:
+        """The steps after which it is evaluated, unless it is stopped early."""
+        begin = self.start.step if self.start else 0
+        every = (
+            () if self.eval_every is None else range(self.eval_every, self.steps, self.eval_every)
+        )
+        return frozenset(step for step in (*every, *self.eval_steps, self.steps) if step > begin)
+
+    @property
     def own_steps(self) -> int:
         """Updates of this run, without those of the run that it starts from."""
         return self.steps - (self.start.step if self.start else 0)

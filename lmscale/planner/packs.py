@@ -225,9 +225,18 @@ def with_slots(pack: Pack, n_slots: int, devices: Devices) -> Pack:
         n_slots=n_slots,
         chunk_steps=max(1, min(MAX_CHUNK_STEPS, longest, chunk)),
         memory=device_memory(spec, devices.platform, config, devices.kind) * per_device,
-        seconds=pack.flops / flops.step_flops(spec) * step / n_slots,
+        seconds=(pack.flops / flops.step_flops(spec) + _evaluations(pack)) * step / n_slots,
         bound=step_roofline(spec, devices, config, per_device).bound,
     )
+
+
+def _evaluations(pack: Pack) -> float:
+    """What the evaluations of all its runs cost, in training steps: a forward pass is a third of one."""
+    tokens = math.fsum(
+        len(run.spec.evaluated_steps) * sum(evaluation.tokens for evaluation in run.spec.evals)
+        for run in pack.runs
+    )
+    return tokens / pack.runs[0].spec.batch_tokens / 3
 
 
 def most_slots(pack: Pack, devices: Devices) -> int:

@@ -20,7 +20,7 @@ from lmscale.planner.roofline import (
 )
 from lmscale.planner.step_config import StepConfig, choose_recurrence, choose_unroll
 from lmscale.planner.topology import compiler
-from lmscale.spec import LSTMSpec, TransformerSpec
+from lmscale.spec import EvalSpec, LSTMSpec, TransformerSpec
 from lmscale.sweep.experiment import Run
 from tests.training.specs import run_spec
 
@@ -33,7 +33,7 @@ def spec_of(kind, n_layer, width, batch, vocab, n_ctx, dtype="bfloat16"):
         model = TransformerSpec(d_model=width, n_head=max(1, width // 64), **shape)
     else:
         model = LSTMSpec(d_hidden=width, d_embed=width, **shape)
-    return run_spec(model=model, batch_size=batch, compute_dtype=dtype, steps=1000)
+    return run_spec(model=model, batch_size=batch, compute_dtype=dtype, steps=1000, evals=())
 
 
 SMALL = ("transformer", 2, 64, 16, 4096, 512)
@@ -209,3 +209,61 @@ def test_the_counts_are_the_compilers(tmp_path, monkeypatch, shape):
     counted = 16 * gpu_bytes(spec, pack.step_config, "h100")
     assert found.hbm_bytes == pytest.approx(counted, rel=0.25)
     assert found.kernels == pytest.approx(gpu_kernels(spec, pack.step_config), rel=0.25)
+
+
+#: Kind, layers, width, context, sequences; milliseconds of a step on a core of an AMD EPYC while the other core
+#: did the same, the less of two measurements. A vocabulary of 512; Transformers with rotary positions and one
+#: head, or heads of 16.
+ON_A_CORE = [
+    (("transformer", 2, 8, 64, 4), 0.97),
+    (("transformer", 2, 16, 64, 4), 1.04),
+    (("transformer", 2, 16, 128, 2), 1.26),
+    (("transformer", 1, 32, 128, 2), 2.07),
+    (("transformer", 2, 32, 128, 2), 2.91),
+    (("transformer", 6, 16, 128, 2), 3.64),
+    (("transformer", 12, 16, 128, 2), 7.86),
+    (("transformer", 2, 24, 128, 1), 1.28),
+    (("transformer", 2, 24, 128, 4), 4.77),
+    (("transformer", 2, 24, 128, 16), 16.96),
+    (("transformer", 2, 96, 128, 2), 15.06),
+    (("transformer", 2, 32, 512, 2), 35.70),
+    (("transformer", 2, 32, 8, 128), 9.49),
+    (("transformer", 4, 128, 256, 2), 114.36),
+    (("lstm", 1, 32, 256, 2), 28.55),
+    (("lstm", 1, 64, 128, 2), 17.54),
+    (("lstm", 1, 128, 256, 2), 51.67),
+    (("lstm", 2, 64, 128, 2), 24.17),
+]
+
+
+def test_steps_of_a_cpus_core_are_foretold_as_they_were_measured():
+    errors = []
+    for (kind, n_layer, width, n_ctx, batch), milliseconds in ON_A_CORE:
+        shape = {"n_layer": n_layer, "n_ctx": n_ctx, "vocab_size": 512}
+        if kind == "transformer":
+            heads = width // 16 if width % 16 == 0 else 1
+            model = TransformerSpec(d_model=width, n_head=heads, positions="rotary", **shape)
+        else:
+            model = LSTMSpec(d_hidden=width, **shape)
+        spec = run_spec(model=model, batch_size=batch, steps=1000)
+        errors.append(
+            math.log(step_seconds(spec, parse_devices("cpu"), StepConfig()) * 1e3 / milliseconds)
+        )
+    assert abs(sum(errors) / len(errors)) < 0.1
+    assert max(map(abs, errors)) < 0.5
+    # By FLOPs alone the attention of a context of 512 and the smallest model took half of their time.
+    assert sum(abs(error) > 0.25 for error in errors) <= 2
+
+
+def test_evaluations_take_their_time():
+    """A forward pass is a third of a step."""
+    evals = tuple(
+        EvalSpec(name=name, corpus="tiny", fingerprint="0", tokens=3 * 8 * 512) for name in "ab"
+    )
+    plain = run_spec(model=spec_of(*SMALL).model, batch_size=8, steps=1000, evals=())
+    spec = dataclasses.replace(plain, evals=evals, eval_every=300, eval_steps=(10, 300))
+    cpu = parse_devices("cpu")
+    seconds = [make_plan([Run(one, {})], cpu).packs[0].seconds for one in (plain, spec)]
+    # After steps 10, 300, 600, 900 and 1,000, on two sets of three batches each.
+    assert spec.evaluated_steps == {10, 300, 600, 900, 1000}
+    assert seconds[1] == pytest.approx(seconds[0] * (1 + 5 * 2 / 1000))
