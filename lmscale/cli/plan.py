@@ -241,8 +241,12 @@ def _print_corpora(corpora: Mapping[str, Any]) -> None:
 
 def _assumed(devices: Any) -> str:
     """What the predicted times assume of a device."""
-    from lmscale.planner.roofline import BANDWIDTH_SHARE
+    from lmscale.planner.roofline import BANDWIDTH_SHARE, CPU_SAVED_BYTE_SECONDS
 
+    if devices.platform == "cpu":
+        # Utilisation and bandwidth are of accelerators.
+        saved = f"{1e9 * CPU_SAVED_BYTE_SECONDS:.3g} ns a byte that layers save"
+        return f"{devices.peak_flops:.3g} FLOP/s and {saved}, a core"
     text = f"{devices.utilisation:.0%} of {devices.peak_flops:.3g} FLOP/s"
     if devices.launch:
         text += f", {BANDWIDTH_SHARE:.0%} of {devices.bandwidth:.3g} bytes/s"
