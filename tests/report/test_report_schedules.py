@@ -102,7 +102,7 @@ def test_a_single_seed_decides_nothing(tmp_path):
 def test_a_lost_schedule_and_a_lost_seed_are_said(tmp_path):
     def losses(spec):
         lost = spec.schedule.name == "constant"
-        lost |= spec.schedule.name == "inverse_sqrt" and spec.seed == 2
+        lost |= spec.schedule.name == "inverse_sqrt" and spec.seed > 1
         return None if lost else evaluations(spec)
 
     section = analyse("schedules", read(tmp_path, losses=losses))
