@@ -5,7 +5,7 @@ tokens. The paper found that LSTMs match Transformers on the first tokens of the
 improving after fewer than 100, so that at 400 thousand parameters they are about 0.2 nats behind and
 at 200 million about 0.5.
 
-    lmscale run lstm_vs_transformer            # cpu: 4 sizes x 2 architectures x 3 rates x 3 seeds, 18 minutes
+    lmscale run lstm_vs_transformer            # cpu: 4 sizes x 2 architectures x 3 rates x 3 seeds, 21 minutes
     lmscale run lstm_vs_transformer --scale cpu-hour    # up to 4e5 parameters, 2.9M tokens
     lmscale run lstm_vs_transformer --scale gpu
     lmscale plan lstm_vs_transformer --scale paper --device v5e:256
@@ -128,6 +128,10 @@ class LSTMvsTransformer(SharedRecipe):
     lr_factors: tuple[float, ...] = field(
         default=(1.0,), metadata={"help": "multiples of the learning-rate rule to try per cell"}
     )
+    position_tokens: int = field(
+        default=0,
+        metadata={"help": "tokens of overlapping windows, for the loss by position; 0 takes none"},
+    )
 
     def models(self, vocab_size):
         """(family, model) for every point of the figure."""
@@ -154,6 +158,15 @@ class LSTMvsTransformer(SharedRecipe):
             for size, d_embed in zip(self.sizes, widths, strict=True):
                 lstm = lstm_shape(size, n_layer=n_layer, d_embed=d_embed, **LSTM_INIT, **shared)
                 yield family_label(lstm), lstm
+
+    def evals(self, corpus):
+        sets = super().evals(corpus)
+        if not self.position_tokens:
+            return sets
+        overlapping = replace(
+            sets[0], name="positions", tokens=self.position_tokens, sampling="overlapping"
+        )
+        return (*sets, overlapping)
 
     def one_a_size(self, name, values):
         if len(values) not in (1, len(self.sizes)):
@@ -186,7 +199,8 @@ _CPU = LSTMvsTransformer(
     n_ctx=256,
     batch_size=2,
     lr_factors=(0.5, 1.0, 2.0),
-    eval_tokens=2**18,
+    eval_tokens=2**17,
+    position_tokens=2**19,
     seeds=(0, 1, 2),
 )
 
@@ -203,6 +217,7 @@ SCALES = {
         batch_size=16,
         lr_factors=(0.5, 1.0, 2.0),
         eval_tokens=2**20,
+        position_tokens=2**22,
         seeds=(0, 1, 2),
     ),
     "paper": LSTMvsTransformer(
@@ -210,5 +225,6 @@ SCALES = {
         sizes=(),
         lstm_layers=(1, 2, 4),
         eval_tokens=2**24,
+        position_tokens=2**24,
     ),
 }

@@ -91,6 +91,10 @@ class EvalSpec(Spec):
     "spread" takes windows at equal distances over the whole split, so that every document can
     contribute. "first" takes the windows at its beginning, which a few long documents may fill. If
     the split is shorter than `tokens`, both take all of it.
+
+    "overlapping" takes stretches of text at equal distances, and in each of them a window every eighth of a
+    context. A token is then a target at eight positions of the context, so that losses by position differ
+    by the position and not by the text that is there. Scores hold them by stretch as well.
     """
 
     name: str
@@ -99,7 +103,7 @@ class EvalSpec(Spec):
     split: Split = "valid"
     tokens: int = 65_536
     #: "first" is the sampling of runs from before there was a choice.
-    sampling: Literal["first", "spread"] = "first"
+    sampling: Literal["first", "spread", "overlapping"] = "first"
 
     def _check(self) -> None:
         require_positive(self, "tokens")

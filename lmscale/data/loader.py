@@ -26,6 +26,9 @@ from lmscale.data.corpus import Corpus
 
 #: Seed of the permutation whose first sequences are a sample. It is far from the small seeds of epochs.
 _SAMPLE_SEED = 2**31 + 2**30
+#: Of "overlapping" evaluation sets: windows that begin within a context, most stretches of text, and the contexts
+#: that a stretch is at least long. Its ends, where tokens have fewer positions, are then a small part of it.
+OVERLAP, STRETCHES, LEAST_STRETCH = 8, 12, 4
 
 
 def n_sequences(n_tokens: int, n_ctx: int) -> int:
@@ -134,21 +137,48 @@ def evaluation_sequences(n_tokens: int, n_ctx: int, tokens: int, sampling: str) 
     return (2 * np.arange(n) + 1) * m // (2 * max(1, n))
 
 
+def overlapping_starts(n_tokens: int, n_ctx: int, tokens: int) -> np.ndarray:
+    """Where the windows of an "overlapping" evaluation set begin: int64 [stretch, window].
+
+    Stretches have equally many windows, `OVERLAP` of which begin within a context, and lie at equal distances
+    over the split. There are at most `STRETCHES`, and each is of `LEAST_STRETCH` contexts or more.
+
+    Args:
+      n_tokens: length of the split.
+      tokens: targets wanted; fewer where the split has no room for them.
+    """
+    stride = max(1, n_ctx // OVERLAP)
+    least = LEAST_STRETCH * n_ctx + 1
+    stretches = min(STRETCHES, n_tokens // least)
+    if not stretches:
+        return np.zeros((0, 0), np.int64)
+    fit = (n_tokens // stretches - n_ctx - 1) // stride + 1
+    asked = tokens // (n_ctx * stretches)
+    windows = min(fit, max(asked, (LEAST_STRETCH - 1) * n_ctx // stride + 1))
+    length = (windows - 1) * stride + n_ctx + 1
+    first = (np.arange(stretches) * 2 + 1) * n_tokens // (2 * stretches) - length // 2
+    return np.clip(first, 0, n_tokens - length)[:, None] + stride * np.arange(windows)
+
+
 def evaluation_windows(
     corpus: Corpus, split: str, n_ctx: int, tokens: int, sampling: str = "first"
 ) -> tuple[np.ndarray, np.ndarray]:
     """(windows int32 [n, n_ctx + 1], document int64 [n]): the text of an evaluation set.
 
     `document` numbers the documents of the split; a window belongs to the one that holds the target
-    in its middle. See `evaluation_sequences` for the arguments.
+    in its middle. See `evaluation_sequences` and `overlapping_starts` for the arguments; windows of the latter are
+    in the order of stretches.
     """
     stored = corpus.tokens(split)
-    sequences = evaluation_sequences(len(stored), n_ctx, tokens, sampling)
-    if not len(sequences):
+    if sampling == "overlapping":
+        starts = overlapping_starts(len(stored), n_ctx, tokens).reshape(-1)
+    else:
+        starts = evaluation_sequences(len(stored), n_ctx, tokens, sampling).astype(np.int64) * n_ctx
+    if not len(starts):
         return np.zeros((0, n_ctx + 1), np.int32), np.zeros(0, np.int64)
     ends = np.flatnonzero(np.asarray(stored) == corpus.eod_id)
-    middle = sequences * n_ctx + 1 + n_ctx // 2
-    return gather(stored, sequences, n_ctx), np.searchsorted(ends, middle)
+    windows = np.lib.stride_tricks.sliding_window_view(stored, n_ctx + 1)[starts]
+    return windows.astype(np.int32), np.searchsorted(ends, starts + 1 + n_ctx // 2)
 
 
 def _permuted(indices: np.ndarray, n: int, seed: int) -> np.ndarray:

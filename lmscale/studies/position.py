@@ -3,6 +3,10 @@
 Every model is evaluated on the same windows of text. So all models share what makes
 one position harder than another. This noise hides where a single curve stops falling, but it cancels in
 the difference of two architectures.
+
+Where runs have scores on overlapping windows (`lmscale.spec.EvalSpec`), these are read: there every token
+is a target at several positions, so that the text's noise cancels in a single curve as well. What is left of it
+is how stretches of text differ.
 """
 
 from __future__ import annotations
@@ -10,9 +14,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -71,7 +75,8 @@ class Curve:
     """One size of one family.
 
     Attributes:
-      losses: [seed, position], at T = 1, 2, ... tokens of context.
+      by_stretch: [seed, stretch of overlapping windows, position], at T = 1, 2, ... tokens of context; one
+        stretch for the windows of other evaluation sets.
       fit: the law a + b T^-c of its means (Kaplan et al. 2020, App. D.5).
       stop: the position beyond which it gains less than `STILL`; `n_ctx` where it never stops.
       stop_interval: 95%.
@@ -80,10 +85,15 @@ class Curve:
     family: str
     architecture: str
     n_params: float
-    losses: np.ndarray
+    by_stretch: np.ndarray
     fit: FitResult
     stop: int
     stop_interval: tuple[int, int]
+
+    @property
+    def losses(self) -> np.ndarray:
+        """[seed, position]."""
+        return self.by_stretch.mean(axis=1)
 
     @property
     def mean(self) -> np.ndarray:
@@ -168,15 +178,22 @@ def study(results: Results) -> Position:
 
 def _curve(results: Results, cell: Cell) -> list[Curve]:
     """The curve of one size; empty where its runs have no losses by position."""
-    name = results.eval_name
-    rows = [results.ended.get(run, {}).get("loss_by_position", {}).get(name) for run in cell.runs]
-    rows = [row for row in rows if row is not None]
-    if len({len(row) for row in rows}) != 1 or len(rows[0]) < 2:
+    ended = [results.ended.get(run, {}) for run in cell.runs]
+    rows = [row for one in ended if (row := _by_stretch(one, results.eval_name)) is not None]
+    if len({row.shape for row in rows}) != 1 or rows[0].shape[1] < 2:
         return []
-    losses = np.array(rows, float)
-    fit = attempt("position", lambda: fit_position_law(losses, BOOTSTRAP))
-    stop = stops_improving(losses)
-    return [Curve(cell["family"], cell["architecture"], cell.n_params, losses, fit, *stop)]
+    found = np.stack(rows)
+    fit = attempt("position", lambda: fit_position_law(found.mean(axis=1), BOOTSTRAP))
+    stop = stops_improving(found)
+    return [Curve(cell["family"], cell["architecture"], cell.n_params, found, fit, *stop)]
+
+
+def _by_stretch(result: Mapping[str, Any], eval_name: str | None) -> np.ndarray | None:
+    """A run's losses [stretch, position]; None where there are none by position."""
+    for found in result.get("loss_by_stretch", {}).values():
+        return np.array(found, float)
+    row = result.get("loss_by_position", {}).get(eval_name)
+    return None if row is None else np.array([row], float)
 
 
 def fit_position_law(losses: np.ndarray, bootstrap: int) -> FitResult:
@@ -285,16 +302,24 @@ def stops_improving(losses: np.ndarray) -> tuple[int, tuple[int, int]]:
     below the octave's own mean.
 
     Args:
-      losses: [seed, position].
+      losses: [seed, position], or [seed, stretch, position].
 
     Returns:
       The octave's first position (the context's length if the last octave still gains), and the
-      95% interval over draws from the octaves' standard errors.
+      95% interval over draws from the octaves' standard errors; of stretches from their covariance, because
+      octaves have the same text.
     """
-    starts, means, errors = octave_means(losses)
-    n_ctx = losses.shape[1]
+    stretches = losses if losses.ndim == 3 else losses[:, None]
+    starts, means, errors = octave_means(stretches.mean(axis=1))
+    n_ctx, rng = losses.shape[-1], np.random.default_rng(0)
     sizes = np.minimum(2 * starts, n_ctx + 1) - starts
-    drawn = means + np.random.default_rng(0).standard_normal((DRAWS, len(means))) * errors
+    if stretches.shape[1] > 1:
+        octaves = [(a, a + size - 1) for a, size in zip(starts, sizes, strict=True)]
+        means_of = np.stack([_mean_over(stretches, octave) for octave in octaves], axis=2)
+        covariance = _of_mean(means_of.mean(axis=0)) + _of_mean(means_of.mean(axis=1))
+        drawn = rng.multivariate_normal(means, covariance, DRAWS)
+    else:
+        drawn = means + rng.standard_normal((DRAWS, len(means))) * errors
     # Octaves are counted, so that the edges of the interval are octaves too.
     low, high = interval_of_draws(_last_gain(drawn, sizes), LEVEL)
     places = np.append(starts[:-1], n_ctx)
@@ -304,6 +329,17 @@ def stops_improving(losses: np.ndarray) -> tuple[int, tuple[int, int]]:
     )
     # The resolution is an octave: the curve may stop anywhere within the last one.
     return stop, (low, min(2 * high - 1, n_ctx))
+
+
+def _mean_over(losses: np.ndarray, span: tuple[int, int]) -> np.ndarray:
+    """Means over the positions from the first to the last of a span."""
+    return losses[..., span[0] - 1 : span[1]].mean(axis=-1)
+
+
+def _of_mean(samples: np.ndarray) -> np.ndarray:
+    """Covariance of the mean of samples [n, dimension]; zero for a single one."""
+    n, dimension = samples.shape
+    return np.cov(samples, rowvar=False) / n if n > 1 else np.zeros((dimension, dimension))
 
 
 def _last_gain(means: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -328,31 +364,41 @@ def contrast(
 ) -> Estimate:
     """Signed sum of mean losses over spans of positions, of one model or of one above another.
 
-    The interval is Student's, from the scatter between seeds and of positions. With one seed it is normal
-    and contains the scatter of positions only.
+    The interval is Student's, from the scatter between seeds and of the text: of positions, or of
+    stretches. With one seed it contains the text's alone.
 
     Args:
       parts: ((first position, last position), sign), ...
-      losses, base: [seed, position].
+      losses, base: [seed, position], or [seed, stretch, position].
       rest: of the `Estimate`, whose `at` is by default the ends of the spans.
     """
-    members = [losses] if base is None else [losses, base]
-    mean = losses.mean(axis=0) - (0 if base is None else base.mean(axis=0))
-    spread = scatter(mean)
-    value, variance, freedom = 0.0, 0.0, 0
-    for (first, last), sign in parts:
-        value += sign * float(mean[first - 1 : last].mean())
-        variance += spread**2 / (last - first + 1)
-    for member in members:
-        if len(member) > 1:
-            sums = sum(sign * member[:, a - 1 : b].mean(axis=1) for (a, b), sign in parts)
-            variance += float(sums.var(ddof=1)) / len(member)
-            freedom += len(member) - 1
+    members = [x if x.ndim == 3 else x[:, None] for x in (losses, base) if x is not None]
+    mean = members[0].mean(axis=0) - (members[1].mean(axis=0) if len(members) > 1 else 0)
+    by_stretch = _signed(mean, parts)
+    # Variances of the value, and the degrees of freedom with which each is known.
+    several = [_signed(member.mean(axis=1), parts) for member in members if len(member) > 1]
+    known = [(float(sums.var(ddof=1)) / len(sums), len(sums) - 1) for sums in several]
+    if len(by_stretch) > 1:
+        known.append((float(by_stretch.var(ddof=1)) / len(by_stretch), len(by_stretch) - 1))
+        variance = sum(part for part, _ in known)
+        # Welch and Satterthwaite's.
+        freedom = variance**2 / max(sum(part**2 / n for part, n in known), 1e-300)
+    else:
+        spread = scatter(mean[0])
+        text = sum(spread**2 / (last - first + 1) for (first, last), _ in parts)
+        variance = text + sum(part for part, _ in known)
+        freedom = sum(n for _, n in known)
     half = float(student_quantile(0.5 + LEVEL / 2, freedom) if freedom else 1.96) * math.sqrt(
         variance
     )
+    value = float(by_stretch.mean())
     basis: Basis = {"at": tuple(sorted(end for ends, _ in parts for end in ends)), **rest}
     return Estimate(name=name, value=value, interval=(value - half, value + half), **basis)
+
+
+def _signed(losses: np.ndarray, parts: Sequence[Span]) -> np.ndarray:
+    """The signed sum of mean losses over spans, of losses [..., position]."""
+    return np.sum([sign * _mean_over(losses, span) for span, sign in parts], axis=0)
 
 
 def _pairs(curves: Sequence[Curve]) -> tuple[Pair, ...]:
@@ -362,7 +408,10 @@ def _pairs(curves: Sequence[Curve]) -> tuple[Pair, ...]:
     found = []
     for base in bases:
         apart = [(abs(math.log(c.n_params / base.n_params)), c) for c in others]
-        apart = [(x, c) for x, c in apart if c.n_ctx == base.n_ctx and x < math.log(MATCHED)]
+        same = base.by_stretch.shape[1:]
+        apart = [
+            (x, c) for x, c in apart if c.by_stretch.shape[1:] == same and x < math.log(MATCHED)
+        ]
         closest = min((x for x, _ in apart), default=0.0)
         near = [c for x, c in apart if x <= closest + math.log(1.1)]
         if near:
@@ -383,7 +432,7 @@ def _pair(base: Curve, other: Curve) -> Pair:
     return Pair(
         base,
         other,
-        *(contrast(name, parts, other.losses, base.losses) for name, parts in gaps.items()),
+        *(contrast(name, parts, other.by_stretch, base.by_stretch) for name, parts in gaps.items()),
     )
 
 
@@ -397,7 +446,7 @@ def _estimates(pairs: Sequence[Pair]) -> list[Estimate]:
     if pair is None:
         why = "no LSTM and Transformer of matched size have ended well"
         return list(undecided(ESTIMATES, why).values())
-    base, other, n_ctx = pair.base.losses, pair.other.losses, pair.base.n_ctx
+    base, other, n_ctx = pair.base.by_stretch, pair.other.by_stretch, pair.base.n_ctx
     found = [contrast("early", [((1, min(FIRST, n_ctx)), 1)], other, base)]
     if n_ctx >= 2 * BEYOND:
         # The positions beyond are split into two parts of equal ratio.

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from lmscale.data import Corpus
-from lmscale.data.loader import evaluation_windows
+from lmscale.data.loader import evaluation_windows, overlapping_starts
 from lmscale.spec import EvalSpec, ModelSpec, RunSpec, SpecError
 from lmscale.training.batch_source import check_separator
 from lmscale.training.program import Program
@@ -21,9 +21,9 @@ from lmscale.training.program import Program
 class EvalSet:
     """One evaluation set, cut and padded for a program.
 
-    `windows` int32 [n, eval_batch, n_ctx + 1] and `weights` float32 [n, eval_batch], 0 where a
-    window is padding; `document` has one number a window that is not. `bytes_per_token` is exact
-    for the targets of these windows.
+    `windows` int32 [stretch, n, eval_batch, n_ctx + 1] and `weights` float32 [stretch, n, eval_batch], 0 where
+    a window is padding; `document` has one number a window that is not. Only an "overlapping" set has more
+    than one stretch. `bytes_per_token` is exact for the targets of these windows.
     """
 
     name: str
@@ -59,15 +59,19 @@ def load_eval_set(spec: EvalSpec, corpus: Corpus, model: ModelSpec, eval_batch: 
             f"for evaluation set {spec.name!r}"
         )
     bytes_per_token = corpus.tokenizer.count_bytes(windows) / windows[:, 1:].size
-    n = -(-len(windows) // eval_batch) * eval_batch
-    weights = np.zeros(n, np.float32)
-    weights[: len(windows)] = 1.0
-    padded = np.zeros((n, n_ctx + 1), np.int32)
-    padded[: len(windows)] = windows
+    stretches = 1
+    if spec.sampling == "overlapping":
+        stretches = len(overlapping_starts(corpus.n_tokens(spec.split), n_ctx, spec.tokens))
+    each = len(windows) // stretches
+    n = -(-each // eval_batch) * eval_batch
+    weights = np.zeros((stretches, n), np.float32)
+    weights[:, :each] = 1.0
+    padded = np.zeros((stretches, n, n_ctx + 1), np.int32)
+    padded[:, :each] = windows.reshape(stretches, each, n_ctx + 1)
     return EvalSet(
         spec.name,
-        padded.reshape(-1, eval_batch, n_ctx + 1),
-        weights.reshape(-1, eval_batch),
+        padded.reshape(stretches, -1, eval_batch, n_ctx + 1),
+        weights.reshape(stretches, -1, eval_batch),
         document,
         bytes_per_token,
     )
@@ -97,29 +101,39 @@ class Evaluator:
 
         Returns:
           "loss" (nats a token), "bits_per_byte", "by_position" (nats [n_ctx]), and, in the order of the
-          windows, "by_window" (nats [n], to 1e-4, of which `loss` is the mean) and "document" [n].
+          windows, "by_window" (nats [n], to 1e-4, of which `loss` is the mean) and "document" [n]. Of an
+          "overlapping" set also "by_stretch" (nats [stretch][n_ctx], to 1e-4, of which `by_position` is the mean).
         """
         data = self._set(evaluation)
-        by_position, by_window = (values[slot] for values in self._of_all_slots(state, evaluation))
-        by_position = by_position.astype(np.float64)
+        by_stretch, by_window = (values[slot] for values in self._of_all_slots(state, evaluation))
+        by_position = by_stretch.astype(np.float64).mean(axis=0)
         loss = float(by_position.mean())
-        return {
+        scores = {
             "loss": loss,
             "bits_per_byte": loss / math.log(2) / data.bytes_per_token,
             "by_position": [float(np.float32(x)) for x in by_position],
-            "by_window": [round(float(x), 4) for x in by_window.reshape(-1)[: len(data.document)]],
+            "by_window": [round(float(x), 4) for x in by_window[data.weights > 0]],
             "document": data.document.tolist(),
         }
+        if evaluation.sampling == "overlapping":
+            scores["by_stretch"] = [[round(float(x), 4) for x in row] for row in by_stretch]
+        return scores
 
     def _of_all_slots(self, state: Any, spec: EvalSpec) -> tuple[np.ndarray, np.ndarray]:
-        """Losses by position [R, n_ctx] and by window [R, n, eval_batch], computed once for a state."""
+        """Losses by position [R, stretch, n_ctx] and by window [R, stretch, n, eval_batch], computed once for
+        a state."""
         if self._last[0] is not state:
             self._last = (state, {})
         known = self._last[1]
         if spec not in known:
             data = self._set(spec)
-            found = jax.device_get(self._program.evaluate(state, data.windows, data.weights))
-            by_position, by_window = (np.asarray(values) for values in found)
+            found = [
+                jax.device_get(self._program.evaluate(state, windows, weights))
+                for windows, weights in zip(data.windows, data.weights, strict=True)
+            ]
+            by_position, by_window = (
+                np.stack(values, axis=1) for values in zip(*found, strict=True)
+            )
             known[spec] = (by_position, by_window)
         return known[spec]
 

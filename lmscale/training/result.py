@@ -52,18 +52,27 @@ def result(
             for name, values in losses.items()
             if "by_window" in values
         },
+        **_by_stretch(losses),
         "evaluations": [without_windows(record) for record in evaluations],
         "device": device,
     }
 
 
 def without_windows(record: dict[str, Any]) -> dict[str, Any]:
-    """An evaluation's record without its losses by window."""
+    """An evaluation's record without its losses by window and by stretch."""
     kept = {
-        name: {k: v for k, v in values.items() if k not in ("by_window", "document")}
+        name: {k: v for k, v in values.items() if k not in ("by_window", "document", "by_stretch")}
         for name, values in record["eval"].items()
     }
     return {**record, "eval": kept}
+
+
+def _by_stretch(losses: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Losses by stretch of the sets that have them."""
+    found = {
+        name: values["by_stretch"] for name, values in losses.items() if "by_stretch" in values
+    }
+    return {"loss_by_stretch": found} if found else {}
 
 
 def non_finite(losses: dict[str, dict[str, Any]], step: int) -> str | None:

@@ -51,6 +51,7 @@ _RESULT_FIELDS: dict[str, type | tuple[type, ...]] = {
     "bits_per_byte": dict,
     "loss_by_position": dict,
     "loss_by_window": dict,
+    "loss_by_stretch": dict,
     "evaluations": list,
     "loss_spikes": int,
 }

@@ -15,7 +15,7 @@ from lmscale.data import (
     n_sequences,
     sequence_order,
 )
-from lmscale.data.loader import evaluation_sequences
+from lmscale.data.loader import evaluation_sequences, overlapping_starts
 from tests.data.prose import documents, write_text
 
 TOKENS = np.random.default_rng(0).integers(0, 2**16, 5000).astype(np.uint16)
@@ -195,6 +195,46 @@ def test_evaluation_windows_and_their_documents(tmp_path, monkeypatch):
     # Bits per byte of a window are exact: the bytes of its targets are known.
     n_bytes = corpus.token_bytes[windows[0, 1:]].sum()
     assert n_bytes == len(corpus.tokenizer.decode_bytes(windows[0, 1:]))
+
+
+def test_overlapping_windows_show_every_token_at_eight_positions():
+    starts = overlapping_starts(100_001, 64, 12 * 40 * 64)
+    assert starts.shape == (12, 40) and (np.diff(starts, axis=1) == 8).all()
+    # From one end of the split to the other.
+    assert starts[0, 0] < 9_000 and starts[-1, -1] + 65 > 92_000
+    for begin, end in zip(starts[:, 0], starts[:, -1] + 64, strict=True):
+        row = np.arange(begin, end - 7, 8)
+        for target in range(begin + 64, end - 63):
+            positions = [target - start for start in row if 0 < target - start <= 64]
+            assert len(positions) == 8 and (np.diff(positions) == -8).all()
+
+
+@pytest.mark.parametrize("n_ctx", [1, 5, 64])
+@pytest.mark.parametrize("tokens", [1, 3000, 10**9])
+def test_overlapping_windows_stay_in_a_split_of_any_length(n_ctx, tokens):
+    for n_tokens in [*range(12 * n_ctx), 1000, 5000, 12_345]:
+        starts = overlapping_starts(n_tokens, n_ctx, tokens)
+        assert (len(starts) == 0) == (n_tokens < 4 * n_ctx + 1)
+        if not len(starts):
+            continue
+        ends = starts[:, -1] + n_ctx + 1
+        assert starts.min() >= 0 and ends.max() <= n_tokens
+        # Stretches share no targets, and each is of four contexts or more.
+        assert (starts[1:, 0] >= ends[:-1] - 1).all()
+        assert (ends - starts[:, 0] >= 4 * n_ctx + 1 - max(1, n_ctx // 8)).all()
+
+
+def test_overlapping_windows_and_their_documents(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMSCALE_DATA", str(tmp_path))
+    text = write_text(tmp_path / "text.txt", documents(60))
+    corpus = build_corpus("a", [text], vocab_size=320, valid_fraction=0.2, test_fraction=0)
+    stored = corpus.tokens("valid")
+    starts = overlapping_starts(len(stored), 16, 2000).reshape(-1)
+    windows, document = evaluation_windows(corpus, "valid", 16, 2000, "overlapping")
+    for start, window, number in zip(starts, windows, document, strict=True):
+        np.testing.assert_array_equal(window, stored[start : start + 17])
+        assert (stored[: start + 9] == corpus.eod_id).sum() == number
+    assert evaluation_windows(corpus, "test", 16, 2000, "overlapping")[0].shape == (0, 17)
 
 
 @pytest.mark.parametrize("population", [500, 100_003])

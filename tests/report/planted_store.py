@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from lmscale import flops
 from lmscale.architectures import lstm_shape, transformer_ladder
+from lmscale.data.loader import STRETCHES
 from lmscale.files import write_json
 from lmscale.spec import DataSpec, EvalSpec, LSTMSpec, ModelSpec, RunSpec
 from lmscale.sweep.claims import Claim
@@ -30,6 +31,9 @@ N_CTX, VOCAB = 128, 1024
 BYTES_PER_TOKEN = 3.2
 DATA = DataSpec(corpus="planted", fingerprint="0123456789ab")
 EVALS = (EvalSpec(name="valid", corpus="planted", fingerprint="0123456789ab"),)
+OVERLAPPING = EvalSpec(
+    name="positions", corpus="planted", fingerprint="0123456789ab", sampling="overlapping"
+)
 BUDGETS = (1e12, 3e12, 9e12, 27e12)
 LSTM_STOPS = 16
 #: Of the held-out text, and how its losses vary: by document and window alike for all models, and by
@@ -156,6 +160,13 @@ def size_runs(
     ]
 
 
+def overlapping(runs: Sequence[Run]) -> list[Run]:
+    """The runs, evaluated on overlapping windows as well."""
+    return [
+        replace(run, spec=replace(run.spec, evals=(*run.spec.evals, OVERLAPPING))) for run in runs
+    ]
+
+
 def plant(
     path: Any,
     runs: Sequence[Run],
@@ -246,7 +257,14 @@ def _write_run(folder: RunFolder, loss: float, status: str, thinned: int) -> Non
             "document": [i // WINDOWS_A_DOCUMENT for i in range(WINDOWS)],
         }
         place = {"step": spec.steps, "tokens": spec.n_tokens, "flops": 0.0}
-        records.append(place | {"eval": {"valid": evaluation}})
+        found = {"valid": evaluation}
+        for other in spec.evals[1:]:
+            by_stretch = _by_stretch(spec, loss)
+            found[other.name] = evaluation | {
+                "by_position": np.mean(by_stretch, axis=0).tolist(),
+                "by_stretch": by_stretch,
+            }
+        records.append(place | {"eval": found})
     folder.append_metrics(records)
     if status in ("done", "diverged"):
         folder.write_result(result(folder, status, reason, "cpu", last))
@@ -278,6 +296,15 @@ def _by_window(spec: RunSpec, loss: float) -> list[float]:
     own = np.random.default_rng(int(spec.hash, 16)).normal(0, OWN_STD, WINDOWS)
     curve = np.repeat(hard, WINDOWS_A_DOCUMENT) + own
     return [float(x) for x in curve - curve.mean() + loss]
+
+
+def _by_stretch(spec: RunSpec, loss: float) -> list[list[float]]:
+    """Losses of overlapping windows: stretches of text are easy or hard at all positions, for all runs."""
+    text = 0.3 * np.random.default_rng(0).standard_normal((STRETCHES, 1))
+    rest = 0.01 * np.random.default_rng(1).standard_normal((STRETCHES, N_CTX))
+    own = 0.01 * np.random.default_rng(int(spec.hash, 16)).standard_normal((STRETCHES, N_CTX))
+    curve = position_shape(isinstance(spec.model, LSTMSpec)) + text + rest + own
+    return [[round(float(x), 4) for x in row] for row in curve - curve.mean() + loss]
 
 
 def _by_position(spec: RunSpec, loss: float) -> list[float]:

@@ -6,13 +6,14 @@ import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from lmscale.report import write_report
 from lmscale.report.keep import keep, write_index
 from lmscale.report.kept_page import chosen_charts
 from lmscale.report.section import Chart, Section
-from lmscale.studies import context
+from lmscale.studies import context, position
 from lmscale.studies.results import Results
 from lmscale.sweep.claims import Claim
 from lmscale.sweep.declaration import recorded_declarations
@@ -100,6 +101,18 @@ def test_losses_by_position_during_training_are_kept_where_a_study_reads_them(tm
     for a, b in zip(ours.long, theirs.long, strict=True):
         assert list(a.steps) == list(b.steps) and len(a.steps) > 3
         assert all((a.steps[step] == b.steps[step]).all() for step in b.steps)
+
+
+def test_losses_by_stretch_are_kept(tmp_path):
+    runs = planted.overlapping(planted.size_runs(layers=(1,), seeds=(0, 1)))
+    store = planted.plant(tmp_path / "full", runs, analyses=["position"], law=planted.SizeLaw())
+    keep(store, tmp_path / "kept")
+    ours, theirs = (
+        position.study(Results.read(path)) for path in (tmp_path / "kept", tmp_path / "full")
+    )
+    for a, b in zip(ours.curves, theirs.curves, strict=True):
+        np.testing.assert_array_equal(a.by_stretch, b.by_stretch)
+        assert a.by_stretch.shape[1] > 1
 
 
 def test_a_study_that_reads_what_is_never_kept_is_said_in_a_line(store, tmp_path, monkeypatch):

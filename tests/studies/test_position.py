@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from lmscale import flops
+from lmscale.data.loader import overlapping_starts
 from lmscale.studies import Results, position
-from lmscale.studies.position import octave_means, scatter, spans, stops_improving
+from lmscale.studies.position import contrast, octave_means, scatter, spans, stops_improving
 from tests.report import planted_store as planted
 
 
@@ -117,3 +118,64 @@ def test_without_a_pair_nothing_is_estimated(tmp_path):
     assert found.curves and not found.pairs and len(found.estimates) == 4
     for one in found.estimates.values():
         assert one.value is None and "no LSTM and Transformer" in one.undecided_because
+
+
+# --- overlapping windows ------------------------------------------------------------------------
+
+GAIN = [((101, 160), 1), ((161, 256), -1)]
+
+
+def readings(rng, gain=0.01, seeds=3):
+    """(plain [seed, position], overlapping [seed, stretch, position]) of one text of tokens that differ by nats."""
+    text = 1.8 * rng.standard_normal(200_001)
+    # Loss falls beyond 100 tokens, by another amount in every 4,000 tokens of text.
+    slope = gain + 0.004 * np.repeat(rng.standard_normal(51), 4000)[: len(text)]
+    ramp = np.interp(np.arange(1, 257), [1, 100, 256], [-2, 0, 256 - 100]) / np.ptp([130.5, 208.5])
+    own = 0.003 * rng.standard_normal((seeds, 1, 256))
+
+    def read(starts):
+        targets = starts[..., None] + np.arange(1, 257)
+        return (text[targets] - slope[targets] * ramp).mean(axis=-2)
+
+    tokens = 2**18
+    spread = np.arange(0, 200_000 - 256, 256)[: tokens // 256]
+    return read(spread) + own[:, 0], read(overlapping_starts(len(text), 256, tokens)) + own
+
+
+def test_overlapping_windows_tell_gains_that_the_text_hides():
+    rng, found = np.random.default_rng(0), {"plain": [], "overlapping": []}
+    for _ in range(200):
+        for kind, losses in zip(found, readings(rng), strict=True):
+            found[kind].append(contrast("gain", GAIN, losses).interval)
+    low, high = np.array(found["overlapping"]).T
+    width = {kind: np.median(np.ptp(edges, axis=1)) for kind, edges in found.items()}
+    assert width["overlapping"] < width["plain"] / 4
+    # A binomial share of 200 has a standard deviation of 0.015.
+    assert 0.91 < np.mean((low < 0.01) & (high > 0.01)) <= 1.0
+    # What a gain of nothing would be taken for.
+    assert np.mean(low > 0) > 0.9
+
+
+def test_the_study_reads_overlapping_windows_where_runs_have_them(tmp_path):
+    runs = planted.overlapping(planted.size_runs(layers=(1,)))
+    store = planted.plant(tmp_path / "runs", runs, analyses=["position"], law=planted.SizeLaw())
+    found = position.study(Results.read(store))
+    (shape,) = {curve.by_stretch.shape for curve in found.curves}
+    assert shape == (3, 12, planted.N_CTX)
+    pair = found.pairs[-1]
+    assert pair.other.stop == planted.LSTM_STOPS and pair.base.stop == planted.N_CTX
+    late = planted.position_shape(True) - planted.position_shape(False)
+    late = late[planted.N_CTX // 2 :].mean() - late[: planted.N_CTX // 16].mean()
+    low, high = pair.widening.interval
+    assert low < late < high and high - low < 0.02
+
+
+def test_of_stretches_only_their_differences_hide_where_a_curve_stops():
+    """Hard text is hard at all positions."""
+    rng = np.random.default_rng(3)
+    flat = 4 + 0.5 * np.minimum(np.arange(1, 257), 32) ** -0.3
+    losses = (
+        flat + 0.5 * rng.standard_normal((1, 12, 1)) + 0.001 * rng.standard_normal((3, 12, 256))
+    )
+    stop, (low, high) = stops_improving(losses)
+    assert low <= stop <= high and high - low < 64

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from lmscale.data import n_sequences, sequence_order
-from lmscale.data.loader import batch_indices, gather
+from lmscale.data.loader import batch_indices, gather, overlapping_starts
 from lmscale.planner.devices import local_devices
 from lmscale.planner.packs import make_plan
 from lmscale.progress import progress
@@ -82,6 +82,30 @@ def test_a_branch_of_a_diverged_run_is_diverged(tmp_path, corpus):
     ends = train(tmp_path, corpus, wild, branch)
     assert [end["status"] for end in ends] == ["diverged", "diverged"]
     assert wild.run_id in ends[1]["reason"]
+
+
+def test_overlapping_windows_are_scored_by_stretch(tmp_path, corpus):
+    plain = run_spec(corpus)
+    overlapping = dataclasses.replace(
+        plain.evals[0], name="positions", tokens=1500, sampling="overlapping"
+    )
+    spec = dataclasses.replace(plain, evals=(*plain.evals, overlapping))
+    (before,), (result,) = train(tmp_path, corpus, plain), train(tmp_path, corpus, spec)
+    assert "loss_by_stretch" not in before
+    assert result["losses"]["valid"] == before["losses"]["valid"]
+    by_stretch = np.array(result["loss_by_stretch"]["positions"])
+    starts = overlapping_starts(corpus.n_tokens("valid"), 16, 1500)
+    assert list(result["loss_by_stretch"]) == ["positions"]
+    assert by_stretch.shape == (len(starts), 16) and len(starts) > 1
+    by_position = result["loss_by_position"]["positions"]
+    np.testing.assert_allclose(by_stretch.mean(axis=0), by_position, atol=1e-4)
+    windows = result["loss_by_window"]["positions"]["loss"]
+    assert len(windows) == starts.size
+    by_window = np.reshape(windows, starts.shape).mean(axis=1)
+    np.testing.assert_allclose(by_stretch.mean(axis=1), by_window, atol=2e-4)
+    # Stretches are other text.
+    assert np.ptp(by_window) > 1e-3
+    assert result["losses"]["positions"] == pytest.approx(np.mean(windows), abs=1e-4)
 
 
 @pytest.mark.slow

@@ -127,9 +127,19 @@ def _details(found: Position) -> list[str]:
     text = (
         f"Position T is the number of tokens that the prediction can see, 1 to {n_ctx}. A curve has "
         f"stopped improving after the first doubling of T beyond which the mean loss of all later "
-        f"positions is less than {STILL} nats lower. The interval includes the noise of the text, "
-        f"which is common to all models and cancels in the difference between two of them."
+        f"positions is less than {STILL} nats lower. "
     )
+    if (stretches := found.curves[0].by_stretch.shape[1]) > 1:
+        text += (
+            f"Losses are read on overlapping windows of {stretches} stretches of text. There every token "
+            f"is a target at several positions, so that positions do not differ by their text; "
+            f"intervals hold how stretches and seeds differ."
+        )
+    else:
+        text += (
+            "The interval includes the noise of the text, which is common to all models and cancels in "
+            "the difference between two of them."
+        )
     if found.pairs:
         text += (
             " Kaplan et al. 2020 found that LSTMs stop improving after fewer than 100 tokens while "
@@ -219,7 +229,7 @@ def _pair_grid(found: Position) -> list[Grid]:
     early, late = found.pairs[0].early.at, found.pairs[0].late.at
     return table(
         "Loss above the Transformer's at matched size (nats per token, 95% intervals from seeds and "
-        "positions).",
+        "text).",
         found.pairs,
         {
             "model": lambda p: _whose(p.other),
