@@ -8,7 +8,7 @@ and batch tuned to the size: 0.497. Steps 1 and 2 are the same runs counted diff
 the schedule knows no budget, so one run a size is evaluated where it crosses each.
 
     lmscale run reconcile                     # cpu: 4 budgets, 7 sizes, 3 seeds, 14 minutes
-    lmscale run reconcile --scale cpu-hour    # 6 budgets over a factor of 110, an hour
+    lmscale run reconcile --scale cpu-hour    # 6 budgets over a factor of 110, an hour and a quarter
     lmscale run reconcile --scale gpu         # 6 budgets x 10 sizes, 80 minutes on one H100
     lmscale plan reconcile --scale paper --device v5p:256
 
