@@ -141,17 +141,17 @@ def overlapping_starts(n_tokens: int, n_ctx: int, tokens: int) -> np.ndarray:
     """Where the windows of an "overlapping" evaluation set begin: int64 [stretch, window].
 
     Stretches have equally many windows, `OVERLAP` of which begin within a context, and lie at equal distances
-    over the split. There are at most `STRETCHES`, and each is of `LEAST_STRETCH` contexts or more.
+    over the split. There are at most `STRETCHES`, and each is of `LEAST_STRETCH` contexts or more where the split
+    is.
 
     Args:
       n_tokens: length of the split.
       tokens: targets wanted; fewer where the split has no room for them.
     """
     stride = max(1, n_ctx // OVERLAP)
-    least = LEAST_STRETCH * n_ctx + 1
-    stretches = min(STRETCHES, n_tokens // least)
-    if not stretches:
+    if n_tokens < n_ctx + 1:
         return np.zeros((0, 0), np.int64)
+    stretches = max(1, min(STRETCHES, n_tokens // (LEAST_STRETCH * n_ctx + 1)))
     fit = (n_tokens // stretches - n_ctx - 1) // stride + 1
     asked = tokens // (n_ctx * stretches)
     windows = min(fit, max(asked, (LEAST_STRETCH - 1) * n_ctx // stride + 1))

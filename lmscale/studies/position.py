@@ -4,9 +4,9 @@ Every model is evaluated on the same windows of text. So all models share what m
 one position harder than another. This noise hides where a single curve stops falling, but it cancels in
 the difference of two architectures.
 
-Where runs have scores on overlapping windows (`lmscale.spec.EvalSpec`), these are read: there every token
-is a target at several positions, so that the text's noise cancels in a single curve as well. What is left of it
-is how stretches of text differ.
+Where runs have scores on overlapping windows of enough text (`lmscale.spec.EvalSpec`), these are read: there
+every token is a target at several positions, so that the text's noise cancels in a single curve as well. What
+is left of it is how stretches of text differ.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ PER_OCTAVE = 4
 #: Positions of a block, beyond which the text's noise is taken as independent, and the fewest blocks
 #: whose scatter says anything.
 BLOCK, LEAST_BLOCKS = 16, 6
+#: Fewest stretches of overlapping windows whose scatter says anything; with fewer, other windows are read.
+LEAST_STRETCHES = 6
 #: Draws for each law a + b T^-c, and for the position where a curve stops improving.
 BOOTSTRAP, DRAWS = 400, 2000
 ESTIMATES = ("early", "transformer_gain", "lstm_gain", "behind_beyond")
@@ -191,7 +193,8 @@ def _curve(results: Results, cell: Cell) -> list[Curve]:
 def _by_stretch(result: Mapping[str, Any], eval_name: str | None) -> np.ndarray | None:
     """A run's losses [stretch, position]; None where there are none by position."""
     for found in result.get("loss_by_stretch", {}).values():
-        return np.array(found, float)
+        if len(found) >= LEAST_STRETCHES:
+            return np.array(found, float)
     row = result.get("loss_by_position", {}).get(eval_name)
     return None if row is None else np.array([row], float)
 

@@ -170,6 +170,14 @@ def test_the_study_reads_overlapping_windows_where_runs_have_them(tmp_path):
     assert low < late < high and high - low < 0.02
 
 
+def test_a_text_of_few_stretches_is_read_at_equal_distances(tmp_path, monkeypatch):
+    monkeypatch.setattr(planted, "STRETCHES", 5)
+    runs = planted.overlapping(planted.size_runs(layers=(1,)))
+    store = planted.plant(tmp_path / "runs", runs, analyses=["position"], law=planted.SizeLaw())
+    found = position.study(Results.read(store))
+    assert {curve.by_stretch.shape[1] for curve in found.curves} == {1}
+
+
 def test_of_stretches_only_their_differences_hide_where_a_curve_stops():
     """Hard text is hard at all positions."""
     rng = np.random.default_rng(3)
