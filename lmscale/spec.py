@@ -304,13 +304,18 @@ class RunSpec(Spec):
         return self.steps * self.batch_tokens
 
     @property
-    def evaluated_steps(self) -> frozenset[int]:
-        """The steps after which it is evaluated, unless it is stopped early."""
+    def n_evaluations(self) -> int:
+        """How often it is evaluated, unless it is stopped early."""
         begin = self.start.step if self.start else 0
-        every = (
-            () if self.eval_every is None else range(self.eval_every, self.steps, self.eval_every)
-        )
-        return frozenset(step for step in (*every, *self.eval_steps, self.steps) if step > begin)
+        every = self.eval_every or self.steps
+        regular = self.steps // every - begin // every
+        others = {*self.eval_steps, self.steps}
+        return regular + sum(step > begin and step % every != 0 for step in others)
+
+    def is_evaluated_at(self, step: int) -> bool:
+        """Whether it is evaluated after a step."""
+        regular = self.eval_every is not None and step % self.eval_every == 0
+        return regular or step in self.eval_steps or step == self.steps
 
     @property
     def own_steps(self) -> int:

@@ -521,3 +521,18 @@ def test_limits_that_are_allowed():
     for fraction in (0.0, 1.0):
         ScheduleSpec(final_fraction=fraction)
     ScheduleSpec(name="inverse_sqrt", warmup_steps=1)
+
+
+@pytest.mark.parametrize("begin", [0, 4, 9, 10])
+@pytest.mark.parametrize("every", [None, 1, 3, 5, 20, 40])
+@pytest.mark.parametrize("chosen", [(), (1, 9, 10), (20,)])
+def test_evaluations_are_counted_without_a_list_of_them(begin, every, chosen):
+    """A plan counts those of runs of any length."""
+    short = ScheduleSpec(warmup_steps=0)
+    fields = {"steps": 20, "eval_every": every, "eval_steps": chosen, "schedule": short}
+    start = StartSpec(run="a", step=begin) if begin else None
+    spec = dataclasses.replace(PLAIN, **fields, start=start)
+    due = [step for step in range(begin + 1, 21) if spec.is_evaluated_at(step)]
+    assert spec.n_evaluations == len(due) and due[-1] == 20
+    longest = dataclasses.replace(PLAIN, steps=10**9, eval_every=1)
+    assert longest.n_evaluations == 10**9

@@ -26,8 +26,8 @@ from lmscale.data.corpus import Corpus
 
 #: Seed of the permutation whose first sequences are a sample. It is far from the small seeds of epochs.
 _SAMPLE_SEED = 2**31 + 2**30
-#: Of "overlapping" evaluation sets: windows that begin within a context, most stretches of text, and the contexts
-#: that a stretch is at least long. Its ends, where tokens have fewer positions, are then a small part of it.
+#: Of "overlapping" evaluation sets: how many windows begin within one context, the most stretches of text, and the
+#: least length of a stretch in contexts. Its ends, where tokens have fewer positions, are then a small part of it.
 OVERLAP, STRETCHES, LEAST_STRETCH = 8, 12, 4
 
 
@@ -140,9 +140,9 @@ def evaluation_sequences(n_tokens: int, n_ctx: int, tokens: int, sampling: str) 
 def overlapping_starts(n_tokens: int, n_ctx: int, tokens: int) -> np.ndarray:
     """Where the windows of an "overlapping" evaluation set begin: int64 [stretch, window].
 
-    Stretches have equally many windows, `OVERLAP` of which begin within a context, and lie at equal distances
-    over the split. There are at most `STRETCHES`, and each is of `LEAST_STRETCH` contexts or more where the split
-    is.
+    Stretches lie at equal distances over the split and have equally many windows, of which `OVERLAP` begin within
+    one context. There are at most `STRETCHES`. Each is at least `LEAST_STRETCH` contexts long, unless the whole
+    split is shorter.
 
     Args:
       n_tokens: length of the split.

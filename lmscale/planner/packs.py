@@ -233,7 +233,7 @@ def with_slots(pack: Pack, n_slots: int, devices: Devices) -> Pack:
 def _evaluations(pack: Pack) -> float:
     """What the evaluations of all its runs cost, in training steps: a forward pass is a third of one."""
     tokens = math.fsum(
-        len(run.spec.evaluated_steps) * sum(evaluation.tokens for evaluation in run.spec.evals)
+        run.spec.n_evaluations * sum(evaluation.tokens for evaluation in run.spec.evals)
         for run in pack.runs
     )
     return tokens / pack.runs[0].spec.batch_tokens / 3

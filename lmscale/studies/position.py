@@ -367,8 +367,9 @@ def contrast(
 ) -> Estimate:
     """Signed sum of mean losses over spans of positions, of one model or of one above another.
 
-    The interval is Student's, from the scatter between seeds and of the text: of positions, or of
-    stretches. With one seed it contains the text's alone.
+    The interval is Student's. It contains the scatter between seeds and that of the text, which is read from
+    positions, or from stretches where there are several. With one seed it contains the text's only, and is normal
+    where that is read from positions.
 
     Args:
       parts: ((first position, last position), sign), ...

@@ -128,7 +128,10 @@ def expected_records(spec: RunSpec, last: int) -> list[tuple[int, bool]]:
     """(step, whether it is an evaluation) of all records that a run writes up to a step."""
     begin, every = spec.start.step if spec.start else 0, log_interval(spec.steps)
     logged = {*range(every, last + 1, every), spec.steps}
-    found = [(step, False) for step in logged] + [(step, True) for step in spec.evaluated_steps]
+    evaluated = {*spec.eval_steps, spec.steps}
+    if spec.eval_every is not None:
+        evaluated |= {*range(spec.eval_every, last + 1, spec.eval_every)}
+    found = [(step, False) for step in logged] + [(step, True) for step in evaluated]
     return sorted(entry for entry in found if begin < entry[0] <= last)
 
 

@@ -82,9 +82,7 @@ class Slot:
 
     def evaluates(self) -> bool:
         """Whether an evaluation is due at this step."""
-        spec = self.spec
-        regular = spec.eval_every is not None and self.step % spec.eval_every == 0
-        return regular or self.step in spec.eval_steps or self.step == spec.steps
+        return self.spec.is_evaluated_at(self.step)
 
     def is_evaluated(self) -> bool:
         """Whether the log holds an evaluation of this step."""
