@@ -212,8 +212,8 @@ def test_the_counts_are_the_compilers(tmp_path, monkeypatch, shape):
     assert found.kernels == pytest.approx(gpu_kernels(spec, pack.step_config), rel=0.25)
 
 
-#: Kind, layers, width, context, sequences; milliseconds of a step on a core of an AMD EPYC while the other core
-#: did the same, the less of two measurements. A vocabulary of 512; Transformers with rotary positions and one
+#: Kind, layers, width, context, sequences; milliseconds of CPU time of a step on a core of an AMD EPYC while the other
+#: core did the same, the less of two measurements. A vocabulary of 512; Transformers with rotary positions and one
 #: head, or heads of 16.
 ON_A_CORE = [
     (("transformer", 2, 8, 64, 4), 0.97),
