@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmscale.architectures import ModelSpec
-from lmscale.parallel.partition import constrain_activations, unshard_data_axis
+from lmscale.models.lookup import lookup
+from lmscale.parallel.partition import constrain_activations, on_gpu, unshard_data_axis
 
 
 class Linear(nnx.Module):
@@ -117,7 +118,7 @@ class Embedding(nnx.Module):
         # Otherwise XLA may split the features over the devices of the batch, and gather the batch in
         # the backward pass.
         embedding = unshard_data_axis("embed/embedding", self.embedding[...])
-        return constrain_activations(embedding[tokens].astype(self.dtype))
+        return constrain_activations(lookup(embedding, tokens, self.dtype))
 
     def attend(self, x: jax.Array) -> jax.Array:
         """x [..., d_embed] -> float32 logits [..., vocab]."""
@@ -163,20 +164,35 @@ _GELU_1 = math.sqrt(2 / math.pi)
 _GELU_3 = 0.044715 * _GELU_1
 
 
-@jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
     """GELU in its tanh form, as in GPT-2; only x is saved for the backward pass (see `normalise`)."""
+    return _gelu(x, on_gpu())
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gelu(x: jax.Array, again: bool) -> jax.Array:
+    """See `gelu`. With `again` the backward pass computes all again.
+
+    Otherwise XLA saves the tanh. A GPU takes longer to write and to read it than to compute it.
+    """
     return 0.5 * x * (1 + jnp.tanh(x * (_GELU_1 + _GELU_3 * (x * x))))
 
 
-def _gelu_backward(x, dy):
+def _gelu_backward(again, x, dy):
+    if again:
+        # sigmoid(2 u) = (1 + tanh u) / 2, in which XLA does not recognise the tanh of the forward pass.
+        wide = x.astype(jnp.float32)
+        square = wide * wide
+        half = jax.nn.sigmoid(wide * (2 * _GELU_1 + 2 * _GELU_3 * square))
+        slope = wide * (1 - half) * (2 * _GELU_1 + 6 * _GELU_3 * square)
+        return ((dy * half * (1 + slope)).astype(x.dtype),)
     square = x * x
     tanh = jnp.tanh(x * (_GELU_1 + _GELU_3 * square))
     slope = x * (1 - tanh * tanh) * (_GELU_1 + 3 * _GELU_3 * square)
     return (0.5 * dy * (1 + tanh + slope),)
 
 
-gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
+_gelu.defvjp(lambda x, again: (_gelu(x, again), x), _gelu_backward)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
