@@ -12,8 +12,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from lmscale.parallel.partition import on_gpu, run_devices
+from lmscale.parallel.partition import on_gpu, splits_layers, summed_over_data, traced_mesh
 
 #: Sorted places that one product adds up. The work for each place grows with it; the places where a sum
 #: is continued, with 1 / BLOCK.
@@ -21,25 +22,31 @@ BLOCK = 64
 
 
 def lookup(embedding: jax.Array, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """embedding float32 [vocab, d], tokens int [...] -> rows [..., d] in `dtype`."""
-    # Where devices share a run, sorting would gather the tokens of all.
-    return _lookup(embedding, tokens, dtype, on_gpu() and run_devices() == 1)
+    """embedding float32 [vocab, d], tokens int [batch, ...] -> rows [batch, ..., d] in `dtype`."""
+    mesh = traced_mesh()
+    # Where the vocabulary is split over devices, each would sum the rows of all ids.
+    by_sorting = on_gpu() and mesh is not None and not splits_layers()
+    return _lookup(embedding, tokens, dtype, mesh if by_sorting else None)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _lookup(embedding: jax.Array, tokens: jax.Array, dtype: jnp.dtype, sort: bool) -> jax.Array:
+def _lookup(
+    embedding: jax.Array, tokens: jax.Array, dtype: jnp.dtype, mesh: Mesh | None
+) -> jax.Array:
+    """See `lookup`. With a mesh the gradient is that of `sum_by_token`."""
     return embedding[tokens].astype(dtype)
 
 
-def _lookup_forward(embedding, tokens, dtype, sort):
-    return _lookup(embedding, tokens, dtype, sort), (embedding, tokens)
+def _lookup_forward(embedding, tokens, dtype, mesh):
+    return _lookup(embedding, tokens, dtype, mesh), (embedding, tokens)
 
 
-def _lookup_backward(dtype, sort, saved, d_rows):
+def _lookup_backward(dtype, mesh, saved, d_rows):
     embedding, tokens = saved
-    if sort:
-        return sum_by_token(tokens, d_rows, embedding.shape[0]).astype(embedding.dtype), None
-    return jnp.zeros_like(embedding).at[tokens].add(d_rows.astype(embedding.dtype)), None
+    if mesh is None:
+        return jnp.zeros_like(embedding).at[tokens].add(d_rows.astype(embedding.dtype)), None
+    add = functools.partial(sum_by_token, vocab_size=embedding.shape[0])
+    return summed_over_data(add, mesh)(tokens, d_rows).astype(embedding.dtype), None
 
 
 _lookup.defvjp(_lookup_forward, _lookup_backward)

@@ -145,6 +145,32 @@ def on_each_run_device(function: Callable, mesh: Mesh | None = None) -> Callable
     return apply
 
 
+def summed_over_data(function: Callable, mesh: Mesh) -> Callable:
+    """A function of a batch that each device applies to its own part, and the sum of what they find.
+
+    Args:
+      function: of arrays that have the batch first.
+      mesh: the one that the batch is split over.
+    """
+
+    def part(*arrays: jax.Array) -> jax.Array:
+        return jax.lax.psum(function(*arrays), "data")
+
+    def apply(*arrays: jax.Array) -> jax.Array:
+        if mesh.shape["data"] == 1 or arrays[0].shape[0] % mesh.shape["data"]:
+            return function(*arrays)
+        # The run axis is that of the vmap around it. See `on_each_device`.
+        return jax.shard_map(
+            part,
+            mesh=mesh,
+            in_specs=PartitionSpec("data"),
+            out_specs=PartitionSpec(),
+            check_vma=False,
+        )(*arrays)
+
+    return apply
+
+
 def unshard_data_axis(name: str, x: jax.Array) -> jax.Array:
     """A parameter, gathered over `data` and still split over `model` as the rules say.
 

@@ -44,6 +44,8 @@ _FREE = {
     *("while", "call", "conditional", "async-start", "async-update", "async-done", "domain"),
     *("partition-id", "replica-id", "optimization-barrier", "add-dependency"),
 }
+#: Numbers that a block of XLA's sort on a GPU holds (`kTileSize` in its emitter).
+_SORT_TILE = 2048
 #: What reading an instruction raises that is written in another way than the ones that are known.
 _UNREADABLE = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 #: Instructions that read a part of their first operand: as much as their result holds.
@@ -164,7 +166,30 @@ class Program:
 
     def kernels(self) -> int:
         """Instructions that a device is told to run one by one: launches, on a GPU."""
-        return sum(times for instruction, _, times in self.executed() if _runs(instruction))
+        return sum(
+            times * self._launches(instruction)
+            for instruction, _, times in self.executed()
+            if _runs(instruction)
+        )
+
+    def _launches(self, instruction: Instruction) -> int:
+        """Kernels of an instruction: one, or those of a sort, of which each moves all that is sorted."""
+        read = functools.partial(self._sorted, instruction)
+        length = self._read_or(None, _name(instruction), read)
+        return 1 if length is None else sort_kernels(length)
+
+    def _sorted(self, instruction: Instruction) -> int | None:
+        """How many numbers a sort puts in order; None where an instruction is not one."""
+        if instruction.opcode == "fusion":
+            root = self._roots[instruction.called("calls")]
+            return self._sorted(root) if root.opcode == "sort" else None
+        if instruction.opcode != "sort":
+            return None
+        (dimension,) = re.findall(r"dimensions=\{(\d+)\}", instruction.rest)
+        shape = re.search(r"\[([\d,]+)\]", instruction.shape)
+        if shape is None:
+            raise ValueError(f"sort {instruction.name} of {instruction.shape}")
+        return int(shape[1].split(",")[int(dimension)])
 
     # --- loops ---
 
@@ -288,7 +313,8 @@ class Program:
             if not _runs(instruction):
                 continue
             read = functools.partial(self._hbm_bytes, name, instruction)
-            total += times * self._read_or(0.0, _name(instruction), read)
+            size = self._read_or(0.0, _name(instruction), read)
+            total += times * self._launches(instruction) * size
         return total
 
     def _hbm_bytes(self, computation: str, instruction: Instruction) -> float:
@@ -371,6 +397,22 @@ class Program:
             read = functools.partial(_collective, instruction, kind, times)
             found.append(self._read_or(None, _name(instruction), read))
         return tuple(collective for collective in found if collective is not None)
+
+
+def sort_kernels(length: int) -> int:
+    """Kernels by which XLA sorts so many numbers on a GPU.
+
+    It is a bitonic sort. Comparisons of numbers that are further apart than a block holds are a kernel
+    for each distance; those between are one kernel.
+    """
+    n_stages = max(1, (length - 1).bit_length())
+    tile = min(_SORT_TILE, 1 << n_stages)
+    kernels, inside = 0, False
+    for stage in range(n_stages):
+        for mask in ((2 << stage) - 1, *(1 << k for k in reversed(range(stage)))):
+            kernels += (1 + inside) if mask >= tile else 0
+            inside = mask < tile
+    return kernels + inside
 
 
 def _runs(instruction: Instruction) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from lmscale.models import layers, lookup
 from lmscale.models.lookup import BLOCK, sum_by_token
 from lmscale.parallel.mesh import make_mesh
+from lmscale.parallel.partition import on_mesh
 from lmscale.spec import LSTMSpec, TransformerSpec
 from lmscale.training.program import build_program, train_arguments
 from lmscale.training.state import ProgramKey
@@ -29,6 +30,7 @@ def sums(tokens, rows, vocab_size):
     return total
 
 
+ONE_DEVICE = make_mesh(1, 1, 1, devices=jax.devices()[:1])
 CASES = {
     "less than a block": zipf_tokens(50, (3, 7)),
     "no whole number of blocks": zipf_tokens(300, (4, 333)),
@@ -78,26 +80,26 @@ def test_the_gradient_on_a_gpu_is_that_of_automatic_differentiation(monkeypatch,
         gradient(lambda e: lookup.lookup(e, tokens, jnp.dtype(dtype))), plain
     )
     monkeypatch.setattr(lookup, "on_gpu", lambda: True)
-    found = gradient(lambda e: lookup.lookup(e, tokens, jnp.dtype(dtype)))
+    with on_mesh(ONE_DEVICE):
+        found = gradient(lambda e: lookup.lookup(e, tokens, jnp.dtype(dtype)))
     np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-5)
 
 
-ONE_DEVICE = make_mesh(1, 1, 1, devices=jax.devices()[:1])
 MODELS = {
     "transformer": TransformerSpec(n_layer=1, d_model=16, n_head=2, n_ctx=8, vocab_size=64),
     "lstm": LSTMSpec(n_layer=1, d_hidden=16, d_embed=16, n_ctx=8, vocab_size=64),
 }
 
 
+@pytest.mark.parametrize(("run", "data"), [(1, 1), (2, 1), (1, 4), (2, 4)])
 @pytest.mark.parametrize("kind", MODELS)
-def test_a_step_on_a_gpu_adds_no_floats_by_scattering(monkeypatch, kind):
+def test_a_step_on_a_gpu_adds_no_floats_by_scattering(monkeypatch, kind, run, data):
     """XLA would sort every one of them, or add them in any order."""
+    mesh = make_mesh(run, data, 1, devices=jax.devices()[: run * data])
 
     def added():
         spec = run_spec(model=MODELS[kind], batch_size=4, evals=())
-        program = build_program(
-            ProgramKey.of(spec), n_slots=2, mesh=ONE_DEVICE, chunk_steps=2
-        )
+        program = build_program(ProgramKey.of(spec), n_slots=2, mesh=mesh, chunk_steps=2)
         text = program.lower_train(*train_arguments(program, spec, None)).as_text()
         bodies = re.findall(r'"stablehlo\.scatter".*?\^bb0(.*?)stablehlo\.return', text, re.DOTALL)
         return [body for body in bodies if re.search(r"stablehlo\.add .*tensor<b?f\d+>", body)]
@@ -106,6 +108,25 @@ def test_a_step_on_a_gpu_adds_no_floats_by_scattering(monkeypatch, kind):
     assert added()
     monkeypatch.setattr(lookup, "on_gpu", lambda: True)
     assert not added()
+
+
+@pytest.mark.parametrize(("run", "data"), [(1, 2), (2, 4), (1, 3)])
+def test_devices_sum_their_parts_of_the_batch(monkeypatch, run, data):
+    mesh = make_mesh(run, data, 1, devices=jax.devices()[: run * data])
+    tokens = np.stack([zipf_tokens(60, (4, 40), seed) for seed in range(2)])
+    weights = np.random.default_rng(1).normal(size=(2, 4, 40, 8)).astype(np.float32)
+
+    def gradient(tokens, weights):
+        def loss(embedding):
+            with on_mesh(mesh):
+                return (weights * lookup.lookup(embedding, tokens, jnp.float32)).sum()
+
+        return jax.grad(loss)(jnp.zeros((60, 8)))
+
+    monkeypatch.setattr(lookup, "on_gpu", lambda: True)
+    found = jax.jit(jax.vmap(gradient, spmd_axis_name="run"))(tokens, weights)
+    for i in range(2):
+        np.testing.assert_allclose(found[i], sums(tokens[i], weights[i], 60), atol=2e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

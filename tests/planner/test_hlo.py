@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lmscale.planner.hlo import Program
+from lmscale.planner.hlo import Program, sort_kernels
 from lmscale.planner.hlo_text import device_groups, parse_instruction
 
 
@@ -185,3 +185,55 @@ def test_a_text_of_another_kind_is_unknown_as_a_whole():
         assert program.collectives == () or text
         assert program.hbm_bytes() >= 0
         assert program.unknown
+
+
+#: A sort that stands alone, and one in a fusion, as XLA writes them for a GPU.
+SORTS = """HloModule jit_train, is_scheduled=true
+
+%fused (p0: s32[64,4096], p1: f32[64,4096]) -> (s32[64,4096], f32[64,4096]) {
+  %p0 = s32[64,4096]{1,0} parameter(0)
+  %p1 = f32[64,4096]{1,0} parameter(1)
+  ROOT %sort.1 = (s32[64,4096]{1,0}, f32[64,4096]{1,0}) sort(%p0, %p1), dimensions={1}, to_apply=%less
+}
+
+ENTRY %main (ids: s32[64,4096], rows: f32[64,4096], flat: s32[33554432]) -> s32[33554432] {
+  %ids = s32[64,4096]{1,0} parameter(0)
+  %rows = f32[64,4096]{1,0} parameter(1)
+  %flat = s32[33554432]{0} parameter(2)
+  %in_a_fusion = (s32[64,4096]{1,0}, f32[64,4096]{1,0}) fusion(%ids, %rows), kind=kInput, calls=%fused
+  ROOT %alone = s32[33554432]{0} sort(%flat), dimensions={0}, to_apply=%less
+}
+"""
+
+
+def bitonic_kernels(length, tile=2048):
+    """By walking through the comparisons of a bitonic sort of a whole power of two."""
+    size, kernels, inside = 2, 0, False
+    while size <= length:
+        # First every number with its mirror image, then with those at half the distance, and so on.
+        distances = [size - 1, *(size >> k for k in range(2, size.bit_length()))]
+        for distance in distances:
+            if distance < tile:
+                inside = True
+            else:
+                kernels += 1 + inside
+                inside = False
+        size *= 2
+    return kernels + inside
+
+
+@pytest.mark.parametrize("length", [4096, 2**15, 2**25])
+def test_a_sort_is_as_many_kernels_as_it_has_far_comparisons(length):
+    assert sort_kernels(length) == bitonic_kernels(length)
+    # A length between is filled up.
+    assert sort_kernels(length - 5) == sort_kernels(length)
+
+
+def test_every_kernel_of_a_sort_moves_all_that_is_sorted():
+    """One instruction in the program; XLA's own way to add floats in order on a GPU is one of 2^25 numbers."""
+    assert [sort_kernels(n) for n in (2, 2048, 4096, 2**25)] == [1, 1, 3, 120]
+    program = Program(SORTS)
+    assert program.kernels() == 3 + 120
+    in_a_fusion, alone = 2 * 2 * 4 * 64 * 4096, 2 * 4 * 2**25
+    assert program.hbm_bytes() == 3 * in_a_fusion + 120 * alone
+    assert program.unknown == ()
