@@ -6,7 +6,7 @@ on as many fresh tokens. The paper found that 4 epochs are nearly as good as fre
 8.7 billion parameters), that returns diminish strongly by 16 and that beyond 40 nothing is gained;
 U unique tokens repeated R times are worth U + U R* (1 - exp(-R/R*)) fresh ones, with R* = 15.4.
 
-    lmscale run repeat                # cpu: 3 sizes x 11 runs x 3 seeds, minutes on two cores
+    lmscale run repeat                # cpu: 3 sizes x 12 runs x 5 seeds, minutes on two cores
     lmscale run repeat --scale gpu    # 3 sizes x 11 runs x 3 seeds, minutes on one H100
     lmscale plan repeat --scale paper --device v5p:256
 
@@ -172,7 +172,8 @@ SCALES = {
         positions="rotary",
         n_ctx=64,
         batch_size=4,
-        seeds=(0, 1, 2),
+        # Seeds of a size differ by as much as 16 epochs and fresh tokens do.
+        seeds=(0, 1, 2, 3, 4),
     ),
     "gpu": Repeat(
         **GPU_RECIPE,

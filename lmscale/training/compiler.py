@@ -25,10 +25,11 @@ def cpu_options() -> dict[str, Any]:
 def gpu_options() -> dict[str, Any]:
     """For all programs on GPUs: sums whose order varies from call to call are computed in another way.
 
-    The gradient of the embedding is a sum over the tokens of a batch (a scatter that adds floats), for
-    which a GPU uses atomic additions in whatever order they come. Without this option a run that is
-    resumed, or trained twice, differs in its last bits. Kernels are still chosen by timing them; the choice
-    is kept with the compiled programs in the cache folder.
+    Without this option a GPU may add with atomic operations, in whatever order they come, and a run that
+    is resumed, or trained twice, differs in its last bits. Where it finds a scatter that adds floats, XLA
+    sorts every number of it, which takes longer than a training step; `lmscale.models.lookup` is the way
+    around that. Kernels are still chosen by timing them; the choice is kept with the compiled programs
+    in the cache folder.
     """
     return known_compiler_options({"xla_gpu_exclude_nondeterministic_ops": True})
 
