@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from etils import epath
 
 from lmscale.remote import is_remote
 from lmscale.user_files import load_file, load_module
+
+if TYPE_CHECKING:
+    from lmscale.tracking.event_file import EventFile
 
 __all__ = ["TrackedRun", "Tracker", "TrackingError", "make_tracker", "scalars"]
 
@@ -114,37 +116,34 @@ class TensorBoard:
 
     def __init__(self) -> None:
         try:
-            from tensorboardX import SummaryWriter
+            from lmscale.tracking.event_file import EventFile
         except ImportError:
             raise TrackingError(
                 "--track tensorboard needs tensorboardX: pip install 'lmscale[tensorboard]'"
             ) from None
-        self._new = SummaryWriter
-        self._writers: dict[str, Any] = {}
+        self._new = EventFile
+        self._files: dict[str, EventFile] = {}
 
     def log(self, run: TrackedRun, records: Sequence[Record], sent: int) -> None:
-        writer = self._writers.get(run.name)
-        if writer is None:
+        file = self._files.get(run.name)
+        if file is None:
+            folder = str(run.store / "tensorboard" / f"{run.title}-{run.digest}")
             # What a killed process may have written beyond `sent` is not shown: it is sent again. It may have
             # been killed before it noted that it had sent anything.
-            resumed: dict[str, Any] = {"purge_step": sent + 1 if sent else 0}
-            # tensorboardX names a file by the second, and would write over that of a process before.
-            resumed["filename_suffix"] = f".{time.time_ns()}"
-            folder = str(run.store / "tensorboard" / f"{run.title}-{run.digest}")
-            writer = self._writers[run.name] = self._new(folder, **resumed)
+            file = self._files[run.name] = self._new(folder, first_step=sent + 1 if sent else 0)
             if not sent:
                 lines = [
                     f"    {name}: {value}" for name, value in {**run.labels, **run.spec}.items()
                 ]
-                writer.add_text("spec", "\n".join(lines), 0)
+                file.text("spec", "\n".join(lines), 0)
         for record in records:
             for name, value in scalars(record).items():
-                writer.add_scalar(name, value, record["step"])
-        writer.flush()
+                file.scalar(name, value, record["step"])
+        file.flush()
 
     def end(self, run: TrackedRun, status: str) -> None:
-        if (writer := self._writers.pop(run.name, None)) is not None:
-            writer.close()
+        if (file := self._files.pop(run.name, None)) is not None:
+            file.close()
 
 
 class WandB:

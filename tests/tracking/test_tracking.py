@@ -12,7 +12,7 @@ from etils import epath
 
 from lmscale.tracking import TrackingError, follow, make_tracker, scalars
 from lmscale.tracking.titles import titles
-from lmscale.tracking.trackers import TensorBoard
+from lmscale.tracking.trackers import TensorBoard, TrackedRun
 from lmscale.training.run_folder import RunFolder
 from tests.cli.answers import refused
 from tests.training.specs import run_spec
@@ -283,6 +283,21 @@ def curve(folder, tag):
     events = EventAccumulator(str(folder))
     events.Reload()
     return [(event.step, pytest.approx(event.value)) for event in events.Scalars(tag)]
+
+
+def test_what_tensorboard_took_is_on_the_disk(sweep):
+    """Without an end of the file, as a killed process leaves it."""
+    pytest.importorskip("tensorboardX")
+    tracker = TensorBoard()
+    folder = sweep.folders[0]
+    run = TrackedRun(folder.path.name, "title", "group", folder.spec.to_dict(), {}, folder.path)
+    written = []
+    for last in range(20, 200, 20):
+        records = [{"step": step, "loss": 1 / step} for step in range(last - 19, last + 1)]
+        tracker.log(run, records, sent=last - 20)
+        written += [(record["step"], pytest.approx(record["loss"])) for record in records]
+        (place,) = (sweep.path / "tensorboard").iterdir()
+        assert curve(place, "loss") == written
 
 
 @pytest.mark.parametrize("noted", [True, False])
