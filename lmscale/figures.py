@@ -30,6 +30,7 @@ from lmscale.report import style
 from lmscale.report.isoflop_figures import frontier_axes, plot_frontier, plot_profile
 from lmscale.report.registry import analyse
 from lmscale.report.section import Chart
+from lmscale.studies import find
 from lmscale.studies.exponents import exponent
 from lmscale.studies.results import Results
 from lmscale.wording import power_of_ten
@@ -53,7 +54,11 @@ def charts(results: Results | str | os.PathLike, study: str) -> Sequence[Chart]:
     Returns:
       Charts, which a notebook shows. Their `figure` is matplotlib's, to be changed and saved again. Empty
       where the results hold nothing to draw.
+
+    Raises:
+      KeyError: there is no such study; the message lists those that there are.
     """
+    find(study)
     found = results if isinstance(results, Results) else Results.read(results)
     return analyse(study, found).charts
 

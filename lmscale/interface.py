@@ -181,6 +181,10 @@ def advise(
     for name, value in numbers.items():
         if value is not None:
             _positive(name, value)
+    if (compute is None) == (loss is None):
+        raise laws.FitError(
+            "give either compute (a budget) or loss (a target), not both or neither"
+        )
     reading = {"columns": columns, "where": where, "convention": convention, "cells": cells}
     chosen: dict[str, Any] = {"law": law, "family": family, "reading": reading}
     return recommend(
@@ -205,9 +209,11 @@ def _in_python(text: str) -> str:
         name = flag[1].replace("-", "_")
         if name not in keywords:
             return flag[0]
+        if flag[2]:
+            return f"{name}=" + " or ".join(f'"{value}"' for value in flag[2].split("|"))
         return "extrapolate=True" if name == "extrapolate" else name
 
-    return re.sub(r"--([a-z][a-z-]*)", keyword, text)
+    return re.sub(r"--([a-z][a-z-]*)(?: ([a-z]+(?:\|[a-z]+)+))?", keyword, text)
 
 
 def _positive(name: str, value: Any) -> float:

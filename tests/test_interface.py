@@ -157,10 +157,21 @@ def test_errors_and_warnings_name_keyword_arguments_where_a_command_names_flags(
     with pytest.raises(ValueError, match=r"give the --out of a `lmscale run`"):
         lmscale.load(tmp_path)
     fits = lmscale.fit(results, ["isoflop", "power"], bootstrap=20)
-    with pytest.raises(FitError, match=r"say which with x params"):
+    with pytest.raises(FitError, match=r'say which with x="params" or "tokens" or "flops"$'):
         _ = fits["power"]
     fit = FitResult(law="isoflop", parameters={}, warnings=("or fit with --robust tukey",))
     assert interface._with_keywords(fit).warnings == ("or fit with robust tukey",)
+
+
+def test_a_budget_or_a_loss_is_asked_for_by_its_keyword(results):
+    for both_or_neither in ({}, {"compute": 1e13, "loss": 3.0}):
+        with pytest.raises(FitError, match=r"^give either compute .* or loss"):
+            lmscale.advise(results, **both_or_neither)
+
+
+def test_figures_of_a_study_that_is_not_there_are_an_error(results):
+    with pytest.raises(KeyError, match=r"no study 'isofl'; there are .*isoflop"):
+        lmscale.figures.charts(results, "isofl")
 
 
 def test_advice_is_that_of_the_command(capsys, store, results):

@@ -81,6 +81,7 @@ def test_a_key_number_shows_the_digits_that_its_interval_warrants():
     [
         ("k_N C^a", "<i>k</i><sub>N</sub> <i>C</i><sup>a</sup>"),
         ("A/N^α + B/D^β", "A/<i>N</i><sup>α</sup> + B/<i>D</i><sup>β</sup>"),
+        ("as C^-0.1 to C^0.1", "as <i>C</i><sup>−0.1</sup> to <i>C</i><sup>0.1</sup>"),
         ("N_opt ∝ C^0.5", "<i>N</i><sub>opt</sub> ∝ <i>C</i><sup>0.5</sup>"),
     ],
 )

@@ -32,6 +32,7 @@ from lmscale.data.buckets import (
     scatter,
 )
 from lmscale.data.character_tokenizer import CharacterTokenizer, count_characters
+from lmscale.data.cores import in_order
 from lmscale.data.corpus import FORMAT, MANIFEST, SPLITS, Corpus, fingerprint
 from lmscale.data.encode import encode_buckets, join_buckets, part_of, sum_of
 from lmscale.data.errors import DataError
@@ -407,11 +408,10 @@ def _measure_copies(
     eod_id = manifest["tokenizer"]["eod_id"]
     of_characters = manifest["tokenizer"].get("kind") == CharacterTokenizer.kind
     least = COPY_CHARACTERS if of_characters else COPY_TOKENS
-    return {
-        split: {
-            **copies_of_training(np.array(tokens[split]), training, eod_id, least),
-            **({"least_tokens": least} if of_characters else {}),
-        }
-        for split in ("valid", "test")
-        if split in tokens
-    }
+
+    def measured(split: str) -> dict[str, Any]:
+        found = copies_of_training(np.array(tokens[split]), training, eod_id, least)
+        return {**found, **({"least_tokens": least} if of_characters else {})}
+
+    splits = [split for split in ("valid", "test") if split in tokens]
+    return dict(zip(splits, in_order(measured, splits), strict=True))

@@ -29,6 +29,9 @@ _BETWEEN = 8
 _MANY = 64
 _NOBODY, _SEVERAL = -1, -2
 
+#: Pairs (numbers of keys, documents that they occur in) of windows, and of shingles.
+Found = tuple[list[tuple[np.ndarray, np.ndarray]], list[tuple[np.ndarray, np.ndarray]]]
+
 
 class CopyFinder:
     """Candidates, and how much of each was found in other documents so far.
@@ -76,6 +79,10 @@ class CopyFinder:
           first: number of the first document; every document has a number of its own.
           own: int [n_documents], the candidate that the document is, -1 where it is none.
         """
+        self.note(self.search(text), first, own)
+
+    def search(self, text: np.ndarray) -> Found:
+        """The part of `look` that changes nothing, and takes most of its time: threads may do it at once."""
         text, _ = plain(text)
         # An `END` counts to the document before it.
         ends = np.flatnonzero(text == END)
@@ -85,9 +92,14 @@ class CopyFinder:
             found_windows.append((window, np.searchsorted(ends, places[at])))
             at, shingle = self._shingles.find(shingles)
             found_shingles.append((shingle, np.searchsorted(ends, places[at])))
-        if found_windows:
-            self._note_windows(*_distinct(found_windows, len(own)), first, own)
-            self._note_shingles(*_distinct(found_shingles, len(own)), own)
+        return found_windows, found_shingles
+
+    def note(self, found: Found, first: int, own: np.ndarray) -> None:
+        """The other part of `look`: remembers what `search` found."""
+        windows, shingles = found
+        if windows:
+            self._note_windows(*_distinct(windows, len(own)), first, own)
+            self._note_shingles(*_distinct(shingles, len(own)), own)
 
     def _note_windows(
         self, window: np.ndarray, document: np.ndarray, first: int, own: np.ndarray

@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from lmscale.data.buckets import read_bucket
+from lmscale.data.cores import n_cores
 from lmscale.data.errors import BuildError, DataError
 from lmscale.data.mixture import Part
 from lmscale.data.sources import cut
@@ -57,7 +58,7 @@ def encode_buckets(
     paths = [path for path in sizes if path not in results]
     total, done = sum(sizes.values()), sum(sizes[path] for path in results)
     progress("encoding", done, total)
-    n_processes = min(_n_cores(), (total - done) // _BYTES_PER_PROCESS)
+    n_processes = min(n_cores(), (total - done) // _BYTES_PER_PROCESS)
     if n_processes <= 1:
         for path in paths:
             results[path] = _encode_bucket(path, tokenizer, cut_held_out)
@@ -246,9 +247,3 @@ def _serve() -> None:
             print(json.dumps(answer), flush=True)
             continue
         os._exit(1)  # the same; ending in the usual way would try to write the rest
-
-
-def _n_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -14,11 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from lmscale.data.buckets import count_unique, read_bucket
-from lmscale.data.copies import CopyFinder
+from lmscale.data.copies import CopyFinder, Found
+from lmscale.data.cores import in_order
 from lmscale.data.shingles import END
 
 #: Documents of each held-out split where no fraction is given: this many, or a tenth of all where that
@@ -229,31 +231,44 @@ def _stream(
     progress: Callable[[int], None],
 ) -> int:
     """Compares the candidates with every document of the corpus. Returns the number of documents."""
-    batch: list[bytes] = []
+    first = 0
+
+    def search(batch: _Batch) -> tuple[_Batch, Found]:
+        return batch, finder.search(np.frombuffer(bytes([END]).join(batch.texts), np.uint8))
+
+    # NumPy lets go of the interpreter's lock while it searches.
+    for batch, found in in_order(search, _batches(paths, numbers)):
+        finder.note(found, first, np.array(batch.own))
+        first += len(batch.texts)
+        progress(batch.done)
+    progress(sum(path.stat().st_size for path in paths))
+    return first
+
+
+class _Batch(NamedTuple):
+    """Some documents, which candidate each of them is (-1: none), and bytes of buckets read with them."""
+
+    texts: list[bytes]
+    own: list[int]
+    done: int
+
+
+def _batches(paths: Sequence[Path], numbers: dict[bytes, int]) -> Iterator[_Batch]:
+    """All documents of some buckets."""
+    texts: list[bytes] = []
     own: list[int] = []
-    size = first = done = 0
-
-    def look() -> None:
-        nonlocal size, first
-        if batch:
-            text = np.frombuffer(bytes([END]).join(batch), np.uint8)
-            finder.look(text, first, np.array(own))
-        first += len(batch)
-        size = 0
-        batch.clear()
-        own.clear()
-
+    size = done = 0
     for path in paths:
         for digest, _, text, _ in read_bucket(path):
-            batch.append(text)
+            texts.append(text)
             own.append(numbers.get(digest, -1))
             size += len(text)
             if size >= _BATCH_BYTES:
-                look()
+                yield _Batch(texts, own, done)
+                texts, own, size = [], [], 0
         done += path.stat().st_size
-        progress(done)
-    look()
-    return first
+    if texts:
+        yield _Batch(texts, own, done)
 
 
 def _excerpt(text: bytes, digest: bytes, length: int) -> bytes:

@@ -189,20 +189,27 @@ class _Separating(NamedTuple):
     The line end after a separating line stays with the next document, because it may begin the next separator.
     """
 
-    between: re.Pattern
+    #: Without the carriage return that may be before: a search for a pattern that begins with one byte is
+    #: five times as fast.
+    line: re.Pattern
     at_end: re.Pattern
     #: Bytes at the end of a chunk that may be the start of a separator.
     longest: int
+
+    def split(self, data: bytes) -> list[bytes]:
+        """What lies before, between and after the separators."""
+        *before, last = self.line.split(data)
+        return [*(text.removesuffix(b"\r") for text in before), last]
 
 
 def _separating(separator: str | None) -> _Separating:
     lines = _SEPARATORS if separator is None else (separator.rstrip("\r\n"),)
     line = b"|".join(re.escape(line.encode()) for line in lines)
-    before = rb"\r?\n(?:" + line + rb")"
+    before = rb"\n(?:" + line + rb")"
     return _Separating(
         re.compile(before + rb"(?=\r?\n)"),
         # A line end at the end of a file is not an empty line.
-        re.compile(before + rb"\r?\Z" if any(lines) else rb"(?!)"),
+        re.compile(rb"\r?" + before + rb"\r?\Z" if any(lines) else rb"(?!)"),
         max(len(line.encode()) for line in lines) + len(b"\r\n\r\n"),
     )
 
@@ -220,7 +227,7 @@ def _split(file: BinaryIO, separating: _Separating, most: int) -> Iterator[bytes
         yield None if too_long else _without_line_end(b"".join([*pieces, last]))
 
     while chunk := file.read(_CHUNK):
-        head, *following = separating.between.split(tail + chunk)
+        head, *following = separating.split(tail + chunk)
         for text in following:
             yield from ended(head)
             pieces, size, is_long, head = [], 0, False, text

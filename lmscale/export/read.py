@@ -5,6 +5,7 @@ A folder has config.json and safetensors, as `save_pretrained` and `lmscale expo
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -143,8 +144,29 @@ def _check_tokenizer(folder: Path, model: ModelSpec, corpus: Corpus) -> None:
             f"{corpus.vocab_size:,}: score them on a corpus with their tokeniser"
         )
     own = folder / corpus.tokenizer_file
-    if own.exists() and own.read_bytes() != corpus.tokenizer.content:
+    if own.exists() and not _encodes_alike(own.read_bytes(), corpus.tokenizer.content):
         raise ExportError(
             f"{own} is another tokeniser than that of {corpus.name}: score the weights on a corpus with "
             "theirs"
         )
+
+
+def _encodes_alike(one: bytes, other: bytes) -> bool:
+    """Whether two files of a tokeniser give a text the same ids.
+
+    transformers writes a tokenizer.json again with what a text is put into for a model, and how ids become
+    text; those may differ.
+    """
+
+    def encoding(content: bytes) -> Any:
+        try:
+            values = json.loads(content)
+        except ValueError:
+            return content
+        if not isinstance(values, dict):
+            return content
+        parts = {name: values.get(name) for name in ("normalizer", "pre_tokenizer", "model")}
+        added = values.get("added_tokens") or ()
+        return parts, sorted((token["id"], token["content"]) for token in added)
+
+    return one == other or encoding(one) == encoding(other)

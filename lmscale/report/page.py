@@ -140,6 +140,7 @@ def rich_text(value: Any) -> Markup:
     text = html.escape(str(value), quote=False)
     text = re.sub(r"\b([A-Zkα-ω])_(opt|c|min|crit|[A-Z])\b", r"<i>\1</i><sub>\2</sub>", text)
     text = re.sub(r"\b([NDCTLBS])(?=\^| [∝=]|\()", r"<i>\1</i>", text)
+    text = re.sub(r"\^-(?=\d)", "^−", text)
     text = re.sub(r"\^(−?(?:[\d.]*\d|[abcαβ]\b))", r"<sup>\1</sup>", text)
     return _powers(Markup(text))
 

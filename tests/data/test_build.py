@@ -115,7 +115,7 @@ def test_the_order_is_random_and_prefixes_are_nested_samples(text):
 def test_other_processes_give_the_same_corpus(text, monkeypatch):
     alone = build_corpus("alone", [text], **SETTINGS)
     monkeypatch.setattr(encode, "_BYTES_PER_PROCESS", 1000)
-    monkeypatch.setattr(encode, "_n_cores", lambda: 2)
+    monkeypatch.setattr(encode, "n_cores", lambda: 2)
     many = build_corpus("many", [text], **SETTINGS)
     assert many.fingerprint == alone.fingerprint
     for split in SPLITS:
@@ -124,7 +124,7 @@ def test_other_processes_give_the_same_corpus(text, monkeypatch):
 
 def test_a_dead_process_is_an_error_not_a_hang(text, root, monkeypatch):
     monkeypatch.setattr(encode, "_BYTES_PER_PROCESS", 1000)
-    monkeypatch.setattr(encode, "_n_cores", lambda: 2)
+    monkeypatch.setattr(encode, "n_cores", lambda: 2)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="has died"):
         build_corpus("a", [text], **SETTINGS)

@@ -153,7 +153,7 @@ def test_order_and_processes_change_nothing(tmp_path, monkeypatch):
     random.Random(0).shuffle(documents)
     monkeypatch.setattr(held_out, "_BATCH_BYTES", 5000)
     monkeypatch.setattr(encode, "_BYTES_PER_PROCESS", 1000)
-    monkeypatch.setattr(encode, "_n_cores", lambda: 2)
+    monkeypatch.setattr(encode, "n_cores", lambda: 2)
     second = build(tmp_path, "b", documents, **SETTINGS)
     assert first.fingerprint == second.fingerprint
     for key in ("splits", "held_out", "copies", "dropped"):
