@@ -255,8 +255,8 @@ class ModelSpec(Spec, abc.ABC):
           unrolled: the layers are not looped over, which would copy what every layer saves.
         """
         if unrolled:
-            return GpuCosts(kernels=45, passes=11, derivatives=21)
-        return GpuCosts(kernels=105, passes=16, derivatives=21)
+            return GpuCosts(kernels=45, passes=9.5, derivatives=7)
+        return GpuCosts(kernels=105, passes=14.5, derivatives=21)
 
     def recurrent_kernel_costs(self, number_bytes: int) -> tuple[Activations, GpuCosts]:
         """`activations` and `gpu_costs` where a kernel computes all time steps of a layer.

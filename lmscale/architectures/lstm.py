@@ -196,7 +196,7 @@ class LSTMSpec(ModelSpec):
         # A time step is 5 kernels forward and 6 backward, and reads the recurrent kernel in both.
         return GpuCosts(
             kernels=11 * self.n_ctx + 10,
-            passes=19,
+            passes=14.5,
             derivatives=4,
             weights=2 * self.n_ctx * 4 * self.d_hidden**2,
         )
@@ -209,8 +209,8 @@ class LSTMSpec(ModelSpec):
             backward=0,
         )
         serial = 2 * self.n_ctx * KERNEL_STEP_SECONDS
-        # The gradient of the embedding, which is summed in a fixed order, moves as much as 12 passes of a layer.
-        passes = 8 + 12 / self.n_layer
+        # The embedding's gradient moves as much as 2.5 passes of a layer.
+        passes = 8 + 2.5 / self.n_layer
         return kept, GpuCosts(kernels=5, passes=passes, derivatives=8, serial=serial)
 
     @classmethod

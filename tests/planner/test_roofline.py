@@ -42,27 +42,27 @@ SMALL = ("transformer", 2, 64, 16, 4096, 512)
 #: Kind, layers, width, sequences, vocabulary, context; runs side by side; then what XLA of jax 0.10.2 compiled
 #: for an H100 has: GB read and written a step, kernels, GB of memory without training tokens.
 LOOPED = [
-    (SMALL, 1, 0.58, 313, 0.063),
-    (SMALL, 16, 9.53, 386, 1.02),
-    (SMALL, 64, 38.97, 395, 4.06),
-    (("transformer", 4, 128, 16, 4096, 512), 1, 2.26, 517, 0.208),
-    (("transformer", 4, 128, 16, 4096, 512), 64, 139.34, 606, 12.84),
-    (("transformer", 6, 320, 16, 4096, 512), 1, 8.57, 744, 0.835),
-    (("transformer", 6, 320, 16, 4096, 512), 16, 141.23, 819, 13.64),
-    (("transformer", 12, 768, 32, 50_304, 1024), 1, 168.52, 1391, 16.0),
-    (("lstm", 1, 128, 32, 4096, 256), 1, 0.78, 3167, 0.049),
-    (("lstm", 1, 128, 32, 4096, 256), 64, 44.63, 2652, 3.24),
-    (("lstm", 2, 512, 32, 4096, 256), 16, 115.40, 5761, 6.38),
-    (("lstm", 4, 1024, 64, 4096, 256), 1, 61.75, 11_514, 2.33),
+    (SMALL, 1, 0.524, 315, 0.063),
+    (SMALL, 16, 8.12, 383, 0.986),
+    (SMALL, 64, 32.2, 392, 3.92),
+    (("transformer", 4, 128, 16, 4096, 512), 1, 2.13, 518, 0.208),
+    (("transformer", 4, 128, 16, 4096, 512), 64, 125.0, 600, 12.8),
+    (("transformer", 6, 320, 16, 4096, 512), 1, 8.23, 745, 0.765),
+    (("transformer", 6, 320, 16, 4096, 512), 16, 132.3, 817, 12.4),
+    (("transformer", 12, 768, 32, 50_304, 1024), 1, 162.8, 1396, 14.9),
+    (("lstm", 1, 128, 32, 4096, 256), 1, 0.643, 3168, 0.0407),
+    (("lstm", 1, 128, 32, 4096, 256), 64, 30.3, 2646, 2.93),
+    (("lstm", 2, 512, 32, 4096, 256), 16, 101.1, 5759, 6.11),
+    (("lstm", 4, 1024, 64, 4096, 256), 1, 58.6, 11_514, 2.24),
 ]
 
 
 #: The same, with layers unrolled.
 UNROLLED = [
-    (SMALL, 1, 0.429, 181, 0.055),
-    (("transformer", 2, 64, 8, 8192, 512), 64, 16.44, 247, 2.23),
-    (("transformer", 5, 128, 8, 8192, 512), 64, 64.88, 324, 9.40),
-    (("transformer", 12, 768, 32, 50_304, 1024), 1, 134.25, 810, 17.2),
+    (SMALL, 1, 0.354, 183, 0.045),
+    (("transformer", 2, 64, 8, 8192, 512), 64, 12.2, 240, 1.91),
+    (("transformer", 5, 128, 8, 8192, 512), 64, 54.8, 317, 7.99),
+    (("transformer", 12, 768, 32, 50_304, 1024), 1, 123.8, 802, 14.9),
 ]
 COMPILED = [(False, *row) for row in LOOPED] + [(True, *row) for row in UNROLLED]
 
@@ -75,20 +75,22 @@ def test_counts_are_near_those_of_compiled_programs(
         monkeypatch.setattr(step_config, "UNROLLED_LAYERS", {})
     spec = spec_of(*shape)
     config = StepConfig(micro_batch=spec.batch_size)
-    assert n_runs * gpu_bytes(spec, config, "h100") / 1e9 == pytest.approx(moved, rel=0.15)
+    # A lone LSTM moves more for each run than a pack does.
+    near = {"transformer": 0.1, "lstm": 0.2}[shape[0]]
+    assert n_runs * gpu_bytes(spec, config, "h100") / 1e9 == pytest.approx(moved, rel=near)
     assert gpu_kernels(spec, config) == pytest.approx(kernels, rel=0.25)
     planned = n_runs * device_memory(spec, "gpu", config, "h100") / 1e9
-    assert planned == pytest.approx(memory, rel=0.15)
+    assert planned == pytest.approx(memory, rel=near)
 
 
 #: LSTMs whose time steps are in a kernel, unrolled.
 RECURRENT = [
-    (("lstm", 1, 128, 32, 4096, 256), 1, 0.375, 87, 0.045),
-    (("lstm", 1, 128, 32, 4096, 256), 64, 28.64, 95, 2.84),
-    (("lstm", 2, 128, 32, 4096, 256), 16, 9.15, 126, 1.03),
-    (("lstm", 4, 80, 16, 4096, 512), 1, 0.485, 149, 0.057),
-    (("lstm", 1, 32, 8, 4096, 128), 64, 1.18, 80, 0.203),
-    (("lstm", 1, 64, 32, 4096, 256, "float32"), 16, 19.4, 91, 2.56),
+    (("lstm", 1, 128, 32, 4096, 256), 1, 0.242, 88, 0.0401),
+    (("lstm", 1, 128, 32, 4096, 256), 64, 14.3, 90, 2.6),
+    (("lstm", 2, 128, 32, 4096, 256), 16, 5.76, 123, 0.955),
+    (("lstm", 4, 80, 16, 4096, 512), 1, 0.41, 151, 0.0565),
+    (("lstm", 1, 32, 8, 4096, 128), 64, 0.797, 79, 0.196),
+    (("lstm", 1, 64, 32, 4096, 256, "float32"), 16, 18.1, 93, 2.53),
 ]
 
 
