@@ -51,7 +51,8 @@ def read_config(path: str) -> Config:
             raise CommandError(f"{path} has more than a MiB: it is no configuration")
         documents = list(yaml.safe_load_all(text))
     except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"{path} cannot be read: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise CommandError(f"{path} cannot be read: {why}") from error
     except (yaml.YAMLError, RecursionError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = "" if line is None else f", line {line + 1}"

@@ -359,7 +359,7 @@ def _check_same(
     """Raises a `DataError` where a corpus was built from other inputs or in another way."""
     there = corpus.manifest
     changes = [
-        f"{key} {there['settings'].get(key)} instead of {settings.get(key)}"
+        f"{key} {_shown(there['settings'].get(key))} instead of {_shown(settings.get(key))}"
         for key in {**settings, **there["settings"]}
         if there["settings"].get(key) != settings.get(key)
     ]
@@ -370,6 +370,15 @@ def _check_same(
             f"corpus {name} exists with {', '.join(changes)}: choose another name, or remove "
             f"{corpus.path} first"
         )
+
+
+def _shown(setting: Any) -> str:
+    """A setting as a message shows it; shares of a mixture without the last digits of their division."""
+    if isinstance(setting, dict):
+        return ", ".join(f"{name}={_shown(value)}" for name, value in setting.items())
+    if isinstance(setting, (list, tuple)):
+        return ", ".join(map(_shown, setting))
+    return f"{setting:.6g}" if isinstance(setting, float) else str(setting)
 
 
 def _summarize(sources: list[dict[str, Any]]) -> dict[str, Any]:

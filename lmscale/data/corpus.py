@@ -266,7 +266,7 @@ def _read_manifest(folder: epath.Path) -> dict[str, Any]:
     except Exception as error:  # Each remote store has its own errors.
         raise unreadable_corpus(path, error) from None
     if manifest is None:
-        raise DataError(f"{folder} is no corpus: it has no {MANIFEST}")
+        raise DataError(f"{folder} is no corpus: it has no {MANIFEST} (see lmscale data list)")
     if manifest.get("format") != FORMAT:
         raise DataError(
             f"{folder} has format {manifest.get('format')!r}, and this version of lmscale "

@@ -149,7 +149,8 @@ def _check_place(place: Path, run: epath.Path, force: bool) -> None:
     if not any(place.iterdir()):
         return
     if not force:
-        raise ExportError(f"{place} is not empty: give another --out, or --force to replace it")
+        replace = ", or --force to replace it" if (place / MARK).exists() else ""
+        raise ExportError(f"{place} is not empty: give another --out{replace}")
     if not (place / MARK).exists():
         raise ExportError(
             f"{place} was not written by lmscale export ({MARK} is missing), so --force does not replace "

@@ -63,7 +63,7 @@ class FitResult:
     warnings: tuple[str, ...] = ()
     #: Why there is no fit; empty where there is one.
     failure: str = ""
-    residuals: dict[str, np.ndarray] = field(default_factory=dict)
+    residuals: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     #: Smallest and largest value of each fitted column. A prediction outside is an extrapolation.
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     draws: dict[str, np.ndarray] = field(default_factory=dict, repr=False)

@@ -163,9 +163,16 @@ class _Follower:
         path = self._place / f"{self._slug}.json"
         found = read_json(path, {"group": str, "runs": dict}, "delete it to send all again")
         if found is None:
-            found = {"group": f"{self._name}-{secrets.token_hex(3)}", "runs": {}}
+            found = {"group": self._group(), "runs": {}}
             write_json(path, found)
         return found
+
+    def _group(self) -> str:
+        """The group under which other trackers show this sweep, else a new one."""
+        for path in sorted(self._place.glob("*.json")):
+            if (other := read_json(path, {"group": str})) is not None:
+                return other["group"]
+        return f"{self._name}-{secrets.token_hex(3)}"
 
     def _take_lock(self, stack: contextlib.ExitStack) -> bool:
         """Whether this process is the one that sends; until its end."""
