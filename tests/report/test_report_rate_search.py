@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from lmscale.report import analyse, caveats
-from lmscale.report.sections import families, position, size
+from lmscale.report.sections import families, position, rate_search, size
 from lmscale.report.sections.rate_search import search_grid
+from lmscale.studies.rate_search import study as study_rates
 from tests.studies.test_rate_search import searched
 
 
@@ -97,3 +98,12 @@ def test_no_search_is_said_and_no_table_is_shown(tmp_path):
     assert "none was searched" in section.finding and not section.grids
     assert search_grid([]) == [] and caveats.search_edges(study) == []
     assert any("at the rate of a rule" in w for w in section.warnings)
+
+
+def test_a_size_that_several_budgets_have_is_named_once(best_inside):
+    """With an entry a cell the legend of 30 cells pushed the axes out of the figure."""
+    cells = study_rates(best_inside).cells
+    chart = rate_search._chart([*cells, *cells, *cells])
+    for axes in chart.figure.axes:
+        names = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert len(names) == len(set(names)) == 3

@@ -107,7 +107,11 @@ def _chart(cells: Sequence[SearchedCell]) -> Chart:
     with style.canvas(max(4.2, 2.9 * len(families)), 3.2) as figure:
         row = figure.subplots(1, len(families), squeeze=False, sharey=True)[0]
         for axes, family in zip(row, families, strict=True):
-            for cell in (c for c in cells if c.family == family):
+            named: set[str] = set()
+            for cell in sorted((c for c in cells if c.family == family), key=lambda c: c.n_params):
+                # A size has a cell in several budgets.
+                name = "_" if si(cell.n_params) in named else si(cell.n_params)
+                named.add(name)
                 axes.plot(
                     list(cell.extra),
                     list(cell.extra.values()),
@@ -115,7 +119,7 @@ def _chart(cells: Sequence[SearchedCell]) -> Chart:
                     marker=looks[family]["marker"],
                     lw=1.1,
                     ms=4,
-                    label=si(cell.n_params),
+                    label=name,
                 )
             axes.set_title(family_name(family))
             axes.set_xlabel("multiple of the rule's learning rate")
