@@ -91,7 +91,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize(("run", "data"), [(1, 1), (2, 1), (1, 4), (2, 4)])
+@pytest.mark.parametrize(("run", "data"), [(1, 1), (2, 4)])
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_step_on_a_gpu_adds_no_floats_by_scattering(monkeypatch, kind, run, data):
     """XLA would sort every one of them, or add them in any order."""
@@ -110,7 +110,7 @@ def test_a_step_on_a_gpu_adds_no_floats_by_scattering(monkeypatch, kind, run, da
     assert not added()
 
 
-@pytest.mark.parametrize(("run", "data"), [(1, 2), (2, 4), (1, 3)])
+@pytest.mark.parametrize(("run", "data"), [(2, 4), (1, 3)])
 def test_devices_sum_their_parts_of_the_batch(monkeypatch, run, data):
     mesh = make_mesh(run, data, 1, devices=jax.devices()[: run * data])
     tokens = np.stack([zipf_tokens(60, (4, 40), seed) for seed in range(2)])
