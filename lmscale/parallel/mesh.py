@@ -47,7 +47,8 @@ def make_mesh(
     if devices[0].platform == "tpu":
         try:
             return Mesh(_tpu_mesh(shape, devices), AXES)
-        except (NotImplementedError, ValueError):
+        except (NotImplementedError, ValueError, AssertionError):
+            # JAX asserts that the devices fill a box of the slice, which 15 of 16 do not.
             pass
     return Mesh(np.array(devices).reshape(shape), AXES)
 

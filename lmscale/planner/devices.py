@@ -41,6 +41,11 @@ class Devices:
     network: float
     launch: float = 0.0
 
+    @property
+    def train_together(self) -> bool:
+        """Whether each program takes all devices: the chips of a TPU slice that lie in several hosts."""
+        return self.platform == "tpu" and self.count > _TPU_HOST.get(self.kind, self.count)
+
 
 GB, GiB = 1e9, 2**30
 #: Platform; of one chip: dense bfloat16 FLOP/s, memory, bandwidth of the memory; of its links (NVLink,
@@ -56,6 +61,8 @@ KINDS = {
     "v5p": ("tpu", 459e12, 95.74 * GiB, 2765 * GB, 600 * GB, 8960),
     "v6e": ("tpu", 918e12, 31.25 * GiB, 1638 * GB, 400 * GB, 256),
 }
+#: Most chips of a TPU's host.
+_TPU_HOST = {"v4": 4, "v5e": 8, "v5p": 4, "v6e": 8}
 #: Bytes/s of one chip's share of a network between hosts or slices: 200 Gbit/s.
 NETWORK = 25 * GB
 #: Share of the peak that the time estimate assumes. On GPUs memory and launches are counted beside it, on

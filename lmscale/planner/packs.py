@@ -131,7 +131,8 @@ def make_plan(
       devices: what to train on.
       n_slots: runs side by side in one program, instead of the planner's choice.
       mesh: sizes of the axes run, data, model, instead of the planner's choice.
-      whole: every mesh takes all devices, as where several processes train together.
+      whole: every mesh takes all devices, as where several processes train together. So it is on a TPU slice
+        that lies in several hosts.
       memory_share: share of a device's memory that the prediction may fill.
 
     Raises:
@@ -143,7 +144,7 @@ def make_plan(
         total = math.fsum(flops.flops_without_start(run.spec) for run in unique)
         workers = devices.count if total > WORKER_SECONDS * devices.peak_flops else 1
         devices = replace(devices, count=1)
-    asked = Constraints(n_slots, mesh, whole, memory_share)
+    asked = Constraints(n_slots, mesh, whole or devices.train_together, memory_share)
 
     def group(run: HasSpec) -> tuple[ProgramKey, str, str]:
         return ProgramKey.of(run.spec), run.spec.data.corpus, run.spec.data.fingerprint

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from lmscale.parallel import mesh
 from lmscale.parallel.mesh import MeshError, across_slices, make_mesh
 from lmscale.parallel.partition import path_name, run_shardings, run_spec
 from lmscale.training.state import ProgramKey, initial_state
@@ -80,3 +81,21 @@ def test_every_rule_is_of_use(model):
         names |= {path_name(path) for path, _ in leaves}
     for rule in model.ARRAYS:
         assert any(re.search(rule.pattern, name) for name in names), rule.pattern
+
+
+@pytest.mark.parametrize("error", [AssertionError, NotImplementedError, ValueError])
+def test_chips_that_fill_no_box_of_a_slice_are_taken_in_order(monkeypatch, error):
+    """JAX asserts that they do: seven runs on a slice of eight chips ended with an AssertionError."""
+
+    def refuse(shape, devices):
+        raise error("dims=(4, 2, 1)")
+
+    class Chip:
+        platform, slice_index, process_index = "tpu", 0, 0
+
+        def __init__(self, number):
+            self.id = number
+
+    monkeypatch.setattr(mesh, "device_mesh", refuse)
+    chips = [Chip(number) for number in range(7)]
+    assert list(make_mesh(7, 1, 1, devices=chips).devices.flat) == chips

@@ -346,3 +346,20 @@ def test_the_divisors_of_a_batch_are_found_quickly_however_large_it_is():
     begun = time.process_time()
     assert divisors(2**40) == [2**i for i in range(41)]
     assert time.process_time() - begun < 5
+
+
+def test_a_slice_of_several_hosts_trains_as_a_whole():
+    """Fifteen runs were planned on 15 of 16 chips, which no launch of its four processes could do."""
+    fifteen = runs(models=[TransformerSpec(n_layer=1, d_model=16, n_ctx=64, vocab_size=512)])
+    fifteen = [
+        dataclasses.replace(one, spec=dataclasses.replace(one.spec, seed=seed))
+        for one in fifteen[:1]
+        for seed in range(15)
+    ]
+    for device in ("v5e:16", "v5p:8", "v5e:512"):
+        plan = make_plan(fifteen, parse_devices(device))
+        assert {math.prod(pack.mesh) for pack in plan.packs} == {plan.devices.count}
+    # One host's chips, and GPUs, may be left free.
+    (pack,) = make_plan(fifteen[:7], parse_devices("v5e:8"), n_slots=7).packs
+    assert pack.mesh == (7, 1, 1)
+    assert not parse_devices("h100:16").train_together
