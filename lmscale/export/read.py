@@ -161,12 +161,11 @@ def _encodes_alike(one: bytes, other: bytes) -> bool:
     def encoding(content: bytes) -> Any:
         try:
             values = json.loads(content)
-        except ValueError:
+            parts = {name: values.get(name) for name in ("normalizer", "pre_tokenizer", "model")}
+            added = [(token["id"], token["content"]) for token in values.get("added_tokens") or ()]
+        except (ValueError, AttributeError, KeyError, TypeError):
+            # No tokenizer.json: as it is.
             return content
-        if not isinstance(values, dict):
-            return content
-        parts = {name: values.get(name) for name in ("normalizer", "pre_tokenizer", "model")}
-        added = values.get("added_tokens") or ()
-        return parts, sorted((token["id"], token["content"]) for token in added)
+        return parts, sorted(added)
 
     return one == other or encoding(one) == encoding(other)

@@ -12,7 +12,7 @@ import pytest
 
 from lmscale.architectures import LlamaSpec, TransformerSpec
 from lmscale.architectures.base import of_hugging_face
-from lmscale.export import ExportError, read_weights, score_weights
+from lmscale.export import ExportError, read, read_weights, score_weights
 from lmscale.serialize import SpecError
 from lmscale.sweep.rescore import evaluation_set
 from tests.cli.answers import answer, refused
@@ -123,6 +123,26 @@ def test_names_of_the_bare_model_and_masks_are_read(exported, corpus, tmp_path):
     assert (
         model.kind == "transformer" and found.keys() == load_file(out / "model.safetensors").keys()
     )
+
+
+def test_a_tokeniser_that_transformers_wrote_again_is_the_same():
+    ours = {
+        "normalizer": None,
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []},
+        "added_tokens": [{"id": 2, "content": "<|endoftext|>"}],
+        "post_processor": None,
+    }
+
+    def same(**changes):
+        return read._encodes_alike(json.dumps(ours).encode(), json.dumps(ours | changes).encode())
+
+    template = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}]}
+    assert same() and same(post_processor=template) and same(version="1.0")
+    assert not same(model=ours["model"] | {"vocab": {"a": 1, "b": 0}})
+    assert not same(normalizer={"type": "Lowercase"}) and not same(added_tokens=[])
+    for other in (b"", b"[]", b"\x00\xff", b'{"added_tokens": [1]}', b"3"):
+        assert not read._encodes_alike(json.dumps(ours).encode(), other)
+        assert read._encodes_alike(other, other)
 
 
 def test_weights_that_cannot_be_scored_are_one_line(exported, corpus, tmp_path, capsys):
