@@ -16,8 +16,8 @@ from jax.sharding import Mesh
 
 from lmscale.parallel.partition import on_gpu, splits_layers, summed_over_data, traced_mesh
 
-#: Sorted places that one product adds up. The work for each place grows with it; the places where a sum
-#: is continued, with 1 / BLOCK.
+#: Sorted rows that one product adds up. With larger blocks each row takes more work, and fewer sums go on from
+#: one block to the next.
 BLOCK = 64
 
 

@@ -109,8 +109,9 @@ def _chart(cells: Sequence[SearchedCell]) -> Chart:
         for axes, family in zip(row, families, strict=True):
             named: set[str] = set()
             for cell in sorted((c for c in cells if c.family == family), key=lambda c: c.n_params):
-                # A size has a cell in several budgets.
-                name = "_" if si(cell.n_params) in named else si(cell.n_params)
+                # A size may have a cell in each of several budgets; the legend names it once.
+                name = si(cell.n_params)
+                label = "_" if name in named else name
                 named.add(name)
                 axes.plot(
                     list(cell.extra),
@@ -119,7 +120,7 @@ def _chart(cells: Sequence[SearchedCell]) -> Chart:
                     marker=looks[family]["marker"],
                     lw=1.1,
                     ms=4,
-                    label=name,
+                    label=label,
                 )
             axes.set_title(family_name(family))
             axes.set_xlabel("multiple of the rule's learning rate")
