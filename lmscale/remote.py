@@ -11,6 +11,8 @@ import importlib.util
 import logging
 import re
 
+from etils import epath
+
 #: Kinds of remote paths, and the packages of which each needs one.
 PACKAGES = {
     "gs": ("gcsfs", "tensorflow"),
@@ -64,6 +66,21 @@ def unreachable(path: object, *, text: bool = False) -> str | None:
     if not any(importlib.util.find_spec(package) for package in packages):
         return f"{path} needs a package that is not installed: pip install {packages[0]}"
     return None
+
+
+def entries(folder: epath.Path) -> list[epath.Path]:
+    """What a folder holds, by name.
+
+    Object stores have no folders: their consoles make an empty object in place of one, which is listed with
+    what the folder holds: as the folder itself, through which a search has no end, or, by gcsfs, as something
+    of the folder's name inside of it.
+    """
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path != folder
+        and not (is_remote(path) and path.name == folder.name and not path.exists())
+    )
 
 
 def no_place_to_train(path: object) -> str | None:

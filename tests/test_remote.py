@@ -29,6 +29,17 @@ def test_what_cannot_be_opened_is_told(path, text, message):
     assert found is None if message is None else re.search(message, found)
 
 
+def test_an_object_in_place_of_a_folder_is_not_what_the_folder_holds(monkeypatch):
+    """The consoles of object stores make one, and a search through the folder had no end."""
+    folder = epath.Path("s3://bucket/texts")
+    a, b = folder / "a", folder / "b"
+    listed = {folder: [folder, b, a], a: [a / "a"], b: [b / "b"]}
+    monkeypatch.setattr(type(folder), "iterdir", lambda self: iter(listed[self]))
+    monkeypatch.setattr(type(folder), "exists", lambda self: self == b / "b")
+    assert remote.entries(folder) == [a, b]
+    assert remote.entries(a) == [] and remote.entries(b) == [b / "b"]
+
+
 def test_runs_are_trained_where_checkpoints_can_be_written():
     assert remote.no_place_to_train("/a") is None
     assert remote.no_place_to_train("gs://a/b") is None

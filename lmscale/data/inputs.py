@@ -21,7 +21,7 @@ from lmscale.data.errors import DataError
 from lmscale.data.formats import UTF8_MARK, is_parquet
 from lmscale.data.formats import compression as compression_of
 from lmscale.data.remote import check_scheme, remote_error
-from lmscale.remote import is_remote
+from lmscale.remote import entries, is_remote
 
 #: Formats that a folder is searched for.
 _FORMATS = {
@@ -182,10 +182,13 @@ def _find(name: str, on_skipped: OnSkipped) -> list[epath.Path]:
     return files
 
 
-def _kind(path: epath.Path) -> str:
-    """What lies at a path, after links: "file", "folder", "nothing" or another kind."""
+def _kind(path: epath.Path, *, listed: bool = False) -> str:
+    """What lies at a path, after links: "file", "folder", "nothing" or another kind.
+
+    Of what a folder has just listed, an object store is asked one thing fewer: a folder may hold thousands.
+    """
     if is_remote(path):
-        return "folder" if path.is_dir() else "file" if path.exists() else "nothing"
+        return "folder" if path.is_dir() else "file" if listed or path.exists() else "nothing"
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -241,11 +244,14 @@ def _walk(folder: epath.Path, skip: OnSkipped, seen: set[tuple[int, int]]) -> It
         if (found.st_dev, found.st_ino) in seen:
             return
         seen.add((found.st_dev, found.st_ino))
-    for path in sorted(folder.iterdir()):
-        if _kind(path) == "folder":
+    for path in entries(folder):
+        kind = _kind(path, listed=True)
+        if kind == "folder":
             yield from _walk(path, skip, seen)
-        elif _is_file(path, skip):
+        elif kind == "file":
             yield path
+        else:
+            skip(kind)
 
 
 def _glob(path: epath.Path) -> list[epath.Path]:
@@ -255,6 +261,11 @@ def _glob(path: epath.Path) -> list[epath.Path]:
     if not is_remote(name):
         return [epath.Path(file) for file in sorted(glob.glob(name, recursive=True))]
     parts = path.parts
+    if any("**" in part for part in parts):
+        raise DataError(
+            f"{name}: ** is not read in an object store: give the folder, which is searched through, or "
+            "a pattern with *"
+        )
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     folder = epath.Path(*parts[:fixed])
     return sorted(folder.glob("/".join(parts[fixed:])))

@@ -8,6 +8,7 @@ from typing import Any
 from etils import epath
 
 from lmscale.files import DamagedError, write_atomically
+from lmscale.remote import entries
 from lmscale.report.claims import tally
 from lmscale.report.page import render_page
 from lmscale.report.summary import Summary, read_summary
@@ -25,7 +26,7 @@ def write_front(folder: epath.PathLike) -> epath.Path | None:
     """
     folder = epath.Path(folder)
     found = []
-    for store in sorted(folder.iterdir()):
+    for store in entries(folder):
         try:
             summary = read_summary(store) if store.is_dir() else None
         except DamagedError as error:

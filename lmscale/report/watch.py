@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from lmscale.files import DamagedError
+from lmscale.remote import entries
 from lmscale.report.claims import Verdict
 from lmscale.report.live import is_finished, live_line, live_section
 from lmscale.report.registry import analyse
@@ -51,7 +52,7 @@ def wait_for_store(
     store = Store(folder)
     if store.holds_experiment() or store.path.is_file():
         return
-    if store.path.is_dir() and any(store.path.iterdir()):
+    if store.path.is_dir() and entries(store.path):
         return
     tell(f"{folder} holds nothing yet: waiting for `lmscale run` to begin; Ctrl-C ends this")
     while not store.holds_experiment():

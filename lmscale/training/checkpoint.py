@@ -29,7 +29,7 @@ from etils import epath
 from lmscale import compat
 from lmscale.files import DamagedError, digest, file_digest, parse_json, read_json, write_json
 from lmscale.parallel.distributed import broadcast_from_main, is_main_process
-from lmscale.remote import checksum, is_remote
+from lmscale.remote import checksum, entries, is_remote
 
 #: Orbax numbers the saves of a process and signals by that number: those of two threads must not
 #: overlap, or one creates the other's folders.
@@ -294,7 +294,7 @@ def _files_of(folder: epath.Path) -> list[str]:
     """Paths of a checkpoint's files that count, inside of its folder."""
     found, folders = [], [folder]
     while folders:
-        for path in folders.pop().iterdir():
+        for path in entries(folders.pop()):
             if path.is_dir():
                 folders.append(path)
             else:

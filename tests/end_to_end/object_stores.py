@@ -56,6 +56,10 @@ class Bucket:
     def write(self, name: str, data: bytes) -> None:
         self.files.pipe_file(f"{self.name}/{name}", data)
 
+    def mark(self, folder: str) -> None:
+        """Makes the empty object by which the stores' consoles show a folder, named with a slash."""
+        self.write(folder, b"")
+
 
 def amazon() -> Iterator[Bucket]:
     """A bucket of moto's server, which speaks S3."""

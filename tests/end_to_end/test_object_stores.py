@@ -188,6 +188,8 @@ def test_a_corpus_is_built_from_a_bucket_as_from_a_disk(bucket, finish, data_roo
         bucket.write(name, data)
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(data)
+    for folder in ("texts/", "texts/a/"):
+        bucket.mark(folder)
 
     def build(name, source):
         name = f"{name}-{bucket.scheme}"
@@ -198,9 +200,13 @@ def test_a_corpus_is_built_from_a_bucket_as_from_a_disk(bucket, finish, data_roo
     expected = build("disk", tmp_path / "texts")
     assert build("folder", f"{bucket.path}/texts") == expected
     assert build("pattern", f"{bucket.path}/texts/*/part.*") == expected
-    absent = f"{bucket.path}/nothing/here.txt"
-    code, _, err = finish("data", "build", "none", "--input", absent, "--vocab-size", 300)
-    assert code == 2 and "nothing/here.txt" in err and "Traceback" not in err
+    for wrong, told in {
+        "nothing/here.txt": "nothing/here.txt",
+        "texts/**/*": "give the folder",
+    }.items():
+        wrong = f"{bucket.path}/{wrong}"
+        code, _, err = finish("data", "build", "none", "--input", wrong, "--vocab-size", 300)
+        assert code == 2 and told in err and "Traceback" not in err
 
 
 def test_a_corpus_is_built_from_the_hub(environment, data_root, tmp_path):
