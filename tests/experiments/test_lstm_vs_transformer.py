@@ -50,6 +50,21 @@ def test_the_cpu_scale_searches_the_rate_of_each_architecture_about_its_own_rule
     assert len({run.spec.n_tokens for run in runs}) == 1
 
 
+def test_the_search_of_a_size_may_be_centred_elsewhere():
+    experiment = dataclasses.replace(SCALES["cpu"], transformer_lr=(2.0, 2.0, 1.5, 1.0))
+    centres = {
+        (run.spec.model.kind, run.spec.model, round(run.spec.optimizer.peak_lr / rule, 3))
+        for run in experiment.runs(fake_corpus(512))
+        if run.labels["lr_factor"] == 1.0
+        for rule in (width_rule()(run.spec.model, 0, 0),)
+    }
+    by_size = sorted(centres, key=lambda centre: n_params(centre[1], "kaplan"))
+    assert [at for kind, _, at in by_size if kind == "transformer"] == [2.0, 2.0, 1.5, 1.0]
+    assert [at for kind, _, at in by_size if kind == "lstm"] == [1.0] * 4
+    with pytest.raises(ExperimentError, match="transformer_lr gives 2 values for 4 sizes"):
+        dataclasses.replace(experiment, transformer_lr=(1.0, 2.0)).runs(fake_corpus(512))
+
+
 @pytest.mark.parametrize("scale", SCALES)
 def test_lstms_start_from_the_sound_initialisation(scale):
     runs = SCALES[scale].runs(fake_corpus(SCALES[scale].vocab_size))
