@@ -143,8 +143,14 @@ def _tpu_chips() -> list[str]:
     return [str(number) for number in range(len(chips))]
 
 
+def _pins() -> bool:
+    """Whether this system can hold a process to some of the cores; macOS cannot."""
+    return hasattr(os, "sched_getaffinity")
+
+
 def _cores() -> list[str]:
-    return [str(core) for core in sorted(os.sched_getaffinity(0))]
+    cores = sorted(os.sched_getaffinity(0)) if _pins() else range(os.cpu_count() or 1)
+    return [str(core) for core in cores]
 
 
 def _groups(args: Namespace) -> list[Group]:
@@ -158,8 +164,11 @@ def _groups(args: Namespace) -> list[Group]:
             command += ["--distributed", f"127.0.0.1:PORT,{count},{number}"]
         environment = {}
         if kind == "cpu":
-            command = ["taskset", "--cpu-list", ",".join(devices), *command]
             environment = {"JAX_PLATFORMS": "cpu"}
+            if _pins():
+                command = ["taskset", "--cpu-list", ",".join(devices), *command]
+            else:
+                environment["JAX_NUM_CPU_DEVICES"] = str(len(devices))
         elif kind == "gpu":
             environment = {"CUDA_VISIBLE_DEVICES": ",".join(devices)}
         elif count > 1:

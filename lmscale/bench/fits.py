@@ -15,7 +15,6 @@ threads slow each other down.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from typing import Any
 
@@ -24,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize
 
+from lmscale.cores import n_cores
 from lmscale.laws.chinchilla import chinchilla_loss
 from lmscale.laws.parametric import HUBER_DELTA, fit_parametric, hoffmann_starts
 from lmscale.laws.surface import log_of_normal
@@ -104,7 +104,7 @@ def main() -> None:
     wall, cpu = (time.perf_counter() - began) / fits, (time.process_time() - cpu) / fits
     count = ours.details["evaluations"]
     least = floor()
-    print(f"{os.cpu_count()} cores, {n} runs, 4500 starts, {share.draws} draws")
+    print(f"{n_cores()} cores, {n} runs, 4500 starts, {share.draws} draws")
     print(f"ours: {wall:.2f} s ({cpu:.2f} s of CPU), with compilation {first:.2f} s")
     print(f"  {count / 1e6:.1f}M residuals with Hessian, {1e9 * cpu / count:.0f} ns of CPU each")
     print(

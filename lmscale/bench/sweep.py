@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmscale.bench.timing import Timing, interleave
+from lmscale.cores import n_cores
 from lmscale.data import Corpus
 from lmscale.sweep.experiment import Experiment
 
@@ -53,7 +54,7 @@ def measure_sweep(
       against: keys of `TORCH_FORMS`.
       repeat: times each, in turns.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = n_cores()
     losses: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         scratch, counter = Path(folder), iter(range(10**9))

@@ -17,10 +17,11 @@ def start_jax() -> None:
 
     from lmscale.cache import usable_cache
     from lmscale.compat import allocate_most_of_a_gpu, quiet_compilation_cache
+    from lmscale.cores import n_cores
 
     allocate_most_of_a_gpu()
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        jax.config.update("jax_num_cpu_devices", n_cores())
     if (cache := usable_cache()) is not None:
         jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
     quiet_compilation_cache()

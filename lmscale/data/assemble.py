@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from lmscale.cores import in_order
 from lmscale.data.bad_documents import BadDocuments
 from lmscale.data.buckets import (
     BucketWriter,
@@ -32,7 +33,6 @@ from lmscale.data.buckets import (
     scatter,
 )
 from lmscale.data.character_tokenizer import CharacterTokenizer, count_characters
-from lmscale.data.cores import in_order
 from lmscale.data.corpus import FORMAT, MANIFEST, SPLITS, Corpus, fingerprint
 from lmscale.data.encode import encode_buckets, join_buckets, part_of, sum_of
 from lmscale.data.errors import DataError

@@ -17,8 +17,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from lmscale.cores import n_cores
 from lmscale.data.buckets import read_bucket
-from lmscale.data.cores import n_cores
 from lmscale.data.errors import BuildError, DataError
 from lmscale.data.mixture import Part
 from lmscale.data.sources import cut

@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lmscale.cores import in_order
 from lmscale.data.buckets import count_unique, read_bucket
 from lmscale.data.copies import CopyFinder, Found
-from lmscale.data.cores import in_order
 from lmscale.data.shingles import END
 
 #: Documents of each held-out split where no fraction is given: this many, or a tenth of all where that

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lmscale.compat import OWN_VARIABLES, jax_variables, memory_limit, nvidia_gpu_present
+from lmscale.cores import n_cores
 from lmscale.doctor.check import Finding, Place
 from lmscale.files import cache_folder
 from lmscale.remote import is_remote, unreachable
@@ -152,7 +153,7 @@ def devices(place: Place) -> Finding:
         "count": len(found),
         "processes": jax.process_count(),
         "memory_bytes": limit,
-        "cores": os.cpu_count(),
+        "cores": n_cores(),
     }
     text = f"{len(found)} x {first.device_kind} ({first.platform})"
     text += f", {limit / 1e9:.1f} GB each for programs" if limit else ""

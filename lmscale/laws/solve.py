@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -34,6 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmscale.cores import n_cores
 from lmscale.laws.cpu import float64_on_cpu
 from lmscale.laws.newton import LEAST_SQUARES, STAGES, Residual, State, first_states, program
 
@@ -49,7 +49,7 @@ __all__ = [
 #: Problems in one vmapped group, and runs that a step sums over at a time: the arrays of a group
 #: then fit into the cache of one core.
 _LANES, _CHUNK = 32, 64
-_CORES = os.cpu_count() or 1
+_CORES = n_cores()
 #: Steps that all pending problems take before the finished ones leave.
 _PHASE = 3
 #: Most local minima that are reported.

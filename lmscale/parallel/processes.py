@@ -15,6 +15,8 @@ import sys
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, SpawnContext
 
+from lmscale.cores import n_cores
+
 #: Modules that the server imports.
 _PRELOADED = ["lmscale.parallel.preload"]
 #: Device files of accelerators: NVIDIA, AMD, TPU (two kinds).
@@ -41,5 +43,5 @@ def process_context() -> ForkServerContext | SpawnContext:
 def expect_processes() -> None:
     """Starts the server now where workers are likely: on several cores without an accelerator."""
     on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu" or not any(map(glob.glob, _ACCELERATORS))
-    if on_cpu and sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1:
+    if on_cpu and sys.platform == "linux" and n_cores() > 1:
         process_context()

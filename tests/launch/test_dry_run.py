@@ -118,6 +118,16 @@ def test_the_dry_run_is_as_it_was(name, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir()), "a dry run leaves nothing behind"
 
 
+def test_workers_are_not_pinned_where_the_system_cannot(monkeypatch, capsys):
+    """macOS has neither taskset nor the call that tells a process's cores."""
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    words = ["isoflop", "--device", "cpu", "--workers", "2", "--out", "/data/sweep", "--dry-run"]
+    assert local.main(words) == 0
+    shown = capsys.readouterr().out
+    assert "taskset" not in shown and shown.count("JAX_NUM_CPU_DEVICES=2") == 2
+
+
 @pytest.mark.parametrize("name", [name for name in SETTINGS if suffix(name) == "sh"])
 def test_its_shell_passes_shellcheck(name):
     # pip puts the command beside Python.

@@ -13,7 +13,7 @@ R = TypeVar("R")
 
 
 def n_cores() -> int:
-    """Cores that this process may use."""
+    """Cores that this process may use; where the system has no such limit (macOS), those of the machine."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
