@@ -87,17 +87,32 @@ def count(value: float) -> str:
 
 
 def with_interval(value: float, interval: Sequence[float] | None, note: str = "") -> str:
-    """'0.52 (0.47 to 0.57)'; `note` goes before the interval. Without one, three digits."""
-    if interval is None or not all(math.isfinite(edge) for edge in interval):
+    """'0.52 (0.47 to 0.57)'; `note` goes before the interval. Without one, three digits.
+
+    An interval with one infinite edge has no bound there: '32.0 (11.1 or more)'.
+    """
+    if interval is None or not has_an_edge(interval):
         return f"{number(value)} (no interval)"
-    places = _places(value, interval)
-    text = _fixed(value, places)
-    return f"{text} ({note + ' ' if note else ''}{between(interval, places)})"
+    if all(map(math.isfinite, interval)):
+        places = _places(value, interval)
+        text, edges = _fixed(value, places), between(interval, places)
+    else:
+        text, edges = number(value), between(interval)
+    return f"{text} ({note + ' ' if note else ''}{edges})"
+
+
+def has_an_edge(interval: Sequence[float]) -> bool:
+    """Whether an interval excludes anything: neither edge is NaN, and not both are infinite."""
+    return not any(map(math.isnan, interval)) and any(map(math.isfinite, interval))
 
 
 def between(interval: Sequence[float], places: int | None = None) -> str:
-    """'0.47 to 0.57'."""
+    """'0.47 to 0.57', or '0.47 or more' where nothing bounds it above."""
     low, high = interval
+    if math.isinf(high):
+        return f"{number(low)} or more"
+    if math.isinf(low):
+        return f"{number(high)} or less"
     if places is None:
         places = _places(0.5 * (low + high), interval)
     return f"{_fixed(low, places)} to {_fixed(high, places)}"

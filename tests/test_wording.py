@@ -31,6 +31,10 @@ from lmscale.wording import (
         (0.5, (math.nan, math.nan), "0.500 (no interval)"),
         (0.5, None, "0.500 (no interval)"),
         (0.5, (0.5, 0.5), "0.500 (0.500 to 0.500)"),
+        (32.04, (11.14, math.inf), "32.0 (11.1 or more)"),
+        (-0.2, (-math.inf, 0.05), "−0.200 (0.0500 or less)"),
+        (0.5, (-math.inf, math.inf), "0.500 (no interval)"),
+        (0.5, (math.nan, math.inf), "0.500 (no interval)"),
     ],
 )
 def test_a_value_has_the_digits_of_its_interval(value, interval, text):

@@ -35,6 +35,7 @@ from lmscale.laws.table import Runs, Table
 from lmscale.laws.units import choose_units
 
 __all__ = [
+    "DETERMINED",
     "MUENNIGHOFF",
     "data_constrained_loss",
     "effective",
@@ -52,6 +53,8 @@ MUENNIGHOFF = {
     "R_D_star": 15.387756,
     "R_N_star": 5.309743,
 }
+#: Values of R_D* and R_N* outside of this are not determined: their search runs on to its bounds.
+DETERMINED = (1e-3, 1e4)
 _BASE = ("E", "A", "B", "alpha", "beta")
 
 
@@ -172,7 +175,7 @@ def _warn(
     warnings.extend(
         f"{name} ran off to {parameters[name]:.3g}: it is not determined"
         for name in ("R_D_star", "R_N_star")
-        if not 1e-3 < parameters[name] < 1e4
+        if not DETERMINED[0] < parameters[name] < DETERMINED[1]
     )
 
 

@@ -13,7 +13,7 @@ from lmscale.report.section import Measure, Section
 from lmscale.studies.estimate import LEAST_SEEDS, lacking_seeds
 from lmscale.studies.results import Results
 from lmscale.sweep.claims import Claim
-from lmscale.wording import duration, listed, number, plural, sentence, with_interval
+from lmscale.wording import duration, has_an_edge, listed, number, plural, sentence, with_interval
 
 __all__ = ["WORDS", "Verdict", "VerdictGroup", "grouped", "judge", "tally"]
 
@@ -84,7 +84,7 @@ def judge(claim: Claim, sections: Sequence[Section], results: Results | None = N
         verdict = _untested(claim, measure, measure.undecided_because)
         more = _more_seeds(results) if results and lacking_seeds(measure.undecided_because) else ""
         return dataclasses.replace(verdict, reason=f"{verdict.reason} {more}".strip())
-    if measure.interval is None or not all(map(math.isfinite, measure.interval)):
+    if measure.interval is None or not has_an_edge(measure.interval):
         why = "The number has no interval, so its noise is unknown, and it excludes nothing."
         return Verdict(claim, measure, "not decided", why)
     return _judge_number(claim, measure) if claim.is_number else _judge_finding(claim, measure)
@@ -159,16 +159,20 @@ def _judge_number(claim: Claim, measure: Measure) -> Verdict:
         return Verdict(claim, measure, "differs", f"The interval excludes {theirs}.")
     if high - low <= claim.width:
         return Verdict(claim, measure, "consistent", f"The interval holds some of {theirs}.")
+    wide = f"is {number(high - low)} wide" if math.isfinite(high - low) else "is open at one end"
     why = (
-        f"The interval holds some of {theirs}, but is {number(high - low)} wide: it would have to be "
-        f"narrower than {number(claim.width)} to tell."
+        f"The interval holds some of {theirs}, but {wide}: it would have to be narrower than "
+        f"{number(claim.width)} to tell."
     )
     return Verdict(claim, measure, "not decided", f"{why} {_excluded(measure)}")
 
 
 def _excluded(measure: Measure) -> str:
     low, high = measure.interval
-    return f"It excludes everything below {number(low)} and above {number(high)}."
+    sides = [f"below {number(low)}"] * math.isfinite(low) + [
+        f"above {number(high)}"
+    ] * math.isfinite(high)
+    return f"It excludes everything {' and '.join(sides)}."
 
 
 def _range(claim: Claim) -> str:

@@ -14,7 +14,7 @@ from lmscale.report.section import Grid
 from lmscale.studies.cells import Cell
 from lmscale.studies.estimate import Estimate, interval_of_mean
 from lmscale.studies.learning_curves import Ladder
-from lmscale.wording import family_name, number, with_interval
+from lmscale.wording import between, family_name, has_an_edge, number, with_interval
 
 __all__ = [
     "MEANS",
@@ -102,7 +102,7 @@ def shown(estimate: Estimate, note: str = "") -> str:
 def edges(interval: tuple[float, float] | None, write: Callable[[float], str] = number) -> str:
     """'1.2k to 3.4k'; a dash where there is no interval."""
     if interval is None or not all(map(math.isfinite, interval)):
-        return "–"
+        return "–" if interval is None or not has_an_edge(interval) else between(interval)
     return f"{write(interval[0])} to {write(interval[1])}"
 
 

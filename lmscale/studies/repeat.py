@@ -8,6 +8,7 @@ D' = U + U R* (1 - exp(-R/R*)) with R = D/U - 1.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ import pandas as pd
 
 from lmscale import laws
 from lmscale.laws import FitResult
-from lmscale.laws.data_constrained import effective
+from lmscale.laws.data_constrained import DETERMINED, effective
 from lmscale.studies.estimate import Estimate, few_seeds, undecided
 from lmscale.studies.fits import attempt, refused
 from lmscale.studies.interpolate import between
@@ -24,7 +25,7 @@ from lmscale.studies.registry import register
 from lmscale.studies.results import Results
 from lmscale.wording import plural
 
-__all__ = ["Epochs", "Repeat", "is_fresh", "nearest", "study"]
+__all__ = ["Epochs", "Repeat", "decay", "is_fresh", "nearest", "study"]
 
 #: A run with at most this many epochs counts as one on fresh data.
 ONCE = 1.01
@@ -112,7 +113,7 @@ def study(results: Results) -> Repeat:
             "of 16 epochs whose loss fresh runs reach",
         ),
         _gain_beyond(runs, 40),
-        Estimate.of_parameter(fit, "R_D_star", n=fit.n_used),
+        decay(fit, "R_D_star"),
     )
     rows = tuple(_epochs(pairs, fit, epochs) for epochs in sorted(pairs["epochs"].unique()))
     return Repeat(families, runs, pairs, fit, rows, {one.name: one for one in found})
@@ -198,10 +199,22 @@ def _fit(runs: pd.DataFrame, vocab_size: int) -> FitResult:
         needs=needs,
     )
     star = fit.parameters.get("R_D_star", 1.0)
-    if not 1e-3 < star < 1e4:
+    if not DETERMINED[0] < star < DETERMINED[1]:
         why = f"R_D* ran off to {star:.2g}: the law does not describe it"
         return refused("data-constrained", why)
     return fit
+
+
+def decay(fit: FitResult, name: str) -> Estimate:
+    """R_D* or R_N*, with an interval that is open above where draws ran off.
+
+    Args:
+      name: "R_D_star" or "R_N_star".
+    """
+    found = Estimate.of_parameter(fit, name, n=fit.n_used)
+    if found.interval is None or found.interval[1] < DETERMINED[1]:
+        return found
+    return dataclasses.replace(found, interval=(found.interval[0], math.inf))
 
 
 # --- readings -----------------------------------------------------------------------------------

@@ -77,6 +77,17 @@ def test_what_is_not_decided_says_what_it_excludes():
     assert "It excludes everything below 2.00 and above 3.50." in found.reason
 
 
+def test_an_interval_that_is_open_above_decides_by_its_lower_end():
+    measure = Measure(what="decay", value=32.0, interval=(11.0, math.inf))
+    assert verdict(measure, low=10.0).word == "agrees"
+    assert verdict(measure, low=0.0, high=10.0).word == "disagrees"
+    number = published_number("size/gap", "It is about 15.", "Somebody 2020", 10.0, 23.0)
+    found = held_against(number, measure)
+    assert found.word == "not decided" and "32.0 (11.0 or more)" in found.found
+    assert "is open at one end" in found.reason
+    assert found.reason.endswith("It excludes everything below 11.0.")
+
+
 @pytest.mark.parametrize(
     ("measure", "word"),
     [

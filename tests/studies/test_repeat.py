@@ -1,5 +1,6 @@
 """The worth of repeated data: a planted decay comes back, with and without enough seeds."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -78,6 +79,13 @@ def test_the_decay_comes_back(found):
     star = found.estimates["R_D_star"]
     assert star.value == pytest.approx(TRUE["R_D_star"], rel=0.15)
     assert star.interval[0] < star.value < star.interval[1]
+
+
+def test_draws_that_run_off_leave_the_interval_open_above(found):
+    assert repeat.decay(found.fit, "R_D_star").interval == found.estimates["R_D_star"].interval
+    edges = {"R_D_star": (11.0, math.exp(20))}
+    ran_off = replace(found.fit, intervals={**found.fit.intervals, **edges})
+    assert repeat.decay(ran_off, "R_D_star").interval == (11.0, math.inf)
 
 
 def test_worth_is_read_off_the_fresh_runs_without_a_law(found):

@@ -16,7 +16,7 @@ from lmscale.report.registry import register
 from lmscale.report.section import Chart, Grid, KeyNumber, Measure, Section
 from lmscale.report.tables import parameter, shown, table
 from lmscale.studies.estimate import LEAST_SEEDS, Estimate
-from lmscale.studies.repeat import Repeat, is_fresh, nearest
+from lmscale.studies.repeat import Repeat, decay, is_fresh, nearest
 from lmscale.studies.results import Results
 from lmscale.wording import listed, number, plural, sentence, si
 
@@ -206,13 +206,13 @@ def _law_grid(fit: FitResult) -> list[Grid]:
         if np.ptp(fit.intervals[name]) == 0:
             # No draw moves R_N* where no model is larger than its unique tokens can feed.
             return "– (these runs do not determine it)"
-        return parameter(fit, name)
+        return shown(decay(fit, name)) if name.endswith("_star") else parameter(fit, name)
 
     names = ("R_D_star", "R_N_star", "E", "A", "B", "alpha", "beta")
     return table(
         "L = E + A/N'^α + B/D'^β, N with embeddings: the base law is fitted to the runs of one epoch "
-        "and held fixed, R_D* and R_N* to all. 95% intervals from a bootstrap over cells, without the "
-        "noise of the base law.",
+        "and held fixed, R_D* and R_N* to all. 95% intervals from a bootstrap over cells, "
+        f"{'each draw with a base law of its own' if 'A' in fit.draws else 'without the noise of the base law'}.",
         () if fit.failure else names,
         {
             "parameter": lambda name: (
