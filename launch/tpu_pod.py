@@ -27,10 +27,10 @@ examples:
   then run it; this machine must stay up, so use tmux or a small VM:
     python -m launch.tpu_pod isoflop --scale gpu --out gs://BUCKET/isoflop --tpu v5litepod-16 --spot --apply
   flex-start, for at most a day:
-    python -m launch.tpu_pod isoflop --out gs://BUCKET/x --tpu v6e-64 --flex-start 1d --zone us-east5-a
+    python -m launch.tpu_pod isoflop --scale gpu --out gs://BUCKET/x --tpu v6e-64 --flex-start 1d --zone us-east5-a
   two slices that share the runs: the same command twice
-    python -m launch.tpu_pod isoflop --out gs://BUCKET/x --tpu v6e-16 --shard 0/2 --apply
-    python -m launch.tpu_pod isoflop --out gs://BUCKET/x --tpu v6e-16 --shard 1/2 --apply
+    python -m launch.tpu_pod isoflop --scale gpu --out gs://BUCKET/x --tpu v6e-16 --shard 0/2 --apply
+    python -m launch.tpu_pod isoflop --scale gpu --out gs://BUCKET/x --tpu v6e-16 --shard 1/2 --apply
   your own text, fetched by every host:
     ... --data mytext --prologue 'gcloud storage cp -r gs://BUCKET/data/mytext ~/.cache/lmscale/data/'
 

@@ -56,8 +56,8 @@ _TRACEBACK = "LMSCALE_TRACEBACK"
 _EPILOG = """\
 a first study, on a laptop:
   lmscale run isoflop                        trains a grid on the Python sources of this machine
-  lmscale advise results/isoflop-cpu --compute 1.1e12
-  lmscale verify results/isoflop-cpu --compute 1.1e12     writes the forecast down, then trains it
+  lmscale advise results/isoflop-cpu --compute 1.92e12
+  lmscale verify results/isoflop-cpu --compute 1.92e12    writes the forecast down, then trains it
 on your own text:
   lmscale data build mytext --input ~/text --vocab-size 8192
   lmscale run isoflop --data mytext --out results/mytext

@@ -22,8 +22,8 @@ _EPILOG = """\
 The forecast goes to DIR/verify/C<FLOPS>/forecast-<hash of its content>.json before anything is trained,
 the outcome beside it, and both into the store's report. Exit code 0 also where the forecast has failed.
 
-  lmscale verify results/isoflop-cpu --compute 1.1e12              three runs, about 3 times the budget
-  lmscale verify results/isoflop-cpu --compute 1.1e12 --seeds 0 1 2
+  lmscale verify results/isoflop-cpu --compute 1.92e12             three runs, 3 times the largest budget
+  lmscale verify results/isoflop-cpu --compute 1.92e12 --seeds 0 1 2
 """
 
 

@@ -21,8 +21,8 @@ __all__ = ["WORDS", "Verdict", "VerdictGroup", "grouped", "judge", "tally"]
 WORDS = {
     "agrees": "The whole 95% interval lies where the paper's finding puts it.",
     "disagrees": "None of the 95% interval lies where the paper's finding puts it.",
-    "consistent": "The 95% interval holds the paper's number and is narrow enough to say so.",
-    "differs": "The 95% interval does not hold the paper's number, which was measured on another text.",
+    "consistent": "The 95% interval overlaps the paper's range and is narrow enough to say so.",
+    "differs": "The 95% interval does not overlap the paper's range, which was measured on another text.",
     "not decided": "The 95% interval reaches across; each line says what it excludes.",
     "not tested here": "These runs do not meet the conditions of the paper's finding.",
 }

@@ -83,7 +83,7 @@ def kept_index(found: Sequence[tuple[str, Summary]]) -> str:
     ]
     blocks = [
         "# Results that can be fitted again",
-        f"{plural(len(found), 'experiment')}, {plural(runs, 'run')}, {duration(seconds)} of training "
+        f"{plural(len(found), 'sweep')}, {plural(runs, 'run')}, {duration(seconds)} of training "
         f"summed over runs. {tally(words)}",
         "Each folder here holds the results of one finished experiment without its checkpoints. "
         "`lmscale report FOLDER` draws its figures and judges its claims again, `lmscale fit FOLDER` fits "
