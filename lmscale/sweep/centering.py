@@ -11,7 +11,7 @@ from lmscale.laws.centering import Centering, grid_centering
 from lmscale.laws.result import FitError, FitResult
 from lmscale.laws.table import TableError
 from lmscale.sweep.experiment import Run
-from lmscale.sweep.recommend import PUBLISHED_CONVENTION, STORE_CONVENTION, store_law
+from lmscale.sweep.recommend import PUBLISHED_CONVENTION, store_convention, store_law
 from lmscale.sweep.store import Store
 
 __all__ = ["badly_centered", "plan_centering"]
@@ -37,7 +37,7 @@ def plan_centering(runs: Sequence[Run], prior: Store | str) -> dict[str, list[Ce
     for family, budgets in families.items():
         law: FitResult | str
         if isinstance(prior, Store):
-            law, convention = store_law(prior, family), STORE_CONVENTION
+            law, convention = store_law(prior, family), store_convention(prior)
         elif family == "transformer":
             law, convention = prior, PUBLISHED_CONVENTION
         else:

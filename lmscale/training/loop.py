@@ -13,16 +13,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from lmscale import flops
 from lmscale.files import DamagedError
-from lmscale.parallel.distributed import broadcast_from_main, is_main_process
+from lmscale.parallel.distributed import broadcast_from_main
 from lmscale.progress import Reporter
+from lmscale.serialize import SpecError
 from lmscale.training.batch_source import BatchSource
-from lmscale.training.checkpoint import Checkpoints
+from lmscale.training.checkpoint import Checkpoints, OtherVersionError
 from lmscale.training.evaluation import Evaluator
 from lmscale.training.metrics_log import log_interval
 from lmscale.training.program import Program
@@ -36,6 +37,8 @@ from lmscale.training.spikes import SpikeCounter
 from lmscale.training.state import State, all_finite, packed_hyperparameters
 from lmscale.training.step import METRICS
 
+T = TypeVar("T")
+
 #: Steps in a row with a gradient norm that isn't finite, after which a run counts as diverged. Clipping
 #: by such a norm makes every gradient 0, so the run learns no more.
 LOST_GRADIENTS = 10
@@ -43,6 +46,10 @@ LOST_GRADIENTS = 10
 
 class Preempted(Exception):
     """Training stopped because it was asked to; every run's state is saved."""
+
+
+class RunFault(Exception):
+    """What is wrong with one run of a pack, in words; the same in all processes, and no fault of the other runs."""
 
 
 def train_pack(
@@ -97,7 +104,7 @@ def train_pack(
                 pack.dispatch(n_steps)
             for slot, event in zip(slots, events, strict=True):
                 if slot.step == event:
-                    pack.event(slot)
+                    pack.event_or_fail(slot)
             if broadcast_from_main(save_is_due):
                 pack.save("running")
                 last_save = time.monotonic()
@@ -160,14 +167,16 @@ class _Pack:
             self._state = self._program.reset(self._state, seeds, mask)
 
     def _enter_or_fail(self, index: int, folder: RunFolder, queue: RunSource) -> Slot | None:
-        """Puts a run into a slot; None where the state that it starts from is damaged."""
+        """Puts a run into a slot; None where it cannot be trained: its spec asks for what its corpus has not, or
+        the state that it starts from is damaged or of another version."""
         try:
             return self._enter(index, folder)
-        except DamagedError as error:
+        except (DamagedError, OtherVersionError, SpecError) as error:
             # All processes of a group get the same error. The other runs are not affected.
             self._bar.log(f"{folder.path.name} failed: {error}")
             self._bar.skip(flops.flops_without_start(folder.spec))
             folder.write_status("failed", step=0, seconds=0.0, reason=str(error))
+            queue.release(folder)
             return None
         except BaseException:
             queue.put_back([folder])
@@ -312,8 +321,20 @@ class _Pack:
                 records.append(slot.take_summary(step))
         slot.log.append(records)
 
-    def event(self, slot: Slot) -> None:
-        """Keeps a run's state, evaluates it, ends it: whatever is due at its step."""
+    def event_or_fail(self, slot: Slot) -> None:
+        """Does what is due at a run's step. A run whose records are damaged fails alone."""
+        try:
+            self._event(slot)
+        except RunFault as fault:
+            self._bar.skip(slot.left_flops())
+            self._fail(slot, fault)
+
+    def _event(self, slot: Slot) -> None:
+        """Keeps a run's state, evaluates it, ends it: whatever is due at its step.
+
+        Raises:
+          RunFault: the records of the run are damaged.
+        """
         self._read()
         if slot.ended:
             return
@@ -322,7 +343,7 @@ class _Pack:
         if not slot.evaluates():
             return
         # A run killed between its last checkpoint and its result has been evaluated already.
-        if not broadcast_from_main(slot.is_evaluated):
+        if not _read_by_main(slot.is_evaluated):
             losses = self._evaluate(self._state, slot.index, slot.spec)
             self._drop_lost()
             if slot.ended:
@@ -341,9 +362,7 @@ class _Pack:
             slot.log.append([record])
             for waited in self.slots():
                 waited.last_read = time.monotonic()
-        if slot.step < slot.spec.steps and not broadcast_from_main(
-            lambda: falls_no_more(slot.folder)
-        ):
+        if slot.step < slot.spec.steps and not _read_by_main(lambda: falls_no_more(slot.folder)):
             return
         one = self._program.take(self._state, np.int32(slot.index))
         if not all_finite(one["params"]):
@@ -389,12 +408,24 @@ class _Pack:
         self._end(slot, "diverged", fault)
 
     def _end(self, slot: Slot, status: str, reason: str | None) -> None:
-        if is_main_process():
+        def write() -> None:
             # The result is read from the log.
             slot.log.check()
             values = result(slot.folder, status, reason, self._device_kind(), slot.step)
             values["loss_spikes"] = slot.spikes.count
             slot.folder.end(values, slot.log.mark(), step=slot.step, seconds=slot.trained_seconds())
+
+        try:
+            _read_by_main(write)
+        except RunFault as fault:
+            self._fail(slot, fault)
+        else:
+            self._leave(slot)
+
+    def _fail(self, slot: Slot, fault: RunFault) -> None:
+        self._bar.log(f"{slot.name} failed: {fault}")
+        place = {"step": slot.step, "seconds": slot.trained_seconds()}
+        slot.folder.write_status("failed", **place, reason=str(fault))
         self._leave(slot)
 
     def save(self, status: str) -> None:
@@ -415,3 +446,22 @@ class _Pack:
         self._saver.close()
         for slot in self.slots():
             slot.checkpoints.close()
+
+
+def _read_by_main(decide: Callable[[], T]) -> T:
+    """`broadcast_from_main` of what the main process reads of a run's records.
+
+    Raises:
+      RunFault: they are damaged; in all processes, so that all go on with the other runs.
+    """
+
+    def or_fault() -> tuple[T | None, str | None]:
+        try:
+            return decide(), None
+        except DamagedError as error:
+            return None, str(error)
+
+    value, fault = broadcast_from_main(or_fault)
+    if fault is not None:
+        raise RunFault(fault)
+    return cast(T, value)

@@ -113,7 +113,10 @@ def lowest(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
     return min(evaluations, key=_first_loss)
 
 
-def _smoothed(records: list[dict[str, Any]], steps: int) -> float:
+def _smoothed(records: list[dict[str, Any]], steps: int) -> float | None:
+    """The training loss; None of a run that was stopped early, before its first record."""
+    if not records:
+        return None
     last = [r for r in records if r["step"] > (1 - SMOOTHED_SHARE) * steps] or records[-1:]
     total = sum(r["steps_averaged"] for r in last)
     return math.fsum(r["loss"] * r["steps_averaged"] for r in last) / total

@@ -159,6 +159,53 @@ def test_early_stopping_keeps_the_lowest_loss(tmp_path, corpus):
     assert (folder.path / "result.json").read_bytes() == whole
 
 
+def test_a_run_that_stops_before_its_first_record_has_no_training_loss(tmp_path, corpus):
+    """2,000 steps have a record every ten; the loss of this one rises from the first evaluation on."""
+    spec = run_spec(
+        corpus,
+        steps=2000,
+        eval_every=2,
+        stopping=StoppingSpec(patience=1),
+        optimizer={"peak_lr": 3.0, "grad_clip": None},
+    )
+    [stopped] = train(tmp_path, corpus, spec)
+    assert stopped["status"] == "done" and stopped["steps"] < 10
+    assert stopped["train_loss"] is None
+
+
+def statuses(path, *specs):
+    return [Store(path).folder(Run(spec, {})).status() for spec in specs]
+
+
+def test_a_run_that_cannot_be_trained_fails_alone(tmp_path, corpus):
+    good = [run_spec(corpus, steps=10, seed=seed) for seed in (1, 2)]
+    bad = run_spec(corpus, steps=12)
+    bad = dataclasses.replace(bad, data=dataclasses.replace(bad.data, subset_tokens=10**9))
+    train(tmp_path, corpus, bad, *good)
+    failed, *done = statuses(tmp_path, bad, *good)
+    assert failed["status"] == "failed" and "subset_tokens" in failed["reason"]
+    assert [one["status"] for one in done] == ["done", "done"]
+
+
+def test_a_run_whose_records_are_changed_fails_alone_and_is_mended(tmp_path, corpus):
+    specs = [run_spec(corpus, steps=40, eval_every=5, seed=seed) for seed in (0, 1)]
+    log = Store(tmp_path).folder(Run(specs[0], {})).log_path
+    changed = []
+
+    def change_a_bit():
+        if log.exists() and len(data := bytearray(log.read_bytes())) > 500 and not changed:
+            data[12] ^= 1
+            log.write_bytes(bytes(data))
+            changed.append(True)
+        return False
+
+    train(tmp_path, corpus, *specs, n_slots=2, stop=change_a_bit)
+    damaged, sound = statuses(tmp_path, *specs)
+    assert changed and damaged["status"] == "failed" and sound["status"] == "done"
+    train(tmp_path, corpus, *specs, n_slots=2)
+    assert [one["status"] for one in statuses(tmp_path, *specs)] == ["done", "done"]
+
+
 def test_evaluations_at_chosen_steps(tmp_path, corpus):
     spec = run_spec(corpus, eval_every=5, eval_steps=(1, 2, 7))
     [result] = train(tmp_path, corpus, spec)
