@@ -108,14 +108,15 @@ def prior_source(prior: str | None) -> Any:
 
     Raises:
       CommandError: it is neither.
-      StoreError: the folder is no store.
+      StoreError: the folder is no store, or cannot be reached.
     """
     from lmscale import laws
     from lmscale.sweep.store import Store
 
     if prior is None or prior in laws.PUBLISHED:
         return prior
-    if not Path(prior).is_dir():
+    # A path of a bucket is no path of `pathlib`, which takes one slash out of s3://.
+    if not Store(prior).path.is_dir():
         raise CommandError(
             f"--prior {prior} is neither a folder nor a published law ({', '.join(laws.PUBLISHED)})"
         )

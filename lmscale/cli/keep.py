@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from lmscale.cli.parser import Parser
@@ -34,13 +35,11 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from etils import epath
-
     from lmscale.report.keep import keep, write_index
 
     found = []
     for store in (store for folder in args.dirs for store in stores_in(folder)[0]):
-        kept = keep(store, epath.Path(args.out) / store.path.name, args.machine)
+        kept = keep(store, os.path.join(args.out, store.path.name), args.machine)
         curves = ", with exact curves" if kept.exact_curves else ""
         say(
             f"{kept.path}: {kept.runs} runs in {kept.bytes / 1000:.0f} kB{curves}; {kept.fits} fits and "

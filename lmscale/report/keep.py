@@ -19,6 +19,7 @@ from typing import Any
 from etils import epath
 
 from lmscale.files import write_atomically, write_json
+from lmscale.remote import is_remote
 from lmscale.report.claims import Verdict
 from lmscale.report.command import repeat_command
 from lmscale.report.kept_page import chosen_charts, kept_index, kept_page
@@ -66,9 +67,11 @@ def keep(store: Store, folder: epath.PathLike, machine: str = "") -> Kept:
       machine: what the runs were trained on, in words, for the page.
 
     Raises:
-      StoreError: runs of the store are not finished or damaged, the folder holds another store, or an
-        analysis of a user's file is not known here or fails.
+      StoreError: runs of the store are not finished or damaged, the folder is remote or holds another
+        store, or an analysis of a user's file is not known here or fails.
     """
+    if is_remote(folder):
+        raise StoreError(f"results are kept in a folder of this machine, not in {folder}")
     check_known(store)
     folder, results = epath.Path(folder), Results.read(store)
     _check(store, folder, results)
@@ -228,7 +231,8 @@ def _copy_forecasts(store: Store, folder: epath.Path, name: str) -> None:
             values = _for_anybody(tested, lambda one: _verify_of(one.get("command"), name))
             write_json(place / path.name, values, sealed=True)
         else:
-            shutil.copyfile(path, place / path.name)
+            # The store may be in a bucket.
+            (place / path.name).write_bytes(path.read_bytes())
 
 
 def _verify_of(command: object, name: str) -> str:

@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from etils import epath
 
 from lmscale.report import write_report
 from lmscale.report.keep import keep, write_index
@@ -19,6 +20,7 @@ from lmscale.sweep.claims import Claim
 from lmscale.sweep.declaration import recorded_declarations
 from lmscale.sweep.kept import KEPT
 from lmscale.sweep.store import Store, StoreError
+from tests import memory_bucket
 from tests.cli.answers import answer, refused
 from tests.report import planted_evaluations
 from tests.report import planted_store as planted
@@ -237,3 +239,20 @@ def test_verify_does_not_train_kept_results(kept, capsys):
 
 def test_a_time_between_looks_needs_watching(kept, capsys):
     assert "--watch" in refused(capsys, "report", kept.path, "--every", "5")
+
+
+def test_a_store_in_a_bucket_is_kept_with_its_forecasts(tmp_path, monkeypatch):
+    memory_bucket.mount(monkeypatch)
+    runs = planted.size_runs(layers=(), seeds=(0,))
+    store = planted.plant(epath.Path("s3://bucket/full"), runs, analyses=["curves"])
+    forecast = store.path / "verify" / "C1e10" / "notes.json"
+    forecast.parent.mkdir(parents=True)
+    forecast.write_text("{}")
+    kept = keep(store, tmp_path / "kept")
+    assert (kept.path / "verify" / "C1e10" / "notes.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/kept", "foo://bar"])
+def test_results_are_kept_on_this_machine(store, out, capsys):
+    line = refused(capsys, "keep", store.path, "--out", out)
+    assert f"results are kept in a folder of this machine, not in {out}" in line
