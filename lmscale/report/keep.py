@@ -30,7 +30,7 @@ from lmscale.studies.registry import check_known
 from lmscale.studies.results import WAITING, Results
 from lmscale.sweep.kept import KEPT, pack
 from lmscale.sweep.store import Store, StoreError
-from lmscale.wording import listed, statuses
+from lmscale.wording import listed, plural, statuses
 
 __all__ = ["Kept", "keep", "write_index"]
 
@@ -60,7 +60,7 @@ class Kept:
 
 
 def keep(store: Store, folder: epath.PathLike, machine: str = "") -> Kept:
-    """Writes what is kept of a store into a folder, replacing what was kept there before.
+    """Writes what is kept of a store into a folder, replacing what was kept of that store before.
 
     Args:
       folder: made where it is missing.
@@ -186,9 +186,23 @@ def _check(store: Store, folder: epath.Path, results: Results) -> None:
         raise StoreError(f"{folder} is a store that trains: give another --out")
     if (folder / KEPT).exists():
         there = Store.open(folder).experiment()
-        names = [values.get("name") for values in (there, results.experiment)]
-        if names[0] != names[1]:
-            raise StoreError(f"{folder} holds kept results of {names[0]}: give another --out")
+        if why := _difference(there, results.experiment):
+            raise StoreError(
+                f"{folder} holds kept results of {why}: give another --out, or remove that folder first"
+            )
+
+
+def _difference(kept: dict[str, Any], store: dict[str, Any]) -> str:
+    """Of what else results were kept than of a store, which may have been extended since; "" if of nothing else."""
+    if kept["name"] != store["name"]:
+        return kept["name"]
+    texts = [values.get("corpus", {}).get("fingerprint") for values in (kept, store)]
+    if texts[0] != texts[1]:
+        return f"{kept['name']} on other text"
+    runs = [{entry["run"] for entry in values["runs"]} for values in (kept, store)]
+    if gone := len(runs[0] - runs[1]):
+        return f"{kept['name']} with {plural(gone, 'run')} that the store has not"
+    return ""
 
 
 def _said(sections: Sequence[Section], verdicts: Sequence[Verdict]) -> list[Any]:

@@ -191,6 +191,35 @@ def test_the_command_keeps_many_and_writes_an_index(tmp_path, capsys):
     assert "holds no experiment.json" in line
 
 
+def test_no_store_is_kept_in_the_place_of_another(tmp_path, capsys):
+    """Two stores of one experiment and one name: both were "kept", and only the second was there."""
+    runs = planted.size_runs(layers=(), seeds=(0, 1))
+    for parent, some in (("a", runs[:5]), ("b", runs[5:])):
+        planted.plant(tmp_path / parent / "sizes", some, analyses=["curves"])
+    out = tmp_path / "kept"
+    line = refused(capsys, "keep", tmp_path / "a", tmp_path / "b", "--out", out)
+    assert "have one name, and would be kept in one place" in line and not out.exists()
+
+    both = ("keep", tmp_path / "a", tmp_path / "a" / "sizes", "--out", out)
+    assert answer(capsys, *both)[0] == 0
+    before = (out / "sizes" / KEPT).read_bytes()
+    line = refused(capsys, "keep", tmp_path / "b", "--out", out)
+    assert "kept results of planted with 5 runs that the store has not: give another --out" in line
+    assert (out / "sizes" / KEPT).read_bytes() == before
+
+
+def test_an_extended_store_is_kept_again_and_other_text_is_not(tmp_path):
+    runs = planted.size_runs(layers=(), seeds=(0, 1))
+    keep(planted.plant(tmp_path / "few", runs[:5], analyses=["curves"]), tmp_path / "kept")
+    store = planted.plant(tmp_path / "all", runs, analyses=["curves"])
+    assert keep(store, tmp_path / "kept").runs == len(runs)
+    experiment = json.loads((store.path / "experiment.json").read_text())
+    experiment["corpus"]["fingerprint"] = "0" * 16
+    (store.path / "experiment.json").write_text(json.dumps(experiment))
+    with pytest.raises(StoreError, match="kept results of planted on other text"):
+        keep(store, tmp_path / "kept")
+
+
 def test_kept_results_are_not_trained_on(kept):
     there = Store.open(kept.path)
     (declaration,) = recorded_declarations(there.experiment())
