@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,15 @@ from lmscale.cli.parser import Parser
 __all__ = ["add_experiment", "chosen_experiments", "config_lines"]
 
 
-def add_experiment(parser: Parser, words: Sequence[str]) -> None:
-    """Declares EXPERIMENT, --scale and --data, and the fields of the experiment in `words`.
+def add_experiment(
+    parser: Parser, words: Sequence[str], add_options: Callable[[Parser], None]
+) -> None:
+    """Declares EXPERIMENT, --scale and --data, the command's options, and the fields of the experiment in `words`.
 
     Args:
       words: the command line after the command.
+      add_options: declares the options that the command has for every experiment. The first look at `words`
+        must know which of them take values, or it would take the value of one for EXPERIMENT.
     """
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     name = parser.add_argument(
@@ -32,7 +36,8 @@ def add_experiment(parser: Parser, words: Sequence[str]) -> None:
     parser.set_defaults(many=[])
     parser.add_argument("--scale", default="cpu", help="cpu, gpu, paper; some have cpu-hour")
     parser.add_argument("--data", metavar="CORPUS", default="installed-python")
-    named, scale = _named(parser.prog, words)
+    add_options(parser)
+    named, scale = _named(parser.prog, words, add_options)
     if named is not None and is_config(named):
         config = read_config(named)
         parser.set_defaults(scale=config.scale, data=config.data)
@@ -60,12 +65,16 @@ def _names_for_shell(prefix: str, **_: Any) -> list[str]:
     return [*experiment_names(), "all", *here]
 
 
-def _named(prog: str, words: Sequence[str]) -> tuple[str | None, str | None]:
+def _named(
+    prog: str, words: Sequence[str], add_options: Callable[[Parser], None]
+) -> tuple[str | None, str | None]:
     """EXPERIMENT and --scale as far as they are given, which decide what else may be given."""
     first_look = Parser(prog=prog, add_help=False)
     first_look.keeps_unknown = True
     first_look.add_argument("experiment", nargs="?")
     first_look.add_argument("--scale")
+    first_look.add_argument("--data")
+    add_options(first_look)
     known = first_look.parse_args([word for word in words if word not in ("-h", "--help")])
     return known.experiment, known.scale
 

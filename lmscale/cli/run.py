@@ -34,7 +34,11 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: Parser, words: Sequence[str]) -> None:
-    add_experiment(parser, words)
+    add_experiment(parser, words, _add_options)
+
+
+def _add_options(parser: Parser) -> None:
+    """The options of every experiment."""
     parser.add_argument(
         "--out",
         metavar="DIR",
@@ -158,11 +162,11 @@ def _identity(args: argparse.Namespace) -> str:
 
 def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
     """Trains every experiment that was asked for, the cheapest first."""
+    from etils import epath
+
     from lmscale.parallel.distributed import broadcast_from_main, is_main_process
     from lmscale.progress import progress
     from lmscale.training.loop import Preempted
-
-    from etils import epath
 
     trackers = _trackers(args)
     prior, jobs = prior_source(args.prior), _jobs(args)

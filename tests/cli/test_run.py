@@ -61,6 +61,16 @@ def test_a_switch_takes_no_value(capsys, flags, value):
     assert "unrecognized arguments: false" in line
 
 
+def test_options_may_come_before_the_experiment(capsys, corpus):
+    """The first look took their values for EXPERIMENT."""
+    before = ("--out", "mine", "--slots", "2", "--data", "tiny", "--dry-run", "--keep-every", "5")
+    code, out, err = answer(capsys, "run", *before, "isoflop", *SMALL[4:])
+    assert (code, err) == (0, "")
+    assert out == answer(capsys, "run", "isoflop", *SMALL[4:], *before)[1]
+    code, out, _ = answer(capsys, "plan", "--device", "cpu:2", "--data", "tiny", *SMALL[1:2])
+    assert code == 0 and "2 x cpu" in out
+
+
 def test_a_switch_that_may_be_none_takes_the_words():
     parse = field_value(bool, True)
     assert (parse("false"), parse("True"), parse("none")) == (False, True, NONE)
