@@ -33,7 +33,7 @@ def add_experiment(
         help="a name, a .py file, a .yaml file as --print-config prints it, a folder of .py files, or all",
     )
     name.completer = _names_for_shell  # type: ignore[attr-defined]  # of argcomplete
-    parser.set_defaults(many=[])
+    parser.set_defaults(many=[], files={})
     parser.add_argument("--scale", default="cpu", help="cpu, gpu, paper; some have cpu-hour")
     parser.add_argument("--data", metavar="CORPUS", default="installed-python")
     add_options(parser)
@@ -52,7 +52,8 @@ def add_experiment(
         parser.epilog = "experiments: " + ", ".join(experiment_names())
     elif named == "all" or Path(named).is_dir():
         parser.description = "Runs every experiment, the cheapest first, and links their reports."
-        parser.set_defaults(many=_experiments_in(named, scale))
+        files, found = _experiments_in(named, scale)
+        parser.set_defaults(many=found, files=files)
     else:
         _add_fields(parser, named, scale)
 
@@ -88,7 +89,7 @@ def _add_fields(parser: Parser, named: str, scale: str, config: Config | None = 
         raise ExperimentError(f"{name} has no scale {scale!r}: choose from {', '.join(scales)}")
     experiment = scales[scale]
     parser.description = doc
-    parser.set_defaults(loaded=(name, experiment))
+    parser.set_defaults(loaded=(name, experiment), files={name: named})
     group = parser.add_argument_group(f"fields of {name} at scale {scale}")
     helps = _helps(experiment)
     if config is not None:
@@ -120,19 +121,20 @@ def _helps(experiment: Any) -> dict[str, str]:
     return {field.name: field.metadata.get("help", "") for field in dataclasses.fields(experiment)}
 
 
-def _experiments_in(folder: str, scale: str) -> list[tuple[str, Any]]:
-    """The experiments of lmscale ("all") or of a folder that have this scale."""
+def _experiments_in(folder: str, scale: str) -> tuple[dict[str, str], list[tuple[str, Any]]]:
+    """The experiments of lmscale ("all") or of a folder that have this scale, and by name what loads them."""
     from lmscale.sweep.experiment import ExperimentError, experiment_names, load_scales
 
     files = sorted(str(file) for file in Path(folder).glob("[!_]*.py"))
-    found = []
+    names, found = {}, []
     for file in experiment_names() if folder == "all" else files:
         name, _, scales = load_scales(file)
         if scale in scales:
             found.append((name, scales[scale]))
+            names[name] = file
     if not found:
         raise ExperimentError(f"{folder} holds no experiment with a scale {scale!r}")
-    return found
+    return names, found
 
 
 def chosen_experiments(args: argparse.Namespace) -> list[tuple[str, Any]]:
@@ -165,9 +167,8 @@ def chosen_experiments(args: argparse.Namespace) -> list[tuple[str, Any]]:
 def config_lines(name: str, experiment: Any, args: argparse.Namespace) -> list[str]:
     """An experiment as a YAML document: each field with its value, under its help as a comment."""
     lines = [f"# {experiment.title}"] if experiment.title else []
-    own = not args.many and Path(args.experiment).suffix == ".py"
     heads = (
-        ("experiment", args.experiment if own else name),
+        ("experiment", args.files[name]),
         ("scale", args.scale),
         ("data", args.data),
     )
@@ -184,6 +185,15 @@ def _yaml(value: Any) -> str:
     """A scalar or a list of scalars in YAML's notation, which is JSON's but for large floats."""
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(map(_yaml, value))}]"
+    if isinstance(value, str):
+        return "".join(map(_yaml_character, json.dumps(value, ensure_ascii=False)))
     text = json.dumps(value)
     # YAML 1.1 reads 1e+16 as text and 1.0e+16 as a number.
     return text.replace("e", ".0e") if isinstance(value, float) and "." not in text else text
+
+
+def _yaml_character(char: str) -> str:
+    """A character of a quoted text. YAML forbids or folds some, and joins no halves of a pair, as JSON does."""
+    if char.isprintable():
+        return char
+    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"

@@ -156,7 +156,7 @@ def _train_together(args: argparse.Namespace) -> int:
 
 def _identity(args: argparse.Namespace) -> str:
     """The command, as far as all processes that train together must have the same."""
-    own = ("handler", "stop", "distributed", "loaded", "many")
+    own = ("handler", "stop", "distributed", "loaded", "many", "files")
     return json.dumps({k: repr(v) for k, v in vars(args).items() if k not in own}, sort_keys=True)
 
 
