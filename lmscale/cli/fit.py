@@ -177,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
     if args.unknown:
         raise laws.FitError(
             unknown_option(
-                next((x for x in args.unknown if x[0] == "-"), args.unknown[0]),
+                next((x for x in args.unknown if x.startswith("-")), args.unknown[0]),
                 [laws.LAWS[name] for name in names],
             )
         )

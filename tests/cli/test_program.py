@@ -61,6 +61,19 @@ def test_help_teaches(capsys, argv):
     assert len(capsys.readouterr().out) > 200
 
 
+def test_text_of_any_script_is_shown_on_a_terminal_of_one(tmp_path, data_root):
+    (tmp_path / "mine.yaml").write_text("experiment: isoflop\ndata: é😀\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "lmscale", "run", "mine.yaml", "--print-config"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert rb'data: "\xe9\U0001f600"' in done.stdout
+
+
 def test_help_of_an_experiment_shows_its_paper_and_its_fields(capsys):
     with pytest.raises(SystemExit):
         main(["run", "isoflop", "--scale", "gpu", "--help"])

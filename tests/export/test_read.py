@@ -72,6 +72,8 @@ def test_configs_of_published_models_are_read():
         ({"activation_function": "swish"}, "'swish' is not had here"),
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon must be 1e-05, not 1e-06"),
         ({"n_layer": None}, "n_layer"),
+        ({"n_embd": None, "n_inner": None}, "its values make no transformer: unsupported operand"),
+        ({"n_embd": "64"}, "d_model"),
     ],
 )
 def test_what_we_have_not_is_named(changes, says):
@@ -84,8 +86,6 @@ def test_what_we_have_not_is_named(changes, says):
             of_hugging_face({**config, "n_layer": 2})
 
 
-@pytest.mark.slow
-def test_weights_are_scored_by_position(exported, corpus, capsys):
 NEOX = {
     "model_type": "gpt_neox", "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64,
     "intermediate_size": 128, "max_position_embeddings": 32, "vocab_size": 99, "rotary_pct": 1.0,
@@ -137,6 +137,8 @@ def test_a_llama_with_other_layers_is_refused(changes, says):
         of_hugging_face({**LLAMA.hugging_face().config, **changes})
 
 
+@pytest.mark.slow
+def test_weights_are_scored_by_position(exported, corpus, capsys):
     out, params = exported
     evaluation = evaluation_set(corpus, "valid", 512)
     scores = score_weights(out, corpus, evaluation)
