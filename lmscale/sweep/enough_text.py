@@ -30,11 +30,10 @@ def check_enough_text(
     # Of all runs that read a split, the one with the longest context needs the most.
     longest: dict[tuple[str, str, str], int] = {}
     for spec in specs:
-        n_ctx = spec.model.n_ctx
-        splits = [(spec.data, "train"), *((one, one.split) for one in spec.evals)]
-        for text, split in splits:
-            key = (text.corpus, text.fingerprint, split)
-            longest[key] = max(n_ctx, longest.get(key, 0))
+        training = (spec.data.corpus, spec.data.fingerprint, "train")
+        evaluations = ((one.corpus, one.fingerprint, one.split) for one in spec.evals)
+        for key in (training, *evaluations):
+            longest[key] = max(spec.model.n_ctx, longest.get(key, 0))
     for (name, fingerprint, split), n_ctx in longest.items():
         if fingerprint == UnbuiltCorpus.fingerprint:
             continue
