@@ -141,7 +141,7 @@ def test_the_page_says_what_was_run_found_and_typed(kept):
     assert r"A \| \*star\* costs &lt;b&gt;" in page
     assert "](size.svg)" in page and (kept.path / "size.svg").exists()
     index = write_index(kept.path.parent).read_text()
-    assert "(sizes/README.md)" in index and "1 experiment, 10 runs" in index
+    assert "(sizes/README.md)" in index and "1 sweep, 10 runs" in index
 
 
 def test_three_figures_of_what_answers_and_no_curves():
