@@ -10,13 +10,15 @@ import dataclasses
 import functools
 import inspect
 import math
+import numbers
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from lmscale import laws
 from lmscale.laws import Advice, FitResult
+from lmscale.serialize import short
 from lmscale.studies.results import Results
 from lmscale.sweep.fitting import Fits, all_options, fit_laws, law_names, options_by_law
 from lmscale.sweep.recommend import law_source, recommend
@@ -89,7 +91,7 @@ def fit(
     where: str | None = None,
     convention: str | None = None,
     cells: str | None = None,
-    at: float | Sequence[float] = (),
+    at: float | Sequence[float] | None = (),
     bootstrap: int = laws.DRAWS,
     **options: Any,
 ) -> FitResult | Fits:
@@ -110,7 +112,7 @@ def fit(
       convention: which params and flops of a store's results to read (standard).
       cells: best, mean or all, of runs with one params and tokens.
       at: FLOPs to give N_opt, D_opt and loss at.
-      bootstrap: draws.
+      bootstrap: draws, at least 20, since fewer hold no interval; 0 for a fit without intervals.
       options: those of the laws, such as window=2 (`lmscale fit --help` has them), level and seed.
 
     Returns:
@@ -118,17 +120,17 @@ def fit(
 
     Raises:
       TableError, StoreError: the source cannot be read; one line.
-      FitError: no law could be fitted, or the only one has no answer at a budget that was asked for.
+      FitError: no law could be fitted, the only one has no answer at a budget that was asked for, or an
+        argument is of another kind or out of its limits.
     """
-    if not 0 < (level := options.get("level", 0.95)) < 1:
-        raise laws.FitError(f"level must lie between 0 and 1, not {level!r}")
+    _check_numbers(bootstrap, options)
+    _check_reading(columns, where)
+    budgets = _budgets(at)
     names, source = law_names(law), _store_of(source)
     by_law = options_by_law(names, options)
     table = table_of_runs(source, columns=columns, where=where, convention=convention, cells=cells)
-    budgets = [at] if isinstance(at, (int, float, str)) else list(at)
-    budgets = [_positive("at", budget) for budget in budgets]
     found = fit_laws(
-        table, names, source=source, budgets=budgets, bootstrap=bootstrap, options=by_law
+        table, names, source=source, budgets=budgets, bootstrap=int(bootstrap), options=by_law
     ).check()
     if not isinstance(law, str) or law == "all":
         return found
@@ -175,12 +177,15 @@ def advise(
 
     Raises:
       TableError, StoreError: the source cannot be read; one line.
-      FitError: the law has no answer, or the budget lies too far from its runs.
+      FitError: the law has no answer, the budget lies too far from its runs, or an argument is of another
+        kind or out of its limits.
     """
-    numbers = {"compute": compute, "loss": loss, "unique_tokens": unique_tokens}
-    for name, value in numbers.items():
-        if value is not None:
-            _positive(name, value)
+    asked = {"compute": compute, "loss": loss, "unique_tokens": unique_tokens}
+    asked = {name: _positive(name, value) for name, value in asked.items() if value is not None}
+    served = _number(
+        "inference_tokens", inference_tokens, "a number of at least 0", lambda value: value >= 0
+    )
+    _check_reading(columns, where)
     if (compute is None) == (loss is None):
         raise laws.FitError(
             "give either compute (a budget) or loss (a target), not both or neither"
@@ -191,10 +196,10 @@ def advise(
         law_source(_store_of(source), **chosen),
         **chosen,
         extrapolate=extrapolate,
-        flops=compute,
-        loss=loss,
-        unique_tokens=unique_tokens,
-        inference_tokens=inference_tokens,
+        flops=asked.get("compute"),
+        loss=asked.get("loss"),
+        unique_tokens=asked.get("unique_tokens"),
+        inference_tokens=served,
     )
 
 
@@ -216,15 +221,65 @@ def _in_python(text: str) -> str:
     return re.sub(r"--([a-z][a-z-]*)(?: ([a-z]+(?:\|[a-z]+)+))?", keyword, text)
 
 
+def _check_numbers(bootstrap: Any, options: Mapping[str, Any]) -> None:
+    """Raises `FitError` unless draws, level and seed are within the limits of the command's options."""
+    fewest, most = laws.FEWEST_DRAWS, laws.MOST_DRAWS
+    _number(
+        "bootstrap",
+        bootstrap,
+        f"a whole number from {fewest}, since fewer draws hold no interval, to {most:,}, or 0 for none",
+        lambda value: value == 0 or (fewest <= value <= most and value.is_integer()),
+    )
+    if "level" in options:
+        _number("level", options["level"], "between 0 and 1", lambda value: 0 < value < 1)
+    if "seed" in options:
+        _number(
+            "seed",
+            options["seed"],
+            "a whole number of at least 0",
+            lambda value: value >= 0 and value.is_integer(),
+        )
+
+
+def _check_reading(columns: Any, where: Any) -> None:
+    """Raises `FitError` where the choice of columns or of rows is of another kind."""
+    if columns is not None and not isinstance(columns, Iterable):
+        raise laws.FitError(f'columns must name them, as "params=N,loss=L", not {short(columns)}')
+    if where is not None and not isinstance(where, str):
+        raise laws.FitError(f'where must be a text, as "params >= 1e8", not {short(where)}')
+
+
+def _budgets(at: Any) -> list[float]:
+    """The budgets that `at` gives: one number, several, or None."""
+    if at is None:
+        return []
+    if isinstance(at, (str, numbers.Real)) or not isinstance(at, Iterable):
+        return [_positive("at", at)]
+    return [_positive("at", budget) for budget in at]
+
+
 def _positive(name: str, value: Any) -> float:
     """The value as a number.
 
     Raises:
       FitError: it is no number, or not a positive one.
     """
-    if isinstance(value, str) or not 0 < value < math.inf:
-        raise laws.FitError(f"{name} must be a positive number, not {value!r}")
-    return float(value)
+    return _number(name, value, "a positive number", lambda number: number > 0)
+
+
+def _number(name: str, value: Any, what: str, test: Callable[[float], bool]) -> float:
+    """The value as a number, which may be one of NumPy's.
+
+    Raises:
+      FitError: it is not `what`, which `test` tells of finite numbers.
+    """
+    try:
+        number = float(value) if isinstance(value, numbers.Real) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not (math.isfinite(number) and test(number)):
+        raise laws.FitError(f"{name} must be {what}, not {short(value)}")
+    return number
 
 
 def _store_of(source: Any) -> Any:

@@ -137,15 +137,44 @@ def test_a_table_of_ones_own_is_fitted(tmp_path):
         ({"law": "power", "at": 1e13, "x": "params"}, "power"),
         ({"law": []}, "name a law, or several: "),
         ({"law": None}, "name a law, or several: "),
-        ({"law": "isoflop", "level": 2}, "level must lie between 0 and 1, not 2"),
+        ({"law": "isoflop", "level": 2}, "level must be between 0 and 1, not 2"),
         ({"law": "isoflop", "at": "much"}, "at must be a positive number, not 'much'"),
+        ({"law": "isoflop", "level": "0.9"}, "level must be between 0 and 1, not '0.9'"),
+        ({"law": "isoflop", "level": None}, "level must be between 0 and 1, not None"),
+        ({"law": "isoflop", "seed": -1}, "seed must be a whole number of at least 0, not -1"),
+        ({"law": 5}, "there is no law 5; choose from"),
+        ({"law": "isoflop", "columns": 5}, 'columns must name them, as "params=N,loss=L", not 5'),
+        ({"law": "isoflop", "where": 5}, 'where must be a text, as "params >= 1e8", not 5'),
+        ({"law": "isoflop", "at": 10**400}, "at must be a positive number, not 1e400 or so"),
+        ({"law": "isoflop", "at": {}.get}, "at must be a positive number, not <built-in"),
+        *(
+            ({"law": "isoflop", "bootstrap": draws}, "bootstrap must be a whole number from 20")
+            for draws in (1, 2.5, -5, 100_001, "100", None)
+        ),
         ({"law": "isoflop", "at": [1e13, -1]}, "at must be a positive number, not -1"),
     ],
 )
 def test_what_cannot_be_fitted_is_one_line(results, arguments, says):
     with pytest.raises(ValueError, match=says) as error:
-        lmscale.fit(results, bootstrap=20, **arguments)
+        lmscale.fit(results, **{"bootstrap": 20, **arguments})
     assert "\n" not in str(error.value) and "--" not in str(error.value)
+
+
+@pytest.mark.parametrize("at", [np.int64(10**13), np.float32(1e13), np.array([1e13]), [10**13]])
+def test_a_budget_may_be_a_number_of_numpy(results, at):
+    fit = lmscale.fit(results, "isoflop", bootstrap=0, at=at)
+    assert [advice.flops for advice in fit.at] == pytest.approx([1e13])
+
+
+def test_no_budget_is_asked_for_by_none(results):
+    fit = lmscale.fit(results, "isoflop", bootstrap=0, at=None)
+    assert fit.at == () and fit.intervals == {}
+
+
+@pytest.mark.parametrize("tokens", ["1e12", -1, None, float("nan")])
+def test_tokens_that_are_served_are_a_number(tokens):
+    with pytest.raises(FitError, match="inference_tokens must be a number of at least 0, not "):
+        lmscale.advise("besiroglu2024", compute=1e21, inference_tokens=tokens)
 
 
 def test_errors_and_warnings_name_keyword_arguments_where_a_command_names_flags(results, tmp_path):

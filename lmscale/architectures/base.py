@@ -417,6 +417,9 @@ def of_hugging_face(config: dict[str, Any]) -> ModelSpec:
             found = cls.of_hugging_face(config)
         except KeyError as error:
             raise SpecError(f"it has no {error}") from None
+        except (TypeError, AttributeError, ZeroDivisionError) as error:
+            # Null, zero, or a value of another kind, of which the model's own numbers are computed.
+            raise SpecError(f"its values make no {cls.kind}: {error}") from error
         if found is not None:
             return found
     raise SpecError(f"no architecture here is a {short(config.get('model_type'))} of transformers")

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["HuggingFace", "Renamed", "from_theirs", "to_theirs"]
+from lmscale.serialize import require, short
+
+__all__ = ["HuggingFace", "Renamed", "from_theirs", "require_values", "rotary_of", "to_theirs"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,36 @@ class HuggingFace:
     config: Mapping[str, Any]
     arrays: tuple[Renamed, ...]
     zeros: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def require_values(config: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Raises `SpecError` unless a config, where it has these fields, has these values of them."""
+    for name, value in own.items():
+        found = config.get(name, value)
+        require(found == value, f"{name} must be {value}, not {short(found)}")
+
+
+def rotary_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The rotary positions in a config.json: `rope_parameters` or, before version 5, `rope_scaling`.
+
+    Returns:
+      Its fields: `rope_theta`, `partial_rotary_factor`, as far as it has them; {} where it has neither.
+
+    Raises:
+      SpecError: the angles are scaled, or differ by kind of layer.
+    """
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = config.get(name)
+        if rope is None:
+            continue
+        is_flat = isinstance(rope, Mapping) and not any(
+            isinstance(value, Mapping) for value in rope.values()
+        )
+        require(is_flat, f"{name} must be one set of values for all layers, not {short(rope)}")
+        # Older versions name the type otherwise.
+        kind = rope.get("rope_type") or rope.get("type") or "default"
+        require(kind == "default", f"rotary positions of the type {short(kind)} are not had here")
+    return config.get("rope_parameters") or config.get("rope_scaling") or {}
 
 
 def to_theirs(form: HuggingFace, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
 from lmscale.architectures.base import ModelSpec, register
-from lmscale.architectures.hugging_face import HuggingFace, Renamed
+from lmscale.architectures.hugging_face import HuggingFace, Renamed, require_values, rotary_of
 from lmscale.architectures.parts import (
     ADD,
     CROSS_ENTROPY,
@@ -187,9 +187,9 @@ class LlamaSpec(ModelSpec):
     def of_hugging_face(cls, config: dict[str, Any]) -> LlamaSpec | None:
         if config.get("model_type") not in ("llama", "qwen3"):
             return None
-        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        kind = rope.get("rope_type", "default")
-        require(kind == "default", f"rotary positions of the type {kind!r} are not had here")
+        rope = rotary_of(config)
+        require_values(config, {"hidden_act": "silu", "partial_rotary_factor": 1.0})
+        require_values(rope, {"partial_rotary_factor": 1.0})
         for name in ("attention_bias", "mlp_bias", "use_sliding_window"):
             require(not config.get(name), f"{name} must be false")
         heads = config["num_attention_heads"]

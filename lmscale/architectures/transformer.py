@@ -8,14 +8,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from lmscale.architectures.base import ModelSpec, register, shared_fields
 from lmscale.architectures.chinchilla_table import CHINCHILLA_SHAPES
 from lmscale.architectures.heads import nearest_heads, usual_head_width
-from lmscale.architectures.hugging_face import HuggingFace, Renamed
+from lmscale.architectures.hugging_face import HuggingFace, Renamed, require_values, rotary_of
 from lmscale.architectures.parts import (
     ACTIVATION,
     ADD,
@@ -34,7 +34,7 @@ from lmscale.architectures.parts import (
     matmul,
     output_head,
 )
-from lmscale.serialize import DERIVED, Derived, SpecError, require, require_positive, short
+from lmscale.serialize import DERIVED, Derived, SpecError, require, require_positive
 from lmscale.terminal import plural
 
 if TYPE_CHECKING:
@@ -235,7 +235,6 @@ class TransformerSpec(ModelSpec):
             "rotary_pct": 1.0,
             "rotary_emb_base": ROPE_THETA,
             "rope_parameters": {
-                "rope_type": "default",
                 "rope_theta": ROPE_THETA,
                 "partial_rotary_factor": 1.0,
             },
@@ -296,7 +295,7 @@ class TransformerSpec(ModelSpec):
             "scale_attn_by_inverse_layer_idx": False,
             "add_cross_attention": False,
         }
-        _require_values(config, own)
+        require_values(config, own)
         return cls(
             n_layer=config["n_layer"],
             n_ctx=config["n_positions"],
@@ -310,12 +309,11 @@ class TransformerSpec(ModelSpec):
 
     @classmethod
     def _of_gpt_neox(cls, config: dict[str, Any]) -> TransformerSpec:
-        rope = config.get("rope_parameters") or {}
+        rope = rotary_of(config)
         # With their defaults, where those are not ours.
         found = {
             "use_parallel_residual": True,
             **config,
-            "rope_type": rope.get("rope_type", "default"),
             "rotary_pct": rope.get("partial_rotary_factor", config.get("rotary_pct", 0.25)),
             "rotary_emb_base": rope.get("rope_theta", config.get("rotary_emb_base", ROPE_THETA)),
         }
@@ -323,11 +321,10 @@ class TransformerSpec(ModelSpec):
             "layer_norm_eps": 1e-5,
             "attention_bias": True,
             "use_parallel_residual": False,
-            "rope_type": "default",
             "rotary_pct": 1.0,
             "rotary_emb_base": ROPE_THETA,
         }
-        _require_values(found, own)
+        require_values(found, own)
         return cls(
             n_layer=config["num_hidden_layers"],
             n_ctx=config["max_position_embeddings"],
@@ -457,13 +454,6 @@ def _our_activation(theirs: str) -> Literal["gelu", "relu"]:
     }
     require(theirs in known, f"activation_function {theirs!r} is not had here")
     return known[theirs]
-
-
-def _require_values(config: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Raises `SpecError` unless a config, where it has these fields, has these values of them."""
-    for name, value in own.items():
-        found = config.get(name, value)
-        require(found == value, f"{name} must be {value}, not {short(found)}")
 
 
 def aspect_ratio(n_params: float) -> float:

@@ -8,6 +8,7 @@ The shell starts `lmscale` with the line so far in its environment; this process
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 __all__ = ["answer_shell", "is_asked"]
@@ -27,11 +28,12 @@ def answer_shell() -> None:
     from lmscale.cli.program import build_parser
 
     line, point = os.environ["COMP_LINE"], int(os.environ["COMP_POINT"])
-    words = argcomplete.split_line(line, point)[3]
-    try:
-        # Without the name of the program; the options of `run` depend on the experiment.
-        parser = build_parser(words[1:])
-    except (Exception, SystemExit):
-        # An experiment that is still being typed, or that cannot be read: its commands are known.
-        parser = build_parser([])
+    # Without the name of the program; the options of `run` depend on the experiment.
+    words = argcomplete.split_line(line, point)[3][1:]
+    # The last word may be an option whose value is still being typed. Of an experiment that is, or that
+    # cannot be read, the commands are known.
+    for known in (words, words[:-1], []):
+        with contextlib.suppress(Exception, SystemExit):
+            parser = build_parser(known)
+            break
     argcomplete.autocomplete(parser, validator=lambda word, prefix: word.startswith(prefix))

@@ -42,15 +42,20 @@ def declare(args: argparse.Namespace, name: str, experiment: Any) -> Declared:
     """The runs of an experiment on the corpus that --data names, which is built if need be.
 
     Raises:
+      DataError: there is no such corpus, or one has less text than one context of a run.
       ExperimentError: the experiment of a user's file names an analysis that there is not.
       SpecError: the architecture of a user's file cannot be trained.
     """
     _check_analyses(name, experiment)
     from lmscale.sweep.dropped import declared_runs
+    from lmscale.sweep.enough_text import check_enough_text
     from lmscale.sweep.support import unsupported
 
     corpus = open_corpus(args.data, experiment.vocab_size)
     runs, dropped = declared_runs(name, experiment, corpus)
+    check_enough_text(
+        (run.spec for run in runs), corpus, lambda name: open_corpus(name, experiment.vocab_size)
+    )
     lines = [*dropped, *unsupported(experiment.analyses, runs), *_wrong_counts(runs)]
     return Declared(name, experiment, corpus, runs, lines)
 
@@ -108,14 +113,15 @@ def prior_source(prior: str | None) -> Any:
 
     Raises:
       CommandError: it is neither.
-      StoreError: the folder is no store.
+      StoreError: the folder is no store, or cannot be reached.
     """
     from lmscale import laws
     from lmscale.sweep.store import Store
 
     if prior is None or prior in laws.PUBLISHED:
         return prior
-    if not Path(prior).is_dir():
+    # A path of a bucket is no path of `pathlib`, which takes one slash out of s3://.
+    if not Store(prior).path.is_dir():
         raise CommandError(
             f"--prior {prior} is neither a folder nor a published law ({', '.join(laws.PUBLISHED)})"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,15 @@ from lmscale.cli.parser import Parser
 __all__ = ["add_experiment", "chosen_experiments", "config_lines"]
 
 
-def add_experiment(parser: Parser, words: Sequence[str]) -> None:
-    """Declares EXPERIMENT, --scale and --data, and the fields of the experiment in `words`.
+def add_experiment(
+    parser: Parser, words: Sequence[str], add_options: Callable[[Parser], None]
+) -> None:
+    """Declares EXPERIMENT, --scale and --data, the command's options, and the fields of the experiment in `words`.
 
     Args:
       words: the command line after the command.
+      add_options: declares the options that the command has for every experiment. The first look at `words`
+        must know which of them take values, or it would take the value of one for EXPERIMENT.
     """
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     name = parser.add_argument(
@@ -29,10 +33,11 @@ def add_experiment(parser: Parser, words: Sequence[str]) -> None:
         help="a name, a .py file, a .yaml file as --print-config prints it, a folder of .py files, or all",
     )
     name.completer = _names_for_shell  # type: ignore[attr-defined]  # of argcomplete
-    parser.set_defaults(many=[])
+    parser.set_defaults(many=[], files={})
     parser.add_argument("--scale", default="cpu", help="cpu, gpu, paper; some have cpu-hour")
     parser.add_argument("--data", metavar="CORPUS", default="installed-python")
-    named, scale = _named(parser.prog, words)
+    add_options(parser)
+    named, scale = _named(parser.prog, words, add_options)
     if named is not None and is_config(named):
         config = read_config(named)
         parser.set_defaults(scale=config.scale, data=config.data)
@@ -47,7 +52,8 @@ def add_experiment(parser: Parser, words: Sequence[str]) -> None:
         parser.epilog = "experiments: " + ", ".join(experiment_names())
     elif named == "all" or Path(named).is_dir():
         parser.description = "Runs every experiment, the cheapest first, and links their reports."
-        parser.set_defaults(many=_experiments_in(named, scale))
+        files, found = _experiments_in(named, scale)
+        parser.set_defaults(many=found, files=files)
     else:
         _add_fields(parser, named, scale)
 
@@ -60,12 +66,16 @@ def _names_for_shell(prefix: str, **_: Any) -> list[str]:
     return [*experiment_names(), "all", *here]
 
 
-def _named(prog: str, words: Sequence[str]) -> tuple[str | None, str | None]:
+def _named(
+    prog: str, words: Sequence[str], add_options: Callable[[Parser], None]
+) -> tuple[str | None, str | None]:
     """EXPERIMENT and --scale as far as they are given, which decide what else may be given."""
     first_look = Parser(prog=prog, add_help=False)
     first_look.keeps_unknown = True
     first_look.add_argument("experiment", nargs="?")
     first_look.add_argument("--scale")
+    first_look.add_argument("--data")
+    add_options(first_look)
     known = first_look.parse_args([word for word in words if word not in ("-h", "--help")])
     return known.experiment, known.scale
 
@@ -79,7 +89,7 @@ def _add_fields(parser: Parser, named: str, scale: str, config: Config | None = 
         raise ExperimentError(f"{name} has no scale {scale!r}: choose from {', '.join(scales)}")
     experiment = scales[scale]
     parser.description = doc
-    parser.set_defaults(loaded=(name, experiment))
+    parser.set_defaults(loaded=(name, experiment), files={name: named})
     group = parser.add_argument_group(f"fields of {name} at scale {scale}")
     helps = _helps(experiment)
     if config is not None:
@@ -111,19 +121,20 @@ def _helps(experiment: Any) -> dict[str, str]:
     return {field.name: field.metadata.get("help", "") for field in dataclasses.fields(experiment)}
 
 
-def _experiments_in(folder: str, scale: str) -> list[tuple[str, Any]]:
-    """The experiments of lmscale ("all") or of a folder that have this scale."""
+def _experiments_in(folder: str, scale: str) -> tuple[dict[str, str], list[tuple[str, Any]]]:
+    """The experiments of lmscale ("all") or of a folder that have this scale, and by name what loads them."""
     from lmscale.sweep.experiment import ExperimentError, experiment_names, load_scales
 
     files = sorted(str(file) for file in Path(folder).glob("[!_]*.py"))
-    found = []
+    names, found = {}, []
     for file in experiment_names() if folder == "all" else files:
         name, _, scales = load_scales(file)
         if scale in scales:
             found.append((name, scales[scale]))
+            names[name] = file
     if not found:
         raise ExperimentError(f"{folder} holds no experiment with a scale {scale!r}")
-    return found
+    return names, found
 
 
 def chosen_experiments(args: argparse.Namespace) -> list[tuple[str, Any]]:
@@ -156,9 +167,8 @@ def chosen_experiments(args: argparse.Namespace) -> list[tuple[str, Any]]:
 def config_lines(name: str, experiment: Any, args: argparse.Namespace) -> list[str]:
     """An experiment as a YAML document: each field with its value, under its help as a comment."""
     lines = [f"# {experiment.title}"] if experiment.title else []
-    own = not args.many and Path(args.experiment).suffix == ".py"
     heads = (
-        ("experiment", args.experiment if own else name),
+        ("experiment", args.files[name]),
         ("scale", args.scale),
         ("data", args.data),
     )
@@ -175,6 +185,15 @@ def _yaml(value: Any) -> str:
     """A scalar or a list of scalars in YAML's notation, which is JSON's but for large floats."""
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(map(_yaml, value))}]"
+    if isinstance(value, str):
+        return "".join(map(_yaml_character, json.dumps(value, ensure_ascii=False)))
     text = json.dumps(value)
     # YAML 1.1 reads 1e+16 as text and 1.0e+16 as a number.
     return text.replace("e", ".0e") if isinstance(value, float) and "." not in text else text
+
+
+def _yaml_character(char: str) -> str:
+    """A character of a quoted text. YAML forbids or folds some, and joins no halves of a pair, as JSON does."""
+    if char.isprintable():
+        return char
+    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"

@@ -34,12 +34,6 @@ Laws that predict a loss are also fitted without the largest budget and tested o
 """
 
 
-#: The 95% interval of 20 draws is about their range.
-_FEWEST_DRAWS = 20
-#: Draws of every run at a time must fit in memory.
-_MOST_DRAWS = 100_000
-
-
 # --- Arguments ------------------------------------------------------------------------------------
 
 
@@ -148,8 +142,12 @@ def _share(text: str) -> float:
 
 
 def _draws(text: str) -> int:
-    what = f"a whole number from {_FEWEST_DRAWS}, since fewer draws hold no interval, to {_MOST_DRAWS:,}"
-    return int(_number(text, lambda v: _FEWEST_DRAWS <= v <= _MOST_DRAWS and v.is_integer(), what))
+    from lmscale.laws import FEWEST_DRAWS, MOST_DRAWS
+
+    what = (
+        f"a whole number from {FEWEST_DRAWS}, since fewer draws hold no interval, to {MOST_DRAWS:,}"
+    )
+    return int(_number(text, lambda v: FEWEST_DRAWS <= v <= MOST_DRAWS and v.is_integer(), what))
 
 
 def _whole(text: str) -> int:
@@ -179,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
     if args.unknown:
         raise laws.FitError(
             unknown_option(
-                next((x for x in args.unknown if x[0] == "-"), args.unknown[0]),
+                next((x for x in args.unknown if x.startswith("-")), args.unknown[0]),
                 [laws.LAWS[name] for name in names],
             )
         )

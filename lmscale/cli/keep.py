@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
+from typing import Any
 
+from lmscale.cli.errors import CommandError
 from lmscale.cli.parser import Parser
 from lmscale.cli.places import stores_in
 from lmscale.terminal import print_json, say
@@ -34,13 +37,11 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from etils import epath
-
     from lmscale.report.keep import keep, write_index
 
     found = []
-    for store in (store for folder in args.dirs for store in stores_in(folder)[0]):
-        kept = keep(store, epath.Path(args.out) / store.path.name, args.machine)
+    for store in _stores(args.dirs):
+        kept = keep(store, os.path.join(args.out, store.path.name), args.machine)
         curves = ", with exact curves" if kept.exact_curves else ""
         say(
             f"{kept.path}: {kept.runs} runs in {kept.bytes / 1000:.0f} kB{curves}; {kept.fits} fits and "
@@ -53,3 +54,20 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(index)
     return 0
+
+
+def _stores(folders: Sequence[str]) -> list[Any]:
+    """The stores in folders, each once.
+
+    Raises:
+      CommandError: two have one name, and so one place.
+    """
+    found: dict[str, Any] = {}
+    for store in (store for folder in folders for store in stores_in(folder)[0]):
+        other = found.setdefault(store.path.name, store)
+        if other.path != store.path:
+            raise CommandError(
+                f"{other.path} and {store.path} have one name, and would be kept in one place: keep one of "
+                "them with another --out"
+            )
+    return list(found.values())

@@ -53,9 +53,13 @@ which of them a step waits for.
 
 
 def add_arguments(parser: Parser, words: Sequence[str]) -> None:
-    add_experiment(parser, words)
+    add_experiment(parser, words, _add_options)
     parser.set_defaults(extend=False)
     parser.epilog = f"{_EPILOG}\n{parser.epilog or ''}"
+
+
+def _add_options(parser: Parser) -> None:
+    """The options of every experiment."""
     parser.add_argument(
         "--device", metavar="KIND[:COUNT]", help="h100:8, v5e:256, ... (this machine)"
     )

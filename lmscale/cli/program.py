@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import select
 import sys
@@ -71,6 +72,9 @@ def entry_point() -> None:
     """What the installed command runs."""
     if is_asked():
         answer_shell()
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # Text of any script is shown, in escapes where the terminal's encoding has not its characters.
+        sys.stdout.reconfigure(errors="backslashreplace")
     code = main()
     try:
         sys.stdout.flush()

@@ -9,7 +9,6 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from lmscale.cli import argument_types
@@ -28,7 +27,6 @@ from lmscale.cli.experiment_arguments import add_experiment, chosen_experiments,
 from lmscale.cli.parser import Parser
 from lmscale.cli.shared_arguments import add_checkpoint_seconds, add_mesh, add_prior
 from lmscale.cli.training import Job, train_job
-from lmscale.remote import is_remote
 from lmscale.stopping import PREEMPTED, PREEMPTED_LINE
 from lmscale.terminal import plural, say
 
@@ -36,7 +34,11 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: Parser, words: Sequence[str]) -> None:
-    add_experiment(parser, words)
+    add_experiment(parser, words, _add_options)
+
+
+def _add_options(parser: Parser) -> None:
+    """The options of every experiment."""
     parser.add_argument(
         "--out",
         metavar="DIR",
@@ -154,19 +156,21 @@ def _train_together(args: argparse.Namespace) -> int:
 
 def _identity(args: argparse.Namespace) -> str:
     """The command, as far as all processes that train together must have the same."""
-    own = ("handler", "stop", "distributed", "loaded", "many")
+    own = ("handler", "stop", "distributed", "loaded", "many", "files")
     return json.dumps({k: repr(v) for k, v in vars(args).items() if k not in own}, sort_keys=True)
 
 
 def _train_all(args: argparse.Namespace, stop: Callable[[], bool]) -> int:
     """Trains every experiment that was asked for, the cheapest first."""
+    from etils import epath
+
     from lmscale.parallel.distributed import broadcast_from_main, is_main_process
     from lmscale.progress import progress
     from lmscale.training.loop import Preempted
 
     trackers = _trackers(args)
     prior, jobs = prior_source(args.prior), _jobs(args)
-    parent = Path(args.out or "results")
+    parent = epath.Path(args.out or "results").expanduser()
     any_failed, flops = False, sum(job.plan.flops for job in jobs)
     with progress("training", flops, silent=not is_main_process()) as bar:
         for number, job in enumerate(jobs):
@@ -255,13 +259,12 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
     return sorted(jobs, key=lambda job: job.plan.flops)
 
 
-def _out(args: argparse.Namespace, name: str) -> Path | str:
+def _out(args: argparse.Namespace, name: str) -> str:
     """Where an experiment's results go, if its folder has this name."""
-    if args.out is None:
-        return Path("results") / name
-    if not args.many:
+    if args.out is not None and not args.many:
         return args.out
-    return f"{args.out.rstrip('/')}/{name}" if is_remote(args.out) else Path(args.out) / name
+    # As text: the store says in a line why it cannot take a path, of which a path object may not be made.
+    return f"{(args.out or 'results').rstrip('/')}/{name}"
 
 
 def _opening_lines(args: argparse.Namespace, job: Job, prior: Any) -> list[str]:

@@ -140,8 +140,8 @@ def export_run(
 
 def _check_place(place: Path, run: epath.Path, force: bool) -> None:
     """Raises `ExportError` unless a folder may be written there."""
-    if run == place or run in place.parents or place in run.parents:
-        raise ExportError(f"{place} is part of the store: give a folder of its own as --out")
+    if place in run.parents or any(folder in (place, *place.parents) for folder in _held(run)):
+        raise ExportError(f"{place} is part of the store: give a folder outside of it as --out")
     if not place.exists():
         return
     if not place.is_dir():
@@ -156,6 +156,13 @@ def _check_place(place: Path, run: epath.Path, force: bool) -> None:
             f"{place} was not written by lmscale export ({MARK} is missing), so --force does not replace "
             "it: give another --out"
         )
+
+
+def _held(run: epath.Path) -> list[epath.Path]:
+    """The folders in which no export is written: the run's, and those of the stores that it is in."""
+    if is_remote(run):
+        return [run]
+    return [run, *(folder for folder in run.parents if (folder / "experiment.json").exists())]
 
 
 def _corpus_of(spec: RunSpec) -> Corpus:

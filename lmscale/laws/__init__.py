@@ -66,13 +66,15 @@ from lmscale.laws.power import fit_power
 from lmscale.laws.profile_bias import vertex_bias
 from lmscale.laws.profiles import Profile
 from lmscale.laws.published import PUBLISHED, PublishedLaw, published
-from lmscale.laws.result import DRAWS, FitError, FitResult
+from lmscale.laws.result import DRAWS, FEWEST_DRAWS, MOST_DRAWS, FitError, FitResult
 from lmscale.laws.table import CONVENTIONS, DroppedRow, Runs, Table, TableError
 
 __all__ = [
     "CONVENTIONS",
     "DRAWS",
+    "FEWEST_DRAWS",
     "LAWS",
+    "MOST_DRAWS",
     "PUBLISHED",
     "Advice",
     "Centering",

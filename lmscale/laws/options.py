@@ -150,7 +150,7 @@ def unknown_option(flag: str, laws: Sequence[Any]) -> str:
     close = difflib.get_close_matches(flag, sorted({f for flags in own.values() for f in flags}))
     hint = f": did you mean {' or '.join(close)}?" if close else ""
     takes = "; ".join(f"{name} takes {', '.join(flags) or 'none'}" for name, flags in own.items())
-    return f"there is no option {flag} for {', '.join(own)}{hint} ({takes})"
+    return f"there is no option {flag or repr(flag)} for {', '.join(own)}{hint} ({takes})"
 
 
 def _members(kind: Any) -> list[Any]:

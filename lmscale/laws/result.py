@@ -15,10 +15,24 @@ from lmscale.laws.known import percentiles_of_known
 from lmscale.laws.quantiles import student_quantile
 from lmscale.laws.table import DroppedRow
 
-__all__ = ["DRAWS", "FitError", "FitResult", "expanded", "interval", "intervals_of", "plain"]
+__all__ = [
+    "DRAWS",
+    "FEWEST_DRAWS",
+    "MOST_DRAWS",
+    "FitError",
+    "FitResult",
+    "expanded",
+    "interval",
+    "intervals_of",
+    "plain",
+]
 
 #: Bootstrap draws of a fit unless it is asked for others.
 DRAWS = 1000
+#: The 95% interval of 20 draws is about their range.
+FEWEST_DRAWS = 20
+#: Draws of every run at a time must fit in memory.
+MOST_DRAWS = 100_000
 
 
 class FitError(ValueError):

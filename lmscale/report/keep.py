@@ -19,6 +19,7 @@ from typing import Any
 from etils import epath
 
 from lmscale.files import write_atomically, write_json
+from lmscale.remote import is_remote
 from lmscale.report.claims import Verdict
 from lmscale.report.command import repeat_command
 from lmscale.report.kept_page import chosen_charts, kept_index, kept_page
@@ -29,7 +30,7 @@ from lmscale.studies.registry import check_known
 from lmscale.studies.results import WAITING, Results
 from lmscale.sweep.kept import KEPT, pack
 from lmscale.sweep.store import Store, StoreError
-from lmscale.wording import listed, statuses
+from lmscale.wording import listed, plural, statuses
 
 __all__ = ["Kept", "keep", "write_index"]
 
@@ -59,16 +60,18 @@ class Kept:
 
 
 def keep(store: Store, folder: epath.PathLike, machine: str = "") -> Kept:
-    """Writes what is kept of a store into a folder, replacing what was kept there before.
+    """Writes what is kept of a store into a folder, replacing what was kept of that store before.
 
     Args:
       folder: made where it is missing.
       machine: what the runs were trained on, in words, for the page.
 
     Raises:
-      StoreError: runs of the store are not finished or damaged, the folder holds another store, or an
-        analysis of a user's file is not known here or fails.
+      StoreError: runs of the store are not finished or damaged, the folder is remote or holds another
+        store, or an analysis of a user's file is not known here or fails.
     """
+    if is_remote(folder):
+        raise StoreError(f"results are kept in a folder of this machine, not in {folder}")
     check_known(store)
     folder, results = epath.Path(folder), Results.read(store)
     _check(store, folder, results)
@@ -183,9 +186,23 @@ def _check(store: Store, folder: epath.Path, results: Results) -> None:
         raise StoreError(f"{folder} is a store that trains: give another --out")
     if (folder / KEPT).exists():
         there = Store.open(folder).experiment()
-        names = [values.get("name") for values in (there, results.experiment)]
-        if names[0] != names[1]:
-            raise StoreError(f"{folder} holds kept results of {names[0]}: give another --out")
+        if why := _difference(there, results.experiment):
+            raise StoreError(
+                f"{folder} holds kept results of {why}: give another --out, or remove that folder first"
+            )
+
+
+def _difference(kept: dict[str, Any], store: dict[str, Any]) -> str:
+    """Of what else results were kept than of a store, which may have been extended since; "" if of nothing else."""
+    if kept["name"] != store["name"]:
+        return kept["name"]
+    texts = [values.get("corpus", {}).get("fingerprint") for values in (kept, store)]
+    if texts[0] != texts[1]:
+        return f"{kept['name']} on other text"
+    runs = [{entry["run"] for entry in values["runs"]} for values in (kept, store)]
+    if gone := len(runs[0] - runs[1]):
+        return f"{kept['name']} with {plural(gone, 'run')} that the store has not"
+    return ""
 
 
 def _said(sections: Sequence[Section], verdicts: Sequence[Verdict]) -> list[Any]:
@@ -228,7 +245,8 @@ def _copy_forecasts(store: Store, folder: epath.Path, name: str) -> None:
             values = _for_anybody(tested, lambda one: _verify_of(one.get("command"), name))
             write_json(place / path.name, values, sealed=True)
         else:
-            shutil.copyfile(path, place / path.name)
+            # The store may be in a bucket.
+            (place / path.name).write_bytes(path.read_bytes())
 
 
 def _verify_of(command: object, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -66,7 +66,10 @@ def law_names(asked: str | Sequence[str]) -> list[str]:
     Raises:
       FitError: there is no such law.
     """
-    names = [asked] if isinstance(asked, str) else list(dict.fromkeys(asked or ()))
+    several = isinstance(asked, Iterable) and not isinstance(asked, str)
+    names: list[Any] = (
+        list(dict.fromkeys(asked)) if several else [asked] if asked is not None else []
+    )
     if not names:
         raise laws.FitError(f"name a law, or several: {', '.join(laws.LAWS)}, all")
     for name in names:

@@ -19,7 +19,7 @@ from typing import Any
 
 from etils import epath
 
-from lmscale.files import DamagedError, read_json, write_json
+from lmscale.files import DamagedError, digest, read_json, write_json
 from lmscale.foreign_text import is_plain_name
 from lmscale.remote import is_remote
 from lmscale.tracking.titles import titles
@@ -89,16 +89,16 @@ class _Follower:
         self._folders = list(runs)
         self._titles = titles(folder.spec for folder, _ in runs)
         self._place = store / "tracking"
-        slug = label.replace(":", "-").replace("/", "-")
-        self._slug = slug if is_plain_name(slug) else "function"
+        self._slug = _slug(label)
         self._state: dict[str, Any] = {}
         self._sizes: dict[str, int] = {}
         self._open: dict[str, TrackedRun] = {}
+        self._failed = False
 
     def run(self, over: threading.Event) -> None:
         """Looks at the logs until training is over, then once more."""
-        try:
-            with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
+            try:
                 while not self._take_lock(stack):
                     if over.wait(LOOK):
                         return
@@ -106,9 +106,19 @@ class _Follower:
                 while not over.wait(LOOK):
                     self._look()
                 self._look()
-                for run in list(self._open.values()):
+            except BaseException as error:  # Whatever a tracker raises must not reach the training.
+                self._fail(error)
+            # Also after a failure, which leaves no file of another run open.
+            for run in list(self._open.values()):
+                try:
                     self._end(run)
-        except BaseException as error:  # Whatever a tracker raises must not reach the training.
+                except BaseException as error:
+                    self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Warns of the first failure; others follow from it."""
+        if not self._failed:
+            self._failed = True
             words = (str(error).strip().splitlines() or [""])[0]
             self._warn(
                 f"tracking by {self._label} has failed and stops, training goes on: "
@@ -120,8 +130,7 @@ class _Follower:
             run = folder.path.name
             size = _size(folder.log_path)
             if size == self._sizes.get(run, 0):
-                if run in self._open and folder.status()["status"] in ENDED:
-                    self._end(self._open[run])
+                self._end_if_over(folder)
                 continue
             self._sizes[run] = size
             try:
@@ -153,6 +162,16 @@ class _Follower:
                 "title": tracked.title,
             }
             write_json(self._place / f"{self._slug}.json", self._state)
+            # At once: the first look at a store that was trained before may find hundreds of runs.
+            self._end_if_over(folder)
+
+    def _end_if_over(self, folder: RunFolder) -> None:
+        """Ends a run whose training has ended, and whose log has not grown since it was read."""
+        run = self._open.get(folder.path.name)
+        if run is None or folder.status()["status"] not in ENDED:
+            return
+        if _size(folder.log_path) == self._sizes[run.name]:
+            self._end(run)
 
     def _end(self, run: TrackedRun) -> None:
         del self._open[run.name]
@@ -191,6 +210,19 @@ class _Follower:
             return False
         stack.callback(file.close)
         return True
+
+
+def _slug(label: str) -> str:
+    """A file name for the state of a tracker.
+
+    One of a file in another folder has a few characters of its label's hash: without them a/mine.py:note and
+    a-mine.py:note would have one name.
+    """
+    plain = label.replace(":", "-")
+    if is_plain_name(plain):
+        return plain
+    joined = plain.replace("/", "-")
+    return f"{joined if is_plain_name(joined) else 'function'}-{digest(label)[:8]}"
 
 
 def _size(path: epath.Path) -> int:

@@ -51,6 +51,11 @@ def test_a_line_is_completed(line, answers, tmp_path):
     assert completions(line, tmp_path) == answers
 
 
+def test_the_value_of_an_option_is_completed(tmp_path):
+    (tmp_path / "mine").mkdir()
+    assert completions("lmscale run isoflop --out m", tmp_path) == {"mine/"}
+
+
 def test_experiments_are_completed_with_files_that_are_here(tmp_path):
     (tmp_path / "mine.py").write_text("")
     (tmp_path / "notes.txt").write_text("")

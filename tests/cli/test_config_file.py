@@ -75,9 +75,44 @@ def test_an_experiment_of_a_users_own_file_is_named_by_its_path(capsys):
     assert type(found).__name__ == "Convolutions" and vars(found) == vars(shipped)
 
 
+def test_a_printed_config_of_a_file_names_the_file_again(capsys, own_folder):
+    """The second of two prints named the experiment without its .py, and could not be run."""
+    own = Path(__file__).parents[1] / "end_to_end" / "tiny_experiment.py"
+    (own_folder / "one.py").write_text(own.read_text())
+    first = printed(capsys, write(printed(capsys, "one.py")))
+    assert 'experiment: "one.py"' in first and printed(capsys, write(first)) == first
+    (own_folder / "folder").mkdir()
+    (own_folder / "folder" / "two.py").write_text(own.read_text())
+    assert 'experiment: "folder/two.py"' in printed(capsys, "folder")
+
+
+@pytest.mark.parametrize(
+    "name", ["./é😀", "a\u2028b\x85\x7f", 'a"\\b\n\t', "b\udcff", "\ufeff\U000e0001"]
+)
+def test_a_name_of_any_characters_comes_back(capsys, name):
+    """JSON's pairs of escapes were read as two halves of a character."""
+    text = printed(capsys, "isoflop", "--data", name)
+    text.encode()
+    assert ("😀" in name) == ("😀" in text)
+    assert parsed(write(text))[0].data == name
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        (
+            "experiment: isoflop\nfields: {n_ctx: 64, n_ctx: 32}",
+            "mine.yaml, line 2 is no YAML: 'n_ctx' is given twice",
+        ),
+        ("experiment: isoflop\ndata: a\n'data': b", "line 3 is no YAML: 'data' is given twice"),
+        ("experiment: isoflop\ndata: 2024-13-01", "mine.yaml is no YAML: month must be in 1..12"),
+        ("experiment: isoflop\ndata: " + "9" * 5000, "mine.yaml is no YAML: Exceeds the limit"),
+        ("experiment: isoflop\ndata: 0x" + "f" * 5000, "data must be a name, not 1e6020 or so"),
+        (
+            "experiment: isoflop\nfields: {n_ctx: [0x" + "f" * 5000 + "]}",
+            "n_ctx must be one value, not this list",
+        ),
+        ("experiment: isoflop\ndata: !!int x", "mine.yaml is no YAML: invalid literal"),
         ("", "must hold one experiment, as lmscale run EXPERIMENT --print-config prints it"),
         ("a: [", "mine.yaml, line 1 is no YAML"),
         ("scale: cpu", "mine.yaml: experiment must be a name, not None"),

@@ -413,6 +413,12 @@ def test_a_profile_of_three_points_has_no_interval_unless_the_noise_is_known(cap
     assert "at least 3, not 1" in refused(capsys, *argv, "--min-points", 1)
 
 
+def test_an_empty_argument_is_one_line(capsys, table):
+    assert "there is no option '' for parametric" in refused(
+        capsys, table, "", "--law", "parametric"
+    )
+
+
 def test_an_interval_of_one_draw_is_refused(capsys, table):
     said = refused(capsys, table, "--law", "power", "--x", "flops", "--bootstrap", 1)
     assert "a whole number from 20" in said

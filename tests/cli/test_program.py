@@ -30,6 +30,10 @@ from tests.cli.answers import answer, refused
         (["eval", "nowhere"], "experiment.json"),
         (["eval", "nowhere", "--tokens", "0"], "at least 1"),
         (["fit", "nowhere.csv", "--law", "power"], "nowhere.csv"),
+        (["run", "--out", "/tmp/o", "isoflops"], "no experiment 'isoflops': did you mean isoflop?"),
+        (["run", "--slots", "2", "--track", "a:b", "isoflops"], "did you mean isoflop?"),
+        (["plan", "--device", "h100:8", "--mesh", "1,2,3", "isoflops"], "did you mean isoflop?"),
+        (["run", "--slots", "many", "isoflop"], "--slots"),
         (["frobnicate"], "frobnicate"),
         ([], "COMMAND"),
         (["data", "build", "new", "--input", "/nowhere/*.txt"], "/nowhere"),
@@ -55,6 +59,19 @@ def test_help_teaches(capsys, argv):
         main(argv)
     assert exit.value.code == 0
     assert len(capsys.readouterr().out) > 200
+
+
+def test_text_of_any_script_is_shown_on_a_terminal_of_one(tmp_path, data_root):
+    (tmp_path / "mine.yaml").write_text("experiment: isoflop\ndata: é😀\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "lmscale", "run", "mine.yaml", "--print-config"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert rb'data: "\xe9\U0001f600"' in done.stdout
 
 
 def test_help_of_an_experiment_shows_its_paper_and_its_fields(capsys):

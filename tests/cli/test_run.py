@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from etils import epath
 
 from lmscale.cli import training
 from lmscale.cli.argument_types import NONE, field_value
 from lmscale.files import write_json
 from lmscale.sweep.experiment import experiment_names, load_scales
+from tests import memory_bucket
 from tests.cli.answers import answer, refused
 from tests.report import planted_store as planted
 
+TINY = Path(__file__).parents[1] / "end_to_end" / "tiny_experiment.py"
 SMALL = ("run", "isoflop", "--data", "tiny", "--budgets", "1e10", "3e10", "--sizes", "1536", "3456")
 
 
@@ -56,6 +59,16 @@ def test_a_switch_takes_no_value(capsys, flags, value):
     assert code == 0 and yaml.safe_load(out)["fields"]["mask_documents"] is value
     line = refused(capsys, "run", "isoflop", *(flags or ["--mask-documents"]), "false")
     assert "unrecognized arguments: false" in line
+
+
+def test_options_may_come_before_the_experiment(capsys, corpus):
+    """The first look took their values for EXPERIMENT."""
+    before = ("--out", "mine", "--slots", "2", "--data", "tiny", "--dry-run", "--keep-every", "5")
+    code, out, err = answer(capsys, "run", *before, "isoflop", *SMALL[4:])
+    assert (code, err) == (0, "")
+    assert out == answer(capsys, "run", "isoflop", *SMALL[4:], *before)[1]
+    code, out, _ = answer(capsys, "plan", "--device", "cpu:2", "--data", "tiny", *SMALL[1:2])
+    assert code == 0 and "2 x cpu" in out
 
 
 def test_a_switch_that_may_be_none_takes_the_words():
@@ -122,3 +135,52 @@ def test_what_to_type_next_is_three_times_the_largest_budget(tmp_path):
     assert line.startswith(f"next: lmscale advise {store.path} --compute {3 * largest:.3g}; ")
     other = planted.plant(tmp_path / "sizes", planted.size_runs(layers=()), analyses=["size"])
     assert training._next_step(other, other.table()) == ""
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """In place of training: the stores that would be trained, and the folders that get a front page."""
+    stores, fronts = [], []
+    monkeypatch.setattr("lmscale.parallel.processes.expect_processes", lambda: None)
+    monkeypatch.setattr(
+        "lmscale.cli.run.train_job", lambda job, *_, **__: bool(stores.append(str(job.store.path)))
+    )
+    monkeypatch.setattr("lmscale.report.write_front", lambda folder: fronts.append(str(folder)))
+    return stores, fronts
+
+
+def test_many_experiments_go_to_a_bucket(capsys, own_folder, corpus, monkeypatch, trained):
+    """`pathlib` made s3:/b/all of the bucket, and the first front page ended the command."""
+    memory_bucket.mount(monkeypatch)
+    (own_folder / "mine").mkdir()
+    for name in ("one", "two"):
+        shutil.copy(TINY, own_folder / "mine" / f"{name}.py")
+    code, _, err = answer(capsys, "run", "mine", "--data", "tiny", "--out", "s3://bucket/all/")
+    assert code == 0, err
+    assert sorted(trained[0]) == [
+        f"s3://bucket/all/{name}-cpu-data-tiny" for name in ("one", "two")
+    ]
+    assert trained[1] == ["s3://bucket/all"] * 2
+    assert "all reports: s3://bucket/all/index.html" in err
+
+
+def test_a_kind_of_path_that_there_is_not_is_told(capsys, own_folder):
+    (own_folder / "mine").mkdir()
+    shutil.copy(TINY, own_folder / "mine")
+    line = refused(capsys, "run", "mine", "--out", "foo://bar")
+    assert "foo://bar/tiny_experiment-cpu is not read in place" in line
+
+
+def test_a_prior_may_be_in_a_bucket(capsys, corpus, monkeypatch):
+    memory_bucket.mount(monkeypatch)
+    planted.plant(
+        epath.Path("s3://bucket/isoflop"), planted.isoflop_runs(lstm=False), analyses=["isoflop"]
+    )
+    prior = ("--prior", "s3://bucket/isoflop")
+    code, out, err = answer(capsys, *SMALL, "--dry-run", *prior)
+    assert code == 0 and "isoflop: 4 runs in 2 packs, " in out, err
+    line = refused(capsys, *SMALL, "--dry-run", "--prior", "s3://bucket/other")
+    assert "--prior s3://bucket/other is neither a folder nor a published law" in line
+    assert "foo://bar is not read in place" in refused(
+        capsys, *SMALL, "--dry-run", "--prior", "foo://bar"
+    )

@@ -297,6 +297,11 @@ def test_what_cannot_be_exported_is_one_line(trained, tmp_path, capsys):
     assert "choose from hf, safetensors" in line(folder.path, "--format", "onnx")
     assert "give a folder of DIR/runs" in line(tmp_path, *hf)
     assert "is part of the store" in line(folder.path, *hf, out=folder.path / "hf")
+    store = folder.path.parents[1]
+    (store / "experiment.json").write_text("{}")
+    for name in ("runs", "runs/mymodel", "checkpoints", "mine/model"):
+        assert "is part of the store" in line(folder.path, *hf, out=store / name)
+    (store / "experiment.json").unlink()
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "mine.txt").write_text("mine")

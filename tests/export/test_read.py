@@ -72,6 +72,8 @@ def test_configs_of_published_models_are_read():
         ({"activation_function": "swish"}, "'swish' is not had here"),
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon must be 1e-05, not 1e-06"),
         ({"n_layer": None}, "n_layer"),
+        ({"n_embd": None, "n_inner": None}, "its values make no transformer: unsupported operand"),
+        ({"n_embd": "64"}, "d_model"),
     ],
 )
 def test_what_we_have_not_is_named(changes, says):
@@ -82,6 +84,57 @@ def test_what_we_have_not_is_named(changes, says):
     if "model_type" not in changes and "n_layer" in changes:
         with pytest.raises(SpecError, match="it has no 'n_embd'"):
             of_hugging_face({**config, "n_layer": 2})
+
+
+NEOX = {
+    "model_type": "gpt_neox", "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64,
+    "intermediate_size": 128, "max_position_embeddings": 32, "vocab_size": 99, "rotary_pct": 1.0,
+    "use_parallel_residual": False, "hidden_act": "gelu_new",
+}  # fmt: skip
+OTHER_POSITIONS = [
+    ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "of the type 'linear' are not had here"),
+    ({"rope_scaling": {"rope_type": "yarn"}}, "of the type 'yarn' are not had here"),
+    ({"rope_scaling": "x"}, "rope_scaling must be one set of values for all layers, not 'x'"),
+    (
+        {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}},
+        "rope_parameters must be one set",
+    ),
+    (
+        {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": "dynamic"}},
+        "of the type 'dynamic'",
+    ),
+    ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "must be 1.0, not 0.5"),
+]
+
+
+@pytest.mark.parametrize("base", [dict(LLAMA.hugging_face().config), NEOX], ids=["llama", "neox"])
+@pytest.mark.parametrize(("changes", "says"), OTHER_POSITIONS)
+def test_other_rotary_positions_are_refused(base, changes, says):
+    """Those of the old spelling were read as plain ones, and the weights scored as another model."""
+    unscaled = {"rope_parameters": None, "rope_scaling": None}
+    assert of_hugging_face(base | unscaled).n_layer == base["num_hidden_layers"]
+    assert of_hugging_face(base | unscaled | {"rope_scaling": {"type": "default"}})
+    with pytest.raises(SpecError, match=says):
+        of_hugging_face(base | unscaled | changes)
+
+
+@pytest.mark.parametrize("heads", [0, None, "4"])
+def test_a_config_whose_numbers_make_no_model_is_refused(heads):
+    config = {**LLAMA.hugging_face().config, "num_attention_heads": heads, "head_dim": None}
+    with pytest.raises(SpecError, match="its values make no llama: "):
+        of_hugging_face(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"hidden_act": "gelu"}, "hidden_act must be silu, not 'gelu'"),
+        ({"partial_rotary_factor": 0.25}, "partial_rotary_factor must be 1.0, not 0.25"),
+    ],
+)
+def test_a_llama_with_other_layers_is_refused(changes, says):
+    with pytest.raises(SpecError, match=says):
+        of_hugging_face({**LLAMA.hugging_face().config, **changes})
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from etils import epath
 
 from lmscale.report import write_report
 from lmscale.report.keep import keep, write_index
@@ -19,6 +20,7 @@ from lmscale.sweep.claims import Claim
 from lmscale.sweep.declaration import recorded_declarations
 from lmscale.sweep.kept import KEPT
 from lmscale.sweep.store import Store, StoreError
+from tests import memory_bucket
 from tests.cli.answers import answer, refused
 from tests.report import planted_evaluations
 from tests.report import planted_store as planted
@@ -139,7 +141,7 @@ def test_the_page_says_what_was_run_found_and_typed(kept):
     assert r"A \| \*star\* costs &lt;b&gt;" in page
     assert "](size.svg)" in page and (kept.path / "size.svg").exists()
     index = write_index(kept.path.parent).read_text()
-    assert "(sizes/README.md)" in index and "1 experiment, 10 runs" in index
+    assert "(sizes/README.md)" in index and "1 sweep, 10 runs" in index
 
 
 def test_three_figures_of_what_answers_and_no_curves():
@@ -187,6 +189,35 @@ def test_the_command_keeps_many_and_writes_an_index(tmp_path, capsys):
     assert (tmp_path / "kept" / "a" / KEPT).exists()
     line = refused(capsys, "keep", tmp_path / "nothing", "--out", tmp_path / "kept")
     assert "holds no experiment.json" in line
+
+
+def test_no_store_is_kept_in_the_place_of_another(tmp_path, capsys):
+    """Two stores of one experiment and one name: both were "kept", and only the second was there."""
+    runs = planted.size_runs(layers=(), seeds=(0, 1))
+    for parent, some in (("a", runs[:5]), ("b", runs[5:])):
+        planted.plant(tmp_path / parent / "sizes", some, analyses=["curves"])
+    out = tmp_path / "kept"
+    line = refused(capsys, "keep", tmp_path / "a", tmp_path / "b", "--out", out)
+    assert "have one name, and would be kept in one place" in line and not out.exists()
+
+    both = ("keep", tmp_path / "a", tmp_path / "a" / "sizes", "--out", out)
+    assert answer(capsys, *both)[0] == 0
+    before = (out / "sizes" / KEPT).read_bytes()
+    line = refused(capsys, "keep", tmp_path / "b", "--out", out)
+    assert "kept results of planted with 5 runs that the store has not: give another --out" in line
+    assert (out / "sizes" / KEPT).read_bytes() == before
+
+
+def test_an_extended_store_is_kept_again_and_other_text_is_not(tmp_path):
+    runs = planted.size_runs(layers=(), seeds=(0, 1))
+    keep(planted.plant(tmp_path / "few", runs[:5], analyses=["curves"]), tmp_path / "kept")
+    store = planted.plant(tmp_path / "all", runs, analyses=["curves"])
+    assert keep(store, tmp_path / "kept").runs == len(runs)
+    experiment = json.loads((store.path / "experiment.json").read_text())
+    experiment["corpus"]["fingerprint"] = "0" * 16
+    (store.path / "experiment.json").write_text(json.dumps(experiment))
+    with pytest.raises(StoreError, match="kept results of planted on other text"):
+        keep(store, tmp_path / "kept")
 
 
 def test_kept_results_are_not_trained_on(kept):
@@ -237,3 +268,20 @@ def test_verify_does_not_train_kept_results(kept, capsys):
 
 def test_a_time_between_looks_needs_watching(kept, capsys):
     assert "--watch" in refused(capsys, "report", kept.path, "--every", "5")
+
+
+def test_a_store_in_a_bucket_is_kept_with_its_forecasts(tmp_path, monkeypatch):
+    memory_bucket.mount(monkeypatch)
+    runs = planted.size_runs(layers=(), seeds=(0,))
+    store = planted.plant(epath.Path("s3://bucket/full"), runs, analyses=["curves"])
+    forecast = store.path / "verify" / "C1e10" / "notes.json"
+    forecast.parent.mkdir(parents=True)
+    forecast.write_text("{}")
+    kept = keep(store, tmp_path / "kept")
+    assert (kept.path / "verify" / "C1e10" / "notes.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/kept", "foo://bar"])
+def test_results_are_kept_on_this_machine(store, out, capsys):
+    line = refused(capsys, "keep", store.path, "--out", out)
+    assert f"results are kept in a folder of this machine, not in {out}" in line

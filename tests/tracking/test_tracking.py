@@ -191,6 +191,61 @@ def test_a_run_that_has_ended_is_closed_while_others_train(sweep):
         assert tracker.ended == {one.path.name: "done"}
 
 
+def test_runs_that_have_ended_are_closed_in_the_look_that_opens_them(sweep):
+    """A store of 150 runs had 150 event files open, which is more than some systems let a process open."""
+    open_at_once = []
+
+    class Counting(Recording):
+        def log(self, run, records, sent):
+            super().log(run, records, sent)
+            open_at_once.append(len(self.got) - len(self.ended))
+
+    tracker = Counting()
+    sweep.train(0, 7)
+    for folder in sweep.folders:
+        folder.write_result({"status": "done", "reason": None})
+        folder.write_status("done", step=12, seconds=1.0)
+    with sweep.follow(mine=tracker):
+        wait_until(lambda: len(tracker.got) == 2)
+    assert open_at_once == [1, 1] and set(tracker.ended.values()) == {"done"}
+
+
+def test_a_tracker_that_fails_is_told_the_end_of_its_open_runs(sweep):
+    class FailingSecond(Recording):
+        def log(self, run, records, sent):
+            if self.got:
+                raise RuntimeError("too many")
+            super().log(run, records, sent)
+
+    tracker, warned = FailingSecond(), []
+    sweep.train(0, 7)
+    with sweep.follow(warned.append, mine=tracker):
+        wait_until(lambda: warned)
+    assert tracker.got.keys() <= tracker.ended.keys()
+
+
+def test_a_run_whose_end_fails_leaves_no_other_open(sweep):
+    class FailingAtTheEnd(Recording):
+        def end(self, run, status):
+            super().end(run, status)
+            raise RuntimeError(f"no end {len(self.ended)}")
+
+    tracker, warned = FailingAtTheEnd(), []
+    with sweep.follow(warned.append, mine=tracker):
+        sweep.train(0, 7)
+    assert len(tracker.ended) == 2
+    assert len(warned) == 1 and warned[0].endswith("RuntimeError: no end 1")
+
+
+def test_trackers_of_like_names_are_sent_the_records_each(sweep):
+    """a/mine.py:note and a-mine.py:note had one file that says what was sent, and the second got nothing."""
+    trackers = {label: Recording() for label in ("a/mine.py:note", "a-mine.py:note")}
+    with sweep.follow(**trackers):
+        sweep.train(0, 7)
+    assert all(set(map(len, one.got.values())) == {7} for one in trackers.values())
+    assert len(list((sweep.path / "tracking").glob("*.json"))) == 2
+
+
 def test_a_tracker_that_fails_is_named_once(sweep):
     class Failing(Recording):
         def log(self, run, records, sent):
