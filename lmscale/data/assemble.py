@@ -33,6 +33,7 @@ from lmscale.data.buckets import (
     scatter,
 )
 from lmscale.data.character_tokenizer import CharacterTokenizer, count_characters
+from lmscale.data.copies import LEAST_COMPARED
 from lmscale.data.corpus import FORMAT, MANIFEST, SPLITS, Corpus, fingerprint
 from lmscale.data.encode import encode_buckets, join_buckets, part_of, sum_of
 from lmscale.data.errors import DataError
@@ -73,6 +74,7 @@ class Source:
       apart_from: a corpus whose training text no held-out document may copy either.
       bad: what was left out of the input.
       mixture: the weights of the sources.
+      only_samples: as `choose_held_out` has it.
     """
 
     documents: Sequence[Iterator[tuple[bytes, int]]]
@@ -83,6 +85,7 @@ class Source:
     apart_from: Corpus | None = None
     bad: BadDocuments = field(default_factory=BadDocuments)
     mixture: Mixture | None = None
+    only_samples: bool = False
 
     @cached_property
     def key(self) -> str:
@@ -190,6 +193,7 @@ def _hold_out(name: str, folder: Path, source: Source, progress: Progress) -> di
         settings["test_fraction"],
         other_text=functools.partial(_training_text, source.apart_from),
         progress=lambda done: progress("looking for copies", done, size),
+        only_samples=source.only_samples,
     )
     divided = _divide(paths, held_out, settings.get("cut_documents"), texts)
     _check_splits(name, divided["documents"], held_out)
@@ -308,11 +312,16 @@ def _check_splits(name: str, n_documents: dict[str, int], held_out: HeldOut) -> 
     total = sum(n_documents.values())
     for split, fraction in held_out.rule.fractions.items():
         if fraction and not n_documents[split]:
-            copies = (
-                f" ({len(held_out.left)} that are copied in others cannot be held out)"
-                if held_out.left
-                else ""
-            )
+            short = sum(why == "too_short" for why in held_out.left.values())
+            reasons = [
+                f"{n} that are {why}"
+                for n, why in (
+                    (len(held_out.left) - short, "copied in others"),
+                    (short, f"shorter than {LEAST_COMPARED} bytes"),
+                )
+                if n
+            ]
+            copies = f" ({' and '.join(reasons)} cannot be held out)" if reasons else ""
             raise DataError(
                 f"too little text: of {total} documents none fell to {split}, a share of "
                 f"{fraction:.3g}{copies}; name the line that separates the documents of a text file "
