@@ -114,7 +114,7 @@ def write_corpus(name: str, folder: Path, source: Source, progress: Progress) ->
     counts = encode_buckets(sizes, folder / tokenizer.file, tokenizer, cut_documents, progress)
     manifest = {
         **_described(name, source, tokenizer),
-        **_join(folder, source, tokenizer, [*sizes], counts, divided["documents"]),
+        **_join(folder, source, tokenizer, [*sizes], counts, divided),
         "held_out": divided["held_out"],
         **({"cut_by_itself": read["cut"]} if "cut" in read else {}),
         "dropped": {"duplicates": read["documents"] - divided["unique"], **read["dropped"]},
@@ -180,8 +180,8 @@ def _hold_out(name: str, folder: Path, source: Source, progress: Progress) -> di
     """Writes the texts of all splits to buckets.
 
     Returns:
-      {"documents": of each split, "unique": different documents, "held_out": as in the manifest,
-      "buckets": name -> bytes}
+      {"documents": of each split, "trained": training documents of each source, "unique": different documents,
+      "held_out": as in the manifest, "buckets": name -> bytes}
     """
     settings, texts = source.settings, folder / "texts"
     shutil.rmtree(texts, ignore_errors=True)
@@ -195,10 +195,11 @@ def _hold_out(name: str, folder: Path, source: Source, progress: Progress) -> di
         progress=lambda done: progress("looking for copies", done, size),
         only_samples=source.only_samples,
     )
-    divided = _divide(paths, held_out, settings.get("cut_documents"), texts)
+    divided = _divide(paths, held_out, settings.get("cut_documents"), texts, len(source.documents))
     _check_splits(name, divided["documents"], held_out)
     return {
         "documents": divided["documents"],
+        "trained": divided["trained"],
         "unique": divided["unique"],
         "held_out": {**_how_held_out(held_out), "dropped_bytes": divided["dropped_bytes"]},
         "buckets": {path.name: path.stat().st_size for path in sorted(texts.iterdir())},
@@ -233,10 +234,10 @@ def _join(
     tokenizer: Tokenizer,
     paths: Sequence[Path],
     counts: Sequence[dict[str, Any]],
-    n_documents: dict[str, int],
+    divided: dict[str, Any],
 ) -> dict[str, Any]:
     """Writes the token file of every split; returns "splits", and "mixture" where it is one."""
-    mixture = source.mixture
+    mixture, n_documents = source.mixture, divided["documents"]
     splits: dict[str, Any] = {}
     shares: dict[str, Any] = {}
     for split in SPLITS:
@@ -250,7 +251,8 @@ def _join(
             }
             continue
         numbers = range(len(mixture.inputs))
-        parts = [part_of(paths, counts, split, number) for number in numbers]
+        trained = divided["trained"] if split == "train" else [None for _ in numbers]
+        parts = [part_of(paths, counts, split, number, trained[number]) for number in numbers]
         sums = [sum_of(counts, f"{split}.{number}") for number in numbers]
         lacking = [
             name for name, part in zip(mixture.inputs, parts, strict=True) if not part.tokens
@@ -331,7 +333,11 @@ def _check_splits(name: str, n_documents: dict[str, int], held_out: HeldOut) -> 
 
 
 def _divide(
-    paths: Sequence[Path], held_out: HeldOut, cut_documents: int | None, folder: Path
+    paths: Sequence[Path],
+    held_out: HeldOut,
+    cut_documents: int | None,
+    folder: Path,
+    n_sources: int,
 ) -> dict[str, Any]:
     """Writes the text of all splits to the buckets of a folder.
 
@@ -339,9 +345,11 @@ def _divide(
     pieces where `cut_documents` asks for them; each piece has the key of its own text.
 
     Returns:
-      {"documents": of each split, "unique": different documents, "dropped_bytes": not kept}
+      {"documents": of each split, "trained": training documents of each source, "unique": different documents,
+      "dropped_bytes": not kept}
     """
     n_documents = dict.fromkeys(SPLITS, 0)
+    trained = [0] * n_sources
     dropped = unique = 0
     keeps_rest = held_out.rule.fractions["train"] > 0
     with BucketWriter(folder) as writer:
@@ -359,11 +367,17 @@ def _divide(
                     for piece in cut(text, cut_documents):
                         digest = hashlib.sha256(piece).digest()
                         writer.write(Record(digest, "train", piece, source))
-                    n_documents["train"] += 1
+                    trained[source] += 1
                 else:
                     writer.write(Record(key, "train", text, source))
-                    n_documents["train"] += 1
-    return {"documents": n_documents, "unique": unique, "dropped_bytes": dropped}
+                    trained[source] += 1
+    n_documents["train"] = sum(trained)
+    return {
+        "documents": n_documents,
+        "trained": trained,
+        "unique": unique,
+        "dropped_bytes": dropped,
+    }
 
 
 def _sample(paths: Sequence[Path], n_bytes: Sequence[int]) -> list[str]:

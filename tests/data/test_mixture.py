@@ -125,6 +125,30 @@ def test_a_long_document_that_misses_the_weights_is_said_with_its_remedy(tmp_pat
     assert "asked for" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("tokens", [None, 500_000])
+def test_pieces_of_a_mixture_are_not_counted_as_documents(tmp_path, tokens):
+    names = {}
+    for name in "ab":
+        some = [document(f"{name}{i}", 30 + i) for i in range(60)]
+        names[write_text(tmp_path / f"{name}.txt", some)] = 0.5
+    corpus = build_corpus("mix", names, cut_documents=500, tokens=tokens, **SETTINGS)
+    for split in SPLITS:
+        found = texts(corpus, split)
+        counts = corpus.manifest["splits"][split]
+        assert counts["pieces"] == len(found)
+        different = len({text.split(":")[0] for text in found})
+        if split == "train":
+            epochs = [source["train"]["epochs"] for source in corpus.manifest["mixture"]]
+            different = max(1, np.mean(epochs)) * different
+            assert counts["documents"] == pytest.approx(different, rel=0.1)
+        else:
+            assert counts["documents"] == different < len(found) / 3
+        assert counts["documents"] == sum(
+            source[split]["documents"] for source in corpus.manifest["mixture"]
+        )
+    assert "fewer than 100" in "\n".join(summary_lines(corpus))
+
+
 def test_a_document_of_two_sources_is_of_the_first(tmp_path):
     shared = [document(f"both{i}") for i in range(40)]
     a = write_text(tmp_path / "a.txt", [*shared, *(document(f"a{i}") for i in range(40))])
