@@ -27,8 +27,8 @@ from lmscale.data.shingles import (
     SHINGLE,
     SHORT_SHINGLE,
     WINDOW,
-    HashLookup,
     Hashes,
+    HashLookup,
     hashes_of,
     plain,
 )

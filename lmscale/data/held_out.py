@@ -5,8 +5,8 @@ go to validation, the highest to test. A document is held out only if it is no
 copy. That means two things: no other document of the corpus holds half of it (near-duplicates), and
 some stretch of it has less than a twentieth of its bytes in long copies of other documents. That
 stretch, of a bounded length, is its contribution; the rest of a held-out document is dropped. All
-other documents are training text, and so are those that are too short to be compared. So a document lies in one split only, and held-out text does not
-occur in the training text.
+other documents are training text, and so are those that are too short to be compared. So a document
+lies in one split only, and held-out text does not occur in the training text.
 """
 
 from __future__ import annotations

@@ -135,9 +135,7 @@ def test_hashes_are_found_among_keys():
 def test_a_short_text_is_found_whichever_of_its_bytes_is_changed(length):
     rng = random.Random(length)
     candidate = bytes(rng.choices(b"abcdefghijklmnop", k=length))
-    others = [
-        candidate[:at] + b"#" + candidate[at + 1 :] for at in {0, length // 2, length - 1}
-    ]
+    others = [candidate[:at] + b"#" + candidate[at + 1 :] for at in {0, length // 2, length - 1}]
     long = text(500, 1)
     for other in others:
         finder = looked([candidate, long, text(2, 2)], [other, text(1000, 3)])
