@@ -216,12 +216,12 @@ def _tokenizer(
         return tokenizer or stored_tokenizer(described, file.read_bytes())
     if tokenizer is None:
         progress("learning the tokeniser", 0, 1)
-        weights = source.mixture.weights if source.mixture else (1.0,)
-        sample = _sample(paths, [round(settings["sample_bytes"] * weight) for weight in weights])
         if settings.get("tokenizer") == CHARACTERS:
-            tokenizer = count_characters(sample, settings["vocab_size"])
+            tokenizer = count_characters(_trained(paths), settings["vocab_size"])
         else:
-            tokenizer = train_tokenizer(sample, settings["vocab_size"])
+            weights = source.mixture.weights if source.mixture else (1.0,)
+            sizes = [round(settings["sample_bytes"] * weight) for weight in weights]
+            tokenizer = train_tokenizer(_sample(paths, sizes), settings["vocab_size"])
         progress("learning the tokeniser", 1, 1)
     (folder / tokenizer.file).write_bytes(tokenizer.content)
     stages.finish("tokenizer", describe_tokenizer(tokenizer))
@@ -378,6 +378,14 @@ def _divide(
         "unique": unique,
         "dropped_bytes": dropped,
     }
+
+
+def _trained(paths: Sequence[Path]) -> Iterator[str]:
+    """All training text."""
+    for path in paths:
+        for _, split, text, _ in read_bucket(path):
+            if split == "train":
+                yield text.decode()
 
 
 def _sample(paths: Sequence[Path], n_bytes: Sequence[int]) -> list[str]:

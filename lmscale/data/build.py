@@ -76,7 +76,7 @@ def build_corpus(
       inputs: files, folders and patterns (see `sources`); or, for a mixture, {one of these: its weight}.
         The weights are shares of the tokens in every beginning of a split (see `mixture`).
       vocab_size: ids of the tokeniser that is learnt, 4,096 by default; of "characters" the most, by default
-        as many as the text holds.
+        as many as the training text holds.
       valid_fraction, test_fraction: the share of documents that each is chosen from (copies stay in the
         training text), 0 for none; by default the smallest of 1% to 10% that gives each 200 documents.
       tokenizer: the file of a tokeniser (SentencePiece `.model`, Hugging Face `tokenizer.json`, or a folder
@@ -91,7 +91,7 @@ def build_corpus(
         (True), at most so many (an int), or at most this share of all (a float below 1).
       where: conditions on the fields of JSON lines and Parquet, all of which a row must meet (see `where`):
         "language_score >= 0.9".
-      sample_bytes: training text from which the tokeniser is learnt.
+      sample_bytes: training text from which the tokeniser is learnt (characters: all of it).
       tokens: least length of a mixture's text, sources repeated; by default it ends where the first does.
       cut_documents: store documents longer than this many bytes in pieces, cut at line ends, so that
         the pieces of few long documents are shuffled. All pieces of one stay on one side.

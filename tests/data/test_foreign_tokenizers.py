@@ -221,6 +221,20 @@ def test_the_most_frequent_characters_are_kept():
         count_characters(["é"], 200)
 
 
+def test_every_character_of_the_training_text_has_an_id(tmp_path):
+    """Also where the text is longer than the sample from which other tokenisers are learnt."""
+    rare = [chr(0x4E00 + i) for i in range(60)]
+    path = write_text(
+        tmp_path / "a.txt", [f"{d} {c}" for d, c in zip(documents(60), rare, strict=True)]
+    )
+    corpus = build_corpus(
+        "a", [path], tokenizer="characters", sample_bytes=1000, valid_fraction=0.2
+    )
+    assert set("".join(texts(corpus, "train"))) - {*map(chr, range(128))} == {
+        *corpus.tokenizer.characters
+    }
+
+
 @pytest.mark.parametrize("name", ["bytes", "characters"])
 def test_corpora_of_bytes_and_of_characters(text, name):
     assert (
