@@ -38,6 +38,7 @@ from lmscale.data.corpus import FORMAT, MANIFEST, SPLITS, Corpus, fingerprint
 from lmscale.data.encode import encode_buckets, join_buckets, part_of, sum_of
 from lmscale.data.errors import DataError
 from lmscale.data.held_out import LEFT, MAX_BYTES, HeldOut, choose_held_out
+from lmscale.data.inputs import as_text
 from lmscale.data.learned_tokenizer import train_tokenizer
 from lmscale.data.mixture import Mixture, write_mixed
 from lmscale.data.shingles import END
@@ -270,7 +271,7 @@ def _join(
         return {"splits": splits}
     described = [
         {
-            "input": name,
+            "input": as_text(name),
             "weight": weight,
             **{split: shares[split][number] for split in SPLITS},
         }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from lmscale.data.errors import DataError
+from lmscale.data.inputs import as_text, is_there
 from lmscale.data.tokenizer import Tokenizer
 
 __all__ = ["Mixture", "Part", "interleaved", "parse_weights", "write_mixed"]
@@ -68,7 +70,22 @@ class Mixture:
 
     def settings(self) -> dict[str, Any]:
         """What the manifest says of it."""
-        return {"mixture": dict(zip(self.inputs, self.weights, strict=True)), "tokens": self.tokens}
+        names = map(as_text, self.inputs)
+        return {"mixture": dict(zip(names, self.weights, strict=True)), "tokens": self.tokens}
+
+
+def check_room(mixture: Mixture, itemsize: int, folder: Path) -> None:
+    """Raises `DataError` where the training text of a mixture does not fit the disk of a folder.
+
+    Args:
+      itemsize: bytes of a token.
+    """
+    need, free = (mixture.tokens or 0) * itemsize, shutil.disk_usage(folder).free
+    if need > free:
+        raise DataError(
+            f"{mixture.tokens:,} tokens take {need // 10**9:,} GB, and {folder} has {free // 10**9:,} GB left on "
+            "its disk: ask for fewer (tokens), or set LMSCALE_DATA to a larger disk"
+        )
 
 
 def parse_weights(inputs: Sequence[str]) -> Sequence[str] | dict[str, float]:
