@@ -56,7 +56,8 @@ class Mixture:
           tokens: least length of the training text; None ends it where the first source ends.
 
         Raises:
-          DataError: a weight is not positive and finite, there are more than MAX_SOURCES, or tokens < 1.
+          DataError: a weight is not positive and finite or too small or large beside the others, there are
+            more than MAX_SOURCES, or tokens < 1.
         """
         for name, weight in weights.items():
             if not (math.isfinite(weight) and weight > 0):
@@ -66,7 +67,13 @@ class Mixture:
         if tokens is not None and tokens < 1:
             raise DataError(f"tokens must be at least 1, not {tokens}")
         total = sum(weights.values())
-        return cls(tuple(weights), tuple(weight / total for weight in weights.values()), tokens)
+        shares = {name: weight / total for name, weight in weights.items()}
+        for name, share in shares.items():
+            if not share:
+                raise DataError(
+                    f"the weight of {name}, {weights[name]}, is no share of all, {total}: give weights of one unit"
+                )
+        return cls(tuple(shares), tuple(shares.values()), tokens)
 
     def settings(self) -> dict[str, Any]:
         """What the manifest says of it."""
@@ -91,14 +98,15 @@ def check_room(mixture: Mixture, itemsize: int, folder: Path) -> None:
 def parse_weights(inputs: Sequence[str]) -> Sequence[str] | dict[str, float]:
     """Inputs as a user writes them: all plain, or all as INPUT=WEIGHT.
 
+    What is there under the whole name (a file, folder or pattern such as year=2024) has no weight.
+
     Raises:
       DataError: when only some have a weight.
     """
     weights, plain = {}, []
     for name in inputs:
         found = _WEIGHT.fullmatch(name)
-        # A file may be named so.
-        if not found or Path(name).exists():
+        if not found or is_there(name):
             plain.append(name)
             continue
         try:

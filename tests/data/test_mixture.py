@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lmscale.cli import main
-from lmscale.data import DataError, build_corpus, describe, open_corpus
+from lmscale.data import DataError, build_corpus, describe, inputs, open_corpus
 from lmscale.data.describe import summary_lines
 from lmscale.data.mixture import interleaved, parse_weights
 from tests.cli.answers import refused
@@ -192,4 +192,13 @@ def test_a_file_may_be_named_like_a_weight(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "year=2024").mkdir()
     assert parse_weights(["year=2024", "b"]) == ["year=2024", "b"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    kind = inputs._kind
+    monkeypatch.setattr(inputs, "unreachable", lambda name, text: None)
+    monkeypatch.setattr(
+        inputs, "_kind", lambda path: "folder" if str(path) == "s3://b/year=2024" else kind(path)
+    )
+    for name in ("~/year=2024", str(tmp_path / "*=2024"), "*=2024", "s3://b/year=2024"):
+        assert parse_weights([name, "b"]) == [name, "b"]
+        assert parse_weights([f"{name}=3", "b=1"]) == {name: 3.0, "b": 1.0}
     assert parse_weights(["year=2024=3", "b=1"]) == {"year=2024": 3.0, "b": 1.0}
