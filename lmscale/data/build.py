@@ -31,9 +31,9 @@ from lmscale.data.errors import BuildError, DataError
 from lmscale.data.inputs import checksum, find_inputs
 from lmscale.data.installed import MAX_BYTES, OTHER_KINDS, find_installed, read_installed
 from lmscale.data.learned_tokenizer import check_vocab_size
-from lmscale.data.mixture import Mixture
+from lmscale.data.mixture import Mixture, check_room
 from lmscale.data.sources import MAX_DOCUMENT_BYTES, cut, read_documents
-from lmscale.data.tokenizer import Tokenizer
+from lmscale.data.tokenizer import Tokenizer, token_dtype
 from lmscale.data.tokenizers_of_files import read_tokenizer
 from lmscale.data.where import RowFilter
 from lmscale.progress import progress as show_progress
@@ -395,6 +395,13 @@ def _summarize(sources: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _itemsize(source: Source) -> int:
+    """Bytes of a token: of characters, of which it is not known how many there are, the fewest."""
+    if source.tokenizer is not None:
+        return source.tokenizer.dtype.itemsize
+    return token_dtype(source.settings["vocab_size"] or 0).itemsize
+
+
 # Building in place ------------------------------------------------------------------------------
 
 
@@ -425,6 +432,8 @@ def _build_once(
             return corpus
         if progress is None:
             progress = stack.enter_context(show_progress(f"corpus {name}", 1.0)).stage
+        if source.mixture:
+            check_room(source.mixture, _itemsize(source), final.parent)
         folder = stack.enter_context(building_folder(final, source.key))
         try:
             write_corpus(name, folder, source, progress)

@@ -181,6 +181,9 @@ def test_the_command_takes_weights_and_says_what_is_wrong(sources, tmp_path, cap
 
     assert "has no weight" in line(f"{wiki}=0.7", books)
     assert "must be a positive number, not 0" in line(f"{wiki}=0", f"{books}=1")
+    assert "is no share of all" in line(f"{wiki}=1e-300", f"{books}=1e300")
+    assert "is no share of all" in line(f"{wiki}=1e308", f"{books}=1e308")
+    assert "2,000,000 GB, and " in line(f"{wiki}=1", f"{books}=1", "--tokens", "1e15")
     assert "is not a number" in line(f"{wiki}=0.1.2")
     assert "has two weights" in line(f"{wiki}=0.1", f"{wiki}=0.2")
     assert "to one source only" in line(f"{wiki}=0.1", f"{tmp_path}/*.txt=0.2")
