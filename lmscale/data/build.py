@@ -45,6 +45,7 @@ _RESERVED = "installed-"
 DEFAULT_VOCAB = 4096
 #: The tokeniser whose ids are the bytes of the text.
 BYTES = "bytes"
+_LONGEST_CHARACTER = 4
 
 
 def build_corpus(
@@ -211,9 +212,13 @@ def _check_settings(
         raise DataError(
             f"valid_fraction {valid} and test_fraction {test} leave nothing to train on"
         )
-    for setting, value in (("sample_bytes", sample_bytes), ("cut_documents", cut_documents)):
-        if value is not None and value < 1:
-            raise DataError(f"{setting} must be at least 1, not {value}")
+    if sample_bytes < 1:
+        raise DataError(f"sample_bytes must be at least 1, not {sample_bytes}")
+    if cut_documents is not None and cut_documents < _LONGEST_CHARACTER:
+        raise DataError(
+            f"cut_documents must be at least {_LONGEST_CHARACTER}, the bytes of the longest character, not "
+            f"{cut_documents}"
+        )
     if split_pieces and cut_documents is None:
         raise DataError("split_pieces needs cut_documents: the bytes of a piece")
 
