@@ -369,7 +369,7 @@ def _check_same(
     changes = [
         f"{key} {_shown(there['settings'].get(key))} instead of {_shown(settings.get(key))}"
         for key in {**settings, **there["settings"]}
-        if there["settings"].get(key) != settings.get(key)
+        if not _is_same(there["settings"].get(key), settings.get(key))
     ]
     if any(there["sources"].get(key) != record.get(key) for key in ("sha256", "sha256_by_input")):
         changes.insert(0, "other inputs")
@@ -378,6 +378,11 @@ def _check_same(
             f"corpus {name} exists with {', '.join(changes)}: choose another name, or remove "
             f"{corpus.path} first"
         )
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two settings are equal; True, for any number, is not 1."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 
 def _shown(setting: Any) -> str:
