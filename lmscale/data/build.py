@@ -50,7 +50,7 @@ _LONGEST_CHARACTER = 4
 
 def build_corpus(
     name: str,
-    inputs: Sequence[str] | Mapping[str, float],
+    inputs: Path | str | Sequence[Path | str] | Mapping[Path | str, float],
     *,
     vocab_size: int | None = None,
     valid_fraction: float | None = None,
@@ -61,7 +61,7 @@ def build_corpus(
     text_field: str = "text",
     separator: str | None = None,
     skip_bad: bool | float = False,
-    where: Sequence[str] = (),
+    where: str | Sequence[str] = (),
     sample_bytes: int = 8_000_000,
     tokens: int | None = None,
     cut_documents: int | None = None,
@@ -74,8 +74,8 @@ def build_corpus(
 
     Args:
       name: of the folder under `data_root`.
-      inputs: files, folders and patterns (see `sources`); or, for a mixture, {one of these: its weight}.
-        The weights are shares of the tokens in every beginning of a split (see `mixture`).
+      inputs: files, folders and patterns (see `sources`), one or several; or, for a mixture, {one of these:
+        its weight}. The weights are shares of the tokens in every beginning of a split (see `mixture`).
       vocab_size: ids of the tokeniser that is learnt, 4,096 by default; of "characters" the most, by default
         as many as the training text holds.
       valid_fraction, test_fraction: the share of documents that each is chosen from (copies stay in the
@@ -104,6 +104,8 @@ def build_corpus(
       DataError: one line, when the inputs, the settings or the name cannot be.
     """
     _check_new_name(name)
+    inputs, where = _plain(inputs), [where] if isinstance(where, str) else [*where]
+    _check_text(text_field=text_field, separator=separator, end_token=end_token, where=where)
     mixture = _mixture_of(inputs, tokens)
     _check_settings(valid_fraction, test_fraction, sample_bytes, cut_documents, split_pieces)
     _check_skipped(skip_bad)
@@ -120,7 +122,7 @@ def build_corpus(
         "split_pieces": split_pieces,
         **_tokenizer_settings(tokenizer, chosen, parent),
         **(mixture.settings() if mixture else {}),
-        **({"where": [*where]} if where else {}),
+        **({"where": where} if where else {}),
     }
     groups, record = _inputs([[name] for name in inputs] if mixture else [[*inputs]])
     bad = BadDocuments(skip_bad, where=RowFilter(where) if where else None)
@@ -188,6 +190,26 @@ def _check_new_name(name: str) -> None:
     check_name(name)
     if name.startswith(_RESERVED):
         raise DataError(f"the name {name} is reserved for a built-in corpus: choose another one")
+
+
+def _plain(
+    inputs: Path | str | Sequence[Path | str] | Mapping[Path | str, float],
+) -> list[str] | dict[str, float]:
+    """Inputs as a list or dictionary of texts; a path alone is one input, not one a letter."""
+    if isinstance(inputs, str | os.PathLike):
+        return [os.fspath(inputs)]
+    if isinstance(inputs, Mapping):
+        return {os.fspath(name): weight for name, weight in inputs.items()}
+    return [os.fspath(name) for name in inputs]
+
+
+def _check_text(**settings: str | Sequence[str] | None) -> None:
+    """Raises `DataError` where a setting is no text: a shell hands on bytes that are not UTF-8 too."""
+    for name, value in settings.items():
+        try:
+            "".join(value or "").encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{name} is not UTF-8: {value!r}") from None
 
 
 def _mixture_of(inputs: Sequence[str] | Mapping[str, float], tokens: int | None) -> Mixture | None:
