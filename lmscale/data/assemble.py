@@ -33,10 +33,12 @@ from lmscale.data.buckets import (
     scatter,
 )
 from lmscale.data.character_tokenizer import CharacterTokenizer, count_characters
+from lmscale.data.copies import LEAST_COMPARED
 from lmscale.data.corpus import FORMAT, MANIFEST, SPLITS, Corpus, fingerprint
 from lmscale.data.encode import encode_buckets, join_buckets, part_of, sum_of
 from lmscale.data.errors import DataError
 from lmscale.data.held_out import LEFT, MAX_BYTES, HeldOut, choose_held_out
+from lmscale.data.inputs import as_text
 from lmscale.data.learned_tokenizer import train_tokenizer
 from lmscale.data.mixture import Mixture, write_mixed
 from lmscale.data.shingles import END
@@ -73,6 +75,7 @@ class Source:
       apart_from: a corpus whose training text no held-out document may copy either.
       bad: what was left out of the input.
       mixture: the weights of the sources.
+      only_samples: as `choose_held_out` has it.
     """
 
     documents: Sequence[Iterator[tuple[bytes, int]]]
@@ -83,6 +86,7 @@ class Source:
     apart_from: Corpus | None = None
     bad: BadDocuments = field(default_factory=BadDocuments)
     mixture: Mixture | None = None
+    only_samples: bool = False
 
     @cached_property
     def key(self) -> str:
@@ -111,7 +115,7 @@ def write_corpus(name: str, folder: Path, source: Source, progress: Progress) ->
     counts = encode_buckets(sizes, folder / tokenizer.file, tokenizer, cut_documents, progress)
     manifest = {
         **_described(name, source, tokenizer),
-        **_join(folder, source, tokenizer, [*sizes], counts, divided["documents"]),
+        **_join(folder, source, tokenizer, [*sizes], counts, divided),
         "held_out": divided["held_out"],
         **({"cut_by_itself": read["cut"]} if "cut" in read else {}),
         "dropped": {"duplicates": read["documents"] - divided["unique"], **read["dropped"]},
@@ -177,8 +181,8 @@ def _hold_out(name: str, folder: Path, source: Source, progress: Progress) -> di
     """Writes the texts of all splits to buckets.
 
     Returns:
-      {"documents": of each split, "unique": different documents, "held_out": as in the manifest,
-      "buckets": name -> bytes}
+      {"documents": of each split, "trained": training documents of each source, "unique": different documents,
+      "held_out": as in the manifest, "buckets": name -> bytes}
     """
     settings, texts = source.settings, folder / "texts"
     shutil.rmtree(texts, ignore_errors=True)
@@ -190,11 +194,13 @@ def _hold_out(name: str, folder: Path, source: Source, progress: Progress) -> di
         settings["test_fraction"],
         other_text=functools.partial(_training_text, source.apart_from),
         progress=lambda done: progress("looking for copies", done, size),
+        only_samples=source.only_samples,
     )
-    divided = _divide(paths, held_out, settings.get("cut_documents"), texts)
+    divided = _divide(paths, held_out, settings.get("cut_documents"), texts, len(source.documents))
     _check_splits(name, divided["documents"], held_out)
     return {
         "documents": divided["documents"],
+        "trained": divided["trained"],
         "unique": divided["unique"],
         "held_out": {**_how_held_out(held_out), "dropped_bytes": divided["dropped_bytes"]},
         "buckets": {path.name: path.stat().st_size for path in sorted(texts.iterdir())},
@@ -211,12 +217,12 @@ def _tokenizer(
         return tokenizer or stored_tokenizer(described, file.read_bytes())
     if tokenizer is None:
         progress("learning the tokeniser", 0, 1)
-        weights = source.mixture.weights if source.mixture else (1.0,)
-        sample = _sample(paths, [round(settings["sample_bytes"] * weight) for weight in weights])
         if settings.get("tokenizer") == CHARACTERS:
-            tokenizer = count_characters(sample, settings["vocab_size"])
+            tokenizer = count_characters(_trained(paths), settings["vocab_size"])
         else:
-            tokenizer = train_tokenizer(sample, settings["vocab_size"])
+            weights = source.mixture.weights if source.mixture else (1.0,)
+            sizes = [round(settings["sample_bytes"] * weight) for weight in weights]
+            tokenizer = train_tokenizer(_sample(paths, sizes), settings["vocab_size"])
         progress("learning the tokeniser", 1, 1)
     (folder / tokenizer.file).write_bytes(tokenizer.content)
     stages.finish("tokenizer", describe_tokenizer(tokenizer))
@@ -229,10 +235,10 @@ def _join(
     tokenizer: Tokenizer,
     paths: Sequence[Path],
     counts: Sequence[dict[str, Any]],
-    n_documents: dict[str, int],
+    divided: dict[str, Any],
 ) -> dict[str, Any]:
     """Writes the token file of every split; returns "splits", and "mixture" where it is one."""
-    mixture = source.mixture
+    mixture, n_documents = source.mixture, divided["documents"]
     splits: dict[str, Any] = {}
     shares: dict[str, Any] = {}
     for split in SPLITS:
@@ -246,7 +252,8 @@ def _join(
             }
             continue
         numbers = range(len(mixture.inputs))
-        parts = [part_of(paths, counts, split, number) for number in numbers]
+        trained = divided["trained"] if split == "train" else [None for _ in numbers]
+        parts = [part_of(paths, counts, split, number, trained[number]) for number in numbers]
         sums = [sum_of(counts, f"{split}.{number}") for number in numbers]
         lacking = [
             name for name, part in zip(mixture.inputs, parts, strict=True) if not part.tokens
@@ -264,7 +271,7 @@ def _join(
         return {"splits": splits}
     described = [
         {
-            "input": name,
+            "input": as_text(name),
             "weight": weight,
             **{split: shares[split][number] for split in SPLITS},
         }
@@ -308,11 +315,16 @@ def _check_splits(name: str, n_documents: dict[str, int], held_out: HeldOut) -> 
     total = sum(n_documents.values())
     for split, fraction in held_out.rule.fractions.items():
         if fraction and not n_documents[split]:
-            copies = (
-                f" ({len(held_out.left)} that are copied in others cannot be held out)"
-                if held_out.left
-                else ""
-            )
+            short = sum(why == "too_short" for why in held_out.left.values())
+            reasons = [
+                f"{n} that are {why}"
+                for n, why in (
+                    (len(held_out.left) - short, "copied in others"),
+                    (short, f"shorter than {LEAST_COMPARED} bytes"),
+                )
+                if n
+            ]
+            copies = f" ({' and '.join(reasons)} cannot be held out)" if reasons else ""
             raise DataError(
                 f"too little text: of {total} documents none fell to {split}, a share of "
                 f"{fraction:.3g}{copies}; name the line that separates the documents of a text file "
@@ -322,7 +334,11 @@ def _check_splits(name: str, n_documents: dict[str, int], held_out: HeldOut) -> 
 
 
 def _divide(
-    paths: Sequence[Path], held_out: HeldOut, cut_documents: int | None, folder: Path
+    paths: Sequence[Path],
+    held_out: HeldOut,
+    cut_documents: int | None,
+    folder: Path,
+    n_sources: int,
 ) -> dict[str, Any]:
     """Writes the text of all splits to the buckets of a folder.
 
@@ -330,9 +346,11 @@ def _divide(
     pieces where `cut_documents` asks for them; each piece has the key of its own text.
 
     Returns:
-      {"documents": of each split, "unique": different documents, "dropped_bytes": not kept}
+      {"documents": of each split, "trained": training documents of each source, "unique": different documents,
+      "dropped_bytes": not kept}
     """
     n_documents = dict.fromkeys(SPLITS, 0)
+    trained = [0] * n_sources
     dropped = unique = 0
     keeps_rest = held_out.rule.fractions["train"] > 0
     with BucketWriter(folder) as writer:
@@ -350,11 +368,25 @@ def _divide(
                     for piece in cut(text, cut_documents):
                         digest = hashlib.sha256(piece).digest()
                         writer.write(Record(digest, "train", piece, source))
-                    n_documents["train"] += 1
+                    trained[source] += 1
                 else:
                     writer.write(Record(key, "train", text, source))
-                    n_documents["train"] += 1
-    return {"documents": n_documents, "unique": unique, "dropped_bytes": dropped}
+                    trained[source] += 1
+    n_documents["train"] = sum(trained)
+    return {
+        "documents": n_documents,
+        "trained": trained,
+        "unique": unique,
+        "dropped_bytes": dropped,
+    }
+
+
+def _trained(paths: Sequence[Path]) -> Iterator[str]:
+    """All training text."""
+    for path in paths:
+        for _, split, text, _ in read_bucket(path):
+            if split == "train":
+                yield text.decode()
 
 
 def _sample(paths: Sequence[Path], n_bytes: Sequence[int]) -> list[str]:

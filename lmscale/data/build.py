@@ -31,9 +31,9 @@ from lmscale.data.errors import BuildError, DataError
 from lmscale.data.inputs import checksum, find_inputs
 from lmscale.data.installed import MAX_BYTES, OTHER_KINDS, find_installed, read_installed
 from lmscale.data.learned_tokenizer import check_vocab_size
-from lmscale.data.mixture import Mixture
+from lmscale.data.mixture import Mixture, check_room
 from lmscale.data.sources import MAX_DOCUMENT_BYTES, cut, read_documents
-from lmscale.data.tokenizer import Tokenizer
+from lmscale.data.tokenizer import Tokenizer, token_dtype
 from lmscale.data.tokenizers_of_files import read_tokenizer
 from lmscale.data.where import RowFilter
 from lmscale.progress import progress as show_progress
@@ -45,11 +45,12 @@ _RESERVED = "installed-"
 DEFAULT_VOCAB = 4096
 #: The tokeniser whose ids are the bytes of the text.
 BYTES = "bytes"
+_LONGEST_CHARACTER = 4
 
 
 def build_corpus(
     name: str,
-    inputs: Sequence[str] | Mapping[str, float],
+    inputs: Path | str | Sequence[Path | str] | Mapping[Path | str, float],
     *,
     vocab_size: int | None = None,
     valid_fraction: float | None = None,
@@ -60,7 +61,7 @@ def build_corpus(
     text_field: str = "text",
     separator: str | None = None,
     skip_bad: bool | float = False,
-    where: Sequence[str] = (),
+    where: str | Sequence[str] = (),
     sample_bytes: int = 8_000_000,
     tokens: int | None = None,
     cut_documents: int | None = None,
@@ -73,10 +74,10 @@ def build_corpus(
 
     Args:
       name: of the folder under `data_root`.
-      inputs: files, folders and patterns (see `sources`); or, for a mixture, {one of these: its weight}.
-        The weights are shares of the tokens in every beginning of a split (see `mixture`).
+      inputs: files, folders and patterns (see `sources`), one or several; or, for a mixture, {one of these:
+        its weight}. The weights are shares of the tokens in every beginning of a split (see `mixture`).
       vocab_size: ids of the tokeniser that is learnt, 4,096 by default; of "characters" the most, by default
-        as many as the text holds.
+        as many as the training text holds.
       valid_fraction, test_fraction: the share of documents that each is chosen from (copies stay in the
         training text), 0 for none; by default the smallest of 1% to 10% that gives each 200 documents.
       tokenizer: the file of a tokeniser (SentencePiece `.model`, Hugging Face `tokenizer.json`, or a folder
@@ -91,7 +92,7 @@ def build_corpus(
         (True), at most so many (an int), or at most this share of all (a float below 1).
       where: conditions on the fields of JSON lines and Parquet, all of which a row must meet (see `where`):
         "language_score >= 0.9".
-      sample_bytes: training text from which the tokeniser is learnt.
+      sample_bytes: training text from which the tokeniser is learnt (characters: all of it).
       tokens: least length of a mixture's text, sources repeated; by default it ends where the first does.
       cut_documents: store documents longer than this many bytes in pieces, cut at line ends, so that
         the pieces of few long documents are shuffled. All pieces of one stay on one side.
@@ -103,6 +104,8 @@ def build_corpus(
       DataError: one line, when the inputs, the settings or the name cannot be.
     """
     _check_new_name(name)
+    inputs, where = _plain(inputs), [where] if isinstance(where, str) else [*where]
+    _check_text(text_field=text_field, separator=separator, end_token=end_token, where=where)
     mixture = _mixture_of(inputs, tokens)
     _check_settings(valid_fraction, test_fraction, sample_bytes, cut_documents, split_pieces)
     _check_skipped(skip_bad)
@@ -119,7 +122,7 @@ def build_corpus(
         "split_pieces": split_pieces,
         **_tokenizer_settings(tokenizer, chosen, parent),
         **(mixture.settings() if mixture else {}),
-        **({"where": [*where]} if where else {}),
+        **({"where": where} if where else {}),
     }
     groups, record = _inputs([[name] for name in inputs] if mixture else [[*inputs]])
     bad = BadDocuments(skip_bad, where=RowFilter(where) if where else None)
@@ -143,7 +146,8 @@ def build_installed(vocab_size: int, progress: Progress | None = None) -> Corpus
         "max_bytes": MAX_BYTES,
     }
     files, record = find_installed()
-    source = Source([read_installed(files)], len(files), record, settings)
+    # So that the built-in corpora stay as they were: one document in fifty there is short.
+    source = Source([read_installed(files)], len(files), record, settings, only_samples=True)
     return _build_once(f"{INSTALLED}-v{vocab_size}", source, lambda corpus: None, progress)
 
 
@@ -167,7 +171,9 @@ def build_installed_kind(kind: str, training: Corpus, progress: Progress | None 
         "apart_from": training.fingerprint,
     }
     documents = read_installed(files)
-    source = Source([documents], len(files), record, settings, tokenizer, training)
+    source = Source(
+        [documents], len(files), record, settings, tokenizer, training, only_samples=True
+    )
     return _build_once(name, source, lambda corpus: None, progress)
 
 
@@ -184,6 +190,26 @@ def _check_new_name(name: str) -> None:
     check_name(name)
     if name.startswith(_RESERVED):
         raise DataError(f"the name {name} is reserved for a built-in corpus: choose another one")
+
+
+def _plain(
+    inputs: Path | str | Sequence[Path | str] | Mapping[Path | str, float],
+) -> list[str] | dict[str, float]:
+    """Inputs as a list or dictionary of texts; a path alone is one input, not one a letter."""
+    if isinstance(inputs, str | os.PathLike):
+        return [os.fspath(inputs)]
+    if isinstance(inputs, Mapping):
+        return {os.fspath(name): weight for name, weight in inputs.items()}
+    return [os.fspath(name) for name in inputs]
+
+
+def _check_text(**settings: str | Sequence[str] | None) -> None:
+    """Raises `DataError` where a setting is no text: a shell hands on bytes that are not UTF-8 too."""
+    for name, value in settings.items():
+        try:
+            "".join(value or "").encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{name} is not UTF-8: {value!r}") from None
 
 
 def _mixture_of(inputs: Sequence[str] | Mapping[str, float], tokens: int | None) -> Mixture | None:
@@ -208,9 +234,13 @@ def _check_settings(
         raise DataError(
             f"valid_fraction {valid} and test_fraction {test} leave nothing to train on"
         )
-    for setting, value in (("sample_bytes", sample_bytes), ("cut_documents", cut_documents)):
-        if value is not None and value < 1:
-            raise DataError(f"{setting} must be at least 1, not {value}")
+    if sample_bytes < 1:
+        raise DataError(f"sample_bytes must be at least 1, not {sample_bytes}")
+    if cut_documents is not None and cut_documents < _LONGEST_CHARACTER:
+        raise DataError(
+            f"cut_documents must be at least {_LONGEST_CHARACTER}, the bytes of the longest character, not "
+            f"{cut_documents}"
+        )
     if split_pieces and cut_documents is None:
         raise DataError("split_pieces needs cut_documents: the bytes of a piece")
 
@@ -361,7 +391,7 @@ def _check_same(
     changes = [
         f"{key} {_shown(there['settings'].get(key))} instead of {_shown(settings.get(key))}"
         for key in {**settings, **there["settings"]}
-        if there["settings"].get(key) != settings.get(key)
+        if not _is_same(there["settings"].get(key), settings.get(key))
     ]
     if any(there["sources"].get(key) != record.get(key) for key in ("sha256", "sha256_by_input")):
         changes.insert(0, "other inputs")
@@ -370,6 +400,11 @@ def _check_same(
             f"corpus {name} exists with {', '.join(changes)}: choose another name, or remove "
             f"{corpus.path} first"
         )
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two settings are equal; True, for any number, is not 1."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 
 def _shown(setting: Any) -> str:
@@ -390,6 +425,13 @@ def _summarize(sources: list[dict[str, Any]]) -> dict[str, Any]:
         "sha256": digest.hexdigest(),
         "files": sources[:1000],
     }
+
+
+def _itemsize(source: Source) -> int:
+    """Bytes of a token: of characters, of which it is not known how many there are, the fewest."""
+    if source.tokenizer is not None:
+        return source.tokenizer.dtype.itemsize
+    return token_dtype(source.settings["vocab_size"] or 0).itemsize
 
 
 # Building in place ------------------------------------------------------------------------------
@@ -422,6 +464,8 @@ def _build_once(
             return corpus
         if progress is None:
             progress = stack.enter_context(show_progress(f"corpus {name}", 1.0)).stage
+        if source.mixture:
+            check_room(source.mixture, _itemsize(source), final.parent)
         folder = stack.enter_context(building_folder(final, source.key))
         try:
             write_corpus(name, folder, source, progress)

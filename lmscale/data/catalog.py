@@ -59,7 +59,7 @@ def open_corpus(
     """
     name = str(name_or_path)
     check_scheme(name)
-    installed = re.fullmatch(rf"{INSTALLED}(?:-v(\d+))?", name)
+    installed = re.fullmatch(rf"{INSTALLED}(?:-v(\d{{1,9}}))?", name)
     if installed:
         asked = int(installed[1]) if installed[1] else vocab_size or INSTALLED_VOCAB
         path = data_root() / f"{INSTALLED}-v{asked}"

@@ -1,13 +1,14 @@
 """Bytes and characters as vocabularies.
 
 The ids are the end of a document, the 256 bytes, and in a vocabulary of characters one for every
-character beyond ASCII that the text holds. A character that the vocabulary lacks is its UTF-8 bytes, so
+character beyond ASCII that the training text holds. A character that the vocabulary lacks is its UTF-8 bytes, so
 every text comes back exactly; for ASCII text both vocabularies are the same.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
@@ -23,6 +24,7 @@ __all__ = ["N_BYTES_AND_MARKS", "CharacterTokenizer", "count_characters"]
 N_BYTES_AND_MARKS = 257
 _EOD_ID = 0
 _FIRST_BYTE_ID = 1
+_ASCII = re.compile("[\\x00-\\x7f]+")
 
 
 class CharacterTokenizer(Tokenizer):
@@ -76,9 +78,10 @@ def count_characters(texts: Iterable[str], vocab_size: int | None = None) -> Cha
     """The vocabulary of the characters of some texts: all, or the most frequent that `vocab_size` has room for."""
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(text)
-    beyond = [c for c in counts if ord(c) > 0x7F]
-    beyond.sort(key=lambda c: (-counts[c], c))
+        # Most text is ASCII alone, which is told a hundred times as fast as it is counted.
+        if not text.isascii():
+            counts.update(_ASCII.sub("", text))
+    beyond = sorted(counts, key=lambda c: (-counts[c], c))
     n = None if vocab_size is None else vocab_size - N_BYTES_AND_MARKS
     if n is not None and n < 0:
         raise DataError(

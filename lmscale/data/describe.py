@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lmscale.data.copies import LEAST_COMPARED
 from lmscale.data.corpus import SPLITS, Corpus
 from lmscale.data.inputs import kinds_in_words
 from lmscale.data.token_copies import COPY_TOKENS
@@ -223,10 +224,13 @@ def _held_out_line(found: dict[str, Any]) -> str:
     )
     if not shares:
         return "held out: nothing"
+    # A manifest of an earlier version does not say how many were too short.
+    short = held_out.get("too_short", 0)
+    too_short = f", nor {short:,} of fewer than {LEAST_COMPARED} bytes" if short else ""
     return (
         f"held out: at most {held_out['max_bytes']:,} bytes a document, from these shares of the "
         f"documents: {shares}; {held_out['near_duplicates']:,} near-duplicates of other documents and "
-        f"{held_out['copied']:,} largely copied ones were not held out; "
+        f"{held_out['copied']:,} largely copied ones were not held out{too_short}; "
         f"{held_out['dropped_bytes']:,} bytes are in no split"
     )
 

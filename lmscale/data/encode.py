@@ -51,8 +51,8 @@ def encode_buckets(
       cut_held_out: bytes of the pieces into which held-out texts are cut, as the training text is; or None.
 
     Returns:
-      For each bucket the counts of "SPLIT.SOURCE": `COUNTS` and "largest", the tokens of the longest
-      document.
+      For each bucket the counts of "SPLIT.SOURCE": `COUNTS`; "largest", the tokens of the longest document;
+      and of held-out texts that are cut "lengths", the pieces of each.
     """
     results = {path: counts for path in sizes if (counts := _counts_of(path)) is not None}
     paths = [path for path in sizes if path not in results]
@@ -74,12 +74,23 @@ def encode_buckets(
 
 
 def part_of(
-    paths: Iterable[Path], counts: Sequence[dict[str, Any]], split: str, source: int
+    paths: Iterable[Path],
+    counts: Sequence[dict[str, Any]],
+    split: str,
+    source: int,
+    n_documents: int | None = None,
 ) -> Part:
-    """The encoded text of one source in a split."""
+    """The encoded text of one source in a split.
+
+    Args:
+      n_documents: where texts are pieces of documents, of how many.
+    """
     name = f"{split}.{source}"
     files = [Path(f"{path}.{name}") for path, c in zip(paths, counts, strict=True) if name in c]
-    return Part(tuple(files), sum_of(counts, name)["tokens"])
+    total = sum_of(counts, name)
+    lengths = (n for c in counts if name in c for n in c[name].get("lengths", ()))
+    n_documents = total["documents"] if n_documents is None else n_documents
+    return Part(tuple(files), total["tokens"], total["pieces"], n_documents, tuple(lengths))
 
 
 def sum_of(counts: Sequence[dict[str, Any]], name: str) -> dict[str, int]:
@@ -104,18 +115,19 @@ def join_buckets(path: Path, part: Part) -> str:
 
 def _encode_bucket(path: Path, tokenizer: Tokenizer, cut_held_out: int | None) -> dict[str, Any]:
     tokens: dict[str, list[np.ndarray]] = {}
-    counts: dict[str, dict[str, int]] = {}
+    counts: dict[str, dict[str, Any]] = {}
     end = np.array([tokenizer.eod_id], tokenizer.dtype)
     for _, split, text, source in read_bucket(path):
-        pieces = [text]
-        if cut_held_out and split != "train":
-            pieces = list(cut(text, cut_held_out))
+        is_cut = cut_held_out is not None and split != "train"
+        pieces = list(cut(text, cut_held_out)) if is_cut else [text]
         encoded = [part for piece in pieces for part in (tokenizer.encode(piece.decode()), end)]
         name = f"{split}.{source}"
         tokens.setdefault(name, []).extend(encoded)
         count = counts.setdefault(name, {**dict.fromkeys(COUNTS, 0), "largest": 0})
         count["documents"] += 1
         count["pieces"] += len(pieces)
+        if is_cut:
+            count.setdefault("lengths", []).append(len(pieces))
         if tokenizer.is_lossless:
             count["bytes"] += len(text)
         else:
@@ -145,7 +157,7 @@ def _counts_of(path: Path) -> dict[str, Any] | None:
 
 
 def _count_decoded(
-    count: dict[str, int], tokenizer: Tokenizer, pieces: Sequence[bytes], encoded: list[np.ndarray]
+    count: dict[str, Any], tokenizer: Tokenizer, pieces: Sequence[bytes], encoded: list[np.ndarray]
 ) -> None:
     """Counts a document whose tokeniser may not give it back: as bytes what it gives back."""
     changed = False

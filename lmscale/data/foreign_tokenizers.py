@@ -114,11 +114,14 @@ class HuggingFaceTokenizer(Tokenizer):
             description: dict[str, Any] = json.loads(content)
             model: dict[str, Any] = description["model"]
             model["vocab"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise DataError(
                 "it is no tokenizer.json of tokenizers (an object with model and vocab)"
             ) from None
-        self._to_bytes = _bytes_of_pieces(description.get("decoder"))
+        try:
+            self._to_bytes = _bytes_of_pieces(description.get("decoder"))
+        except (AttributeError, KeyError, TypeError):
+            raise DataError("its decoder is not what tokenizers writes") from None
         try:
             backend = tokenizers.Tokenizer.from_str(content.decode())
         except Exception as error:  # the library raises Exception itself
@@ -188,7 +191,7 @@ def _bytes_of_pieces(decoder: dict[str, Any] | None) -> Callable[[str], bytes]:
     """
     parts: Sequence[dict[str, Any]] = [decoder or {"type": "none"}]
     if parts[0].get("type") == "Sequence":
-        parts = parts[0]["decoders"]
+        parts = parts[0]["decoders"] or [{"type": "none"}]
     kinds = [part.get("type") for part in parts]
     known = {"ByteLevel", "Metaspace", "Replace", "ByteFallback", "Fuse", "Strip"}
     if other := [str(kind) for kind in kinds if kind not in known]:

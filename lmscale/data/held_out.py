@@ -5,8 +5,8 @@ go to validation, the highest to test. A document is held out only if it is no
 copy. That means two things: no other document of the corpus holds half of it (near-duplicates), and
 some stretch of it has less than a twentieth of its bytes in long copies of other documents. That
 stretch, of a bounded length, is its contribution; the rest of a held-out document is dropped. All
-other documents are training text. So a document lies in one split only, and held-out text does not
-occur in the training text.
+other documents are training text, and so are those that are too short to be compared. So a document
+lies in one split only, and held-out text does not occur in the training text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from lmscale.cores import in_order
 from lmscale.data.buckets import count_unique, read_bucket
-from lmscale.data.copies import CopyFinder, Found
+from lmscale.data.copies import CopyFinder, Found, is_too_short
 from lmscale.data.shingles import END
 
 #: Documents of each held-out split where no fraction is given: this many, or a tenth of all where that
@@ -42,7 +42,7 @@ MAX_COPIED = 0.05
 #: Least length of a contribution: half of its document, or this many bytes.
 _MIN_BYTES = 1 << 11
 #: Reasons why an examined document stays in the training text.
-LEFT = ("near_duplicates", "copied")
+LEFT = ("near_duplicates", "copied", "too_short")
 #: Bytes of documents that are examined at a time.
 _BATCH_BYTES = 1 << 20
 #: Shares that are tried. They are coarse, so that a little more text leaves every split as it is.
@@ -77,7 +77,8 @@ class HeldOut:
       max_bytes: what one document contributes at most.
       texts: SHA-256 of each held-out document -> (its split, its contribution).
       left: SHA-256 of each examined document that stays in the training text -> why, one
-        of `LEFT`: another document holds it, or too little of it is no copy.
+        of `LEFT`: another document holds it, too little of it is no copy, or it is too short to be
+        compared.
     """
 
     rule: SplitRule
@@ -104,6 +105,7 @@ def choose_held_out(
     test: float | None,
     other_text: Callable[[], Iterator[np.ndarray]] | None = None,
     progress: Callable[[int], None] = lambda done: None,
+    only_samples: bool = False,
 ) -> HeldOut:
     """Chooses from all documents of some buckets.
 
@@ -114,6 +116,7 @@ def choose_held_out(
       other_text: text outside of the corpus whose copies are not held out either: arrays of documents
         with `END` between them.
       progress: called with the bytes looked at.
+      only_samples: short documents are held out and compared as long ones are.
     """
     n = count_unique(paths)
     given = {"valid": valid, "test": test}
@@ -121,7 +124,7 @@ def choose_held_out(
 
     def look(shares: dict[str, float]) -> HeldOut:
         rule = SplitRule(**{**given, **{split: shares[split] for split in asked}})
-        return _look(paths, n, rule, other_text, progress)
+        return _look(paths, n, rule, other_text, progress, only_samples)
 
     if not asked:
         return look({})
@@ -190,26 +193,33 @@ def _look(
     rule: SplitRule,
     other_text: Callable[[], Iterator[np.ndarray]] | None,
     progress: Callable[[int], None],
+    only_samples: bool,
 ) -> HeldOut:
     """Examines every document in the shares of a rule, and holds it out unless it is a copy."""
     least = min((share for share in (rule.valid, rule.test) if share), default=1.0)
     max_bytes = max(MAX_BYTES, _ENOUGH_BYTES // max(1, round(least * n)))
     candidates: dict[bytes, tuple[bytes, int]] = {}
+    texts: dict[bytes, tuple[str, bytes]] = {}
+    left: dict[bytes, str] = {}
     for path in paths:
         for digest, _, text, _ in read_bucket(path):
-            if rule.split(digest) != "train":
-                # An excerpt is enough to choose a stretch from; a long document would need too much memory.
-                candidates[digest] = _excerpt(text, digest, 2 * max_bytes), len(text)
+            if rule.split(digest) == "train":
+                continue
+            # An excerpt is enough to choose a stretch from; a long document would need too much memory.
+            excerpt = _excerpt(text, digest, 2 * max_bytes)
+            if not only_samples and is_too_short(excerpt):
+                left[digest] = "too_short"
+            else:
+                candidates[digest] = excerpt, len(text)
     excerpts = [excerpt for excerpt, _ in candidates.values()]
     # Without training text, one of several copies may be held out.
-    finder = CopyFinder(excerpts, keep_first=rule.fractions["train"] == 0)
+    finder = CopyFinder(excerpts, rule.fractions["train"] == 0, only_samples)
     if candidates:
         n_seen = _stream(paths, finder, {d: i for i, d in enumerate(candidates)}, progress)
         for text in other_text() if other_text else ():
             n_documents = int(np.count_nonzero(text == END)) + 1
             finder.look(text, n_seen, np.full(n_documents, -1))
             n_seen += n_documents
-    texts, left = {}, {}
     contained = finder.contained()
     for number, (digest, (excerpt, length)) in enumerate(candidates.items()):
         if contained[number] >= NEAR_DUPLICATE:

@@ -21,7 +21,7 @@ from lmscale.data.errors import DataError
 from lmscale.data.formats import UTF8_MARK, is_parquet
 from lmscale.data.formats import compression as compression_of
 from lmscale.data.remote import check_scheme, remote_error
-from lmscale.remote import entries, is_remote
+from lmscale.remote import entries, is_remote, unreachable
 
 #: Formats that a folder is searched for.
 _FORMATS = {
@@ -83,6 +83,17 @@ def find_inputs(
     return list(found.values())
 
 
+def is_there(name: str) -> bool:
+    """Whether a file or folder has this name, or a pattern meets one; False where that cannot be found out."""
+    if unreachable(name, text=True):
+        return False
+    path = epath.Path(name).expanduser()
+    try:
+        return _kind(path) != "nothing" or bool(_glob(path))
+    except Exception:  # Each remote store has its own errors; what reads the input will say which.
+        return False
+
+
 def checksum(path: epath.Path) -> dict[str, Any]:
     """{"file", "bytes", "sha256"} of an input as it lies there."""
     digest, size = hashlib.sha256(), 0
@@ -93,7 +104,12 @@ def checksum(path: epath.Path) -> dict[str, Any]:
                 size += len(chunk)
     except OSError as error:
         raise unreadable(path, error) from None
-    return {"file": path.name, "bytes": size, "sha256": digest.hexdigest()}
+    return {"file": as_text(path.name), "bytes": size, "sha256": digest.hexdigest()}
+
+
+def as_text(name: str) -> str:
+    """A name as JSON can hold it: bytes of it that are not UTF-8 are written \\xe9."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def unreadable(path: epath.PathLike, error: OSError) -> DataError:
@@ -150,6 +166,7 @@ def _find(name: str, on_skipped: OnSkipped) -> list[epath.Path]:
     skipped: dict[str, int] = {}
 
     def skip(kind: str) -> None:
+        kind = as_text(kind)  # it may be the suffix of a name
         skipped[kind] = skipped.get(kind, 0) + 1
         on_skipped(kind)
 

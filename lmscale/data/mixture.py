@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from lmscale.data.errors import DataError
+from lmscale.data.inputs import as_text, is_there
 from lmscale.data.tokenizer import Tokenizer
 
 __all__ = ["Mixture", "Part", "interleaved", "parse_weights", "write_mixed"]
@@ -54,7 +56,8 @@ class Mixture:
           tokens: least length of the training text; None ends it where the first source ends.
 
         Raises:
-          DataError: a weight is not positive and finite, there are more than MAX_SOURCES, or tokens < 1.
+          DataError: a weight is not positive and finite or too small or large beside the others, there are
+            more than MAX_SOURCES, or tokens < 1.
         """
         for name, weight in weights.items():
             if not (math.isfinite(weight) and weight > 0):
@@ -64,15 +67,38 @@ class Mixture:
         if tokens is not None and tokens < 1:
             raise DataError(f"tokens must be at least 1, not {tokens}")
         total = sum(weights.values())
-        return cls(tuple(weights), tuple(weight / total for weight in weights.values()), tokens)
+        shares = {name: weight / total for name, weight in weights.items()}
+        for name, share in shares.items():
+            if not share:
+                raise DataError(
+                    f"the weight of {name}, {weights[name]}, is no share of all, {total}: give weights of one unit"
+                )
+        return cls(tuple(shares), tuple(shares.values()), tokens)
 
     def settings(self) -> dict[str, Any]:
         """What the manifest says of it."""
-        return {"mixture": dict(zip(self.inputs, self.weights, strict=True)), "tokens": self.tokens}
+        names = map(as_text, self.inputs)
+        return {"mixture": dict(zip(names, self.weights, strict=True)), "tokens": self.tokens}
+
+
+def check_room(mixture: Mixture, itemsize: int, folder: Path) -> None:
+    """Raises `DataError` where the training text of a mixture does not fit the disk of a folder.
+
+    Args:
+      itemsize: bytes of a token.
+    """
+    need, free = (mixture.tokens or 0) * itemsize, shutil.disk_usage(folder).free
+    if need > free:
+        raise DataError(
+            f"{mixture.tokens:,} tokens take {need // 10**9:,} GB, and {folder} has {free // 10**9:,} GB left on "
+            "its disk: ask for fewer (tokens), or set LMSCALE_DATA to a larger disk"
+        )
 
 
 def parse_weights(inputs: Sequence[str]) -> Sequence[str] | dict[str, float]:
     """Inputs as a user writes them: all plain, or all as INPUT=WEIGHT.
+
+    What is there under the whole name (a file, folder or pattern such as year=2024) has no weight.
 
     Raises:
       DataError: when only some have a weight.
@@ -80,8 +106,7 @@ def parse_weights(inputs: Sequence[str]) -> Sequence[str] | dict[str, float]:
     weights, plain = {}, []
     for name in inputs:
         found = _WEIGHT.fullmatch(name)
-        # A file may be named so.
-        if not found or Path(name).exists():
+        if not found or is_there(name):
             plain.append(name)
             continue
         try:
@@ -128,13 +153,35 @@ def interleaved(
 
 @dataclass(frozen=True)
 class Part:
-    """The tokens of one source in a split: files in order, and how many tokens they hold."""
+    """The text of one source in a split, which may be stored in pieces of its documents.
+
+    Attributes:
+      files: in order.
+      tokens, pieces: how many they hold.
+      documents: that the pieces are of.
+      lengths: of held-out documents, pieces of each in the order of the files; empty where they are not cut.
+    """
 
     files: tuple[Path, ...]
     tokens: int
+    pieces: int
+    documents: int
+    lengths: tuple[int, ...] = ()
 
-    def documents(self, dtype: np.dtype, eod_id: int) -> Iterator[np.ndarray]:
-        """Each document's ids, the end of document included."""
+    def n_documents(self, pieces: int) -> int:
+        """How many documents the first so many pieces are of; the source is passed over again and again.
+
+        The pieces of a training document lie apart: a part of them counts as so many whole documents.
+        """
+        passes, rest = divmod(pieces, max(1, self.pieces))
+        if self.lengths:
+            begun = int(np.searchsorted(np.cumsum(self.lengths) - self.lengths, rest))
+        else:
+            begun = math.ceil(rest * self.documents / max(1, self.pieces))
+        return passes * self.documents + begun
+
+    def read(self, dtype: np.dtype, eod_id: int) -> Iterator[np.ndarray]:
+        """The ids of each piece, the end of document included."""
         for file in self.files:
             ids = np.fromfile(file, dtype)
             start = 0
@@ -149,13 +196,14 @@ def write_mixed(
     """Writes the tokens of a split of a mixture.
 
     Returns:
-      (counts of the split as in a manifest, for each source {"documents", "tokens", "available": tokens
-      that it has, "epochs": how often they are passed over, "largest": tokens of its longest document})
+      (counts of the split as in a manifest, for each source {"documents", "pieces", "tokens", "available":
+      tokens that it has, "epochs": how often they are passed over, "largest": tokens of its longest piece})
     """
     digest = hashlib.sha256()
     end = np.array([tokenizer.eod_id], tokenizer.dtype)
     shares: list[dict[str, Any]] = [
-        {"documents": 0, "tokens": 0, "available": part.tokens, "largest": 0} for part in parts
+        {"documents": 0, "pieces": 0, "tokens": 0, "available": part.tokens, "largest": 0}
+        for part in parts
     ]
     waiting: list[np.ndarray] = []
     held = n_bytes = 0
@@ -169,28 +217,24 @@ def write_mixed(
         waiting.clear()
         held = 0
 
-    sources = [
-        lambda part=part: part.documents(tokenizer.dtype, tokenizer.eod_id) for part in parts
-    ]
+    sources = [lambda part=part: part.read(tokenizer.dtype, tokenizer.eod_id) for part in parts]
     with open(path, "wb") as file:
-        for number, document in interleaved(sources, mixture.weights, n_tokens):
+        for number, piece in interleaved(sources, mixture.weights, n_tokens):
             share = shares[number]
-            share["documents"] += 1
-            share["tokens"] += len(document)
-            share["largest"] = max(share["largest"], len(document))
-            waiting.append(document)
-            held += len(document)
+            share["pieces"] += 1
+            share["tokens"] += len(piece)
+            share["largest"] = max(share["largest"], len(piece))
+            waiting.append(piece)
+            held += len(piece)
             if held >= _AT_ONCE:
                 flush()
         flush()
-    for share in shares:
+    for share, part in zip(shares, parts, strict=True):
+        share["documents"] = part.n_documents(share["pieces"])
         share["epochs"] = share["tokens"] / share["available"] if share["available"] else 0.0
-    n_documents = sum(share["documents"] for share in shares)
     counts = {
-        "documents": n_documents,
-        "pieces": n_documents,
+        **{key: sum(share[key] for share in shares) for key in ("documents", "pieces", "tokens")},
         "bytes": n_bytes,
-        "tokens": sum(share["tokens"] for share in shares),
         "largest": max(share["largest"] for share in shares),
         "sha256": digest.hexdigest(),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
+import numpy as np
 from etils import epath
 
 from lmscale.data.errors import BadDocument, DataError
@@ -60,7 +61,7 @@ def read_parquet(
       where: which rows are read; all by default.
 
     Raises:
-      DataError: when the file is no Parquet, is damaged or has no such column.
+      DataError: when the file is no Parquet, is damaged has no such column or has it twice.
     """
     try:
         import pyarrow
@@ -77,21 +78,26 @@ def read_parquet(
 
     try:
         file = parquet.ParquetFile(raw)
-        names = file.schema_arrow.names
+        schema = file.schema_arrow
     except damaged as error:
         raise fault(error, "is not a Parquet file") from None
+    names, paths = schema.names, where.paths(schema.names) if where else []
     if text_field not in names:
         raise DataError(
             f"{path} has no column {text_field!r}; its columns are {names_in_words(names)} (--text-field, or "
             "text_field, names the one that holds the text)"
         )
-    conditions = where.fields if where else []
+    conditions = list(dict.fromkeys(path[0] for path in paths))
     if lacking := [name for name in conditions if name not in names]:
         raise DataError(
             f"{path} has no column {lacking[0]!r}, which a condition (--where) reads; its columns are "
             f"{names_in_words(names)}"
         )
+    if twice := [name for name in (text_field, *conditions) if names.count(name) > 1]:
+        raise DataError(f"{path} has {names.count(twice[0])} columns {twice[0]!r}: name them apart")
     rows = _rows(file, text_field, conditions, pyarrow)
+    kinds = {path: _precision(schema, path, pyarrow) for path in paths}
+    narrow = {path: kind for path, kind in kinds.items() if kind is not None}
     row = 0
     while True:
         try:
@@ -101,6 +107,8 @@ def read_parquet(
         except damaged as error:
             raise fault(error, f"cannot be read after row {row:,}") from None
         row += 1
+        for read, kind in narrow.items():
+            _narrow(others, read, kind)
         if where is not None and not where.keeps(others):
             continue
         place = f"{path}, row {row}, column {text_field!r}"
@@ -112,6 +120,27 @@ def read_parquet(
             on_bad(error)
             continue
         yield text
+
+
+def _precision(schema: Any, path: Sequence[str], pyarrow: Any) -> type[np.floating] | None:
+    """The type of a column of narrow floats, which would be read as Python's own; None for other columns."""
+    found = schema.field(path[0]).type
+    for name in path[1:]:
+        at = found.get_field_index(name) if pyarrow.types.is_struct(found) else -1
+        if at < 0:
+            return None
+        found = found.field(at).type
+    if pyarrow.types.is_float16(found):
+        return np.float16
+    return np.float32 if pyarrow.types.is_float32(found) else None
+
+
+def _narrow(row: Any, path: Sequence[str], kind: type[np.floating]) -> None:
+    """Gives a value of a row the precision of its column, so that it is compared in it."""
+    for name in path[:-1]:
+        row = row[name] or {}
+    if isinstance(row.get(path[-1]), float):
+        row[path[-1]] = kind(row[path[-1]])
 
 
 def _rows(

@@ -6,10 +6,15 @@ space, so that a copy with other indentation or line breaks is still found.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import numpy as np
 
 #: Bytes of a shingle: about three words of prose.
 SHINGLE = 16
+#: Bytes of a shingle of a very short document.
+SHORT_SHINGLE = 8
 #: Bytes of the window that is looked up to find copies: about eight words of prose.
 WINDOW = 48
 #: Marks the end of a document. UTF-8 never uses this byte, so no window spans two documents unnoticed.
@@ -52,27 +57,45 @@ def plain(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return lower[kept], kept
 
 
-def samples(text: np.ndarray):
-    """Samples of a plain text uint8 [m]: one byte in eight, chosen by the hash of its shingle.
+class Hashes(NamedTuple):
+    """Hashes of a stretch of text.
 
-    Broder (1997) compares documents by such samples: the share of one's sampled shingles that is in
-    the other's sample estimates the share of all shingles that the other has.
+    Attributes:
+      start: the place of its first byte.
+      short, shingles: uint64 [k], of the `SHORT_SHINGLE` and the `SHINGLE` bytes from each byte on.
+      sampled: int [j], the bytes of the stretch that are sampled: one in eight.
+      windows: uint64 [j], of the `WINDOW` bytes from each sampled byte on.
+    """
 
-    Yields:
-      (places int [k], uint64 [k], uint64 [k]): some sampled bytes in their order, and the hashes of the
-      shingles and of the windows that begin there. The text is padded with `END`s.
+    start: int
+    short: np.ndarray
+    shingles: np.ndarray
+    sampled: np.ndarray
+    windows: np.ndarray
+
+
+def hashes_of(text: np.ndarray) -> Iterator[Hashes]:
+    """The hashes of a plain text uint8 [m], stretch by stretch. It is padded with `END`s.
+
+    A byte is sampled by the hash of its shingle. Broder (1997) compares documents by such samples: the
+    share of one's sampled shingles that is in the other's sample estimates the share of all shingles
+    that the other has.
     """
     text = np.concatenate([text, np.full(WINDOW - 1, END, np.uint8)])
     for start in range(0, max(1, len(text) - WINDOW + 1), _SLICE):
         # Each step doubles the window: h_2n[i] = K_n h_n[i] + h_n[i + n], modulo 2^64.
         hashes, n = _OF_BYTE[text[start : start + _SLICE + WINDOW - 1]], 1
+        short = hashes
         for factor in _FACTORS[:4]:
             hashes = hashes[:-n] * factor + hashes[n:]
             n *= 2
-        at = np.flatnonzero(hashes[: -2 * SHINGLE] * _MIX < _SAMPLED_BELOW)
-        shingles = hashes[at]
-        double = shingles * _FACTORS[4] + hashes[at + SHINGLE]
-        yield at + start, shingles, double * _FACTORS[5] + hashes[at + 2 * SHINGLE]
+            if n == SHORT_SHINGLE:
+                short = hashes
+        every = hashes[: -2 * SHINGLE]
+        at = np.flatnonzero(every * _MIX < _SAMPLED_BELOW)
+        double = hashes[at] * _FACTORS[4] + hashes[at + SHINGLE]
+        windows = double * _FACTORS[5] + hashes[at + 2 * SHINGLE]
+        yield Hashes(start, short[: len(every)], every, at, windows)
 
 
 class HashLookup:

@@ -51,6 +51,8 @@ MAX_ROW_BYTES = 1 << 26
 #: 3 to 10 times, logs 100 times, zeros 1,000 times. Small files may exceed it.
 MAX_RATIO = 200
 _SMALL_BYTES = 1 << 24
+#: Compressed bytes of zstd that are decompressed at once. Four of them become at most 128 KiB: 32 MiB in all.
+_ZSTD_BYTES = 1 << 10
 
 #: Called with what is wrong with a document. By default that is an error.
 OnBad = Callable[[BadDocument], None]
@@ -334,8 +336,40 @@ def _decompressed(path: epath.Path, raw: BinaryIO, kind: str) -> io.BufferedRead
                 raise DataError(f"{path} needs zstandard to be read: pip install 'lmscale[data]'")
             # A zstd frame may ask for a window of gigabytes.
             decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
-            stream = decompressor.stream_reader(raw, read_across_frames=True)
+            stream = _ZstdFrames(raw, decompressor)
     return io.BufferedReader(_Bounded(path, raw, stream), _CHUNK)
+
+
+class _ZstdFrames:
+    """The content of a file of zstd, which is one frame or several.
+
+    zstandard's own reader takes the end of the file for the end of a frame: a file that was cut off would
+    pass for a whole one.
+    """
+
+    def __init__(self, raw: BinaryIO, decompressor: Any):
+        self._raw, self._new_frame = raw, decompressor.decompressobj
+        self._frame: Any = None
+        self._waiting = memoryview(b"")
+
+    def read(self, size: int) -> memoryview:
+        """At most `size` bytes; none at the end.
+
+        Raises:
+          EOFError: the file ends within a frame.
+        """
+        while not self._waiting:
+            rest = self._frame.unused_data if self._frame else b""
+            data = rest or self._raw.read(_ZSTD_BYTES)
+            if not data:
+                if self._frame and not self._frame.eof:
+                    raise EOFError("Compressed file ended before the end of its last frame")
+                break
+            if self._frame is None or self._frame.eof:
+                self._frame = self._new_frame()
+            self._waiting = memoryview(self._frame.decompress(data))
+        found, self._waiting = self._waiting[:size], self._waiting[size:]
+        return found
 
 
 class _Bounded(io.RawIOBase):

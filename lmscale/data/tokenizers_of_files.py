@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,11 @@ def read_tokenizer(path: str, end_token: str | None = None) -> Tokenizer:
     Raises:
       DataError: one line that names the file, and what is wrong with it.
     """
-    file = Path(path).expanduser()
+    try:
+        (end_token or "").encode()
+    except UnicodeEncodeError:
+        raise DataError(f"the end token {end_token!r} is not UTF-8") from None
+    file = Path(os.path.expanduser(path))  # pathlib's own fails for a user that is not there
     try:
         if file.is_dir():
             inside = [file / name for name in _IN_FOLDER if (file / name).is_file()]

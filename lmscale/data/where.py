@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
+
+import numpy as np
 
 from lmscale.data.errors import DataError
 from lmscale.data.inputs import names_in_words
@@ -28,21 +31,55 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
+class _Number:
+    """A number as it was written, to be compared with fields of every type without rounding them.
+
+    A field that is a float is compared with the float that the number is read as, in the field's own
+    precision: a float32 of 0.9 meets =0.9, although the float64 of 0.9 is another number.
+
+    Raises:
+      ValueError: the text is no finite number, or holds an underscore, which Python would read over.
+    """
+
+    def __init__(self, written: str):
+        self._float = float(written)
+        if "_" in written or not math.isfinite(self._float):
+            raise ValueError(written)
+        self._exact = Decimal(written)
+        with np.errstate(over="ignore"):  # infinity compares as the number would
+            self._narrow = {kind: kind(self._float) for kind in (np.float16, np.float32)}
+
+    def like(self, found: Any) -> Any:
+        """The number in the type of a field; None where that is no number."""
+        if isinstance(found, float):
+            return self._float
+        if isinstance(found, np.floating):
+            return self._narrow[type(found)]
+        return self._exact if isinstance(found, int | Decimal) else None
+
+
 @dataclass(frozen=True)
 class _Condition:
     path: tuple[str, ...]
     sign: str
-    value: float | str
+    value: _Number | str
 
     def holds(self, row: Mapping[str, Any]) -> bool:
         found: Any = row
-        for name in self.path:
+        for name in _path_in(self.path, row):
             found = found.get(name) if isinstance(found, Mapping) else None
         if isinstance(found, bool):
             found = str(found).lower()
         if isinstance(self.value, str):
             return isinstance(found, str) and _OPERATORS[self.sign](found, self.value)
-        return isinstance(found, int | float) and _OPERATORS[self.sign](found, self.value)
+        value = self.value.like(found)
+        return value is not None and bool(_OPERATORS[self.sign](found, value))
+
+
+def _path_in(path: tuple[str, ...], names: Container[str]) -> tuple[str, ...]:
+    """A path in a row of these fields, one of which may have dots in its own name."""
+    whole = ".".join(path)
+    return (whole,) if whole in names else path
 
 
 class RowFilter:
@@ -50,7 +87,8 @@ class RowFilter:
 
     Args:
       conditions: FIELD SIGN VALUE each, with one of >= <= != = > < (== is =). A field of an object within the row is
-        written with dots. A value that is a number is compared as one; other values know = and != alone.
+        written with dots, and so is a field with dots in its name, which comes first. A value that is a number
+        is compared as one, exactly or in the precision of the field; other values know = and != alone.
         A row without the field, or with a value of another kind, is left out: with != too, and null is of
         no kind. Booleans are the words true and false.
 
@@ -73,10 +111,9 @@ class RowFilter:
         self._any_kept = False
         self._fields = [_Fields(condition.path) for condition in self._conditions]
 
-    @property
-    def fields(self) -> list[str]:
-        """The fields of a row that the conditions read."""
-        return list(dict.fromkeys(condition.path[0] for condition in self._conditions))
+    def paths(self, names: Container[str]) -> list[tuple[str, ...]]:
+        """The paths that the conditions read in a row of these fields."""
+        return [_path_in(condition.path, names) for condition in self._conditions]
 
     def keeps(self, row: Mapping[str, Any]) -> bool:
         """Whether a row meets all conditions; counts those that do not."""
@@ -114,7 +151,7 @@ class _Fields:
 
     def note(self, row: Mapping[str, Any]) -> None:
         found: Any = row
-        for depth, name in enumerate(self.path):
+        for depth, name in enumerate(_path_in(self.path, row)):
             if not isinstance(found, Mapping):
                 return
             if depth > self._depth:
@@ -136,13 +173,11 @@ def _parsed(text: str) -> _Condition:
             f"{text!r} is no condition on rows: write FIELD>=VALUE, with one of >= <= != = > <"
         )
     name, sign, written = found.groups()
-    value: float | str
+    value: _Number | str
     try:
-        value = float(written)
+        value = _Number(written)
     except ValueError:
         value = re.sub(r"""^(["'])(.*)\1$""", r"\2", written)
-    if isinstance(value, float) and not math.isfinite(value):
-        value = written
     if isinstance(value, str) and sign not in ("=", "==", "!="):
         raise DataError(f"{text!r} compares with {value!r}, which is not a number: use = or !=")
     return _Condition(tuple(name.split(".")), sign, value)

@@ -164,6 +164,45 @@ def test_another_build_under_the_name_is_refused(tmp_path, text, change, message
     assert "\n" not in str(error.value)
 
 
+def test_any_number_of_bad_rows_is_not_one(text):
+    build_corpus("a", [text], skip_bad=True, **SETTINGS)
+    with pytest.raises(DataError, match="skip_bad True instead of 1"):
+        build_corpus("a", [text], skip_bad=1, **SETTINGS)
+
+
+def test_a_path_alone_is_one_input(tmp_path, text):
+    expected = build_corpus("a", [text], **SETTINGS).fingerprint
+    for name, inputs in (("b", text), ("c", Path(text)), ("d", [Path(text)])):
+        assert build_corpus(name, inputs, **SETTINGS).fingerprint == expected
+    rows = tmp_path / "a.jsonl"
+    rows.write_text("".join(json.dumps({"text": t, "n": 1}) + "\n" for t in documents(120)))
+    corpus = build_corpus("e", rows, where="n=1", **SETTINGS)
+    assert corpus.fingerprint == expected and corpus.manifest["settings"]["where"] == ["n=1"]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_names_that_are_not_utf8_leave_a_corpus_that_can_be_read(tmp_path, mixed):
+    paths = []
+    for number in range(2):
+        folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/u%d-caf\xe9" % number))
+        try:
+            folder.mkdir()
+        except OSError:
+            pytest.skip("this file system holds names in UTF-8 alone")
+        (folder / os.fsdecode(b"a.\xe9")).write_text("of an unknown kind")
+        name = folder / os.fsdecode(b"caf\xe9.txt")
+        paths.append(write_text(name, documents(60, seed=number)))
+    folders = [os.path.dirname(path) for path in paths]
+    corpus = build_corpus("a", dict.fromkeys(folders, 1) if mixed else folders, **SETTINGS)
+    assert open_corpus("a").fingerprint == corpus.fingerprint
+    sources = corpus.manifest["sources"]
+    assert {one["file"] for one in sources["files"]} == {"caf\\xe9.txt"}
+    assert sources["skipped"] == {".\\xe9": 2}
+    if mixed:
+        assert corpus.manifest["mixture"][0]["input"].endswith("u0-caf\\xe9")
+        build_corpus("a", dict.fromkeys(folders, 1), **SETTINGS)
+
+
 def test_a_tokeniser_can_be_shared(tmp_path, text):
     first = build_corpus("a", [text], **SETTINGS)
     other = write_text(tmp_path / "other.txt", [f"{t} 日本語" for t in documents(60, seed=5)])
@@ -220,7 +259,15 @@ def test_cutting_keeps_characters_whole(length):
         ("a", {"vocab_size": 60_000}, "vocab_size 60000 is too large for this text"),
         ("a", {"sample_bytes": 0}, "sample_bytes must be at least 1"),
         ("a", {"valid_fraction": 1.0}, r"valid_fraction must be in \[0, 1\), not 1.0"),
-        ("a", {"cut_documents": 0}, "cut_documents must be at least 1"),
+        ("a", {"cut_documents": 0}, "cut_documents must be at least 4"),
+        (
+            "a",
+            {"cut_documents": 3},
+            "cut_documents must be at least 4, the bytes of the longest character",
+        ),
+        ("a", {"separator": "\udcff"}, "separator is not UTF-8"),
+        ("a", {"text_field": "\udcff"}, "text_field is not UTF-8"),
+        ("a", {"where": ["a=1", "b=\udcff"]}, "where is not UTF-8"),
         ("a", {"valid_fraction": 1e-6}, "of 120 documents none fell to valid, a share of 1e-06"),
     ],
 )

@@ -216,6 +216,15 @@ def test_every_kind_of_installed_text_is_there_and_apart_from_the_others():
     assert not any(file.suffix == ".py" for file in names)
 
 
+def test_a_vocabulary_that_cannot_be_is_one_line():
+    for digits in ("9" * 5000, "9" * 9, "0"):
+        with pytest.raises(
+            DataError, match=r"vocab_size must be at|no corpus|cannot be read"
+        ) as error:
+            open_corpus(f"installed-python-v{digits}")
+        assert "\n" not in str(error.value)
+
+
 def test_a_root_that_is_a_file_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("LMSCALE_DATA", str(tmp_path / "file"))

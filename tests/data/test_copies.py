@@ -131,6 +131,25 @@ def test_hashes_are_found_among_keys():
     assert len(HashLookup(np.zeros(0, np.uint64)).find(asked)[0]) == 0
 
 
+@pytest.mark.parametrize("length", [24, 30, 47, 48, 100, 127, 128])
+def test_a_short_text_is_found_whichever_of_its_bytes_is_changed(length):
+    rng = random.Random(length)
+    candidate = bytes(rng.choices(b"abcdefghijklmnop", k=length))
+    others = [candidate[:at] + b"#" + candidate[at + 1 :] for at in {0, length // 2, length - 1}]
+    long = text(500, 1)
+    for other in others:
+        finder = looked([candidate, long, text(2, 2)], [other, text(1000, 3)])
+        assert finder.contained()[0] >= 0.5 and finder.contained()[1:].tolist() == [0, 0]
+        assert looked([candidate], [text(3, 4) + b" " + other + text(3, 5)]).contained()[0] >= 0.5
+    # Other short texts do not change what is found of a long one.
+    edited = b"edit ".join(long[i : i + 200] for i in range(0, len(long), 200))
+    alone, beside = looked([long], [edited]), looked([long, candidate, b"abc " * 6], [edited])
+    assert alone.contained()[0] == beside.contained()[0] > 0.5
+    # As the built-in corpora are compared.
+    sampled = looked([candidate, long], [edited], only_samples=True)
+    assert sampled.contained()[1] == alone.contained()[0]
+
+
 # Tokens -----------------------------------------------------------------------------------------
 
 

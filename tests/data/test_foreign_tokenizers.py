@@ -165,12 +165,36 @@ def test_files_that_are_no_tokenisers_are_refused_in_one_line(files, text, tmp_p
     assert "whose tokens do not stand for fixed bytes" in line(
         json.dumps({**gpt2, "decoder": None})
     )
+    for decoder in (
+        "ByteLevel",
+        ["ByteLevel"],
+        3,
+        {"type": "Sequence"},
+        {"type": "Sequence", "decoders": 3},
+        {"type": "Sequence", "decoders": ["Fuse"]},
+        {"type": "Sequence", "decoders": []},
+        {"type": ["Fuse"]},
+        {"type": "Replace", "pattern": {"String": "a"}},
+        {"type": "Replace", "pattern": {"String": "a"}, "content": 3},
+        {"type": "Replace", "pattern": {"String": 3}, "content": "a"},
+        {"type": "Replace", "pattern": {"String": ["a"]}, "content": "a"},
+        {"type": "Metaspace", "replacement": 3},
+    ):
+        said = line(json.dumps({**gpt2, "decoder": decoder}))
+        assert "cannot be the tokeniser: " in said and "ecoder" in said, decoder
+    for deep in ('{"model":' * 100_000, '{"model": {"vocab": ' + "[" * 100_000):
+        assert "is no tokenizer.json of tokenizers" in line(deep)
     nameless = json.dumps(gpt2).replace("<|endoftext|>", "<|stop|>")
     assert "name the one that ends a document" in line(nameless)
     assert "ids, not 500: leave vocab_size out" in line(json.dumps(gpt2), "--vocab-size", 500)
     assert "exclude each other" in line(json.dumps(gpt2), "--tokenizer-from", "b")
     missing = ("data", "build", "a", "--input", text, "--tokenizer", tmp_path / "none.model")
     assert "there is no tokeniser" in refused(capsys, *missing)
+    lost = ("data", "build", "a", "--input", text, "--tokenizer", "~nosuch/x")
+    assert "there is no tokeniser ~nosuch/x" in refused(capsys, *lost)
+    for name in ("gpt2.json", "llama.model"):
+        with pytest.raises(DataError, match="is not UTF-8"):
+            read_tokenizer(str(files / name), "\udcff")
     folder = ("data", "build", "a", "--input", text, "--tokenizer", tmp_path)
     assert "holds none of tokenizer.json" in refused(capsys, *folder)
     argv = ("data", "build", "a", "--input", text)
@@ -219,6 +243,20 @@ def test_the_most_frequent_characters_are_kept():
     assert count_characters(["ééé öö ß", "a"], 259).characters == "éö"
     with pytest.raises(DataError, match="at least 257 ids"):
         count_characters(["é"], 200)
+
+
+def test_every_character_of_the_training_text_has_an_id(tmp_path):
+    """Also where the text is longer than the sample from which other tokenisers are learnt."""
+    rare = [chr(0x4E00 + i) for i in range(60)]
+    path = write_text(
+        tmp_path / "a.txt", [f"{d} {c}" for d, c in zip(documents(60), rare, strict=True)]
+    )
+    corpus = build_corpus(
+        "a", [path], tokenizer="characters", sample_bytes=1000, valid_fraction=0.2
+    )
+    assert set("".join(texts(corpus, "train"))) - {*map(chr, range(128))} == {
+        *corpus.tokenizer.characters
+    }
 
 
 @pytest.mark.parametrize("name", ["bytes", "characters"])

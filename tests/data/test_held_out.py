@@ -6,7 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from lmscale.data import build_corpus, encode, held_out, open_corpus
+from lmscale.data import DataError, build_corpus, encode, held_out, open_corpus
+from lmscale.data.buckets import scatter
+from lmscale.data.describe import summary_lines
 from lmscale.data.held_out import _stretch, _whole_lines
 from tests.data.prose import document, long_document, write_text
 
@@ -98,6 +100,39 @@ def test_near_duplicates_never_cross_a_split(tmp_path):
     assert original <= names(corpus, "train")
     assert corpus.manifest["held_out"]["near_duplicates"] > 20
     assert corpus.copies == {s: {"share": 0.0, "documents": 0} for s in ("valid", "test")}
+
+
+@pytest.mark.parametrize("length", [12, 16, 24, 40, 64])
+def test_short_documents_with_a_near_duplicate_are_not_held_out(tmp_path, length):
+    """Rows that differ in their last byte, as numbered rows do."""
+    rng = random.Random(length)
+    rows = ["".join(rng.choices("abcdefghijklmnop", k=length - 1)) for _ in range(600)]
+    alone = [document(f"d{i}", 3) for i in range(300)]
+    corpus = build(tmp_path, "a", [row + last for row in rows for last in "01"] + alone, **SETTINGS)
+    found = corpus.manifest["held_out"]
+    for split in ("valid", "test"):
+        assert corpus.n_documents(split) >= 20
+        assert all(text.startswith("d") for text in texts(corpus, split))
+    assert found["too_short" if length < 24 else "near_duplicates"] > 180
+    assert ("of fewer than 24 bytes" in "".join(summary_lines(corpus))) == (length < 24)
+
+
+def test_short_rows_that_are_no_copies_are_held_out(tmp_path):
+    rng = random.Random(0)
+    rows = ["".join(rng.choices("abcdefghijklmnop", k=24 + i % 60)) for i in range(600)]
+    corpus = build(tmp_path, "a", rows, **SETTINGS)
+    assert min(corpus.n_documents(split) for split in ("valid", "test")) > 40
+    with pytest.raises(DataError, match=r"none fell to .* \(\d+ that are shorter than 24 bytes"):
+        build(tmp_path, "b", [row[:20] for row in rows], **SETTINGS)
+
+
+def test_the_built_in_corpora_hold_out_what_they_did(tmp_path):
+    rng = random.Random(0)
+    rows = ["".join(rng.choices("abcdefghijklmnop", k=12)) for _ in range(300)]
+    scatter(((row.encode(), 0) for row in rows), tmp_path / "documents", lambda done: None)
+    paths = sorted((tmp_path / "documents").iterdir())
+    assert not held_out.choose_held_out(paths, 0.1, 0.1).texts
+    assert len(held_out.choose_held_out(paths, 0.1, 0.1, only_samples=True).texts) > 40
 
 
 def test_long_copies_never_cross_a_split(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lmscale.cli import main
-from lmscale.data import DataError, build_corpus, describe, open_corpus
+from lmscale.data import DataError, build_corpus, describe, inputs, open_corpus
 from lmscale.data.describe import summary_lines
 from lmscale.data.mixture import interleaved, parse_weights
 from tests.cli.answers import refused
@@ -125,6 +125,30 @@ def test_a_long_document_that_misses_the_weights_is_said_with_its_remedy(tmp_pat
     assert "asked for" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("tokens", [None, 500_000])
+def test_pieces_of_a_mixture_are_not_counted_as_documents(tmp_path, tokens):
+    names = {}
+    for name in "ab":
+        some = [document(f"{name}{i}", 30 + i) for i in range(60)]
+        names[write_text(tmp_path / f"{name}.txt", some)] = 0.5
+    corpus = build_corpus("mix", names, cut_documents=500, tokens=tokens, **SETTINGS)
+    for split in SPLITS:
+        found = texts(corpus, split)
+        counts = corpus.manifest["splits"][split]
+        assert counts["pieces"] == len(found)
+        different = len({text.split(":")[0] for text in found})
+        if split == "train":
+            epochs = [source["train"]["epochs"] for source in corpus.manifest["mixture"]]
+            different = max(1, np.mean(epochs)) * different
+            assert counts["documents"] == pytest.approx(different, rel=0.1)
+        else:
+            assert counts["documents"] == different < len(found) / 3
+        assert counts["documents"] == sum(
+            source[split]["documents"] for source in corpus.manifest["mixture"]
+        )
+    assert "fewer than 100" in "\n".join(summary_lines(corpus))
+
+
 def test_a_document_of_two_sources_is_of_the_first(tmp_path):
     shared = [document(f"both{i}") for i in range(40)]
     a = write_text(tmp_path / "a.txt", [*shared, *(document(f"a{i}") for i in range(40))])
@@ -157,6 +181,9 @@ def test_the_command_takes_weights_and_says_what_is_wrong(sources, tmp_path, cap
 
     assert "has no weight" in line(f"{wiki}=0.7", books)
     assert "must be a positive number, not 0" in line(f"{wiki}=0", f"{books}=1")
+    assert "is no share of all" in line(f"{wiki}=1e-300", f"{books}=1e300")
+    assert "is no share of all" in line(f"{wiki}=1e308", f"{books}=1e308")
+    assert "2,000,000 GB, and " in line(f"{wiki}=1", f"{books}=1", "--tokens", "1e15")
     assert "is not a number" in line(f"{wiki}=0.1.2")
     assert "has two weights" in line(f"{wiki}=0.1", f"{wiki}=0.2")
     assert "to one source only" in line(f"{wiki}=0.1", f"{tmp_path}/*.txt=0.2")
@@ -168,4 +195,13 @@ def test_a_file_may_be_named_like_a_weight(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "year=2024").mkdir()
     assert parse_weights(["year=2024", "b"]) == ["year=2024", "b"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    kind = inputs._kind
+    monkeypatch.setattr(inputs, "unreachable", lambda name, text: None)
+    monkeypatch.setattr(
+        inputs, "_kind", lambda path: "folder" if str(path) == "s3://b/year=2024" else kind(path)
+    )
+    for name in ("~/year=2024", str(tmp_path / "*=2024"), "*=2024", "s3://b/year=2024"):
+        assert parse_weights([name, "b"]) == [name, "b"]
+        assert parse_weights([f"{name}=3", "b=1"]) == {name: 3.0, "b": 1.0}
     assert parse_weights(["year=2024=3", "b=1"]) == {"year=2024": 3.0, "b": 1.0}

@@ -284,6 +284,33 @@ def test_what_cannot_be_read_is_one_line(tmp_path, name, data, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("how", ["gz", "xz", "bz2", "zst"])
+@pytest.mark.parametrize("n_frames", [1, 3])
+def test_a_compressed_file_that_was_cut_off_is_refused(tmp_path, how, n_frames):
+    path = tmp_path / "a.txt"
+    data = packed(TEXT.encode(), how)
+    last = (n_frames - 1) * len(data)
+    for left in (len(data) // 2, len(data) - 1):
+        path.write_bytes((data * n_frames)[: last + left])
+        with pytest.raises(DataError, match="cannot be decompressed: Compressed file ended before"):
+            read(path)
+    path.write_bytes(data * n_frames)
+    assert "\n\x0c\n".join(read(path)) == TEXT * n_frames
+
+
+def test_frames_of_zstd_may_be_small_empty_or_to_be_skipped(tmp_path):
+    zstandard = pytest.importorskip("zstandard")
+    skipped = b"\x50\x2a\x4d\x18" + (3).to_bytes(4, "little") + b"abc"
+    empty = zstandard.compress(b"")
+    frames = [zstandard.compress(bytes([byte])) + skipped + empty for byte in TEXT.encode()]
+    path = tmp_path / "a.txt.zst"
+    path.write_bytes(b"".join(frames))
+    assert read(path) == DOCUMENTS
+    path.write_bytes(b"".join(frames) + b"no frame")
+    with pytest.raises(DataError, match="cannot be decompressed"):
+        read(path)
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [

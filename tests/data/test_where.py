@@ -1,11 +1,15 @@
 """--where: rows by the values of their fields."""
 
 import json
+from decimal import Decimal
 
+import numpy as np
 import pytest
+from etils import epath
 
 from lmscale.data import DataError, build_corpus, describe
 from lmscale.data.describe import summary_lines
+from lmscale.data.sources import read_documents
 from lmscale.data.where import RowFilter
 from tests.cli.answers import refused
 from tests.data.prose import documents, write_text
@@ -17,6 +21,11 @@ ROW = {
     "meta": {"source": "a b", "ok": True},
     "none": None,
     "digits": "3",
+    "id": 9007199254740993,
+    "a.b": 1,
+    "c.d": 2,
+    "c": {"d": 3},
+    "ten": 10,
 }
 
 
@@ -29,6 +38,9 @@ ROW = {
         ("meta.source.deeper=1", False), ("none=1", False), ("none!=1", False), ("absent>=0", False),
         ("lang>=1", False), ("score=en", False),
         ("meta.ok=True", False), ("meta.ok==true", True), ("none=null", False), ("digits=3", False),
+        ("id!=9007199254740993", False), ("id=9007199254740992", False), ("id>9007199254740992", True),
+        ("id<=9007199254740992", False), ("n=3.0", True), ("n>2.5", True), ("n=3e0", True), ("n<3.1", True),
+        ("a.b=1", True), ("c.d=2", True), ("c.d=3", False), ("ten=1_0", False), ("n=nan", False),
         ('digits="3"', True), ("absent!=1", False), ("lang!=1", False), ("n!=en", False),
     ],
 )  # fmt: skip
@@ -68,6 +80,51 @@ def test_a_corpus_of_the_rows_that_meet_all_conditions(tmp_path, rows, kind):
         build_corpus("a", [str(path)], where=where[:1], **settings)
     with pytest.raises(DataError, match=r"no row has a field 'absent'|no column 'absent', which"):
         build_corpus("b", [str(path)], where=["absent=1"], **settings)
+
+
+@pytest.mark.parametrize(
+    ("condition", "kept"),
+    [
+        ("single>=0.9", "bc"), ("single=0.1", "a"), ("single>0.9", ""), ("single!=0.9", "a"),
+        ("m.single<0.9", "a"), ("m.single=0.9", "bc"), ("half>=0.9", "bc"), ("half=0.1", "a"), ("single<1e300", "abc"),
+        ("price=0.10", "a"), ("price>0.1", "bc"), ("big=9007199254740993", "b"), ("a.b>1", "bc"),
+    ],
+)  # fmt: skip
+def test_columns_are_compared_in_their_own_type(tmp_path, condition, kept):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    scores = [0.1, 0.9, 0.9, None]
+    prices = [Decimal("0.10"), Decimal("0.90"), Decimal("0.90"), None]
+    of_meta = pyarrow.struct([("single", pyarrow.float32())])
+    columns = {
+        "text": [*"abcd"],
+        "single": pyarrow.array(scores, pyarrow.float32()),
+        "half": pyarrow.array(np.array([0.1, 0.9, 0.9, np.nan], np.float16)),
+        "m": pyarrow.array([*({"single": score} for score in scores[:3]), None], of_meta),
+        "price": pyarrow.array(prices, pyarrow.decimal128(9, 2)),
+        "big": [9007199254740992, 9007199254740993, 9007199254740994, None],
+        "a.b": [1, 2, 3, None],
+    }
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table(columns), path)
+    found = read_documents(epath.Path(path), where=RowFilter([condition]))
+    assert b"".join(text for text, _ in found).decode() == kept
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = epath.Path(tmp_path / "a.parquet")
+    table = pyarrow.table([["a"], ["b"], [1], [2]], names=["text", "text", "n", "n"])
+    parquet.write_table(table, path)
+    with pytest.raises(DataError, match="has 2 columns 'text': name them apart"):
+        list(read_documents(path))
+    parquet.write_table(table.select([0, 2, 3]), path)
+    assert [text for text, _ in read_documents(path)] == [b"a"]
+    with pytest.raises(DataError, match="has 2 columns 'n'"):
+        list(read_documents(path, where=RowFilter(["n=1"])))
 
 
 @pytest.mark.parametrize(
