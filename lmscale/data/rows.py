@@ -61,7 +61,7 @@ def read_parquet(
       where: which rows are read; all by default.
 
     Raises:
-      DataError: when the file is no Parquet, is damaged has no such column or has it twice.
+      DataError: when the file is no Parquet, is damaged, has no such column, or has it twice.
     """
     try:
         import pyarrow
