@@ -56,7 +56,7 @@ class Cooldown(TransformersBySize):
         ),
         finding(
             "cooldown/a_difference",
-            "Cooldowns give the same exponent of N_opt as cosines.",
+            "Cooldowns give the same exponent of N_opt as cosines (to 0.05; our bound).",
             "Hägele et al. 2024, section 5",
             at_least=-0.05,
             at_most=0.05,

@@ -247,7 +247,7 @@ def correlate(
     """
     n, count = len(of_row), int(of_row.max()) + 1
     size = np.bincount(of_row, minlength=count).astype(float)
-    sums = np.stack([np.bincount(of_row, column) for column in basis.T], axis=1)
+    sums = _sums(of_row, basis)
     between = freedom_between(of_row, basis)
     within = n - basis.shape[1] - between
     if between < 0.5 or within < 0.5:
@@ -298,5 +298,13 @@ def project(
 
 def freedom_between(of_row: np.ndarray, basis: np.ndarray) -> float:
     """Degrees of freedom that the fit leaves to the means of the groups: tr(P_Z (I - H))."""
-    sums = np.stack([np.bincount(of_row, column) for column in basis.T], axis=1)
+    sums = _sums(of_row, basis)
     return len(sums) - float(np.sum(sums**2 / np.bincount(of_row)[:, None]))
+
+
+def _sums(of_row: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """[group, column]: sums over the rows of each group. A basis has no column where no parameter moves the fit,
+    as at the bounds of a search."""
+    sums = np.zeros((int(of_row.max()) + 1, basis.shape[1]))
+    np.add.at(sums, of_row, basis)
+    return sums

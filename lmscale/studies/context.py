@@ -172,7 +172,8 @@ def _exponent(model: Model) -> Estimate:
             f"below the paper's range; its c is {number(model.c.known)}"
         )
         return Estimate(name="exponent", undecided_because=why)
-    return c
+    # The interval of one or two seeds has little or nothing of the scatter between seeds.
+    return dataclasses.replace(c, undecided_because=few_seeds(c.seeds, "the exponent's interval"))
 
 
 # --- sizes --------------------------------------------------------------------------------------

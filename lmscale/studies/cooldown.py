@@ -242,7 +242,9 @@ def _mean_gap(losses: pd.DataFrame, steps: float) -> Estimate:
     wide = losses.assign(gap=losses[COOLDOWN] - losses[COSINE]).pivot_table(
         index=["budget", "params"], columns="seed", values="gap"
     )
-    wide = wide.dropna() if len(wide.dropna()) else wide[wide.columns[:1]].dropna()
+    # A seed that has just begun leaves with its few cells, not the cells that it has not reached.
+    counts = wide.notna().sum()
+    wide = wide[counts.index[counts > counts.max() / 2]].dropna()
     by_size, seeds = wide.groupby("params"), wide.shape[1]
     value, interval = float(wide.to_numpy().mean()), None
     if seeds >= LEAST_SEEDS:
@@ -257,7 +259,7 @@ def _mean_gap(losses: pd.DataFrame, steps: float) -> Estimate:
         value=value,
         interval=interval,
         undecided_because=few_seeds(seeds) or _short(steps),
-        n=losses.groupby(["budget", "params"]).ngroups,
+        n=len(wide),
         seeds=seeds,
     )
 

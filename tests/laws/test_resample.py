@@ -87,6 +87,14 @@ def test_the_correlation_of_groups_is_found_in_what_the_fit_leaves():
     assert np.mean(np.array(p_values) < 0.25) == pytest.approx(0.25, abs=0.07)
 
 
+def test_groups_are_judged_where_no_parameter_moves_the_fit():
+    """At the bounds of a search the slopes are zero, and the basis has no column."""
+    rng, of_row = np.random.default_rng(3), np.repeat(np.arange(10), 6)
+    noise = np.repeat(rng.normal(size=10), 6) + 0.1 * rng.normal(size=60)
+    correlation, p_value = correlate(of_row, np.zeros((60, 0)), noise)
+    assert correlation > 0.8 and p_value < 0.01
+
+
 def test_few_degrees_of_freedom_move_the_percentiles_out():
     assert student_level(0.95, 1e6) == pytest.approx(0.95, abs=1e-4)
     assert 0.95 < student_level(0.95, 15) < student_level(0.95, 5) < 1

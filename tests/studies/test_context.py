@@ -47,6 +47,17 @@ def test_the_exponent_comes_back(found):
     assert len(found.fits) == 5
 
 
+def test_one_and_two_seeds_say_nothing_of_the_exponent(tmp_path):
+    """Their intervals were narrower than that of three: they lack the scatter between seeds."""
+    for seeds in ((0,), (0, 1)):
+        experiment = dataclasses.replace(EXPERIMENT, seeds=seeds)
+        path = tmp_path / str(len(seeds))
+        planted.plant(path, experiment.runs(planted.CORPUS), evaluations, experiment=experiment)
+        exponent = context.study(Results.read(path)).estimates["exponent"]
+        assert exponent.value == pytest.approx(C, abs=0.1)
+        assert f"needs 3 seeds, not {len(seeds)}" in exponent.undecided_because
+
+
 def test_the_first_token_gains_nothing_from_size(found):
     low, high = found.estimates["first_token"].interval
     assert low < 0.01 and high < 0.05

@@ -79,6 +79,22 @@ def test_one_seed_gives_numbers_but_no_interval(results):
     assert found.estimates["best_lr_ratio"].value is None
 
 
+def test_a_seed_that_has_just_begun_leaves_the_cells_of_the_others(results, found):
+    """And the other way round: the cells are those that the seeds that are counted have."""
+    whole, table = found.estimates["loss_difference"], results.table
+    cells = table[table["family"].isin(["cosine", "cooldown"])]
+    first = cells.groupby("family").head(1)
+    begun = first.assign(seed=table["seed"].max() + 1, loss=first["loss"] + [0.0, 1.0])
+    both = study(dataclasses.replace(results, table=pd.concat([table, begun], ignore_index=True)))
+    same = both.estimates["loss_difference"]
+    assert (same.value, same.interval, same.n, same.seeds) == (
+        pytest.approx(whole.value),
+        pytest.approx(whole.interval),
+        whole.n,
+        whole.seeds,
+    )
+
+
 def test_runs_without_a_result_are_left_out(results):
     lost = results.table.index.isin(results.table.index[results.table["family"] == "cosine"][:2])
     table = results.table.assign(

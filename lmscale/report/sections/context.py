@@ -74,7 +74,7 @@ def _finding(found: Context) -> str:
 def _details(found: Context) -> list[str]:
     paragraphs = [
         "Position T is the number of tokens that a prediction can see. Intervals of the laws hold the "
-        "noise of the text and of the seeds; where sizes or steps are compared at one position, "
+        "noise of the text and, from two seeds on, of the seeds; where sizes or steps are compared at one position, "
         "the text is the same and only the seeds count."
     ]
     if found.fits:

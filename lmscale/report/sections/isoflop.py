@@ -318,7 +318,7 @@ def _triptych(family: Family, results: Results, grid: str = "") -> Chart:
         for p in profiles:
             label = power_of_ten(p.flops) + (f" ({_flag(p)})" if _flag(p) else "")
             legend.append((label, plot_profile(left, p, colours[p.flops], note=note)))
-        ncols = min(len(profiles), 4 if any(map(_flag, profiles)) else 9)
+        ncols = min(len(profiles), 4 if any(map(_flag, profiles)) else 10)
         x = f"N, {N_NAMES[family.native]}"
         figures.size_axes(left, x=x, y=figures.LOSS, title="Profiles", log_y=False)
         style.bits_axis(left, results.bits_per_nat)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lmscale.laws import FitResult
-from lmscale.laws.data_constrained import MUENNIGHOFF, effective
+from lmscale.laws.data_constrained import MUENNIGHOFF, effective, fed_params
 from lmscale.laws.result import interval
 from lmscale.report import caveats, figures, style
 from lmscale.report.registry import register
@@ -49,9 +49,9 @@ def section(found: Repeat, results: Results) -> Section:
         details=_details(found),
         key_numbers=_key_numbers(found.estimates),
         charts=[_loss_chart(found, results.bits_per_nat), _worth_chart(found)],
-        grids=[*_worth_grid(found), *_law_grid(found.fit)],
+        grids=[*_worth_grid(found), *_law_grid(found)],
         fits=found.fits,
-        measures=_measures(found.estimates),
+        measures=_measures(found),
         warnings=[*_warnings(found), *caveats.lost_runs(results)],
     )
 
@@ -126,7 +126,11 @@ def _key_numbers(estimates: Mapping[str, Estimate]) -> list[KeyNumber]:
     return found
 
 
-def _measures(estimates: Mapping[str, Estimate]) -> dict[str, Measure]:
+def _measures(found: Repeat) -> dict[str, Measure]:
+    estimates = found.estimates
+    # Only draws of a base law that was fitted here hold its parameters.
+    own = "A" in found.fit.draws
+    base = "each draw with a base law of its own" if own else "the base law held fixed"
     gain, star = estimates["gain_beyond_40"], estimates["R_D_star"]
     fall = "from {:g} to {:g} epochs".format(*gain.at) if gain.at else "beyond 40 epochs"
     four, sixteen = (
@@ -138,7 +142,7 @@ def _measures(estimates: Mapping[str, Estimate]) -> dict[str, Measure]:
         "worth_at_16": f"fresh tokens that {sixteen:g} epochs are worth over the tokens seen",
         "gain_beyond_40": f"share by which the loss falls {fall}",
         "R_D_star": f"R_D* of D' = U + U R_D* (1 − exp(−R/R_D*)), {plural(star.n, 'cell')} of size and "
-        "length, the base law held fixed",
+        f"length, {base}",
     }
     for name in ("excess_at_4", "worth_at_16", "gain_beyond_40"):
         one = estimates[name]
@@ -199,12 +203,20 @@ def _worth_grid(found: Repeat) -> list[Grid]:
     )
 
 
-def _law_grid(fit: FitResult) -> list[Grid]:
+def _feeds_all(found: Repeat) -> bool:
+    """Whether no model is larger than its unique tokens can feed, so that R_N* does not enter the law."""
+    runs = found.runs
+    fed = fed_params(found.fit.parameters, runs["unique"].to_numpy(float))
+    return bool(np.all(runs["params"].to_numpy(float) <= fed))
+
+
+def _law_grid(found: Repeat) -> list[Grid]:
+    fit = found.fit
+
     def here(name: str) -> str:
         if name not in fit.intervals:
             return number(fit.parameters[name])
-        if np.ptp(fit.intervals[name]) == 0:
-            # No draw moves R_N* where no model is larger than its unique tokens can feed.
+        if name == "R_N_star" and (np.ptp(fit.intervals[name]) == 0 or _feeds_all(found)):
             return "– (these runs do not determine it)"
         return shown(decay(fit, name)) if name.endswith("_star") else parameter(fit, name)
 

@@ -14,7 +14,7 @@ from lmscale.report.tables import shown, table
 from lmscale.studies.estimate import LEAST_SEEDS, Estimate, interval_of_mean
 from lmscale.studies.results import Results
 from lmscale.studies.transfer import LEAST_SIZES, Transfer
-from lmscale.wording import listed, number, plural, si
+from lmscale.wording import apart, listed, number, plural, si
 
 NAME = "transfer"
 TITLE = "Loss on other text than the training text"
@@ -56,10 +56,10 @@ def _finding(found: Transfer) -> str:
     )
     shift = found.estimates["stage_shift"]
     if shift.is_known:
-        side = "above" if shift.value > 0 else "below"
+        amount, side, edges = apart(shift.value, shift.interval)
         text += (
-            f"; at equal loss there, models on their way lie at most {abs(shift.value):.3f} nats "
-            f"{side} the trained ones ({shift.of})"
+            f"; at equal loss there, models on their way lie {amount} nats {side} the trained ones "
+            f"({shift.of}; {edges})"
         )
     return f"{text}."
 
