@@ -50,7 +50,7 @@ _LONGEST_CHARACTER = 4
 
 def build_corpus(
     name: str,
-    inputs: Path | str | Sequence[Path | str] | Mapping[Path | str, float],
+    inputs: Path | str | Sequence[Path | str] | Mapping[str, float],
     *,
     vocab_size: int | None = None,
     valid_fraction: float | None = None,
@@ -104,9 +104,9 @@ def build_corpus(
       DataError: one line, when the inputs, the settings or the name cannot be.
     """
     _check_new_name(name)
-    inputs, where = _plain(inputs), [where] if isinstance(where, str) else [*where]
+    names, where = _plain(inputs), [where] if isinstance(where, str) else [*where]
     _check_text(text_field=text_field, separator=separator, end_token=end_token, where=where)
-    mixture = _mixture_of(inputs, tokens)
+    mixture = _mixture_of(names, tokens)
     _check_settings(valid_fraction, test_fraction, sample_bytes, cut_documents, split_pieces)
     _check_skipped(skip_bad)
     chosen, parent, vocab_size = _choose_tokenizer(tokenizer, tokenizer_from, end_token, vocab_size)
@@ -124,7 +124,7 @@ def build_corpus(
         **(mixture.settings() if mixture else {}),
         **({"where": where} if where else {}),
     }
-    groups, record = _inputs([[name] for name in inputs] if mixture else [[*inputs]])
+    groups, record = _inputs([[name] for name in names] if mixture else [[*names]])
     bad = BadDocuments(skip_bad, where=RowFilter(where) if where else None)
     documents = _documents(groups, settings, bad)
     source = Source(documents, record["bytes"], record, settings, chosen, parent, bad, mixture)
@@ -193,7 +193,7 @@ def _check_new_name(name: str) -> None:
 
 
 def _plain(
-    inputs: Path | str | Sequence[Path | str] | Mapping[Path | str, float],
+    inputs: Path | str | Sequence[Path | str] | Mapping[str, float],
 ) -> list[str] | dict[str, float]:
     """Inputs as a list or dictionary of texts; a path alone is one input, not one a letter."""
     if isinstance(inputs, str | os.PathLike):
