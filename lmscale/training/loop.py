@@ -424,8 +424,8 @@ class _Pack:
 
     def _fail(self, slot: Slot, fault: RunFault) -> None:
         self._bar.log(f"{slot.name} failed: {fault}")
-        place = {"step": slot.step, "seconds": slot.trained_seconds()}
-        slot.folder.write_status("failed", **place, reason=str(fault))
+        seconds = slot.trained_seconds()
+        slot.folder.write_status("failed", step=slot.step, seconds=seconds, reason=str(fault))
         self._leave(slot)
 
     def save(self, status: str) -> None:
