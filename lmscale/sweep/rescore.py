@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from lmscale.data import Corpus
 from lmscale.files import DamagedError
@@ -18,7 +19,7 @@ from lmscale.progress import Tracker
 from lmscale.spec import EvalSpec, Split
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.store import Store, StoreError
-from lmscale.training.checkpoint import Checkpoints
+from lmscale.training.checkpoint import Checkpoints, saved_steps
 from lmscale.training.evaluation import Evaluator
 from lmscale.training.run_folder import RunFolder
 
@@ -64,7 +65,10 @@ def rescore(
     open_corpus: Callable[[str], Corpus],
     bar: Tracker,
 ) -> list[Score]:
-    """Scores every finished run of a store by its last checkpoint.
+    """Scores every finished run of a store by the checkpoint of its result.
+
+    That is the last, but for a run that was stopped early: its result is its lowest evaluation, and without a
+    state that is kept of that step it is left out, with a line.
 
     The scores go to runs/RUN/evals/NAME.json, and as the column loss_NAME to results.csv. A run that
     has been scored on the same set before is not scored again.
@@ -138,10 +142,16 @@ def _score_pack(
             if (result := folder.result()) is None:
                 bar.log(f"left out: {folder.path} has lost its result")
                 continue
-            place, run = folder.checkpoints, folder.run_id
+            step = result["evaluated_step"] or result["steps"]
+            if (place := _place_of(folder, step, result["steps"])) is None:
+                bar.log(
+                    f"left out: {folder.path.name} was stopped early: its result is of step {step}, and only the "
+                    f"state of step {result['steps']} was kept"
+                )
+                continue
             try:
-                with closing(Checkpoints(place, run, read_only=True)) as checkpoints:
-                    one = checkpoints.restore(result["steps"], program.abstract_run)[0]
+                with closing(Checkpoints(place, folder.run_id, read_only=True)) as checkpoints:
+                    one = checkpoints.restore(step, program.abstract_run)[0]
             except DamagedError as error:
                 bar.log(
                     f"left out: {error}; delete {folder.path / 'result.json'}, then `lmscale run`"
@@ -157,3 +167,10 @@ def _score_pack(
             scores.append(Score(folder.path.name, found))
             bar.update(1, folder.path.name)
     return scores
+
+
+def _place_of(folder: RunFolder, step: int, last: int) -> epath.Path | None:
+    """Where the state of a finished run at a step lies; None where it was not kept."""
+    if step in saved_steps(folder.branches):
+        return folder.branches
+    return folder.checkpoints if step == last else None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import pytest
@@ -10,7 +11,7 @@ from lmscale.cli import main
 from lmscale.planner.devices import local_devices
 from lmscale.planner.packs import make_plan
 from lmscale.progress import progress
-from lmscale.spec import EvalSpec
+from lmscale.spec import EvalSpec, StoppingSpec
 from lmscale.sweep.execute import execute
 from lmscale.sweep.experiment import Experiment, Run
 from lmscale.sweep.rescore import evaluation_set, rescore
@@ -143,3 +144,34 @@ def test_a_corpus_without_test_documents_is_scored_on_validation(corpus, monkeyp
     assert evaluation_set(corpus, None, 320).name == "tiny-valid-320"
     with pytest.raises(StoreError, match="the test split of tiny is empty"):
         evaluation_set(corpus, "test", None)
+
+
+def test_a_run_that_was_stopped_early_is_scored_where_its_result_is(
+    quick, corpus, tmp_path, capsys
+):
+    """Its lowest evaluation comes before its last state; another step's loss would stand beside that."""
+    spec = run_spec(
+        corpus,
+        steps=400,
+        eval_every=10,
+        stopping=StoppingSpec(patience=3),
+        optimizer={"peak_lr": 3e-2},
+    )
+    spec = dataclasses.replace(spec, data=dataclasses.replace(spec.data, subset_tokens=400))
+    store, runs = Store(tmp_path), [Run(spec, {"family": "transformer"})]
+    store.declare("tiny", "cpu", Experiment(), corpus, runs, "lmscale run tiny")
+    plan = make_plan(runs, local_devices(), n_slots=1)
+    folder = store.folder(runs[0])
+    again = dataclasses.replace(spec.evals[0], name="again")
+    for keep_every in (None, 10):
+        with progress("training", plan.flops) as bar:
+            execute(plan, store, lambda name: corpus, bar, keep_every=keep_every)
+        result = folder.result()
+        assert result["evaluated_step"] < result["steps"]
+        if keep_every is None:
+            with pytest.raises(StoreError, match="no run"):
+                score(store, corpus, again)
+            assert "was stopped early: its result is of step" in capsys.readouterr().err
+            shutil.rmtree(folder.path)
+    (scored,) = score(store, corpus, again)
+    assert scored.scores["loss"] == pytest.approx(result["losses"]["valid"], rel=1e-6)
