@@ -246,8 +246,10 @@ def _ended(args: Namespace, group: Group, stopping: bool) -> None:
     ]
     code, names = _worst(codes), " + ".join(worker.name for worker in group.workers)
     if code == PREEMPTED and not stopping:
-        steps = steps_done(args.lmscale, args.out)
-        group.stuck, group.steps = 0 if steps > group.steps else group.stuck + 1, steps
+        steps = steps_done(args)
+        # Without an answer the last one stays, and nothing is said about progress.
+        if steps is not None:
+            group.stuck, group.steps = 0 if steps > group.steps else group.stuck + 1, steps
         if group.stuck < args.stuck_limit:
             _say(f"{names}: stopped, starting again")
             _start(group)

@@ -93,7 +93,7 @@ def script(args: Namespace) -> str:
     lines += [f"  {line}" for line in [*args.prologue, f"{shell(words)} --distributed auto"]]
     body = _BODY.replace("STUCK_LIMIT", str(args.stuck_limit))
     body = body.replace("give_back_at_end", "true" if args.keep else "give_back")
-    return "\n".join([*lines, "}", progress_function(args.lmscale), body])
+    return "\n".join([*lines, "}", progress_function(args), body])
 
 
 def _where(args: Namespace) -> list[str]:
@@ -260,9 +260,12 @@ last=-1 stuck=0 turn=0
 while true; do
   get_slice
   stop_training
-  now=$(on 0 "out=$(printf %q "$out"); $(declare -f steps_done); steps_done" 2>/dev/null | tail -n 1)
-  if [ "${now:-0}" -gt "$last" ]; then stuck=0; else stuck=$((stuck + 1)); fi
-  last=${now:-0}
+  now=$(on 0 "cd ~/lmscale/clone 2>/dev/null; out=$(printf %q "$out"); $(declare -f steps_done); steps_done" 2>"$logs/status.log" | tail -n 1)
+  # Without an answer the last one stays, and nothing is said about progress.
+  if [ "$now" != unknown ]; then
+    if [ "${now:-0}" -gt "$last" ]; then stuck=0; else stuck=$((stuck + 1)); fi
+    last=${now:-0}
+  fi
   if [ "$stuck" -ge STUCK_LIMIT ]; then
     say "no progress in $stuck turns: giving up; see $logs"
     exit 1

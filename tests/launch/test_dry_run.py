@@ -17,7 +17,7 @@ from unittest import mock
 import pytest
 import yaml
 
-from launch import gke, local, slurm, tpu_pod
+from launch import common, gke, local, slurm, tpu_pod
 from tests.launch.stub import calls, environment, stub
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -333,6 +333,35 @@ def test_a_slurm_task_is_requeued_unless_it_ended_by_itself(tmp_path, code, ends
     if requeues:
         # Without progress from one turn to the next it ends.
         assert [turn() for _ in range(3)] == [0, 0, 1]
+
+
+def test_a_slurm_task_is_requeued_where_status_refuses_to_answer(tmp_path):
+    stub(tmp_path, "lmscale", "exit 2")
+    stub(tmp_path, "srun", "exit 42")
+    stub(tmp_path, "squeue", "echo RUNNING")
+    stub(tmp_path, "scontrol", "exit 0")
+    out = tmp_path / "out"
+    (out / "logs").mkdir(parents=True)
+    args = slurm._parse(["isoflop", "--out", str(out), "--lmscale", str(tmp_path / "lmscale")])
+    script = ["bash", "-c", slurm.batch_script(args)]
+    job = {"SLURM_JOB_ID": "17", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "0"}
+    for turn in range(1, 6):
+        subprocess.run(script, env=environment(tmp_path) | job, check=True, capture_output=True)
+        assert calls(tmp_path, "scontrol").count("requeue 17") == turn
+
+
+def test_progress_is_asked_for_with_the_files_that_the_store_needs(tmp_path):
+    stub(tmp_path, "lmscale", 'echo "{\\"table\\": [{\\"step\\": 7}, {\\"step\\": 1}]}"')
+    mine = tmp_path / "my file.py"
+    mine.touch()
+    words = [str(mine), "--out", "/o", "--lmscale", str(tmp_path / "lmscale"), "--"]
+    args = slurm._parse([*words, "--load", "a.py", "--seeds", "0", "--load=b.py"])
+    assert common.steps_done(args) == 8
+    script = f"out=/o\n{common.progress_function(args)}\nsteps_done"
+    done = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout == "8\n"
+    asked = f"status /o --json --load {mine} --load a.py --load b.py"
+    assert calls(tmp_path, "lmscale") == [asked] * 2
 
 
 @pytest.mark.parametrize("launcher", [slurm, tpu_pod, gke])
