@@ -203,7 +203,8 @@ class Claims:
         self._over.set()
         with self._lock:
             for folder in list(self._held):
-                with contextlib.suppress(OSError):
+                # As in `_renew`. A claim that stays is taken over when it has been silent.
+                with contextlib.suppress(Exception):
                     self.release(folder)
 
     def _renew(self) -> None:
@@ -211,8 +212,9 @@ class Claims:
             with self._lock:
                 claims = list(self._held.values())
             for claim in claims:
-                # The store may be reachable again at the next beat.
-                with contextlib.suppress(OSError):
+                # The store may be reachable again at the next beat. The packages of object stores raise
+                # errors of their own, which are no OSError, and no other claim may fall silent for one.
+                with contextlib.suppress(Exception):
                     claim.renew()
 
     def _is_over(self, claim: Claim, now: float) -> bool:

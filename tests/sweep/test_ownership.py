@@ -157,6 +157,30 @@ def test_claims_are_renewed(folder):
         assert other.take(folder) is not None
 
 
+def test_an_error_of_the_store_ends_no_renewals(folder, monkeypatch):
+    class HttpError(Exception):
+        """As the packages of object stores raise it: no OSError."""
+
+    def fail(*arguments):
+        failed.append(1)
+        raise HttpError
+
+    def sign():
+        claim = find_claim(folder)
+        return claim.renewed, claim.holder.beat
+
+    failed = []
+    with Claims(beat=0.05) as owner:
+        assert owner.take(folder) is None
+        with monkeypatch.context() as patch:
+            patch.setattr(owner._held[str(folder)], "renew", fail)
+            wait_until(lambda: failed)
+        before = sign()
+        wait_until(lambda: sign() > before)
+        monkeypatch.setattr(owner._held[str(folder)], "remove", fail)
+    assert len(failed) > 1
+
+
 def test_an_owner_that_was_silent_learns_that_it_has_lost_the_run(folder):
     with Claims(beat=1e6) as owner, Claims(silent=0.2) as other:
         assert owner.take(folder) is None
