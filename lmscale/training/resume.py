@@ -132,11 +132,17 @@ def retrain_damaged_trunk(trunk: RunFolder, step: int) -> str | None:
     fault = checkpoint_fault(trunk.branches, trunk.run_id, step)
     if fault is None:
         return None
+    _train_again_from(trunk, step)
+    line = f"{fault}; it is trained again to make it"
+    trunk.note_damage(line)
+    # Last, so that after a kill in between the damage is found again.
     delete_step(trunk.branches, step)
+    return f"{trunk.path.name}: {line}"
+
+
+def _train_again_from(trunk: RunFolder, step: int) -> None:
+    """Deletes what says that a run has ended, and its checkpoints from a step on."""
+    trunk.forget_end()
     for saved in saved_steps(trunk.checkpoints):
         if saved >= step:
             delete_step(trunk.checkpoints, saved)
-    trunk.forget_end()
-    line = f"{fault}; it is trained again to make it"
-    trunk.note_damage(line)
-    return f"{trunk.path.name}: {line}"
