@@ -15,7 +15,9 @@ dead and creates a successor too late then finds that the chain is gone, and wit
 On an object store (gs://, s3://) every process writes an object of its own, `claims/TOKEN.json`, and then
 lists the folder. It holds the run when its object is the only one; otherwise it withdraws and tries again
 after a random pause. Every process writes before it lists, so two can never both hold. This needs listings
-that show every earlier write, as those of Google, Amazon and Azure do.
+that show every earlier write, as those of Google, Amazon and Azure do. A renewal that was sent before a
+takeover and arrives after it writes the old object again; its holder lists the folder after every renewal,
+and before it writes to the run, and withdraws where another holds.
 
 One gap remains: a holder that is suspended for `SILENT_SECONDS` between its last check of the claim and the
 write that follows will still make that one write. It checks again before every write.
@@ -389,6 +391,8 @@ class _Objects:
         self._folder = epath.Path(folder) / "claims"
         self._own = Holder.here()
         self._path = self._folder / f"{self._own.token}.json"
+        #: Tokens of the claims that we found to be over, and removed.
+        self._judged: set[str] = set()
         self._lock = threading.Lock()
 
     def all(self) -> list[Claim]:
@@ -404,6 +408,7 @@ class _Objects:
             self._write(held=False)
             now, others = _modified(self._path), self._others()
             over = [claim for claim in others if is_over(claim, now)]
+            self._judged |= {claim.holder.token for claim in over}
             for claim in over:
                 (self._folder / f"{claim.holder.token}.json").unlink(missing_ok=True)
             if over:
@@ -419,13 +424,26 @@ class _Objects:
         return others[0].holder
 
     def stands(self) -> bool:
+        self._yield_if_taken()
         return read_bytes(self._path) is not None
 
     def renew(self) -> None:
         with self._lock:
             # An object that another process removed must not be written again.
-            if self.stands():
-                self._write(held=True)
+            if read_bytes(self._path) is None:
+                return
+            self._write(held=True)
+            # The write may have taken so long that another process has removed the object meanwhile.
+            self._yield_if_taken()
+
+    def _yield_if_taken(self) -> None:
+        """Removes our object where another process holds the run, which it does only after it removed ours.
+
+        A claim that we have judged to be over may come back in the same way: it is its own holder that yields.
+        """
+        others = (claim.holder for claim in self._others())
+        if any(other.held and other.token not in self._judged for other in others):
+            self._path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         with self._lock:

@@ -192,6 +192,34 @@ def test_an_owner_that_was_silent_learns_that_it_has_lost_the_run(folder):
         assert other.holds(folder)
 
 
+@pytest.mark.parametrize("folder", ["objects"], indirect=True)
+@pytest.mark.parametrize("looks", ["at its renewal", "before it writes to the run"])
+def test_a_renewal_that_arrives_after_a_takeover_gives_the_run_up(folder, monkeypatch, looks):
+    """The request is on its way (packages repeat it for minutes) while another process takes over."""
+    monkeypatch.setattr(ownership.Holder, "dead", lambda self: None)
+    with Claims(beat=1e6) as owner, Claims(silent=0.2) as other:
+        assert owner.take(folder) is None
+        held = owner._held[str(folder)]
+        write = held._write
+
+        def arrive_late(*, held):
+            other.take(folder)
+            time.sleep(0.5)
+            assert other.take(folder) is None
+            write(held=held)
+
+        monkeypatch.setattr(held, "_write", arrive_late)
+        if looks == "at its renewal":
+            held.renew()
+        else:
+            arrive_late(held=True)
+            assert other.holds(folder)
+        assert not owner.holds(folder)
+        assert other.holds(folder)
+        other._held[str(folder)].renew()
+        assert other.holds(folder) and len(_files(folder)) == 1
+
+
 def test_a_taker_that_comes_late_withdraws(tmp_path):
     """It has judged a claim dead that was taken over, ended and claimed again meanwhile."""
     token = make_claim(tmp_path, process=dead_process())
