@@ -2,8 +2,9 @@
 
 A claim is a file in the run's folder. It holds host, process, time and a token of its own. The process that
 holds the claim renews it every `BEAT_SECONDS`. A claim is taken over when its holder is dead (its
-process is gone, as far as this machine can see) or silent (not renewed for `SILENT_SECONDS` by the
-file system's clock, so that the clocks of machines need not agree).
+process is gone, as far as this machine can see) or silent: not renewed for `SILENT_SECONDS` by the
+file system's clock, and not for two beats while the taker looks, so that the clocks of machines need not
+agree.
 
 On a mounted file system (local, NFS, Lustre) a claim is made by linking a finished file to its name,
 which fails where the name exists; no flock is needed. Where links are refused the file is created
@@ -223,15 +224,16 @@ class Claims:
         """Whether the holder of a claim is dead or silent; `now` by the store's clock (or 0)."""
         if claim.holder.dead():
             return True
-        if claim.renewed and now and now - claim.renewed > self._silent:
-            return True
-        # For stores without a clock, renewals are timed by our own.
+        # Renewals are timed by our own clock too. Some stores have no clock, and on some file systems (Lustre,
+        # SMB, sshfs) a file has the time of the machine that wrote it, which may be minutes behind ours: a
+        # holder that is silent by the file's time must also renew nothing while we look.
         sign, here = (claim.renewed, claim.holder.beat), clock()
         last, since = self._seen.get(claim.holder.token, (None, here))
         if last != sign:
             self._seen[claim.holder.token] = (sign, here)
             return False
-        return here - since > self._silent
+        late = bool(claim.renewed and now) and now - claim.renewed > self._silent
+        return here - since > (min(2 * self._beat, self._silent) if late else self._silent)
 
 
 def find_claim(folder: epath.PathLike) -> Claim | None:

@@ -192,6 +192,28 @@ def test_an_owner_that_was_silent_learns_that_it_has_lost_the_run(folder):
         assert other.holds(folder)
 
 
+def test_an_owner_whose_files_have_the_time_of_a_late_clock_keeps_its_run(tmp_path, monkeypatch):
+    """As on Lustre: its renewals are ten minutes old for a machine whose clock is right."""
+    now = [0.0]
+    monkeypatch.setattr(ownership, "clock", lambda: now[0])
+    make_claim(tmp_path, host="elsewhere")
+
+    def renew():
+        renewals.append(time.time() - 2 * ownership.SILENT_SECONDS + len(renewals))
+        os.utime(tmp_path / "claim.json", (0, renewals[-1]))
+
+    renewals = []
+    with Claims() as claims:
+        for _ in range(20):
+            renew()
+            assert claims.take(tmp_path) is not None
+            now[0] += ownership.BEAT_SECONDS + 1
+        # Then it dies, and is taken over after two beats in which it has said nothing.
+        assert claims.take(tmp_path) is not None
+        now[0] += ownership.BEAT_SECONDS
+        assert claims.take(tmp_path) is None
+
+
 @pytest.mark.parametrize("folder", ["objects"], indirect=True)
 @pytest.mark.parametrize("looks", ["at its renewal", "before it writes to the run"])
 def test_a_renewal_that_arrives_after_a_takeover_gives_the_run_up(folder, monkeypatch, looks):
@@ -240,10 +262,10 @@ def test_a_taker_that_comes_late_withdraws(tmp_path):
 def test_a_damaged_claim_falls_silent(tmp_path, content):
     path = tmp_path / "claim.json"
     path.write_text(content)
-    with Claims() as claims:
+    with Claims(beat=0.01) as claims:
         assert claims.take(tmp_path) is not None
         os.utime(path, (0, time.time() - 2 * ownership.SILENT_SECONDS))
-        assert claims.take(tmp_path) is None
+        wait_until(lambda: claims.take(tmp_path) is None)
     assert _files(tmp_path) == []
 
 
