@@ -58,6 +58,12 @@ def test_a_switch_takes_no_value(capsys, flags, value):
     assert "unrecognized arguments: false" in line
 
 
+@pytest.mark.parametrize("port", ["0", "65536", "99999999999"])
+def test_a_port_that_does_not_exist_is_refused(capsys, port):
+    line = refused(capsys, *SMALL, "--distributed", f"localhost:{port},2,0")
+    assert "PORT must be from 1 to 65535" in line
+
+
 def test_a_switch_that_may_be_none_takes_the_words():
     parse = field_value(bool, True)
     assert (parse("false"), parse("True"), parse("none")) == (False, True, NONE)
