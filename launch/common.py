@@ -21,6 +21,9 @@ PREEMPTED = 42
 #: Exit codes of `lmscale run` that no repetition cures: a run failed; bad usage.
 FINAL = (1, 2)
 
+#: No number that an option takes has more digits.
+_MOST_DIGITS = 300
+
 #: What `lmscale status` says of a folder in which no worker has declared its runs yet.
 _NO_STORE = "holds no experiment.json"
 
@@ -89,6 +92,8 @@ class Parser(argparse.ArgumentParser):
         args, unknown = self.parse_known_args(argv[:cut])
         if unknown:
             self.error(f"unknown: {shlex.join(unknown)}; options of `lmscale run` go after a --")
+        if args.lmscale is not None:
+            self._check_command(args.lmscale)
         args.rest = argv[cut + 1 :]
         for word in args.rest:
             if word.split("=")[0] in ("--out", "--shard", "--distributed", "--scale", "--data"):
@@ -96,6 +101,14 @@ class Parser(argparse.ArgumentParser):
                     f"{word} is the launcher's to give: put it before the --, or leave it out"
                 )
         return args
+
+    def _check_command(self, lmscale: str) -> None:
+        try:
+            words = shlex.split(lmscale)
+        except ValueError as error:
+            self.error(f"--lmscale must be words as a shell reads them, not {lmscale!r}: {error}")
+        if not words or not words[0]:
+            self.error(f"--lmscale must be a command, not {lmscale!r}")
 
     def check_file(self, args: argparse.Namespace) -> None:
         """An experiment's file must exist where the workers see this machine's files, or a copy."""
@@ -156,7 +169,7 @@ def lmscale_here(given: str | None) -> str:
     if given or shutil.which("lmscale"):
         return given or "lmscale"
     beside = Path(sys.executable).parent / "lmscale"
-    return str(beside) if os.access(beside, os.X_OK) else "lmscale"
+    return shlex.quote(str(beside)) if os.access(beside, os.X_OK) else "lmscale"
 
 
 def job_name(args: argparse.Namespace) -> str:
@@ -187,7 +200,13 @@ def steps_done(args: argparse.Namespace) -> int | None:
         return 0
 
 
+def digits(text: str) -> int | None:
+    """The number that decimal digits stand for; None for any other text. Python reads no more than 4300."""
+    return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else None
+
+
 def positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    value = digits(text)
+    if not value:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
-    return int(text)
+    return value

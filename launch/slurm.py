@@ -271,7 +271,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
 
 def _seconds(limit: str) -> int | None:
     """Slurm's time formats: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S; None for anything else."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
+    match = re.fullmatch(r"(?:(\d{1,9})-)?(\d{1,9})(?::(\d{1,9}))?(?::(\d{1,9}))?", limit)
     if not match:
         return None
     days, first, second, third = match.groups()

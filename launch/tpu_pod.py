@@ -18,7 +18,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.common import Parser, job_name, positive, progress_function, run_command, shell
+from launch.common import Parser, digits, job_name, positive, progress_function, run_command, shell
 
 _EPILOG = """\
 examples:
@@ -173,18 +173,18 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
         parser.error(f"{args.experiment} is not in this clone, which is what the hosts get")
     if args.spot and args.flex_start:
         parser.error("give --spot or --flex-start, not both")
-    index, _, count = args.shard.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+    index, count = (digits(part) for part in (args.shard.partition("/")[::2]))
+    if index is None or count is None or index >= count:
         parser.error(f"--shard must be I/N with I from 0 to N - 1, not {args.shard!r}")
     if args.runtime is None:
         kind = args.tpu.split("-")[0]
-        if kind not in _RUNTIMES or not args.tpu.removeprefix(f"{kind}-").isdigit():
+        if kind not in _RUNTIMES or digits(args.tpu.removeprefix(f"{kind}-")) is None:
             parser.error(
                 f"--tpu must be a type of {', '.join(_RUNTIMES)} and a size, as v5litepod-16, "
                 f"not {args.tpu!r}; for others give --runtime too"
             )
         args.runtime = _RUNTIMES[kind]
-    args.name = args.name or job_name(args) + (f"-{index}" if int(count) > 1 else "")
+    args.name = args.name or job_name(args) + (f"-{index}" if count > 1 else "")
     args.logs = args.logs or f"logs/{args.name}"
     args.lmscale = args.lmscale or ("lmscale" if args.setup else "~/lmscale/venv/bin/lmscale")
     return args

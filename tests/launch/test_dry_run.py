@@ -179,7 +179,19 @@ def test_a_slice_has_the_hosts_of_its_topology():
         (local, [*SHARED, "--", "--shard", "0/2"], "--shard is the launcher's to give"),
         (local, ["no_such.py", "--out", "x"], "there is no file no_such.py"),
         (local, [*SHARED, "--device", "cpu", "--workers", "9999"], "need as many devices"),
+        (local, [*SHARED, "--lmscale", "a'b"], "--lmscale must be words"),
+        (local, [*SHARED, "--lmscale", " "], "--lmscale must be a command"),
+        (slurm, [*SHARED, "--lmscale", "a'b"], "--lmscale must be words"),
+        (slurm, [*SHARED, "--lmscale", ""], "--lmscale must be a command"),
+        (tpu_pod, [*BUCKET, "--tpu", "v6e-8", "--lmscale", "a\\"], "--lmscale must be words"),
+        (slurm, [*SHARED, "--tasks", "²"], "at least 1"),
+        (slurm, [*SHARED, "--tasks", "9" * 5000], "at least 1"),
+        (tpu_pod, [*BUCKET, "--tpu", "v6e-8", "--shard", "²/3"], "--shard must be I/N"),
+        (tpu_pod, [*BUCKET, "--tpu", "v6e-²"], "--tpu must be a type of"),
+        (gke, [*BUCKET, "--image", "i", "--tpu", "v5p:2x²x4"], "must be as v5p:2x4x4"),
+        (gke, [*BUCKET, "--image", "i", "--gpu", "l4:²"], "must be KIND:COUNT"),
         (slurm, [*SHARED, "--time", "tomorrow"], "--time must be as"),
+        (slurm, [*SHARED, "--time", "9" * 5000], "--time must be as"),
         (slurm, [*SHARED, "--time", "2", "--grace", "100"], "leaves too little"),
         (slurm, [*SHARED, "--tasks", "0"], "at least 1"),
         (slurm, [*SHARED, "--gpus", "1", "--gres", "gpu:1"], "not both"),
@@ -306,6 +318,14 @@ def test_jobs_are_given_to_sbatch(tmp_path, monkeypatch, capsys):
     (call,) = calls(tmp_path, "sbatch")
     script = Path(call.removeprefix("--parsable ")).read_text()
     assert text == f"{script}\n# submitted by: sbatch {call}\n"
+
+
+def test_the_command_beside_python_may_lie_in_any_folder(tmp_path, monkeypatch):
+    stub(tmp_path / "my 'own' bin", "lmscale", "exit 0")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "my 'own' bin" / "python"))
+    monkeypatch.setenv("PATH", "")
+    words = common.command_words(common.lmscale_here(None))
+    assert words == [str(tmp_path / "my 'own' bin" / "lmscale")]
 
 
 @pytest.mark.parametrize(
