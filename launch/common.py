@@ -21,10 +21,31 @@ PREEMPTED = 42
 #: Exit codes of `lmscale run` that no repetition cures: a run failed; bad usage.
 FINAL = (1, 2)
 
-_PROGRESS = """\
-steps_done() {
-  %s status "$out" --json 2>/dev/null | grep -o '"step": *[0-9]*' | awk '{sum += $2} END {print sum + 0}'
-}"""
+#: No number that an option takes has more digits.
+_MOST_DIGITS = 300
+
+#: What `lmscale status` says of a folder in which no worker has declared its runs yet.
+_NO_STORE = "holds no experiment.json"
+
+#: Exit codes by which `lmscale` itself says that it cannot answer. Any other is of a command that did not start.
+_REFUSED = (1, 2)
+
+_PROGRESS = f"""\
+# The steps of all runs, or "unknown" where `lmscale status` refuses to answer.
+steps_done() {{
+  local answer code
+  answer=$(STATUS 2>&1)
+  code=$?
+  case $code-$answer in
+    0-*) grep -o '"step": *[0-9]*' <<<"$answer" | awk '{{sum += $2}} END {{print sum + 0}}' ;;
+    [{_REFUSED[0]}{_REFUSED[1]}]-*"{_NO_STORE}"*) echo 0 ;;
+    [{_REFUSED[0]}{_REFUSED[1]}]-*)
+      echo "$answer" >&2
+      echo unknown
+      ;;
+    *) echo 0 ;;
+  esac
+}}"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -71,6 +92,8 @@ class Parser(argparse.ArgumentParser):
         args, unknown = self.parse_known_args(argv[:cut])
         if unknown:
             self.error(f"unknown: {shlex.join(unknown)}; options of `lmscale run` go after a --")
+        if args.lmscale is not None:
+            self._check_command(args.lmscale)
         args.rest = argv[cut + 1 :]
         for word in args.rest:
             if word.split("=")[0] in ("--out", "--shard", "--distributed", "--scale", "--data"):
@@ -78,6 +101,14 @@ class Parser(argparse.ArgumentParser):
                     f"{word} is the launcher's to give: put it before the --, or leave it out"
                 )
         return args
+
+    def _check_command(self, lmscale: str) -> None:
+        try:
+            words = shlex.split(lmscale)
+        except ValueError as error:
+            self.error(f"--lmscale must be words as a shell reads them, not {lmscale!r}: {error}")
+        if not words or not words[0]:
+            self.error(f"--lmscale must be a command, not {lmscale!r}")
 
     def check_file(self, args: argparse.Namespace) -> None:
         """An experiment's file must exist where the workers see this machine's files, or a copy."""
@@ -106,9 +137,22 @@ def command_words(lmscale: str) -> list[str]:
     ]
 
 
-def progress_function(lmscale: str) -> str:
+def progress_function(args: argparse.Namespace) -> str:
     """`steps_done` in shell, for the store "$out"."""
-    return _PROGRESS % shell(command_words(lmscale))
+    return _PROGRESS.replace("STATUS", shell(_status_command(args, Raw('"$out"'))))
+
+
+def _status_command(args: argparse.Namespace, out: str) -> list[str]:
+    """The words of `lmscale status`, with the files whose architectures and optimizers the store may hold."""
+    files = [args.experiment] if args.experiment.endswith(".py") else []
+    words = iter(args.rest)
+    for word in words:
+        if word == "--load":
+            files.append(next(words, ""))
+        elif word.startswith("--load="):
+            files.append(word.removeprefix("--load="))
+    loads = [word for file in files for word in ("--load", file)]
+    return [*command_words(args.lmscale), "status", out, "--json", *loads]
 
 
 def run_command(args: argparse.Namespace, lmscale: str, shard: str) -> list[str]:
@@ -125,7 +169,7 @@ def lmscale_here(given: str | None) -> str:
     if given or shutil.which("lmscale"):
         return given or "lmscale"
     beside = Path(sys.executable).parent / "lmscale"
-    return str(beside) if os.access(beside, os.X_OK) else "lmscale"
+    return shlex.quote(str(beside)) if os.access(beside, os.X_OK) else "lmscale"
 
 
 def job_name(args: argparse.Namespace) -> str:
@@ -135,10 +179,18 @@ def job_name(args: argparse.Namespace) -> str:
     return f"lmscale-{stem}-{hashlib.sha256(out.encode()).hexdigest()[:6]}"
 
 
-def steps_done(lmscale: str, out: str) -> int:
-    """The steps of all runs under a folder: a measure of progress from one restart to the next."""
-    command = [*shlex.split(lmscale), "status", out, "--json"]
+def steps_done(args: argparse.Namespace) -> int | None:
+    """The steps of all runs in the store: a measure of progress from one restart to the next.
+
+    Returns:
+      None where `lmscale status` refuses to answer, which says nothing about progress. 0 where there is no
+      store yet, or no such command: a worker that ends before it declares its runs makes no progress.
+    """
+    command = _status_command(args, args.out)
     found = subprocess.run(command, check=False, capture_output=True, text=True)
+    if found.returncode in _REFUSED and _NO_STORE not in found.stderr:
+        print(found.stderr.strip(), file=sys.stderr)
+        return None
     try:
         answer = json.loads(found.stdout)
         # A folder of many stores answers with a list of them.
@@ -148,7 +200,13 @@ def steps_done(lmscale: str, out: str) -> int:
         return 0
 
 
+def digits(text: str) -> int | None:
+    """The number that decimal digits stand for; None for any other text. Python reads no more than 4300."""
+    return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else None
+
+
 def positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    value = digits(text)
+    if not value:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
-    return int(text)
+    return value

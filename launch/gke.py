@@ -19,7 +19,7 @@ from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from launch.common import FINAL, Parser, job_name, positive, run_command
+from launch.common import FINAL, Parser, digits, job_name, positive, run_command
 
 _EPILOG = """\
 examples:
@@ -273,9 +273,7 @@ def _tpu(text: str) -> tuple[str, str]:
         raise ArgumentTypeError(f"must be one of {', '.join(_TPUS)} and a topology, not {text!r}")
     sides = topology.split("x")
     shown = "x".join(["2", "4", "4"][: _TPUS[kind].dimensions])
-    if len(sides) != _TPUS[kind].dimensions or not all(
-        side.isdigit() and int(side) for side in sides
-    ):
+    if len(sides) != _TPUS[kind].dimensions or not all(digits(side) for side in sides):
         raise ArgumentTypeError(f"must be as {kind}:{shown}, not {text!r}")
     chips = math.prod(int(side) for side in sides)
     if chips > _TPUS[kind].alone and chips % _TPUS[kind].machine:
@@ -284,10 +282,11 @@ def _tpu(text: str) -> tuple[str, str]:
 
 
 def _gpu(text: str) -> tuple[str, int]:
-    kind, _, count = text.rpartition(":")
-    if not kind or not count.isdigit() or int(count) < 1:
+    kind, _, shown = text.rpartition(":")
+    count = digits(shown)
+    if not kind or not count:
         raise ArgumentTypeError(f"must be KIND:COUNT, as nvidia-h100-80gb:8, not {text!r}")
-    return kind, int(count)
+    return kind, count
 
 
 def _variable(text: str) -> tuple[str, str]:

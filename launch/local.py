@@ -27,6 +27,7 @@ from launch.common import (
     PREEMPTED,
     Parser,
     Raw,
+    command_words,
     job_name,
     lmscale_here,
     positive,
@@ -82,8 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(shell(["mkdir", "-p", str(workers[0].log.parent)]))
         print("\n".join(_shown(worker) for worker in workers))
         return 0
-    if shutil.which(args.lmscale.split()[0]) is None:
-        print(f"launch.local: there is no command {args.lmscale.split()[0]!r}", file=sys.stderr)
+    program = command_words(args.lmscale)[0]
+    if shutil.which(program) is None:
+        print(f"launch.local: there is no command {program!r}", file=sys.stderr)
         return 2
     return _supervise(args, groups)
 
@@ -246,8 +248,10 @@ def _ended(args: Namespace, group: Group, stopping: bool) -> None:
     ]
     code, names = _worst(codes), " + ".join(worker.name for worker in group.workers)
     if code == PREEMPTED and not stopping:
-        steps = steps_done(args.lmscale, args.out)
-        group.stuck, group.steps = 0 if steps > group.steps else group.stuck + 1, steps
+        steps = steps_done(args)
+        # Without an answer the last one stays, and nothing is said about progress.
+        if steps is not None:
+            group.stuck, group.steps = 0 if steps > group.steps else group.stuck + 1, steps
         if group.stuck < args.stuck_limit:
             _say(f"{names}: stopped, starting again")
             _start(group)

@@ -80,7 +80,7 @@ def batch_script(args: Namespace) -> str:
     lines += [f"out={shlex.quote(args.out)}", f"logs={shlex.quote(args.logs)}", ""]
     if processes > 1:
         lines += [_COORDINATOR.format(processes=processes), ""]
-    lines += [_step(args, processes), "", progress_function(args.lmscale), ""]
+    lines += [_step(args, processes), "", progress_function(args), ""]
     lines += [_AFTERWARDS.replace("STUCK_LIMIT", str(args.stuck_limit))]
     return "\n".join(lines)
 
@@ -181,12 +181,16 @@ record="$logs/${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID.steps"
 last=-1 stuck=0
 [ -f "$record" ] && read -r last stuck <"$record"
 now=$(steps_done)
-if [ "$now" -gt "$last" ]; then stuck=0; else stuck=$((stuck + 1)); fi
+# Without an answer the last one stays, and nothing is said about progress.
+if [ "$now" != unknown ]; then
+  if [ "$now" -gt "$last" ]; then stuck=0; else stuck=$((stuck + 1)); fi
+  last=$now
+fi
 if [ "$stuck" -ge STUCK_LIMIT ]; then
   echo "no progress in $stuck requeues: giving up; see the logs of this task in $logs" >&2
   exit 1
 fi
-echo "$now $stuck" >"$record"
+echo "$last $stuck" >"$record"
 echo "requeued after $now steps of all runs"
 scontrol requeue "$SLURM_JOB_ID" || exit "$code"
 """
@@ -267,7 +271,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
 
 def _seconds(limit: str) -> int | None:
     """Slurm's time formats: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S; None for anything else."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
+    match = re.fullmatch(r"(?:(\d{1,9})-)?(\d{1,9})(?::(\d{1,9}))?(?::(\d{1,9}))?", limit)
     if not match:
         return None
     days, first, second, third = match.groups()

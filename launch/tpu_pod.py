@@ -18,7 +18,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.common import Parser, job_name, positive, progress_function, run_command, shell
+from launch.common import Parser, digits, job_name, positive, progress_function, run_command, shell
 
 _EPILOG = """\
 examples:
@@ -93,7 +93,7 @@ def script(args: Namespace) -> str:
     lines += [f"  {line}" for line in [*args.prologue, f"{shell(words)} --distributed auto"]]
     body = _BODY.replace("STUCK_LIMIT", str(args.stuck_limit))
     body = body.replace("give_back_at_end", "true" if args.keep else "give_back")
-    return "\n".join([*lines, "}", progress_function(args.lmscale), body])
+    return "\n".join([*lines, "}", progress_function(args), body])
 
 
 def _where(args: Namespace) -> list[str]:
@@ -173,18 +173,18 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
         parser.error(f"{args.experiment} is not in this clone, which is what the hosts get")
     if args.spot and args.flex_start:
         parser.error("give --spot or --flex-start, not both")
-    index, _, count = args.shard.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+    index, count = (digits(part) for part in (args.shard.partition("/")[::2]))
+    if index is None or count is None or index >= count:
         parser.error(f"--shard must be I/N with I from 0 to N - 1, not {args.shard!r}")
     if args.runtime is None:
         kind = args.tpu.split("-")[0]
-        if kind not in _RUNTIMES or not args.tpu.removeprefix(f"{kind}-").isdigit():
+        if kind not in _RUNTIMES or digits(args.tpu.removeprefix(f"{kind}-")) is None:
             parser.error(
                 f"--tpu must be a type of {', '.join(_RUNTIMES)} and a size, as v5litepod-16, "
                 f"not {args.tpu!r}; for others give --runtime too"
             )
         args.runtime = _RUNTIMES[kind]
-    args.name = args.name or job_name(args) + (f"-{index}" if int(count) > 1 else "")
+    args.name = args.name or job_name(args) + (f"-{index}" if count > 1 else "")
     args.logs = args.logs or f"logs/{args.name}"
     args.lmscale = args.lmscale or ("lmscale" if args.setup else "~/lmscale/venv/bin/lmscale")
     return args
@@ -260,9 +260,12 @@ last=-1 stuck=0 turn=0
 while true; do
   get_slice
   stop_training
-  now=$(on 0 "out=$(printf %q "$out"); $(declare -f steps_done); steps_done" 2>/dev/null | tail -n 1)
-  if [ "${now:-0}" -gt "$last" ]; then stuck=0; else stuck=$((stuck + 1)); fi
-  last=${now:-0}
+  now=$(on 0 "cd ~/lmscale/clone 2>/dev/null; out=$(printf %q "$out"); $(declare -f steps_done); steps_done" 2>"$logs/status.log" | tail -n 1)
+  # Without an answer the last one stays, and nothing is said about progress.
+  if [ "$now" != unknown ]; then
+    if [ "${now:-0}" -gt "$last" ]; then stuck=0; else stuck=$((stuck + 1)); fi
+    last=${now:-0}
+  fi
   if [ "$stuck" -ge STUCK_LIMIT ]; then
     say "no progress in $stuck turns: giving up; see $logs"
     exit 1

@@ -134,6 +134,8 @@ def field_value(kind: type, optional: bool) -> Callable[[str], Any]:
 # --- Where and how to train ---------------------------------------------------------------------
 
 
+#: The largest number of a TCP port.
+_LAST_PORT = 65535
 #: Shards of one experiment: as many as it may have runs, as more would train nothing.
 MOST_SHARDS = 10_000
 
@@ -168,6 +170,8 @@ def distributed(text: str) -> str | tuple[str, int, int]:
     sound = [number for number in found if number is not None]
     if ":" not in address or port is None or len(found) != 2 or len(sound) != 2:
         raise argparse.ArgumentTypeError(f"must be auto or HOST:PORT,COUNT,INDEX, not {text!r}")
+    if not 1 <= port <= _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"PORT must be from 1 to {_LAST_PORT}, not {text!r}")
     count, index = sound
     if index >= count:
         raise argparse.ArgumentTypeError(f"INDEX runs from 0 to COUNT - 1, but this is {text!r}")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmscale.cli.argument_types import positive_int
+from lmscale.cli.argument_types import seconds
 from lmscale.cli.parser import Parser
 from lmscale.terminal import print_json, say
 
@@ -46,7 +46,7 @@ def add_arguments(parser: Parser, words: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--limit",
-        type=positive_int,
+        type=seconds,
         default=LIMIT,
         metavar="SECONDS",
         help=f"give up, with exit code 1, when all checks together take longer ({LIMIT})",

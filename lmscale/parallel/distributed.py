@@ -99,9 +99,10 @@ def start(where: str | tuple[str, int, int], identity: str) -> None:
 
     global _group
     heartbeat = os.environ.get("LMSCALE_HEARTBEAT", str(HEARTBEAT))
-    if not heartbeat.isdigit() or int(heartbeat) < 1:
+    # More seconds than JAX's own counter holds would end the process in C++.
+    if not (heartbeat.isdecimal() and len(heartbeat) <= 9 and int(heartbeat)):
         raise DistributedError(
-            f"LMSCALE_HEARTBEAT must be seconds, at least 1, not {heartbeat!r}", 2
+            f"LMSCALE_HEARTBEAT must be whole seconds from 1 to 999999999, not {heartbeat!r}", 2
         )
     compat.exit_on_abort(_LOST, lambda: _group.code)
     try:
@@ -139,7 +140,7 @@ def _detect() -> tuple[str, int, int, list[int] | None]:
       DistributedError: when nothing is found.
     """
     # Under Slurm JAX asks for the device of its local rank, even where it sees only one.
-    sees_one = os.environ.get("CUDA_VISIBLE_DEVICES", "").isdigit()
+    sees_one = os.environ.get("CUDA_VISIBLE_DEVICES", "").isdecimal()
     address, count, index, devices = compat.find_processes([0] if sees_one else None, int(PATIENCE))
     if address is None or count is None or index is None:
         raise DistributedError(

@@ -2,8 +2,9 @@
 
 A claim is a file in the run's folder. It holds host, process, time and a token of its own. The process that
 holds the claim renews it every `BEAT_SECONDS`. A claim is taken over when its holder is dead (its
-process is gone, as far as this machine can see) or silent (not renewed for `SILENT_SECONDS` by the
-file system's clock, so that the clocks of machines need not agree).
+process is gone, as far as this machine can see) or silent: not renewed for `SILENT_SECONDS` by the
+file system's clock, and not for two beats while the taker looks, so that the clocks of machines need not
+agree.
 
 On a mounted file system (local, NFS, Lustre) a claim is made by linking a finished file to its name,
 which fails where the name exists; no flock is needed. Where links are refused the file is created
@@ -15,7 +16,9 @@ dead and creates a successor too late then finds that the chain is gone, and wit
 On an object store (gs://, s3://) every process writes an object of its own, `claims/TOKEN.json`, and then
 lists the folder. It holds the run when its object is the only one; otherwise it withdraws and tries again
 after a random pause. Every process writes before it lists, so two can never both hold. This needs listings
-that show every earlier write, as those of Google, Amazon and Azure do.
+that show every earlier write, as those of Google, Amazon and Azure do. A renewal that was sent before a
+takeover and arrives after it writes the old object again; its holder lists the folder after every renewal,
+and before it writes to the run, and withdraws where another holds.
 
 One gap remains: a holder that is suspended for `SILENT_SECONDS` between its last check of the claim and the
 write that follows will still make that one write. It checks again before every write.
@@ -203,7 +206,8 @@ class Claims:
         self._over.set()
         with self._lock:
             for folder in list(self._held):
-                with contextlib.suppress(OSError):
+                # As in `_renew`. A claim that stays is taken over when it has been silent.
+                with contextlib.suppress(Exception):
                     self.release(folder)
 
     def _renew(self) -> None:
@@ -211,23 +215,25 @@ class Claims:
             with self._lock:
                 claims = list(self._held.values())
             for claim in claims:
-                # The store may be reachable again at the next beat.
-                with contextlib.suppress(OSError):
+                # The store may be reachable again at the next beat. The packages of object stores raise
+                # errors of their own, which are no OSError, and no other claim may fall silent for one.
+                with contextlib.suppress(Exception):
                     claim.renew()
 
     def _is_over(self, claim: Claim, now: float) -> bool:
         """Whether the holder of a claim is dead or silent; `now` by the store's clock (or 0)."""
         if claim.holder.dead():
             return True
-        if claim.renewed and now and now - claim.renewed > self._silent:
-            return True
-        # For stores without a clock, renewals are timed by our own.
+        # Renewals are timed by our own clock too. Some stores have no clock, and on some file systems (Lustre,
+        # SMB, sshfs) a file has the time of the machine that wrote it, which may be minutes behind ours: a
+        # holder that is silent by the file's time must also renew nothing while we look.
         sign, here = (claim.renewed, claim.holder.beat), clock()
         last, since = self._seen.get(claim.holder.token, (None, here))
         if last != sign:
             self._seen[claim.holder.token] = (sign, here)
             return False
-        return here - since > self._silent
+        late = bool(claim.renewed and now) and now - claim.renewed > self._silent
+        return here - since > (min(2 * self._beat, self._silent) if late else self._silent)
 
 
 def find_claim(folder: epath.PathLike) -> Claim | None:
@@ -387,6 +393,8 @@ class _Objects:
         self._folder = epath.Path(folder) / "claims"
         self._own = Holder.here()
         self._path = self._folder / f"{self._own.token}.json"
+        #: Tokens of the claims that we found to be over, and removed.
+        self._judged: set[str] = set()
         self._lock = threading.Lock()
 
     def all(self) -> list[Claim]:
@@ -402,6 +410,7 @@ class _Objects:
             self._write(held=False)
             now, others = _modified(self._path), self._others()
             over = [claim for claim in others if is_over(claim, now)]
+            self._judged |= {claim.holder.token for claim in over}
             for claim in over:
                 (self._folder / f"{claim.holder.token}.json").unlink(missing_ok=True)
             if over:
@@ -417,13 +426,26 @@ class _Objects:
         return others[0].holder
 
     def stands(self) -> bool:
+        self._yield_if_taken()
         return read_bytes(self._path) is not None
 
     def renew(self) -> None:
         with self._lock:
             # An object that another process removed must not be written again.
-            if self.stands():
-                self._write(held=True)
+            if read_bytes(self._path) is None:
+                return
+            self._write(held=True)
+            # The write may have taken so long that another process has removed the object meanwhile.
+            self._yield_if_taken()
+
+    def _yield_if_taken(self) -> None:
+        """Removes our object where another process holds the run, which it does only after it removed ours.
+
+        A claim that we have judged to be over may come back in the same way: it is its own holder that yields.
+        """
+        others = (claim.holder for claim in self._others())
+        if any(other.held and other.token not in self._judged for other in others):
+            self._path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import platform
 import subprocess
@@ -21,6 +22,7 @@ from lmscale.architectures import kinds
 from lmscale.data import Corpus
 from lmscale.files import DamagedError, read_json, unreadable, write_atomically, write_json
 from lmscale.foreign_text import is_plain_name, plain_cell
+from lmscale.parallel.distributed import is_main_process
 from lmscale.remote import is_remote, no_place_to_train, unreachable
 from lmscale.sweep.declaration import (
     Declaration,
@@ -32,7 +34,7 @@ from lmscale.sweep.declaration import (
 from lmscale.sweep.experiment import Experiment, Run
 from lmscale.sweep.kept import KeptRun, read_kept
 from lmscale.sweep.own_code import changed_code, code_history
-from lmscale.sweep.ownership import find_claim
+from lmscale.sweep.ownership import find_claim, turn
 from lmscale.sweep.result_table import mark_best_lr, result_row
 from lmscale.terminal import say, say_if_slow
 from lmscale.training.run_folder import RunFolder
@@ -163,17 +165,54 @@ class Store:
         if not runs:
             raise StoreError(f"{name} at scale {scale} declares no runs: give it other fields")
         here = Declaration.of(name, scale, experiment, corpus, runs)
-        recorded = self._recorded(here)
-        if why := self._refusal(recorded, here, extend):
-            raise StoreError(why)
+        recorded = self._accepting(here, extend)
         if line := changed_code(recorded):
             say(line)
         if recorded is None and self.holds_experiment():
             path = self.path / "experiment.json"
             say(f"{path} is damaged; written again, as these are its runs")
+        what = (here, experiment, corpus, runs, command)
+        values = self._declaring(recorded, *what)
+        # The workers of one sweep start at once and declare the same: none of them has to wait.
+        if (recorded is None and not extend) or not is_main_process():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.path / "experiment.json", values, sealed=True)
+        elif recorded is None or values != recorded:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with turn(self.path, say):
+                # Another command may have added its runs since.
+                values = self._declaring(self._accepting(here, extend), *what)
+                write_json(self.path / "experiment.json", values, sealed=True)
+        # In parallel, because each waits until its file is on disk.
+        with ThreadPoolExecutor(16) as pool:
+            faults = list(pool.map(lambda run: self.folder(run).create(), runs))
+        for fault in filter(None, faults):
+            say(fault)
+
+    def _accepting(self, here: Declaration, extend: bool) -> dict[str, Any] | None:
+        """experiment.json as `_recorded` gives it.
+
+        Raises:
+          StoreError: when the store refuses the declaration.
+        """
+        recorded = self._recorded(here)
+        if why := self._refusal(recorded, here, extend):
+            raise StoreError(why)
+        return recorded
+
+    def _declaring(
+        self,
+        recorded: dict[str, Any] | None,
+        here: Declaration,
+        experiment: Experiment,
+        corpus: Corpus,
+        runs: Sequence[Run],
+        command: str,
+    ) -> dict[str, Any]:
+        """What experiment.json says with a declaration joined to what is recorded, as JSON gives it back."""
         values: dict[str, Any] = {
-            "name": name,
-            "scale": scale,
+            "name": here.name,
+            "scale": here.scale,
             "command": command,
             "title": experiment.title,
             "analyses": list(experiment.analyses),
@@ -203,13 +242,7 @@ class Store:
             values |= extended(recorded, recorded_declarations(recorded), here, command)
             for what, names in recorded.get("needs", {}).items():
                 values["needs"][what] = sorted({*values["needs"].get(what, ()), *names})
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "experiment.json", values, sealed=True)
-        # In parallel, because each waits until its file is on disk.
-        with ThreadPoolExecutor(16) as pool:
-            faults = list(pool.map(lambda run: self.folder(run).create(), runs))
-        for fault in filter(None, faults):
-            say(fault)
+        return json.loads(json.dumps(values, allow_nan=False))
 
     def _recorded(self, here: Declaration) -> dict[str, Any] | None:
         """experiment.json, to compare a declaration with; None where there is none.

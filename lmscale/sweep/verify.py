@@ -29,9 +29,11 @@ from lmscale.laws.result import FitError, FitResult, plain
 from lmscale.laws.windows import paired_difference
 from lmscale.spec import RunSpec
 from lmscale.sweep.experiment import Experiment, Run
+from lmscale.sweep.ownership import turn
 from lmscale.sweep.recipe import read_recipe
 from lmscale.sweep.recommend import advised_run, recommend, store_convention, store_law
 from lmscale.sweep.store import Store, StoreError
+from lmscale.terminal import say
 
 __all__ = [
     "Verification",
@@ -173,12 +175,14 @@ def write_forecast(folder: Store, values: dict[str, Any]) -> epath.Path:
     Raises:
       StoreError: when the folder has one.
     """
-    if (known := _files(folder)) != []:
-        raise StoreError(f"{folder.path} has a forecast already: {known[0].name}")
     text = json.dumps(values, indent=1, allow_nan=False) + "\n"
-    folder.path.mkdir(parents=True, exist_ok=True)
     path = folder.path / f"forecast-{_hash(text)}.json"
-    write_atomically(path, text)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    # Two commands that were started together would each write one.
+    with turn(folder.path, say):
+        if (known := _files(folder)) != []:
+            raise StoreError(f"{folder.path} has a forecast already: {known[0].name}")
+        write_atomically(path, text)
     return path
 
 

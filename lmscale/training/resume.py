@@ -118,25 +118,46 @@ def restore_branch(folder: RunFolder, like: Any) -> Any:
 
 
 def retrain_damaged_trunk(trunk: RunFolder, step: int) -> str | None:
-    """Has a run trained again where the state that it kept, and that others start from, is damaged.
+    """Has a run trained again where the state that others start from is damaged, or was never kept.
 
-    That state is deleted, and what says that the run has ended, with its checkpoints from that step
-    on. So it is trained like any that hasn't ended, to the same result. To be called by one process,
-    before any trains.
+    A run keeps the states that were wanted when it was trained: an extension may want others of it. What
+    says that it has ended is deleted, with its checkpoints from that step on, and the damaged state. So it
+    is trained like any that hasn't ended, to the same result. To be called by one process, before any
+    trains.
 
     Returns:
       What was done, in a line.
     """
     if step not in saved_steps(trunk.branches):
+        if not _is_past(trunk, step):
+            return None
+        _train_again_from(trunk, step)
+        fault = f"it kept no state at step {step}, which another run starts from"
+        return f"{trunk.path.name}: {fault}; it is trained again to make it"
+    damage = checkpoint_fault(trunk.branches, trunk.run_id, step)
+    if damage is None:
         return None
-    fault = checkpoint_fault(trunk.branches, trunk.run_id, step)
-    if fault is None:
-        return None
+    _train_again_from(trunk, step)
+    line = f"{damage}; it is trained again to make it"
+    trunk.note_damage(line)
+    # Last, so that after a kill in between the damage is found again.
     delete_step(trunk.branches, step)
+    return f"{trunk.path.name}: {line}"
+
+
+def _is_past(trunk: RunFolder, step: int) -> bool:
+    """Whether a run went through a step and will not, as it is, do so again."""
+    if any(saved > step for saved in saved_steps(trunk.checkpoints)):
+        return True
+    status, result = trunk.state()
+    # The state of the step at which a run diverged is not kept.
+    lost = {"done": 0, "diverged": 1}
+    return result is not None and status["step"] - lost[result["status"]] >= step
+
+
+def _train_again_from(trunk: RunFolder, step: int) -> None:
+    """Deletes what says that a run has ended, and its checkpoints from a step on."""
+    trunk.forget_end()
     for saved in saved_steps(trunk.checkpoints):
         if saved >= step:
             delete_step(trunk.checkpoints, saved)
-    trunk.forget_end()
-    line = f"{fault}; it is trained again to make it"
-    trunk.note_damage(line)
-    return f"{trunk.path.name}: {line}"

@@ -89,6 +89,15 @@ def test_a_check_that_hangs_is_named_and_ends_the_program(checks, monkeypatch, c
     assert "will not work here until this is mended: hangs." in said
 
 
+@pytest.mark.parametrize("limit", ["9" * 12, "9" * 400, "-1", "nan", "soon"])
+def test_a_limit_that_no_timer_can_wait_for_is_refused(checks, capsys, limit):
+    checks(FINE)
+    with pytest.raises(SystemExit) as end:
+        main(["doctor", "--limit", limit])
+    assert end.value.code == 2
+    assert "--limit" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_whole_doctor_on_this_machine(tmp_path):
     command = [sys.executable, "-m", "lmscale", "doctor", "--json", "--out", str(tmp_path / "out")]

@@ -17,7 +17,7 @@ from unittest import mock
 import pytest
 import yaml
 
-from launch import gke, local, slurm, tpu_pod
+from launch import common, gke, local, slurm, tpu_pod
 from tests.launch.stub import calls, environment, stub
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -179,7 +179,19 @@ def test_a_slice_has_the_hosts_of_its_topology():
         (local, [*SHARED, "--", "--shard", "0/2"], "--shard is the launcher's to give"),
         (local, ["no_such.py", "--out", "x"], "there is no file no_such.py"),
         (local, [*SHARED, "--device", "cpu", "--workers", "9999"], "need as many devices"),
+        (local, [*SHARED, "--lmscale", "a'b"], "--lmscale must be words"),
+        (local, [*SHARED, "--lmscale", " "], "--lmscale must be a command"),
+        (slurm, [*SHARED, "--lmscale", "a'b"], "--lmscale must be words"),
+        (slurm, [*SHARED, "--lmscale", ""], "--lmscale must be a command"),
+        (tpu_pod, [*BUCKET, "--tpu", "v6e-8", "--lmscale", "a\\"], "--lmscale must be words"),
+        (slurm, [*SHARED, "--tasks", "²"], "at least 1"),
+        (slurm, [*SHARED, "--tasks", "9" * 5000], "at least 1"),
+        (tpu_pod, [*BUCKET, "--tpu", "v6e-8", "--shard", "²/3"], "--shard must be I/N"),
+        (tpu_pod, [*BUCKET, "--tpu", "v6e-²"], "--tpu must be a type of"),
+        (gke, [*BUCKET, "--image", "i", "--tpu", "v5p:2x²x4"], "must be as v5p:2x4x4"),
+        (gke, [*BUCKET, "--image", "i", "--gpu", "l4:²"], "must be KIND:COUNT"),
         (slurm, [*SHARED, "--time", "tomorrow"], "--time must be as"),
+        (slurm, [*SHARED, "--time", "9" * 5000], "--time must be as"),
         (slurm, [*SHARED, "--time", "2", "--grace", "100"], "leaves too little"),
         (slurm, [*SHARED, "--tasks", "0"], "at least 1"),
         (slurm, [*SHARED, "--gpus", "1", "--gres", "gpu:1"], "not both"),
@@ -308,6 +320,14 @@ def test_jobs_are_given_to_sbatch(tmp_path, monkeypatch, capsys):
     assert text == f"{script}\n# submitted by: sbatch {call}\n"
 
 
+def test_the_command_beside_python_may_lie_in_any_folder(tmp_path, monkeypatch):
+    stub(tmp_path / "my 'own' bin", "lmscale", "exit 0")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "my 'own' bin" / "python"))
+    monkeypatch.setenv("PATH", "")
+    words = common.command_words(common.lmscale_here(None))
+    assert words == [str(tmp_path / "my 'own' bin" / "lmscale")]
+
+
 @pytest.mark.parametrize(
     ("code", "ends", "requeues"),
     [(0, 0, False), (1, 1, False), (2, 2, False), (42, 0, True), (134, 0, True), (143, 0, True)],
@@ -333,6 +353,35 @@ def test_a_slurm_task_is_requeued_unless_it_ended_by_itself(tmp_path, code, ends
     if requeues:
         # Without progress from one turn to the next it ends.
         assert [turn() for _ in range(3)] == [0, 0, 1]
+
+
+def test_a_slurm_task_is_requeued_where_status_refuses_to_answer(tmp_path):
+    stub(tmp_path, "lmscale", "exit 2")
+    stub(tmp_path, "srun", "exit 42")
+    stub(tmp_path, "squeue", "echo RUNNING")
+    stub(tmp_path, "scontrol", "exit 0")
+    out = tmp_path / "out"
+    (out / "logs").mkdir(parents=True)
+    args = slurm._parse(["isoflop", "--out", str(out), "--lmscale", str(tmp_path / "lmscale")])
+    script = ["bash", "-c", slurm.batch_script(args)]
+    job = {"SLURM_JOB_ID": "17", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "0"}
+    for turn in range(1, 6):
+        subprocess.run(script, env=environment(tmp_path) | job, check=True, capture_output=True)
+        assert calls(tmp_path, "scontrol").count("requeue 17") == turn
+
+
+def test_progress_is_asked_for_with_the_files_that_the_store_needs(tmp_path):
+    stub(tmp_path, "lmscale", 'echo "{\\"table\\": [{\\"step\\": 7}, {\\"step\\": 1}]}"')
+    mine = tmp_path / "my file.py"
+    mine.touch()
+    words = [str(mine), "--out", "/o", "--lmscale", str(tmp_path / "lmscale"), "--"]
+    args = slurm._parse([*words, "--load", "a.py", "--seeds", "0", "--load=b.py"])
+    assert common.steps_done(args) == 8
+    script = f"out=/o\n{common.progress_function(args)}\nsteps_done"
+    done = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout == "8\n"
+    asked = f"status /o --json --load {mine} --load a.py --load b.py"
+    assert calls(tmp_path, "lmscale") == [asked] * 2
 
 
 @pytest.mark.parametrize("launcher", [slurm, tpu_pod, gke])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lmscale.sweep.store import Store, StoreError
 from tests.launch.stub import calls, environment, stub
 from tests.waiting import PATIENCE, wait_until
 
@@ -93,6 +94,25 @@ def test_without_progress_it_gives_up(launch, tmp_path):
     assert code == 1
     assert "no progress in 2 restarts" in error
     assert len(runs(tmp_path)) == 3
+
+
+def test_without_an_answer_nothing_is_said_about_progress(launch, tmp_path):
+    script = (
+        '[ "$1" = status ] && { echo "lmscale status: add --load FILE" >&2; exit 2; }\n'
+        '[ $(grep -c ^run "$here/lmscale.calls") -ge 5 ] || exit 42'
+    )
+    code, error = finish(launch(script, "--together", "--stuck-limit", "2"))
+    assert code == 0, error
+    assert error.count("lmscale status: add --load FILE") == 4
+
+
+def test_workers_that_end_before_there_is_a_store_make_no_progress(launch, tmp_path):
+    with pytest.raises(StoreError) as refused:
+        Store.open(tmp_path)
+    script = f'[ "$1" = status ] && {{ echo "{refused.value}" >&2; exit 2; }}; kill -KILL $$'
+    code, error = finish(launch(script, "--together", "--stuck-limit", "2"))
+    assert code == 1
+    assert "no progress in 2 restarts" in error
 
 
 @two_cores

@@ -109,6 +109,15 @@ def test_auto_where_there_is_nothing_to_find_is_bad_usage(monkeypatch):
     assert found.value.code == 2
 
 
+@pytest.mark.parametrize("seconds", ["0", "²", "-1", "1.5", "", "9" * 10, "9" * 5000])
+def test_a_heartbeat_that_is_no_number_of_seconds_is_bad_usage(monkeypatch, seconds):
+    monkeypatch.setenv("LMSCALE_HEARTBEAT", seconds)
+    monkeypatch.setattr(distributed.compat, "exit_on_abort", lambda *_: None)
+    with pytest.raises(distributed.DistributedError, match="LMSCALE_HEARTBEAT must be") as found:
+        distributed.start(("127.0.0.1:1", 1, 0), "me")
+    assert found.value.code == 2
+
+
 def test_who_does_not_come_is_named():
     port = free_port()
     assert "number 1 of 2 did not come" in Attempt(port, 0, "a", patience=0.5).end()

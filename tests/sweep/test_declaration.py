@@ -2,12 +2,14 @@
 
 import dataclasses
 import itertools
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lmscale.files import write_json
+from lmscale.sweep import store as store_module
 from lmscale.sweep.declaration import default_folder
 from lmscale.sweep.dropped import declared_runs
 from lmscale.sweep.experiment import load_scales
@@ -161,3 +163,30 @@ def test_a_grid_of_which_nothing_is_left_says_why(corpus):
         ValueError, match=r"declares no runs.*budget 1e.06 is dropped: fewer than 50"
     ):
         declared_runs("isoflop", experiment, corpus)
+
+
+def test_extensions_that_are_made_at_once_are_both_kept(corpus, tmp_path, monkeypatch):
+    """The second begins between the first one's reading and writing, and ends before or waits for it."""
+    first = declare(Store(tmp_path), corpus)
+    others, seen, real = [], threading.Event(), store_module.write_json
+
+    def extend(seed):
+        runs = declare(Store(tmp_path), corpus, extend=True, seeds=(seed,))
+        seen.set()
+        return runs
+
+    def write(path, values, **options):
+        if not others:
+            thread = threading.Thread(target=lambda: others.append(extend(8)))
+            others.append(thread)
+            thread.start()
+            seen.wait()
+        real(path, values, **options)
+
+    monkeypatch.setattr(store_module, "say", lambda line: seen.set())
+    monkeypatch.setattr(store_module, "write_json", write)
+    mine = extend(7)
+    others[0].join()
+    there = {entry["run"] for entry in Store(tmp_path).experiment()["runs"]}
+    assert there == first | mine | others[1]
+    assert not list(tmp_path.glob("claim*"))

@@ -157,6 +157,30 @@ def test_claims_are_renewed(folder):
         assert other.take(folder) is not None
 
 
+def test_an_error_of_the_store_ends_no_renewals(folder, monkeypatch):
+    class HttpError(Exception):
+        """As the packages of object stores raise it: no OSError."""
+
+    def fail(*arguments):
+        failed.append(1)
+        raise HttpError
+
+    def sign():
+        claim = find_claim(folder)
+        return claim.renewed, claim.holder.beat
+
+    failed = []
+    with Claims(beat=0.05) as owner:
+        assert owner.take(folder) is None
+        with monkeypatch.context() as patch:
+            patch.setattr(owner._held[str(folder)], "renew", fail)
+            wait_until(lambda: failed)
+        before = sign()
+        wait_until(lambda: sign() > before)
+        monkeypatch.setattr(owner._held[str(folder)], "remove", fail)
+    assert len(failed) > 1
+
+
 def test_an_owner_that_was_silent_learns_that_it_has_lost_the_run(folder):
     with Claims(beat=1e6) as owner, Claims(silent=0.2) as other:
         assert owner.take(folder) is None
@@ -166,6 +190,56 @@ def test_an_owner_that_was_silent_learns_that_it_has_lost_the_run(folder):
         assert not owner.holds(folder)
         owner.release(folder)
         assert other.holds(folder)
+
+
+def test_an_owner_whose_files_have_the_time_of_a_late_clock_keeps_its_run(tmp_path, monkeypatch):
+    """As on Lustre: its renewals are ten minutes old for a machine whose clock is right."""
+    now = [0.0]
+    monkeypatch.setattr(ownership, "clock", lambda: now[0])
+    make_claim(tmp_path, host="elsewhere")
+
+    def renew():
+        renewals.append(time.time() - 2 * ownership.SILENT_SECONDS + len(renewals))
+        os.utime(tmp_path / "claim.json", (0, renewals[-1]))
+
+    renewals = []
+    with Claims() as claims:
+        for _ in range(20):
+            renew()
+            assert claims.take(tmp_path) is not None
+            now[0] += ownership.BEAT_SECONDS + 1
+        # Then it dies, and is taken over after two beats in which it has said nothing.
+        assert claims.take(tmp_path) is not None
+        now[0] += ownership.BEAT_SECONDS
+        assert claims.take(tmp_path) is None
+
+
+@pytest.mark.parametrize("folder", ["objects"], indirect=True)
+@pytest.mark.parametrize("looks", ["at its renewal", "before it writes to the run"])
+def test_a_renewal_that_arrives_after_a_takeover_gives_the_run_up(folder, monkeypatch, looks):
+    """The request is on its way (packages repeat it for minutes) while another process takes over."""
+    monkeypatch.setattr(ownership.Holder, "dead", lambda self: None)
+    with Claims(beat=1e6) as owner, Claims(silent=0.2) as other:
+        assert owner.take(folder) is None
+        held = owner._held[str(folder)]
+        write = held._write
+
+        def arrive_late(*, held):
+            other.take(folder)
+            time.sleep(0.5)
+            assert other.take(folder) is None
+            write(held=held)
+
+        monkeypatch.setattr(held, "_write", arrive_late)
+        if looks == "at its renewal":
+            held.renew()
+        else:
+            arrive_late(held=True)
+            assert other.holds(folder)
+        assert not owner.holds(folder)
+        assert other.holds(folder)
+        other._held[str(folder)].renew()
+        assert other.holds(folder) and len(_files(folder)) == 1
 
 
 def test_a_taker_that_comes_late_withdraws(tmp_path):
@@ -188,10 +262,10 @@ def test_a_taker_that_comes_late_withdraws(tmp_path):
 def test_a_damaged_claim_falls_silent(tmp_path, content):
     path = tmp_path / "claim.json"
     path.write_text(content)
-    with Claims() as claims:
+    with Claims(beat=0.01) as claims:
         assert claims.take(tmp_path) is not None
         os.utime(path, (0, time.time() - 2 * ownership.SILENT_SECONDS))
-        assert claims.take(tmp_path) is None
+        wait_until(lambda: claims.take(tmp_path) is None)
     assert _files(tmp_path) == []
 
 

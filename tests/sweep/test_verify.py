@@ -1,6 +1,7 @@
 """Forecasts: written once, noticed when changed, and held against what the runs reached."""
 
 import json
+import threading
 
 import pytest
 
@@ -9,7 +10,8 @@ from lmscale.laws.result import FitError
 from lmscale.report.forecast import forecast_section
 from lmscale.report.write import write_report
 from lmscale.studies.results import Results
-from lmscale.sweep.store import StoreError
+from lmscale.sweep import verify
+from lmscale.sweep.store import Store, StoreError
 from lmscale.sweep.verify import (
     compare,
     forecast_of,
@@ -136,6 +138,37 @@ def test_a_forecast_is_written_once_and_a_change_is_noticed(store, forecast, tmp
         read_forecast(place)
     (place.path / "experiment.json").unlink()
     place.path.rmdir()
+
+
+def test_of_two_forecasts_that_are_made_at_once_one_is_written(tmp_path, monkeypatch):
+    """The second begins between the first one's look at the folder and its writing."""
+    place, refused, seen, real = (
+        Store(tmp_path / "C1"),
+        [],
+        threading.Event(),
+        verify.write_atomically,
+    )
+
+    def second():
+        try:
+            write_forecast(place, {"date": "10:01", "runs": [], "flops": 1.0})
+        except StoreError as error:
+            refused.append(str(error))
+        seen.set()
+
+    def write(path, text):
+        if not thread.ident:
+            thread.start()
+            seen.wait()
+        real(path, text)
+
+    thread = threading.Thread(target=second)
+    monkeypatch.setattr(verify, "say", lambda line: seen.set(), raising=False)
+    monkeypatch.setattr(verify, "write_atomically", write)
+    path = write_forecast(place, {"date": "10:00", "runs": [], "flops": 1.0})
+    thread.join()
+    assert read_forecast(place)[1] == path
+    assert "has a forecast already" in refused[0]
 
 
 def test_families_and_laws_have_folders_of_their_own(store):

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -22,8 +23,11 @@ from lmscale.sweep.execute import execute
 from lmscale.sweep.experiment import Run
 from lmscale.sweep.ownership import Claims
 from lmscale.sweep.store import Store
+from lmscale.training import resume
 from lmscale.training.checkpoint import Checkpoints, checkpoint_fault, saved_steps
 from lmscale.training.loop import Preempted
+from lmscale.training.metrics_log import MetricsLog
+from lmscale.training.run_folder import RunFolder
 from lmscale.training.sample import sample_tokens
 from tests.quick_compile import quick_jit
 from tests.training import damage
@@ -334,6 +338,103 @@ def test_a_damaged_state_that_others_start_from_is_made_again(tmp_path, corpus):
     assert any("is trained again to make it" in line and "branches/6" in line for line in lines)
     assert outcome(tmp_path / "out") == outcome(tmp_path / "whole")
     assert any("branches/6" in line for line in store.mended())
+
+
+def ended_trunk(path, corpus, kept, at=12, status="done"):
+    """The folder of a run that has ended, with a few bytes as the states that it kept and as its checkpoints.
+
+    Args:
+      at: the step at which it ended.
+      status: None where it has not ended.
+    """
+    schedule = {"name": "constant", "warmup_steps": 3}
+    trunk = Store(path).folder(Run(run_spec(corpus, schedule=schedule, steps=12), {}))
+    trunk.create()
+    if status is not None:
+        mark = MetricsLog(trunk.log_path).mark()
+        trunk.end({"status": status, "reason": None}, mark, step=at, seconds=1.0)
+    for folder, saved in [(trunk.branches, kept), (trunk.checkpoints, (5, 10))]:
+        for step in saved:
+            checkpoints = Checkpoints(folder, trunk.run_id, keep_all=True)
+            checkpoints.save(step, {"a": np.arange(1000)}, {})
+            checkpoints.wait()
+            checkpoints.close()
+    return trunk
+
+
+def test_a_kill_at_any_moment_of_mending_a_trunk_leaves_it_to_be_mended(
+    tmp_path, corpus, monkeypatch
+):
+    """The damage is found again until the trunk is one that has not ended and lacks the state."""
+
+    class Kill(BaseException):
+        pass
+
+    def killed(what, *arguments):
+        deleted.append(what(*arguments))
+        if len(deleted) == moment:
+            raise Kill
+
+    trunk = ended_trunk(tmp_path, corpus, kept=(6,))
+    (file, *_) = (trunk.branches / "6" / "state" / "d").iterdir()
+    damage.flip(Path(file), Path(file), random.Random(0))
+    real, forget = resume.delete_step, RunFolder.forget_end
+    monkeypatch.setattr(resume, "delete_step", lambda *a: killed(real, *a))
+    monkeypatch.setattr(RunFolder, "forget_end", lambda self: killed(forget, self))
+    for moment in (1, 2):
+        deleted = []
+        with pytest.raises(Kill):
+            resume.retrain_damaged_trunk(trunk, 6)
+        assert saved_steps(trunk.branches) == [6]
+    moment = None
+    assert "is trained again" in resume.retrain_damaged_trunk(trunk, 6)
+    assert trunk.result() is None
+    assert saved_steps(trunk.branches) == [] and saved_steps(trunk.checkpoints) == [5]
+
+
+@pytest.mark.parametrize(
+    ("status", "ended_at", "step", "again", "left"),
+    [
+        ("done", 12, 6, True, [5]),
+        ("done", 12, 12, True, [5, 10]),
+        # It was stopped before that step, and would be again.
+        ("done", 10, 11, False, [5, 10]),
+        ("diverged", 12, 11, True, [5, 10]),
+        ("diverged", 12, 12, False, [5, 10]),
+        # A run that goes on from step 10 does not pass step 8.
+        (None, 0, 8, True, [5]),
+        (None, 0, 10, False, [5, 10]),
+        (None, 0, 11, False, [5, 10]),
+    ],
+)
+def test_a_run_that_kept_no_state_for_another_is_trained_again(
+    tmp_path, corpus, status, ended_at, step, again, left
+):
+    trunk = ended_trunk(tmp_path, corpus, kept=(3,), at=ended_at, status=status)
+    line = resume.retrain_damaged_trunk(trunk, step)
+    assert ("kept no state" in (line or "")) == again
+    assert (trunk.result() is None) == (again or status is None)
+    assert saved_steps(trunk.checkpoints) == left and saved_steps(trunk.branches) == [3]
+    # Nothing was damaged, and the second time there is nothing to do.
+    assert trunk.damage_notes() == []
+    assert not again or resume.retrain_damaged_trunk(trunk, step) is None
+
+
+@pytest.mark.slow
+def test_an_extension_may_start_from_steps_that_a_run_did_not_keep(tmp_path, corpus):
+    trunk = run_spec(corpus, schedule={"name": "constant", "warmup_steps": 3}, steps=12)
+    schedule = {"name": "cooldown", "warmup_steps": 3, "cooldown_steps": 4}
+    late, early = (
+        run_spec(
+            corpus, schedule=schedule, steps=at + 4, start=StartSpec(run=trunk.run_id, step=at)
+        )
+        for at in (8, 6)
+    )
+    runs = [Run(spec, {}) for spec in (trunk, late, early)]
+    train(tmp_path / "out", corpus, runs[:2])
+    train(tmp_path / "out", corpus, runs)
+    train(tmp_path / "whole", corpus, runs)
+    assert outcome(tmp_path / "out") == outcome(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("kind", ["flip", "truncate", "zero", "empty", "digit", "delete"])

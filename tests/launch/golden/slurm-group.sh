@@ -45,8 +45,20 @@ wait "$step"
 code=$?
 echo "$(date '+%F %T') task $SLURM_ARRAY_TASK_ID ended with code $code"
 
+# The steps of all runs, or "unknown" where `lmscale status` refuses to answer.
 steps_done() {
-  lmscale status "$out" --json 2>/dev/null | grep -o '"step": *[0-9]*' | awk '{sum += $2} END {print sum + 0}'
+  local answer code
+  answer=$(lmscale status "$out" --json 2>&1)
+  code=$?
+  case $code-$answer in
+    0-*) grep -o '"step": *[0-9]*' <<<"$answer" | awk '{sum += $2} END {print sum + 0}' ;;
+    [12]-*"holds no experiment.json"*) echo 0 ;;
+    [12]-*)
+      echo "$answer" >&2
+      echo unknown
+      ;;
+    *) echo 0 ;;
+  esac
 }
 
 # 0: all is done. 1, 2: a run failed, or bad usage: no repetition helps. 42: stopped and saved. Others: killed.
@@ -59,12 +71,16 @@ record="$logs/${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID.steps"
 last=-1 stuck=0
 [ -f "$record" ] && read -r last stuck <"$record"
 now=$(steps_done)
-if [ "$now" -gt "$last" ]; then stuck=0; else stuck=$((stuck + 1)); fi
+# Without an answer the last one stays, and nothing is said about progress.
+if [ "$now" != unknown ]; then
+  if [ "$now" -gt "$last" ]; then stuck=0; else stuck=$((stuck + 1)); fi
+  last=$now
+fi
 if [ "$stuck" -ge 3 ]; then
   echo "no progress in $stuck requeues: giving up; see the logs of this task in $logs" >&2
   exit 1
 fi
-echo "$now $stuck" >"$record"
+echo "$last $stuck" >"$record"
 echo "requeued after $now steps of all runs"
 scontrol requeue "$SLURM_JOB_ID" || exit "$code"
 

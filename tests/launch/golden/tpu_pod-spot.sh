@@ -19,8 +19,20 @@ train() {
   gcloud storage cp -r gs://bucket/mine ~/.cache/lmscale/data/
   ~/lmscale/venv/bin/lmscale run isoflop --data mine --out gs://bucket/isoflop --shard 1/2 --seeds 0 1 --distributed auto
 }
+# The steps of all runs, or "unknown" where `lmscale status` refuses to answer.
 steps_done() {
-  ~/lmscale/venv/bin/lmscale status "$out" --json 2>/dev/null | grep -o '"step": *[0-9]*' | awk '{sum += $2} END {print sum + 0}'
+  local answer code
+  answer=$(~/lmscale/venv/bin/lmscale status "$out" --json 2>&1)
+  code=$?
+  case $code-$answer in
+    0-*) grep -o '"step": *[0-9]*' <<<"$answer" | awk '{sum += $2} END {print sum + 0}' ;;
+    [12]-*"holds no experiment.json"*) echo 0 ;;
+    [12]-*)
+      echo "$answer" >&2
+      echo unknown
+      ;;
+    *) echo 0 ;;
+  esac
 }
 
 say() { echo "$(date '+%F %T') $*" >&2; }
@@ -91,9 +103,12 @@ last=-1 stuck=0 turn=0
 while true; do
   get_slice
   stop_training
-  now=$(on 0 "out=$(printf %q "$out"); $(declare -f steps_done); steps_done" 2>/dev/null | tail -n 1)
-  if [ "${now:-0}" -gt "$last" ]; then stuck=0; else stuck=$((stuck + 1)); fi
-  last=${now:-0}
+  now=$(on 0 "cd ~/lmscale/clone 2>/dev/null; out=$(printf %q "$out"); $(declare -f steps_done); steps_done" 2>"$logs/status.log" | tail -n 1)
+  # Without an answer the last one stays, and nothing is said about progress.
+  if [ "$now" != unknown ]; then
+    if [ "${now:-0}" -gt "$last" ]; then stuck=0; else stuck=$((stuck + 1)); fi
+    last=${now:-0}
+  fi
   if [ "$stuck" -ge 3 ]; then
     say "no progress in $stuck turns: giving up; see $logs"
     exit 1
