@@ -30,7 +30,8 @@ examples:
   many small runs: 16 shards, one GPU each
     python -m launch.gke isoflop --scale gpu --out gs://BUCKET/x --image IMAGE --gpu nvidia-l4:1 --tasks 16 --apply
   large runs: groups of 4 nodes with 8 GPUs
-    python -m launch.gke isoflop --scale gpu --out gs://BUCKET/x --image IMAGE --gpu nvidia-h100-80gb:8 --nodes 4 --apply
+    python -m launch.gke isoflop --scale gpu --out gs://BUCKET/x --image IMAGE --gpu nvidia-h100-80gb:8 --nodes 4 \\
+      --apply
 
 an image, built from a clone:
   FROM python:3.11

@@ -61,7 +61,6 @@ def test_a_switch_takes_no_value(capsys, flags, value):
     assert "unrecognized arguments: false" in line
 
 
-<<<<<<< HEAD
 def test_options_may_come_before_the_experiment(capsys, corpus):
     """The first look took their values for EXPERIMENT."""
     before = ("--out", "mine", "--slots", "2", "--data", "tiny", "--dry-run", "--keep-every", "5")
@@ -70,12 +69,12 @@ def test_options_may_come_before_the_experiment(capsys, corpus):
     assert out == answer(capsys, "run", "isoflop", *SMALL[4:], *before)[1]
     code, out, _ = answer(capsys, "plan", "--device", "cpu:2", "--data", "tiny", *SMALL[1:2])
     assert code == 0 and "2 x cpu" in out
-=======
+
+
 @pytest.mark.parametrize("port", ["0", "65536", "99999999999"])
 def test_a_port_that_does_not_exist_is_refused(capsys, port):
     line = refused(capsys, *SMALL, "--distributed", f"localhost:{port},2,0")
     assert "PORT must be from 1 to 65535" in line
->>>>>>> fix-c
 
 
 def test_a_switch_that_may_be_none_takes_the_words():

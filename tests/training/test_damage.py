@@ -381,8 +381,8 @@ def test_a_kill_at_any_moment_of_mending_a_trunk_leaves_it_to_be_mended(
     real, forget = resume.delete_step, RunFolder.forget_end
     monkeypatch.setattr(resume, "delete_step", lambda *a: killed(real, *a))
     monkeypatch.setattr(RunFolder, "forget_end", lambda self: killed(forget, self))
-    for moment in (1, 2):
-        deleted = []
+    for last in (1, 2):
+        deleted, moment = [], last
         with pytest.raises(Kill):
             resume.retrain_damaged_trunk(trunk, 6)
         assert saved_steps(trunk.branches) == [6]
