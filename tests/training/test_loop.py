@@ -64,13 +64,14 @@ def test_a_branch_equals_the_run_from_scratch_bit_for_bit(tmp_path, corpus):
     assert min(steps) == 7 and max(steps) == 10
 
 
-def test_a_branch_without_its_state_says_what_to_do(tmp_path, corpus):
-    trunk, branch, _ = branching(corpus)
-    train(tmp_path, corpus, trunk)
-    assert train(tmp_path, corpus, trunk, branch)[1] is None
-    status = Store(tmp_path).folder(Run(branch, {})).status()
-    assert status["status"] == "failed"
-    assert trunk.run_id in status["reason"] and "delete" in status["reason"]
+def test_a_branch_that_comes_later_has_its_trunk_trained_again(tmp_path, corpus):
+    """The trunk kept only the states that were wanted when it was trained."""
+    trunk, branch, whole = branching(corpus)
+    [alone] = train(tmp_path / "store", corpus, trunk)
+    again, branched = train(tmp_path / "store", corpus, trunk, branch)
+    [scratch] = train(tmp_path / "scratch", corpus, whole)
+    assert again == alone
+    assert branched["losses"] == scratch["losses"]
 
 
 def test_a_branch_of_a_diverged_run_is_diverged(tmp_path, corpus):
