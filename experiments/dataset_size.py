@@ -43,11 +43,11 @@ class DatasetSize(SharedRecipe):
     repeats_text = True
     claims = (
         finding(
-            "dataset/overfitting_exponent",
+            "dataset/more_overfitting",
             "Larger models overfit more on the same data.",
             "Kaplan et al. 2020, sec. 4.2, Fig. 9",
             at_least=0.0,
-            would_tell="sizes and subsets that span a factor of a hundred each, as at gpu scale",
+            would_tell="sizes and subsets that span a factor of a hundred each",
         ),
         published_number(
             "dataset/overfitting_exponent",

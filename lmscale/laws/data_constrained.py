@@ -112,12 +112,16 @@ def _repeats(base: Mapping[str, Any], params: np.ndarray, unique: np.ndarray) ->
 
 def _base_law(
     base: Mapping[str, float] | str, once: Runs, bootstrap: int, level: float, seed: int
-) -> tuple[Mapping[str, float], dict[str, np.ndarray]]:
-    """The base law, and its draws where it was fitted here to the runs of one epoch.
+) -> tuple[Mapping[str, float], dict[str, np.ndarray], list[str]]:
+    """The base law; its draws and warnings where it was fitted here to the runs of one epoch.
 
     With these draws, its error is part of the intervals of R_D* and R_N*.
+
+    Raises:
+      FitError: there is no base law whose loss falls with both N and D.
     """
     draws: dict[str, np.ndarray] = {}
+    warnings: list[str] = []
     if isinstance(base, str):
         if base == "muennighoff":
             base = MUENNIGHOFF
@@ -134,12 +138,20 @@ def _base_law(
                 seed=seed,
             )
             base, draws = first.parameters, first.draws
+            warnings = [f"base law: {text}" for text in first.warnings]
         else:
             raise FitError(f"base must be fit, muennighoff or a mapping, not {base!r}")
     missing = [name for name in _BASE if name not in base]
     if missing:
         raise FitError(f"base lacks {', '.join(missing)}; it needs {', '.join(_BASE)}")
-    return base, draws
+    # U_N holds (alpha A / (beta B))^(1 / (alpha + beta)), and is no size for any other sign.
+    wrong = [f"{name} = {base[name]:.3g}" for name in _BASE[1:] if not base[name] > 0]
+    if wrong:
+        raise FitError(
+            f"the base law has {', '.join(wrong)}; its A, B, alpha and beta must be positive, so that "
+            f"its loss falls with N and D"
+        )
+    return base, draws, warnings
 
 
 def _noise_of(found: MultiStart, data: Mapping[str, Any], runs: Runs, resample: str) -> Noise:
@@ -212,10 +224,9 @@ def fit_data_constrained(
     runs = table.runs("params", "tokens", "unique_tokens", "loss", least=5, vary=("tokens",))
     unique = np.minimum(runs["unique_tokens"], runs["tokens"])
     epochs = runs["tokens"] / unique
-    warnings = []
     if epochs.max() < 1.5:
         raise FitError("no run repeats its data (tokens above 1.5 unique_tokens), so R_D* is free")
-    base, base_draws = _base_law(base, runs.take(epochs < 1.01), bootstrap, level, seed)
+    base, base_draws, warnings = _base_law(base, runs.take(epochs < 1.01), bootstrap, level, seed)
     fixed = {name: float(base[name]) for name in _BASE}
     data = {**_repeats(fixed, runs["params"], unique), "r_d": epochs - 1}
     data["log_y"] = np.log(runs["loss"])
@@ -228,9 +239,12 @@ def fit_data_constrained(
         own = {"log_y": log_loss}
         if base_draws:
             drawn_base = {k: v[: len(log_loss), None] for k, v in base_draws.items()}
-            own.update(_repeats(drawn_base, runs["params"], unique))
+            with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+                own.update(_repeats(drawn_base, runs["params"], unique))
         again = refit(_residual, found, data, own, delta=delta, weights=weights)
-        return again.theta, again.unconverged
+        # A drawn base law that does not fall with N and D has no U_N, so no R* either. It counts as unconverged.
+        known = np.all([np.isfinite(values).all(axis=1) for values in own.values()], axis=0)
+        return np.where(known[:, None], again.theta, np.nan), again.unconverged
 
     drawn = None
     if bootstrap:

@@ -62,7 +62,12 @@ def advise_on_surface(
         noise = None if drawn is None else interval(drawn.loss(size, tokens), level)
         return widened(value, noise, more)
 
-    if loss is None and (known := reach(n, d, reached)) is not None:
+    if loss is not None:
+        if widths["loss"] and (known := reach(n, d, reached)):
+            intervals |= _budget_interval(
+                problem, reached, known, intervals.pop("flops", None), warnings
+            )
+    elif (known := reach(n, d, reached)) is not None:
         intervals["loss"] = known
     off = []
     for factor in factors:
@@ -200,6 +205,32 @@ def _size_intervals(
     # At a given compute N falls as D grows, so their ratio moves twice as far.
     intervals["tokens_per_param"] = widened(d / n, interval(dd / dn, level), 2 * width)
     return intervals
+
+
+def _budget_interval(
+    problem: AllocationProblem,
+    loss: float,
+    reach: tuple[float, float],
+    drawn: tuple[float, float] | None,
+    warnings: list[str],
+) -> dict[str, tuple[float, float]]:
+    """The interval of the compute for a loss: that of the draws, widened for what they leave out.
+
+    A run may miss the loss, which more compute makes up for, and it may be better, so that less is enough.
+
+    Args:
+      reach: the interval of the loss of a run at the compute for `loss`.
+      drawn: the interval of the draws' budgets, where there are draws.
+    """
+    least, most = (float(problem.budget(edge)) for edge in (reach[1], reach[0]))
+    if not math.isfinite(most):
+        warnings.append(
+            f"the compute has no interval: a run may miss this loss by {loss - reach[0]:.2g} nats, and by this "
+            f"law no compute comes that far below it"
+        )
+        return {}
+    low, high = drawn or (least, most)
+    return {"flops": (min(least, low), max(most, high))}
 
 
 def _half_widths(

@@ -2,8 +2,8 @@
 
 Kaplan's C = 6 N B S counts no embeddings and no head. C_min = C / (1 + B/B_crit(L)) is the compute that
 would reach the same loss with a batch far below the critical one. Intervals are over seeds: each draw
-resamples the seeds of every size, draws B_crit(L) within its declared error if there is one, and reads
-the edge again.
+has the noise of every size's seeds (`Ladder.drawn_losses`) and B_crit(L) within its declared error if there
+is one, and reads the edge again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from lmscale.wording import number, plural
 
 __all__ = ["OFF_OPTIMUM", "Compute", "Cost", "Edge", "lower_edge", "study"]
 
-#: Of the bootstrap over seeds, and budgets at which an edge is read.
+#: Of the noise of seeds, and budgets at which an edge is read.
 DRAWS = BUDGETS = 200
 #: Sizes, relative to the best, between which the paper finds a cost of 20% at most (Fig. 12), and how
 #: many sizes must reach a loss for it to be read.
@@ -65,7 +65,7 @@ class Edge:
         its neighbours have losses.
       n_opt, loss: [budget] least point of the parabola in ln N through these three.
       size_law: N_opt = k_N C^a; loss_law: L = (C_c / C)^alpha_C, the law "power".
-      size_exponent, loss_exponent: a and alpha_C over resampled seeds.
+      size_exponent, loss_exponent: a and alpha_C over the noise of seeds.
       drawn: for each draw its n_opt and loss, each [budget]; empty where the draw gave no edge.
     """
 
@@ -87,7 +87,7 @@ class Cost:
       ratio: [size] N over the best one, cost: [size] compute over the least.
       at: how much more compute the sizes at the ends of `OFF_OPTIMUM` need: the larger of the two costs,
         less one; NaN where an end lies outside the sizes that were run.
-      draws: of `at` over resampled seeds, or None.
+      draws: of `at` over the noise of seeds, or None.
     """
 
     loss: float
@@ -235,7 +235,8 @@ def lower_edge(found: Ladder, convention: str, adjusted: bool) -> Edge:
         for i in range(DRAWS):
             of_draw = [of_size[i] for of_size in losses]
             budgets, sizes, low = _drawn_edge(found, convention, places[i % len(places)], of_draw)
-            drawn.append((np.exp(sizes), np.exp(low)))
+            with np.errstate(over="ignore"):
+                drawn.append((np.exp(sizes), np.exp(low)))
             if len(budgets):
                 draws[:, i] = lines_through(budgets, np.stack([sizes, low]))[0]
     size_law = FitResult(
@@ -335,7 +336,7 @@ def _vertex(log_n: np.ndarray, y: np.ndarray, best: np.ndarray) -> tuple[np.ndar
 def _with_interval(fit: FitResult, name: str, estimate: Estimate) -> FitResult:
     if estimate.interval is None:
         return fit
-    method = "bootstrap over seeds within each size"
+    method = "Student's t over seeds within each size"
     return dataclasses.replace(fit, intervals={name: estimate.interval}, interval_method=method)
 
 

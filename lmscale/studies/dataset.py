@@ -25,10 +25,11 @@ from lmscale.laws import FitResult
 from lmscale.laws.kaplan import overfitting
 from lmscale.laws.known import median_of_known
 from lmscale.laws.result import interval
-from lmscale.studies.estimate import LEVEL, Basis, Estimate
+from lmscale.studies.estimate import LEVEL, Basis, Estimate, few_seeds
 from lmscale.studies.exponents import fit_power_of_cells
 from lmscale.studies.fits import attempt
 from lmscale.studies.learning_curves import evaluations
+from lmscale.studies.noise import additive_noise
 from lmscale.studies.papers import points
 from lmscale.studies.registry import register
 from lmscale.studies.results import Results
@@ -46,6 +47,7 @@ __all__ = [
     "data_share",
     "enters_fit",
     "fit_laws",
+    "more_overfitting",
     "overfitting_at_rule",
     "overfitting_points",
     "paper_points",
@@ -166,8 +168,9 @@ class Dataset:
       runs: params (without embeddings), dataset (tokens), loss, seed, run, best_step, stopped,
         batch_tokens, steps.
       requirement: the tokens with which the largest size (`at`) overfits by less than `NOISE`.
-      estimates: "overfitting_exponent", r of N^r / D; "overfitting_at_rule", of the largest size at
-        `RULE`; "share_above_stopping_bound" (`Stops.share`); "data_exponent", that of L(D).
+      estimates: "overfitting_exponent", r of N^r / D; "more_overfitting" of the largest size than of the
+        smallest (`more_overfitting`); "overfitting_at_rule", of the largest size at `RULE`;
+        "share_above_stopping_bound" (`Stops.share`); "data_exponent", that of L(D).
     """
 
     families: tuple[str, ...]
@@ -208,6 +211,7 @@ def study(results: Results) -> Dataset:
         _of_joint_law(
             fits.nd, "overfitting_exponent", lambda p: p["alpha_N"] / p["alpha_D"], basis
         ),
+        more_overfitting(runs),
         overfitting_at_rule(fits.nd, runs, **basis),
         stops.share(float(runs["steps"].max()), seeds),
         data_exponent(fits, params, seeds),
@@ -346,6 +350,66 @@ def overfitting_at_rule(nd: FitResult, runs: pd.DataFrame, **basis: Unpack[Basis
         )
         return _unknown(name, why, basis)
     return _of_joint_law(nd, name, lambda p: overfitting(p, params, tokens), basis)
+
+
+def more_overfitting(runs: pd.DataFrame) -> Estimate:
+    """How much more the largest size overfits than the smallest, on the same subsets and without a law.
+
+    By L(N, D) larger models overfit more wherever they are better with unlimited data, as eq. 1.5 has no room
+    for anything else. So this compares losses: the factor L(N, D) / L(N, full set) of the largest size over that
+    of the smallest, geometric mean over subsets, less 1. It is 0 where both overfit alike. The interval is
+    Student's over the seeds that all cells have (`additive_noise`).
+
+    Args:
+      runs: those of `Dataset.runs`.
+
+    Returns:
+      the estimate, whose `n` counts the subsets that enter the fit and that both sizes have.
+    """
+    name = "more_overfitting"
+    ends = (float(runs["params"].min()), float(runs["params"].max()))
+    rows = runs[enters_fit(runs) & runs["params"].isin(ends)]
+    losses = rows.pivot_table(index="dataset", columns=["params", "seed"], values="loss")
+    full = runs["dataset"].max()
+    # [size][dataset, seed], of the seeds that both sizes have on every dataset that both have.
+    both = [losses[size] for size in ends if size in losses]
+    shared = [size.dropna(how="all").index for size in both]
+    if (
+        len(set(ends)) < 2
+        or len(both) < 2
+        or full not in (common := shared[0].intersection(shared[1]))
+    ):
+        return _unknown(name, "two sizes need runs on the full set", {"at": ends})
+    if len(common) < 2:
+        return _unknown(
+            name, "no subset has runs of the smallest and the largest size", {"at": ends}
+        )
+    small, large = (size.loc[common].dropna(axis=1) for size in both)
+    seeds = small.columns.intersection(large.columns)
+    if not len(seeds):
+        return _unknown(name, "no seed was trained on every subset", {"at": ends})
+    logs = [np.log(size[seeds].to_numpy()) for size in (small, large)]
+    subset = (common < full)[:, None]
+    gaps = [np.mean(log, axis=0, where=subset) - log[~subset[:, 0]][0] for log in logs]
+    value, few, edges = (
+        float(np.mean(gaps[1] - gaps[0])),
+        few_seeds(len(seeds), "an interval"),
+        None,
+    )
+    if not few:
+        # The mean over m subsets less the full set, of two sizes.
+        scale = math.sqrt(2 * (1 / (len(common) - 1) + 1))
+        half = scale * additive_noise(np.concatenate(logs)).half_of_mean
+        edges = (math.expm1(value - half), math.expm1(value + half))
+    return Estimate(
+        name=name,
+        value=math.expm1(value),
+        interval=edges,
+        undecided_because=few,
+        at=ends,
+        n=len(common) - 1,
+        seeds=len(seeds),
+    )
 
 
 def data_share(nd: FitResult, params: float, dataset: float) -> float:

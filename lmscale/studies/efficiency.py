@@ -27,7 +27,7 @@ __all__ = ["Efficiency", "Reached", "has_one_batch", "study"]
 
 #: Losses that are read, and sizes that must reach each.
 TARGETS, LEAST_SIZES = 4, 3
-#: Of the bootstrap over seeds.
+#: Of the noise of seeds.
 DRAWS = 400
 #: The paper's ratio of a hundred is tested only where sizes span this factor; its own span a million.
 PAPER_SPAN = 1e4

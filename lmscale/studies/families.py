@@ -174,7 +174,8 @@ def single_layer_shift(
     """How far models of one layer lie above the line of the deeper ones, as a share of the loss.
 
     Only models whose N lies within the range of the deeper models count, so nothing is extrapolated. The
-    interval is Student's, from the scatter of the deeper models about their line.
+    interval is Student's, from the scatter of the deeper models about their line, whose level and slope
+    are uncertain too.
 
     Args:
       models: `columns`, of all depths.
@@ -190,7 +191,9 @@ def single_layer_shift(
     slope, level = np.polyfit(x[deep], y[deep], 1)
     rest_of_line = y - slope * x - level
     scatter = math.sqrt(float(np.sum(rest_of_line[deep] ** 2)) / (n - 2))
-    half = student_quantile(0.975, n - 2) * scatter * math.sqrt(1 / n + 1 / m)
+    # What an error of the slope moves at the middle of the models of one layer, away from the line's own.
+    away = (x[single].mean() - x[deep].mean()) ** 2 / (n * x[deep].var())
+    half = student_quantile(0.975, n - 2) * scatter * math.sqrt(1 / n + 1 / m + away)
     value = float(rest_of_line[single].mean())
     interval = (math.expm1(value - half), math.expm1(value + half))
     return Estimate(

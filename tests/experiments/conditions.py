@@ -272,6 +272,7 @@ CONDITIONS: dict[str, tuple[Callable[[Grid], str], ...]] = {
     "learning/alpha_S": (few_seeds, unsure_batch),
     "learning/alpha_N": (few_seeds, unsure_batch),
     "efficiency/ratio": (few_seeds, narrow_sizes),
+    "dataset/more_overfitting": (few_seeds,),
     "dataset/overfitting_exponent": (),
     "dataset/overfitting_at_rule": (little_text,),
     "dataset/share_above_stopping_bound": (),

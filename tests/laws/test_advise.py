@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -284,6 +285,51 @@ def test_the_compute_for_a_loss_has_the_interval_that_the_loss_would_have():
     assert low < 2e21 < high
     edges = [laws.advise(law, flops=c).loss for c in (high, low)]
     assert edges == pytest.approx(laws.advise(law, flops=2e21).intervals["loss"], rel=1e-4)
+
+
+def surface_fit(scatter=0.02):
+    """A fit whose draws know the surface to 0.2%, while runs lie off it by `scatter`."""
+    rng = np.random.default_rng(0)
+    n = np.repeat(np.geomspace(1e7, 1e9, 6), 5)
+    predicted = chinchilla_loss(EPOCH, params=n, tokens=np.tile(np.geomspace(2e8, 2e10, 5), 6))
+    observed = predicted * np.exp(scatter * rng.standard_normal(len(n)))
+    return laws.FitResult(
+        law="parametric",
+        parameters=EPOCH,
+        draws={
+            name: value * np.exp(0.002 * rng.standard_normal(200)) for name, value in EPOCH.items()
+        },
+        residuals={
+            "observed": observed,
+            "predicted": predicted,
+            "residual": np.log(observed / predicted),
+        },
+        ranges={"flops": (1.2e16, 1.2e20)},
+        model=chinchilla_loss,
+        exponents={"given": {"N": 0.51, "D": 0.49}},
+    )
+
+
+def advise_on(fit, monkeypatch, **question):
+    """The advice without a test on the largest budgets, for which a made-up fit has no runs."""
+    monkeypatch.setattr(sys.modules["lmscale.laws.advise"], "_tested", lambda result: (None, ""))
+    return laws.advise(fit, **question)
+
+
+def test_the_compute_for_a_loss_on_a_surface_holds_the_scatter_of_runs(monkeypatch):
+    """It had the error of the surface alone, four times too narrow here."""
+    fit = surface_fit()
+    at = advise_on(fit, monkeypatch, flops=1e20)
+    low, high = advise_on(fit, monkeypatch, loss=at.loss).intervals["flops"]
+    edges = [advise_on(fit, monkeypatch, flops=c).loss for c in (high, low)]
+    assert edges[0] <= at.intervals["loss"][0] * 1.0001
+    assert edges[1] >= at.intervals["loss"][1] * 0.9999
+
+
+def test_a_loss_that_more_compute_may_not_make_up_for_has_no_interval(monkeypatch):
+    advice = advise_on(surface_fit(), monkeypatch, loss=1.01 * EPOCH["E"])
+    assert "flops" not in advice.intervals
+    assert any("may miss this loss by 0.0" in w for w in advice.warnings)
 
 
 def test_a_published_frontier_turns_about_the_middle_of_its_budgets():

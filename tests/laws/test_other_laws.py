@@ -74,6 +74,33 @@ def test_the_base_is_fitted_to_the_runs_of_one_epoch():
     assert result.parameters["R_D_star"] == pytest.approx(15.39, rel=0.02)
 
 
+@pytest.mark.parametrize("wrong", [{"alpha": -0.01}, {"beta": 0.0}, {"A": -1.0}, {"B": np.nan}])
+def test_a_base_law_that_does_not_fall_is_refused(wrong):
+    """U_N of a negative exponent was a complex number."""
+    says = f"the base law has {next(iter(wrong))} = "
+    with pytest.raises(laws.FitError, match=says):
+        laws.fit(repeated(), "data-constrained", base=MUENNIGHOFF | wrong, bootstrap=0)
+
+
+def test_what_is_wrong_with_the_base_fit_is_said(monkeypatch):
+    """And a draw of it that does not fall gives no R*."""
+
+    def fitted(runs, *, bootstrap, **_):
+        draws = {name: np.full(bootstrap, value) for name, value in MUENNIGHOFF.items()}
+        draws["alpha"][:5] = -0.01
+        base = {name: MUENNIGHOFF[name] for name in ("E", "A", "B", "alpha", "beta")}
+        return laws.FitResult(
+            law="parametric", parameters=base, draws=draws, warnings=("E went to zero",)
+        )
+
+    monkeypatch.setattr("lmscale.laws.data_constrained.fit_parametric", fitted)
+    result = laws.fit(repeated(0.005), "data-constrained", bootstrap=40, starts=2)
+    assert "base law: E went to zero" in result.warnings
+    assert "5 of 40 draws did not converge" in result.warnings
+    lost = np.isnan(result.draws["R_D_star"])
+    assert lost[:5].all() and not lost[5:].any()
+
+
 def test_without_repetition_there_is_nothing_to_fit():
     table = repeated()
     table["unique_tokens"] = table["tokens"]

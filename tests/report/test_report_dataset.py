@@ -38,6 +38,13 @@ def test_seeds_that_share_a_subset_are_said_to(section):
     assert any("which sequences were drawn is in no interval" in w for w in section.warnings)
 
 
+def test_more_overfitting_says_what_it_is_read_from(section):
+    more = section.measures["more_overfitting"]
+    assert more.interval[0] > 0
+    assert "largest size over that of the smallest" in more.what
+    assert "5 subsets, 3 seeds" in more.what
+
+
 def test_few_runs_fit_nothing(tmp_path):
     one = declared(seeds=(0,), divisors=(1,), sizes=(2e4,))
     section = analyse("dataset", Results.read(plant(tmp_path / "one", one)))

@@ -18,8 +18,6 @@ from lmscale.training.slot import falls_no_more
 from tests.report import planted_store as planted
 from tests.report.fixtures import throughout
 
-#: Its laws take long to fit; the section of the report has quick tests.
-pytestmark = pytest.mark.slow
 CORPUS = SimpleNamespace(
     name="planted",
     fingerprint="0123456789ab",
@@ -91,6 +89,7 @@ def found(results):
     return dataset.study(results)
 
 
+@pytest.mark.slow
 def test_the_joint_law_comes_back(found):
     fit = found.fits["L(N,D)/kaplan"]
     for name in ("alpha_N", "alpha_D"):
@@ -101,6 +100,7 @@ def test_the_joint_law_comes_back(found):
     assert low < exponent.value < high
 
 
+@pytest.mark.slow
 def test_the_rule_for_enough_data_is_judged_within_the_set_only(found):
     constant, power = dataset.RULE
     assert constant * found.largest**power > 3e7
@@ -111,6 +111,7 @@ def test_the_rule_for_enough_data_is_judged_within_the_set_only(found):
     assert 0 < at_rule.interval[0] < at_rule.value < at_rule.interval[1] < 0.03
 
 
+@pytest.mark.slow
 def test_runs_stop_above_the_bound(found):
     share = found.estimates["share_above_stopping_bound"]
     assert share.value > 0.9
@@ -120,6 +121,7 @@ def test_runs_stop_above_the_bound(found):
     assert ns.parameters["alpha_S"] == pytest.approx(ALPHA_S, rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_data_exponent_needs_a_size_that_does_not_limit(found):
     # Part of the way to that of unlimited size.
     assert found.estimates["data_exponent"].value == pytest.approx(0.116, abs=0.01)
@@ -129,12 +131,14 @@ def test_the_data_exponent_needs_a_size_that_does_not_limit(found):
     assert exponent.value is None and "depends more on its size" in exponent.undecided_because
 
 
+@pytest.mark.slow
 def test_short_epochs_are_left_out_of_the_joint_law(found):
     batch, smallest = found.runs["batch_tokens"].iloc[0], found.runs["dataset"].min()
     runs = found.runs.replace({"dataset": {smallest: 41 * batch}})
     assert set(runs[~dataset.enters_fit(runs)]["dataset"]) == {41 * batch}
 
 
+@pytest.mark.slow
 def test_few_runs_fit_nothing(tmp_path):
     one = declared(seeds=(0,), divisors=(1,), sizes=(2e4,))
     found = dataset.study(Results.read(plant(tmp_path / "one", one)))
@@ -142,6 +146,7 @@ def test_few_runs_fit_nothing(tmp_path):
     assert all(estimate.value is None for estimate in found.estimates.values())
 
 
+@pytest.mark.slow
 def test_a_store_without_results_holds_nothing(tmp_path):
     one = declared(seeds=(0,), divisors=(1,), sizes=(2e4,))
     planted.plant(tmp_path, one, analyses=["dataset"], status=lambda index, run: "pending")
@@ -192,3 +197,45 @@ def test_a_bound_that_many_draws_lack_has_no_upper_end():
     drawn = np.where(np.arange(400) < 300, 50.0, np.nan)[None]
     low, high = dataset.Stops(cells, np.array([50.0]), drawn).bound_interval()
     assert low == [50.0] and high > 1e300
+
+
+SIZES, FULL = [24.0 * width**2 for width in (12, 24, 40)], 5e6
+
+
+def overfitted(power, seeds=(0, 1, 2), noise=0.003):
+    """Runs that overfit by 0.3 (2500 / D)^0.5 (N / N_smallest)^power; larger ones are better without limits."""
+    rng, rows = np.random.default_rng(0), []
+    for n in SIZES:
+        for d in (FULL / divisor for divisor in (1, 128, 256, 512, 1024, 2048)):
+            limit = (1e9 / n) ** 0.07
+            loss = limit * (1 + 0.3 * (2500 / d) ** 0.5 * (n / SIZES[0]) ** power)
+            rows += [(n, d, loss * np.exp(noise * rng.standard_normal()), seed) for seed in seeds]
+    return pd.DataFrame(rows, columns=["params", "dataset", "loss", "seed"]).assign(
+        batch_tokens=10.0
+    )
+
+
+@pytest.mark.parametrize(("power", "low", "high"), [(0.3, 0.12, 0.16), (-0.2, -0.06, -0.04)])
+def test_whether_larger_models_overfit_more_is_read_from_the_losses(power, low, high):
+    """The exponent of L(N, D) was positive for both."""
+    more = dataset.more_overfitting(overfitted(power))
+    assert low < more.interval[0] < more.value < more.interval[1] < high
+    assert (more.n, more.seeds, more.at) == (5, 3, (SIZES[0], SIZES[-1]))
+
+
+def test_sizes_that_overfit_alike_do_not_overfit_more():
+    more = dataset.more_overfitting(overfitted(0.0))
+    assert more.may_be(0.0) and np.diff(more.interval)[0] < 0.02
+
+
+def test_more_overfitting_needs_seeds_and_subsets_that_both_sizes_have():
+    runs = overfitted(0.3)
+    of_seed = dataset.more_overfitting(runs[runs["seed"] == 0])
+    assert of_seed.value > 0.1 and of_seed.undecided_because == "an interval needs 3 seeds, not 1"
+    large = runs["params"] == SIZES[-1]
+    for left_out in (large & (runs["dataset"] == FULL), ~large, large & (runs["dataset"] < FULL)):
+        more = dataset.more_overfitting(runs[~left_out])
+        assert more.value is None and more.undecided_because
+    # Two seeds of one cell leave the other cells' third seed out.
+    lost = large & (runs["dataset"] == FULL) & (runs["seed"] == 2)
+    assert dataset.more_overfitting(runs[~lost]).seeds == 2

@@ -137,7 +137,10 @@ def _measures(found: Dataset) -> dict[str, Measure]:
     seeds = plural(one.seeds, "seed")
     shared = " that share each subset" if one.seeds > 1 else ""
     where = f"{plural(one.n, 'cell')} of N and D, {seeds}{shared}"
+    more = found.estimates["more_overfitting"]
     what = {
+        "more_overfitting": "L(N, D) / L(N, full set) of the largest size over that of the smallest, less 1, "
+        f"geometric mean over {plural(more.n, 'subset')}, {plural(more.seeds, 'seed')}",
         "overfitting_exponent": f"α_N / α_D of L(N, D), {where}",
         "overfitting_at_rule": "L(N, D) / L(N, ∞) − 1 of the largest size at D = 5e3 N^0.74, by the "
         f"fitted law, {where}",
