@@ -235,6 +235,7 @@ class TransformerSpec(ModelSpec):
             "rotary_pct": 1.0,
             "rotary_emb_base": ROPE_THETA,
             "rope_parameters": {
+                "rope_type": "default",
                 "rope_theta": ROPE_THETA,
                 "partial_rotary_factor": 1.0,
             },

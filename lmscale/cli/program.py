@@ -60,7 +60,7 @@ a first study, on a laptop:
   lmscale advise results/isoflop-cpu --compute 1.92e12
   lmscale verify results/isoflop-cpu --compute 1.92e12    writes the forecast down, then trains it
 on your own text:
-  lmscale data build mytext --input ~/text --vocab-size 8192
+  lmscale data build mytext --input ~/text --vocab-size 4096
   lmscale run isoflop --data mytext --out results/mytext
 an architecture of your own, in a file with an experiment (every command takes --load):
   lmscale run mine.py --out results/mine
