@@ -100,9 +100,11 @@ def shown(estimate: Estimate, note: str = "") -> str:
 
 
 def edges(interval: tuple[float, float] | None, write: Callable[[float], str] = number) -> str:
-    """'1.2k to 3.4k'; a dash where there is no interval."""
-    if interval is None or not all(map(math.isfinite, interval)):
-        return "–" if interval is None or not has_an_edge(interval) else between(interval)
+    """'1.2k to 3.4k', or '1.2 or more' where one end is open; a dash where there is no interval."""
+    if interval is None or not has_an_edge(interval):
+        return "–"
+    if not all(map(math.isfinite, interval)):
+        return between(interval)
     return f"{write(interval[0])} to {write(interval[1])}"
 
 

@@ -373,13 +373,13 @@ def more_overfitting(runs: pd.DataFrame) -> Estimate:
     full = runs["dataset"].max()
     # [size][dataset, seed], of the seeds that both sizes have on every dataset that both have.
     both = [losses[size] for size in ends if size in losses]
+    needs = "two sizes need runs on the full set"
+    if len(set(ends)) < 2 or len(both) < 2:
+        return _unknown(name, needs, {"at": ends})
     shared = [size.dropna(how="all").index for size in both]
-    if (
-        len(set(ends)) < 2
-        or len(both) < 2
-        or full not in (common := shared[0].intersection(shared[1]))
-    ):
-        return _unknown(name, "two sizes need runs on the full set", {"at": ends})
+    common = shared[0].intersection(shared[1])
+    if full not in common:
+        return _unknown(name, needs, {"at": ends})
     if len(common) < 2:
         return _unknown(
             name, "no subset has runs of the smallest and the largest size", {"at": ends}
@@ -391,11 +391,8 @@ def more_overfitting(runs: pd.DataFrame) -> Estimate:
     logs = [np.log(size[seeds].to_numpy()) for size in (small, large)]
     subset = (common < full)[:, None]
     gaps = [np.mean(log, axis=0, where=subset) - log[~subset[:, 0]][0] for log in logs]
-    value, few, edges = (
-        float(np.mean(gaps[1] - gaps[0])),
-        few_seeds(len(seeds), "an interval"),
-        None,
-    )
+    value, few = float(np.mean(gaps[1] - gaps[0])), few_seeds(len(seeds), "an interval")
+    edges = None
     if not few:
         # The mean over m subsets less the full set, of two sizes.
         scale = math.sqrt(2 * (1 / (len(common) - 1) + 1))

@@ -26,6 +26,8 @@ TITLE = "The worth of repeated data"
 PAPER_EXCESS = (4, 0.005)
 #: What intervals over seeds leave out: the order and the first weights vary with the seed, not this.
 ONE_SET = "on one drawn set of unique tokens"
+#: How the base law enters the intervals where it was fitted to the same runs.
+OWN_BASE = "each draw with a base law of its own"
 #: By which factor the points of one size lie beside those of the next.
 ASIDE = 1.04
 LABELS = {
@@ -128,9 +130,7 @@ def _key_numbers(estimates: Mapping[str, Estimate]) -> list[KeyNumber]:
 
 def _measures(found: Repeat) -> dict[str, Measure]:
     estimates = found.estimates
-    # Only draws of a base law that was fitted here hold its parameters.
-    own = "A" in found.fit.draws
-    base = "each draw with a base law of its own" if own else "the base law held fixed"
+    base = OWN_BASE if _has_own_base(found.fit) else "the base law held fixed"
     gain, star = estimates["gain_beyond_40"], estimates["R_D_star"]
     fall = "from {:g} to {:g} epochs".format(*gain.at) if gain.at else "beyond 40 epochs"
     four, sixteen = (
@@ -203,6 +203,11 @@ def _worth_grid(found: Repeat) -> list[Grid]:
     )
 
 
+def _has_own_base(fit: FitResult) -> bool:
+    """Whether the base law was fitted to these runs: only then do the draws hold its parameters."""
+    return "A" in fit.draws
+
+
 def _feeds_all(found: Repeat) -> bool:
     """Whether no model is larger than its unique tokens can feed, so that R_N* does not enter the law."""
     runs = found.runs
@@ -224,7 +229,7 @@ def _law_grid(found: Repeat) -> list[Grid]:
     return table(
         "L = E + A/N'^α + B/D'^β, N with embeddings: the base law is fitted to the runs of one epoch "
         "and held fixed, R_D* and R_N* to all. 95% intervals from a bootstrap over cells, "
-        f"{'each draw with a base law of its own' if 'A' in fit.draws else 'without the noise of the base law'}.",
+        f"{OWN_BASE if _has_own_base(fit) else 'without the noise of the base law'}.",
         () if fit.failure else names,
         {
             "parameter": lambda name: (
