@@ -24,7 +24,7 @@ from typing import Any
 from etils import epath
 
 from lmscale.parallel.distributed import is_main_process
-from lmscale.remote import is_remote
+from lmscale.remote import is_remote, read_object
 
 #: Bytes of the largest JSON file that is read, several times the largest result.
 LARGEST_JSON = 1 << 28
@@ -116,6 +116,8 @@ def read_bytes(path: epath.Path) -> bytes | None:
       DamagedError: a folder has its name, or a file has the name of its folder.
     """
     try:
+        if is_remote(path):
+            return read_object(path)
         # Opening the file tells whether it exists; a check before could be outdated.
         with epath.Path(path).open("rb") as file:
             return file.read(LARGEST_JSON + 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import re
+from typing import Any
 
 from etils import epath
 
@@ -106,14 +107,35 @@ def store_error(error: BaseException) -> str | None:
 
 def checksum(path: object) -> str | None:
     """What an object store says of the content of an object, as "crc32c:..."; None where it says nothing."""
+    if (files := _filesystem(path)) is None:
+        return None
+    known = files.info(str(path))
+    found = ((kind, known.get(kind)) for kind in _CHECKSUMS)
+    return next((f"{kind}:{value}" for kind, value in found if value), None)
+
+
+def read_object(path: epath.PathLike) -> bytes:
+    """The content of an object, in one request; another process may replace the object meanwhile.
+
+    What is opened is asked for its size first and read later: by then it can be another object, of which
+    gcsfs would give the first bytes, and s3fs an error.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    if (files := _filesystem(path)) is None:
+        return epath.Path(path).read_bytes()
+    return files.cat_file(str(path))
+
+
+def _filesystem(path: object) -> Any:
+    """That of fsspec for the kind of a path; None without the package that it needs."""
     scheme = str(path).partition("://")[0]
     if not any(scheme in _NAMES[name] and importlib.util.find_spec(name) for name in _NAMES):
         return None
     import fsspec
 
-    known = fsspec.filesystem(scheme).info(str(path))
-    found = ((kind, known.get(kind)) for kind in _CHECKSUMS)
-    return next((f"{kind}:{value}" for kind, value in found if value), None)
+    return fsspec.filesystem(scheme)
 
 
 def _prepare_clients() -> None:

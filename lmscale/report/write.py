@@ -8,7 +8,15 @@ from typing import Any
 
 from etils import epath
 
-from lmscale.files import DamagedError, digest, read_json, seal, write_atomically, write_json
+from lmscale.files import (
+    DamagedError,
+    digest,
+    read_bytes,
+    read_json,
+    seal,
+    write_atomically,
+    write_json,
+)
 from lmscale.report import style
 from lmscale.report.claims import Verdict, judge
 from lmscale.report.forecast import forecast_section
@@ -80,7 +88,7 @@ def _is_of(store: Store) -> bool:
         summary = read_json(store.path / "summary.json") or {}
     except DamagedError:
         return False
-    return summary.get("table") == digest((store.path / "results.csv").read_bytes())
+    return summary.get("table") == digest(read_bytes(store.path / "results.csv") or b"")
 
 
 def write_files(store: Store, report: Report) -> epath.Path:

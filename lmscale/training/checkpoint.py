@@ -27,7 +27,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from lmscale import compat
-from lmscale.files import DamagedError, digest, file_digest, parse_json, read_json, write_json
+from lmscale.files import DamagedError, digest, file_digest, read_json, write_json
 from lmscale.parallel.distributed import broadcast_from_main, is_main_process
 from lmscale.remote import checksum, entries, is_remote
 
@@ -314,7 +314,7 @@ def _settled(path: epath.Path) -> tuple[int | None, str | None]:
     while True:
         late = time.monotonic() > deadline
         try:
-            if parse_json(path.read_bytes(), path).get(compat.ITEM_HANDLERS) or late:
+            if _metadata(path).get(compat.ITEM_HANDLERS) or late:
                 return _size_and_digest(path)
         except (DamagedError, FileNotFoundError):
             if late:
@@ -322,9 +322,15 @@ def _settled(path: epath.Path) -> tuple[int | None, str | None]:
         time.sleep(0.01)
 
 
+def _metadata(path: epath.Path) -> dict[str, Any]:
+    if (values := read_json(path)) is None:
+        raise FileNotFoundError(errno.ENOENT, "there is no such file", str(path))
+    return values
+
+
 def _size_and_digest(path: epath.Path) -> tuple[int | None, str | None]:
     if path.name == compat.CHECKPOINT_METADATA:
-        values = parse_json(path.read_bytes(), path)
+        values = _metadata(path)
         values.pop(compat.COMMIT_TIME, None)
         return None, digest(json.dumps(values, sort_keys=True))
     if is_remote(path):

@@ -1,6 +1,7 @@
 """Sweeps and corpora in buckets, through the packages that users have and over their real protocols."""
 
 import gzip
+import itertools
 import json
 import os
 import re
@@ -134,6 +135,42 @@ def test_commands_that_share_a_bucket_train_each_run_once(bucket, lmscale, on_di
         _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
     assert_same_runs(bucket, "shared", on_disk)
+
+
+READER = """
+import sys
+from etils import epath
+from lmscale.files import read_bytes
+path, known = epath.Path(sys.argv[1]), set(sys.argv[2:])
+print("ready", flush=True)
+read = []
+while len(read) < 30 or len(set(read)) < 2:
+    read.append(read_bytes(path).decode())
+assert set(read) == known, set(read) - known
+"""
+
+
+def test_what_another_process_replaces_is_read_as_it_was_or_as_it_is(bucket, environment):
+    """To open it and to read it are two requests, and the object was another one at the second."""
+    versions = ["short", "longer " * 100]
+    bucket.write("status.json", versions[0].encode())
+    process = subprocess.Popen(
+        [sys.executable, "-c", READER, f"{bucket.path}/status.json", *versions],
+        env=bucket.environment(environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline() == "ready\n"
+        for version in itertools.cycle(versions[::-1]):
+            bucket.write("status.json", version.encode())
+            if process.poll() is not None:
+                break
+    finally:
+        process.kill()
+        _, err = process.communicate()
+    assert process.returncode == 0, err
 
 
 def test_a_checkpoint_that_a_kill_left_unfinished_is_not_taken_up(bucket, lmscale, finish, on_disk):
