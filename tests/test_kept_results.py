@@ -23,7 +23,14 @@ def test_some_are_kept():
     assert len(FOLDERS) >= 4
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=NAMES)
+@pytest.mark.parametrize(
+    "folder",
+    [
+        pytest.param(folder, marks=[] if folder.name == "isoflop-cpu" else pytest.mark.slow)
+        for folder in FOLDERS
+    ],
+    ids=NAMES,
+)
 def test_the_table_is_that_of_the_runs(folder):
     store = Store.open(folder)
     before = (folder / "results.csv").read_bytes()

@@ -35,6 +35,7 @@ def table(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_table_advises_like_a_law_fitted_to_it(capsys, table):
     reading = ("--columns", "params=size", "--where", "mode == train")
     code, out, _ = answer(capsys, "advise", table, *reading, "--compute", 1e21, "--json")
@@ -51,6 +52,7 @@ def test_a_table_advises_like_a_law_fitted_to_it(capsys, table):
     assert code == 0 and json.loads(out)["law"] == "parametric"
 
 
+@pytest.mark.slow
 def test_a_store_and_its_results_advise_alike(capsys, store):
     compute = ("--compute", 2 * BUDGETS[-1], "--json")
     found = [

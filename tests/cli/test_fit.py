@@ -359,6 +359,7 @@ def test_what_is_no_table_is_one_line(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("law", list(laws.LAWS))
+@pytest.mark.slow
 def test_no_law_ends_in_a_traceback_on_a_poor_table(capsys, tmp_path, law):
     """Everything that any law reads is there, and all runs are of one size."""
     rng = np.random.default_rng(0)

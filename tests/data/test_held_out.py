@@ -181,6 +181,7 @@ def test_the_measured_share_is_the_one_planted(tmp_path, monkeypatch):
     assert reopened.copies == corpus.copies == corpus.manifest["copies"]
 
 
+@pytest.mark.slow
 def test_order_and_processes_change_nothing(tmp_path, monkeypatch):
     documents = [document(f"d{i}", 5 + i % 50) for i in range(150)]
     documents += [edited(text, 0.1, 0) for text in documents[:40]]
@@ -239,6 +240,7 @@ def test_the_chosen_share_gives_enough_documents_and_no_more():
     assert held_out._shares(10)[0] == 0.01
 
 
+@pytest.mark.slow
 def test_a_share_that_is_given_keeps_documents_where_they_are(tmp_path):
     documents = [document(f"d{i}", 4) for i in range(300)]
     small = build(tmp_path, "small", documents[:200], **SETTINGS)

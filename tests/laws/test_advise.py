@@ -170,6 +170,7 @@ def test_unknown_laws_are_refused():
         laws.advise("chinchila", flops=1e20)
 
 
+@pytest.mark.slow
 def test_hold_out_predicts_the_largest_budget():
     held = laws.hold_out(isoflop_table(), "parametric", starts="coarse", bootstrap=0)
     assert held.mean_error < 1e-4

@@ -75,10 +75,11 @@ def test_exponents_of_one_profile_are_no_numbers():
     ("resample", "repeats", "points"),
     [
         ("residuals", 1, 6),
-        pytest.param("runs", 1, 14, marks=pytest.mark.slow),
-        pytest.param("seeds", 3, 6, marks=pytest.mark.slow),
+        ("runs", 1, 14),
+        ("seeds", 3, 6),
     ],
 )
+@pytest.mark.slow
 def test_intervals_cover_the_truth(resample, repeats, points):
     inside = []
     for seed in range(200):

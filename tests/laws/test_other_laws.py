@@ -82,6 +82,7 @@ def test_a_base_law_that_does_not_fall_is_refused(wrong):
         laws.fit(repeated(), "data-constrained", base=MUENNIGHOFF | wrong, bootstrap=0)
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_the_base_fit_is_said(monkeypatch):
     """And a draw of it that does not fall gives no R*."""
 

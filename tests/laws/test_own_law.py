@@ -216,7 +216,11 @@ def test_a_law_in_params_and_tokens_answers_like_one_of_lmscale(tmp_path, grid):
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        ("lambda parameters, *, flops: flops", "says nothing on how to split compute"),
+        pytest.param(
+            "lambda parameters, *, flops: flops",
+            "says nothing on how to split compute",
+            marks=pytest.mark.slow,
+        ),
         (
             "lambda parameters, *, params, tokens: params.nothing",
             r"AttributeError: .*\(own\.py:\d+\)",

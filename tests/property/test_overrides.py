@@ -16,7 +16,7 @@ EXPERIMENTS = {
 }
 
 #: Whose ends are tried by the fast tests.
-QUICK = (("schedules", "cpu"), ("compute", "gpu"))
+QUICK = (("compute", "gpu"),)
 
 
 @pytest.fixture(autouse=True)

@@ -105,6 +105,7 @@ def test_losses_by_position_during_training_are_kept_where_a_study_reads_them(tm
         assert all((a.steps[step] == b.steps[step]).all() for step in b.steps)
 
 
+@pytest.mark.slow
 def test_losses_by_stretch_are_kept(tmp_path):
     runs = planted.overlapping(planted.size_runs(layers=(1,), seeds=(0, 1)))
     store = planted.plant(tmp_path / "full", runs, analyses=["position"], law=planted.SizeLaw())

@@ -22,6 +22,7 @@ def test_the_finding_holds_the_exponent(section):
     assert section.conclusive and "Overfitting depends on N^0.7" in section.finding
 
 
+@pytest.mark.slow
 def test_charts_and_tables(section):
     assert [chart.name for chart in section.charts] == [
         "dataset",
@@ -33,11 +34,13 @@ def test_charts_and_tables(section):
     assert paper[:2] == ["0.0760", "0.103"]
 
 
+@pytest.mark.slow
 def test_seeds_that_share_a_subset_are_said_to(section):
     assert "seeds that share each subset" in section.measures["overfitting_exponent"].what
     assert any("which sequences were drawn is in no interval" in w for w in section.warnings)
 
 
+@pytest.mark.slow
 def test_more_overfitting_says_what_it_is_read_from(section):
     more = section.measures["more_overfitting"]
     assert more.interval[0] > 0

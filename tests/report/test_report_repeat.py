@@ -24,12 +24,14 @@ def test_the_finding_holds_the_decay(section):
     assert "from 32 to 64 epochs" in section.measures["gain_beyond_40"].what
 
 
+@pytest.mark.slow
 def test_charts_and_tables(section):
     assert [chart.name for chart in section.charts] == ["repeat", "repeat-worth"]
     assert [row[0] for row in section.grids[0].rows] == ["2", "4", "8", "16", "32", "64"]
     assert section.grids[0].rows[1][5] == "0.931"
 
 
+@pytest.mark.slow
 def test_intervals_say_that_one_set_was_drawn(section):
     assert "one drawn set" in section.measures["excess_at_4"].what
     assert any("not which tokens were drawn" in text for text in section.warnings)

@@ -40,22 +40,26 @@ def test_the_exponents_are_those_of_appendix_b(found):
         assert (estimate.n, estimate.seeds) == (7, 3)
 
 
+@pytest.mark.slow
 def test_at_a_fixed_batch_the_exponents_are_larger(found):
     estimates = found.estimates
     assert estimates["alpha_C"].value > estimates["alpha_C_min"].value
     assert estimates["size_exponent"].value > estimates["size_exponent_min"].value
 
 
+@pytest.mark.slow
 def test_training_stops_at_alpha_n_over_alpha_s_above_the_converged_loss(found):
     ratio = planted.LAW["alpha_N"] / planted.LAW["alpha_S"]
     assert found.estimates["excess"].value == pytest.approx(ratio, abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_cost_of_other_sizes_is_that_of_eq_b16(found):
     cost, _ = laws.off_optimum_cost(np.array([0.6, 2.2]), planted.LAW)
     assert found.estimates["off_optimum"].value == pytest.approx(cost.max() - 1, abs=0.03)
 
 
+@pytest.mark.slow
 def test_both_counts_are_fitted(found):
     assert list(found.edges) == [
         ("kaplan", "C"),

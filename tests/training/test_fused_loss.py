@@ -124,9 +124,8 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", ["tied", *(pytest.param(name, marks=pytest.mark.slow) for name in ("untied", "lstm"))]
-)
+@pytest.mark.parametrize("name", ["tied", "untied", "lstm"])
+@pytest.mark.slow
 def test_a_step_has_the_same_gradients_with_either_head(interpreted, name):
     key = ProgramKey.of(run_spec(model=MODELS[name]))
     params = jax.jit(lambda: initial_state(key, 0)["params"])()

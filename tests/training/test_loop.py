@@ -64,6 +64,7 @@ def test_a_branch_equals_the_run_from_scratch_bit_for_bit(tmp_path, corpus):
     assert min(steps) == 7 and max(steps) == 10
 
 
+@pytest.mark.slow
 def test_a_branch_that_comes_later_has_its_trunk_trained_again(tmp_path, corpus):
     """The trunk kept only the states that were wanted when it was trained."""
     trunk, branch, whole = branching(corpus)
@@ -85,6 +86,7 @@ def test_a_branch_of_a_diverged_run_is_diverged(tmp_path, corpus):
     assert wild.run_id in ends[1]["reason"]
 
 
+@pytest.mark.slow
 def test_overlapping_windows_are_scored_by_stretch(tmp_path, corpus):
     plain = run_spec(corpus)
     overlapping = dataclasses.replace(
@@ -188,6 +190,7 @@ def test_a_run_that_cannot_be_trained_fails_alone(tmp_path, corpus):
     assert [one["status"] for one in done] == ["done", "done"]
 
 
+@pytest.mark.slow
 def test_a_run_whose_records_are_changed_fails_alone_and_is_mended(tmp_path, corpus):
     specs = [run_spec(corpus, steps=40, eval_every=5, seed=seed) for seed in (0, 1)]
     log = Store(tmp_path).folder(Run(specs[0], {})).log_path
@@ -258,6 +261,7 @@ def test_the_parts_of_the_noise_scale_are_squared_gradient_norms(tmp_path, corpu
     np.testing.assert_allclose(record["grad_squared"], squared(windows), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_measuring_noise_does_not_change_the_training(tmp_path, corpus):
     measured, plain = (
         train(tmp_path / str(pieces), corpus, run_spec(corpus, noise_pieces=pieces))[0]

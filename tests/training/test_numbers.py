@@ -63,6 +63,7 @@ def test_an_evaluation_that_is_no_number_after_the_last_step_is_a_divergence(tmp
     )
 
 
+@pytest.mark.slow
 def test_a_finite_loss_far_above_that_of_guessing_is_a_divergence(tmp_path, corpus):
     wild = run_spec(corpus, optimizer={"peak_lr": 300.0})
     tame = dataclasses.replace(wild, optimizer=dataclasses.replace(wild.optimizer, peak_lr=1e-3))
@@ -75,6 +76,7 @@ def test_a_finite_loss_far_above_that_of_guessing_is_a_divergence(tmp_path, corp
     assert math.isfinite(found) and found > math.log(300) + 1
 
 
+@pytest.mark.slow
 def test_a_parameter_that_is_no_number_at_the_end_is_a_divergence(tmp_path, corpus):
     """Where there is no evaluation, nothing else shows it."""
     spec = run_spec(
@@ -116,6 +118,7 @@ def changed_metrics(monkeypatch, change):
     monkeypatch.setattr(execution, "program_of", program_of)
 
 
+@pytest.mark.slow
 def test_a_gradient_norm_that_stays_infinite_is_a_divergence(tmp_path, corpus, monkeypatch):
     def change(name, values, first):
         if name == "grad_norm":

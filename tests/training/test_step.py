@@ -159,7 +159,7 @@ def test_large_matrices_are_really_split():
     assert moment.addressable_shards[0].data.size < moment.size
 
 
-@MODELS
+@ONE_QUICK
 def test_accumulation_changes_only_rounding(model):
     specs = different_specs(model)
     expected, _, _ = train(specs)
@@ -171,7 +171,7 @@ def test_accumulation_changes_only_rounding(model):
     ("model", "execution"),
     [
         (TRANSFORMER, {"logit_pieces": 4}),
-        (LSTM, {"logit_pieces": 4}),
+        pytest.param(LSTM, {"logit_pieces": 4}, marks=pytest.mark.slow),
         pytest.param(
             dataclasses.replace(TRANSFORMER, dropout=0.1), {"remat": True}, marks=pytest.mark.slow
         ),
