@@ -174,6 +174,15 @@ MODELS = {
 }
 
 each_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+each_model_slowly = pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(
+            model, marks=[] if name in ("standard", "lstm", "llama") else pytest.mark.slow, id=name
+        )
+        for name, model in MODELS.items()
+    ],
+)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +396,7 @@ def xla_flops_per_token(model, *, compiled):
     return outside + inside
 
 
-@each_model
+@each_model_slowly
 def test_exact_flops_agree_with_xla_before_compilation(model):
     """To 0.2%, where elementwise work is 1.5 to 5.5% of all: the program as it is written."""
     counted = training_flops_per_token(model, "exact")
@@ -398,10 +407,10 @@ def test_exact_flops_agree_with_xla_before_compilation(model):
     "model",
     [
         transformer(),
-        lstm(),
         *(
             pytest.param(model, marks=pytest.mark.slow)
             for model in (
+                lstm(),
                 transformer(d_model=32, n_ctx=128, n_head=2, vocab_size=512),
                 transformer(
                     d_model=48, d_attn=32, d_ff=96, reuse=2, activation="relu", tied_head=False

@@ -87,12 +87,17 @@ def test_help_of_an_experiment_shows_its_paper_and_its_fields(capsys):
     "argv",
     [
         ["--help"],
-        ["list"],
-        ["run", "isoflop", "--help"],
         ["run", "isoflop", "--print-config"],
-        ["bench", "--help"],
-        ["eval", "--help"],
         ["status", "no/such/folder"],
+        *(
+            pytest.param(argv, marks=pytest.mark.slow)
+            for argv in (
+                ["list"],
+                ["run", "isoflop", "--help"],
+                ["bench", "--help"],
+                ["eval", "--help"],
+            )
+        ),
     ],
     ids=" ".join,
 )

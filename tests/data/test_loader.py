@@ -133,7 +133,7 @@ def test_sequences_overlap_by_the_token_that_is_predicted():
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 5), (2, 3, 4)])
-@pytest.mark.parametrize("dtype", ["uint16", "uint32"])
+@pytest.mark.parametrize("dtype", ["uint16", pytest.param("uint32", marks=pytest.mark.slow)])
 def test_the_device_gathers_what_the_host_gathers(shape, dtype):
     tokens, n_ctx = TOKENS.astype(dtype), 9
     n = n_sequences(len(tokens), n_ctx)

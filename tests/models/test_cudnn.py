@@ -47,7 +47,7 @@ def value_and_gradients(implementation, query, key, value, weight):
 
 
 @pytest.mark.parametrize("d_head", [32, 36, 44, 52, 91, 7])
-@pytest.mark.parametrize("n_time", [16, 17])
+@pytest.mark.parametrize("n_time", [pytest.param(16, marks=pytest.mark.slow), 17])
 def test_padded_heads_give_what_unpadded_ones_do(seen, monkeypatch, d_head, n_time):
     # The kernel itself would refuse float32, in which the two can be compared closely.
     monkeypatch.setattr(attention, "cudnn_refuses", lambda *args: None)

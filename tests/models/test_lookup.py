@@ -91,7 +91,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize(("run", "data"), [(1, 1), (2, 4)])
+@pytest.mark.parametrize(("run", "data"), [(1, 1), pytest.param(2, 4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_step_on_a_gpu_adds_no_floats_by_scattering(monkeypatch, kind, run, data):
     """XLA would sort every one of them, or add them in any order."""

@@ -296,8 +296,10 @@ def test_the_default_initialisation_is_that_of_older_runs():
     ("tied_head", "projection"),
     [
         (True, True),
-        *(pytest.param(*one, marks=pytest.mark.slow) for one in ((True, False), (False, True))),
-        (False, False),
+        *(
+            pytest.param(*one, marks=pytest.mark.slow)
+            for one in ((True, False), (False, True), (False, False))
+        ),
     ],
 )
 def test_the_spec_scales_embedding_head_and_projection_and_nothing_else(projection, tied_head):

@@ -107,6 +107,8 @@ BAD = {
         "the section 'curves' has a figure 'curves' already: give this one another name",
     ),
 }
+#: Those that the fast tests try: each is found in a place of its own.
+QUICK = ("a column", "exit", "nothing", "a number", "a figure", "a figure outside")
 
 
 @pytest.fixture
@@ -135,7 +137,10 @@ def plant(folder, runs, claims=(), **options):
 
 
 @pytest.mark.usefixtures("forget")
-@pytest.mark.parametrize("fault", BAD)
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(fault, marks=[] if fault in QUICK else pytest.mark.slow) for fault in BAD],
+)
 def test_a_failing_analysis_leaves_the_page_and_is_one_line(tmp_path, runs, capsys, fault):
     form, body, says = BAD[fault]
     store = plant(

@@ -140,6 +140,7 @@ def test_shards_keep_branches_with_their_trunk(corpus):
     assert all(any(set(tree) <= shard for shard in shards) for tree in trees)
 
 
+@pytest.mark.slow
 def test_early_stopping_keeps_the_lowest_loss(tmp_path, corpus):
     """A few sequences, seen again and again: the test loss turns up."""
     spec = run_spec(corpus, steps=400, eval_every=10, stopping=StoppingSpec(patience=3))
