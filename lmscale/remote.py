@@ -133,9 +133,10 @@ def _filesystem(path: object) -> Any:
     scheme = str(path).partition("://")[0]
     if not any(scheme in _NAMES[name] and importlib.util.find_spec(name) for name in _NAMES):
         return None
-    import fsspec
+    from etils.epath.backend import fsspec_backend
 
-    return fsspec.filesystem(scheme)
+    # The one through which paths write.
+    return fsspec_backend.fs(str(path))
 
 
 def _prepare_clients() -> None:
