@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 from etils import epath
+from etils.epath.backend import fsspec_backend
 
 #: Kinds of remote paths, and the packages of which each needs one.
 PACKAGES = {
@@ -129,13 +130,10 @@ def read_object(path: epath.PathLike) -> bytes:
 
 
 def _filesystem(path: object) -> Any:
-    """That of fsspec for the kind of a path; None without the package that it needs."""
+    """The file system of fsspec through which a path is written; None without the package that it needs."""
     scheme = str(path).partition("://")[0]
     if not any(scheme in _NAMES[name] and importlib.util.find_spec(name) for name in _NAMES):
         return None
-    from etils.epath.backend import fsspec_backend
-
-    # The one through which paths write.
     return fsspec_backend.fs(str(path))
 
 

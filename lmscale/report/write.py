@@ -88,7 +88,12 @@ def _is_of(store: Store) -> bool:
         summary = read_json(store.path / "summary.json") or {}
     except DamagedError:
         return False
-    return summary.get("table") == digest(read_bytes(store.path / "results.csv") or b"")
+    return summary.get("table") == _digest_of_table(store.path)
+
+
+def _digest_of_table(folder: epath.Path) -> str:
+    # Another process may write results.csv meanwhile, also in a bucket.
+    return digest(read_bytes(folder / "results.csv") or b"")
 
 
 def write_files(store: Store, report: Report) -> epath.Path:
@@ -166,4 +171,4 @@ def summary_of(folder: epath.Path, report: Report) -> dict[str, Any]:
     summary = summarise(report.results, report.sections, report.verdicts).to_json()
     if report.reload_seconds is not None:
         return summary
-    return {**summary, "table": digest((folder / "results.csv").read_bytes())}
+    return {**summary, "table": _digest_of_table(folder)}
